@@ -1,0 +1,6 @@
+"""What runs inside Triton's Python stubs, and the contract that the adapter shares.
+
+Importing this package imports nothing heavy: `contract`, `settings` and `harmony` need no torch.
+"""
+
+__version__ = "0.1.0"

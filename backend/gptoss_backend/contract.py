@@ -1,0 +1,246 @@
+"""The contract on the wire: tensor names, dtypes, and the dataclasses with their codecs.
+
+Stage: every hop between the adapter (or any Triton client) and the stubs.
+Owns: every tensor name and JSON key. Nothing else in the project spells one.
+Does not know: HTTP, Triton's client or stub libraries, torch.
+
+Each tensor is one-dimensional: INT32 token ids, or UINT8 holding one UTF-8 JSON document (TEXT: plain UTF-8).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """One servable size under its three names."""
+
+    short: str
+    """As `gptoss serve --model` takes it."""
+    openai: str
+    """As the OpenAI API and its clients name it."""
+    triton: str
+    """The decoupled generation model in the repository."""
+
+    @property
+    def ensemble(self) -> str:
+        """The ensemble preprocess → generation, for clients that speak to Triton directly."""
+        return f"{self.triton}_chat"
+
+
+PREPROCESS: Final = "preprocess"
+MODELS: Final = (
+    ModelName("demo", "gpt-oss-demo", "gpt_oss_demo"),
+    ModelName("20b", "gpt-oss-20b", "gpt_oss_20b"),
+    ModelName("120b", "gpt-oss-120b", "gpt_oss_120b"),
+)
+MODELS_BY_SHORT: Final = {model.short: model for model in MODELS}
+MODELS_BY_TRITON: Final = {model.triton: model for model in MODELS}
+
+# --- tensors --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A named one-dimensional tensor of the contract."""
+
+    name: str
+    datatype: Literal["UINT8", "INT32"]
+
+
+CHAT: Final = TensorSpec("CHAT", "UINT8")
+PROMPT_IDS: Final = TensorSpec("PROMPT_IDS", "INT32")
+SAMPLING: Final = TensorSpec("SAMPLING", "UINT8")
+TOKEN_IDS: Final = TensorSpec("TOKEN_IDS", "INT32")
+TEXT: Final = TensorSpec("TEXT", "UINT8")
+EVENT: Final = TensorSpec("EVENT", "UINT8")
+
+PREPROCESS_INPUTS: Final = (CHAT,)
+PREPROCESS_OUTPUTS: Final = (PROMPT_IDS, SAMPLING)
+GENERATE_INPUTS: Final = (PROMPT_IDS, SAMPLING)
+GENERATE_OUTPUTS: Final = (TOKEN_IDS, TEXT, EVENT)
+
+# --- documents: client → preprocess → generation --------------------------------------------------------------------
+
+_STRICT: Final = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Role(StrEnum):
+    """Who wrote a message."""
+
+    SYSTEM = "system"
+    DEVELOPER = "developer"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class ReasoningEffort(StrEnum):
+    """How long the model is told to reason."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call the assistant made earlier in the conversation."""
+
+    __pydantic_config__ = _STRICT
+    id: str
+    name: str
+    arguments: str
+    """JSON text, exactly as the model wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One message. `tool_call_id` belongs to role tool; `reasoning` and `tool_calls` to role assistant."""
+
+    __pydantic_config__ = _STRICT
+    role: Role
+    content: str | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTool:
+    """A function the model may call. `parameters` is a JSON schema."""
+
+    __pydantic_config__ = _STRICT
+    name: Annotated[str, Field(min_length=1)]
+    description: str = ""
+    parameters: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen and when generation ends. The defaults are OpenAI's."""
+
+    __pydantic_config__ = _STRICT
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """None: until a stop token or the end of the context."""
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    """0 is greedy."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """0: no limit."""
+    min_p: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """CHAT: all that decides the prompt, and the sampling that preprocess hands on.
+
+    The same document gives the same PROMPT_IDS on every machine, so Triton may answer it from its response cache.
+    """
+
+    __pydantic_config__ = _STRICT
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
+    """Conversation start date, YYYY-MM-DD; without one the prompt names no date. The stub never reads a clock."""
+    tools: tuple[FunctionTool, ...] = ()
+    reasoning_effort: ReasoningEffort = ReasoningEffort.MEDIUM
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+
+
+# --- documents: generation → client ---------------------------------------------------------------------------------
+
+
+class FinishReason(StrEnum):
+    """Why generation ended. An error ends a request with a Triton error instead, and has no finish reason."""
+
+    STOP = "stop"
+    """A stop token: 200002 `<|return|>` or 200012 `<|call|>`, which is the last of TOKEN_IDS."""
+    LENGTH = "length"
+    """max_tokens, or the end of the context."""
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The first EVENT of a request: it left the queue and its prompt is being computed."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    """Prompt tokens whose keys and values were still in the KV cache."""
+    event: Literal["started"] = "started"
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a request's time went inside the engine, in seconds."""
+
+    queue_s: float
+    """Submission to the first step that computed it."""
+    first_token_s: float
+    """Submission to its first token."""
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last EVENT of a request."""
+
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    """Tokens generated, the stop token included."""
+    cached_tokens: int
+    timings: Timings
+    event: Literal["finished"] = "finished"
+
+
+GenerationEvent = Annotated[Started | Finished, Field(discriminator="event")]
+
+# --- codecs ---------------------------------------------------------------------------------------------------------
+
+
+class ContractError(ValueError):
+    """A document that does not follow the contract. The message is one sentence that names the part at fault."""
+
+
+T = TypeVar("T")
+
+
+class Codec(Generic[T]):
+    """One document type ⇄ UTF-8 JSON bytes."""
+
+    def __init__(self, name: str, document_type: Any) -> None:  # noqa: ANN401 (typing has no word for a type form)
+        self._name = name
+        self._adapter: TypeAdapter[T] = TypeAdapter(document_type)
+
+    def encode(self, document: T) -> bytes:
+        """Return the document as compact JSON; equal documents give equal bytes."""
+        return self._adapter.dump_json(document, exclude_defaults=False)
+
+    def decode(self, raw: bytes | bytearray | memoryview) -> T:
+        """Parse and check. Raises ContractError with a sentence that names the faulty part."""
+        try:
+            return self._adapter.validate_json(bytes(raw))
+        except ValidationError as error:
+            raise ContractError(self._sentence(error)) from error
+
+    def _sentence(self, error: ValidationError) -> str:
+        first = error.errors(include_url=False, include_context=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        where = f"{self._name}.{path}" if path else self._name
+        more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        return f"{where}: {first['msg']}{more}"
+
+
+CHAT_CODEC: Final[Codec[ChatRequest]] = Codec("CHAT", ChatRequest)
+SAMPLING_CODEC: Final[Codec[SamplingParams]] = Codec("SAMPLING", SamplingParams)
+EVENT_CODEC: Final[Codec[Started | Finished]] = Codec("EVENT", GenerationEvent)
