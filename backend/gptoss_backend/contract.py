@@ -9,6 +9,7 @@ Each tensor is one-dimensional: INT32 token ids, or UINT8 holding one UTF-8 JSON
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
@@ -204,6 +205,36 @@ class Finished:
 
 
 GenerationEvent = Annotated[Started | Finished, Field(discriminator="event")]
+
+# --- errors: a Triton error carries one status and one text, so a finer code travels in the text ---------------------
+
+
+class GenerationErrorCode(StrEnum):
+    """Errors a client must tell from others of the same Triton status."""
+
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    """INVALID_ARG: the prompt leaves no room for an answer."""
+    QUEUE_FULL = "queue_full"
+    """UNAVAILABLE: as many requests wait as may."""
+
+
+# an ensemble puts this before the text of a step's error
+_ENSEMBLE_PREFIX: Final = re.compile(r"^(?:in ensemble '[^']*', )+")
+
+
+def encode_error(code: GenerationErrorCode, sentence: str) -> str:
+    """Return the text of a Triton error that `decode_error` reads back."""
+    return f"[{code}] {sentence}"
+
+
+def decode_error(text: str) -> tuple[GenerationErrorCode | None, str]:
+    """Return the code, None where there is none of ours, and the sentence, free of what an ensemble put before it."""
+    sentence = _ENSEMBLE_PREFIX.sub("", text)
+    for code in GenerationErrorCode:
+        if sentence.startswith(f"[{code}] "):
+            return code, sentence.removeprefix(f"[{code}] ")
+    return None, sentence
+
 
 # --- codecs ---------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,161 @@
+"""Random GPT-OSS checkpoints in the published layout (MXFP4 experts, the rest bfloat16).
+
+Owns: named shapes and the writing of a folder that every GPT-OSS loader reads. Does not know: how it is served.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gptoss_backend.engine.checkpoint import INDEX_FILE
+from gptoss_backend.engine.mxfp4 import pack_mxfp4
+
+_VOCAB_SIZE: Final = 201088
+_END_TOKENS: Final = [200002, 199999, 200012]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The sizes in which GPT-OSS checkpoints differ."""
+
+    hidden_size: int
+    num_layers: int
+    num_experts: int
+    num_heads: int
+    num_kv_heads: int
+    intermediate_size: int
+    head_dim: int = 64
+    vocab_size: int = _VOCAB_SIZE
+    max_positions: int = 131072
+
+
+DEMO_SHAPE: Final = Shape(
+    hidden_size=64, num_layers=4, num_experts=8, num_heads=4, num_kv_heads=2, intermediate_size=64, head_dim=32
+)
+
+
+def write_random_checkpoint(folder: Path, shape: Shape, *, seed: int, name: str) -> None:
+    """Write a checkpoint of random weights; the same seed gives the same bytes. One shard for each layer.
+
+    name: kept in config.json, so that nobody takes the folder for a trained model.
+    The folder appears whole or not at all; raises FileExistsError where it is there already.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already")
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(seed)
+    weight_map: dict[str, str] = {}
+    total = 0
+    for number, tensors in enumerate(_shards(shape, generator)):
+        file = f"model-{number + 1:05d}-of-{shape.num_layers + 1:05d}.safetensors"
+        save_file(tensors, partial / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, file)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (partial / INDEX_FILE).write_text(json.dumps(index, indent=1), encoding="utf-8")
+    (partial / "config.json").write_text(json.dumps(_config(shape, name), indent=1), encoding="utf-8")
+    generation = {"bos_token_id": 199998, "eos_token_id": _END_TOKENS, "pad_token_id": 199999, "do_sample": True}
+    (partial / "generation_config.json").write_text(json.dumps(generation, indent=1), encoding="utf-8")
+    partial.rename(folder)
+
+
+def _shards(shape: Shape, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
+    def normal(*size: int, std: float) -> Tensor:
+        return (torch.randn(*size, generator=generator) * std).bfloat16()
+
+    hidden = shape.hidden_size
+    yield {
+        "model.embed_tokens.weight": normal(shape.vocab_size, hidden, std=1.0),
+        "model.norm.weight": torch.ones(hidden, dtype=torch.bfloat16),
+        # logits with a spread of about 3: neither one token always nor all alike
+        "lm_head.weight": normal(shape.vocab_size, hidden, std=3.0 / math.sqrt(hidden)),
+    }
+    for layer in range(shape.num_layers):
+        yield {f"model.layers.{layer}.{key}": value for key, value in _layer(shape, normal).items()}
+
+
+def _layer(shape: Shape, normal: Any) -> dict[str, Tensor]:  # noqa: ANN401 (a local function with a keyword)
+    hidden, inner, experts = shape.hidden_size, shape.intermediate_size, shape.num_experts
+    widths = {"q": shape.num_heads * shape.head_dim, "k": shape.num_kv_heads * shape.head_dim}
+    widths["v"] = widths["k"]
+    layer = {f"self_attn.{n}_proj.weight": normal(width, hidden, std=hidden**-0.5) for n, width in widths.items()}
+    layer |= {f"self_attn.{n}_proj.bias": normal(width, std=0.02) for n, width in widths.items()}
+    layer |= {
+        "self_attn.o_proj.weight": normal(hidden, widths["q"], std=widths["q"] ** -0.5),
+        "self_attn.o_proj.bias": normal(hidden, std=0.02),
+        "self_attn.sinks": normal(shape.num_heads, std=1.0),
+        "input_layernorm.weight": torch.ones(hidden, dtype=torch.bfloat16),
+        "post_attention_layernorm.weight": torch.ones(hidden, dtype=torch.bfloat16),
+        "mlp.router.weight": normal(experts, hidden, std=hidden**-0.5),
+        "mlp.router.bias": normal(experts, std=0.02),
+        "mlp.experts.gate_up_proj_bias": normal(experts, 2 * inner, std=0.02),
+        "mlp.experts.down_proj_bias": normal(experts, hidden, std=0.02),
+    }
+    for name, size in {"gate_up_proj": (2 * inner, hidden), "down_proj": (hidden, inner)}.items():
+        blocks, scales = pack_mxfp4(normal(experts, *size, std=size[1] ** -0.5))
+        layer |= {f"mlp.experts.{name}_blocks": blocks, f"mlp.experts.{name}_scales": scales}
+    return layer
+
+
+def _config(shape: Shape, name: str) -> dict[str, Any]:
+    kinds = ("sliding_attention", "full_attention")
+    return {
+        "_name_or_path": name,
+        "architectures": ["GptOssForCausalLM"],
+        "model_type": "gpt_oss",
+        "attention_bias": True,
+        "attention_dropout": 0.0,
+        "eos_token_id": 200002,
+        "pad_token_id": 199999,
+        "head_dim": shape.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": shape.hidden_size,
+        "initial_context_length": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": shape.intermediate_size,
+        "layer_types": [kinds[i % 2] for i in range(shape.num_layers)],
+        "max_position_embeddings": shape.max_positions,
+        "num_attention_heads": shape.num_heads,
+        "num_experts_per_tok": 4,
+        "experts_per_token": 4,
+        "num_hidden_layers": shape.num_layers,
+        "num_key_value_heads": shape.num_kv_heads,
+        "num_local_experts": shape.num_experts,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": {
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "factor": 32.0,
+            "original_max_position_embeddings": 4096,
+            "rope_type": "yarn",
+            "truncate": False,
+        },
+        "rope_theta": 150000,
+        "sliding_window": 128,
+        "swiglu_limit": 7.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "vocab_size": shape.vocab_size,
+        "quantization_config": {
+            "quant_method": "mxfp4",
+            "modules_to_not_convert": [
+                "model.layers.*.self_attn",
+                "model.layers.*.mlp.router",
+                "model.embed_tokens",
+                "lm_head",
+            ],
+        },
+    }

@@ -1,0 +1,124 @@
+"""The architecture's numbers, read from a checkpoint's config.json.
+
+Owns: `ModelConfig` and its reading. Does not know: weights, devices, requests.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptoss_backend.engine.errors import CheckpointError
+
+FULL_ATTENTION = "full_attention"
+SLIDING_ATTENTION = "sliding_attention"
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """Rotary embedding with YaRN scaling (https://arxiv.org/abs/2309.00071); `factor` 1 is plain RoPE."""
+
+    theta: float
+    factor: float
+    beta_fast: float
+    beta_slow: float
+    original_max_positions: int
+    truncate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One GPT-OSS shape."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    num_experts: int
+    num_experts_per_token: int
+    sliding_window: int
+    layer_types: tuple[str, ...]
+    max_positions: int
+    rms_norm_eps: float
+    swiglu_alpha: float
+    swiglu_limit: float
+    rope: RopeConfig
+
+    @property
+    def sliding_layers(self) -> tuple[int, ...]:
+        """Indices of the layers that attend to the last `sliding_window` positions only."""
+        return tuple(i for i, kind in enumerate(self.layer_types) if kind == SLIDING_ATTENTION)
+
+    @property
+    def full_layers(self) -> tuple[int, ...]:
+        """Indices of the layers that attend to every earlier position."""
+        return tuple(i for i, kind in enumerate(self.layer_types) if kind == FULL_ATTENTION)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ModelConfig:
+        """Read folder/config.json, in the published form or as transformers 5 writes it.
+
+        Raises CheckpointError naming what is missing or wrong.
+        """
+        path = folder / "config.json"
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise CheckpointError(f"{path} is not JSON: {error}") from error
+        if document.get("model_type") != "gpt_oss":
+            raise CheckpointError(f"{path} is of model type {document.get('model_type')!r}, not 'gpt_oss'")
+        try:
+            return cls._from_document(document)
+        except KeyError as error:
+            raise CheckpointError(f"{path} lacks the key {error}") from error
+
+    @classmethod
+    def _from_document(cls, document: dict[str, Any]) -> ModelConfig:
+        num_layers = document["num_hidden_layers"]
+        layer_types = document.get("layer_types") or [
+            FULL_ATTENTION if i % 2 else SLIDING_ATTENTION for i in range(num_layers)
+        ]
+        if len(layer_types) != num_layers or set(layer_types) - {FULL_ATTENTION, SLIDING_ATTENTION}:
+            raise CheckpointError("config.json: layer_types does not name one attention kind for each layer")
+        return cls(
+            vocab_size=document["vocab_size"],
+            hidden_size=document["hidden_size"],
+            intermediate_size=document["intermediate_size"],
+            num_layers=num_layers,
+            num_heads=document["num_attention_heads"],
+            num_kv_heads=document["num_key_value_heads"],
+            head_dim=document["head_dim"],
+            num_experts=document["num_local_experts"],
+            num_experts_per_token=document.get("num_experts_per_tok") or document["experts_per_token"],
+            sliding_window=document["sliding_window"],
+            layer_types=tuple(layer_types),
+            max_positions=document["max_position_embeddings"],
+            rms_norm_eps=document["rms_norm_eps"],
+            swiglu_alpha=document.get("swiglu_alpha", 1.702),
+            swiglu_limit=document.get("swiglu_limit", 7.0),
+            rope=_rope(document),
+        )
+
+
+def _rope(document: dict[str, Any]) -> RopeConfig:
+    # published checkpoints: rope_theta beside rope_scaling; transformers 5: all of it in rope_parameters
+    scaling = document.get("rope_parameters") or document.get("rope_scaling") or {}
+    kind = scaling.get("rope_type", "default")
+    if kind not in ("yarn", "default"):
+        raise CheckpointError(f"config.json: rope type {kind!r} is not one that GPT-OSS uses")
+    theta = scaling.get("rope_theta") or document.get("rope_theta") or 150000.0
+    return RopeConfig(
+        theta=float(theta),
+        factor=float(scaling.get("factor", 1.0)) if kind == "yarn" else 1.0,
+        beta_fast=float(scaling.get("beta_fast") or 32.0),
+        beta_slow=float(scaling.get("beta_slow") or 1.0),
+        original_max_positions=int(scaling.get("original_max_position_embeddings") or 4096),
+        truncate=bool(scaling.get("truncate", False)),
+    )

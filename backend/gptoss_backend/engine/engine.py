@@ -1,0 +1,306 @@
+"""The engine: one thread that owns the device, and the queue by which others talk to it.
+
+Stages 4 and 5 of a request: schedule, step. Owns: the loop, requests under way, the counts of what happened.
+Does not know: Triton, HTTP, text. What it has to say goes to one sink, called on its thread, which must not block.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from gptoss_backend.contract import FinishReason
+from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.checkpoint import Progress, load_weights
+from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
+from gptoss_backend.engine.kv_cache import KVCache, plan_cache
+from gptoss_backend.engine.memory import available_bytes
+from gptoss_backend.engine.model import Model
+from gptoss_backend.engine.precision import choose_precision
+from gptoss_backend.engine.sampler import Sampler
+from gptoss_backend.engine.scheduler import Scheduler, Step
+from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
+
+logger = logging.getLogger(__name__)
+
+STOP_TOKENS = frozenset({200002, 200012})
+"""`<|return|>` and `<|call|>` of the Harmony vocabulary."""
+
+_CPU_CACHE_SHARE = 0.25
+_CPU_CACHE_MOST = 4 * 2**30
+_GPU_CACHE_SHARE = 0.9
+
+Sink = Callable[[list[TokenDelta]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How much the engine takes on. None: decided from the checkpoint and the machine."""
+
+    max_num_seqs: int = 64
+    max_queue: int = 512
+    prefill_chunk_tokens: int = 512
+    block_size: int = 16
+    max_model_len: int | None = None
+    kv_cache_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Counts since the start, and the present state. Written by the engine's thread; read a copy from `Engine.stats`."""
+
+    num_steps: int = 0
+    num_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_finished: int = 0
+    num_cancelled: int = 0
+    num_failed: int = 0
+    num_preemptions: int = 0
+    num_prefix_queries: int = 0
+    num_prefix_hits: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
+    num_cache_blocks: int = 0
+    num_cache_blocks_used: int = 0
+    busy_s: float = 0.0
+
+
+class Engine:
+    """Continuous batching over one model. `submit`, `cancel` and `stats` may be called from any thread."""
+
+    def __init__(self, model: Model, options: EngineOptions, sink: Sink) -> None:
+        """sink: called on the engine's thread with each step's news, in the order in which it happened."""
+        self._model = model
+        self._sink = sink
+        self._sampler = Sampler()
+        self._cache = _make_cache(model, options)
+        self.max_model_len = self._cache.plan.max_model_len
+        self._scheduler = Scheduler(self._cache, options.prefill_chunk_tokens)
+        self._capacity = options.max_num_seqs + options.max_queue
+        self._by_id: dict[str, Sequence] = {}  # the engine's thread only
+        self._stats = EngineStats(num_cache_blocks=self._cache.plan.num_full_blocks - 1)
+
+        self._wake = threading.Condition()
+        # what follows is guarded by _wake
+        self._inbox: deque[Sequence] = deque()
+        self._cancelled: set[str] = set()
+        self._num_in_flight = 0
+        self._stop_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        options: EngineOptions,
+        sink: Sink,
+        *,
+        device: torch.device,
+        dtype: str = "auto",
+        progress: Progress | None = None,
+    ) -> Engine:
+        """Load a checkpoint folder and make an engine of it. Raises CheckpointError or EngineError with one sentence."""
+        config = ModelConfig.from_folder(folder)
+        precision = choose_precision(dtype, device)
+        logger.info("precision: %s (%s)", precision.dtype, precision.reason)
+        weights = load_weights(folder, config, precision.dtype, device, progress)
+        return cls(Model(config, weights), options, sink)
+
+    @property
+    def is_alive(self) -> bool:
+        """True while the loop runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start the loop."""
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest) -> None:
+        """Queue a request; its deltas go to the sink. Does not block.
+
+        Raises InvalidRequest (PromptTooLong among them), QueueFull or EngineStopped; then nothing was queued.
+        """
+        sequence = self._checked(request)
+        with self._wake:
+            if self._stop_at is not None or not self._thread.is_alive():
+                raise EngineStopped("the engine is shutting down")
+            if self._num_in_flight >= self._capacity:
+                raise QueueFull(f"{self._num_in_flight} requests are running or waiting, which is all this server takes")
+            self._num_in_flight += 1
+            self._inbox.append(sequence)
+            self._wake.notify()
+
+    def cancel(self, request_id: str) -> None:
+        """Ask for a request to end before its next step. Does nothing where it has ended already. Does not block."""
+        with self._wake:
+            self._cancelled.add(request_id)
+            self._wake.notify()
+
+    def stop(self, drain_s: float) -> None:
+        """Take no more requests, let those under way run on for up to `drain_s`, end the rest, join the thread."""
+        with self._wake:
+            self._stop_at = time.monotonic() + drain_s
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def stats(self) -> EngineStats:
+        """Return a copy of the counts."""
+        return replace(self._stats)
+
+    def step(self) -> None:
+        """Compute one batch and tell the sink what came of it."""
+        step = self._scheduler.next_step()
+        if not step:
+            return
+        sampled = step.sampled
+        batch = Batch.build(step.decodes, step.prefills, self._model.device)
+        logits = self._model.forward(batch, self._cache)
+        tokens = self._sampler.pick(logits, sampled)
+        self._scheduler.advance(step)
+        self._deliver(step, sampled, tokens)
+
+    def _checked(self, request: GenerationRequest) -> Sequence:
+        num_prompt, vocab_size = len(request.prompt_ids), self._model.config.vocab_size
+        if num_prompt == 0:
+            raise InvalidRequest("the prompt is empty")
+        if num_prompt >= self.max_model_len:
+            raise PromptTooLong(num_prompt, self.max_model_len)
+        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocab_size:
+            raise InvalidRequest(f"the prompt holds a token id outside 0 to {vocab_size - 1}")
+        room = self.max_model_len - num_prompt
+        return Sequence(request, max_tokens=min(request.sampling.max_tokens or room, room))
+
+    # --- the loop: everything below runs on the engine's thread ---
+
+    def _run(self) -> None:
+        try:
+            while self._take_commands():
+                started_s = time.monotonic()
+                self._guarded_step()
+                self._stats.busy_s += time.monotonic() - started_s
+        finally:
+            self._fail_all("the engine has stopped")
+
+    def _take_commands(self) -> bool:
+        """Take in new and cancelled requests, waiting for some while idle; False when it is time to end."""
+        with self._wake:
+            while not (self._inbox or self._cancelled or self._by_id or self._stop_at is not None):
+                self._wake.wait()
+            new, self._inbox = self._inbox, deque()
+            cancelled, self._cancelled = self._cancelled, set()
+            stop_at = self._stop_at
+        for sequence in new:
+            self._by_id[sequence.request.request_id] = sequence
+            self._scheduler.add(sequence)
+        self._cancel(cancelled)
+        self._observe()
+        return stop_at is None or (bool(self._by_id) and time.monotonic() < stop_at)
+
+    def _cancel(self, request_ids: set[str]) -> None:
+        found = [self._by_id[request_id] for request_id in request_ids if request_id in self._by_id]
+        for sequence in found:
+            self._scheduler.remove(sequence)
+            self._stats.num_cancelled += 1
+        self._end([TokenDelta(s.request.request_id, event=s.finished(FinishReason.CANCELLED)) for s in found])
+
+    def _guarded_step(self) -> None:
+        try:
+            self.step()
+        except Exception:  # one failed step must not end the service: those it concerned are told
+            logger.exception("a step failed; its requests end with an error")
+            running = self._scheduler.running
+            for sequence in running:
+                self._scheduler.remove(sequence)
+            self._fail(running, "the model failed while computing this request")
+
+    def _deliver(self, step: Step, sampled: list[Sequence], tokens: list[int]) -> None:
+        now_s = time.monotonic()
+        deltas: dict[str, TokenDelta] = {
+            s.request.request_id: TokenDelta(s.request.request_id, event=s.started()) for s in step.admitted
+        }
+        last: list[TokenDelta] = []
+        for sequence, token in zip(sampled, tokens, strict=True):
+            sequence.token_ids.append(token)
+            if sequence.first_token_s is None:
+                sequence.first_token_s = now_s
+            request_id = sequence.request.request_id
+            reason = self._finish_reason(sequence, token)
+            if reason is None:
+                event = deltas[request_id].event if request_id in deltas else None
+                deltas[request_id] = TokenDelta(request_id, (token,), event)
+            else:
+                self._scheduler.remove(sequence)
+                last.append(TokenDelta(request_id, (token,), sequence.finished(reason)))
+        self._stats.num_steps += 1
+        self._stats.num_finished += len(last)
+        self._stats.num_generated_tokens += len(tokens)
+        self._stats.num_prompt_tokens += sum(part.num_tokens for part in step.prefills)
+        self._sink(list(deltas.values()))
+        self._end(last)
+
+    @staticmethod
+    def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:
+        if token in STOP_TOKENS and not sequence.request.sampling.ignore_eos:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if sequence.num_generated >= sequence.max_tokens else None
+
+    def _fail_all(self, sentence: str) -> None:
+        with self._wake:
+            self._stop_at = self._stop_at or time.monotonic()
+            unseen, self._inbox = self._inbox, deque()
+        left = list(self._by_id.values())
+        for sequence in left:
+            self._scheduler.remove(sequence)
+        self._fail([*left, *unseen], sentence)
+        self._observe()
+
+    def _fail(self, sequences: list[Sequence], sentence: str) -> None:
+        self._stats.num_failed += len(sequences)
+        self._end([TokenDelta(sequence.request.request_id, error=sentence) for sequence in sequences])
+
+    def _end(self, deltas: list[TokenDelta]) -> None:
+        """Say the last word on each request."""
+        if not deltas:
+            return
+        for delta in deltas:
+            self._by_id.pop(delta.request_id, None)
+        with self._wake:
+            self._num_in_flight -= len(deltas)
+        self._sink(deltas)
+
+    def _observe(self) -> None:
+        stats = self._stats
+        stats.num_preemptions = self._scheduler.num_preemptions
+        stats.num_running = self._scheduler.num_running
+        stats.num_waiting = self._scheduler.num_waiting
+        stats.num_prefix_queries = self._cache.num_prefix_queries
+        stats.num_prefix_hits = self._cache.num_prefix_hits
+        stats.num_cache_blocks_used = self._cache.full.pool.num_used
+
+
+def _make_cache(model: Model, options: EngineOptions) -> KVCache:
+    budget = options.kv_cache_bytes
+    if budget is None:
+        available = available_bytes(model.device)
+        on_gpu = model.device.type == "cuda"
+        budget = int(available * _GPU_CACHE_SHARE) if on_gpu else min(int(available * _CPU_CACHE_SHARE), _CPU_CACHE_MOST)
+    plan = plan_cache(
+        model.config,
+        budget_bytes=budget,
+        element_size=model.dtype.itemsize,
+        block_size=options.block_size,
+        num_rows=options.max_num_seqs,
+        max_step_tokens=options.prefill_chunk_tokens + options.max_num_seqs,
+        max_model_len=options.max_model_len,
+    )
+    logger.info("KV cache: %.1f GiB, %s tokens", plan.num_bytes / 2**30, f"{plan.num_tokens:,}")
+    return KVCache(model.config, plan, model.dtype, model.device)

@@ -1,0 +1,34 @@
+"""What can go wrong inside the engine. Each message is one sentence that a user or operator can act on."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of the engine's errors."""
+
+
+class CheckpointError(EngineError):
+    """The checkpoint folder is missing, incomplete, corrupt or of another architecture."""
+
+
+class InvalidRequest(EngineError):  # noqa: N818 (named after what the caller sees)
+    """The request can never be served as it is."""
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt leaves no room for an answer in the context."""
+
+    def __init__(self, prompt_tokens: int, max_model_len: int) -> None:
+        super().__init__(f"the prompt has {prompt_tokens} tokens, the context holds {max_model_len}")
+
+
+class QueueFull(EngineError):  # noqa: N818
+    """As many requests wait as may; try again later."""
+
+
+class CacheFull(EngineError):  # noqa: N818
+    """The KV cache has no free block. The scheduler preempts on it; it never reaches a user."""
+
+
+class EngineStopped(EngineError):  # noqa: N818
+    """The engine is shutting down or its loop has died."""

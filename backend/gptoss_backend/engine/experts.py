@@ -1,0 +1,71 @@
+"""The mixture of experts: router, clamped SwiGLU, weighted sum; tokens grouped by expert, in plain torch.
+
+Owns: `ExpertWeights` and their application. Does not know: where weights come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """One layer's router and experts, each matrix [out, in]. In gate_up, gate and up rows alternate."""
+
+    router: Tensor
+    """[num_experts, hidden]"""
+    router_bias: Tensor
+    gate_up: Tensor
+    """[num_experts, 2 * intermediate, hidden]"""
+    gate_up_bias: Tensor
+    down: Tensor
+    """[num_experts, hidden, intermediate]"""
+    down_bias: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertShape:
+    """How experts are applied."""
+
+    num_experts_per_token: int
+    swiglu_alpha: float
+    swiglu_limit: float
+
+
+def mix_experts(hidden: Tensor, weights: ExpertWeights, shape: ExpertShape) -> Tensor:
+    """Send each token through its top experts and return their weighted sum; both [num_tokens, hidden]."""
+    scores = F.linear(hidden, weights.router, weights.router_bias)
+    top_scores, top_experts = torch.topk(scores, shape.num_experts_per_token, dim=-1)
+    shares = torch.softmax(top_scores.float(), dim=-1)  # [num_tokens, top_k]
+
+    order = torch.argsort(top_experts.flatten(), stable=True)
+    counts = torch.bincount(top_experts.flatten(), minlength=weights.router.shape[0]).tolist()
+    sorted_hidden = hidden[order // shape.num_experts_per_token]
+    sorted_output = torch.empty_like(sorted_hidden)
+    end = 0
+    for expert, count in enumerate(counts):
+        if count:
+            span = slice(end, end + count)
+            sorted_output[span] = _apply_expert(sorted_hidden[span], expert, weights, shape)
+            end += count
+    output = torch.empty_like(sorted_output)
+    output[order] = sorted_output
+    # summed in the router's order, whatever else is in the batch
+    by_token = output.view(*top_experts.shape, -1)
+    return (by_token.float() * shares[..., None]).sum(dim=1).to(hidden.dtype)
+
+
+def _apply_expert(hidden: Tensor, expert: int, weights: ExpertWeights, shape: ExpertShape) -> Tensor:
+    gate_up = F.linear(hidden, weights.gate_up[expert], weights.gate_up_bias[expert])
+    return F.linear(swiglu(gate_up, shape), weights.down[expert], weights.down_bias[expert])
+
+
+def swiglu(gate_up: Tensor, shape: ExpertShape) -> Tensor:
+    """GPT-OSS's SwiGLU: both sides clamped, the linear side shifted by one. [..., 2 * n] → [..., n]."""
+    gate = gate_up[..., 0::2].clamp(max=shape.swiglu_limit)
+    up = gate_up[..., 1::2].clamp(min=-shape.swiglu_limit, max=shape.swiglu_limit)
+    return (up + 1) * gate * torch.sigmoid(gate * shape.swiglu_alpha)

@@ -1,0 +1,265 @@
+"""The paged KV cache: block tables for both attention kinds, and prefix reuse.
+
+Owns: the key and value tensors, the block tables, which prefixes are still there.
+Does not know: the order in which sequences run, or how attention reads the blocks.
+
+A sequence holds a row of the tables from `open` to `close`. Position p of a row lives in slot
+`table[row, p // block_size] * block_size + p % block_size`, in every layer of a group alike. Sliding layers share a
+second table whose entries fall back to the null block once their positions have left the window.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from gptoss_backend.engine.block_pool import NULL_BLOCK, BlockPool
+from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.errors import CacheFull, EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    """How many blocks of each kind there are. Counts include each pool's null block."""
+
+    block_size: int
+    num_rows: int
+    max_model_len: int
+    num_full_blocks: int
+    num_sliding_blocks: int
+    num_bytes: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that full attention layers can hold."""
+        return (self.num_full_blocks - 1) * self.block_size
+
+    @property
+    def max_blocks_per_row(self) -> int:
+        """Width of the block tables."""
+        return -(-self.max_model_len // self.block_size)
+
+
+def plan_cache(
+    config: ModelConfig,
+    *,
+    budget_bytes: int,
+    element_size: int,
+    block_size: int,
+    num_rows: int,
+    max_step_tokens: int,
+    max_model_len: int | None,
+) -> CachePlan:
+    """Divide `budget_bytes` between the two groups.
+
+    The sliding group gets what `num_rows` sequences can ever hold, so that it never runs out; the full group gets the
+    rest, up to `num_rows` whole contexts. Raises EngineError where the budget is too small.
+    """
+    layer_block_bytes = 2 * config.num_kv_heads * config.head_dim * block_size * element_size
+    full_cost = layer_block_bytes * len(config.full_layers)
+    sliding_cost = layer_block_bytes * len(config.sliding_layers)
+    context = min(max_model_len or config.max_positions, config.max_positions)
+
+    blocks_per_window = -(-config.sliding_window // block_size) + 2
+    held = min(blocks_per_window, -(-context // block_size) + 1) * num_rows + -(-max_step_tokens // block_size)
+    num_sliding = 1 + held * 2  # as much again, so that the windows of earlier conversations stay findable
+    left = budget_bytes - num_sliding * sliding_cost
+    most_full = 1 + num_rows * -(-context // block_size)
+    num_full = min(most_full, left // full_cost) if full_cost else most_full
+    capacity = (num_full - 1) * block_size
+    if left < 0 or capacity < min(context, max_model_len or block_size):
+        needed = num_sliding * sliding_cost + (1 + -(-(max_model_len or block_size) // block_size)) * full_cost
+        raise EngineError(
+            f"the KV cache may take {budget_bytes / 2**20:.0f} MiB, but needs {needed / 2**20:.0f} MiB "
+            f"for {num_rows} sequences: lower engine.max_num_seqs or engine.max_model_len, or raise engine.kv_cache_bytes"
+        )
+    return CachePlan(
+        block_size=block_size,
+        num_rows=num_rows,
+        max_model_len=min(context, capacity),
+        num_full_blocks=num_full,
+        num_sliding_blocks=num_sliding,
+        num_bytes=num_full * full_cost + num_sliding * sliding_cost,
+    )
+
+
+class LayerGroup:
+    """The layers of one attention kind: they share a block pool and a block table."""
+
+    def __init__(self, num_blocks: int, window: int | None, plan: CachePlan) -> None:
+        self.window = window
+        self.pool = BlockPool(num_blocks)
+        self.table = torch.zeros(plan.num_rows, plan.max_blocks_per_row, dtype=torch.int32)
+        self._entries = self.table.numpy()  # the same memory; writing one entry is ten times cheaper this way
+        self._block_size = plan.block_size
+
+    def first_needed(self, position: int) -> int:
+        """Return the first block that a query at `position` still reads."""
+        return 0 if self.window is None else max(0, position - self.window + 1) // self._block_size
+
+    def append(self, row: int, blocks: list[int], new: list[int]) -> None:
+        """Extend a row's table by `new`, in place."""
+        start = len(blocks)
+        blocks.extend(new)
+        self._entries[row, start : len(blocks)] = new
+
+    def drop(self, row: int, blocks: list[int], index: int) -> None:
+        """Give one block back and leave the null block in its place."""
+        self.pool.release(blocks[index])
+        blocks[index] = NULL_BLOCK
+        self._entries[row, index] = NULL_BLOCK
+
+    def clear(self, row: int, blocks: list[int]) -> None:
+        """Give a row's blocks back, the last first, so that beginnings of conversations outlive their ends."""
+        self._entries[row, : len(blocks)] = NULL_BLOCK
+        for block in reversed(blocks):
+            self.pool.release(block)
+        blocks.clear()
+
+
+@dataclass(slots=True)
+class _Row:
+    """What one sequence holds."""
+
+    full: list[int] = field(default_factory=list)
+    sliding: list[int] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)
+    """Chained content hashes of the row's whole blocks."""
+    num_labelled: int = 0
+    first_sliding: int = 0
+    """Sliding blocks before this one have been dropped."""
+
+
+class KVCache:
+    """Keys and values of all layers, and the accounting of their blocks. Used by the engine's thread only."""
+
+    def __init__(self, config: ModelConfig, plan: CachePlan, dtype: torch.dtype, device: torch.device) -> None:
+        self.plan = plan
+        self.full = LayerGroup(plan.num_full_blocks, None, plan)
+        self.sliding = LayerGroup(plan.num_sliding_blocks, config.sliding_window, plan)
+        sliding_layers = set(config.sliding_layers)
+        self.groups = [self.sliding if i in sliding_layers else self.full for i in range(config.num_layers)]
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        for layer in range(config.num_layers):
+            num_blocks = plan.num_sliding_blocks if layer in sliding_layers else plan.num_full_blocks
+            # head-major, so that gathering one head's positions gives a matrix; [num_kv_heads, num_slots, head_dim]
+            shape = (config.num_kv_heads, num_blocks * plan.block_size, config.head_dim)
+            for side in (self.keys, self.values):
+                tensor = torch.empty(shape, dtype=dtype, device=device)
+                tensor[:, : plan.block_size].zero_()
+                side.append(tensor)
+        self._rows: dict[int, _Row] = {}
+        self._free_rows = list(reversed(range(plan.num_rows)))
+        self.num_prefix_queries = 0
+        self.num_prefix_hits = 0
+
+    @property
+    def num_free_rows(self) -> int:
+        """Sequences that can still be opened."""
+        return len(self._free_rows)
+
+    def open(self, token_ids: list[int], spare_blocks: int = 0) -> tuple[int, int]:
+        """Give a sequence a row, holding whatever prefix of its tokens is still cached.
+
+        Returns (row, num_cached_tokens); at least the last token is left to compute. Raises CacheFull, with nothing
+        changed, where no row is free or the rest would not fit right now with `spare_blocks` left over.
+        """
+        if not self._free_rows:
+            raise CacheFull("no free row")
+        block_size = self.plan.block_size
+        hashes = _chain([], token_ids, block_size)
+        num_cached = self._longest_prefix(hashes[: (len(token_ids) - 1) // block_size])
+        shared = [self._found(self.full, content) for content in hashes[:num_cached]]
+        reclaimed = sum(self.full.pool.is_free(block) for block in shared)
+        if -(-len(token_ids) // block_size) - num_cached + reclaimed + spare_blocks > self.full.pool.num_free:
+            raise CacheFull("the prompt does not fit beside what is running")
+
+        row = self._free_rows.pop()
+        state = self._rows[row] = _Row(hashes=hashes, num_labelled=num_cached)
+        for block in shared:
+            self.full.pool.share(block)
+        self.full.append(row, state.full, shared)
+        state.first_sliding = self.sliding.first_needed(num_cached * block_size)
+        window = [self._found(self.sliding, content) for content in hashes[state.first_sliding : num_cached]]
+        for block in window:
+            self.sliding.pool.share(block)
+        self.sliding.append(row, state.sliding, [NULL_BLOCK] * state.first_sliding + window)
+        self.num_prefix_queries += len(token_ids)
+        self.num_prefix_hits += num_cached * block_size
+        return row, num_cached * block_size
+
+    def reserve(self, row: int, num_tokens: int) -> None:
+        """Make positions before `num_tokens` of a row writable. Raises CacheFull with nothing changed."""
+        state = self._rows[row]
+        missing = -(-num_tokens // self.plan.block_size) - len(state.full)
+        if missing <= 0:
+            return
+        if missing > min(self.full.pool.num_free, self.sliding.pool.num_free):
+            raise CacheFull(f"{missing} blocks wanted")
+        self.full.append(row, state.full, self.full.pool.take(missing))
+        self.sliding.append(row, state.sliding, self.sliding.pool.take(missing))
+
+    def commit(self, row: int, token_ids: list[int], num_computed: int) -> None:
+        """Note that keys and values of the first `num_computed` tokens are in place.
+
+        Makes whole blocks findable by content and gives back those that left the sliding window. Costs nothing
+        unless a block was filled.
+        """
+        state = self._rows[row]
+        block_size = self.plan.block_size
+        num_whole = num_computed // block_size
+        if num_whole > state.num_labelled:
+            if num_whole > len(state.hashes):
+                _chain(state.hashes, token_ids[: num_whole * block_size], block_size)
+            for index in range(state.num_labelled, num_whole):
+                self.full.pool.label(state.full[index], state.hashes[index])
+                if state.sliding[index] != NULL_BLOCK:
+                    self.sliding.pool.label(state.sliding[index], state.hashes[index])
+            state.num_labelled = num_whole
+        first = self.sliding.first_needed(num_computed)
+        for index in range(state.first_sliding, first):
+            self.sliding.drop(row, state.sliding, index)
+        state.first_sliding = max(state.first_sliding, first)
+
+    def close(self, row: int) -> None:
+        """Give a sequence's row and blocks back. What they hold stays findable until it is overwritten."""
+        state = self._rows.pop(row)
+        self.full.clear(row, state.full)
+        self.sliding.clear(row, state.sliding)
+        self._free_rows.append(row)
+
+    def _longest_prefix(self, hashes: list[bytes]) -> int:
+        """Return how many leading blocks can be reused: all in the full group, the last window in the sliding one."""
+        num_full = 0
+        while num_full < len(hashes) and self.full.pool.find(hashes[num_full]) is not None:
+            num_full += 1
+        # walk back to a length whose window is whole: `run` blocks ending at `length` are in the sliding group
+        for length in range(num_full, 0, -1):
+            first = self.sliding.first_needed(length * self.plan.block_size)
+            if all(self.sliding.pool.find(content) is not None for content in hashes[first:length]):
+                return length
+        return 0
+
+    @staticmethod
+    def _found(group: LayerGroup, content: bytes) -> int:
+        block = group.pool.find(content)
+        assert block is not None, "_longest_prefix has just found it"  # noqa: S101
+        return block
+
+
+def _chain(hashes: list[bytes], token_ids: list[int], block_size: int) -> list[bytes]:
+    """Extend `hashes` in place to one hash for each whole block of `token_ids`, each covering all before it."""
+    previous = hashes[-1] if hashes else b""
+    num_whole = len(token_ids) // block_size
+    bounds = range(len(hashes) * block_size, (num_whole + 1) * block_size, block_size)
+    for start, end in pairwise(bounds):
+        # a cryptographic hash: with a weaker one, a crafted prompt could read another user's cache
+        previous = blake2b(previous + array("i", token_ids[start:end]).tobytes(), digest_size=16).digest()
+        hashes.append(previous)
+    return hashes

@@ -1,0 +1,43 @@
+"""MXFP4, the number format of the published experts (OCP Microscaling Formats v1.0, section 5.1).
+
+Owns: the torch reference that unpacks it. A block is 32 four-bit floats (E2M1, two in a byte, the first in the low
+half) that share one power of two, stored as exponent + 127.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BLOCK_VALUES = 32
+_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+E2M1_VALUES = (*_MAGNITUDES, *(-value for value in _MAGNITUDES))
+
+
+def unpack_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the values, [..., num_blocks * 32] in `dtype`.
+
+    blocks: [..., num_blocks, 16] uint8. scales: [..., num_blocks] uint8.
+    Exact in bfloat16 and float32; float16 rounds what lies outside its range.
+    """
+    table = torch.tensor(E2M1_VALUES, dtype=torch.float32, device=blocks.device)
+    # one look-up gives both halves of a byte
+    pairs = torch.stack((table.repeat(16), table.repeat_interleave(16)), dim=-1)  # [256, 2]
+    values = pairs[blocks.int()].flatten(-2)  # [..., num_blocks, 32]
+    exponents = scales.int()[..., None] - 127
+    return torch.ldexp(values, exponents).to(dtype).flatten(-2)
+
+
+def pack_mxfp4(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Round values [..., num_blocks * 32] to MXFP4; returns (blocks, scales) as `unpack_mxfp4` takes them."""
+    grouped = values.float().unflatten(-1, (-1, BLOCK_VALUES))
+    largest = grouped.abs().amax(dim=-1).clamp(min=2.0**-100)
+    # the largest magnitude lands in [4, 8), E2M1's top binade, where 6 is the largest value there is
+    exponents = largest.log2().floor() - 2
+    scaled = torch.ldexp(grouped, -exponents[..., None].int())
+    table = torch.tensor(_MAGNITUDES, device=values.device)
+    middles = (table[1:] + table[:-1]) / 2
+    codes = torch.bucketize(scaled.abs().contiguous(), middles).to(torch.uint8)
+    codes |= (scaled < 0).to(torch.uint8) << 3
+    low, high = codes[..., 0::2], codes[..., 1::2]
+    return low | (high << 4), (exponents + 127).to(torch.uint8)
