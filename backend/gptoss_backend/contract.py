@@ -19,11 +19,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 # --- models ---------------------------------------------------------------------------------------------------------
 
 
+ModelShort = Literal["demo", "20b", "120b"]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelName:
     """One servable size under its three names."""
 
-    short: str
+    short: ModelShort
     """As `gptoss serve --model` takes it."""
     openai: str
     """As the OpenAI API and its clients name it."""

@@ -19,16 +19,16 @@ from typing import Annotated, Any, Final, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gptoss_backend.contract import ReasoningEffort
+from gptoss_backend.contract import ModelShort, ReasoningEffort
 
 ENV_PREFIX: Final = "GPTOSS_"
 CONFIG_ENV: Final = "GPTOSS_CONFIG"
+DTYPE_ENV: Final = "TORCH_DTYPE"
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG: Final = PROJECT_ROOT / "configs" / "server_config.yaml"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 ProfileName = Literal["latency_first", "quality_first", "balanced"]
-ModelShort = Literal["demo", "20b", "120b"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
@@ -49,6 +49,7 @@ class ServerSettings(_Section):
     triton_grpc_port: Port | None = None
     triton_metrics_port: Port | None = None
     triton_http_port: Port | None = None
+    triton_config_name: Annotated[str, Field(pattern=r"^\S+$")] | None = None
     run_dir: Path = PROJECT_ROOT / ".run"
     model_repository: Path = PROJECT_ROOT / "model_repository"
     startup_timeout_s: Annotated[float, Field(gt=0)] = 600.0
@@ -109,23 +110,19 @@ class Settings(_Section):
 
     model: ModelShort | None = None
     profile: ProfileName = "balanced"
-    checkpoints: dict[ModelShort, str] = Field(
-        default_factory=lambda: {
-            "demo": str(PROJECT_ROOT / ".checkpoints" / "gpt-oss-demo"),
-            "20b": "openai/gpt-oss-20b",
-            "120b": "openai/gpt-oss-120b",
-        }
-    )
+    checkpoints: dict[ModelShort, str] = {
+        "demo": str(PROJECT_ROOT / ".checkpoints" / "gpt-oss-demo"),
+        "20b": "openai/gpt-oss-20b",
+        "120b": "openai/gpt-oss-120b",
+    }
     server: ServerSettings = ServerSettings()
     adapter: AdapterSettings = AdapterSettings()
     engine: EngineSettings = EngineSettings()
-    profiles: dict[ProfileName, ProfileSettings] = Field(
-        default_factory=lambda: {
-            "latency_first": ProfileSettings(model="20b", reasoning_effort=ReasoningEffort.LOW),
-            "quality_first": ProfileSettings(model="120b", reasoning_effort=ReasoningEffort.HIGH),
-            "balanced": ProfileSettings(model="20b"),
-        }
-    )
+    profiles: dict[ProfileName, ProfileSettings] = {
+        "latency_first": ProfileSettings(model="20b", reasoning_effort=ReasoningEffort.LOW),
+        "quality_first": ProfileSettings(model="120b", reasoning_effort=ReasoningEffort.HIGH),
+        "balanced": ProfileSettings(model="20b"),
+    }
 
     @property
     def active_profile(self) -> ProfileSettings:
@@ -167,6 +164,13 @@ def load_settings(
         raise SettingsError(_sentence(error)) from error
 
 
+def child_environment(config: Path) -> dict[str, str]:
+    """Return the environment for a process that is to see the resolved settings of `config` and no others."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    inherited.pop(DTYPE_ENV, None)
+    return inherited | {CONFIG_ENV: str(config)}
+
+
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -184,26 +188,33 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _read_environment(env: Mapping[str, str]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, text in env.items():
-        if not name.startswith(ENV_PREFIX) or name == CONFIG_ENV:
-            continue
-        *sections, leaf = name.removeprefix(ENV_PREFIX).lower().split("__")
-        place = tree
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[leaf] = yaml.safe_load(text) if text else None
-    if env.get("TORCH_DTYPE"):
-        tree.setdefault("engine", {}).setdefault("dtype", env["TORCH_DTYPE"])
+        if name.startswith(ENV_PREFIX) and name != CONFIG_ENV:
+            *sections, leaf = name.removeprefix(ENV_PREFIX).lower().split("__")
+            branch = {leaf: _parse_variable(name, text)}
+            for section in reversed(sections):
+                branch = {section: branch}
+            _merge(tree, branch)
+    if env.get(DTYPE_ENV):
+        tree.setdefault("engine", {}).setdefault("dtype", env[DTYPE_ENV])
     return tree
+
+
+def _parse_variable(name: str, text: str) -> Any:  # noqa: ANN401 (whatever YAML can say)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the environment variable {name} does not hold a YAML value: {text!r}") from error
 
 
 def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
     for key, value in other.items():
-        if value is None:
-            continue
-        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
-            _merge(tree[key], value)
-        else:
-            tree[key] = dict(value) if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping):
+            branch = tree[key] if isinstance(tree.get(key), dict) else {}
+            _merge(branch, value)
+            if branch:  # a mapping of nothing but None says nothing
+                tree[key] = branch
+        elif value is not None:
+            tree[key] = value
 
 
 def _sentence(error: ValidationError) -> str:

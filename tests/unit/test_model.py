@@ -9,18 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from support.reference import SHAPES, make_reference, reference_greedy, reference_logits
+from support.stepping import StepByStep, load_model
 from transformers import GptOssForCausalLM
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.engine.batch import Batch, ScheduledSequence
-from gptoss_backend.engine.checkpoint import load_weights
-from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine, EngineOptions, EngineStats
-from gptoss_backend.engine.kv_cache import KVCache, plan_cache
+from gptoss_backend.engine.kv_cache import plan_cache
 from gptoss_backend.engine.model import Model
-from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
+from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 
-CPU = torch.device("cpu")
 NUM_DECODED = 300
 
 
@@ -29,47 +26,6 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("checkpoint")
     reference = make_reference(request.param, folder)
     return reference, load_model(folder)
-
-
-def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Model:
-    config = ModelConfig.from_folder(folder)
-    return Model(config, load_weights(folder, config, dtype, CPU))
-
-
-class StepByStep:
-    """Runs one sequence through a model, keeping the logits of every position."""
-
-    def __init__(self, model: Model, prompt_ids: list[int]) -> None:
-        self._model = model
-        plan = plan_cache(
-            model.config,
-            budget_bytes=64 * 2**20,
-            element_size=model.dtype.itemsize,
-            block_size=16,
-            num_rows=2,
-            max_step_tokens=1024,
-            max_model_len=None,
-        )
-        self._cache = KVCache(model.config, plan, model.dtype, CPU)
-        self.sequence = Sequence(GenerationRequest("one", prompt_ids, SamplingParams()), max_tokens=NUM_DECODED)
-        self.sequence.row, _ = self._cache.open(prompt_ids)
-        self.logits: list[torch.Tensor] = []
-
-    def prefill(self, num_tokens: int) -> None:
-        part = ScheduledSequence(self.sequence, num_tokens, samples=True)
-        self._run(Batch.build([], [part], CPU), num_tokens)
-
-    def decode(self) -> None:
-        self.sequence.token_ids.append(int(self.logits[-1][-1].argmax()))
-        self._run(Batch.build([self.sequence], [], CPU), 1)
-
-    def _run(self, batch: Batch, num_tokens: int) -> None:
-        sequence = self.sequence
-        self._cache.reserve(sequence.row, sequence.num_computed + num_tokens)
-        every_position = dataclasses.replace(batch, logit_indices=torch.arange(num_tokens))
-        self.logits.append(self._model.forward(every_position, self._cache))
-        sequence.num_computed += num_tokens
-        self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
 
 
 def prompt_of(length: int, seed: int) -> list[int]:

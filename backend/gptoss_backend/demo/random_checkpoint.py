@@ -118,7 +118,7 @@ def _config(shape: Shape, name: str) -> dict[str, Any]:
         "attention_bias": True,
         "attention_dropout": 0.0,
         "eos_token_id": 200002,
-        "pad_token_id": 199999,
+        "pad_token_id": 199999 if shape.vocab_size == _VOCAB_SIZE else None,
         "head_dim": shape.head_dim,
         "hidden_act": "silu",
         "hidden_size": shape.hidden_size,

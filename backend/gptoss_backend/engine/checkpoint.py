@@ -98,7 +98,11 @@ def load_weights(
 
 def _read_layer(reader: _Reader, prefix: str, config: ModelConfig) -> LayerWeights:
     hidden, head_dim = config.hidden_size, config.head_dim
-    widths = {"q": config.num_heads * head_dim, "k": config.num_kv_heads * head_dim, "v": config.num_kv_heads * head_dim}
+    widths = {
+        "q": config.num_heads * head_dim,
+        "k": config.num_kv_heads * head_dim,
+        "v": config.num_kv_heads * head_dim,
+    }
     attention = f"{prefix}.self_attn"
     return LayerWeights(
         attention_norm=reader.read(f"{prefix}.input_layernorm.weight", (hidden,)).float(),
@@ -153,9 +157,11 @@ class _Reader:
     def _checked(self, name: str, shape: tuple[int, ...]) -> Tensor:
         if name not in self._files:
             raise CheckpointError(f"the checkpoint {self._folder} lacks the tensor {name}")
-        tensor: Tensor = self._shard(self._files[name]).get_tensor(name)
+        tensor: Tensor = self._shard(self._files[name]).get_tensor(name)  # type: ignore[no-untyped-call]
         if tuple(tensor.shape) != shape:
-            raise CheckpointError(f"{self._folder}: {name} has shape {list(tensor.shape)}, config.json asks {list(shape)}")
+            raise CheckpointError(
+                f"{self._folder}: {name} has shape {list(tensor.shape)}, config.json asks {list(shape)}"
+            )
         return tensor
 
     def _shard(self, file: str) -> safe_open:
@@ -169,7 +175,7 @@ def _file_by_tensor(folder: Path) -> dict[str, str]:
     index = folder / INDEX_FILE
     if not index.exists():
         shard = _open_shard(folder / SINGLE_FILE)
-        return dict.fromkeys(shard.keys(), SINGLE_FILE)
+        return dict.fromkeys(shard.keys(), SINGLE_FILE)  # type: ignore[no-untyped-call]
     try:
         files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError) as error:

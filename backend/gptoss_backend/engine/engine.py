@@ -55,7 +55,7 @@ class EngineOptions:
 
 @dataclass(slots=True)
 class EngineStats:
-    """Counts since the start, and the present state. Written by the engine's thread; read a copy from `Engine.stats`."""
+    """Counts since the start, and the present state. Written by the engine's thread; `Engine.stats` gives a copy."""
 
     num_steps: int = 0
     num_prompt_tokens: int = 0
@@ -107,7 +107,7 @@ class Engine:
         dtype: str = "auto",
         progress: Progress | None = None,
     ) -> Engine:
-        """Load a checkpoint folder and make an engine of it. Raises CheckpointError or EngineError with one sentence."""
+        """Load a checkpoint folder and make an engine of it. Raises EngineError with one sentence."""
         config = ModelConfig.from_folder(folder)
         precision = choose_precision(dtype, device)
         logger.info("precision: %s (%s)", precision.dtype, precision.reason)
@@ -133,7 +133,9 @@ class Engine:
             if self._stop_at is not None or not self._thread.is_alive():
                 raise EngineStopped("the engine is shutting down")
             if self._num_in_flight >= self._capacity:
-                raise QueueFull(f"{self._num_in_flight} requests are running or waiting, which is all this server takes")
+                raise QueueFull(
+                    f"{self._num_in_flight} requests are running or waiting, which is all this server takes"
+                )
             self._num_in_flight += 1
             self._inbox.append(sequence)
             self._wake.notify()
@@ -187,6 +189,7 @@ class Engine:
                 started_s = time.monotonic()
                 self._guarded_step()
                 self._stats.busy_s += time.monotonic() - started_s
+                self._observe()
         finally:
             self._fail_all("the engine has stopped")
 
@@ -202,7 +205,6 @@ class Engine:
             self._by_id[sequence.request.request_id] = sequence
             self._scheduler.add(sequence)
         self._cancel(cancelled)
-        self._observe()
         return stop_at is None or (bool(self._by_id) and time.monotonic() < stop_at)
 
     def _cancel(self, request_ids: set[str]) -> None:
@@ -292,7 +294,9 @@ def _make_cache(model: Model, options: EngineOptions) -> KVCache:
     if budget is None:
         available = available_bytes(model.device)
         on_gpu = model.device.type == "cuda"
-        budget = int(available * _GPU_CACHE_SHARE) if on_gpu else min(int(available * _CPU_CACHE_SHARE), _CPU_CACHE_MOST)
+        budget = (
+            int(available * _GPU_CACHE_SHARE) if on_gpu else min(int(available * _CPU_CACHE_SHARE), _CPU_CACHE_MOST)
+        )
     plan = plan_cache(
         model.config,
         budget_bytes=budget,

@@ -76,7 +76,8 @@ def plan_cache(
         needed = num_sliding * sliding_cost + (1 + -(-(max_model_len or block_size) // block_size)) * full_cost
         raise EngineError(
             f"the KV cache may take {budget_bytes / 2**20:.0f} MiB, but needs {needed / 2**20:.0f} MiB "
-            f"for {num_rows} sequences: lower engine.max_num_seqs or engine.max_model_len, or raise engine.kv_cache_bytes"
+            f"for {num_rows} sequences: lower engine.max_num_seqs or engine.max_model_len, "
+            "or raise engine.kv_cache_bytes"
         )
     return CachePlan(
         block_size=block_size,

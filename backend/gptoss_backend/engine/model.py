@@ -56,8 +56,8 @@ class Model:
     ) -> Tensor:
         config = self.config
         normed = self._norm(hidden, layer.attention_norm)
-        heads = F.linear(normed, layer.qkv, layer.qkv_bias).unflatten(-1, (-1, config.head_dim))
-        queries, keys, values = heads.split((config.num_heads, config.num_kv_heads, config.num_kv_heads), dim=1)
+        heads = F.linear(normed, layer.qkv, layer.qkv_bias).view(len(normed), -1, config.head_dim)
+        queries, keys, values = torch.split(heads, [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
         mixed = attend(
             self._rope.rotate(queries, *rotation),
             self._rope.rotate(keys, *rotation),

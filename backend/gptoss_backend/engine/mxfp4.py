@@ -30,7 +30,7 @@ def unpack_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
 
 def pack_mxfp4(values: Tensor) -> tuple[Tensor, Tensor]:
     """Round values [..., num_blocks * 32] to MXFP4; returns (blocks, scales) as `unpack_mxfp4` takes them."""
-    grouped = values.float().unflatten(-1, (-1, BLOCK_VALUES))
+    grouped = values.float().view(*values.shape[:-1], -1, BLOCK_VALUES)
     largest = grouped.abs().amax(dim=-1).clamp(min=2.0**-100)
     # the largest magnitude lands in [4, 8), E2M1's top binade, where 6 is the largest value there is
     exponents = largest.log2().floor() - 2

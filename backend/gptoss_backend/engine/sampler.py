@@ -24,7 +24,8 @@ class Sampler:
     def pick(self, logits: Tensor, sequences: list[Sequence]) -> list[int]:
         """Return one token for each sequence from logits [num_sequences, vocab] float32."""
         tokens: list[int] = logits.argmax(dim=-1).tolist()
-        plain, filtered = [], []
+        plain: list[int] = []
+        filtered: list[int] = []
         for index, sequence in enumerate(sequences):
             sampling = sequence.request.sampling
             if sampling.temperature > 0:

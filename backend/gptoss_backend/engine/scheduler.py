@@ -115,7 +115,7 @@ class Scheduler:
         return budget
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Reserve blocks for the next tokens, preempting the youngest while there are none; False if that was itself."""
+        """Reserve blocks for the next tokens, preempting the youngest while there are none; False if that was it."""
         while True:
             try:
                 self._cache.reserve(sequence.row, sequence.num_computed + num_tokens)

@@ -62,7 +62,7 @@ class Sequence:
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_ids)
         seed = self.request.sampling.seed
-        self.random = random.Random(secrets.randbits(64) if seed is None else seed)  # noqa: S311 (not a secret)
+        self.random = random.Random(secrets.randbits(64) if seed is None else seed)
 
     @property
     def num_prompt(self) -> int:

@@ -1,0 +1,79 @@
+# GPT-OSS on Triton. `make help` lists everything.
+
+MODEL ?= demo
+PORT ?= 8000
+PROFILE ?=
+ARGS ?=
+
+PYTHON ?= $(shell for python in python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$python && break; done)
+# The registry's build, or the one pip is configured for. Another: make setup TORCH_INSTALL="torch==2.13.0 --index-url …"
+TORCH_INSTALL ?= torch==2.13.0
+
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input -qq
+LOCK := requirements/lock.txt
+# Written last, and holds the folder it was made for: a copied or moved environment is made anew.
+STAMP := $(VENV)/.setup-done
+# There while a setup is under way: one that was interrupted is started over.
+UNFINISHED := $(VENV)/.setup-unfinished
+
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve stop status test check lock clean
+
+help:  ## list the targets
+	@echo "usage: make TARGET [MODEL=demo|20b|120b] [PORT=8000] [PROFILE=latency_first|quality_first|balanced] [ARGS=…]"
+	@sed -nE 's/^([a-z]+):.*  ## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(STAMP)  ## install the locked environment into .venv and make tritonserver runnable
+
+serve: setup  ## serve MODEL on PORT until Ctrl-C (ARGS=--detach: in the background)
+	@$(VENV)/bin/gptoss serve --model $(MODEL) --port $(PORT) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)
+
+stop:  ## end the running server
+	@test -x $(VENV)/bin/gptoss || { echo "nothing is set up here yet: make setup" >&2; exit 1; }
+	@$(VENV)/bin/gptoss stop $(ARGS)
+
+status:  ## say what runs, and how it is
+	@test -x $(VENV)/bin/gptoss || { echo "nothing is set up here yet: make setup" >&2; exit 1; }
+	@$(VENV)/bin/gptoss status $(ARGS)
+
+test: setup  ## run the tests (ARGS="-k words" picks some)
+	@$(VENV)/bin/pytest $(ARGS)
+
+check: setup  ## run ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+lock:  ## resolve pyproject.toml's ranges anew into requirements/lock.txt
+	@bash requirements/lock.sh "$(PYTHON)" "$(TORCH_INSTALL)" $(LOCK)
+
+clean:  ## stop the server, remove the environment and all that is made from it (checkpoints stay)
+	@test ! -x $(VENV)/bin/gptoss || $(VENV)/bin/gptoss stop || true
+	rm -rf $(VENV) .triton .run build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): $(LOCK) pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: GPT-OSS on Triton needs Python 3.11, 3.12 or 3.13: install one," \
+	  "or name it with make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@if test -e $(UNFINISHED); then echo "==> an earlier setup did not finish: starting over"; rm -rf $(VENV); fi
+	@if test -e $(STAMP) && test "$$(cat $(STAMP))" != "$(CURDIR)"; then rm -rf $(VENV); fi
+	@mkdir -p $(VENV) && touch $(UNFINISHED)
+	@if ! test -x $(VENV)/bin/python; then \
+	  echo "==> making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); fi
+	@echo "==> installing torch ($(TORCH_INSTALL)): the largest part"
+	@$(PIP) install --constraint $(LOCK) $(TORCH_INSTALL)
+	@echo "==> installing the $$(grep -c == $(LOCK)) packages of $(LOCK)"
+	@$(PIP) install --no-deps --requirement $(LOCK)
+	@echo "==> installing this project, editable"
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@echo "==> making tritonserver runnable"
+	@$(VENV)/bin/python -m gptoss_client.triton_runtime
+	@rm -f $(UNFINISHED)
+	@echo "$(CURDIR)" > $(STAMP)
+	@echo "==> ready: make serve"

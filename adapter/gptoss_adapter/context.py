@@ -1,0 +1,56 @@
+"""What belongs to one HTTP request from its first byte to its log line.
+
+Stage: 1 route.
+Owns: the request id (where it comes from, where every other module finds it), the record behind the log line.
+Does not know: chats, models, Triton.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Final
+
+REQUEST_ID_HEADER: Final = "x-request-id"
+_SANE_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """One HTTP request as its log line will tell it."""
+
+    request_id: str
+    started_at: float = field(default_factory=time.perf_counter)
+    """perf_counter seconds, when its head had arrived."""
+    status: int = 0
+    """0: no response was begun."""
+    notes: dict[str, object] = field(default_factory=dict)
+    """What the route adds to the log line, by name."""
+
+
+_current: ContextVar[RequestRecord | None] = ContextVar("request_record", default=None)
+
+
+def begin_record(offered_id: str | None) -> RequestRecord:
+    """Start the record of the request this task serves, under the id the client offered where that is sane."""
+    sane = offered_id is not None and _SANE_ID.fullmatch(offered_id) is not None
+    record = RequestRecord(offered_id if sane and offered_id else f"req_{uuid.uuid4().hex}")
+    _current.set(record)
+    return record
+
+
+def current_record() -> RequestRecord:
+    """Return the record of the request this task serves. Only inside a request."""
+    record = _current.get()
+    if record is None:
+        raise LookupError("no HTTP request is being served in this task")
+    return record
+
+
+def current_request_id() -> str:
+    """Return the id of the request this task serves, "-" outside any."""
+    record = _current.get()
+    return "-" if record is None else record.request_id

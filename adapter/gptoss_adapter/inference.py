@@ -1,0 +1,71 @@
+"""What the routes need of the model server, whoever provides it.
+
+Stage: 3 prompt and 4 schedule, seen from the adapter.
+Owns: the protocol between the routes and the model server. Tests put a scripted one in Triton's place.
+Does not know: gRPC, HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from gptoss_backend.contract import ChatRequest, Finished, SamplingParams, Started
+
+
+@dataclass(frozen=True, slots=True)
+class PromptIds:
+    """A prompt's token ids as they travel: little-endian INT32. The adapter passes them on and never looks inside."""
+
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStep:
+    """One response of the generation stream: what has been generated since the one before."""
+
+    token_ids: list[int]
+    event: Started | Finished | None = None
+
+
+class GenerationStream(Protocol):
+    """The responses to one prompt, in order. Iterating raises ApiError."""
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+
+    async def __anext__(self) -> GenerationStep:
+        """Wait for the next response. Raises StopAsyncIteration after the last."""
+
+    def cancel(self) -> None:
+        """Tell the model to stop. Returns at once; harmless after the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelServerStatus:
+    """Whether the model server can answer chats."""
+
+    live: bool
+    version: str | None
+    missing_models: tuple[str, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Whether a chat sent now would be answered."""
+        return self.live and not self.missing_models
+
+
+class ModelServer(Protocol):
+    """The two steps of a chat, and the server's state."""
+
+    async def preprocess(self, chat: ChatRequest, request_id: str) -> PromptIds:
+        """Return the chat's prompt. Raises ApiError."""
+
+    def generate(self, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> GenerationStream:
+        """Submit the prompt and return its stream; iterating waits for the model."""
+
+    async def status(self) -> ModelServerStatus:
+        """Ask whether the server lives and which of the two models are missing. Never raises."""
+
+    async def close(self) -> None:
+        """Close the connection, and with it every stream still open."""

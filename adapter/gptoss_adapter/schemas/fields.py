@@ -1,0 +1,61 @@
+"""Building blocks of the request schemas.
+
+Stage: 2 validate.
+Owns: how strictly a body is read, and how a field that is known but not honoured is refused.
+Does not know: any particular field.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_json
+
+UNSUPPORTED: Final = "unsupported_parameter"
+"""The pydantic error type of a field that is known but not honoured."""
+
+
+class RequestModel(BaseModel):
+    """A JSON object a client sends: types are not coerced, unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class AnswerModel(BaseModel):
+    """A JSON object this server sends. Fields never set are left out of the JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def json_bytes(self) -> bytes:
+        """Return the object as compact JSON."""
+        return self.model_dump_json(exclude_unset=True).encode()
+
+
+class NotHonoured:
+    """Marks a field of OpenAI's API that is not honoured yet: null and `neutral` values, which ask for nothing, pass.
+
+    Anything else is refused by name, so that nothing a client asks for is silently ignored.
+    """
+
+    def __init__(self, *neutral: object) -> None:
+        self._neutral = neutral
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return a schema that takes the neutral values only."""
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return the neutral values as a JSON schema."""
+        return {"enum": [None, *self._neutral], "description": "Not honoured yet: only these values are taken."}
+
+    def _check(self, value: object) -> object:
+        # True == 1 in Python, not in JSON
+        if value is None or any(
+            value == one and isinstance(value, bool) is isinstance(one, bool) for one in self._neutral
+        ):
+            return value
+        choices = "".join(f" or send {to_json(one).decode()}" for one in self._neutral)
+        raise PydanticCustomError(
+            UNSUPPORTED, "this server does not honour it yet; leave it out{choices}", {"choices": choices}
+        )

@@ -1,0 +1,91 @@
+"""Server-sent events.
+
+Stage: 7 SSE.
+Owns: framing, keep-alive comments, and how a stream begins, fails and ends on the HTTP connection.
+Does not know: what the events say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gptoss_adapter.context import current_request_id
+from gptoss_adapter.disconnect import until_disconnect
+from gptoss_adapter.errors import ApiError, InternalError, ServiceUnavailableError
+
+logger = logging.getLogger(__name__)
+
+DONE: Final = b"data: [DONE]\n\n"
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+
+
+def error_event(error: ApiError) -> bytes:
+    """Return the event that ends a stream which cannot go on."""
+    return b"data: " + error.body() + b"\n\n"
+
+
+class EventStream(Response):
+    """A response of events that are sent as they come.
+
+    The first event is awaited before the headers go out, so an error until then is an ordinary error response. A later
+    one becomes an error event. When the client goes away, the generator is cancelled where it waits.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None], keepalive_s: float) -> None:
+        """events: framed, one or more whole events an item; closed by this response.
+
+        keepalive_s: a comment is sent when nothing else was for so long, so that no proxy takes the stream for dead.
+        """
+        self.status_code = 200
+        self.background = None
+        self._events = events
+        self._keepalive_s = keepalive_s
+        self._last_sent_at = 0.0
+        # X-Accel-Buffering: nginx otherwise gathers events until its buffer is full
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request. Raises ApiError, with nothing sent, if there is no first event."""
+        async with until_disconnect(receive), aclosing(self._events):
+            first = await anext(self._events)
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            keep_alive = asyncio.create_task(self._comment_when_silent(send), name="sse-keep-alive")
+            try:
+                await self._send_all(first, send)
+            except asyncio.CancelledError:
+                # either the client has gone and hears nothing, or this process is ending and says so
+                await self._send(error_event(ServiceUnavailableError("The server is shutting down.")), send)
+            except ApiError as error:
+                await self._send(error_event(error), send)
+            except Exception:
+                logger.exception("a stream failed")
+                await self._send(error_event(InternalError(current_request_id())), send)
+            finally:
+                keep_alive.cancel()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_all(self, first: bytes, send: Send) -> None:
+        await self._send(first, send)
+        async for event in self._events:
+            await self._send(event, send)
+
+    async def _send(self, event: bytes, send: Send) -> None:
+        self._last_sent_at = asyncio.get_running_loop().time()
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+
+    async def _comment_when_silent(self, send: Send) -> None:
+        now = asyncio.get_running_loop().time
+        self._last_sent_at = now()
+        while True:
+            await asyncio.sleep(self._last_sent_at + self._keepalive_s - now())
+            if now() - self._last_sent_at >= self._keepalive_s:
+                await self._send(KEEP_ALIVE, send)

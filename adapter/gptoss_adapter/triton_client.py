@@ -1,0 +1,184 @@
+"""The model server that is Triton, over gRPC.
+
+Stage: 3 prompt (preprocess, unary) and 4 schedule … 6 (gpt_oss_*, one decoupled stream a request).
+Owns: the gRPC channel, tensors to bytes and back, what each gRPC status means to a client of ours.
+Does not know: HTTP, OpenAI's shapes, what the tokens mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from array import array
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import grpc
+import numpy as np
+import tritonclient.grpc.aio as triton
+from tritonclient.utils import InferenceServerException
+
+from gptoss_adapter.context import current_request_id
+from gptoss_adapter.errors import (
+    ApiError,
+    ContextLengthExceededError,
+    InternalError,
+    InvalidRequestError,
+    ServiceUnavailableError,
+    TooManyRequestsError,
+)
+from gptoss_adapter.inference import GenerationStep, ModelServerStatus, PromptIds
+from gptoss_backend.contract import (
+    CHAT,
+    CHAT_CODEC,
+    EVENT,
+    EVENT_CODEC,
+    PREPROCESS,
+    PROMPT_IDS,
+    SAMPLING,
+    SAMPLING_CODEC,
+    TOKEN_IDS,
+    ChatRequest,
+    GenerationErrorCode,
+    SamplingParams,
+    TensorSpec,
+    decode_error,
+)
+
+logger = logging.getLogger(__name__)
+
+_NO_LIMIT: Final = 2**31 - 1
+CHANNEL_OPTIONS: Final = (
+    ("grpc.max_send_message_length", _NO_LIMIT),
+    ("grpc.max_receive_message_length", _NO_LIMIT),
+    # Triton takes pings more often than every 300 s for an attack and hangs up
+    ("grpc.keepalive_time_ms", 310_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # a restarted Triton is found within a second; gRPC's own backoff grows to two minutes
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # a proxy for the web is not for Triton
+    ("grpc.enable_http_proxy", 0),
+)
+# the stream ends in a true gRPC status; without it an error is a bare text inside an OK stream (Triton 24.08 and later)
+STREAM_HEADERS: Final = {"triton_grpc_error": "true"}
+PREPROCESS_TIMEOUT_S: Final = 30.0
+STATUS_TIMEOUT_S: Final = 2.0
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {"UINT8": np.dtype("u1"), "INT32": np.dtype("<i4")}
+
+
+class TritonModelServer:
+    """Triton with `preprocess` and one generation model. One instance serves every request of the process."""
+
+    def __init__(self, address: str, generation_model: str) -> None:
+        """address: host:port of Triton's gRPC service. Connects on first use; must be made inside the event loop."""
+        self._model = generation_model
+        self._client = triton.InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
+
+    async def preprocess(self, chat: ChatRequest, request_id: str) -> PromptIds:
+        """Return the chat's prompt. Raises ApiError."""
+        try:
+            result = await self._client.infer(
+                PREPROCESS,
+                [_input(CHAT, CHAT_CODEC.encode(chat))],
+                request_id=request_id,
+                client_timeout=PREPROCESS_TIMEOUT_S,
+            )
+        except InferenceServerException as error:
+            raise _api_error(error.status(), error.message()) from error
+        return PromptIds(_outputs(result)[PROMPT_IDS.name])
+
+    def generate(self, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> TritonStream:
+        """Submit the prompt and return its stream."""
+
+        async def requests() -> AsyncIterator[dict[str, Any]]:
+            yield {
+                "model_name": self._model,
+                "inputs": [_input(PROMPT_IDS, prompt.raw), _input(SAMPLING, SAMPLING_CODEC.encode(sampling))],
+                "request_id": request_id,
+            }
+
+        return TritonStream(self._client.stream_infer(requests(), headers=STREAM_HEADERS))
+
+    async def status(self) -> ModelServerStatus:
+        """Ask whether Triton lives and which of the two models are missing. Never raises."""
+        models = (PREPROCESS, self._model)
+        try:
+            metadata, *ready = await asyncio.gather(
+                self._client.get_server_metadata(client_timeout=STATUS_TIMEOUT_S),
+                *(self._client.is_model_ready(model, client_timeout=STATUS_TIMEOUT_S) for model in models),
+            )
+        except InferenceServerException:
+            return ModelServerStatus(live=False, version=None, missing_models=models)
+        missing = tuple(model for model, is_ready in zip(models, ready, strict=True) if not is_ready)
+        return ModelServerStatus(live=True, version=metadata.version, missing_models=missing)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._client.close()
+
+
+class TritonStream:
+    """One request on one gRPC stream. The stream is half-closed after the request, so its end is the request's end."""
+
+    def __init__(self, responses: Any) -> None:  # noqa: ANN401 (tritonclient does not name its iterator)
+        self._responses = responses
+
+    def __aiter__(self) -> TritonStream:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> GenerationStep:
+        """Wait for the next response. Raises StopAsyncIteration after the last, ApiError."""
+        try:
+            result, error = await self._responses.__anext__()
+        except grpc.aio.AioRpcError as failure:
+            raise _api_error(str(failure.code()), failure.details() or "") from failure
+        if error is not None:
+            raise _api_error(error.status(), error.message())
+        outputs = _outputs(result)
+        event = outputs.get(EVENT.name)
+        return GenerationStep(
+            token_ids=array("i", outputs.get(TOKEN_IDS.name, b"")).tolist(),
+            event=EVENT_CODEC.decode(event) if event else None,
+        )
+
+    def cancel(self) -> None:
+        """Cancel the gRPC call, which Triton tells the model."""
+        self._responses.cancel()
+
+
+def _input(spec: TensorSpec, raw: bytes) -> triton.InferInput:
+    tensor = np.frombuffer(raw, dtype=_DTYPES[spec.datatype])
+    infer_input = triton.InferInput(spec.name, [tensor.size], spec.datatype)
+    infer_input.set_data_from_numpy(tensor)
+    return infer_input
+
+
+def _outputs(result: triton.InferResult) -> dict[str, bytes]:
+    response = result.get_response()
+    return {output.name: raw for output, raw in zip(response.outputs, response.raw_output_contents, strict=False)}
+
+
+def _api_error(status: str | None, text: str) -> ApiError:
+    """Return what a Triton error means to our client. `status`: "StatusCode.NAME".
+
+    Only the sentences written for clients (INVALID_ARGUMENT, a full queue) go out; the rest goes to the log.
+    """
+    code, sentence = decode_error(text)
+    name = (status or "").removeprefix("StatusCode.")
+    if code is GenerationErrorCode.CONTEXT_LENGTH_EXCEEDED:
+        return ContextLengthExceededError(_as_sentence(sentence))
+    if code is GenerationErrorCode.QUEUE_FULL or "maximum queue size" in text:
+        return TooManyRequestsError("The server has as many requests waiting as it takes. Try again in a moment.")
+    if name == "INVALID_ARGUMENT":
+        return InvalidRequestError(_as_sentence(sentence))
+    logger.warning("triton answered %s: %s", name or "an error without a status", text)
+    if name in ("UNAVAILABLE", "NOT_FOUND", "CANCELLED", "DEADLINE_EXCEEDED"):
+        return ServiceUnavailableError("The model server is not available. It may be loading or restarting; try again.")
+    return InternalError(current_request_id())
+
+
+def _as_sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"

@@ -1,0 +1,270 @@
+"""Generated token ids → reasoning, content and tool calls, as they stream.
+
+Stage: 6 split channels.
+Owns: the state of one answer; where each message's text goes, also of malformed ones; the pieces of a tool call.
+Does not know: the OpenAI API, Triton, what tools there are beyond the names it is given.
+
+Models write malformed Harmony in a few percent of turns, random weights always. Nothing here raises, no text is lost:
+
+- A recipient `functions.f` on any channel is a call to f. Else the channel decides: `analysis` is reasoning; `final`,
+  `commentary` (a preamble), an unknown channel or none is content.
+- Text where a header should be is content. A header that never reaches `<|message|>` gives its stray text up to the
+  place it named, after 64 bytes of it or at the next message.
+- `<|start|>` and `<|channel|>` end a message whose `<|end|>` is missing. Other special tokens in a text are dropped.
+- Two messages that go to the same place are kept apart by an empty line.
+- A call that ends without arguments has the arguments `{}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from gptoss_backend.harmony.header import Header, Reading, Section
+from gptoss_backend.harmony.vocabulary import (
+    CALL,
+    CHANNEL,
+    CONSTRAIN,
+    END,
+    FIRST_SPECIAL,
+    MESSAGE,
+    RETURN,
+    START,
+    TextDecoder,
+    token_bytes,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """More of the model's reasoning."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContentDelta:
+    """More of what the user is told."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """More of a call to a function."""
+
+    index: int
+    """Calls of one answer count from 0."""
+    name: str | None
+    """On the first delta of an index only."""
+    arguments: str
+    """JSON text as the model writes it: whole only once the call has ended."""
+
+
+Delta = ReasoningDelta | ContentDelta | ToolCallDelta
+
+
+class _Place(Enum):
+    REASONING = "reasoning"
+    CONTENT = "content"
+    CALL = "call"
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """Where a message's text goes."""
+
+    place: _Place
+    function: str | None = None
+    """Of a call."""
+
+
+_NAMESPACE: Final = "functions."
+_ENDS: Final = frozenset({END, RETURN, CALL})
+_BETWEEN_MESSAGES: Final = "\n\n"
+_NO_ARGUMENTS: Final = "{}"
+
+
+class ChannelSplitter:
+    """Splits one answer. It begins where the prompt ended: after `<|start|>assistant`."""
+
+    def __init__(self, tools: Collection[str] = ()) -> None:
+        """tools: functions that may be called; these are recognised also where `functions.` is missing."""
+        self._tools = frozenset(tools)
+        self._text = _MessageText()
+        self._route = _Route(_Place.CONTENT)
+        self._header: Header | None = Header()  # None: inside a message's text
+        self._message_tokens = 0
+        self._reasoning_tokens = 0  # of ended messages
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Tokens spent on reasoning so far, the headers and ends of its messages included."""
+        is_reasoning = self._header is None and self._route.place is _Place.REASONING
+        return self._reasoning_tokens + (self._message_tokens if is_reasoning else 0)
+
+    @property
+    def num_tool_calls(self) -> int:
+        """Calls begun so far."""
+        return self._text.num_calls
+
+    def push(self, token_ids: Sequence[int]) -> list[Delta]:
+        """Take the next tokens, stop tokens included, and return what is new. Joined, any chunking gives the same."""
+        for token in token_ids:
+            if token >= FIRST_SPECIAL:
+                self._take_special(token)
+            else:
+                self._message_tokens += 1
+                self._take_text(token_bytes(token))
+        return self._text.take_deltas()
+
+    def finish(self) -> list[Delta]:
+        """Return what was held back. Call once, when no token follows."""
+        self._end_message(ended=False)
+        return self._text.take_deltas()
+
+    # --- tokens -----------------------------------------------------------------------------------------------------
+
+    def _take_text(self, raw: bytes) -> None:
+        if self._header is None:
+            self._text.add(raw)
+            return
+        self._header.add(raw)
+        if self._header.is_overrun():
+            self._abandon_header(self._header)
+
+    def _take_special(self, token: int) -> None:
+        if token == START or (token == CHANNEL and (self._header is None or self._header.is_broken())):
+            self._end_message(ended=False)
+            self._header = Header(Section.ROLE if token == START else Section.CHANNEL)
+        self._message_tokens += 1
+        if token in _ENDS:
+            self._end_message(ended=True)
+            self._header = Header()
+        elif self._header is not None:
+            self._take_header_marker(self._header, token)
+
+    def _take_header_marker(self, header: Header, token: int) -> None:
+        if token == MESSAGE:
+            self._begin_text(self._find_route(header.close()))
+        elif token == CHANNEL:
+            header.open(Section.CHANNEL)
+        elif token == CONSTRAIN:
+            header.open(Section.TYPE)
+
+    # --- messages ---------------------------------------------------------------------------------------------------
+
+    def _begin_text(self, route: _Route) -> None:
+        self._header = None
+        self._route = route
+        self._text.begin(route)
+
+    def _abandon_header(self, header: Header) -> _Route:
+        """Give up waiting for `<|message|>`: show the header's stray text, if any, where the header says."""
+        reading = header.abandon()
+        route = self._find_route(reading)
+        if reading.stray:
+            self._begin_text(route)
+            self._text.add(reading.stray)
+        return route
+
+    def _end_message(self, *, ended: bool) -> None:
+        """Close the message now open, whether its text or only its header has come.
+
+        ended: an end token came; else the message is cut, and a call in it may lack arguments.
+        """
+        route = self._route if self._header is None else self._abandon_header(self._header)
+        if self._header is not None and ended and route.function:
+            self._begin_text(route)  # a call without arguments may come without <|message|>
+        if self._header is None:
+            self._text.end(ended=ended)
+        if route.place is _Place.REASONING:
+            self._reasoning_tokens += self._message_tokens
+        self._message_tokens = 0
+
+    def _find_route(self, reading: Reading) -> _Route:
+        for recipient in reversed(reading.recipients):
+            if function := self._find_function(recipient):
+                return _Route(_Place.CALL, function)
+        return _Route(_Place.REASONING if reading.channel == "analysis" else _Place.CONTENT)
+
+    def _find_function(self, recipient: str) -> str | None:
+        name = recipient.removeprefix(_NAMESPACE)
+        if name in self._tools:
+            return name
+        if recipient in self._tools:
+            return recipient
+        return name if name != recipient else None
+
+
+class _MessageText:
+    """Turns messages' bytes into deltas."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+        self._route = _Route(_Place.CONTENT)
+        self._has_text = False  # the message now open has shown some
+        self._shown: set[_Place] = set()  # where an earlier message has shown some
+        self._undecoded = bytearray()
+        self._decoder = TextDecoder()
+        self._deltas: list[Delta] = []
+
+    def begin(self, route: _Route) -> None:
+        self._route = route
+        self._has_text = False
+        if route.place is _Place.CALL:
+            self._append(ToolCallDelta(self.num_calls, route.function, ""))
+            self.num_calls += 1
+
+    def add(self, raw: bytes) -> None:
+        self._undecoded += raw
+
+    def end(self, *, ended: bool) -> None:
+        self._decode()
+        self._show(self._decoder.finish())
+        if ended and self._route.place is _Place.CALL and not self._has_text:
+            self._show(_NO_ARGUMENTS)
+        if self._has_text:
+            self._shown.add(self._route.place)
+
+    def take_deltas(self) -> list[Delta]:
+        self._decode()
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    def _decode(self) -> None:
+        if self._undecoded:
+            self._show(self._decoder.push_bytes(bytes(self._undecoded)))
+            self._undecoded.clear()
+
+    def _show(self, text: str) -> None:
+        if not text:
+            return
+        place = self._route.place
+        if place is _Place.CALL:
+            self._append(ToolCallDelta(self.num_calls - 1, None, text))
+        else:
+            apart = _BETWEEN_MESSAGES if place in self._shown and not self._has_text else ""
+            self._append(ReasoningDelta(apart + text) if place is _Place.REASONING else ContentDelta(apart + text))
+        self._has_text = True
+
+    def _append(self, delta: Delta) -> None:
+        joined = _join(self._deltas[-1], delta) if self._deltas else None
+        if joined is None:
+            self._deltas.append(delta)
+        else:
+            self._deltas[-1] = joined
+
+
+def _join(first: Delta, second: Delta) -> Delta | None:
+    """Return one delta for two of a kind, None for two that differ."""
+    match first, second:
+        case ReasoningDelta(text), ReasoningDelta(more):
+            return ReasoningDelta(text + more)
+        case ContentDelta(text), ContentDelta(more):
+            return ContentDelta(text + more)
+        case ToolCallDelta(index, name, text), ToolCallDelta(same, None, more) if index == same:
+            return ToolCallDelta(index, name, text + more)
+    return None

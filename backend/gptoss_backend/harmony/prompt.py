@@ -1,0 +1,215 @@
+"""Chat request → prompt token ids in the Harmony format.
+
+Stage: 3 prompt.
+Owns: each message's role, channel and recipient; which reasoning the model sees again; what a name may hold.
+Does not know: Triton, sampling, how the answer is read back (channels.py).
+
+The format is https://developers.openai.com/cookbook/articles/openai-harmony. oss-harmony renders the system message and
+the function tools; the turns are put together here, token for token as it would, because it takes 4 ms for the markers
+of 60 messages.
+
+All text of a request is tokenised as ordinary text, so `<|end|>` typed by a user stays seven characters. Names are the
+one thing that lands in a message's header, where white space would be structure: they are held to OpenAI's alphabet.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from openai_harmony import DeveloperContent, Message, ReasoningEffort, RenderOptions, SystemContent, ToolDescription
+from openai_harmony import Role as HarmonyRole
+
+from gptoss_backend.contract import ChatMessage, ChatRequest, FunctionTool, Role
+from gptoss_backend.harmony.runs import cut_long_runs, has_unbreakable_run
+from gptoss_backend.harmony.vocabulary import CALL, END, MESSAGE, START, encoding
+
+NAMESPACE: Final = "functions."
+"""What comes before a function's name in a recipient or an author."""
+TOOL_NAME: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+
+_HEADER_MARKERS: Final = frozenset({"<|channel|>", "<|constrain|>"})
+_SCHEMA_WITHOUT_FIELDS: Final = frozenset(
+    {"type", "properties", "required", "additionalProperties", "title", "$schema"}
+)
+
+
+class PromptError(ValueError):
+    """A request that no prompt can be made of. The message is one sentence that names the part at fault."""
+
+
+def render_prompt(request: ChatRequest) -> list[int]:
+    """Return the prompt's token ids, ending in the header that the assistant's answer continues.
+
+    Order: system (identity, date, effort, channels), developer (all system and developer messages in their order, then
+    the function tools), then the turns. Equal requests give equal ids on every machine.
+    Raises PromptError.
+    """
+    ids = list(_system(request.reasoning_effort.name, request.date, bool(request.tools)))
+    ids += _developer(request)
+    for turn in _turns(request.messages):
+        ids += turn
+    return [*ids, START, *_header("assistant")]
+
+
+# --- system and developer -------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def _system(effort: str, date: str | None, has_tools: bool) -> tuple[int, ...]:
+    content = SystemContent(reasoning_effort=ReasoningEffort[effort], conversation_start_date=date)
+    message = Message.from_role_and_content(HarmonyRole.SYSTEM, content)
+    return tuple(encoding().render(message, RenderOptions(conversation_has_function_tools=has_tools)))
+
+
+def _developer(request: ChatRequest) -> list[int]:
+    """Return the developer message, or nothing where it would be empty."""
+    told = [message.content for message in request.messages if message.role in (Role.SYSTEM, Role.DEVELOPER)]
+    instructions = "\n\n".join(text for text in told if text)
+    if not instructions and not request.tools:
+        return []
+    body = _encode(f"# Instructions\n\n{instructions}" + ("\n\n" if request.tools else "")) if instructions else []
+    if request.tools:
+        body += _describe_tools(request.tools)
+    return [START, *_header("developer"), MESSAGE, *body, END]
+
+
+def _describe_tools(tools: Sequence[FunctionTool]) -> list[int]:
+    """Return the `# Tools` section: the functions as TypeScript types."""
+    described = [_describe_tool(tool, f"tools[{position}]") for position, tool in enumerate(tools)]
+    try:
+        return _render_tools(described)
+    except ValueError:
+        for position, description in enumerate(described):
+            _check_renders(description, f"tools[{position}]")
+        raise
+
+
+def _render_tools(described: Sequence[ToolDescription]) -> list[int]:
+    content = DeveloperContent().with_function_tools(described)
+    ids: list[int] = encoding().render(Message.from_role_and_content(HarmonyRole.DEVELOPER, content))
+    return ids[ids.index(MESSAGE) + 1 : -1]  # without header and <|end|>
+
+
+def _check_renders(description: ToolDescription, where: str) -> None:
+    try:
+        _render_tools([description])
+    except ValueError as error:
+        raise PromptError(
+            f"{where}: the parameters of {description.name!r} cannot be described to the model: "
+            "they are nested too deeply or hold a number that JSON does not have."
+        ) from error
+
+
+def _describe_tool(tool: FunctionTool, where: str) -> ToolDescription:
+    name = _checked_name(tool.name, where)
+    if has_unbreakable_run(tool.description) or has_unbreakable_run(json.dumps(tool.parameters, ensure_ascii=False)):
+        raise PromptError(
+            f"{where}: the description of {name!r} holds an overlong run of characters without a word end."
+        )
+    return ToolDescription.new(name, tool.description, _parameters(tool))
+
+
+def _parameters(tool: FunctionTool) -> dict[str, Any] | None:
+    """Return the schema as the library wants it; None, rendered `() => any`, for a function that takes nothing."""
+    schema = tool.parameters or {}
+    if not schema.get("properties") and schema.keys() <= _SCHEMA_WITHOUT_FIELDS:
+        return None
+    return {"type": "object", **schema}
+
+
+# --- turns ----------------------------------------------------------------------------------------------------------
+
+
+def _turns(messages: Sequence[ChatMessage]) -> Iterator[list[int]]:
+    """Yield the user's, the assistant's and the tools' messages."""
+    last_final = max((at for at, message in enumerate(messages) if _is_final(message)), default=-1)
+    called: dict[str, str] = {}  # tool_call_id → name
+    for position, message in enumerate(messages):
+        where = f"messages[{position}]"
+        _check_fields(message, where)
+        match message.role:
+            case Role.USER:
+                yield _message("user", _content(message, where))
+            case Role.ASSISTANT:
+                yield from _assistant(message, where, keep_reasoning=position > last_final)
+                called.update((call.id, call.name) for call in message.tool_calls)
+            case Role.TOOL:
+                yield _tool_result(message, where, called)
+
+
+def _is_final(message: ChatMessage) -> bool:
+    return message.role is Role.ASSISTANT and bool(message.content) and not message.tool_calls
+
+
+def _assistant(message: ChatMessage, where: str, *, keep_reasoning: bool) -> Iterator[list[int]]:
+    """Yield analysis, then the final text, or the preamble and the calls it announces.
+
+    Reasoning is dropped once a final answer has followed it; between tool calls the model needs it to go on.
+    """
+    if message.reasoning and keep_reasoning:
+        yield _message("assistant<|channel|>analysis", message.reasoning)
+    if message.content:
+        channel = "commentary" if message.tool_calls else "final"
+        yield _message(f"assistant<|channel|>{channel}", message.content)
+    for position, call in enumerate(message.tool_calls):
+        name = _checked_name(call.name, f"{where}.tool_calls[{position}]")
+        yield _message(
+            f"assistant<|channel|>commentary to={NAMESPACE}{name} <|constrain|>json", call.arguments, end=CALL
+        )
+
+
+def _tool_result(message: ChatMessage, where: str, called: dict[str, str]) -> list[int]:
+    if message.tool_call_id is None:
+        raise PromptError(f"{where}: a tool message needs the tool_call_id of the call it answers.")
+    name = called.get(message.tool_call_id)
+    if name is None:
+        raise PromptError(f"{where}: no earlier message calls a tool under the tool_call_id {message.tool_call_id!r}.")
+    return _message(f"{NAMESPACE}{name} to=assistant<|channel|>commentary", _content(message, where))
+
+
+def _message(header: str, text: str, *, end: int = END) -> list[int]:
+    return [START, *_header(header), MESSAGE, *_encode(text), end]
+
+
+@lru_cache(maxsize=1024)
+def _header(text: str) -> tuple[int, ...]:
+    """Tokenise our own words and checked names, the markers among them as markers."""
+    return tuple(encoding().encode(text, allowed_special=_HEADER_MARKERS, disallowed_special=()))
+
+
+def _encode(text: str) -> list[int]:
+    """Tokenise text that is not ours: nothing in it becomes a special token."""
+    ids: list[int] = []
+    for part in cut_long_runs(text):
+        ids += encoding().encode(part, disallowed_special=())
+    return ids
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _check_fields(message: ChatMessage, where: str) -> None:
+    if message.role is not Role.ASSISTANT and (message.tool_calls or message.reasoning):
+        raise PromptError(
+            f"{where}: only an assistant message may hold tool_calls or reasoning, not one of role {message.role}."
+        )
+    if message.role is not Role.TOOL and message.tool_call_id is not None:
+        raise PromptError(f"{where}: only a tool message may hold a tool_call_id, not one of role {message.role}.")
+
+
+def _content(message: ChatMessage, where: str) -> str:
+    if message.content is None:
+        raise PromptError(f"{where}: a message of role {message.role} needs content.")
+    return message.content
+
+
+def _checked_name(name: str, where: str) -> str:
+    if not TOOL_NAME.fullmatch(name):
+        raise PromptError(
+            f"{where}: {name!r} is no tool name: use 1 to 128 of the characters a-z, A-Z, 0-9, '_', '-' and '.'."
+        )
+    return name

@@ -1,0 +1,154 @@
+"""The generation stub: PROMPT_IDS and SAMPLING in, a decoupled stream of token deltas out.
+
+Stage 4 of a request enters here. Owns: the engine of one instance and the threads around it.
+Does not know: Harmony messages, HTTP. Nothing here raises into Triton: an exception out of `execute` would close the
+streams of every request in the batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from typing import Any
+
+import torch
+import triton_python_backend_utils as pb_utils
+
+from gptoss_backend.contract import (
+    MODELS_BY_TRITON,
+    PROMPT_IDS,
+    SAMPLING,
+    SAMPLING_CODEC,
+    ContractError,
+    GenerationErrorCode,
+    encode_error,
+)
+from gptoss_backend.engine.checkpoint import find_checkpoint
+from gptoss_backend.engine.engine import Engine, EngineOptions
+from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
+from gptoss_backend.engine.sequence import GenerationRequest
+from gptoss_backend.settings import Settings, load_settings
+from gptoss_backend.triton.engine_metrics import EngineMetrics
+from gptoss_backend.triton.logs import log_to_triton
+from gptoss_backend.triton.responses import ResponseSender, ResponseStream
+from gptoss_backend.triton.tensors import read_bytes, read_ids
+
+logger = logging.getLogger(__name__)
+
+# a vanished client is found within one period, and the page is never older
+_HOUSEKEEPING_PERIOD_S = 0.05
+
+
+class Generate:
+    """Triton's model object: one engine for each instance."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the checkpoint and start the engine. Raises with one sentence, which fails the model's loading."""
+        log_to_triton()
+        settings = load_settings()
+        name = args["model_name"]
+        device = _device(args)
+        if settings.engine.num_threads and device.type == "cpu":
+            torch.set_num_threads(settings.engine.num_threads)
+        self._ids = itertools.count()
+        self._closing = threading.Event()
+        self._sender = ResponseSender(cancel=lambda request_id: self._engine.cancel(request_id))
+        self._engine = Engine.load(
+            find_checkpoint(settings.checkpoints[MODELS_BY_TRITON[name].short]),
+            _options(settings),
+            self._sender.put,
+            device=device,
+            dtype=settings.engine.dtype,
+            progress=_log_progress(name),
+        )
+        self._drain_s = settings.engine.drain_timeout_s
+        self._metrics = EngineMetrics(name, args["model_instance_name"])
+        self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
+        self._sender.start()
+        self._engine.start()
+        self._housekeeper.start()
+        logger.info("%s is ready on %s", name, device)
+
+    def execute(self, requests: list[Any]) -> None:
+        """Queue the requests and return at once; their responses come from the sender's thread."""
+        for request in requests:
+            try:
+                self._accept(request)
+            except Exception:  # even the refusal could not be sent; the rest of the batch must not suffer
+                logger.exception("a request could not be answered")
+
+    def finalize(self) -> None:
+        """Stop intake, let requests run on for the drain time, end the rest, join every thread."""
+        self._engine.stop(self._drain_s)
+        self._sender.close()
+        self._closing.set()
+        self._housekeeper.join()
+
+    def _accept(self, request: Any) -> None:  # noqa: ANN401 (Triton's InferenceRequest has no importable type here)
+        request_id = f"{next(self._ids)}:{request.request_id()}"
+        stream = ResponseStream(request.get_response_sender())
+        try:
+            generation = GenerationRequest(
+                request_id, read_ids(request, PROMPT_IDS), SAMPLING_CODEC.decode(read_bytes(request, SAMPLING))
+            )
+            self._sender.open(request_id, stream)
+            self._engine.submit(generation)
+        except Exception as error:  # noqa: BLE001 (every request gets an answer; _refusal logs the unexpected)
+            self._sender.forget(request_id)
+            stream.refuse(*_refusal(request_id, error))
+
+    def _keep_house(self) -> None:
+        while not self._closing.wait(_HOUSEKEEPING_PERIOD_S):
+            try:
+                self._sender.cancel_abandoned()
+                self._metrics.publish(self._engine.stats())
+            except Exception:
+                logger.exception("housekeeping failed; trying again")
+
+
+def _refusal(request_id: str, error: Exception) -> tuple[str, int]:
+    """Return the text and Triton status that tell a client why its request was not taken."""
+    status = pb_utils.TritonError
+    match error:
+        case PromptTooLong():
+            return encode_error(GenerationErrorCode.CONTEXT_LENGTH_EXCEEDED, str(error)), status.INVALID_ARG
+        case ContractError() | InvalidRequest():
+            return str(error), status.INVALID_ARG
+        case QueueFull():
+            return encode_error(GenerationErrorCode.QUEUE_FULL, str(error)), status.UNAVAILABLE
+        case EngineStopped():
+            return str(error), status.UNAVAILABLE
+        case _:
+            logger.exception("request %s: not taken", request_id, exc_info=error)
+            return "the server failed to take this request", status.INTERNAL
+
+
+def _device(args: dict[str, str]) -> torch.device:
+    """Return the device of this instance: the card that Triton assigns, or the CPU."""
+    kind = args["model_instance_kind"]
+    if kind == "CPU" or (kind == "MODEL" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    device = torch.device("cuda", int(args["model_instance_device_id"]) if kind == "GPU" else 0)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _options(settings: Settings) -> EngineOptions:
+    engine, profile = settings.engine, settings.active_profile
+    return EngineOptions(
+        max_num_seqs=profile.max_num_seqs or engine.max_num_seqs,
+        max_queue=engine.max_queue,
+        prefill_chunk_tokens=profile.prefill_chunk_tokens or engine.prefill_chunk_tokens,
+        block_size=engine.block_size,
+        max_model_len=engine.max_model_len,
+        kv_cache_bytes=engine.kv_cache_bytes,
+    )
+
+
+def _log_progress(name: str) -> Any:  # noqa: ANN401
+    def log(done: int, total: int) -> None:
+        if done == total or done % 4 == 0:
+            logger.info("%s: layer %d of %d loaded", name, done, total)
+
+    return log

@@ -1,0 +1,65 @@
+"""The `preprocess` model: CHAT → PROMPT_IDS and SAMPLING.
+
+Stage: 3 prompt.
+Owns: what a faulty request is answered with.
+Does not know: torch, the generation models, HTTP.
+
+A pure function of its input, so Triton may answer it from its response cache.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import triton_python_backend_utils as pb_utils
+
+from gptoss_backend.contract import (
+    CHAT,
+    CHAT_CODEC,
+    PROMPT_IDS,
+    SAMPLING,
+    SAMPLING_CODEC,
+    ChatMessage,
+    ChatRequest,
+    ContractError,
+    Role,
+)
+from gptoss_backend.harmony.prompt import PromptError, render_prompt
+from gptoss_backend.triton.logs import log_to_triton
+from gptoss_backend.triton.tensors import bytes_tensor, ids_tensor, read_bytes
+
+logger = logging.getLogger(__name__)
+
+
+class Preprocess:
+    """What Triton calls, in one process per instance, from one thread."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Load the vocabulary, so that no request waits for it."""
+        log_to_triton()
+        render_prompt(ChatRequest(messages=(ChatMessage(role=Role.USER, content=""),)))
+
+    def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
+        """Answer each request by itself: none harms another."""
+        return [_answer(request) for request in requests]
+
+    def finalize(self) -> None:
+        """Nothing is held."""
+
+
+def _answer(request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
+    try:
+        chat = CHAT_CODEC.decode(read_bytes(request, CHAT))
+        prompt_ids = ids_tensor(PROMPT_IDS, render_prompt(chat))
+        sampling = bytes_tensor(SAMPLING, SAMPLING_CODEC.encode(chat.sampling))
+    except (ContractError, PromptError) as error:
+        return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+    except Exception:  # what escapes here would fail the whole batch
+        logger.exception("preprocess failed on request %r", request.request_id())
+        return _refusal("The prompt could not be made; the server's log says why.", pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse([prompt_ids, sampling])
+
+
+def _refusal(sentence: str, code: int) -> pb_utils.InferenceResponse:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence, code))

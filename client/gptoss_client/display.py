@@ -1,0 +1,111 @@
+"""How the commands talk to the person at the terminal while a server starts and ends.
+
+Stage: `gptoss serve`.
+Owns: the progress lines (a live one on a terminal, plain ones elsewhere), the last words before a server is left alone.
+Does not know: how anything is started or probed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.status import Status
+
+from gptoss_backend.contract import ModelName
+from gptoss_client.process_group import ProcessRecord
+
+_REPEAT_S: Final = 10.0
+
+
+class Display:
+    """Tells of a server's start and end on a console. A console that is gone silences it and harms nothing."""
+
+    def __init__(self, console: Console, farewell: Sequence[str] = (), *, with_time: bool = False) -> None:
+        """farewell: the lines to print once the server is ready. with_time: each line begins with the time."""
+        self._console = console
+        self._farewell = farewell
+        self._with_time = with_time
+        self._status: Status | None = None
+        self._awaited: tuple[str, ...] = ()
+        self._told_at = 0.0
+
+    def started(self, processes: Sequence[ProcessRecord]) -> None:
+        """Say nothing: what is awaited follows at once."""
+
+    def waiting(self, awaited: Sequence[str], elapsed_s: float) -> None:
+        """Show what is awaited: always on a terminal, elsewhere when it changes and now and then."""
+        line = f"{elapsed_s:.0f} s: {'; '.join(awaited)}"
+        if self._console.is_terminal:
+            self._show_live(line)
+        elif tuple(awaited) != self._awaited or time.monotonic() - self._told_at > _REPEAT_S:
+            self._awaited, self._told_at = tuple(awaited), time.monotonic()
+            self.say(line)
+
+    def ready(self, elapsed_s: float) -> None:
+        """Say that the server is ready and how to use it."""
+        self._end_live()
+        self.say(f"ready in {elapsed_s:.1f} s")
+        for line in self._farewell:
+            self.say(line)
+
+    def ending(self, name: str) -> None:
+        """Say that a process is asked to end."""
+        self._end_live()
+        self.say(f"stopping {name}")
+
+    def failed(self, sentence: str) -> None:
+        """Say why the server is not there any more, in the form `failure_in` finds again."""
+        self._end_live()
+        self.say(f"error: {sentence}")
+
+    def close(self) -> None:
+        """End the live line, if there is one."""
+        self._end_live()
+
+    def say(self, line: str) -> None:
+        """Print a line as it is: not wrapped, so that it can be copied."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S ") if self._with_time else ""
+        with contextlib.suppress(OSError):
+            self._console.print(f"{stamp}{line}", soft_wrap=True, markup=False, highlight=False)
+
+    def _show_live(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            if self._status is None:
+                self._status = self._console.status(text)
+                self._status.start()
+            self._status.update(text)
+
+    def _end_live(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._status is not None:
+                self._status.stop()
+        self._status = None
+
+
+def failure_in(log: str) -> str | None:
+    """Return the sentence, and what follows it, that a display with the time on its lines told as a failure."""
+    found = re.search(r"^\S+ \S+ error: (.*)", log, flags=re.MULTILINE | re.DOTALL)
+    return found.group(1).strip() if found else None
+
+
+def farewell(model: ModelName, api: str, logs: Path, how_to_stop: str) -> tuple[str, ...]:
+    """Return what a person needs once the server is ready: the address, a first request, the way out."""
+    return (f"OpenAI API  {api}", f"logs        {logs}", "", curl_line(model, api), "", how_to_stop)
+
+
+def curl_line(model: ModelName, api: str) -> str:
+    """Return a shell line that streams a first chat."""
+    request = {
+        "model": model.openai,
+        "messages": [{"role": "user", "content": "Say hello."}],
+        "max_tokens": 64,
+        "stream": True,
+    }
+    return f"curl -N {api}/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(request)}'"

@@ -1,0 +1,42 @@
+"""What can keep a command from its work, as the person at the terminal reads it.
+
+Stage: the `gptoss` command.
+Owns: the error tree of the client's commands and their exit statuses.
+Does not know: where the errors come from.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CommandError(Exception):
+    """A command cannot go on. The message is a sentence to act on."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(CommandError):
+    """What was asked for cannot be: an option or a setting is wrong."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class RunningError(CommandError):
+    """A server already runs from this run directory."""
+
+
+class PortError(CommandError):
+    """A port cannot be listened on."""
+
+
+class RuntimeMissingError(CommandError):
+    """There is no tritonserver that this Python can run."""
+
+
+class ProcessDiedError(CommandError):
+    """A process of the server ended by itself. The message ends with its last log lines."""
+
+
+class StartupTimeoutError(CommandError):
+    """The server was not ready in time. The message ends with the last log lines of what was awaited."""

@@ -1,0 +1,172 @@
+"""What a server is made of: its two processes, their commands, and how to ask whether they are ready.
+
+Stage: start of a server.
+Owns: tritonserver's flags, the adapter's command, the addresses at which both are reached from this machine.
+Does not know: how processes are started, watched or ended.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from gptoss_backend.contract import MODELS_BY_SHORT, PREPROCESS, ModelName
+from gptoss_backend.settings import ServerSettings, Settings, child_environment
+from gptoss_client.ports import Listener
+from gptoss_client.run_state import RunDirectory
+from gptoss_client.supervisor import ProcessSpec
+from gptoss_client.triton_runtime import TritonRuntime
+
+TRITON: Final = "tritonserver"
+ADAPTER: Final = "adapter"
+CPU_CONFIG: Final = "cpu"
+
+_SHARED_MEMORY: Final = Path("/dev/shm")
+# A container's /dev/shm is 64 MB unless asked for; tensors here are token ids and text. A region grows when it must.
+_SHM_REGION_BYTES: Final = 1024 * 1024
+# Triton counts its own timeout down in steps of a second, and is to be done before it is killed.
+_EXIT_MARGIN_S: Final = 2
+_PROBE_TIMEOUT_S: Final = 2.0
+_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a server is reached from this machine."""
+
+    api: str
+    triton_grpc: str
+    triton_http: str
+    metrics: str
+    triton_ready: str
+    adapter_ready: str
+
+    @classmethod
+    def of(cls, server: ServerSettings) -> Addresses:
+        """Derive them from where the processes listen."""
+        api = f"http://{_reachable(server.host, server.port)}"
+        triton_http = f"http://{_reachable(server.triton_host, server.http_port)}"
+        return cls(
+            api=f"{api}/v1",
+            triton_grpc=_reachable(server.triton_host, server.grpc_port),
+            triton_http=triton_http,
+            metrics=f"http://{_reachable(server.triton_host, server.metrics_port)}/metrics",
+            triton_ready=f"{triton_http}/v2/health/ready",
+            adapter_ready=f"{api}/health",
+        )
+
+
+def listeners(server: ServerSettings) -> tuple[Listener, ...]:
+    """Return the ports a server needs."""
+
+    def triton(purpose: str, port: int, setting: str) -> Listener:
+        return Listener(purpose, server.triton_host, port, f"choose another --port, or set server.{setting}")
+
+    return (
+        Listener("the OpenAI API", server.host, server.port, "stop what listens there, or choose another --port"),
+        triton("Triton's gRPC", server.grpc_port, "triton_grpc_port"),
+        triton("Triton's metrics", server.metrics_port, "triton_metrics_port"),
+        triton("Triton's HTTP", server.http_port, "triton_http_port"),
+    )
+
+
+def processes(
+    settings: Settings, runtime: TritonRuntime, run: RunDirectory, *, config_name: str | None, shm_prefix: str
+) -> tuple[ProcessSpec, ...]:
+    """Return the server's processes in the order of their start. Rotates their logs."""
+    model = MODELS_BY_SHORT[settings.served_model]
+    addresses = Addresses.of(settings.server)
+    environment = child_environment(run.config)
+    return (
+        ProcessSpec(
+            name=TRITON,
+            command=triton_command(settings, runtime, config_name=config_name, shm_prefix=shm_prefix),
+            environment=runtime.environment(environment),
+            log=run.new_log("triton"),
+            awaited=f"loads {model.triton}",
+            is_ready=http_probe(addresses.triton_ready),
+            needs_children=True,
+            clean_up=lambda: remove_shared_memory(shm_prefix),
+        ),
+        ProcessSpec(
+            name=ADAPTER,
+            command=(sys.executable, "-m", "gptoss_adapter"),
+            environment=environment,
+            log=run.new_log("adapter"),
+            awaited=f"waits for {TRITON}",
+            is_ready=http_probe(addresses.adapter_ready),
+        ),
+    )
+
+
+def triton_command(
+    settings: Settings, runtime: TritonRuntime, *, config_name: str | None, shm_prefix: str
+) -> tuple[str, ...]:
+    """Return tritonserver's command. config_name: which variant of the models' configs; None: config.pbtxt itself."""
+    server = settings.server
+    return (
+        str(runtime.binary),
+        f"--model-repository={server.model_repository}",
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in _models(MODELS_BY_SHORT[settings.served_model])),
+        "--disable-auto-complete-config",
+        *([f"--model-config-name={config_name}"] if config_name else []),
+        *([f"--backend-directory={runtime.backend_directory}"] if runtime.backend_directory else []),
+        f"--backend-config=python,shm-default-byte-size={_SHM_REGION_BYTES}",
+        f"--backend-config=python,shm-growth-byte-size={_SHM_REGION_BYTES}",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        *_cache_flags(server, runtime),
+        f"--grpc-address={server.triton_host}",
+        f"--grpc-port={server.grpc_port}",
+        f"--http-address={server.triton_host}",
+        f"--http-port={server.http_port}",
+        f"--metrics-address={server.triton_host}",
+        f"--metrics-port={server.metrics_port}",
+        "--metrics-config=histogram_latencies=true",
+        f"--exit-timeout-secs={max(1, int(server.shutdown_timeout_s) - _EXIT_MARGIN_S)}",
+    )
+
+
+def http_probe(url: str) -> Callable[[], bool]:
+    """Return a question that is answered yes when `url` answers 200."""
+    return lambda: probe(url) == "ready"
+
+
+def probe(url: str) -> str:
+    """Ask once and return "ready" or what is the matter, for people. Blocks for two seconds at most."""
+    try:
+        # neither proxies nor certificates: it is this machine that is asked, in plain HTTP
+        with httpx.Client(trust_env=False, verify=False, timeout=_PROBE_TIMEOUT_S) as client:
+            status = client.get(url).status_code
+    except httpx.TimeoutException:
+        return "does not answer in time"
+    except httpx.HTTPError:
+        return "does not answer"
+    return "ready" if status == httpx.codes.OK else f"not ready (HTTP {status})"
+
+
+def remove_shared_memory(prefix: str, folder: Path = _SHARED_MEMORY) -> None:
+    """Remove the regions that killed stubs have left behind."""
+    for region in folder.glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)
+
+
+def _models(model: ModelName) -> tuple[str, ...]:
+    return (PREPROCESS, model.triton, model.ensemble)
+
+
+def _cache_flags(server: ServerSettings, runtime: TritonRuntime) -> list[str]:
+    if not server.response_cache_bytes:
+        return []
+    folder = [f"--cache-directory={runtime.cache_directory}"] if runtime.cache_directory else []
+    return [f"--cache-config=local,size={server.response_cache_bytes}", *folder]
+
+
+def _reachable(host: str, port: int) -> str:
+    address = _ANY_ADDRESS.get(host, host)
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,0 +1,89 @@
+"""Processes that lead a group of their own, and the groups they leave behind.
+
+Stage: start and end of a server.
+Owns: telling a remembered process from a stranger with the same id, and ending whole groups.
+Does not know: what the processes are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+
+# Processes tell their start in clock ticks since boot; the boot's time of day drifts with the clock.
+_CLOCK_SLACK_S: Final = 2.0
+_KILL_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """A process as another one remembers it. Its group has the same id as itself."""
+
+    name: str
+    pid: int
+    created_at: float
+    """Seconds since the epoch. Ids are used again; with its time of birth a process is never mistaken."""
+
+    @classmethod
+    def of(cls, name: str, pid: int) -> ProcessRecord:
+        """Remember a process that is this one's child, or this one."""
+        try:
+            created_at = psutil.Process(pid).create_time()
+        except psutil.Error:  # it ended at once: what it may have left in its group is not older than now
+            created_at = time.time()
+        return cls(name, pid, created_at)
+
+    def find(self) -> psutil.Process | None:
+        """Return the process if it still runs. One that has ended and was not yet waited for does not."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created_at) < _CLOCK_SLACK_S
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
+
+
+def kill_group(leader: ProcessRecord) -> int:
+    """End all that is left of a group by SIGKILL, its leader included; returns how many there were.
+
+    Blocks until they are gone, some seconds at most.
+    """
+    members = list(_members(leader))
+    for member in members:
+        with contextlib.suppress(psutil.Error):
+            member.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while any(_members(leader)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return len(members)
+
+
+def crashed_children(leader: ProcessRecord) -> list[int]:
+    """Return the ids of children that ended without their parent taking note."""
+    try:
+        children = psutil.Process(leader.pid).children()
+    except psutil.Error:
+        return []
+    return [child.pid for child in children if _is_zombie(child)]
+
+
+def _members(leader: ProcessRecord) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            in_group = os.getpgid(process.pid) == leader.pid
+            if in_group and process.create_time() > leader.created_at - _CLOCK_SLACK_S and not _is_zombie(process):
+                yield process
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

@@ -1,0 +1,127 @@
+"""The run directory: what a server leaves on disk for the other commands to find.
+
+Stage: start, `gptoss status` and `gptoss stop`.
+Owns: config.yaml (the resolved settings all processes read), state.json, the lock that admits one server, logs/.
+Does not know: how processes are started or probed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from gptoss_client.errors import CommandError, RunningError
+from gptoss_client.process_group import ProcessRecord
+
+_TABLE_MARKS: Final = ("+--", "| ", "+==")
+
+
+class Phase(StrEnum):
+    """How far a server is."""
+
+    PREPARING = "preparing"
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """A running server, as state.json holds it."""
+
+    phase: Phase
+    supervisor: ProcessRecord
+    started_at: float
+    """Seconds since the epoch."""
+    shm_prefix: str
+    """How the names of the Python backend's shared memory begin."""
+    processes: tuple[ProcessRecord, ...] = ()
+    awaited: tuple[str, ...] = ()
+    """While starting: what is not ready yet, as sentences for people."""
+
+
+_STATE: Final = TypeAdapter(RunState)
+
+
+class RunDirectory:
+    """One server's place on disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.yaml"
+        self.logs = root / "logs"
+        self._state = root / "state.json"
+        self._lock = root / "lock"
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[int]:
+        """Hold the directory for one server; gives the lock's file descriptor.
+
+        The lock lives as long as any process has the descriptor open, so a child that inherits it keeps the claim,
+        and no crash leaves it behind. Raises RunningError where another server holds it.
+        """
+        try:
+            self.logs.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise CommandError(f"cannot write in the run directory {self.root}: {error.strerror}") from error
+        try:
+            self._take(descriptor)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _take(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            state = self.read_state()
+            by = f" (pid {state.supervisor.pid})" if state else ""
+            raise RunningError(
+                f"a server{by} already runs from {self.root}: end it with `gptoss stop`, "
+                "or give this one another --run-dir"
+            ) from None
+
+    def read_state(self) -> RunState | None:
+        """Return what the last server wrote, if it did not clean up itself; it need not run any more."""
+        try:
+            return _STATE.validate_json(self._state.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def write_state(self, state: RunState) -> None:
+        """Replace the state in one step: a reader sees the old one or the new one."""
+        fresh = self._state.with_suffix(".new")
+        fresh.write_bytes(_STATE.dump_json(state))
+        fresh.replace(self._state)
+
+    def forget_state(self) -> None:
+        """Remove the state: nothing runs any more."""
+        self._state.unlink(missing_ok=True)
+
+    def new_log(self, name: str) -> Path:
+        """Return the path of a log that starts empty; the one before is kept as `.1`."""
+        log = self.logs / f"{name}.log"
+        if log.exists() and log.stat().st_size:
+            log.replace(log.with_suffix(".log.1"))
+        return log
+
+
+def last_lines(log: Path, count: int = 15, width: int = 400) -> list[str]:
+    """Return a log's last lines that say something: no blank ones, no parts of tables; each cut at `width`."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 256 * 1024))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith(_TABLE_MARKS)]
+    return [line[:width] for line in lines[-count:]]

@@ -1,0 +1,187 @@
+"""`gptoss serve`: from settings to a running server, here or in the background.
+
+Stage: start of a server; then this process is its supervisor.
+Owns: the order of what is seen to before anything starts; what of the server's life is written to the run directory.
+Does not know: what the processes are made of, how they are watched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from rich.console import Console
+
+from gptoss_backend.contract import MODELS_BY_SHORT
+from gptoss_backend.settings import Settings, child_environment
+from gptoss_client.checkpoint import ensure_checkpoint
+from gptoss_client.display import Display, failure_in, farewell
+from gptoss_client.errors import ProcessDiedError
+from gptoss_client.gpu import has_nvidia_gpu
+from gptoss_client.launch import CPU_CONFIG, Addresses, listeners, processes
+from gptoss_client.ports import check_ports
+from gptoss_client.process_group import ProcessRecord
+from gptoss_client.run_state import Phase, RunDirectory, RunState
+from gptoss_client.stop import end_leftovers
+from gptoss_client.stop_signal import StopSignal
+from gptoss_client.supervisor import Observer, Supervisor
+from gptoss_client.triton_runtime import TritonRuntime, find_runtime
+
+STOPPED_BEFORE_READY: Final = 130  # what a shell reports of a command ended by Ctrl-C
+_FOLLOW_PERIOD_S: Final = 0.2
+
+
+def serve(settings: Settings, console: Console, *, detach: bool) -> int:
+    """Serve until asked to stop, or (detach) until ready in the background; returns the exit status.
+
+    settings: with absolute paths. Raises CommandError.
+    """
+    run = RunDirectory(settings.server.run_dir)
+    with run.claim() as claim, StopSignal() as stop:
+        runtime = _prepare(settings, run, stop, console)
+        if stop.requested:
+            run.forget_state()
+            return STOPPED_BEFORE_READY
+        if detach:
+            return _serve_in_background(run, claim, _display(settings, run, console, "gptoss stop ends it"), stop)
+        return supervise(settings, runtime, run, _display(settings, run, console, "Ctrl-C ends it"), stop)
+
+
+def supervise(
+    settings: Settings, runtime: TritonRuntime, run: RunDirectory, observer: Observer, stop: StopSignal
+) -> int:
+    """Run the server's processes until asked to stop; returns the exit status. The run directory must be claimed.
+
+    Raises CommandError when a process dies or is not ready in time; nothing runs any more then.
+    """
+    shm_prefix = f"gptoss_{secrets.token_hex(4)}_"
+    config_name = settings.server.triton_config_name or _config_for_this_machine(run)
+    specs = processes(settings, runtime, run, config_name=config_name, shm_prefix=shm_prefix)
+    keeper = _StateKeeper(run, shm_prefix, observer)
+    try:
+        Supervisor(
+            specs,
+            keeper,
+            stop,
+            startup_timeout_s=settings.server.startup_timeout_s,
+            shutdown_timeout_s=settings.server.shutdown_timeout_s,
+        ).run()
+    finally:
+        run.forget_state()
+    return 0 if keeper.was_ready else STOPPED_BEFORE_READY
+
+
+def _prepare(settings: Settings, run: RunDirectory, stop: StopSignal, console: Console) -> TritonRuntime:
+    """See to all that can fail before a process is started."""
+    left = end_leftovers(run)
+    if left:
+        console.print(f"ended {left} processes that an earlier server left behind", highlight=False)
+    check_ports(listeners(settings.server))
+    runtime = find_runtime()
+    run.config.write_text(settings.dump_yaml(), encoding="utf-8")
+    run.write_state(_first_state(Phase.PREPARING))
+    try:
+        ensure_checkpoint(settings, run, stop)
+    except BaseException:
+        run.forget_state()
+        raise
+    return runtime
+
+
+def _config_for_this_machine(run: RunDirectory) -> str | None:
+    return None if has_nvidia_gpu(child_environment(run.config)) else CPU_CONFIG
+
+
+def _first_state(phase: Phase, shm_prefix: str = "") -> RunState:
+    return RunState(phase, ProcessRecord.of("supervisor", os.getpid()), started_at=time.time(), shm_prefix=shm_prefix)
+
+
+def _display(settings: Settings, run: RunDirectory, console: Console, how_to_stop: str) -> Display:
+    model = MODELS_BY_SHORT[settings.served_model]
+    return Display(console, farewell(model, Addresses.of(settings.server).api, run.logs, how_to_stop))
+
+
+class _StateKeeper:
+    """Writes what the supervisor tells to the run directory, and passes it on."""
+
+    def __init__(self, run: RunDirectory, shm_prefix: str, observer: Observer) -> None:
+        self.was_ready = False
+        self._run = run
+        self._state = _first_state(Phase.STARTING, shm_prefix)
+        self._observer = observer
+
+    def started(self, processes: Sequence[ProcessRecord]) -> None:
+        self._change(processes=tuple(processes))
+        self._observer.started(processes)
+
+    def waiting(self, awaited: Sequence[str], elapsed_s: float) -> None:
+        if tuple(awaited) != self._state.awaited:
+            self._change(awaited=tuple(awaited))
+        self._observer.waiting(awaited, elapsed_s)
+
+    def ready(self, elapsed_s: float) -> None:
+        self.was_ready = True
+        self._change(phase=Phase.READY, awaited=())
+        self._observer.ready(elapsed_s)
+
+    def ending(self, name: str) -> None:
+        self._change(phase=Phase.STOPPING)
+        self._observer.ending(name)
+
+    def _change(self, **changes: Any) -> None:  # noqa: ANN401 (what `replace` takes)
+        self._state = replace(self._state, **changes)
+        with contextlib.suppress(OSError):  # a full disk must not take the server down, nor keep it from ending
+            self._run.write_state(self._state)
+
+
+# --- in the background ----------------------------------------------------------------------------------------------
+
+
+def _serve_in_background(run: RunDirectory, claim: int, display: Display, stop: StopSignal) -> int:
+    """Start a supervisor that outlives this process and its terminal; return when its server is ready.
+
+    The supervisor inherits the claim's descriptor, and with it the claim.
+    """
+    log = run.new_log("supervisor")
+    with log.open("wb") as output:
+        supervisor = subprocess.Popen(
+            (sys.executable, "-m", "gptoss_client.detached"),
+            env=child_environment(run.config),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=(claim,),
+            start_new_session=True,
+        )
+    with contextlib.closing(display):
+        if _follow(supervisor, run, display, stop):
+            return 0
+    if stop.requested:
+        return STOPPED_BEFORE_READY
+    words = log.read_text(encoding="utf-8", errors="replace").strip()
+    raise ProcessDiedError(failure_in(words) or f"the server's supervisor died ({supervisor.returncode}): {words}")
+
+
+def _follow(supervisor: subprocess.Popen[bytes], run: RunDirectory, display: Display, stop: StopSignal) -> bool:
+    """Show the start of a background server; returns whether it got ready. A stop asked for ends it."""
+    started = time.monotonic()
+    while supervisor.poll() is None:
+        state = run.read_state()
+        if stop.requested:
+            supervisor.terminate()
+        elif state and state.supervisor.pid == supervisor.pid:
+            elapsed_s = time.monotonic() - started
+            if state.phase is Phase.READY:
+                display.ready(elapsed_s)
+                return True
+            if state.awaited:
+                display.waiting(state.awaited, elapsed_s)
+        time.sleep(_FOLLOW_PERIOD_S)
+    return False

@@ -1,0 +1,65 @@
+"""`gptoss status`: what runs from a run directory, and how it is.
+
+Stage: any time.
+Owns: the report and its exit statuses.
+Does not know: more than the run directory and the processes themselves tell.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from gptoss_backend.contract import MODELS_BY_SHORT
+from gptoss_backend.settings import load_settings
+from gptoss_client.launch import ADAPTER, TRITON, Addresses, probe
+from gptoss_client.run_state import Phase, RunDirectory, RunState
+
+READY: Final = 0
+NOT_READY: Final = 1
+NOT_RUNNING: Final = 3  # as the init scripts of Linux have it
+
+
+def report(run: RunDirectory) -> tuple[int, list[str]]:
+    """Return an exit status and the lines to print. Probes both processes; blocks for some seconds at most."""
+    state = run.read_state()
+    if state is None:
+        return NOT_RUNNING, [f"no server runs from {run.root}"]
+    if state.supervisor.find() is None:
+        return NOT_RUNNING, [f"the server of {run.root} was killed; `gptoss stop` ends what it left", *_left(state)]
+    if state.phase is Phase.PREPARING:
+        return NOT_READY, [f"a server prepares its checkpoint (pid {state.supervisor.pid})"]
+    return _running(run, state)
+
+
+def _running(run: RunDirectory, state: RunState) -> tuple[int, list[str]]:
+    settings = load_settings(config=run.config, environ={})
+    addresses = Addresses.of(settings.server)
+    health = {TRITON: probe(addresses.triton_ready), ADAPTER: probe(addresses.adapter_ready)}
+    is_ready = state.phase is Phase.READY and set(health.values()) == {"ready"}
+    phase = state.phase if is_ready or state.phase is not Phase.READY else "not ready"
+    model = MODELS_BY_SHORT[settings.served_model].openai
+    lines = [
+        f"{model} (profile {settings.profile}): {phase}, up {_duration(time.time() - state.started_at)}",
+        *(f"  {record.name:<13} pid {record.pid:<8} {health.get(record.name, '')}" for record in state.processes),
+        f"  {'supervisor':<13} pid {state.supervisor.pid}",
+        *(f"  awaited: {sentence}" for sentence in state.awaited),
+        f"  OpenAI API    {addresses.api}",
+        f"  Triton        {addresses.triton_grpc} (gRPC), {addresses.triton_http} (HTTP), {addresses.metrics}",
+        f"  logs          {run.logs}",
+    ]
+    return READY if is_ready else NOT_READY, lines
+
+
+def _left(state: RunState) -> Iterator[str]:
+    for record in state.processes:
+        if record.find():
+            yield f"  {record.name:<13} pid {record.pid} still runs"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = (f"{hours} h" if hours else "", f"{minutes} min" if hours or minutes else "", f"{seconds} s")
+    return " ".join(filter(None, parts))

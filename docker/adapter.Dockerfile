@@ -1,0 +1,31 @@
+# syntax=docker/dockerfile:1
+# The OpenAI API in front of Triton: FastAPI and a gRPC client; no torch, no GPU.
+# From the project's folder: docker build -f docker/adapter.Dockerfile -t gptoss/adapter:0.1.0 .
+
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /src
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+COPY pyproject.toml README.md ./
+COPY requirements/lock.txt requirements/
+COPY backend/ backend/
+COPY adapter/ adapter/
+# in the versions the tests ran with: a constraint fixes them and installs nothing by itself
+RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint requirements/lock.txt ".[adapter]"
+
+FROM python:3.11-slim-bookworm
+COPY --from=build /opt/venv /opt/venv
+COPY configs/server_config.yaml /etc/gptoss/server_config.yaml
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    GPTOSS_CONFIG=/etc/gptoss/server_config.yaml \
+    GPTOSS_SERVER__HOST=0.0.0.0 \
+    GPTOSS_SERVER__PORT=8000 \
+    GPTOSS_SERVER__RUN_DIR=/tmp/gptoss
+# a number, so that Kubernetes can check runAsNonRoot
+USER 65532:65532
+EXPOSE 8000
+# http.client and not urllib, which would ask a configured proxy for 127.0.0.1
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=1s --retries=3 \
+    CMD ["python", "-c", "import http.client as http; c = http.HTTPConnection('127.0.0.1', 8000, timeout=4); c.request('GET', '/health/live'); raise SystemExit(c.getresponse().status != 200)"]
+CMD ["python", "-m", "gptoss_adapter"]

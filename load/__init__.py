@@ -1,0 +1,1 @@
+"""Load on a running server: locust users that stream chats, and the verdict on the service targets."""

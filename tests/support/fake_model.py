@@ -1,0 +1,36 @@
+"""A model without arithmetic: it lets the engine's whole machinery run in microseconds."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+
+from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.kv_cache import KVCache
+from gptoss_backend.engine.model import Model
+from support.shapes import tiny_config
+
+
+class FakeModel(Model):
+    """Says after each token its successor: (token + 1) % vocab. `gate` holds every step back while cleared."""
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        self.config = config or tiny_config(sliding_window=32, max_positions=4096)
+        self.device = torch.device("cpu")
+        self.dtype = torch.float32
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fail_on: int | None = None
+        self.batches: list[Batch] = []
+
+    def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
+        assert self.gate.wait(timeout=30)
+        self.batches.append(batch)
+        if self.fail_on is not None and self.fail_on in batch.token_ids.tolist():
+            raise RuntimeError("a cosmic ray")
+        last = batch.token_ids[batch.logit_indices]
+        logits = torch.zeros(len(last), self.config.vocab_size)
+        logits[torch.arange(len(last)), (last + 1) % self.config.vocab_size] = 10.0
+        return logits

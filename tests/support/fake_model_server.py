@@ -1,0 +1,111 @@
+"""A model server that plays a script, in Triton's place behind the adapter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gptoss_adapter.inference import GenerationStep, ModelServerStatus, PromptIds
+from gptoss_backend.contract import ChatRequest, Finished, FinishReason, SamplingParams, Started, Timings
+from gptoss_backend.harmony.vocabulary import encoding
+
+PROMPT_TOKENS = 7
+CACHED_TOKENS = 3
+STARTED = GenerationStep([], Started(PROMPT_TOKENS, CACHED_TOKENS))
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Silence in the middle of a script, in seconds."""
+
+    seconds: float
+
+
+FOREVER = Pause(3600)
+
+Scene = GenerationStep | Exception | Pause
+
+
+def finished(reason: FinishReason, completion_tokens: int) -> Finished:
+    return Finished(reason, PROMPT_TOKENS, completion_tokens, CACHED_TOKENS, Timings(0.0, 0.0, 0.0))
+
+
+def token_ids(harmony: str) -> list[int]:
+    """Return the tokens of an answer in Harmony's notation, special tokens by name."""
+    return encoding().encode(harmony, allowed_special="all")
+
+
+def answer(harmony: str, *, reason: FinishReason = FinishReason.STOP, tokens_a_step: int = 1) -> list[Scene]:
+    """Return the script of a whole answer."""
+    ids = token_ids(harmony)
+    steps = [ids[at : at + tokens_a_step] for at in range(0, len(ids), tokens_a_step)]
+    last = GenerationStep(steps[-1] if steps else [], finished(reason, len(ids)))
+    return [STARTED, *(GenerationStep(step) for step in steps[:-1]), last]
+
+
+HELLO = answer("<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant<|channel|>final<|message|>Hello!<|return|>")
+
+
+@dataclass
+class FakeModelServer:
+    """Plays `script` to every request and remembers what it was asked."""
+
+    script: Sequence[Scene] = field(default_factory=lambda: HELLO)
+    preprocess_error: Exception | None = None
+    status_now: ModelServerStatus = field(default_factory=lambda: ModelServerStatus(True, "2.51.0", ()))
+    chats: list[ChatRequest] = field(default_factory=list)
+    samplings: list[SamplingParams] = field(default_factory=list)
+    request_ids: list[str] = field(default_factory=list)
+    streams: list[FakeStream] = field(default_factory=list)
+    closed: bool = False
+
+    async def preprocess(self, chat: ChatRequest, request_id: str) -> PromptIds:
+        if self.preprocess_error is not None:
+            raise self.preprocess_error
+        self.chats.append(chat)
+        self.request_ids.append(request_id)
+        return PromptIds(b"prompt")
+
+    def generate(self, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> FakeStream:
+        assert prompt == PromptIds(b"prompt")
+        self.samplings.append(sampling)
+        self.request_ids.append(request_id)
+        self.streams.append(FakeStream(list(self.script)))
+        return self.streams[-1]
+
+    async def status(self) -> ModelServerStatus:
+        return self.status_now
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class FakeStream:
+    """One playing of a script."""
+
+    def __init__(self, scenes: list[Scene]) -> None:
+        self._scenes = iter(scenes)
+        self.ended = False
+        self.cancelled = False
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether it was cancelled before its end."""
+        return self.cancelled and not self.ended
+
+    def __aiter__(self) -> FakeStream:
+        return self
+
+    async def __anext__(self) -> GenerationStep:
+        for scene in self._scenes:
+            await asyncio.sleep(scene.seconds if isinstance(scene, Pause) else 0)
+            if isinstance(scene, Exception):
+                raise scene
+            if isinstance(scene, GenerationStep):
+                return scene
+        self.ended = True
+        raise StopAsyncIteration
+
+    def cancel(self) -> None:
+        self.cancelled = True

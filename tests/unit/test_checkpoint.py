@@ -1,0 +1,159 @@
+"""Loading checkpoints: layouts, and what is said of a broken folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.reference import make_reference, reference_logits
+from support.stepping import StepByStep, load_model
+from transformers import GptOssForCausalLM
+
+from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
+from gptoss_backend.engine.checkpoint import find_checkpoint, load_weights
+from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.errors import CheckpointError
+from gptoss_backend.engine.mxfp4 import unpack_mxfp4
+from gptoss_backend.engine.rope import RotaryEmbedding
+
+CPU = torch.device("cpu")
+SMALL = Shape(
+    hidden_size=64,
+    num_layers=2,
+    num_experts=4,
+    num_heads=4,
+    num_kv_heads=2,
+    intermediate_size=32,
+    head_dim=16,
+    vocab_size=300,
+)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    folder = tmp_path / "published"
+    write_random_checkpoint(folder, SMALL, seed=1, name="a test")
+    return folder
+
+
+def load(folder: Path) -> None:
+    load_weights(folder, ModelConfig.from_folder(folder), torch.float32, CPU)
+
+
+def test_load_when_experts_are_mxfp4_then_they_are_unpacked(published: Path) -> None:
+    shard = load_file(published / "model-00002-of-00003.safetensors")
+    prefix = "model.layers.0.mlp.experts.gate_up_proj"
+    expected = unpack_mxfp4(shard[f"{prefix}_blocks"], shard[f"{prefix}_scales"], torch.float32)
+    weights = load_weights(published, ModelConfig.from_folder(published), torch.float32, CPU)
+    assert torch.equal(weights.layers[0].experts.gate_up, expected)
+    assert weights.layers[0].experts.gate_up.shape == (4, 64, 64)
+
+
+def test_published_folder_when_transformers_loads_it_then_logits_agree(published: Path) -> None:
+    reference = GptOssForCausalLM.from_pretrained(published, attn_implementation="eager", dtype=torch.bfloat16)
+    weights = {name: tensor.float() for name, tensor in reference.state_dict().items()}
+    exact = GptOssForCausalLM(reference.config).eval()  # float32 throughout, rotary frequencies too
+    exact.config._attn_implementation = "eager"
+    exact.load_state_dict(weights)
+    run = StepByStep(load_model(published), list(range(200)))
+    run.prefill(200)
+    torch.testing.assert_close(run.logits[0], reference_logits(exact, list(range(200))), atol=1e-3, rtol=0.0)
+
+
+def test_random_checkpoint_when_the_seed_is_the_same_then_so_are_the_bytes(published: Path, tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path / "again", SMALL, seed=1, name="a test")
+    write_random_checkpoint(tmp_path / "other", SMALL, seed=2, name="a test")
+    files = sorted(path.name for path in published.iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "again").iterdir())
+    assert all((published / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
+    assert (published / files[-2]).read_bytes() != (tmp_path / "other" / files[-2]).read_bytes()
+
+
+def test_load_when_the_layout_is_one_file_then_it_loads(tmp_path: Path) -> None:
+    make_reference("base", tmp_path, dtype=torch.bfloat16)
+    assert (tmp_path / "model.safetensors").exists()
+    load(tmp_path)
+
+
+def test_load_when_a_shard_is_missing_then_the_sentence_names_it(published: Path) -> None:
+    (published / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"shard .*model-00002-of-00003\.safetensors is missing"):
+        load(published)
+
+
+def test_load_when_a_shard_is_cut_short_then_the_sentence_names_it(published: Path) -> None:
+    shard = published / "model-00003-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model-00003-of-00003\.safetensors is corrupt or cut short"):
+        load(published)
+
+
+def test_load_when_a_tensor_is_missing_or_misshapen_then_the_sentence_names_it(published: Path) -> None:
+    shard = published / "model-00001-of-00003.safetensors"
+    tensors = load_file(shard)
+    save_file(tensors | {"lm_head.weight": tensors["lm_head.weight"][:10].contiguous()}, shard)
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight has shape \[10, 64\], config\.json asks \[300, 64\]"):
+        load(published)
+    index = json.loads((published / "model.safetensors.index.json").read_text())
+    del index["weight_map"]["model.norm.weight"]
+    (published / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"lacks the tensor model\.norm\.weight"):
+        load(published)
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        ({"model_type": "llama"}, "model type 'llama', not 'gpt_oss'"),
+        ({"num_hidden_layers": None}, "layer_types does not name one"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "rope type 'llama3'"),
+    ],
+    ids=str,
+)
+def test_config_when_it_is_wrong_then_the_sentence_says_how(
+    published: Path, edit: dict[str, object], sentence: str
+) -> None:
+    path = published / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | edit))
+    with pytest.raises(CheckpointError, match=sentence):
+        ModelConfig.from_folder(published)
+
+
+def test_config_when_a_key_is_missing_then_the_sentence_names_it(published: Path) -> None:
+    path = published / "config.json"
+    document = json.loads(path.read_text())
+    del document["hidden_size"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match="lacks the key 'hidden_size'"):
+        ModelConfig.from_folder(published)
+    path.write_text("{")
+    with pytest.raises(CheckpointError, match="is not JSON"):
+        ModelConfig.from_folder(published)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="cannot read"):
+        ModelConfig.from_folder(published)
+
+
+def test_find_when_the_checkpoint_is_nowhere_then_the_sentence_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="hf download openai/no-such-model"):
+        find_checkpoint("openai/no-such-model")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        find_checkpoint(str(tmp_path / "nothing"))
+    assert find_checkpoint(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("shape", ["base", "many_heads_no_grouping"])
+def test_rope_when_scaled_by_yarn_then_angles_match_transformers(shape: str, tmp_path: Path) -> None:
+    reference = make_reference(shape, tmp_path)
+    config = ModelConfig.from_folder(tmp_path)
+    positions = torch.tensor([0, 1, 127, 4000, 131071])
+    cos, sin = RotaryEmbedding(config.rope, config.head_dim, CPU).angles(positions, torch.float32)
+    expected_cos, expected_sin = reference.model.rotary_emb(torch.zeros(1), positions[None])
+    torch.testing.assert_close(cos[:, 0], expected_cos[0], atol=1e-4, rtol=0.0)
+    torch.testing.assert_close(sin[:, 0], expected_sin[0], atol=1e-4, rtol=0.0)

@@ -1,0 +1,337 @@
+"""The images and the compose file: what they copy, which settings they make, how the Triton container ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gptoss_backend.contract import MODELS_BY_SHORT, PREPROCESS
+from gptoss_backend.settings import CONFIG_ENV, ENV_PREFIX, PROJECT_ROOT, Settings, load_settings
+
+DOCKER = PROJECT_ROOT / "docker"
+DOCKERFILES = {"triton": DOCKER / "triton.Dockerfile", "adapter": DOCKER / "adapter.Dockerfile"}
+ENTRYPOINT = DOCKER / "triton_entrypoint.py"
+
+
+# --- what the files say ---------------------------------------------------------------------------------------------
+
+
+def instructions(service: str) -> list[tuple[str, str]]:
+    """Return a Dockerfile's instructions as (name, arguments), continued lines joined."""
+    lines = DOCKERFILES[service].read_text(encoding="utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+    joined = text.replace("\\\n", " ").splitlines()
+    return [(name.upper(), rest.strip()) for line in joined if line for name, _, rest in [line.partition(" ")]]
+
+
+def arguments(service: str, name: str) -> list[str]:
+    return [rest for instruction, rest in instructions(service) if instruction == name]
+
+
+def image_environment(service: str) -> dict[str, str]:
+    pairs = [pair for rest in arguments(service, "ENV") for pair in shlex.split(rest)]
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def copied(service: str) -> list[tuple[str, str]]:
+    """Return what is copied from the project, as (source, destination)."""
+    found = []
+    for rest in arguments(service, "COPY"):
+        words = [word for word in shlex.split(rest) if not word.startswith("--")]
+        if "--from=" not in rest:
+            found += [(source, words[-1]) for source in words[:-1]]
+    return found
+
+
+def compose(**environ: str) -> dict[str, Any]:
+    """Return the compose file with `environ` put in, as `docker compose` does."""
+
+    def put_in(match: re.Match[str]) -> str:
+        return environ.get(match["name"]) or match["default"]
+
+    def walk(node: Any) -> Any:  # noqa: ANN401
+        if isinstance(node, dict):
+            return {key: walk(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [walk(value) for value in node]
+        return re.sub(r"\$\{(?P<name>\w+):-(?P<default>[^}]*)\}", put_in, node) if isinstance(node, str) else node
+
+    tree: dict[str, Any] = walk(yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8")))
+    return tree
+
+
+def container_environment(service: str, **environ: str) -> dict[str, str]:
+    return image_environment(service) | compose(**environ)["services"][service]["environment"]
+
+
+def container_settings(service: str, **environ: str) -> Settings:
+    """Return the settings a process in the container reads; an unknown or malformed key raises."""
+    environment = container_environment(service, **environ)
+    in_image = {target: PROJECT_ROOT / source for source, target in copied(service)}
+    return load_settings(environ=environment | {CONFIG_ENV: str(in_image[environment[CONFIG_ENV]])})
+
+
+def locked(package: str) -> str:
+    lock = (PROJECT_ROOT / "requirements" / "lock.txt").read_text(encoding="utf-8")
+    found = re.search(rf"^{re.escape(package)}==(\S+)$", lock, re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("service", DOCKERFILES)
+def test_dockerfile_when_it_copies_from_the_project_then_the_source_is_there_and_reaches_the_builder(
+    service: str,
+) -> None:
+    ignore_file = (PROJECT_ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    let_through = {line.removeprefix("!") for line in ignore_file if line.startswith("!")}
+
+    assert "*" in ignore_file
+    for source, _ in copied(service):
+        assert (PROJECT_ROOT / source).exists(), source
+        parts = Path(source).parts
+        assert any("/".join(parts[:depth]) in let_through for depth in range(1, len(parts) + 1)), source
+
+
+@pytest.mark.parametrize("service", DOCKERFILES)
+def test_dockerfile_when_built_again_later_then_its_base_is_a_release_and_not_the_latest(service: str) -> None:
+    for image in arguments(service, "FROM"):
+        name, _, tag = image.split()[0].rpartition(":")
+        assert name, f"{image} names no tag"
+        assert re.match(r"\d+\.\d+", tag), f"{image} is not a release"
+
+
+@pytest.mark.parametrize("service", DOCKERFILES)
+def test_dockerfile_when_its_process_runs_then_it_is_not_root_and_is_asked_for_its_health(service: str) -> None:
+    names = [name for name, _ in instructions(service)]
+    user, group = arguments(service, "USER")[-1].split(":")
+
+    assert int(user) > 0
+    assert int(group) > 0
+    assert names.count("HEALTHCHECK") == names.count("CMD") == 1
+    assert names.index("USER") < names.index("CMD")
+
+
+def test_adapter_image_when_its_extra_is_installed_then_torch_is_not() -> None:
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    installed = [word for rest in arguments("adapter", "RUN") for word in shlex.split(rest) if word.startswith(".")]
+    wanted = project["dependencies"] + project["optional-dependencies"]["adapter"]
+    names = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in wanted}
+
+    assert installed == [".[adapter]"]
+    assert not names & {"torch", "transformers", "accelerate", "safetensors", "gptoss-triton"}
+
+
+def test_triton_image_when_built_then_its_torch_is_the_one_the_tests_run_with() -> None:
+    makefile = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
+    default = re.search(r"^TORCH_INSTALL \?= (torch==\S+)$", makefile, re.MULTILINE)
+
+    assert default is not None
+    assert arguments("triton", "ARG") == [f"TORCH_INSTALL={default[1]}"]
+
+
+def test_triton_image_when_chosen_then_the_adapters_client_is_of_the_same_release() -> None:
+    # 26.09 holds Triton 2.73.0; both numbers go up by one a month
+    year, month = re.search(r"tritonserver:(\d+)\.(\d+)-py3$", arguments("triton", "FROM")[0]).groups()  # type: ignore[union-attr]
+    months_later = (int(year) - 26) * 12 + int(month) - 9
+
+    assert locked("tritonclient").split(".")[:2] == ["2", str(73 + months_later)]
+
+
+# --- the compose file -----------------------------------------------------------------------------------------------
+
+
+def test_compose_when_its_settings_are_read_then_the_adapter_finds_triton() -> None:
+    adapter, triton = container_settings("adapter").server, container_settings("triton").server
+    services = compose()["services"]
+
+    assert adapter.triton_host in services
+    assert triton.triton_host == "0.0.0.0"
+    assert (adapter.grpc_port, adapter.metrics_port, adapter.http_port) == (8001, 8002, 8003)
+    assert (triton.grpc_port, triton.metrics_port, triton.http_port) == (8001, 8002, 8003)
+    assert (adapter.host, adapter.port) == ("0.0.0.0", 8000)
+
+
+def test_compose_when_ports_are_published_then_they_are_the_api_and_triton_metrics_on_this_machine_only() -> None:
+    services = compose()["services"]
+    triton = container_settings("triton").server
+
+    assert services["adapter"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert compose(PUBLISH="80")["services"]["adapter"]["ports"] == ["80:8000"]
+    assert services["triton"]["ports"] == [f"127.0.0.1:{triton.metrics_port}:{triton.metrics_port}"]
+
+
+def test_images_when_asked_for_their_health_then_the_question_goes_to_the_port_they_listen_on() -> None:
+    triton, adapter = container_settings("triton").server, container_settings("adapter").server
+
+    assert f"http://127.0.0.1:{triton.http_port}/v2/health/ready" in arguments("triton", "HEALTHCHECK")[0]
+    assert f"('127.0.0.1', {adapter.port}, " in arguments("adapter", "HEALTHCHECK")[0]
+    assert arguments("triton", "EXPOSE") == [f"{triton.grpc_port} {triton.metrics_port} {triton.http_port}"]
+    assert arguments("adapter", "EXPOSE") == [str(adapter.port)]
+
+
+def test_compose_when_nothing_is_said_then_20b_is_served_in_the_balanced_profile() -> None:
+    for service in DOCKERFILES:
+        settings = container_settings(service)
+        assert (settings.profile, settings.served_model) == ("balanced", "20b")
+
+
+def test_compose_when_the_shell_names_a_profile_or_a_model_then_both_containers_see_it() -> None:
+    for service in DOCKERFILES:
+        assert container_settings(service, GPTOSS_PROFILE="quality_first").served_model == "120b"
+        assert container_settings(service, GPTOSS_MODEL="demo").served_model == "demo"
+    assert container_settings("triton", TORCH_DTYPE="float16").engine.dtype == "float16"
+
+
+def test_compose_when_our_variables_are_counted_then_each_is_a_setting() -> None:
+    for service in DOCKERFILES:
+        named = {key for key in container_environment(service) if key.startswith(ENV_PREFIX)} - {CONFIG_ENV}
+        assert named
+        for key in named:
+            place: Any = container_settings(service).model_dump()
+            for part in key.removeprefix(ENV_PREFIX).lower().split("__"):
+                place = place[part]
+
+
+def test_compose_when_triton_runs_then_it_has_what_a_gpu_node_has_to_give_it() -> None:
+    triton, image = compose()["services"]["triton"], image_environment("triton")
+    settings = container_settings("triton")
+    (gpus,) = triton["deploy"]["resources"]["reservations"]["devices"]
+    mounted = {volume.rpartition(":")[2] for volume in triton["volumes"]}
+
+    assert (gpus["driver"], gpus["count"], gpus["capabilities"]) == ("nvidia", "all", ["gpu"])
+    assert image["HF_HOME"] in mounted
+    assert {str(Path(settings.checkpoints["demo"]).parent), image["TRITON_HOME"]} <= mounted
+    assert triton["shm_size"] == "2gb"
+    assert triton["restart"] == "unless-stopped"
+    assert str(settings.server.model_repository) == "/opt/gptoss/model_repository"
+    assert ("model_repository/", "model_repository/") in copied("triton")
+    assert "/opt/gptoss" in arguments("triton", "WORKDIR")
+
+
+def test_compose_when_stopped_then_triton_has_longer_than_it_takes_to_drain() -> None:
+    for service in DOCKERFILES:
+        grace_s = int(compose()["services"][service]["stop_grace_period"].removesuffix("s"))
+        assert grace_s > container_settings(service).server.shutdown_timeout_s
+
+
+def test_compose_when_started_then_the_adapter_waits_for_a_healthy_triton() -> None:
+    services = compose()["services"]
+
+    assert services["adapter"]["depends_on"] == {"triton": {"condition": "service_healthy"}}
+    start_period_s = 60 * int(services["triton"]["healthcheck"]["start_period"].removesuffix("m"))
+    assert start_period_s >= container_settings("triton").server.startup_timeout_s
+
+
+def test_compose_when_its_images_are_named_then_they_carry_the_projects_version() -> None:
+    version = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+
+    for service, described in compose()["services"].items():
+        assert described["image"] == f"gptoss/{service}:{version}"
+        assert PROJECT_ROOT / described["build"]["dockerfile"] == DOCKERFILES[service]
+
+
+# --- the Triton container's process ---------------------------------------------------------------------------------
+
+FAKE_TRITONSERVER = """\
+#!{python}
+import os, signal, sys, time
+print(*sys.argv[1:], sep="\\n", flush=True)
+if {what!r} == "fails":
+    sys.exit(3)
+if {what!r} == "loses a stub" and os.fork() == 0:
+    os._exit(1)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("serving", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def entrypoint(folder: Path, what: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the container's command with a tritonserver that does `what`."""
+    server = folder / "bin" / "tritonserver"
+    server.parent.mkdir()
+    server.write_text(FAKE_TRITONSERVER.format(python=sys.executable, what=what), encoding="utf-8")
+    server.chmod(0o755)
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    process = subprocess.Popen(
+        (sys.executable, str(ENTRYPOINT)),
+        env=inherited | {"PATH": f"{server.parent}{os.pathsep}{inherited['PATH']}"} | environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()  # which it passes on: a kill would leave the server behind
+        process.communicate(timeout=20)
+
+
+def read_until_serving(process: subprocess.Popen[str]) -> list[str]:
+    assert process.stdout is not None
+    return [line.strip() for line in iter(process.stdout.readline, "serving\n")]
+
+
+def test_entrypoint_when_a_model_is_chosen_then_it_and_its_companions_are_loaded_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    model = MODELS_BY_SHORT["20b"]
+    with entrypoint(tmp_path, "serves", GPTOSS_MODEL="20b", GPTOSS_SERVER__TRITON_GRPC_PORT="8001") as process:
+        flags = read_until_serving(process)
+
+    assert "--model-control-mode=explicit" in flags
+    assert [flag for flag in flags if flag.startswith("--load-model=")] == [
+        f"--load-model={name}" for name in (PREPROCESS, model.triton, model.ensemble)
+    ]
+    assert "--grpc-port=8001" in flags
+    assert not any(flag.startswith("--model-config-name") for flag in flags)
+
+
+def test_entrypoint_when_asked_to_stop_then_tritonserver_ends_in_good_order(tmp_path: Path) -> None:
+    with entrypoint(tmp_path, "serves", GPTOSS_MODEL="20b") as process:
+        read_until_serving(process)
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(timeout=10) == 0
+
+
+def test_entrypoint_when_a_stub_crashes_then_the_container_ends_and_says_why(tmp_path: Path) -> None:
+    with entrypoint(tmp_path, "loses a stub", GPTOSS_MODEL="20b") as process:
+        began_s = time.monotonic()
+        _, errors = process.communicate(timeout=20)
+
+    assert process.returncode == 70
+    assert "lost a stub" in errors
+    assert time.monotonic() - began_s < 15
+
+
+def test_entrypoint_when_tritonserver_fails_then_its_exit_status_is_the_containers(tmp_path: Path) -> None:
+    with entrypoint(tmp_path, "fails", GPTOSS_MODEL="20b") as process:
+        assert process.wait(timeout=20) == 3
+
+
+def test_entrypoint_when_the_model_is_unknown_then_it_refuses_with_a_sentence(tmp_path: Path) -> None:
+    with entrypoint(tmp_path, "serves", GPTOSS_MODEL="7b") as process:
+        output, errors = process.communicate(timeout=20)
+
+    assert process.returncode == 2
+    assert errors.startswith("error: model: ")
+    assert len(errors.splitlines()) == 1
+    assert output == ""

@@ -1,0 +1,208 @@
+"""The engine's loop and its promises to callers, over a model without arithmetic."""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from support.fake_model import FakeModel
+from support.shapes import tiny_config
+
+from gptoss_backend.contract import Finished, FinishReason, SamplingParams, Started
+from gptoss_backend.engine.engine import Engine, EngineOptions
+from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
+from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
+
+OPTIONS = EngineOptions(
+    max_num_seqs=4, max_queue=8, prefill_chunk_tokens=32, kv_cache_bytes=8 * 2**20, max_model_len=512
+)
+GREEDY = SamplingParams(temperature=0.0, max_tokens=8)
+
+
+class Running:
+    """A started engine and what it has said."""
+
+    def __init__(self, model: FakeModel, options: EngineOptions) -> None:
+        self.model = model
+        self.said: queue.SimpleQueue[list[TokenDelta]] = queue.SimpleQueue()
+        self.engine = Engine(model, options, self.said.put)
+        self.engine.start()
+
+    def submit(self, request_id: str, prompt: list[int], sampling: SamplingParams = GREEDY) -> None:
+        self.engine.submit(GenerationRequest(request_id, prompt, sampling))
+
+    def until_last(self, *request_ids: str) -> dict[str, list[TokenDelta]]:
+        """Collect deltas until each of these requests has had its last word."""
+        deltas: dict[str, list[TokenDelta]] = {}
+        open_ids = set(request_ids)
+        while open_ids:
+            for delta in self.said.get(timeout=10):
+                deltas.setdefault(delta.request_id, []).append(delta)
+                if delta.is_last:
+                    open_ids.discard(delta.request_id)
+        return deltas
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    running = Running(FakeModel(), OPTIONS)
+    yield running
+    running.model.gate.set()
+    running.engine.stop(drain_s=0.0)
+
+
+def tokens_of(deltas: list[TokenDelta]) -> list[int]:
+    return [token for delta in deltas for token in delta.token_ids]
+
+
+def test_request_when_it_runs_then_started_comes_first_and_finished_last_and_tokens_between(running: Running) -> None:
+    running.submit("a", [5, 6, 7])
+    deltas = running.until_last("a")["a"]
+    assert deltas[0].event == Started(prompt_tokens=3, cached_tokens=0)
+    last = deltas[-1].event
+    assert isinstance(last, Finished)
+    assert (last.finish_reason, last.prompt_tokens, last.completion_tokens) == (FinishReason.LENGTH, 3, 8)
+    assert 0 <= last.timings.queue_s <= last.timings.first_token_s <= last.timings.total_s
+    assert tokens_of(deltas) == list(range(8, 16))
+    assert all(delta.event is None for delta in deltas[1:-1])
+
+
+@pytest.mark.parametrize("stop", [200002, 200012])
+def test_request_when_a_stop_token_comes_then_it_ends_with_it_unless_told_to_ignore_it(stop: int) -> None:
+    running = Running(FakeModel(tiny_config(vocab_size=201088, max_positions=4096)), OPTIONS)
+    running.submit("a", [stop - 3])
+    running.submit("b", [stop - 3], dataclasses.replace(GREEDY, ignore_eos=True))
+    deltas = running.until_last("a", "b")
+    running.engine.stop(drain_s=0.0)
+    assert tokens_of(deltas["a"]) == [stop - 2, stop - 1, stop]
+    finished = deltas["a"][-1].event
+    assert isinstance(finished, Finished)
+    assert finished.finish_reason is FinishReason.STOP
+    assert len(tokens_of(deltas["b"])) == 8
+
+
+def test_request_when_the_context_ends_before_max_tokens_then_length(running: Running) -> None:
+    running.submit("a", [1] * 500, SamplingParams(temperature=0.0, max_tokens=100))
+    running.submit("b", [1] * 500, SamplingParams(temperature=0.0))
+    deltas = running.until_last("a", "b")
+    for name in "ab":
+        event = deltas[name][-1].event
+        assert isinstance(event, Finished)
+        assert (event.finish_reason, event.completion_tokens) == (FinishReason.LENGTH, 12)
+
+
+def test_request_when_its_prompt_was_seen_then_cached_tokens_are_told(running: Running) -> None:
+    prompt = list(range(100))
+    running.submit("a", prompt)
+    running.until_last("a")
+    running.submit("b", prompt)
+    deltas = running.until_last("b")["b"]
+    assert deltas[0].event == Started(prompt_tokens=100, cached_tokens=96)
+    assert tokens_of(deltas) == list(range(100, 108))
+
+
+def test_prompt_when_it_cannot_be_served_then_it_is_refused_with_a_sentence(running: Running) -> None:
+    with pytest.raises(PromptTooLong, match="the prompt has 512 tokens, the context holds 512"):
+        running.submit("a", [1] * 512)
+    with pytest.raises(InvalidRequest, match="empty"):
+        running.submit("a", [])
+    for token in (-1, 512):
+        with pytest.raises(InvalidRequest, match="outside 0 to 511"):
+            running.submit("a", [1, token])
+
+
+def test_submit_when_the_queue_is_full_then_it_is_refused_and_the_others_are_served(running: Running) -> None:
+    running.model.gate.clear()
+    names = [str(i) for i in range(12)]  # 4 places and a queue of 8
+    for name in names:
+        running.submit(name, [1])
+    with pytest.raises(QueueFull, match="12 requests"):
+        running.submit("one too many", [1])
+    running.model.gate.set()
+    assert set(running.until_last(*names)) == set(names)
+    running.submit("again", [1])
+    running.until_last("again")
+
+
+def test_cancel_when_a_request_runs_or_waits_then_it_ends_as_cancelled_and_frees_its_blocks(running: Running) -> None:
+    running.model.gate.clear()
+    names = [str(i) for i in range(6)]
+    for name in names:
+        running.submit(name, list(range(40)), SamplingParams(temperature=0.0))
+    for name in names[1:]:
+        running.engine.cancel(name)
+    running.engine.cancel("never heard of")
+    running.model.gate.set()
+    deltas = running.until_last(*names)
+    for name in names[1:]:
+        event = deltas[name][-1].event
+        assert isinstance(event, Finished)
+        assert event.finish_reason is FinishReason.CANCELLED
+    assert len(tokens_of(deltas["0"])) == 472
+    wait_until(lambda: running.engine.stats().num_cache_blocks_used == 0)
+    assert running.engine.stats().num_cancelled == 5
+
+
+def test_step_when_it_fails_then_its_requests_end_with_an_error_and_later_ones_are_served(running: Running) -> None:
+    running.model.fail_on = 77
+    running.submit("bad", [70])
+    error = running.until_last("bad")["bad"][-1].error
+    assert error == "the model failed while computing this request"
+    running.submit("good", [1])
+    assert tokens_of(running.until_last("good")["good"]) == list(range(2, 10))
+
+
+def test_stop_when_requests_outlast_the_drain_then_they_end_with_an_error_and_nothing_more_is_taken() -> None:
+    running = Running(FakeModel(), OPTIONS)
+    running.model.gate.clear()
+    for i in range(6):
+        running.submit(str(i), [1], SamplingParams(temperature=0.0))
+    stopping = threading.Thread(target=running.engine.stop, args=(0.0,))
+    stopping.start()
+    wait_until(lambda: _refuses(running))
+    running.model.gate.set()
+    stopping.join(timeout=10)
+    deltas = running.until_last(*(str(i) for i in range(6)))
+    assert {parts[-1].error for parts in deltas.values()} == {"the engine has stopped"}
+    assert not running.engine.is_alive
+
+
+def test_stop_when_requests_finish_in_time_then_they_are_answered() -> None:
+    running = Running(FakeModel(), OPTIONS)
+    for i in range(6):
+        running.submit(str(i), [1])
+    running.engine.stop(drain_s=10.0)
+    deltas = running.until_last(*(str(i) for i in range(6)))
+    assert all(len(tokens_of(parts)) == 8 for parts in deltas.values())
+
+
+def test_long_prompt_when_others_decode_then_each_step_takes_one_chunk_and_every_decode(running: Running) -> None:
+    running.model.gate.clear()
+    running.submit("short", [1], SamplingParams(temperature=0.0, max_tokens=50))
+    running.submit("long", list(range(200)))
+    running.model.gate.set()
+    running.until_last("short", "long")
+    chunked = [batch for batch in running.model.batches if batch.chunks]
+    assert all(sum(chunk.length for chunk in batch.chunks) <= 32 for batch in chunked)
+    assert all(batch.num_decodes == 1 for batch in chunked[1:])
+
+
+def _refuses(running: Running) -> bool:
+    try:
+        running.submit("late", [1])
+    except EngineStopped:
+        return True
+    except QueueFull:
+        return False
+    return False
+
+
+def wait_until(condition: object, timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
