@@ -254,7 +254,7 @@ def add_options(parser: LocustArgumentParser) -> None:
         "--seed", type=int, default=0, help="Of the prompts; a new one on a server whose caches know the last's"
     )
     group.add_argument(
-        "--repeat-share", type=float, default=0.6, help="Share of first messages that others ask too. Default: 0.6"
+        "--repeat-share", type=float, default=0.7, help="Share of first messages that others ask too. Default: 0.7"
     )
     group.add_argument("--document-words", type=int, default=1200, help="Length of a document. Default: 1200")
     group.add_argument("--think-s", type=float, default=1.0, help="Mean seconds between two messages. Default: 1")

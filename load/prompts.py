@@ -5,7 +5,8 @@ Owns: the questions, conversations and documents, and how often one is asked aga
 Does not know: HTTP, locust, the server.
 
 The same seed gives the same prompts in the same order. Part of them come from small pools that all users share, as in
-life: that is what prompt caches are for. The rest carry a number nobody else uses.
+life: that is what prompt caches are for. The rest carry a number nobody else uses. The pools are small enough for a run
+of half a minute to come back to them: how often caches can hit is what this file says, not what a server can help.
 """
 
 from __future__ import annotations
@@ -16,16 +17,12 @@ from typing import Final
 QUESTIONS: Final = (
     "What is the capital of Australia, and why is it not Sydney?",
     "Explain in three sentences how a heat pump works.",
-    "Give me a name for a small bakery run by two sisters.",
     "How do I undo the last commit in git without losing my changes?",
     "Is 1,009 a prime number? Show how you know.",
-    "Write a polite mail that declines an invitation to a meeting.",
-    "What is the difference between a virus and a bacterium?",
     "Translate into French: the train leaves at a quarter past nine.",
 )
 OPENINGS: Final = (
     "I would like to learn to play chess. Where do I start?",
-    "Help me plan three days in Lisbon with two children.",
     "My Python program is slow. How do I find out why?",
     "I want to grow tomatoes on a balcony that faces north.",
 )
@@ -40,7 +37,7 @@ DOCUMENT_QUESTIONS: Final = (
     "Summarise the report in five sentences.",
     "List every decision in the report, with who is responsible.",
 )
-NUM_DOCUMENTS: Final = 3
+NUM_DOCUMENTS: Final = 2
 
 _WHO: Final = ("The harbour office", "The survey team", "The council", "Our supplier", "The night shift", "The auditor")
 _DID: Final = ("measured", "postponed", "approved", "questioned", "repaired", "recorded", "reviewed", "replaced")

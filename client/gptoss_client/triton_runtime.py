@@ -58,17 +58,13 @@ class TritonRuntime:
 def find_runtime(
     search_path: str | None = None, *, image: Path = NVIDIA_IMAGE, root: Path = PROJECT_ROOT
 ) -> TritonRuntime:
-    """Return a runnable tritonserver: the one of NVIDIA's image, the one on PATH, else one made from the wheel.
+    """Return a runnable tritonserver: the one on PATH, the one of NVIDIA's image, else one made from the wheel.
 
     search_path: in place of PATH. root: the project, whose `.triton/` holds what is made.
     Raises RuntimeMissingError.
     """
-    if (image / "bin" / "tritonserver").exists():
-        return TritonRuntime(image / "bin" / "tritonserver")
-    on_path = shutil.which("tritonserver", path=search_path)
-    if on_path:
-        return _installed(Path(on_path).resolve())
-    return assemble(find_wheel(), root / ".triton")
+    installed = shutil.which("tritonserver", path=search_path) or shutil.which("tritonserver", path=str(image / "bin"))
+    return _installed(Path(installed).resolve()) if installed else assemble(find_wheel(), root / ".triton")
 
 
 def _installed(binary: Path) -> TritonRuntime:
@@ -116,7 +112,10 @@ def assemble(wheel: Wheel, place: Path, python: tuple[int, int] = sys.version_in
     libpython = _libpython_folder(version)
     made = place / f"{WHEEL}-{wheel.version}-python{version}"
     if not made.is_dir():
-        _make_backend_directory(wheel, stub, made)
+        try:
+            _make_backend_directory(wheel, stub, made)
+        except OSError as error:
+            raise RuntimeMissingError(f"cannot make tritonserver runnable in {place}: {error.strerror}") from error
     return TritonRuntime(
         wheel.server / "bin" / "tritonserver", made, wheel.server / "caches", (wheel.libraries, libpython)
     )

@@ -44,7 +44,9 @@ def answer(harmony: str, *, reason: FinishReason = FinishReason.STOP, tokens_a_s
     return [STARTED, *(GenerationStep(step) for step in steps[:-1]), last]
 
 
-HELLO = answer("<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant<|channel|>final<|message|>Hello!<|return|>")
+HELLO = answer(
+    "<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant<|channel|>final<|message|>Hello!<|return|>"
+)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 from load.prompts import NUM_DOCUMENTS, QUESTIONS, PromptBook, document
 
 
-def book(seed: str = "0.0.1", repeat_share: float = 0.6) -> PromptBook:
+def book(seed: str = "0.0.1", repeat_share: float = 0.7) -> PromptBook:
     return PromptBook(seed, repeat_share=repeat_share, document_words=100)
 
 

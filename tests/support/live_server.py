@@ -1,0 +1,117 @@
+"""The whole server as a user starts it: `gptoss serve`, real tritonserver, real adapter, real sockets."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from gptoss_backend.settings import ENV_PREFIX
+
+GPTOSS = Path(sys.executable).with_name("gptoss")
+START_TIMEOUT_S = 180.0
+
+
+def free_ports(count: int = 4) -> int:
+    """Return the first of `count` consecutive ports that nobody listens on."""
+    for first in range(20000 + os.getpid() % 5000 * 4, 60000, 4):
+        if all(_is_free(port) for port in range(first, first + count)):
+            return first
+    raise RuntimeError("no free ports")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveServer:
+    """A running server."""
+
+    process: subprocess.Popen[str]
+    port: int
+    run_dir: Path
+
+    @property
+    def url(self) -> str:
+        """Of the adapter."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def grpc(self) -> str:
+        """Of tritonserver."""
+        return f"127.0.0.1:{self.port + 1}"
+
+    def triton_metric(self, name: str, **labels: str) -> float:
+        """Return a value of Triton's metrics page, summed over the series that carry `labels`; 0 where there is none."""
+        page = httpx.get(f"http://127.0.0.1:{self.port + 2}/metrics").text
+        return metric_in(page, name, **labels)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return a value of the adapter's metrics page."""
+        return metric_in(httpx.get(f"{self.url}/metrics").text, name, **labels)
+
+
+def metric_in(page: str, name: str, **labels: str) -> float:
+    """Sum the series of `name` that carry `labels` on a Prometheus page."""
+    wanted = {f'{key}="{value}"' for key, value in labels.items()}
+    total = 0.0
+    for match in re.finditer(rf"^{name}(?:{{(.*)}})? (\S+)$", page, re.MULTILINE):
+        if wanted <= set((match[1] or "").split(",")):
+            total += float(match[2])
+    return total
+
+
+def start(run_dir: Path, checkpoint: Path, *options: str, environment: dict[str, str] | None = None) -> LiveServer:
+    """Start a server and wait until it answers; the caller ends it with `stop`."""
+    port = free_ports()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    command = [
+        *(str(GPTOSS), "serve", "--model", "demo", "--port", str(port)),
+        *("--checkpoint", str(checkpoint), "--run-dir", str(run_dir), *options),
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=inherited | (environment or {})
+    )
+    server = LiveServer(process, port, run_dir)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not _answers(server):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise RuntimeError(f"the server did not start:\n{process.communicate()[0]}")
+        time.sleep(0.2)
+    return server
+
+
+def stop(server: LiveServer) -> tuple[int, str]:
+    """End a server as Ctrl-C does; returns its exit status and what it printed."""
+    server.process.send_signal(signal.SIGINT)
+    output, _ = server.process.communicate(timeout=60)
+    return server.process.returncode, output
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0, period_s: float = 0.02) -> float:
+    """Wait until `condition` holds and return the seconds it took; fails after `timeout_s`."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < timeout_s, "waited in vain"
+        time.sleep(period_s)
+    return time.monotonic() - started
+
+
+def _answers(server: LiveServer) -> bool:
+    try:
+        return httpx.get(f"{server.url}/health", timeout=2.0).status_code == 200
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,73 @@
+"""Small real processes for a supervisor to run, and an observer that writes down what it is told."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gptoss_client.process_group import ProcessRecord
+from gptoss_client.stop_signal import StopSignal
+from gptoss_client.supervisor import ProcessSpec
+
+READY = "open('ready','w').close(); "
+FOREVER = "import time; time.sleep(60)"
+
+
+class Diary:
+    """An observer that asks for a stop at a chosen event."""
+
+    def __init__(self, stop: StopSignal, *, stop_at: str | None = None) -> None:
+        self.events: list[str] = []
+        self.processes: list[ProcessRecord] = []
+        self._stop = stop
+        self._stop_at = stop_at
+
+    def started(self, processes: Sequence[ProcessRecord]) -> None:
+        self.processes = list(processes)
+        self._note("started")
+
+    def waiting(self, awaited: Sequence[str], elapsed_s: float) -> None:
+        event = f"waiting for {', '.join(awaited)}"
+        if self.events[-1] != event:
+            self._note(event)
+
+    def ready(self, elapsed_s: float) -> None:
+        self._note("ready")
+
+    def ending(self, name: str) -> None:
+        self._note(f"ending {name}")
+
+    def _note(self, event: str) -> None:
+        self.events.append(event)
+        if self._stop_at and event.startswith(self._stop_at):
+            self._stop.request()
+
+
+def python_process(
+    folder: Path, name: str, program: str, *, is_ready: Callable[[], bool] | None = None, needs_children: bool = False
+) -> ProcessSpec:
+    """A process that runs a line of Python in `folder`/`name`; ready when the file `ready` is there."""
+    place = folder / name
+    place.mkdir()
+    # -S -E: without site-packages an interpreter starts in some 10 ms
+    command = (sys.executable, "-S", "-E", "-c", f"import os; os.chdir({str(place)!r}); {program}")
+    return ProcessSpec(
+        name=name,
+        command=command,
+        environment={},
+        log=folder / f"{name}.log",
+        awaited="gets up",
+        is_ready=is_ready or (place / "ready").exists,
+        needs_children=needs_children,
+        clean_up=lambda: (folder / f"{name}.cleaned").touch(),
+    )
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Return when the condition holds; fail if it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come to hold"
+        time.sleep(0.02)

@@ -1,0 +1,229 @@
+"""The supervisor with small real processes: all run, or none."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from support.processes import FOREVER, READY, Diary, python_process, wait_until
+
+from gptoss_client.errors import CommandError, ProcessDiedError, StartupTimeoutError
+from gptoss_client.process_group import ProcessRecord, kill_group
+from gptoss_client.stop_signal import StopSignal
+from gptoss_client.supervisor import ProcessSpec, Supervisor, run_step
+
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+WITH_CHILD = (
+    "import subprocess, sys; child = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)']); "
+    "open('child', 'w').write(str(child.pid)); "
+)
+
+
+def supervisor(
+    specs: list[ProcessSpec],
+    diary: Diary,
+    stop: StopSignal,
+    *,
+    startup_timeout_s: float = 20,
+    shutdown_timeout_s: float = 20,
+) -> Supervisor:
+    return Supervisor(specs, diary, stop, startup_timeout_s=startup_timeout_s, shutdown_timeout_s=shutdown_timeout_s)
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def child_of(folder: Path, name: str) -> int:
+    wait_until(lambda: (folder / name / "child").exists() and (folder / name / "child").read_text() != "")
+    return int((folder / name / "child").read_text())
+
+
+def test_run_when_a_stop_is_asked_for_then_ends_the_processes_in_reverse_order(tmp_path: Path) -> None:
+    stop = StopSignal()
+    diary = Diary(stop, stop_at="ready")
+    specs = [python_process(tmp_path, name, READY + FOREVER) for name in ("server", "adapter")]
+
+    supervisor(specs, diary, stop).run()
+
+    assert diary.events[0] == "started"
+    assert diary.events[-3:] == ["ready", "ending adapter", "ending server"]
+    assert not any(is_alive(process.pid) for process in diary.processes)
+    assert (tmp_path / "server.cleaned").exists()
+    assert (tmp_path / "adapter.cleaned").exists()
+
+
+def test_run_when_one_is_ready_before_the_other_then_tells_what_is_awaited(tmp_path: Path) -> None:
+    stop = StopSignal()
+    diary = Diary(stop, stop_at="ready")
+    slow = python_process(tmp_path, "slow", "import time; time.sleep(1.0); " + READY + FOREVER)
+
+    supervisor([slow, python_process(tmp_path, "quick", READY + FOREVER)], diary, stop).run()
+
+    assert "waiting for slow gets up" in diary.events
+
+
+def test_run_when_a_process_exits_then_tells_its_status_and_last_words_and_ends_the_other(tmp_path: Path) -> None:
+    stop = StopSignal()
+    diary = Diary(stop)
+    failing = python_process(tmp_path, "adapter", "print('port is gone', flush=True); raise SystemExit(3)")
+
+    with pytest.raises(ProcessDiedError, match=r"adapter died \(exit status 3\).*\n  port is gone") as caught:
+        supervisor([python_process(tmp_path, "server", READY + FOREVER), failing], diary, stop).run()
+
+    assert caught.value.exit_status == 1
+    assert diary.events[-1] == "ending server"
+    assert not any(is_alive(process.pid) for process in diary.processes)
+
+
+def test_run_when_a_ready_process_is_killed_then_names_the_signal(tmp_path: Path) -> None:
+    stop = StopSignal()
+    diary = Diary(stop)
+    spec = python_process(tmp_path, "server", READY + "import signal; os.kill(os.getpid(), signal.SIGKILL)")
+
+    with pytest.raises(ProcessDiedError, match=r"server died \(killed by SIGKILL\)"):
+        supervisor([spec], diary, stop).run()
+
+
+def test_run_when_a_process_is_not_ready_in_time_then_says_so_and_ends_it(tmp_path: Path) -> None:
+    stop = StopSignal()
+    diary = Diary(stop)
+    spec = python_process(tmp_path, "server", "print('still loading', flush=True); " + FOREVER)
+
+    with pytest.raises(StartupTimeoutError, match=r"server was not ready after 1 s.*\n  still loading"):
+        supervisor([spec], diary, stop, startup_timeout_s=0.6).run()
+
+    assert not is_alive(diary.processes[0].pid)
+
+
+def test_run_when_a_stop_is_asked_for_before_all_are_ready_then_ends_them(tmp_path: Path) -> None:
+    stop = StopSignal()
+    diary = Diary(stop, stop_at="waiting")
+
+    supervisor([python_process(tmp_path, "server", FOREVER)], diary, stop).run()
+
+    assert "ready" not in diary.events
+    assert not is_alive(diary.processes[0].pid)
+
+
+def test_run_when_a_process_ignores_the_request_to_end_then_kills_it_after_the_timeout(tmp_path: Path) -> None:
+    stop = StopSignal()
+    diary = Diary(stop, stop_at="ready")
+    started = time.monotonic()
+
+    supervisor([python_process(tmp_path, "server", DEAF + READY + FOREVER)], diary, stop, shutdown_timeout_s=0.5).run()
+
+    assert not is_alive(diary.processes[0].pid)
+    assert time.monotonic() - started < 10
+
+
+def test_run_when_told_to_end_at_once_then_does_not_wait_for_the_timeout(tmp_path: Path) -> None:
+    stop = StopSignal()
+    stop.at_once = True
+    diary = Diary(stop, stop_at="ready")
+    started = time.monotonic()
+
+    supervisor([python_process(tmp_path, "server", DEAF + READY + FOREVER)], diary, stop, shutdown_timeout_s=60).run()
+
+    assert time.monotonic() - started < 10
+
+
+def test_run_when_a_process_leaves_children_behind_then_ends_them_too(tmp_path: Path) -> None:
+    stop = StopSignal()
+    diary = Diary(stop, stop_at="ready")
+
+    supervisor([python_process(tmp_path, "server", WITH_CHILD + READY + FOREVER)], diary, stop).run()
+
+    assert not is_alive(child_of(tmp_path, "server"))
+
+
+@pytest.mark.parametrize("needs_children", [True, False])
+def test_run_when_a_child_of_a_process_crashes_then_counts_it_as_death_where_it_is_needed(
+    tmp_path: Path, needs_children: bool
+) -> None:
+    stop = StopSignal()
+    diary = Diary(stop)
+    spec = python_process(tmp_path, "server", WITH_CHILD + READY + FOREVER, needs_children=needs_children)
+    fate = threading.Thread(target=lambda: os.kill(child_of(tmp_path, "server"), signal.SIGKILL), name="fate")
+    end = threading.Timer(3.5, stop.request)
+    fate.start()
+    end.start()
+
+    if needs_children:
+        with pytest.raises(ProcessDiedError, match="server lost a process it cannot do without"):
+            supervisor([spec], diary, stop).run()
+    else:
+        supervisor([spec], diary, stop).run()
+
+    end.cancel()
+    end.join()
+    fate.join()
+
+
+def test_run_when_a_command_does_not_exist_then_says_so_and_ends_the_one_before(tmp_path: Path) -> None:
+    stop = StopSignal()
+    diary = Diary(stop)
+    first = python_process(tmp_path, "server", READY + WITH_CHILD + FOREVER)
+    missing = ProcessSpec("adapter", ("/does/not/exist",), {}, tmp_path / "adapter.log", "gets up", lambda: True)
+
+    with pytest.raises(CommandError, match=r"cannot start adapter \(/does/not/exist\): No such file"):
+        supervisor([first, missing], diary, stop).run()
+
+    assert diary.events == ["ending server"]
+    assert (tmp_path / "server.cleaned").exists()
+
+
+# --- steps, signals and groups --------------------------------------------------------------------------------------
+
+
+def test_run_step_when_the_command_fails_then_returns_its_status() -> None:
+    assert run_step((sys.executable, "-S", "-c", "raise SystemExit(7)"), {}, StopSignal()) == 7
+
+
+def test_run_step_when_a_stop_is_asked_for_then_ends_the_command() -> None:
+    stop = StopSignal()
+    asked = threading.Timer(0.3, stop.request)
+    asked.start()
+
+    assert run_step((sys.executable, "-S", "-c", FOREVER), {}, stop) == -signal.SIGKILL
+    asked.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stop_signal_when_a_signal_arrives_then_it_is_a_wish_and_the_old_handler_comes_back(number: int) -> None:
+    before = signal.getsignal(number)
+    with StopSignal() as stop:
+        os.kill(os.getpid(), number)
+        wait_until(lambda: stop.requested)
+        assert not stop.at_once
+    assert signal.getsignal(number) is before
+
+
+def test_stop_signal_when_interrupted_again_later_then_wants_it_at_once_but_not_within_the_same_moment() -> None:
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not stop.at_once
+        time.sleep(0.6)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not stop.at_once
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_until(lambda: stop.at_once)
+
+
+def test_process_record_when_the_id_belongs_to_another_process_then_it_is_not_found() -> None:
+    own = ProcessRecord.of("tests", os.getpid())
+    stranger = ProcessRecord("tests", own.pid, own.created_at - 3600)
+
+    assert own.find() is not None
+    assert stranger.find() is None
+
+
+def test_kill_group_when_nothing_of_it_is_left_then_kills_nothing() -> None:
+    assert kill_group(ProcessRecord("gone", 2**22 - 1, time.time())) == 0
