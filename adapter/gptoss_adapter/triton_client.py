@@ -40,9 +40,11 @@ from gptoss_backend.contract import (
     TOKEN_IDS,
     ChatRequest,
     GenerationErrorCode,
+    Refusal,
     SamplingParams,
     TensorSpec,
     decode_error,
+    decode_sampling,
 )
 
 logger = logging.getLogger(__name__)
@@ -87,7 +89,15 @@ class TritonModelServer:
             )
         except InferenceServerException as error:
             raise _api_error(error.status(), error.message()) from error
-        return PromptIds(_outputs(result)[PROMPT_IDS.name])
+        outputs = _outputs(result)
+        sampling = decode_sampling(outputs[SAMPLING.name])
+        if isinstance(sampling, Refusal):
+            raise (
+                InternalError(request_id)
+                if sampling.is_internal
+                else InvalidRequestError(_as_sentence(sampling.refused))
+            )
+        return PromptIds(outputs[PROMPT_IDS.name])
 
     def generate(self, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> TritonStream:
         """Submit the prompt and return its stream."""

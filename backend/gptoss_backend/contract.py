@@ -160,6 +160,22 @@ class ChatRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """SAMPLING, beside no PROMPT_IDS, where preprocess cannot make a prompt of CHAT.
+
+    A document and not a Triton error: Triton's response cache keeps an error as an answer without outputs, so that the
+    second client to send the same CHAT would not be told what is wrong. The generation step of an ensemble makes a
+    Triton error of it.
+    """
+
+    __pydantic_config__ = _STRICT
+    refused: str
+    """A sentence."""
+    is_internal: bool = False
+    """True where the fault is ours: INTERNAL rather than INVALID_ARG."""
+
+
 # --- documents: generation → client ---------------------------------------------------------------------------------
 
 
@@ -277,4 +293,10 @@ class Codec(Generic[T]):
 
 CHAT_CODEC: Final[Codec[ChatRequest]] = Codec("CHAT", ChatRequest)
 SAMPLING_CODEC: Final[Codec[SamplingParams]] = Codec("SAMPLING", SamplingParams)
+REFUSAL_CODEC: Final[Codec[Refusal]] = Codec("SAMPLING", Refusal)
 EVENT_CODEC: Final[Codec[Started | Finished]] = Codec("EVENT", GenerationEvent)
+
+
+def decode_sampling(raw: bytes) -> SamplingParams | Refusal:
+    """Read the SAMPLING that preprocess wrote. Raises ContractError."""
+    return REFUSAL_CODEC.decode(raw) if raw.startswith(b'{"refused":') else SAMPLING_CODEC.decode(raw)

@@ -32,7 +32,8 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._note)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and a script's `&`, mean that it stays ignored
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(

@@ -12,10 +12,11 @@ import pytest
 from support.live_server import LiveServer
 
 MODEL = "gpt-oss-demo"
+Body = dict[str, Any] | bytes
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def post(server: LiveServer, body: Any) -> httpx.Response:  # noqa: ANN401
+def post(server: LiveServer, body: Body) -> httpx.Response:
     content = body if isinstance(body, bytes) else None
     return httpx.post(
         f"{server.url}/v1/chat/completions",
@@ -46,7 +47,11 @@ def post(server: LiveServer, body: Any) -> httpx.Response:  # noqa: ANN401
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_request_when_it_is_wrong_then_a_plain_error_names_what(
-    server: LiveServer, body: Any, status: int, word: str, stream: bool
+    server: LiveServer,
+    body: Body,
+    status: int,
+    word: str,
+    stream: bool,
 ) -> None:
     answer = post(server, body | {"stream": True} if stream and isinstance(body, dict) else body)
     assert answer.status_code == status

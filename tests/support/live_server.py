@@ -54,7 +54,7 @@ class LiveServer:
         return f"127.0.0.1:{self.port + 1}"
 
     def triton_metric(self, name: str, **labels: str) -> float:
-        """Return a value of Triton's metrics page, summed over the series that carry `labels`; 0 where there is none."""
+        """Return a value of Triton's metrics page, summed over the series that carry `labels`; 0 without any."""
         page = httpx.get(f"http://127.0.0.1:{self.port + 2}/metrics").text
         return metric_in(page, name, **labels)
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -43,6 +44,17 @@ def is_alive(pid: int) -> bool:
 def child_of(folder: Path, name: str) -> int:
     wait_until(lambda: (folder / name / "child").exists() and (folder / name / "child").read_text() != "")
     return int((folder / name / "child").read_text())
+
+
+@pytest.fixture
+def heeded_signals() -> Iterator[None]:
+    """Signals as an interactive shell leaves them, also where the tests run in the background or under nohup."""
+    before = {
+        number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_run_when_a_stop_is_asked_for_then_ends_the_processes_in_reverse_order(tmp_path: Path) -> None:
@@ -195,6 +207,7 @@ def test_run_step_when_a_stop_is_asked_for_then_ends_the_command() -> None:
     asked.join()
 
 
+@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stop_signal_when_a_signal_arrives_then_it_is_a_wish_and_the_old_handler_comes_back(number: int) -> None:
     before = signal.getsignal(number)
@@ -205,6 +218,16 @@ def test_stop_signal_when_a_signal_arrives_then_it_is_a_wish_and_the_old_handler
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.usefixtures("heeded_signals")
+def test_stop_signal_when_the_shell_told_to_ignore_a_signal_then_it_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.05)
+        assert not stop.requested
+
+
+@pytest.mark.usefixtures("heeded_signals")
 def test_stop_signal_when_interrupted_again_later_then_wants_it_at_once_but_not_within_the_same_moment() -> None:
     with StopSignal() as stop:
         os.kill(os.getpid(), signal.SIGINT)

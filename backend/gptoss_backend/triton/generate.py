@@ -19,9 +19,10 @@ from gptoss_backend.contract import (
     MODELS_BY_TRITON,
     PROMPT_IDS,
     SAMPLING,
-    SAMPLING_CODEC,
     ContractError,
     GenerationErrorCode,
+    Refusal,
+    decode_sampling,
     encode_error,
 )
 from gptoss_backend.engine.checkpoint import find_checkpoint
@@ -89,11 +90,11 @@ class Generate:
         request_id = f"{next(self._ids)}:{request.request_id()}"
         stream = ResponseStream(request.get_response_sender())
         try:
-            generation = GenerationRequest(
-                request_id, read_ids(request, PROMPT_IDS), SAMPLING_CODEC.decode(read_bytes(request, SAMPLING))
-            )
+            sampling = decode_sampling(read_bytes(request, SAMPLING))
+            if isinstance(sampling, Refusal):
+                raise _RefusedByPreprocess(sampling)
             self._sender.open(request_id, stream)
-            self._engine.submit(generation)
+            self._engine.submit(GenerationRequest(request_id, read_ids(request, PROMPT_IDS), sampling))
         except Exception as error:  # noqa: BLE001 (every request gets an answer; _refusal logs the unexpected)
             self._sender.forget(request_id)
             stream.refuse(*_refusal(request_id, error))
@@ -107,13 +108,23 @@ class Generate:
                 logger.exception("housekeeping failed; trying again")
 
 
+class _RefusedByPreprocess(Exception):  # noqa: N818
+    """The ensemble's first step made no prompt."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.refused)
+        self.is_internal = refusal.is_internal
+
+
 def _refusal(request_id: str, error: Exception) -> tuple[str, int]:
     """Return the text and Triton status that tell a client why its request was not taken."""
     status = pb_utils.TritonError
     match error:
         case PromptTooLong():
             return encode_error(GenerationErrorCode.CONTEXT_LENGTH_EXCEEDED, str(error)), status.INVALID_ARG
-        case ContractError() | InvalidRequest():
+        case _RefusedByPreprocess(is_internal=True):
+            return str(error), status.INTERNAL
+        case ContractError() | InvalidRequest() | _RefusedByPreprocess():
             return str(error), status.INVALID_ARG
         case QueueFull():
             return encode_error(GenerationErrorCode.QUEUE_FULL, str(error)), status.UNAVAILABLE

@@ -18,11 +18,13 @@ from gptoss_backend.contract import (
     CHAT,
     CHAT_CODEC,
     PROMPT_IDS,
+    REFUSAL_CODEC,
     SAMPLING,
     SAMPLING_CODEC,
     ChatMessage,
     ChatRequest,
     ContractError,
+    Refusal,
     Role,
 )
 from gptoss_backend.harmony.prompt import PromptError, render_prompt
@@ -51,15 +53,17 @@ class Preprocess:
 def _answer(request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
     try:
         chat = CHAT_CODEC.decode(read_bytes(request, CHAT))
-        prompt_ids = ids_tensor(PROMPT_IDS, render_prompt(chat))
-        sampling = bytes_tensor(SAMPLING, SAMPLING_CODEC.encode(chat.sampling))
+        return _response(render_prompt(chat), SAMPLING_CODEC.encode(chat.sampling))
     except (ContractError, PromptError) as error:
-        return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+        return _refusal(Refusal(str(error)))
     except Exception:  # what escapes here would fail the whole batch
         logger.exception("preprocess failed on request %r", request.request_id())
-        return _refusal("The prompt could not be made; the server's log says why.", pb_utils.TritonError.INTERNAL)
-    return pb_utils.InferenceResponse([prompt_ids, sampling])
+        return _refusal(Refusal("the prompt could not be made; the server's log says why", is_internal=True))
 
 
-def _refusal(sentence: str, code: int) -> pb_utils.InferenceResponse:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(sentence, code))
+def _refusal(refusal: Refusal) -> pb_utils.InferenceResponse:
+    return _response([], REFUSAL_CODEC.encode(refusal))
+
+
+def _response(prompt_ids: list[int], sampling: bytes) -> pb_utils.InferenceResponse:
+    return pb_utils.InferenceResponse([ids_tensor(PROMPT_IDS, prompt_ids), bytes_tensor(SAMPLING, sampling)])

@@ -1,0 +1,290 @@
+"""The `gptoss` command from outside, with stand-ins for tritonserver and the adapter."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from support.processes import wait_until
+from support.stand_ins import free_ports, write_adapter, write_tritonserver
+
+from gptoss_client.run_state import RunDirectory, RunState
+
+NOT_RUNNING = 3
+TIMEOUT_S = 60
+
+
+class Terminal:
+    """Runs `gptoss` the way a person does, everything in one folder. Leaves nothing running."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = RunDirectory(folder / "run")
+        self.repository = folder / "repository"
+        self.repository.mkdir()
+        checkpoint = folder / "checkpoint"
+        checkpoint.mkdir()
+        (checkpoint / "config.json").write_text("{}")
+        self.port, grpc, metrics, http = free_ports(4)
+        self._servers: list[subprocess.Popen[str]] = []
+        self._environment = {
+            **{name: text for name, text in os.environ.items() if not name.startswith("GPTOSS_")},
+            "PATH": f"{write_tritonserver(folder / 'triton')}:{os.environ['PATH']}",
+            "PYTHONPATH": str(write_adapter(folder / "adapter")),
+            "GPTOSS_MODEL": "demo",
+            "GPTOSS_CHECKPOINTS__DEMO": str(checkpoint),
+            "GPTOSS_SERVER__MODEL_REPOSITORY": str(self.repository),
+            "GPTOSS_SERVER__PORT": str(self.port),
+            "GPTOSS_SERVER__TRITON_GRPC_PORT": str(grpc),
+            "GPTOSS_SERVER__TRITON_METRICS_PORT": str(metrics),
+            "GPTOSS_SERVER__TRITON_HTTP_PORT": str(http),
+            "GPTOSS_SERVER__RUN_DIR": str(self.run.root),
+            "GPTOSS_SERVER__SHUTDOWN_TIMEOUT_S": "10",
+        }
+
+    def gptoss(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            self._command(arguments),
+            env={**self._environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+
+    def serve(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `gptoss serve` and return once it is ready."""
+        server = self.start("serve", *arguments)
+        wait_until(lambda: self.state is not None and self.state.phase == "ready", TIMEOUT_S)
+        return server
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command and return at once."""
+        process = subprocess.Popen(
+            self._command(arguments), env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._servers.append(process)
+        return process
+
+    @property
+    def state(self) -> RunState | None:
+        return self.run.read_state()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        state = self.state
+        assert state is not None
+        return {record.name: record.pid for record in (*state.processes, state.supervisor)}
+
+    def close(self) -> None:
+        self.gptoss("stop")
+        for server in self._servers:
+            server.kill()
+            server.communicate()
+
+    @staticmethod
+    def _command(arguments: tuple[str, ...]) -> list[str]:
+        return [sys.executable, "-m", "gptoss_client.cli", *arguments]
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path)
+    yield terminal
+    terminal.close()
+
+
+def gone(pids: dict[str, int]) -> bool:
+    return not any(
+        psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids.values()
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_when_interrupted_then_ends_both_processes_and_succeeds(terminal: Terminal, number: int) -> None:
+    server = terminal.serve()
+    pids = terminal.pids
+    ready = httpx.get(f"http://127.0.0.1:{terminal.port}/health", trust_env=False).status_code
+
+    server.send_signal(number)
+    words, _ = server.communicate(timeout=TIMEOUT_S)
+
+    assert ready == httpx.codes.OK
+    assert server.returncode == 0
+    assert f"OpenAI API  http://127.0.0.1:{terminal.port}/v1" in words
+    assert f"curl -N http://127.0.0.1:{terminal.port}/v1/chat/completions" in words
+    assert words.endswith("stopping adapter\nstopping tritonserver\n")
+    assert gone(pids)
+    assert terminal.state is None
+
+
+def test_serve_when_ready_then_every_process_reads_the_resolved_settings_and_no_other(terminal: Terminal) -> None:
+    terminal.serve("--profile", "latency_first")
+
+    assert f"config {terminal.run.config}" in (terminal.run.logs / "triton.log").read_text()
+    assert "settings ['GPTOSS_CONFIG']" in (terminal.run.logs / "adapter.log").read_text()
+    assert "profile: latency_first" in terminal.run.config.read_text()
+
+
+def test_serve_when_tritonserver_cannot_load_then_shows_its_words_and_fails(terminal: Terminal) -> None:
+    (terminal.repository / "broken").touch()
+
+    failed = terminal.gptoss("serve")
+
+    assert failed.returncode == 1
+    assert "error: tritonserver died (exit status 1)" in failed.stderr
+    assert "error: failed to load the model" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert terminal.state is None
+
+
+@pytest.mark.parametrize("name", ["tritonserver", "adapter"])
+def test_serve_when_a_process_is_killed_then_says_which_and_ends_the_other(terminal: Terminal, name: str) -> None:
+    server = terminal.serve()
+    pids = terminal.pids
+
+    os.kill(pids[name], signal.SIGKILL)
+    words, _ = server.communicate(timeout=TIMEOUT_S)
+
+    assert server.returncode == 1
+    assert f"error: {name} died (killed by SIGKILL)" in words
+    assert gone(pids)
+
+
+def test_serve_when_a_port_is_taken_then_names_the_port_and_who_has_it(terminal: Terminal) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        refused = terminal.gptoss("serve", "--port", str(port))
+
+    assert refused.returncode == 1
+    assert f"error: port {port} (the OpenAI API) is taken by " in refused.stderr
+    assert f"(pid {os.getpid()})" in refused.stderr
+
+
+def test_serve_when_a_server_already_runs_from_the_directory_then_refuses(terminal: Terminal) -> None:
+    terminal.serve()
+
+    refused = terminal.gptoss("serve", "--port", str(free_ports(1)[0]))
+
+    assert refused.returncode == 1
+    assert (
+        f"error: a server (pid {terminal.pids['supervisor']}) already runs from {terminal.run.root}" in refused.stderr
+    )
+    assert terminal.gptoss("status").returncode == 0
+
+
+def test_serve_when_detached_then_goes_on_until_stopped(terminal: Terminal) -> None:
+    started = terminal.gptoss("serve", "--detach")
+    pids = terminal.pids
+    status = terminal.gptoss("status")
+    stopped = terminal.gptoss("stop")
+
+    assert started.returncode == 0
+    assert "gptoss stop ends it" in started.stdout
+    assert status.returncode == 0
+    assert "gpt-oss-demo (profile balanced): ready" in status.stdout
+    assert f"adapter       pid {pids['adapter']:<8} ready" in status.stdout
+    assert stopped.returncode == 0
+    assert stopped.stdout == "stopped\n"
+    assert gone(pids)
+    assert terminal.gptoss("status").returncode == NOT_RUNNING
+
+
+def test_serve_when_detached_and_it_fails_then_tells_why(terminal: Terminal) -> None:
+    (terminal.repository / "broken").touch()
+
+    failed = terminal.gptoss("serve", "--detach")
+
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: tritonserver died (exit status 1)")
+    assert "error: failed to load the model" in failed.stderr
+
+
+def test_status_when_the_server_is_not_ready_yet_then_says_what_it_waits_for(terminal: Terminal) -> None:
+    (terminal.repository / "slow").touch()
+    terminal.start("serve")
+    wait_until(lambda: terminal.state is not None and bool(terminal.state.awaited), TIMEOUT_S)
+
+    status = terminal.gptoss("status")
+
+    assert status.returncode == 1
+    assert "gpt-oss-demo (profile balanced): starting" in status.stdout
+    assert "awaited: tritonserver loads gpt_oss_demo" in status.stdout
+
+
+def test_stop_when_the_supervisor_was_killed_then_ends_what_it_left(terminal: Terminal) -> None:
+    server = terminal.serve()
+    pids = terminal.pids
+    server.kill()
+    server.wait()
+
+    status = terminal.gptoss("status")
+    stopped = terminal.gptoss("stop")
+
+    assert status.returncode == NOT_RUNNING
+    assert f"pid {pids['tritonserver']} still runs" in status.stdout
+    assert stopped.stdout == "stopped\n"
+    assert gone(pids)
+
+
+def test_serve_when_an_earlier_supervisor_was_killed_then_takes_its_place(terminal: Terminal) -> None:
+    terminal.serve().kill()
+    left = terminal.pids
+    del left["supervisor"]
+
+    started = terminal.gptoss("serve", "--detach")
+
+    assert started.returncode == 0
+    assert "ended 2 processes that an earlier server left behind" in started.stdout
+    assert gone(left)
+
+
+def test_stop_and_status_when_nothing_runs_then_say_so(terminal: Terminal) -> None:
+    status, stopped = terminal.gptoss("status"), terminal.gptoss("stop")
+
+    assert (status.returncode, stopped.returncode) == (NOT_RUNNING, 0)
+    assert status.stdout == stopped.stdout == f"no server runs from {terminal.run.root}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("serve", "--port", "70000"), "error: server.port: Input should be less than or equal to 65535\n"),
+        (("serve", "--config", "/does/not/exist.yaml"), "error: cannot read the settings file /does/not/exist.yaml: "),
+        (
+            ("serve", "--model", "20b", "--checkpoint", "/does/not/exist"),
+            "error: there is no checkpoint in /does/not/exist",
+        ),
+        (("serve", "--model", "7b"), "'7b' is not one of 'demo', '20b', '120b'"),
+    ],
+)
+def test_serve_when_asked_for_what_cannot_be_then_says_so_in_a_sentence(
+    terminal: Terminal, arguments: tuple[str, ...], words: str
+) -> None:
+    refused = terminal.gptoss(*arguments)
+
+    assert refused.returncode == 2
+    assert words in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_any_command_when_a_variable_names_no_setting_then_names_it(terminal: Terminal) -> None:
+    started = time.monotonic()
+
+    refused = terminal.gptoss("status", GPTOSS_ENGINE__MAX_SEQS="8")
+
+    assert refused.returncode == 2
+    assert refused.stderr == "error: engine.max_seqs: no such setting\n"
+    assert time.monotonic() - started < 10

@@ -1,0 +1,239 @@
+"""Framing, keep-alive, and how a stream begins, fails and ends, without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+
+import pytest
+from starlette.types import Message
+
+from gptoss_adapter.chunks import AnswerHead, ChunkWriter
+from gptoss_adapter.disconnect import until_disconnect
+from gptoss_adapter.errors import ClientGoneError, ServiceUnavailableError
+from gptoss_adapter.sse import DONE, KEEP_ALIVE, EventStream, error_event
+from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
+
+HEAD = AnswerHead("gpt-oss-demo", "fp_1", id="chatcmpl-1", created=5)
+
+
+class Connection:
+    """An ASGI connection whose client goes away when `hang_up` is called."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self._gone = asyncio.Event()
+
+    async def receive(self) -> Message:
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    def hang_up(self) -> None:
+        self._gone.set()
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message["body"] for message in self.sent if message["type"] == "http.response.body")
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.sent) and self.sent[-1].get("more_body") is False
+
+
+class Events:
+    """A generator of events that records how it was left."""
+
+    def __init__(self, *events: bytes | float | Exception) -> None:
+        self._events = events
+        self.left_by: BaseException | None = None
+        self.closed = False
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        try:
+            for event in self._events:
+                if isinstance(event, Exception):
+                    raise event
+                if isinstance(event, bytes):
+                    yield event
+                else:
+                    await asyncio.sleep(event)
+        except BaseException as error:
+            self.left_by = error
+            raise
+        finally:
+            self.closed = True
+
+
+def run_stream(
+    events: Events, *, keepalive_s: float = 60.0, meanwhile: Callable[[Connection], None] | None = None
+) -> Connection:
+    """Play the events to a connection; after 30 ms let `meanwhile` happen to it."""
+
+    async def run() -> Connection:
+        connection = Connection()
+        if meanwhile is not None:
+            asyncio.get_running_loop().call_later(0.03, meanwhile, connection)
+        response = EventStream(events.stream(), keepalive_s)
+        await asyncio.wait_for(response({"type": "http"}, connection.receive, connection.send), timeout=5)
+        assert events.closed
+        return connection
+
+    return asyncio.run(run())
+
+
+def test_stream_when_events_come_then_they_are_sent_in_order_and_the_body_ends() -> None:
+    connection = run_stream(Events(b"data: 1\n\n", b"data: 2\n\n", DONE))
+    start, *bodies = connection.sent
+    assert start["status"] == 200
+    headers = dict(start["headers"])
+    assert headers[b"content-type"] == b"text/event-stream; charset=utf-8"
+    assert headers[b"cache-control"] == b"no-cache"
+    assert b"content-length" not in headers
+    assert [body["body"] for body in bodies] == [b"data: 1\n\n", b"data: 2\n\n", DONE, b""]
+    assert [body["more_body"] for body in bodies] == [True, True, True, False]
+
+
+def test_stream_when_it_fails_before_the_first_event_then_nothing_is_sent() -> None:
+    async def run() -> list[Message]:
+        connection = Connection()
+        response = EventStream(Events(ServiceUnavailableError("Gone.")).stream(), 60.0)
+        with pytest.raises(ServiceUnavailableError):
+            await response({"type": "http"}, connection.receive, connection.send)
+        return connection.sent
+
+    assert asyncio.run(run()) == []
+
+
+def test_stream_when_it_fails_later_then_an_error_event_ends_it() -> None:
+    error = ServiceUnavailableError("Gone.")
+    connection = run_stream(Events(b"data: 1\n\n", error))
+    assert connection.body == b"data: 1\n\n" + error_event(error)
+    assert connection.ended
+
+
+def test_stream_when_it_breaks_later_then_the_error_event_tells_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    connection = run_stream(Events(b"data: 1\n\n", ValueError("a secret")))
+    document = json.loads(connection.body.split(b"data: ")[2])
+    assert document["error"]["code"] == "internal_error"
+    assert b"secret" not in connection.body
+    assert "ValueError: a secret" in caplog.text
+    assert connection.ended
+
+
+def test_stream_when_silent_then_comments_keep_it_alive() -> None:
+    connection = run_stream(Events(b"data: 1\n\n", 0.25, b"data: 2\n\n"), keepalive_s=0.05)
+    assert connection.body.startswith(b"data: 1\n\n" + KEEP_ALIVE)
+    assert 3 <= connection.body.count(KEEP_ALIVE) <= 5
+    assert connection.body.endswith(b"data: 2\n\n")
+
+
+def test_stream_when_busy_then_no_comment_is_sent() -> None:
+    busy = [event for _ in range(20) for event in (b"data: 1\n\n", 0.01)]
+    assert KEEP_ALIVE not in run_stream(Events(*busy), keepalive_s=0.1).body
+
+
+def test_stream_when_the_client_hangs_up_then_the_generator_is_cancelled() -> None:
+    events = Events(b"data: 1\n\n", 60.0)
+    run_stream(events, meanwhile=Connection.hang_up)
+    assert isinstance(events.left_by, asyncio.CancelledError)
+
+
+def test_stream_when_the_client_hangs_up_before_the_first_event_then_client_gone_is_raised() -> None:
+    events = Events(60.0)
+    with pytest.raises(ClientGoneError):
+        run_stream(events, meanwhile=Connection.hang_up)
+    assert isinstance(events.left_by, asyncio.CancelledError)
+
+
+def test_stream_when_the_process_ends_then_the_client_is_told() -> None:
+    async def run() -> Connection:
+        connection = Connection()
+        response = EventStream(Events(b"data: 1\n\n", 60.0).stream(), 60.0)
+        serving = asyncio.create_task(response({"type": "http"}, connection.receive, connection.send))
+        await asyncio.sleep(0.03)
+        serving.cancel()
+        await asyncio.wait([serving])
+        return connection
+
+    connection = asyncio.run(run())
+    assert b"shutting down" in connection.body
+    assert connection.ended
+
+
+def test_until_disconnect_when_someone_else_cancels_then_it_stays_a_cancellation() -> None:
+    async def wait(connection: Connection) -> None:
+        async with until_disconnect(connection.receive):
+            await asyncio.sleep(60)
+
+    async def run() -> None:
+        waiting = asyncio.create_task(wait(Connection()))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(run())
+
+
+def test_until_disconnect_when_the_body_ends_then_the_task_can_go_on() -> None:
+    async def run() -> None:
+        connection = Connection()
+        async with until_disconnect(connection.receive):
+            await asyncio.sleep(0)
+        connection.hang_up()
+        await asyncio.sleep(0.01)
+        with pytest.raises(ClientGoneError):
+            async with until_disconnect(connection.receive):
+                await asyncio.sleep(60)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+    asyncio.run(run())
+
+
+# --- chunks ---------------------------------------------------------------------------------------------------------
+
+
+def parse(event: bytes) -> dict[str, object]:
+    assert event.startswith(b"data: ")
+    assert event.endswith(b"\n\n")
+    document: dict[str, object] = json.loads(event.removeprefix(b"data: "))
+    return document
+
+
+@pytest.mark.parametrize(
+    ("delta", "expected"),
+    [
+        (ContentDelta("Hi"), {"content": "Hi"}),
+        (ReasoningDelta("Hm"), {"reasoning": "Hm"}),
+        (ToolCallDelta(1, None, '"a"'), {"tool_calls": [{"index": 1, "function": {"arguments": '"a"'}}]}),
+    ],
+)
+def test_chunk_when_a_delta_is_written_then_it_is_openais(delta: Delta, expected: object) -> None:
+    assert parse(ChunkWriter(HEAD, include_usage=False).deltas([delta])) == {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 5,
+        "model": "gpt-oss-demo",
+        "system_fingerprint": "fp_1",
+        "choices": [{"index": 0, "delta": expected, "logprobs": None, "finish_reason": None}],
+    }
+
+
+@pytest.mark.parametrize("text", ['"\\\n\r\t', "\u2028\u2029\x85\x00", "日本語 🙂", "\ud800", "data: [DONE]\n\n"])
+def test_chunk_when_the_text_is_awkward_then_it_stays_one_line_of_ascii(text: str) -> None:
+    event = ChunkWriter(HEAD, include_usage=False).deltas([ContentDelta(text)])
+    assert event.isascii()
+    assert len(event.splitlines()) == 2
+    assert parse(event)["choices"][0]["delta"] == {"content": text}  # type: ignore[index]
+
+
+def test_chunk_when_usage_is_asked_for_then_every_chunk_has_the_field() -> None:
+    writer = ChunkWriter(HEAD, include_usage=True)
+    assert all(parse(event)["usage"] is None for event in (writer.role(), writer.finish("stop")))
+    assert parse(writer.deltas([ContentDelta("Hi")]))["usage"] is None
