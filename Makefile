@@ -30,6 +30,7 @@ help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*  ## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(STAMP)  ## install the locked environment into .venv and make tritonserver runnable
+	@:
 
 serve: setup  ## serve MODEL on PORT until Ctrl-C (ARGS=--detach: in the background)
 	@$(VENV)/bin/gptoss serve --model $(MODEL) --port $(PORT) $(if $(PROFILE),--profile $(PROFILE)) $(ARGS)

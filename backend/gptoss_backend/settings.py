@@ -157,7 +157,7 @@ def load_settings(
     if path is not None or DEFAULT_CONFIG.exists():
         _merge(tree, _read_file(path or DEFAULT_CONFIG))
     _merge(tree, _read_environment(env))
-    _merge(tree, overrides or {})
+    _merge(tree, _without_none(overrides or {}))
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -208,13 +208,17 @@ def _parse_variable(name: str, text: str) -> Any:  # noqa: ANN401 (whatever YAML
 
 def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
     for key, value in other.items():
-        if isinstance(value, Mapping):
-            branch = tree[key] if isinstance(tree.get(key), dict) else {}
-            _merge(branch, value)
-            if branch:  # a mapping of nothing but None says nothing
-                tree[key] = branch
-        elif value is not None:
+        if value is None and key in tree:
+            continue
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
             tree[key] = value
+
+
+def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
+    branches = {key: _without_none(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    return {key: value for key, value in branches.items() if value is not None and value != {}}
 
 
 def _sentence(error: ValidationError) -> str:

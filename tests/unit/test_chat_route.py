@@ -316,14 +316,14 @@ def test_stream_when_the_first_response_is_not_started_then_500(client: httpx.Cl
 def hang_up_after(url: str, body: dict[str, Any], marker: bytes | None) -> None:
     """Send the request on a bare socket, wait until `marker` came, and close the connection."""
     request = httpx.Request("POST", url + CHAT, json=body)
-    head = (
-        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(request.content)}"
-    )
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     with socket.create_connection((request.url.host, request.url.port or 80)) as connection:
         connection.sendall(f"{head}Content-Length: {len(request.content)}\r\n\r\n".encode() + request.content)
         received = b""
         while marker is not None and marker not in received:
-            received += connection.recv(4096)
+            piece = connection.recv(4096)
+            assert piece, received
+            received += piece
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_turn_when_it_ends_by_itself_then_its_stream_is_read_to_the_end(
 
 @pytest.fixture
 def openai(client: httpx.Client) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{client.base_url}v1", api_key="none", max_retries=0) as openai:
+    with OpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0) as openai:
         yield openai
 
 

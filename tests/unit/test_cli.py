@@ -189,10 +189,12 @@ def test_serve_when_detached_then_goes_on_until_stopped(terminal: Terminal) -> N
     started = terminal.gptoss("serve", "--detach")
     pids = terminal.pids
     status = terminal.gptoss("status")
+    second = terminal.gptoss("serve", "--port", str(free_ports(1)[0]))
     stopped = terminal.gptoss("stop")
 
     assert started.returncode == 0
     assert "gptoss stop ends it" in started.stdout
+    assert "already runs" in second.stderr
     assert status.returncode == 0
     assert "gpt-oss-demo (profile balanced): ready" in status.stdout
     assert f"adapter       pid {pids['adapter']:<8} ready" in status.stdout

@@ -33,6 +33,8 @@ from gptoss_backend.triton.tensors import bytes_tensor, ids_tensor, read_bytes
 
 logger = logging.getLogger(__name__)
 
+_NO_PROMPT = [0]  # beside a refusal; Triton's cache takes no empty tensor and says so in the log each time
+
 
 class Preprocess:
     """What Triton calls, in one process per instance, from one thread."""
@@ -55,14 +57,11 @@ def _answer(request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
         chat = CHAT_CODEC.decode(read_bytes(request, CHAT))
         return _response(render_prompt(chat), SAMPLING_CODEC.encode(chat.sampling))
     except (ContractError, PromptError) as error:
-        return _refusal(Refusal(str(error)))
+        return _response(_NO_PROMPT, REFUSAL_CODEC.encode(Refusal(str(error))))
     except Exception:  # what escapes here would fail the whole batch
         logger.exception("preprocess failed on request %r", request.request_id())
-        return _refusal(Refusal("the prompt could not be made; the server's log says why", is_internal=True))
-
-
-def _refusal(refusal: Refusal) -> pb_utils.InferenceResponse:
-    return _response([], REFUSAL_CODEC.encode(refusal))
+        refusal = Refusal("the prompt could not be made; the server's log says why", is_internal=True)
+        return _response([], REFUSAL_CODEC.encode(refusal))  # an empty tensor stays out of the cache: the fault may pass
 
 
 def _response(prompt_ids: list[int], sampling: bytes) -> pb_utils.InferenceResponse:

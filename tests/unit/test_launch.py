@@ -1,0 +1,267 @@
+"""What a server is made of: tritonserver's flags, addresses, probes, and what is checked before."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.stand_ins import free_ports
+
+from gptoss_backend.settings import Settings, load_settings
+from gptoss_client.checkpoint import absolute, ensure_checkpoint
+from gptoss_client.errors import CommandError, PortError, RunningError, UsageError
+from gptoss_client.gpu import has_nvidia_gpu
+from gptoss_client.launch import Addresses, listeners, probe, processes, remove_shared_memory, triton_command
+from gptoss_client.ports import Listener, check_ports
+from gptoss_client.run_state import RunDirectory, last_lines
+from gptoss_client.stop_signal import StopSignal
+from gptoss_client.triton_runtime import TritonRuntime
+
+RUNTIME = TritonRuntime(Path("/t/bin/tritonserver"), Path("/t/backends"), Path("/t/caches"))
+
+
+def settings_with(**server: object) -> Settings:
+    return load_settings({"model": "20b", "server": server}, environ={})
+
+
+# --- tritonserver's command -----------------------------------------------------------------------------------------
+
+
+def test_triton_command_when_made_then_loads_the_served_model_only_and_listens_where_settings_say() -> None:
+    settings = settings_with(port=9000, triton_host="127.0.0.2", shutdown_timeout_s=30)
+
+    command = triton_command(settings, RUNTIME, config_name="cpu", shm_prefix="gptoss_1_")
+
+    assert command[0] == "/t/bin/tritonserver"
+    loaded = [flag.partition("=")[2] for flag in command if flag.startswith("--load-model=")]
+    assert loaded == ["preprocess", "gpt_oss_20b", "gpt_oss_20b_chat"]
+    assert {
+        "--model-control-mode=explicit",
+        "--model-config-name=cpu",
+        "--backend-directory=/t/backends",
+        "--backend-config=python,shm-region-prefix-name=gptoss_1_",
+        "--cache-config=local,size=67108864",
+        "--cache-directory=/t/caches",
+        "--grpc-address=127.0.0.2",
+        "--grpc-port=9001",
+        "--metrics-port=9002",
+        "--http-port=9003",
+        "--exit-timeout-secs=28",
+    } <= set(command)
+
+
+def test_triton_command_when_the_cache_is_off_and_nothing_is_special_then_leaves_those_flags_out() -> None:
+    command = triton_command(
+        settings_with(response_cache_bytes=0, shutdown_timeout_s=1),
+        TritonRuntime(Path("tritonserver")),
+        config_name=None,
+        shm_prefix="p",
+    )
+
+    absent = ("--cache-", "--model-config-name", "--backend-directory")
+    assert not [flag for flag in command if flag.startswith(absent)]
+    assert "--exit-timeout-secs=1" in command
+
+
+def test_processes_when_made_then_tritonserver_starts_first_and_a_crash_of_its_stubs_counts(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    with run.claim():
+        triton, adapter = processes(settings_with(), RUNTIME, run, config_name=None, shm_prefix="p")
+
+    assert (triton.name, adapter.name) == ("tritonserver", "adapter")
+    assert (triton.needs_children, adapter.needs_children) == (True, False)
+    assert triton.environment["GPTOSS_CONFIG"] == adapter.environment["GPTOSS_CONFIG"] == str(tmp_path / "config.yaml")
+
+
+def test_remove_shared_memory_when_others_have_regions_then_takes_only_its_own(tmp_path: Path) -> None:
+    for name in ("gptoss_1_a", "gptoss_1_b", "gptoss_12_c"):
+        (tmp_path / name).touch()
+
+    remove_shared_memory("gptoss_1_", tmp_path)
+
+    assert [region.name for region in tmp_path.iterdir()] == ["gptoss_12_c"]
+
+
+# --- addresses and probes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "api"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000/v1"),
+        ("0.0.0.0", "http://127.0.0.1:8000/v1"),
+        ("::", "http://[::1]:8000/v1"),
+        ("fe80::1", "http://[fe80::1]:8000/v1"),
+        ("example", "http://example:8000/v1"),
+    ],
+)
+def test_addresses_when_the_host_means_every_address_then_are_ones_that_can_be_reached(host: str, api: str) -> None:
+    assert Addresses.of(settings_with(host=host).server).api == api
+
+
+@pytest.fixture
+def unready_server() -> Iterator[str]:
+    class Unready(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/ready" else 503)
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Unready) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="unready")
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_probe_when_asked_then_tells_ready_from_not_ready_from_not_there(
+    unready_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # must not be heeded: it is this machine that is asked
+
+    assert probe(f"{unready_server}/ready") == "ready"
+    assert probe(f"{unready_server}/health") == "not ready (HTTP 503)"
+    assert probe(f"http://127.0.0.1:{free_ports(1)[0]}/health") == "does not answer"
+
+
+# --- ports ----------------------------------------------------------------------------------------------------------
+
+
+def test_check_ports_when_all_are_free_then_returns_and_leaves_them_free() -> None:
+    port = free_ports(1)[0]
+    for _ in range(2):
+        check_ports([Listener("the API", "127.0.0.1", port, "choose another")])
+
+
+def test_check_ports_when_one_is_taken_then_names_it_its_purpose_and_the_remedy() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortError, match=rf"port {port} \(the API\) is taken by .*: choose another"):
+            check_ports([Listener("the API", "127.0.0.1", port, "choose another")])
+
+
+@pytest.mark.parametrize(
+    ("server", "sentence"),
+    [
+        ({"port": 65534}, r"port 65536 \(Triton's metrics\) is past the last one, 65535"),
+        ({"host": "192.0.2.1"}, "192.0.2.1 is not an address of this machine"),
+        ({"host": "not an address"}, "not an address is no address to listen on"),
+    ],
+)
+def test_check_ports_when_they_cannot_be_had_then_says_why(server: dict[str, object], sentence: str) -> None:
+    with pytest.raises(PortError, match=sentence):
+        check_ports(listeners(settings_with(**{"port": free_ports(1)[0], **server}).server))
+
+
+def test_check_ports_when_two_purposes_share_one_then_names_both() -> None:
+    api, triton = free_ports(2)
+    server = settings_with(port=api, triton_grpc_port=triton, triton_metrics_port=triton).server
+
+    with pytest.raises(PortError, match=rf"port {triton} \(Triton's metrics\) is also the port of Triton's gRPC"):
+        check_ports(listeners(server))
+
+
+# --- checkpoints and GPUs -------------------------------------------------------------------------------------------
+
+
+def test_absolute_when_given_a_folder_or_a_repository_then_only_the_folder_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+
+    assert absolute("20b", "openai/gpt-oss-20b") == "openai/gpt-oss-20b"
+    assert absolute("20b", "mine") == str(tmp_path / "mine")
+    assert absolute("20b", "./later") == str(tmp_path / "later")
+    assert absolute("demo", "later") == str(tmp_path / "later")
+
+
+def test_ensure_checkpoint_when_a_folder_holds_none_then_refuses_but_lets_a_repository_pass(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    ensure_checkpoint(settings_with(), run, StopSignal())
+    missing = load_settings({"model": "20b", "checkpoints": {"20b": str(tmp_path)}}, environ={})
+
+    with pytest.raises(UsageError, match="there is no checkpoint in"):
+        ensure_checkpoint(missing, run, StopSignal())
+
+
+@pytest.mark.parametrize(
+    ("answer", "exit_status", "has_gpu"),
+    [("GPU 0: NVIDIA H100 (UUID: GPU-1)", 0, True), ("No devices found.", 0, False), ("GPU 0: lost", 9, False)],
+)
+def test_gpu_when_the_driver_is_asked_then_its_answer_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, exit_status: int, has_gpu: bool
+) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(f"#!/bin/sh\necho '{answer}'\nexit {exit_status}\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert has_nvidia_gpu({"PATH": str(tmp_path)}, device=tmp_path / "none") is has_gpu
+
+
+def test_gpu_when_the_device_is_there_then_only_hiding_it_makes_a_difference(tmp_path: Path) -> None:
+    device = tmp_path / "nvidia0"
+    device.touch()
+
+    assert has_nvidia_gpu({}, device)
+    assert has_nvidia_gpu({"CUDA_VISIBLE_DEVICES": "0"}, device)
+    assert not has_nvidia_gpu({"CUDA_VISIBLE_DEVICES": ""}, device)
+
+
+# --- the run directory ----------------------------------------------------------------------------------------------
+
+
+def test_claim_when_another_holds_it_then_refuses_and_is_free_again_afterwards(tmp_path: Path) -> None:
+    with (
+        RunDirectory(tmp_path).claim(),
+        pytest.raises(RunningError, match="already runs"),
+        RunDirectory(tmp_path).claim(),
+    ):
+        pass
+    with RunDirectory(tmp_path).claim():
+        pass
+
+
+def test_claim_when_the_directory_cannot_be_made_then_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with (
+        pytest.raises(CommandError, match="cannot write in the run directory"),
+        RunDirectory(tmp_path / "file").claim(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"phase": "asleep"}'])
+def test_read_state_when_it_is_not_a_state_then_is_as_if_there_were_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "state.json").write_text(content)
+
+    assert RunDirectory(tmp_path).read_state() is None
+
+
+def test_new_log_when_there_was_one_then_keeps_it_once(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.logs.mkdir()
+    for words in ("first", "second"):
+        run.new_log("triton").write_text(words)
+
+    assert not run.new_log("triton").exists()
+    assert (run.logs / "triton.log.1").read_text() == "second"
+
+
+def test_last_lines_when_a_log_ends_in_tables_then_passes_them_over_and_cuts_long_lines(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"first\nE the reason\xff\n\n+---+\n| table |\n+===+\n" + b"x" * 500 + b"\n")
+
+    assert last_lines(log, count=2, width=9) == ["E the rea", "x" * 9]
+    assert last_lines(tmp_path / "none") == []
