@@ -92,11 +92,7 @@ class TritonModelServer:
         outputs = _outputs(result)
         sampling = decode_sampling(outputs[SAMPLING.name])
         if isinstance(sampling, Refusal):
-            raise (
-                InternalError(request_id)
-                if sampling.is_internal
-                else InvalidRequestError(_as_sentence(sampling.refused))
-            )
+            raise _refusal_error(sampling, request_id)
         return PromptIds(outputs[PROMPT_IDS.name])
 
     def generate(self, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> TritonStream:
@@ -185,10 +181,20 @@ def _api_error(status: str | None, text: str) -> ApiError:
     if name == "INVALID_ARGUMENT":
         return InvalidRequestError(_as_sentence(sentence))
     logger.warning("triton answered %s: %s", name or "an error without a status", text)
-    if name in ("UNAVAILABLE", "NOT_FOUND", "CANCELLED", "DEADLINE_EXCEEDED"):
+    # "Stub process 'gpt_oss_20b_0' is not healthy": INTERNAL to Triton, but the server is to be restarted, not blamed
+    if name in ("UNAVAILABLE", "NOT_FOUND", "CANCELLED", "DEADLINE_EXCEEDED") or "is not healthy" in text:
         return ServiceUnavailableError("The model server is not available. It may be loading or restarting; try again.")
     return InternalError(current_request_id())
 
 
+def _refusal_error(refusal: Refusal, request_id: str) -> ApiError:
+    if not refusal.is_internal:
+        return InvalidRequestError(_as_sentence(refusal.refused))
+    logger.error("preprocess failed: %s", refusal.refused)
+    return InternalError(request_id)
+
+
 def _as_sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+    # a field's name (messages[0]) keeps its spelling, a word begins with a capital
+    begins_with_word = text.partition(" ")[0].isalpha()
+    return f"{text[:1].upper() if begins_with_word else text[:1]}{text[1:]}{'' if text.endswith('.') else '.'}"

@@ -162,7 +162,7 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """SAMPLING, beside no PROMPT_IDS, where preprocess cannot make a prompt of CHAT.
+    """SAMPLING, where preprocess cannot make a prompt of CHAT; PROMPT_IDS then mean nothing.
 
     A document and not a Triton error: Triton's response cache keeps an error as an answer without outputs, so that the
     second client to send the same CHAT would not be told what is wrong. The generation step of an ensemble makes a

@@ -22,6 +22,8 @@ from gptoss_backend.contract import ModelName
 from gptoss_client.process_group import ProcessRecord
 
 _REPEAT_S: Final = 10.0
+# A closed terminal is an OSError; at a pipe that nobody reads, rich asks the process to exit. The server is to go on.
+_CONSOLE_GONE: Final = (OSError, SystemExit)
 
 
 class Display:
@@ -72,18 +74,18 @@ class Display:
     def say(self, line: str) -> None:
         """Print a line as it is: not wrapped, so that it can be copied."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S ") if self._with_time else ""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*_CONSOLE_GONE):
             self._console.print(f"{stamp}{line}", soft_wrap=True, markup=False, highlight=False)
 
     def _show_live(self, text: str) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*_CONSOLE_GONE):
             if self._status is None:
                 self._status = self._console.status(text)
                 self._status.start()
             self._status.update(text)
 
     def _end_live(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*_CONSOLE_GONE):
             if self._status is not None:
                 self._status.stop()
         self._status = None

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import openai
 import pytest
-from support import live_server
-from support.live_server import LiveServer
 
 from gptoss_backend.demo.random_checkpoint import DEMO_SHAPE, write_random_checkpoint
+from support import live_server
+from support.live_server import LiveServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

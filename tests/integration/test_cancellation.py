@@ -7,6 +7,7 @@ import time
 
 import httpx
 import pytest
+
 from support.live_server import LiveServer, wait_until
 
 MODEL = "gpt-oss-demo"

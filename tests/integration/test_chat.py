@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
+
 from support.live_server import LiveServer, wait_until
 
 MODEL = "gpt-oss-demo"

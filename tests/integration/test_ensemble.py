@@ -9,7 +9,6 @@ import numpy as np
 import openai
 import pytest
 import tritonclient.grpc as triton
-from support.live_server import LiveServer
 from tritonclient.utils import InferenceServerException
 
 from gptoss_backend.contract import (
@@ -28,6 +27,7 @@ from gptoss_backend.contract import (
     Started,
 )
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ReasoningDelta
+from support.live_server import LiveServer
 
 DEMO = MODELS_BY_SHORT["demo"]
 

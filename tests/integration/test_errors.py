@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+
 from support.live_server import LiveServer
 
 MODEL = "gpt-oss-demo"

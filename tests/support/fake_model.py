@@ -8,12 +8,12 @@ import torch
 
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.kv_cache import KVCache
-from gptoss_backend.engine.model import Model
+from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.model import StepOutput
 from support.shapes import tiny_config
 
 
-class FakeModel(Model):
+class FakeModel:
     """Says after each token its successor: (token + 1) % vocab. `gate` holds every step back while cleared."""
 
     def __init__(self, config: ModelConfig | None = None) -> None:
@@ -25,12 +25,18 @@ class FakeModel(Model):
         self.fail_on: int | None = None
         self.batches: list[Batch] = []
 
-    def forward(self, batch: Batch, cache: KVCache) -> torch.Tensor:
+    def allocate_cache(self, plan: CachePlan) -> None:
+        """There is nothing to remember."""
+
+    def forward(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> StepOutput:
+        """Name each sample's successor."""
         assert self.gate.wait(timeout=30)
         self.batches.append(batch)
-        if self.fail_on is not None and self.fail_on in batch.token_ids.tolist():
+        if self.fail_on is not None and self.fail_on in batch.token_ids:
             raise RuntimeError("a cosmic ray")
-        last = batch.token_ids[batch.logit_indices]
-        logits = torch.zeros(len(last), self.config.vocab_size)
-        logits[torch.arange(len(last)), (last + 1) % self.config.vocab_size] = 10.0
-        return logits
+        best = [(batch.token_ids[index] + 1) % self.config.vocab_size for index in batch.samples]
+        if not with_logits:
+            return StepOutput(best, None)
+        logits = torch.zeros(len(best), self.config.vocab_size)
+        logits[range(len(best)), best] = 10.0
+        return StepOutput(best, logits)

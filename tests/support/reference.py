@@ -37,9 +37,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_reference(shape: str, folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> GptOssForCausalLM:
-    """Make a random model of a named shape, save it to `folder`, and return it in float32 with eager attention."""
-    config = GptOssConfig(**(BASE | SHAPES[shape]))
+def make_reference(
+    shape: str | dict[str, Any], folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> GptOssForCausalLM:
+    """Make a random model, save it to `folder` in `dtype`, and return it in float32 with eager attention.
+
+    shape: one of SHAPES, or what it changes in BASE.
+    """
+    config = GptOssConfig(**(BASE | (SHAPES[shape] if isinstance(shape, str) else shape)))
     config._attn_implementation = "eager"
     torch.manual_seed(seed)
     model = GptOssForCausalLM(config).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from pathlib import Path
 
 import torch
@@ -14,14 +15,21 @@ from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.kv_cache import KVCache, plan_cache
 from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
+from gptoss_backend.engine.torch_model import TorchModel
 
 CPU = torch.device("cpu")
 
 
-def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Model:
+def load_torch_model(folder: Path, dtype: torch.dtype = torch.float32) -> TorchModel:
     """Load a checkpoint folder on the CPU."""
     config = ModelConfig.from_folder(folder)
-    return Model(config, load_weights(folder, config, dtype, CPU))
+    return TorchModel(config, load_weights(folder, config, dtype, CPU))
+
+
+def prompt_of(length: int, seed: int) -> list[int]:
+    """Return random token ids below 500."""
+    generator = random.Random(seed)
+    return [generator.randrange(500) for _ in range(length)]
 
 
 class StepByStep:
@@ -38,7 +46,8 @@ class StepByStep:
             max_step_tokens=1024,
             max_model_len=None,
         )
-        self._cache = KVCache(model.config, plan, model.dtype, CPU)
+        model.allocate_cache(plan)
+        self._cache = KVCache(plan, model.config.sliding_window)
         self.sequence = Sequence(GenerationRequest("one", prompt_ids, SamplingParams()), max_tokens=1000)
         self.sequence.row, _ = self._cache.open(prompt_ids)
         self.logits: list[torch.Tensor] = []
@@ -46,17 +55,20 @@ class StepByStep:
     def prefill(self, num_tokens: int) -> None:
         """Compute the next tokens of the prompt as one chunk."""
         part = ScheduledSequence(self.sequence, num_tokens, samples=True)
-        self._run(Batch.build([], [part], CPU), num_tokens)
+        self._run(Batch.build([], [part]), num_tokens)
 
-    def decode(self) -> None:
-        """Append the greedy token and compute it."""
-        self.sequence.token_ids.append(int(self.logits[-1][-1].argmax()))
-        self._run(Batch.build([self.sequence], [], CPU), 1)
+    def decode(self, token: int | None = None) -> None:
+        """Append a token, without one the greedy token, and compute it."""
+        self.sequence.token_ids.append(int(self.logits[-1][-1].argmax()) if token is None else token)
+        self._run(Batch.build([self.sequence], []), 1)
 
     def _run(self, batch: Batch, num_tokens: int) -> None:
         sequence = self.sequence
         self._cache.reserve(sequence.row, sequence.num_computed + num_tokens)
-        every_position = dataclasses.replace(batch, logit_indices=torch.arange(num_tokens))
-        self.logits.append(self._model.forward(every_position, self._cache))
+        every_position = dataclasses.replace(batch, samples=list(range(num_tokens)))
+        output = self._model.forward(every_position, self._cache, with_logits=True)
+        assert output.logits is not None
+        assert output.best == output.logits.argmax(dim=-1).tolist()
+        self.logits.append(output.logits)
         sequence.num_computed += num_tokens
         self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support.fake_model_server import FOREVER, HELLO, FakeModelServer
-from support.live_app import chat_body, live, wait_until
 
 from gptoss_adapter.app import create_app
 from gptoss_adapter.inference import ModelServerStatus
 from gptoss_backend.settings import load_settings
+from support.fake_model_server import FOREVER, HELLO, FakeModelServer
+from support.live_app import chat_body, live, wait_until
 
 SETTINGS = load_settings({"model": "demo", "profile": "latency_first"}, environ={})
 

@@ -11,6 +11,12 @@ from typing import Any
 import httpx
 import pytest
 from openai import APIError, OpenAI
+
+from gptoss_adapter.app import create_app
+from gptoss_adapter.errors import InvalidRequestError, ServiceUnavailableError, TooManyRequestsError
+from gptoss_adapter.inference import GenerationStep
+from gptoss_backend.contract import FinishReason
+from gptoss_backend.settings import load_settings
 from support.fake_model_server import (
     FOREVER,
     HELLO,
@@ -23,12 +29,6 @@ from support.fake_model_server import (
     token_ids,
 )
 from support.live_app import chat_body, live, sse_documents, wait_until
-
-from gptoss_adapter.app import create_app
-from gptoss_adapter.errors import InvalidRequestError, ServiceUnavailableError, TooManyRequestsError
-from gptoss_adapter.inference import GenerationStep
-from gptoss_backend.contract import FinishReason
-from gptoss_backend.settings import load_settings
 
 SETTINGS = load_settings({"model": "demo", "adapter": {"keepalive_s": 0.1}}, environ={})
 CHAT = "/v1/chat/completions"

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.reference import make_reference, reference_logits
-from support.stepping import StepByStep, load_model
 from transformers import GptOssForCausalLM
 
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
@@ -18,6 +16,8 @@ from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
 from gptoss_backend.engine.mxfp4 import unpack_mxfp4
 from gptoss_backend.engine.rope import RotaryEmbedding
+from support.reference import make_reference, reference_logits
+from support.stepping import StepByStep, load_torch_model
 
 CPU = torch.device("cpu")
 SMALL = Shape(
@@ -58,7 +58,7 @@ def test_published_folder_when_transformers_loads_it_then_logits_agree(published
     exact = GptOssForCausalLM(reference.config).eval()  # float32 throughout, rotary frequencies too
     exact.config._attn_implementation = "eager"
     exact.load_state_dict(weights)
-    run = StepByStep(load_model(published), list(range(200)))
+    run = StepByStep(load_torch_model(published), list(range(200)))
     run.prefill(200)
     torch.testing.assert_close(run.logits[0], reference_logits(exact, list(range(200))), atol=1e-3, rtol=0.0)
 

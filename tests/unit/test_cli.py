@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from support.processes import wait_until
-from support.stand_ins import free_ports, write_adapter, write_tritonserver
 
 from gptoss_client.run_state import RunDirectory, RunState
+from support.processes import wait_until
+from support.stand_ins import free_ports, write_adapter, write_tritonserver
 
 NOT_RUNNING = 3
 TIMEOUT_S = 60
@@ -89,7 +89,9 @@ class Terminal:
         self.gptoss("stop")
         for server in self._servers:
             server.kill()
-            server.communicate()
+            server.wait()
+            if server.stdout:
+                server.stdout.close()
 
     @staticmethod
     def _command(arguments: tuple[str, ...]) -> list[str]:
@@ -133,6 +135,16 @@ def test_serve_when_ready_then_every_process_reads_the_resolved_settings_and_no_
     assert f"config {terminal.run.config}" in (terminal.run.logs / "triton.log").read_text()
     assert "settings ['GPTOSS_CONFIG']" in (terminal.run.logs / "adapter.log").read_text()
     assert "profile: latency_first" in terminal.run.config.read_text()
+
+
+def test_serve_when_nobody_reads_its_words_any_more_then_goes_on(terminal: Terminal) -> None:
+    server = terminal.start("serve")
+    assert server.stdout is not None
+    server.stdout.close()
+    wait_until(lambda: terminal.state is not None and terminal.state.phase == "ready", TIMEOUT_S)
+
+    assert terminal.gptoss("status").returncode == 0
+    assert terminal.gptoss("stop").stdout == "stopped\n"
 
 
 def test_serve_when_tritonserver_cannot_load_then_shows_its_words_and_fails(terminal: Terminal) -> None:

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support.fake_model import FakeModel
-from support.shapes import tiny_config
 
 from gptoss_backend.contract import Finished, FinishReason, SamplingParams, Started
 from gptoss_backend.engine.engine import Engine, EngineOptions
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
+from support.fake_model import FakeModel
+from support.shapes import tiny_config
 
 OPTIONS = EngineOptions(
     max_num_seqs=4, max_queue=8, prefill_chunk_tokens=32, kv_cache_bytes=8 * 2**20, max_model_len=512

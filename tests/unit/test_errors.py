@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from fastapi import FastAPI
-from support.fake_model_server import FakeModelServer
-from support.live_app import chat_body, live, wait_until
 
 from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import ApiError, ServiceUnavailableError, TooManyRequestsError
 from gptoss_backend.contract import GenerationErrorCode, decode_error, encode_error
 from gptoss_backend.settings import load_settings
+from support.fake_model_server import FakeModelServer
+from support.live_app import chat_body, live, wait_until
 
 MAX_BODY_BYTES = 4096
 SETTINGS = load_settings(

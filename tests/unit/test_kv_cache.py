@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from support.shapes import tiny_config
 
 from gptoss_backend.engine.block_pool import NULL_BLOCK, BlockPool
 from gptoss_backend.engine.errors import CacheFull, EngineError
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache, plan_cache
+from support.shapes import tiny_config
 
 BLOCK = 4
 WINDOW = 8
 
 
 def make_cache(num_full: int = 33, num_sliding: int = 65, rows: int = 4, max_len: int = 64) -> KVCache:
-    config = tiny_config(sliding_window=WINDOW)
     plan = CachePlan(BLOCK, rows, max_len, num_full, num_sliding, num_bytes=0)
-    return KVCache(config, plan, torch.float32, torch.device("cpu"))
+    return KVCache(plan, WINDOW)
 
 
 def run(cache: KVCache, tokens: list[int]) -> tuple[int, int]:

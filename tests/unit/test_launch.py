@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.stand_ins import free_ports
 
 from gptoss_backend.settings import Settings, load_settings
 from gptoss_client.checkpoint import absolute, ensure_checkpoint
@@ -20,6 +19,7 @@ from gptoss_client.ports import Listener, check_ports
 from gptoss_client.run_state import RunDirectory, last_lines
 from gptoss_client.stop_signal import StopSignal
 from gptoss_client.triton_runtime import TritonRuntime
+from support.stand_ins import free_ports
 
 RUNTIME = TritonRuntime(Path("/t/bin/tritonserver"), Path("/t/backends"), Path("/t/caches"))
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.shapes import tiny_config
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
@@ -23,9 +21,8 @@ class Simulation:
     """Plays the engine: computes steps by adding tokens, and checks every promise after each."""
 
     def __init__(self) -> None:
-        config = tiny_config(sliding_window=8)
         plan = CachePlan(BLOCK, ROWS, MAX_LEN, NUM_FULL, 2 * ROWS * 5, num_bytes=0)
-        self.cache = KVCache(config, plan, torch.float32, torch.device("cpu"))
+        self.cache = KVCache(plan, sliding_window=8)
         self.scheduler = Scheduler(self.cache, CHUNK)
         self.left: dict[str, int] = {}
         self.live: dict[str, Sequence] = {}

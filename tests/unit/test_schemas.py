@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from support.live_app import chat_body
 
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.prompting import chat_request, sampling_params
@@ -23,6 +22,7 @@ from gptoss_backend.contract import (
     ToolCall,
 )
 from gptoss_backend.settings import ProfileSettings
+from support.live_app import chat_body
 
 TODAY = date(2026, 11, 23)
 PROFILE = ProfileSettings(model="demo", reasoning_effort=ReasoningEffort.HIGH, max_tokens=256)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.processes import FOREVER, READY, Diary, python_process, wait_until
 
 from gptoss_client.errors import CommandError, ProcessDiedError, StartupTimeoutError
 from gptoss_client.process_group import ProcessRecord, kill_group
 from gptoss_client.stop_signal import StopSignal
 from gptoss_client.supervisor import ProcessSpec, Supervisor, run_step
+from support.processes import FOREVER, READY, Diary, python_process, wait_until
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
 WITH_CHILD = (

@@ -40,13 +40,15 @@ class AttentionPlan:
     chunks: tuple[tuple[Chunk, _Keys], ...]
 
     @classmethod
-    def build(cls, batch: Batch, group: LayerGroup, block_size: int) -> AttentionPlan:
+    def build(cls, batch: Batch, group: LayerGroup, block_size: int, device: torch.device) -> AttentionPlan:
         """Look up the slots of everything `batch` writes and reads in the layers of `group`."""
-        table = group.table.to(batch.positions.device)
-        write_slots = _slots(table, batch.rows, batch.positions, block_size)
+        table = group.table.to(device)
+        rows, positions = (torch.tensor(numbers, device=device) for numbers in (batch.rows, batch.positions))
+        write_slots = _slots(table, rows, positions, block_size)
         decodes = None
-        if batch.num_decodes:
-            decodes = _decode_keys(batch, table, group.window, block_size)
+        if count := batch.num_decodes:
+            longest = max(batch.positions[:count]) + 1
+            decodes = _decode_keys(rows[:count], positions[:count], longest, table, group.window, block_size)
         chunks = tuple((chunk, _chunk_keys(chunk, table, group.window, block_size)) for chunk in batch.chunks)
         return cls(write_slots, decodes, chunks)
 
@@ -82,15 +84,16 @@ def _slots(table: Tensor, rows: Tensor, positions: Tensor, block_size: int) -> T
     return table[rows, positions // block_size].long() * block_size + positions % block_size
 
 
-def _decode_keys(batch: Batch, table: Tensor, window: int | None, block_size: int) -> _Keys:
+def _decode_keys(
+    rows: Tensor, last_positions: Tensor, longest: int, table: Tensor, window: int | None, block_size: int
+) -> _Keys:
     """Keys of sequences with one query each, padded to the longest context (or the window)."""
-    count = batch.num_decodes
-    last = batch.positions[:count, None]
-    num_keys = batch.max_decode_context if window is None else min(window, batch.max_decode_context)
+    last = last_positions[:, None]
+    num_keys = longest if window is None else min(window, longest)
     offsets = torch.arange(num_keys, device=last.device)
     positions = offsets if window is None else last - num_keys + 1 + offsets
     hidden = (positions > last) | (positions < 0)
-    slots = _slots(table, batch.rows[:count, None], positions.clamp(min=0), block_size)
+    slots = _slots(table, rows[:, None], positions.clamp(min=0), block_size)
     return _Keys(slots.masked_fill(hidden, 0), hidden[:, None])
 
 

@@ -18,13 +18,12 @@ import torch
 
 from gptoss_backend.contract import FinishReason
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.checkpoint import Progress, load_weights
-from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.checkpoint import Progress
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
 from gptoss_backend.engine.kv_cache import KVCache, plan_cache
+from gptoss_backend.engine.loading import CpuKernels, load_model
 from gptoss_backend.engine.memory import available_bytes
 from gptoss_backend.engine.model import Model
-from gptoss_backend.engine.precision import choose_precision
 from gptoss_backend.engine.sampler import Sampler
 from gptoss_backend.engine.scheduler import Scheduler, Step
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
@@ -51,6 +50,8 @@ class EngineOptions:
     block_size: int = 16
     max_model_len: int | None = None
     kv_cache_bytes: int | None = None
+    num_threads: int | None = None
+    cpu_kernels: CpuKernels = "auto"
 
 
 @dataclass(slots=True)
@@ -108,11 +109,19 @@ class Engine:
         progress: Progress | None = None,
     ) -> Engine:
         """Load a checkpoint folder and make an engine of it. Raises EngineError with one sentence."""
-        config = ModelConfig.from_folder(folder)
-        precision = choose_precision(dtype, device)
-        logger.info("precision: %s (%s)", precision.dtype, precision.reason)
-        weights = load_weights(folder, config, precision.dtype, device, progress)
-        return cls(Model(config, weights), options, sink)
+        return cls(
+            load_model(
+                folder,
+                device=device,
+                dtype=dtype,
+                block_size=options.block_size,
+                num_threads=options.num_threads,
+                cpu_kernels=options.cpu_kernels,
+                progress=progress,
+            ),
+            options,
+            sink,
+        )
 
     @property
     def is_alive(self) -> bool:
@@ -164,9 +173,9 @@ class Engine:
         if not step:
             return
         sampled = step.sampled
-        batch = Batch.build(step.decodes, step.prefills, self._model.device)
-        logits = self._model.forward(batch, self._cache)
-        tokens = self._sampler.pick(logits, sampled)
+        batch = Batch.build(step.decodes, step.prefills)
+        output = self._model.forward(batch, self._cache, with_logits=self._sampler.needs_logits(sampled))
+        tokens = self._sampler.pick(output, sampled)
         self._scheduler.advance(step)
         self._deliver(step, sampled, tokens)
 
@@ -307,4 +316,5 @@ def _make_cache(model: Model, options: EngineOptions) -> KVCache:
         max_model_len=options.max_model_len,
     )
     logger.info("KV cache: %.1f GiB, %s tokens", plan.num_bytes / 2**30, f"{plan.num_tokens:,}")
-    return KVCache(model.config, plan, model.dtype, model.device)
+    model.allocate_cache(plan)
+    return KVCache(plan, model.config.sliding_window)

@@ -1,7 +1,7 @@
-"""The paged KV cache: block tables for both attention kinds, and prefix reuse.
+"""The paged KV cache's accounting: block tables for both attention kinds, and prefix reuse.
 
-Owns: the key and value tensors, the block tables, which prefixes are still there.
-Does not know: the order in which sequences run, or how attention reads the blocks.
+Owns: the block tables, who holds which block, which prefixes are still there.
+Does not know: the memory behind the blocks, which is the model's; the order in which sequences run.
 
 A sequence holds a row of the tables from `open` to `close`. Position p of a row lives in slot
 `table[row, p // block_size] * block_size + p % block_size`, in every layer of a group alike. Sliding layers share a
@@ -16,7 +16,6 @@ from hashlib import blake2b
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from gptoss_backend.engine.block_pool import NULL_BLOCK, BlockPool
 from gptoss_backend.engine.config import ModelConfig
@@ -137,24 +136,12 @@ class _Row:
 
 
 class KVCache:
-    """Keys and values of all layers, and the accounting of their blocks. Used by the engine's thread only."""
+    """Which blocks of keys and values belong to whom. Used by the engine's thread only."""
 
-    def __init__(self, config: ModelConfig, plan: CachePlan, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, plan: CachePlan, sliding_window: int) -> None:
         self.plan = plan
         self.full = LayerGroup(plan.num_full_blocks, None, plan)
-        self.sliding = LayerGroup(plan.num_sliding_blocks, config.sliding_window, plan)
-        sliding_layers = set(config.sliding_layers)
-        self.groups = [self.sliding if i in sliding_layers else self.full for i in range(config.num_layers)]
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        for layer in range(config.num_layers):
-            num_blocks = plan.num_sliding_blocks if layer in sliding_layers else plan.num_full_blocks
-            # head-major, so that gathering one head's positions gives a matrix; [num_kv_heads, num_slots, head_dim]
-            shape = (config.num_kv_heads, num_blocks * plan.block_size, config.head_dim)
-            for side in (self.keys, self.values):
-                tensor = torch.empty(shape, dtype=dtype, device=device)
-                tensor[:, : plan.block_size].zero_()
-                side.append(tensor)
+        self.sliding = LayerGroup(plan.num_sliding_blocks, sliding_window, plan)
         self._rows: dict[int, _Row] = {}
         self._free_rows = list(reversed(range(plan.num_rows)))
         self.num_prefix_queries = 0

@@ -20,10 +20,15 @@ class Precision:
     reason: str
 
 
-def choose_precision(setting: str, device: torch.device) -> Precision:
-    """Return the dtype for `device`; `setting` is auto, bfloat16, float16 or float32."""
+def choose_precision(setting: str, device: torch.device, *, has_native_bfloat16: bool = False) -> Precision:
+    """Return the dtype for `device`; `setting` is auto, bfloat16, float16 or float32.
+
+    has_native_bfloat16: the C++ kernels will compute, which give the same bits in any batch.
+    """
     if setting != "auto":
         return Precision(_NAMED[setting], "set by engine.dtype or TORCH_DTYPE")
+    if has_native_bfloat16:
+        return Precision(torch.bfloat16, "the processor computes in bfloat16")
     if device.type == "cpu":
         # exact enough that a request's greedy tokens do not depend on what shares its batch
         return Precision(torch.float32, "the default on a CPU")

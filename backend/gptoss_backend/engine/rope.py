@@ -17,14 +17,14 @@ class RotaryEmbedding:
     """Rotates queries and keys by their positions."""
 
     def __init__(self, config: RopeConfig, head_dim: int, device: torch.device) -> None:
-        self._inverse_frequencies = _inverse_frequencies(config, head_dim).to(device)  # [head_dim / 2]
+        self.inverse_frequencies = _inverse_frequencies(config, head_dim).to(device)  # [head_dim / 2]
         # YaRN's attention temperature, applied to both sides of the dot product
-        self._amplitude = 0.1 * math.log(config.factor) + 1.0 if config.factor > 1.0 else 1.0
+        self.amplitude = 0.1 * math.log(config.factor) + 1.0 if config.factor > 1.0 else 1.0
 
     def angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return (cos, sin), each [num_tokens, 1, head_dim / 2] in `dtype`, for positions [num_tokens]."""
-        phase = positions.float()[:, None, None] * self._inverse_frequencies
-        return (phase.cos() * self._amplitude).to(dtype), (phase.sin() * self._amplitude).to(dtype)
+        phase = positions.float()[:, None, None] * self.inverse_frequencies
+        return (phase.cos() * self.amplitude).to(dtype), (phase.sin() * self.amplitude).to(dtype)
 
     @staticmethod
     def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

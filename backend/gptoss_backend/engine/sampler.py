@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gptoss_backend.engine.model import StepOutput
 from gptoss_backend.engine.sequence import Sequence
 
 # most filters keep few tokens: try these many before sorting a vocabulary of 201,088
@@ -21,9 +22,17 @@ _SHORTLIST = 1024
 class Sampler:
     """Picks tokens for a batch of sequences with any mix of parameters."""
 
-    def pick(self, logits: Tensor, sequences: list[Sequence]) -> list[int]:
-        """Return one token for each sequence from logits [num_sequences, vocab] float32."""
-        tokens: list[int] = logits.argmax(dim=-1).tolist()
+    @staticmethod
+    def needs_logits(sequences: list[Sequence]) -> bool:
+        """True where the likeliest tokens alone do not suffice for these sequences."""
+        return any(sequence.request.sampling.temperature > 0 for sequence in sequences)
+
+    def pick(self, output: StepOutput, sequences: list[Sequence]) -> list[int]:
+        """Return one token for each sequence."""
+        tokens = list(output.best)
+        if output.logits is None:
+            return tokens
+        logits = output.logits
         plain: list[int] = []
         filtered: list[int] = []
         for index, sequence in enumerate(sequences):

@@ -59,7 +59,7 @@ def _words(opening: str) -> re.Pattern[bytes]:
 _WORDS: Final = {
     Section.ROLE: _words(rf"assistant|user|system|developer|tool|{_FUNCTION}"),
     Section.CHANNEL: _words("analysis|commentary|final"),
-    Section.TYPE: _words(r"\w+"),
+    Section.TYPE: _words("json|code"),
 }
 _CHANNEL: Final = _compile(r"\s*(analysis|commentary|final)(?!\w)")
 _RECIPIENT: Final = _compile(rf"to=\s?({_NAME})")

@@ -50,8 +50,6 @@ class Generate:
         settings = load_settings()
         name = args["model_name"]
         device = _device(args)
-        if settings.engine.num_threads and device.type == "cpu":
-            torch.set_num_threads(settings.engine.num_threads)
         self._ids = itertools.count()
         self._closing = threading.Event()
         self._sender = ResponseSender(cancel=lambda request_id: self._engine.cancel(request_id))
@@ -154,6 +152,8 @@ def _options(settings: Settings) -> EngineOptions:
         block_size=engine.block_size,
         max_model_len=engine.max_model_len,
         kv_cache_bytes=engine.kv_cache_bytes,
+        num_threads=engine.num_threads,
+        cpu_kernels=engine.cpu_kernels,
     )
 
 

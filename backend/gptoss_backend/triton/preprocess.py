@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import triton_python_backend_utils as pb_utils
 
@@ -33,7 +34,7 @@ from gptoss_backend.triton.tensors import bytes_tensor, ids_tensor, read_bytes
 
 logger = logging.getLogger(__name__)
 
-_NO_PROMPT = [0]  # beside a refusal; Triton's cache takes no empty tensor and says so in the log each time
+_NO_PROMPT: Final = (0,)  # beside a refusal; Triton's cache takes no empty tensor and says so in the log each time
 
 
 class Preprocess:
@@ -61,8 +62,8 @@ def _answer(request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
     except Exception:  # what escapes here would fail the whole batch
         logger.exception("preprocess failed on request %r", request.request_id())
         refusal = Refusal("the prompt could not be made; the server's log says why", is_internal=True)
-        return _response([], REFUSAL_CODEC.encode(refusal))  # an empty tensor stays out of the cache: the fault may pass
+        return _response((), REFUSAL_CODEC.encode(refusal))  # empty, so not kept by the cache: the fault may pass
 
 
-def _response(prompt_ids: list[int], sampling: bytes) -> pb_utils.InferenceResponse:
+def _response(prompt_ids: Sequence[int], sampling: bytes) -> pb_utils.InferenceResponse:
     return pb_utils.InferenceResponse([ids_tensor(PROMPT_IDS, prompt_ids), bytes_tensor(SAMPLING, sampling)])

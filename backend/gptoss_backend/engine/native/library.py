@@ -1,0 +1,147 @@
+"""The C++ library: built where it runs, loaded through ctypes.
+
+Stage: start-up. Owns: whether this machine can run it, the compiler's flags, the cache of what was built, the mirror of
+the C structs in forward.cpp. Does not know: models, batches.
+
+The library is plain C at its surface and links against no Python or torch: building it takes seconds and a compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+_SOURCE: Final = Path(__file__).with_name("forward.cpp")
+_CPU_FEATURES: Final = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "fma")
+_FLAGS: Final = (
+    *(
+        "-std=c++17",
+        "-O3",
+        "-fPIC",
+        "-shared",
+        "-pthread",
+        "-mtune=native",
+        "-fno-math-errno",
+        "-Wno-maybe-uninitialized",
+    ),
+    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma"),
+)
+_COMPILERS: Final = ("g++", "c++", "clang++")
+_BUILD_TIMEOUT_S: Final = 300.0
+
+
+class NativeUnavailableError(Exception):
+    """The library cannot be used here. The message says why, in one sentence."""
+
+
+class ShapeStruct(ctypes.Structure):
+    """`Shape` in forward.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers")),
+        *((name, ctypes.c_int32) for name in ("num_heads", "num_kv_heads", "head_dim")),
+        *((name, ctypes.c_int32) for name in ("num_experts", "num_experts_per_token", "sliding_window")),
+        *((name, ctypes.c_float) for name in ("rms_norm_eps", "swiglu_alpha", "swiglu_limit", "rope_amplitude")),
+    )
+
+
+class LayerSourceStruct(ctypes.Structure):
+    """`LayerSource` in forward.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("attention_norm", "qkv", "qkv_bias", "output", "output_bias", "sinks")),
+        *((name, ctypes.c_void_p) for name in ("expert_norm", "router", "router_bias")),
+        *((name, ctypes.c_void_p) for name in ("gate_up", "gate_up_bias", "down", "down_bias")),
+        ("is_sliding", ctypes.c_int32),
+    )
+
+
+class BatchStruct(ctypes.Structure):
+    """`Batch` in forward.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("token_ids", "positions", "rows", "samples")),
+        *((name, ctypes.c_void_p) for name in ("full_table", "sliding_table")),
+        *((name, ctypes.c_int32) for name in ("num_tokens", "num_samples", "table_width")),
+    )
+
+
+@cache
+def load_library() -> ctypes.CDLL:
+    """Return the library, building it on first use: about two seconds, cached on disk.
+
+    Raises NativeUnavailableError where the processor or the compiler is missing something.
+    """
+    _check_processor()
+    library = ctypes.CDLL(str(_built()))
+    library.gptoss_create.restype = ctypes.c_void_p
+    library.gptoss_create.argtypes = (ctypes.c_void_p,) * 4 + (ctypes.c_int32,)
+    library.gptoss_set_unembedding.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+    library.gptoss_add_layer.argtypes = (ctypes.c_void_p,) * 4
+    library.gptoss_forward.argtypes = (ctypes.c_void_p,) * 4
+    library.gptoss_destroy.argtypes = (ctypes.c_void_p,)
+    return library
+
+
+def _check_processor() -> None:
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        raise NativeUnavailableError(f"there are no kernels for {platform.system()} on {platform.machine()}")
+    flags = set(_flags_of_processor())
+    if missing := [feature for feature in _CPU_FEATURES if feature not in flags]:
+        raise NativeUnavailableError(f"the processor lacks {', '.join(missing)}")
+
+
+def _flags_of_processor() -> list[str]:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("flags"):
+            return line.split(":", 1)[1].split()
+    return []
+
+
+def _built() -> Path:
+    compiler = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
+    if compiler is None:
+        raise NativeUnavailableError("there is no C++ compiler (Debian: apt-get install g++)")
+    version = _run([compiler, "--version"])
+    key = hashlib.sha256(b"\0".join([_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), version.encode()])).hexdigest()
+    library = _cache_folder() / f"forward-{key[:16]}.so"
+    if not library.exists():
+        partial = library.with_suffix(f".{os.getpid()}")
+        logger.info("building the CPU kernels with %s", compiler)
+        _run([compiler, *_FLAGS, "-o", str(partial), str(_SOURCE)])
+        partial.rename(library)  # at once: another process may be building it too
+    return library
+
+
+def _cache_folder() -> Path:
+    """Return a folder that only this user can write to: what lies in it is executed."""
+    folder = Path.home() / ".cache" / "gptoss"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="gptoss-"))
+    if folder.stat().st_uid != os.getuid() or not os.access(folder, os.W_OK):
+        return Path(tempfile.mkdtemp(prefix="gptoss-"))
+    return folder
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_BUILD_TIMEOUT_S)
+    except subprocess.CalledProcessError as error:
+        first = next((line for line in error.stderr.splitlines() if "error" in line), error.stderr.strip())
+        raise NativeUnavailableError(f"{command[0]} cannot build the CPU kernels: {first}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NativeUnavailableError(f"{command[0]} cannot build the CPU kernels: {error}") from error
+    return done.stdout

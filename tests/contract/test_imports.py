@@ -1,0 +1,125 @@
+"""The walls between the rooms: who may import what, read the environment, or spell a tensor's name."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gptoss_backend import contract
+from gptoss_backend.contract import TensorSpec
+
+ROOT = Path(__file__).parents[2]
+BACKEND = ROOT / "backend" / "gptoss_backend"
+ADAPTER = ROOT / "adapter" / "gptoss_adapter"
+SOURCES = [path for room in ("backend", "adapter", "client", "load") for path in sorted((ROOT / room).rglob("*.py"))]
+MAY_READ_THE_ENVIRONMENT = {BACKEND / "settings.py"}
+TENSOR_NAMES = {spec.name for spec in vars(contract).values() if isinstance(spec, TensorSpec)}
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield every module that a file imports, at its top or inside a function; relative imports made absolute."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = list(path.parent.parts[-node.level :]) if node.level == 1 else []
+            assert node.level <= 1, f"{path}: import by the absolute name"
+            module = ".".join([*package, node.module or ""]).strip(".")
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def importers(files: list[Path], *modules: str) -> list[str]:
+    """Return `file: module` for every import of one of the modules or of what is in them."""
+    return [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files
+        for name in imports(path)
+        if any(name == module or name.startswith(f"{module}.") for module in modules)
+    ]
+
+
+def strings(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_sources_when_listed_then_every_room_has_some() -> None:
+    for room in ("backend", "adapter", "client", "load"):
+        assert any(path.is_relative_to(ROOT / room) for path in SOURCES)
+    assert len(TENSOR_NAMES) == 6
+
+
+@pytest.mark.parametrize("room", ["adapter", "client", "load"])
+def test_process_without_a_model_when_read_then_it_never_imports_torch(room: str) -> None:
+    files = [path for path in SOURCES if path.is_relative_to(ROOT / room)]
+    assert importers(files, "torch", "transformers", "accelerate", "safetensors", "gptoss_backend.engine") == []
+
+
+def test_adapter_when_all_of_it_is_imported_then_torch_is_not() -> None:
+    modules = [
+        ".".join(path.relative_to(ADAPTER.parent).with_suffix("").parts).removesuffix(".__init__")
+        for path in sorted(ADAPTER.rglob("*.py"))
+    ]
+    code = (
+        f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\nprint('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.stdout.strip(), run.stderr) == ("False", "")
+
+
+def test_preprocess_when_read_then_nothing_it_imports_imports_torch() -> None:
+    files = [path for path in SOURCES if path.is_relative_to(BACKEND / "harmony")]
+    files += [BACKEND / "triton" / name for name in ("__init__.py", "preprocess.py", "tensors.py", "logs.py")]
+    files += [BACKEND / "__init__.py", BACKEND / "contract.py", BACKEND / "settings.py"]
+    assert importers(files, "torch", "transformers", "gptoss_backend.engine") == []
+    ours = {name.rsplit(".", 1)[0] for path in files for name in imports(path) if name.startswith("gptoss_backend.")}
+    known = {".".join(path.relative_to(ROOT / "backend").with_suffix("").parts) for path in files}
+    assert ours <= known, "a module that this test does not look into"
+
+
+def test_stub_library_when_imported_then_only_by_the_triton_room() -> None:
+    outside = [path for path in SOURCES if not path.is_relative_to(BACKEND / "triton")]
+    assert importers(outside, "triton_python_backend_utils") == []
+
+
+def test_engine_when_read_then_it_knows_neither_triton_nor_harmony_nor_the_adapter() -> None:
+    engine = [path for path in SOURCES if path.is_relative_to(BACKEND / "engine")]
+    assert importers(engine, "gptoss_backend.triton", "gptoss_backend.harmony", "gptoss_adapter", "tritonclient") == []
+
+
+def test_backend_when_read_then_it_knows_neither_the_adapter_nor_the_client() -> None:
+    backend = [path for path in SOURCES if path.is_relative_to(BACKEND)]
+    assert importers(backend, "gptoss_adapter", "gptoss_client", "fastapi", "tritonclient") == []
+
+
+def test_environment_when_read_then_only_by_the_settings() -> None:
+    readers = [
+        str(path.relative_to(ROOT))
+        for path in SOURCES
+        if path not in MAY_READ_THE_ENVIRONMENT
+        and any(
+            isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "putenv")
+            for node in ast.walk(parse(path))
+        )
+    ]
+    assert readers + importers(SOURCES, "os.environ", "os.getenv") == []
+
+
+def test_tensor_names_when_spelled_then_only_in_the_contract() -> None:
+    spelled = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in SOURCES
+        if path != BACKEND / "contract.py"
+        for name in TENSOR_NAMES.intersection(strings(parse(path)))
+    ]
+    assert spelled == []

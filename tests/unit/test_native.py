@@ -1,0 +1,175 @@
+"""The C++ forward pass against the torch one, and its promise that a batch never changes a row's bits."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptoss_backend.contract import SamplingParams
+from gptoss_backend.engine.batch import Batch, ScheduledSequence
+from gptoss_backend.engine.checkpoint import load_weights
+from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.errors import EngineError
+from gptoss_backend.engine.kv_cache import KVCache, plan_cache
+from gptoss_backend.engine.loading import load_model
+from gptoss_backend.engine.native import library
+from gptoss_backend.engine.native.library import NativeUnavailableError
+from gptoss_backend.engine.native.model import NativeModel, check_native
+from gptoss_backend.engine.sequence import GenerationRequest, Sequence
+from gptoss_backend.engine.torch_model import TorchModel
+from support.reference import make_reference
+from support.stepping import CPU, StepByStep, load_torch_model, prompt_of
+
+# every expert is used, so that no rounding sends a token elsewhere: what differs is rounding alone
+SHAPES = {
+    "base": {"num_local_experts": 4},
+    "odd_sizes": {
+        "vocab_size": 509,
+        "num_local_experts": 3,
+        "num_experts_per_tok": 3,
+        "intermediate_size": 96,
+        "hidden_size": 80,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 1,
+        "sliding_window": 24,
+    },
+}
+
+
+def native_or_skip(folder: Path, num_threads: int = 1) -> NativeModel:
+    config = ModelConfig.from_folder(folder)
+    try:
+        check_native(config, block_size=16)
+    except NativeUnavailableError as reason:
+        pytest.skip(str(reason))
+    return NativeModel(config, load_weights(folder, config, torch.bfloat16, CPU), num_threads)
+
+
+PROMPT = prompt_of(137, seed=1)
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_native_when_run_past_the_window_then_it_is_closer_to_float32_than_torch_in_bfloat16_is(
+    shape: str, num_threads: int, tmp_path: Path
+) -> None:
+    make_reference(SHAPES[shape], tmp_path, dtype=torch.bfloat16)
+    exact = StepByStep(load_torch_model(tmp_path), PROMPT)
+    native = StepByStep(native_or_skip(tmp_path, num_threads), PROMPT)
+    rounded = StepByStep(load_torch_model(tmp_path, torch.bfloat16), PROMPT)
+    for run in (exact, native, rounded):
+        for chunk in (50, 1, 86):
+            run.prefill(chunk)
+    for _ in range(200):
+        exact.decode()
+        native.decode(exact.sequence.token_ids[-1])
+        rounded.decode(exact.sequence.token_ids[-1])
+    expected = torch.cat(exact.logits)
+    error = (torch.cat(native.logits) - expected).std()
+    assert error < (torch.cat(rounded.logits) - expected).std()
+    assert error < 0.15 * expected.std()
+
+
+def cache_for(model: NativeModel | TorchModel, num_rows: int) -> KVCache:
+    plan = plan_cache(
+        model.config,
+        budget_bytes=64 * 2**20,
+        element_size=2,
+        block_size=16,
+        num_rows=num_rows,
+        max_step_tokens=2048,
+        max_model_len=None,
+    )
+    model.allocate_cache(plan)
+    return KVCache(plan, model.config.sliding_window)
+
+
+def opened(cache: KVCache, prompt: list[int], name: str) -> Sequence:
+    sequence = Sequence(GenerationRequest(name, prompt, SamplingParams()), max_tokens=100)
+    sequence.row, sequence.num_computed = cache.open(prompt)
+    cache.reserve(sequence.row, len(prompt))
+    return sequence
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_native_when_rows_share_a_batch_in_any_way_then_their_logits_are_the_same_bits(
+    num_threads: int, tmp_path: Path
+) -> None:
+    make_reference("base", tmp_path, dtype=torch.bfloat16)
+    model = native_or_skip(tmp_path, num_threads)
+    cache = cache_for(model, num_rows=20)
+    prompts = [prompt_of(length, seed=length) for length in (1, 3, 16, 17, 40, 130, 200)]
+
+    def logits_of(prompt: list[int], others: list[list[int]], chunk: int) -> torch.Tensor:
+        """Compute `prompt` in chunks, `others` beside its last; returns its last logits."""
+        sequence = opened(cache, prompt, "this")
+        company = [opened(cache, other, "other") for other in others]
+        while True:
+            count = min(chunk, sequence.num_pending)
+            last = count == sequence.num_pending
+            parts = [ScheduledSequence(sequence, count, samples=last)]
+            if last:
+                parts += [ScheduledSequence(other, other.num_pending, samples=True) for other in company]
+                random.Random(chunk).shuffle(parts)
+            output = model.forward(Batch.build([], parts), cache, with_logits=True)
+            sequence.num_computed += count
+            if last:
+                break
+        for each in [sequence, *company]:
+            cache.close(each.row)
+        assert output.logits is not None
+        return output.logits[[part.sequence for part in parts].index(sequence)]
+
+    for prompt in prompts:
+        alone = logits_of(prompt, [], chunk=1000)
+        for chunk in (7, 16, 64, 1000):
+            assert torch.equal(logits_of(prompt, prompts, chunk), alone)
+
+
+def test_native_when_no_logits_are_asked_for_then_the_best_tokens_are_the_same(tmp_path: Path) -> None:
+    make_reference(SHAPES["odd_sizes"], tmp_path, dtype=torch.bfloat16)
+    model = native_or_skip(tmp_path)
+    cache = cache_for(model, num_rows=2)
+    batch = Batch.build([], [ScheduledSequence(opened(cache, PROMPT, "a"), len(PROMPT), samples=True)])
+    batch.samples[:] = range(len(PROMPT))
+    with_logits = model.forward(batch, cache, with_logits=True)
+    assert with_logits.logits is not None
+    assert model.forward(batch, cache, with_logits=False).best == with_logits.logits.argmax(-1).tolist()
+
+
+def test_loading_when_the_kernels_cannot_run_then_torch_takes_over_or_a_sentence_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_reference("base", tmp_path, dtype=torch.bfloat16)
+    monkeypatch.setattr(library, "_flags_of_processor", lambda: ["sse2"])
+    library.load_library.cache_clear()
+    try:
+        model = load_model(tmp_path, device=CPU)
+        assert isinstance(model, TorchModel)
+        assert model.dtype == torch.float32
+        with pytest.raises(EngineError, match=r"cpu_kernels is native, but the processor lacks avx512f"):
+            load_model(tmp_path, device=CPU, cpu_kernels="native")
+    finally:
+        library.load_library.cache_clear()
+
+
+def test_loading_when_another_precision_is_asked_for_then_torch_computes_in_it(tmp_path: Path) -> None:
+    make_reference("base", tmp_path, dtype=torch.bfloat16)
+    model = load_model(tmp_path, device=CPU, dtype="float32")
+    assert isinstance(model, TorchModel)
+    native_or_skip(tmp_path)
+    with pytest.raises(EngineError, match=r"computes in bfloat16, but engine\.dtype is float32"):
+        load_model(tmp_path, device=CPU, dtype="float32", cpu_kernels="native")
+    with pytest.raises(EngineError, match=r"block_size is 8, the kernels take 16"):
+        load_model(tmp_path, device=CPU, cpu_kernels="native", block_size=8)
+
+
+def test_library_when_there_is_no_compiler_then_the_sentence_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    with pytest.raises(NativeUnavailableError, match=r"no C\+\+ compiler"):
+        library._built()

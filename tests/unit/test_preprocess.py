@@ -1,0 +1,141 @@
+"""The preprocess stub, with a stand-in for the library that Triton's stub process provides."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from gptoss_backend.contract import CHAT, CHAT_CODEC, PROMPT_IDS, SAMPLING, Refusal, SamplingParams, decode_sampling
+from gptoss_backend.harmony.prompt import render_prompt
+
+if TYPE_CHECKING:
+    from gptoss_backend.triton.preprocess import Preprocess
+
+GOOD = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "sampling": {"seed": 7}}).encode()
+
+
+class Capsule:
+    """A bare DLPack capsule, as NumPy takes one."""
+
+    def __init__(self, capsule: object) -> None:
+        self._capsule = capsule
+
+    def __dlpack__(self, **_: object) -> object:
+        return self._capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+
+@dataclass
+class Tensor:
+    name: str
+    array: np.ndarray
+
+    @classmethod
+    def from_dlpack(cls, name: str, capsule: object) -> Tensor:
+        return cls(name, np.from_dlpack(Capsule(capsule)).copy())
+
+
+@dataclass
+class Request:
+    chat: bytes
+
+    def request_id(self) -> str:
+        return "r1"
+
+
+@dataclass
+class Response:
+    tensors: list[Tensor] = field(default_factory=list)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return next(tensor.array for tensor in self.tensors if tensor.name == name)
+
+
+class Logger:
+    lines: list[str]
+
+    @classmethod
+    def log_error(cls, text: str) -> None:
+        cls.lines.append(text)
+
+    log_warn = log_info = log_error
+
+
+def get_input(request: Request, name: str) -> np.ndarray:
+    assert name == CHAT.name
+    return np.frombuffer(bytearray(request.chat), np.uint8)
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Preprocess]:
+    library = ModuleType("triton_python_backend_utils")
+    Logger.lines = []
+    parts = {"Tensor": Tensor, "InferenceRequest": Request, "InferenceResponse": Response, "Logger": Logger}
+    vars(library).update(parts, get_input_tensor_by_name=get_input)
+    monkeypatch.setitem(sys.modules, library.__name__, library)
+    ours = [f"gptoss_backend.triton.{name}" for name in ("preprocess", "tensors", "logs")]
+    for name in ours:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    logger = logging.getLogger("gptoss_backend")  # the stub takes its process's log over
+    for name in ("handlers", "level", "propagate"):
+        monkeypatch.setattr(logger, name, getattr(logger, name))
+    from gptoss_backend.triton.preprocess import Preprocess
+
+    model = Preprocess()
+    model.initialize({})
+    yield model
+    model.finalize()
+    for name in ours:
+        sys.modules.pop(name, None)
+
+
+def sampling_of(response: Response) -> SamplingParams | Refusal:
+    return decode_sampling(response[SAMPLING.name].tobytes())
+
+
+def test_preprocess_when_the_chat_is_good_then_it_answers_with_ids_and_sampling(stub: Preprocess) -> None:
+    (response,) = stub.execute([Request(GOOD)])
+    assert response[PROMPT_IDS.name].dtype == np.int32
+    assert response[PROMPT_IDS.name].tolist() == render_prompt(CHAT_CODEC.decode(GOOD))
+    assert sampling_of(response) == SamplingParams(seed=7)
+
+
+@pytest.mark.parametrize(
+    ("chat", "place"), [(b"", "CHAT: "), (b'{"messages": [{"role": "tool", "content": "x"}]}', "messages[0]: ")]
+)
+def test_preprocess_when_one_chat_is_faulty_then_its_neighbours_are_answered(
+    stub: Preprocess, chat: bytes, place: str
+) -> None:
+    first, faulty, last = stub.execute([Request(GOOD), Request(chat), Request(GOOD)])
+    assert sampling_of(first) == sampling_of(last) == SamplingParams(seed=7)
+    refusal = sampling_of(faulty)
+    assert isinstance(refusal, Refusal)
+    assert refusal.refused.startswith(place)
+    assert not refusal.is_internal
+    assert faulty[PROMPT_IDS.name].size, "Triton's cache takes no empty tensor"
+
+
+def test_preprocess_when_something_unforeseen_fails_then_the_log_has_it_and_the_client_does_not(
+    stub: Preprocess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> list[int]:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr("gptoss_backend.triton.preprocess.render_prompt", fail)
+    (response,) = stub.execute([Request(GOOD)])
+    refusal = sampling_of(response)
+    assert isinstance(refusal, Refusal)
+    assert refusal.is_internal
+    assert "secret" not in refusal.refused
+    assert not response[PROMPT_IDS.name].size, "or the cache would keep the fault"
+    assert any("secret" in line and "r1" in line and "Traceback" in line for line in Logger.lines)
