@@ -1,0 +1,324 @@
+"""The Triton client against a real gRPC server that speaks Triton's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+from gptoss_adapter.errors import (
+    ApiError,
+    ContextLengthExceededError,
+    InternalError,
+    InvalidRequestError,
+    ServiceUnavailableError,
+    TooManyRequestsError,
+)
+from gptoss_adapter.inference import GenerationStep, ModelServerStatus, PromptIds
+from gptoss_adapter.triton_client import TritonModelServer
+from gptoss_backend.contract import (
+    CHAT,
+    CHAT_CODEC,
+    EVENT_CODEC,
+    REFUSAL_CODEC,
+    SAMPLING_CODEC,
+    ChatMessage,
+    ChatRequest,
+    Finished,
+    FinishReason,
+    GenerationErrorCode,
+    Refusal,
+    Role,
+    SamplingParams,
+    Started,
+    Timings,
+    encode_error,
+)
+
+STARTED = Started(3, 1)
+FINISHED = Finished(FinishReason.STOP, 3, 2, 1, Timings(0.0, 0.1, 0.2))
+CHAT_REQUEST = ChatRequest(messages=(ChatMessage(Role.USER, "Hi"),))
+Context = grpc.aio.ServicerContext
+Requests = AsyncIterator[pb.ModelInferRequest]
+Responses = AsyncIterator[pb.ModelStreamInferResponse]
+PROMPT = PromptIds(struct.pack("<3i", 200006, 5, -1))
+
+
+def response(token_ids: list[int], event: Started | Finished | None) -> pb.ModelInferResponse:
+    raw = (struct.pack(f"<{len(token_ids)}i", *token_ids), b"text", EVENT_CODEC.encode(event) if event else b"")
+    outputs = [
+        pb.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype)
+        for name, datatype in (("TOKEN_IDS", "INT32"), ("TEXT", "UINT8"), ("EVENT", "UINT8"))
+    ]
+    return pb.ModelInferResponse(outputs=outputs, raw_output_contents=raw)
+
+
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """Answers as Triton does. `error` ends the call; `hang` keeps the stream open after its responses."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.metadata: list[dict[str, str]] = []
+        self.responses = [response([], STARTED), response([7, 8], None), response([200002], FINISHED)]
+        self.error: tuple[grpc.StatusCode, str] | None = None
+        self.hang = False
+        self.refusal: Refusal | None = None
+        self.stream_ended = asyncio.Event()
+        self.unready: set[str] = set()
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
+        self.requests.append(request)
+        if self.error:
+            await context.abort(*self.error)
+        outputs = [
+            pb.ModelInferResponse.InferOutputTensor(name=name, datatype=datatype)
+            for name, datatype in (("PROMPT_IDS", "INT32"), ("SAMPLING", "UINT8"))
+        ]
+        prompt = b"" if self.refusal else PROMPT.raw
+        sampling = REFUSAL_CODEC.encode(self.refusal) if self.refusal else SAMPLING_CODEC.encode(SamplingParams())
+        return pb.ModelInferResponse(outputs=outputs, raw_output_contents=[prompt, sampling])
+
+    async def ModelStreamInfer(self, requests: Requests, context: Context) -> Responses:  # noqa: N802
+        self.metadata.append(dict(context.invocation_metadata()))
+        context.add_done_callback(lambda _: self.stream_ended.set())
+        async for request in requests:
+            self.requests.append(request)
+            for one in self.responses:
+                yield pb.ModelStreamInferResponse(infer_response=one)
+        if self.hang:
+            await asyncio.sleep(60)
+        if self.error:
+            await context.abort(*self.error)
+
+    async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:  # noqa: N802
+        return pb.ServerMetadataResponse(name="triton", version="2.51.0")
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:  # noqa: N802
+        return pb.ModelReadyResponse(ready=request.name not in self.unready)
+
+
+@asynccontextmanager
+async def serving(fake: FakeTriton, port: int = 0) -> AsyncIterator[int]:
+    server = grpc.aio.server()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield bound
+    finally:
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def connected(fake: FakeTriton) -> AsyncIterator[TritonModelServer]:
+    async with serving(fake) as port:
+        client = TritonModelServer(f"127.0.0.1:{port}", "gpt_oss_demo")
+        try:
+            yield client
+        finally:
+            await client.close()
+
+
+def run(test: Callable[[FakeTriton, TritonModelServer], Awaitable[None]]) -> None:
+    async def connect() -> None:
+        fake = FakeTriton()
+        async with connected(fake) as client:
+            await asyncio.wait_for(test(fake, client), timeout=10)
+
+    asyncio.run(connect())
+
+
+async def steps_of(client: TritonModelServer) -> list[GenerationStep]:
+    return [step async for step in client.generate(PROMPT, SamplingParams(seed=1), "req-1")]
+
+
+def test_preprocess_when_answered_then_the_prompt_is_passed_on_untouched() -> None:
+    async def test(fake: FakeTriton, client: TritonModelServer) -> None:
+        assert await client.preprocess(CHAT_REQUEST, "req-1") == PROMPT
+        (request,) = fake.requests
+        assert (request.model_name, request.id) == ("preprocess", "req-1")
+        assert [(one.name, one.datatype, list(one.shape)) for one in request.inputs] == [
+            (CHAT.name, "UINT8", [len(CHAT_CODEC.encode(CHAT_REQUEST))])
+        ]
+        assert CHAT_CODEC.decode(request.raw_input_contents[0]) == CHAT_REQUEST
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error_type", "said"),
+    [
+        (Refusal("messages[0]: no such call"), InvalidRequestError, "messages[0]: no such call."),
+        (Refusal("a secret", is_internal=True), InternalError, "req-1"),
+    ],
+)
+def test_preprocess_when_it_refuses_by_document_then_the_error_is_raised(
+    refusal: Refusal, error_type: type[ApiError], said: str
+) -> None:
+    async def test(fake: FakeTriton, client: TritonModelServer) -> None:
+        fake.refusal = refusal
+        with pytest.raises(error_type) as raised:
+            await client.preprocess(CHAT_REQUEST, "req-1")
+        assert said in raised.value.message
+        assert "secret" not in raised.value.message
+
+    run(test)
+
+
+def test_generate_when_answered_then_steps_come_in_order_and_the_stream_ends() -> None:
+    async def test(fake: FakeTriton, client: TritonModelServer) -> None:
+        assert await steps_of(client) == [
+            GenerationStep([], STARTED),
+            GenerationStep([7, 8]),
+            GenerationStep([200002], FINISHED),
+        ]
+        (request,) = fake.requests
+        assert (request.model_name, request.id) == ("gpt_oss_demo", "req-1")
+        assert [(one.name, one.datatype) for one in request.inputs] == [("PROMPT_IDS", "INT32"), ("SAMPLING", "UINT8")]
+        assert list(request.inputs[0].shape) == [3]
+        assert request.raw_input_contents[0] == PROMPT.raw
+        assert SAMPLING_CODEC.decode(request.raw_input_contents[1]) == SamplingParams(seed=1)
+        assert fake.metadata[0]["triton_grpc_error"] == "true"
+
+    run(test)
+
+
+def test_generate_when_the_last_response_is_empty_then_it_is_an_empty_step() -> None:
+    async def test(fake: FakeTriton, client: TritonModelServer) -> None:
+        fake.responses.append(pb.ModelInferResponse())
+        assert (await steps_of(client))[-1] == GenerationStep([])
+
+    run(test)
+
+
+def test_generate_when_cancelled_then_the_server_hears_of_it() -> None:
+    async def test(fake: FakeTriton, client: TritonModelServer) -> None:
+        fake.hang = True
+        stream = client.generate(PROMPT, SamplingParams(), "req-1")
+        assert await anext(stream) == GenerationStep([], STARTED)
+        assert not fake.stream_ended.is_set()
+        stream.cancel()
+        await asyncio.wait_for(fake.stream_ended.wait(), timeout=1)
+        stream.cancel()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "error_type"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "the seed is odd", InvalidRequestError),
+        (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            encode_error(GenerationErrorCode.CONTEXT_LENGTH_EXCEEDED, "the prompt has 9 tokens, the context holds 8"),
+            ContextLengthExceededError,
+        ),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            encode_error(GenerationErrorCode.QUEUE_FULL, "512 requests wait"),
+            TooManyRequestsError,
+        ),
+        (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size", TooManyRequestsError),
+        (grpc.StatusCode.UNAVAILABLE, "the engine has stopped", ServiceUnavailableError),
+        (grpc.StatusCode.NOT_FOUND, "Request for unknown model", ServiceUnavailableError),
+        (grpc.StatusCode.CANCELLED, "", ServiceUnavailableError),
+        (grpc.StatusCode.INTERNAL, "Stub process 'gpt_oss_demo_0_0' is not healthy.", ServiceUnavailableError),
+        (grpc.StatusCode.INTERNAL, "Traceback: a secret", InternalError),
+        (grpc.StatusCode.UNKNOWN, "a secret", InternalError),
+    ],
+)
+def test_error_when_triton_sends_it_then_both_steps_raise_what_it_means(
+    status: grpc.StatusCode, text: str, error_type: type[ApiError]
+) -> None:
+    async def test(fake: FakeTriton, client: TritonModelServer) -> None:
+        fake.error = (status, text)
+        with pytest.raises(ApiError) as preprocessing:
+            await client.preprocess(CHAT_REQUEST, "req-1")
+        with pytest.raises(ApiError) as generating:
+            await steps_of(client)
+        for raised in (preprocessing.value, generating.value):
+            assert type(raised) is error_type
+            assert "secret" not in raised.message
+
+    run(test)
+
+
+def test_error_when_the_prompt_is_too_long_then_the_sentence_is_for_people() -> None:
+    async def test(fake: FakeTriton, client: TritonModelServer) -> None:
+        sentence = encode_error(GenerationErrorCode.CONTEXT_LENGTH_EXCEEDED, "the prompt has 9 tokens")
+        fake.error = (grpc.StatusCode.INVALID_ARGUMENT, sentence)
+        with pytest.raises(ContextLengthExceededError) as refused:
+            await steps_of(client)
+        error = refused.value
+        assert (error.message, error.param, error.code) == (
+            "The prompt has 9 tokens.",
+            "messages",
+            "context_length_exceeded",
+        )
+
+    run(test)
+
+
+def test_stream_when_an_error_comes_inside_it_then_it_is_raised() -> None:
+    class OldTriton(FakeTriton):
+        """A server that does not know `triton_grpc_error`."""
+
+        async def ModelStreamInfer(self, requests: Requests, context: Context) -> Responses:  # noqa: N802
+            yield pb.ModelStreamInferResponse(error_message="a secret")
+
+    async def connect() -> None:
+        async with connected(OldTriton()) as client:
+            with pytest.raises(InternalError):
+                await steps_of(client)
+
+    asyncio.run(connect())
+
+
+def test_client_when_triton_is_not_there_then_service_unavailable_and_not_live() -> None:
+    async def connect() -> None:
+        client = TritonModelServer("127.0.0.1:1", "gpt_oss_demo")
+        with pytest.raises(ServiceUnavailableError):
+            await client.preprocess(CHAT_REQUEST, "req-1")
+        with pytest.raises(ServiceUnavailableError):
+            await steps_of(client)
+        assert await client.status() == ModelServerStatus(False, None, ("preprocess", "gpt_oss_demo"))
+        await client.close()
+
+    asyncio.run(connect())
+
+
+@pytest.mark.parametrize("unready", [set(), {"gpt_oss_demo"}, {"preprocess", "gpt_oss_demo"}])
+def test_status_when_models_are_missing_then_it_names_them(unready: set[str]) -> None:
+    async def test(fake: FakeTriton, client: TritonModelServer) -> None:
+        fake.unready = unready
+        status = await client.status()
+        assert (status.live, status.version) == (True, "2.51.0")
+        assert set(status.missing_models) == unready
+        assert status.ready is not bool(unready)
+
+    run(test)
+
+
+def test_client_when_triton_comes_up_later_then_it_is_found_within_two_seconds() -> None:
+    async def come_up_late() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        client = TritonModelServer(f"127.0.0.1:{port}", "gpt_oss_demo")
+        for _ in range(5):
+            assert not (await client.status()).live
+            await asyncio.sleep(0.1)
+        async with serving(FakeTriton(), port):
+            async with asyncio.timeout(2):
+                while not (await client.status()).live:
+                    await asyncio.sleep(0.05)
+            await client.close()
+
+    asyncio.run(come_up_late())
