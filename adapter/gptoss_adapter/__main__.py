@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 from types import FrameType
+from typing import Final
 
 import uvicorn
 
@@ -17,11 +18,14 @@ from gptoss_adapter.app import create_app
 from gptoss_adapter.logs import log_config
 from gptoss_backend.settings import Settings, SettingsError, load_settings
 
+# what is left of `server.shutdown_timeout_s`, before the supervisor kills, for telling open streams that they end
+_FAREWELL_S: Final = 3
+
 
 def http_server(settings: Settings) -> uvicorn.Server:
     """Return the server, not yet running. Reads no environment.
 
-    Told to end, it takes no new connection; open ones have `server.shutdown_timeout_s` before they are ended.
+    Told to end, it takes no new connection; open ones have most of `server.shutdown_timeout_s` before they are ended.
     """
     config = uvicorn.Config(
         create_app(settings),
@@ -34,7 +38,7 @@ def http_server(settings: Settings) -> uvicorn.Server:
         log_config=log_config(settings.adapter.log_level),
         access_log=False,  # edge.py writes the line, with what the request did
         server_header=False,
-        timeout_graceful_shutdown=int(settings.server.shutdown_timeout_s) or 1,
+        timeout_graceful_shutdown=max(1, int(settings.server.shutdown_timeout_s) - _FAREWELL_S),
     )
     return uvicorn.Server(config)
 

@@ -126,6 +126,18 @@ class ClientGoneError(ApiError):
         super().__init__("The client closed the connection.")
 
 
+class DeadlineExceededError(ApiError):
+    """The request's time ran out before its answer was complete."""
+
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+
+    def __init__(self, message: str) -> None:
+        # OpenAI's clients retry any 5xx; whoever set the deadline has no more time, and the server none to spare
+        super().__init__(message, headers={"x-should-retry": "false"})
+
+
 # --- our fault ------------------------------------------------------------------------------------------------------
 
 

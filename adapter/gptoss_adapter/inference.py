@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from gptoss_backend.contract import ChatRequest, Finished, SamplingParams, Started
+from gptoss_backend.contract import ChatRequest, GenerationEvent, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class GenerationStep:
     """One response of the generation stream: what has been generated since the one before."""
 
     token_ids: list[int]
-    event: Started | Finished | None = None
+    event: GenerationEvent | None = None
 
 
 class GenerationStream(Protocol):

@@ -22,6 +22,7 @@ from gptoss_adapter.context import current_request_id
 from gptoss_adapter.errors import (
     ApiError,
     ContextLengthExceededError,
+    DeadlineExceededError,
     InternalError,
     InvalidRequestError,
     ServiceUnavailableError,
@@ -80,13 +81,15 @@ class TritonModelServer:
 
     async def preprocess(self, chat: ChatRequest, request_id: str) -> PromptIds:
         """Return the chat's prompt. Raises ApiError."""
+        inputs = [_input(CHAT, CHAT_CODEC.encode(chat))]
+        call = asyncio.ensure_future(self._client.infer(PREPROCESS, inputs, request_id=request_id))
+        call.add_done_callback(_look_at_the_outcome)
         try:
-            result = await self._client.infer(
-                PREPROCESS,
-                [_input(CHAT, CHAT_CODEC.encode(chat))],
-                request_id=request_id,
-                client_timeout=PREPROCESS_TIMEOUT_S,
-            )
+            # Shielded, and without a deadline of gRPC's: a unary call that is cancelled, which is what a deadline does,
+            # can end tritonserver (24.10; its issues 7368 and 8034). A prompt nobody waits for costs a millisecond.
+            result = await asyncio.wait_for(asyncio.shield(call), PREPROCESS_TIMEOUT_S)
+        except TimeoutError as error:
+            raise _api_error("StatusCode.DEADLINE_EXCEEDED", "preprocess did not answer in time") from error
         except InferenceServerException as error:
             raise _api_error(error.status(), error.message()) from error
         outputs = _outputs(result)
@@ -155,6 +158,12 @@ class TritonStream:
         self._responses.cancel()
 
 
+def _look_at_the_outcome(call: asyncio.Future[Any]) -> None:
+    """Take note of an error that nobody waits for any more; asyncio would complain of it."""
+    if not call.cancelled():
+        call.exception()
+
+
 def _input(spec: TensorSpec, raw: bytes) -> triton.InferInput:
     tensor = np.frombuffer(raw, dtype=_DTYPES[spec.datatype])
     infer_input = triton.InferInput(spec.name, [tensor.size], spec.datatype)
@@ -170,7 +179,7 @@ def _outputs(result: triton.InferResult) -> dict[str, bytes]:
 def _api_error(status: str | None, text: str) -> ApiError:
     """Return what a Triton error means to our client. `status`: "StatusCode.NAME".
 
-    Only the sentences written for clients (INVALID_ARGUMENT, a full queue) go out; the rest goes to the log.
+    Only sentences written for clients (INVALID_ARGUMENT, a full queue, a deadline) go out; the rest goes to the log.
     """
     code, sentence = decode_error(text)
     name = (status or "").removeprefix("StatusCode.")
@@ -178,6 +187,8 @@ def _api_error(status: str | None, text: str) -> ApiError:
         return ContextLengthExceededError(_as_sentence(sentence))
     if code is GenerationErrorCode.QUEUE_FULL or "maximum queue size" in text:
         return TooManyRequestsError("The server has as many requests waiting as it takes. Try again in a moment.")
+    if code is GenerationErrorCode.DEADLINE_EXCEEDED:
+        return DeadlineExceededError(_as_sentence(sentence))
     if name == "INVALID_ARGUMENT":
         return InvalidRequestError(_as_sentence(sentence))
     logger.warning("triton answered %s: %s", name or "an error without a status", text)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -127,21 +127,52 @@ class FunctionTool:
     parameters: dict[str, Any] | None = None
 
 
+TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
+LogitBias: TypeAlias = Annotated[float, Field(ge=-100.0, le=100.0)]
+_MAX_TOKENS_NAMED: Final = 1024
+"""How many tokens one request may name to bias, and how many to stop at."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are chosen and when generation ends. The defaults are OpenAI's."""
+    """How tokens are chosen and when generation ends. The defaults are OpenAI's, the bounds OpenAI's and vLLM's.
+
+    The order is vLLM's: logit_bias, repetition_penalty, frequency_penalty and presence_penalty, barred stop tokens and
+    grammar, temperature, top_k, top_p of what that left, min_p. Equal logits stand or fall together.
+    """
 
     __pydantic_config__ = _STRICT
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """None: until a stop token or the end of the context."""
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
-    """0 is greedy."""
+    """0 is greedy, as is all below 1e-5 and a top_k of 1."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
     """0: no limit."""
     min_p: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    """The same seed, prompt and parameters give the same tokens, whatever else the engine computes."""
     ignore_eos: bool = False
+    """Do not end at the vocabulary's own stop tokens. Those of `stop_token_ids` count nevertheless."""
+    presence_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.0
+    """Taken from the logit of every token that was generated before."""
+    frequency_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.0
+    """Taken from a token's logit for each time that it was generated before."""
+    repetition_penalty: Annotated[float, Field(gt=0.0)] = 1.0
+    """Divides positive and multiplies negative logits of the tokens of prompt and answer. 1: none."""
+    logit_bias: Annotated[dict[TokenId, LogitBias], Field(max_length=_MAX_TOKENS_NAMED)] = field(default_factory=dict)
+    """Added to the logits of these tokens."""
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    """Stop tokens cannot be chosen before so many tokens."""
+    stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=_MAX_TOKENS_NAMED)] = ()
+    """Further tokens to end at; the one that did is the last of TOKEN_IDS."""
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """How many alternatives to tell with each token's log probability; None: tell nothing."""
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    """The lower, the sooner. One step is worth `engine.priority_step_s` of waiting, so nobody waits for ever."""
+    timeout_s: Annotated[float, Field(gt=0.0)] | None = None
+    """A request that has not ended by then, waiting or running, ends with DEADLINE_EXCEEDED. The server's own limit,
+    `engine.request_timeout_s`, holds besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +214,33 @@ class FinishReason(StrEnum):
     """Why generation ended. An error ends a request with a Triton error instead, and has no finish reason."""
 
     STOP = "stop"
-    """A stop token: 200002 `<|return|>` or 200012 `<|call|>`, which is the last of TOKEN_IDS."""
+    """A stop token: 200002 `<|return|>`, 200012 `<|call|>` or one of `stop_token_ids`, which is the last of TOKEN_IDS;
+    or the end of a grammar."""
     LENGTH = "length"
     """max_tokens, or the end of the context."""
     CANCELLED = "cancelled"
+
+
+class Alternative(NamedTuple):
+    """A token that might have come. On the wire a pair, to keep twenty of them short."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely the model thought a token.
+
+    Natural logarithms over the model's own distribution, before bias, penalties, grammar, temperature and filters: what
+    OpenAI reports and vLLM's `raw_logprobs`, its default. A token chosen after them may be less likely than every
+    alternative.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[Alternative, ...] = ()
+    """The likeliest tokens, the likeliest first; as many as were asked for. May hold the token itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +251,16 @@ class Started:
     cached_tokens: int
     """Prompt tokens whose keys and values were still in the KV cache."""
     event: Literal["started"] = "started"
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Where asked for: one entry for each of this response's TOKEN_IDS. So in every event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """An EVENT between the first and the last: there is one only where logprobs were asked for."""
+
+    logprobs: tuple[TokenLogprob, ...]
+    event: Literal["continued"] = "continued"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +285,10 @@ class Finished:
     cached_tokens: int
     timings: Timings
     event: Literal["finished"] = "finished"
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
-GenerationEvent = Annotated[Started | Finished, Field(discriminator="event")]
+GenerationEvent: TypeAlias = Started | Continued | Finished
 
 # --- errors: a Triton error carries one status and one text, so a finer code travels in the text ---------------------
 
@@ -235,6 +300,8 @@ class GenerationErrorCode(StrEnum):
     """INVALID_ARG: the prompt leaves no room for an answer."""
     QUEUE_FULL = "queue_full"
     """UNAVAILABLE: as many requests wait as may."""
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    """UNAVAILABLE: the request's time ran out, in the queue or while it was computed; tokens may have been sent."""
 
 
 # an ensemble puts this before the text of a step's error
@@ -294,7 +361,7 @@ class Codec(Generic[T]):
 CHAT_CODEC: Final[Codec[ChatRequest]] = Codec("CHAT", ChatRequest)
 SAMPLING_CODEC: Final[Codec[SamplingParams]] = Codec("SAMPLING", SamplingParams)
 REFUSAL_CODEC: Final[Codec[Refusal]] = Codec("SAMPLING", Refusal)
-EVENT_CODEC: Final[Codec[Started | Finished]] = Codec("EVENT", GenerationEvent)
+EVENT_CODEC: Final[Codec[GenerationEvent]] = Codec("EVENT", Annotated[GenerationEvent, Field(discriminator="event")])
 
 
 def decode_sampling(raw: bytes) -> SamplingParams | Refusal:

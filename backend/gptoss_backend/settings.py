@@ -93,6 +93,8 @@ class EngineSettings(_Section):
     max_num_seqs: Annotated[int, Field(ge=1)] = 64
     max_queue: Annotated[int, Field(ge=1)] = 512
     prefill_chunk_tokens: Annotated[int, Field(ge=1)] = 512
+    request_timeout_s: Annotated[float, Field(gt=0)] | None = None
+    priority_step_s: Annotated[float, Field(gt=0)] = 10.0
     drain_timeout_s: Annotated[float, Field(ge=0)] = 5.0
 
 
@@ -177,6 +179,8 @@ def _read_file(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"the settings file {path} is not UTF-8") from error
     except yaml.YAMLError as error:
         raise SettingsError(f"the settings file {path} is not YAML: {error}") from error
     if document is None:

@@ -29,10 +29,16 @@ _CONSOLE_GONE: Final = (OSError, SystemExit)
 class Display:
     """Tells of a server's start and end on a console. A console that is gone silences it and harms nothing."""
 
-    def __init__(self, console: Console, farewell: Sequence[str] = (), *, with_time: bool = False) -> None:
-        """farewell: the lines to print once the server is ready. with_time: each line begins with the time."""
+    def __init__(
+        self, console: Console, farewell: Sequence[str] = (), *, triton_log: Path | None = None, with_time: bool = False
+    ) -> None:
+        """farewell: the lines to print once the server is ready. with_time: each line begins with the time.
+
+        triton_log: where the server has by then said what it made of this machine.
+        """
         self._console = console
         self._farewell = farewell
+        self._triton_log = triton_log
         self._with_time = with_time
         self._status: Status | None = None
         self._awaited: tuple[str, ...] = ()
@@ -54,7 +60,8 @@ class Display:
         """Say that the server is ready and how to use it."""
         self._end_live()
         self.say(f"ready in {elapsed_s:.1f} s")
-        for line in self._farewell:
+        sizes = cache_sizes(self._triton_log) if self._triton_log else ()
+        for line in (*sizes, *self._farewell):
             self.say(line)
 
     def ending(self, name: str) -> None:
@@ -95,6 +102,14 @@ def failure_in(log: str) -> str | None:
     """Return the sentence, and what follows it, that a display with the time on its lines told as a failure."""
     found = re.search(r"^\S+ \S+ error: (.*)", log, flags=re.MULTILINE | re.DOTALL)
     return found.group(1).strip() if found else None
+
+
+def cache_sizes(triton_log: Path) -> tuple[str, ...]:
+    """Return what the engines logged of the size of their KV caches, without repetitions."""
+    with contextlib.suppress(OSError):
+        text = triton_log.read_text(encoding="utf-8", errors="replace")
+        return tuple(dict.fromkeys(f"KV cache    {size}" for size in re.findall(r'"KV cache: ([^"\n]+)"', text)))
+    return ()
 
 
 def farewell(model: ModelName, api: str, logs: Path, how_to_stop: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from gptoss_client.supervisor import ProcessSpec
 from gptoss_client.triton_runtime import TritonRuntime
 
 TRITON: Final = "tritonserver"
+TRITON_LOG: Final = "triton"
 ADAPTER: Final = "adapter"
 CPU_CONFIG: Final = "cpu"
 
@@ -87,7 +88,7 @@ def processes(
             name=TRITON,
             command=triton_command(settings, runtime, config_name=config_name, shm_prefix=shm_prefix),
             environment=runtime.environment(environment),
-            log=run.new_log("triton"),
+            log=run.new_log(TRITON_LOG),
             awaited=f"loads {model.triton}",
             is_ready=http_probe(addresses.triton_ready),
             needs_children=True,

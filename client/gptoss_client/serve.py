@@ -25,7 +25,7 @@ from gptoss_client.checkpoint import ensure_checkpoint
 from gptoss_client.display import Display, failure_in, farewell
 from gptoss_client.errors import ProcessDiedError
 from gptoss_client.gpu import has_nvidia_gpu
-from gptoss_client.launch import CPU_CONFIG, Addresses, listeners, processes
+from gptoss_client.launch import CPU_CONFIG, TRITON_LOG, Addresses, listeners, processes
 from gptoss_client.ports import check_ports
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.run_state import Phase, RunDirectory, RunState
@@ -105,7 +105,8 @@ def _first_state(phase: Phase, shm_prefix: str = "") -> RunState:
 
 def _display(settings: Settings, run: RunDirectory, console: Console, how_to_stop: str) -> Display:
     model = MODELS_BY_SHORT[settings.served_model]
-    return Display(console, farewell(model, Addresses.of(settings.server).api, run.logs, how_to_stop))
+    lines = farewell(model, Addresses.of(settings.server).api, run.logs, how_to_stop)
+    return Display(console, lines, triton_log=run.logs / f"{TRITON_LOG}.log")
 
 
 class _StateKeeper:

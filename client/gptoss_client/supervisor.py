@@ -23,6 +23,7 @@ from gptoss_client.stop_signal import StopSignal
 _TICK_S: Final = 0.1
 _PROBE_PERIOD_S: Final = 0.25
 _CHILD_CHECK_PERIOD_S: Final = 1.0
+_GRACE_AFTER_DEATH_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Supervisor:
         self._children: list[_Child] = []
         self._crashed_before: set[int] = set()
         self._next_child_check = 0.0
+        self._has_failed = False
 
     def run(self) -> None:
         """Start everything and watch it until a stop is asked for; blocks for as long.
@@ -98,6 +100,9 @@ class Supervisor:
             self._start_all()
             self._wait_until_ready()
             self._watch()
+        except CommandError:
+            self._has_failed = True
+            raise
         finally:
             self._end_all()
 
@@ -158,7 +163,9 @@ class Supervisor:
         if child.process.poll() is None:
             self._observer.ending(child.spec.name)
             child.process.terminate()
-        deadline = time.monotonic() + self._shutdown_timeout_s
+        # with a part of the server dead, no stream can end well: its clients are told soon
+        grace_s = min(self._shutdown_timeout_s, _GRACE_AFTER_DEATH_S) if self._has_failed else self._shutdown_timeout_s
+        deadline = time.monotonic() + grace_s
         while child.process.poll() is None and time.monotonic() < deadline and not self._stop.at_once:
             time.sleep(_TICK_S)
         kill_group(child.record)

@@ -63,6 +63,8 @@ def find_runtime(
     search_path: in place of PATH. root: the project, whose `.triton/` holds what is made.
     Raises RuntimeMissingError.
     """
+    if any(character.isspace() for character in str(root)):
+        raise RuntimeMissingError(f"tritonserver cannot run from a folder with a space in its path: {str(root)!r}")
     installed = shutil.which("tritonserver", path=search_path) or shutil.which("tritonserver", path=str(image / "bin"))
     return _installed(Path(installed).resolve()) if installed else assemble(find_wheel(), root / ".triton")
 

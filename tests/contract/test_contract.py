@@ -18,19 +18,23 @@ from gptoss_backend.contract import (
     PREPROCESS_OUTPUTS,
     REFUSAL_CODEC,
     SAMPLING_CODEC,
+    Alternative,
     ChatMessage,
     ChatRequest,
+    Continued,
     ContractError,
     Finished,
     FinishReason,
     FunctionTool,
     GenerationErrorCode,
+    GenerationEvent,
     ReasoningEffort,
     Refusal,
     Role,
     SamplingParams,
     Started,
     Timings,
+    TokenLogprob,
     ToolCall,
     decode_error,
     decode_sampling,
@@ -45,6 +49,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=8,
 )
+token_id = st.integers(min_value=0, max_value=2**31 - 1)
 samplings = st.builds(
     SamplingParams,
     max_tokens=st.none() | st.integers(min_value=1, max_value=2**31),
@@ -54,6 +59,13 @@ samplings = st.builds(
     min_p=st.floats(min_value=0, max_value=1),
     seed=st.none() | st.integers(min_value=-(2**63), max_value=2**63 - 1),
     ignore_eos=st.booleans(),
+    presence_penalty=st.floats(min_value=-2, max_value=2),
+    frequency_penalty=st.floats(min_value=-2, max_value=2),
+    repetition_penalty=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    logit_bias=st.dictionaries(token_id, st.floats(min_value=-100, max_value=100), max_size=4),
+    min_tokens=count,
+    stop_token_ids=st.lists(token_id, max_size=3).map(tuple),
+    logprobs=st.none() | st.integers(min_value=0, max_value=20),
 )
 messages = st.builds(
     ChatMessage,
@@ -77,13 +89,28 @@ chats = st.builds(
     reasoning_effort=st.sampled_from(ReasoningEffort),
     sampling=samplings,
 )
-events = st.builds(Started, prompt_tokens=count, cached_tokens=count) | st.builds(
-    Finished,
-    finish_reason=st.sampled_from(FinishReason),
-    prompt_tokens=count,
-    completion_tokens=count,
-    cached_tokens=count,
-    timings=st.builds(Timings, queue_s=seconds, first_token_s=seconds, total_s=seconds),
+logprob = st.floats(max_value=0, allow_infinity=False)
+logprobs = st.lists(
+    st.builds(
+        TokenLogprob,
+        token_id=token_id,
+        logprob=logprob,
+        top=st.lists(st.builds(Alternative, token_id, logprob), max_size=3).map(tuple),
+    ),
+    max_size=3,
+).map(tuple)
+events = (
+    st.builds(Started, prompt_tokens=count, cached_tokens=count, logprobs=logprobs)
+    | st.builds(Continued, logprobs=logprobs)
+    | st.builds(
+        Finished,
+        finish_reason=st.sampled_from(FinishReason),
+        prompt_tokens=count,
+        completion_tokens=count,
+        cached_tokens=count,
+        timings=st.builds(Timings, queue_s=seconds, first_token_s=seconds, total_s=seconds),
+        logprobs=logprobs,
+    )
 )
 
 
@@ -107,8 +134,19 @@ def test_refusal_when_sent_in_place_of_sampling_then_it_is_told_from_sampling(se
 
 
 @given(events)
-def test_event_when_sent_then_the_same_kind_is_read(event: Started | Finished) -> None:
+def test_event_when_sent_then_the_same_kind_is_read(event: GenerationEvent) -> None:
     assert EVENT_CODEC.decode(EVENT_CODEC.encode(event)) == event
+
+
+def test_event_when_twenty_alternatives_are_told_then_they_are_pairs_on_the_wire() -> None:
+    raw = EVENT_CODEC.encode(Continued((TokenLogprob(5, -0.5, (Alternative(5, -0.5), Alternative(7, -1.25))),)))
+    assert raw == b'{"logprobs":[{"token_id":5,"logprob":-0.5,"top":[[5,-0.5],[7,-1.25]]}],"event":"continued"}'
+
+
+def test_documents_when_written_before_there_were_logprobs_then_they_are_still_read() -> None:
+    assert EVENT_CODEC.decode(b'{"prompt_tokens":3,"cached_tokens":1,"event":"started"}') == Started(3, 1)
+    old = b'{"max_tokens":5,"temperature":0.0,"top_p":1.0,"top_k":0,"min_p":0.0,"seed":null,"ignore_eos":true}'
+    assert SAMPLING_CODEC.decode(old) == SamplingParams(max_tokens=5, temperature=0.0, ignore_eos=True)
 
 
 @pytest.mark.parametrize("view", [bytes, bytearray, memoryview])
@@ -141,6 +179,15 @@ def chat_with(**parts: object) -> bytes:
         (chat_with(sampling={"max_tokens": 0}), "CHAT.sampling.max_tokens: "),
         (chat_with(sampling={"top_p": 0}), "CHAT.sampling.top_p: "),
         (chat_with(sampling={"seed": 2**63}), "CHAT.sampling.seed: "),
+        (chat_with(sampling={"presence_penalty": 2.5}), "CHAT.sampling.presence_penalty: "),
+        (chat_with(sampling={"frequency_penalty": -3}), "CHAT.sampling.frequency_penalty: "),
+        (chat_with(sampling={"repetition_penalty": 0}), "CHAT.sampling.repetition_penalty: "),
+        (chat_with(sampling={"logit_bias": {"5": 101}}), "CHAT.sampling.logit_bias.5: "),
+        (chat_with(sampling={"logit_bias": {"-5": 1}}), "CHAT.sampling.logit_bias.-5"),
+        (chat_with(sampling={"logit_bias": {str(i): 1 for i in range(1025)}}), "CHAT.sampling.logit_bias: "),
+        (chat_with(sampling={"min_tokens": -1}), "CHAT.sampling.min_tokens: "),
+        (chat_with(sampling={"stop_token_ids": ["end"]}), "CHAT.sampling.stop_token_ids.0: "),
+        (chat_with(sampling={"logprobs": 21}), "CHAT.sampling.logprobs: "),
         (chat_with(extra=1), "CHAT.extra: "),
         (rb'{"messages":[{"role":"user","content":"\ud800"}]}', "CHAT: "),
     ],

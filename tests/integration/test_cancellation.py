@@ -46,3 +46,15 @@ def test_request_when_the_socket_is_reset_then_the_engine_is_free_within_250_ms(
         # with zero linger, closing sends a reset in place of a goodbye
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     assert freed_within_s(server) < DEADLINE_S
+
+
+def test_requests_when_clients_leave_before_they_are_answered_then_the_server_lives(server: LiveServer) -> None:
+    body = httpx.Request("POST", f"{server.url}/v1/chat/completions", json=ENDLESS).content
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+    for index in range(300):
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
+            time.sleep(index % 4 * 0.002)
+    assert freed_within_s(server) < 5.0
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=ENDLESS | {"max_tokens": 2}, timeout=60.0)
+    assert answer.status_code == 200

@@ -162,4 +162,24 @@ def test_health_and_metrics_when_asked_then_they_tell_what_serves(server: LiveSe
     assert health["status"] == "ok"
     assert MODEL in json.dumps(health)
     assert server.metric("gptoss_requests_total") > 0 or "gptoss" in httpx.get(f"{server.url}/metrics").text
-    assert server.triton_metric("gptoss_engine_generation_tokens_total", model="gpt_oss_demo") > 0
+    # the page is 50 ms behind
+    wait_until(lambda: server.triton_metric("gptoss_engine_generation_tokens_total", model="gpt_oss_demo") > 0)
+    for name in ("batch_size", "queue_seconds", "time_to_first_token_seconds", "time_per_output_token_seconds"):
+        assert server.triton_metric(f"gptoss_engine_{name}_count", model="gpt_oss_demo") > 0
+        assert server.triton_metric(f"gptoss_engine_{name}_bucket", model="gpt_oss_demo", le="+Inf") > 0
+
+
+def test_short_answers_when_many_clients_ask_on_and_on_then_the_server_lives(server: LiveServer) -> None:
+    # each answer ends while others are asked about: what is said to the server after an answer's end must not harm it
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "ignore_eos": True}
+
+    def ask_on(number: int) -> list[int]:
+        with httpx.Client(base_url=server.url, timeout=60.0) as client:
+            answers = [
+                client.post("/v1/chat/completions", json=body | {"max_tokens": 1 + (number + i) % 3}) for i in range(25)
+            ]
+        return [answer.status_code for answer in answers]
+
+    with ThreadPoolExecutor(32) as pool:
+        statuses = [status for answers in pool.map(ask_on, range(32)) for status in answers]
+    assert set(statuses) == {200}

@@ -22,12 +22,14 @@ from gptoss_backend.contract import (
     ChatMessage,
     ChatRequest,
     Finished,
+    GenerationErrorCode,
     Role,
     SamplingParams,
     Started,
+    decode_error,
 )
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ReasoningDelta
-from support.live_server import LiveServer
+from support.live_server import LiveServer, wait_until
 
 DEMO = MODELS_BY_SHORT["demo"]
 
@@ -105,3 +107,17 @@ def test_ensemble_when_chat_is_wrong_then_the_error_says_what(server: LiveServer
     for _ in range(2):  # the second time preprocess is answered from Triton's cache
         with pytest.raises(InferenceServerException, match=sentence):
             ask_ensemble(server, raw)
+
+
+def test_deadline_when_it_passes_amid_the_answer_then_the_request_ends_with_its_code(server: LiveServer) -> None:
+    expired = "gptoss_engine_requests_expired_total"
+    before = server.triton_metric(expired)
+    chat = ChatRequest(
+        messages=(ChatMessage(Role.USER, "a long answer"),), sampling=SamplingParams(ignore_eos=True, timeout_s=0.3)
+    )
+    with pytest.raises(InferenceServerException) as caught:
+        ask_ensemble(server, CHAT_CODEC.encode(chat))
+    code, sentence = decode_error(caught.value.message())
+    assert code is GenerationErrorCode.DEADLINE_EXCEEDED
+    assert sentence.startswith("the request's time of 0.3 s ran out")
+    wait_until(lambda: server.triton_metric(expired) == before + 1)

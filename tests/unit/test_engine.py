@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from gptoss_backend.contract import Finished, FinishReason, SamplingParams, Started
+from gptoss_backend.contract import Finished, FinishReason, GenerationErrorCode, SamplingParams, Started
 from gptoss_backend.engine.engine import Engine, EngineOptions
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
+from gptoss_backend.engine.observations import Measure, Observations
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from support.fake_model import FakeModel
 from support.shapes import tiny_config
@@ -189,6 +190,119 @@ def test_long_prompt_when_others_decode_then_each_step_takes_one_chunk_and_every
     chunked = [batch for batch in running.model.batches if batch.chunks]
     assert all(sum(chunk.length for chunk in batch.chunks) <= 32 for batch in chunked)
     assert all(batch.num_decodes == 1 for batch in chunked[1:])
+
+
+def test_request_when_its_deadline_passes_while_it_waits_or_runs_then_it_ends_with_that_error_and_others_go_on() -> (
+    None
+):
+    running = Running(FakeModel(), dataclasses.replace(OPTIONS, max_num_seqs=1))
+    running.model.gate.clear()
+    running.submit("runs", [1], SamplingParams(temperature=0.0, timeout_s=0.2))
+    running.submit("waits", [1], SamplingParams(temperature=0.0, timeout_s=0.1))
+    running.submit("has time", [1], dataclasses.replace(GREEDY, timeout_s=60.0))
+    time.sleep(0.3)
+    running.model.gate.set()
+    deltas = running.until_last("runs", "waits", "has time")
+    running.engine.stop(drain_s=5.0)
+    assert deltas["waits"][-1].error == "the request's time of 0.1 s ran out while it waited"
+    assert deltas["runs"][-1].error == "the request's time of 0.2 s ran out (tokens generated: 1)"
+    assert {deltas[name][-1].error_code for name in ("runs", "waits")} == {GenerationErrorCode.DEADLINE_EXCEEDED}
+    assert len(tokens_of(deltas["has time"])) == 8
+    stats = running.engine.stats()
+    assert (stats.num_expired, stats.num_finished, stats.num_failed, stats.num_cache_blocks_used) == (2, 1, 0, 0)
+
+
+def test_request_when_the_server_allows_less_time_than_it_asks_for_then_that_holds() -> None:
+    running = Running(FakeModel(), dataclasses.replace(OPTIONS, request_timeout_s=0.1))
+    running.model.gate.clear()
+    for name, timeout_s in (("more", 60.0), ("none", None)):
+        running.submit(name, [1], SamplingParams(temperature=0.0, timeout_s=timeout_s))
+    time.sleep(0.15)
+    running.model.gate.set()
+    deltas = running.until_last("more", "none")
+    running.engine.stop(drain_s=5.0)
+    for parts in deltas.values():
+        assert (parts[-1].error or "").startswith("the request's time of 0.1 s ran out")
+
+
+def test_priority_when_requests_wait_then_the_lower_value_is_started_first() -> None:
+    running = Running(FakeModel(), dataclasses.replace(OPTIONS, max_num_seqs=1))
+    running.submit("runs", [1], dataclasses.replace(GREEDY, max_tokens=500))
+    running.said.get(timeout=10)
+    running.model.gate.clear()
+    for name, priority in (("late", 1), ("first", 0), ("urgent", -1)):
+        running.submit(name, [1], dataclasses.replace(GREEDY, priority=priority))
+    running.model.gate.set()
+    deltas = running.until_last("runs", "late", "first", "urgent")
+    running.engine.stop(drain_s=5.0)
+    waited = [name for name in deltas if name != "runs"]
+    assert sorted(waited, key=lambda name: queue_s(deltas[name])) == ["urgent", "first", "late"]
+
+
+def test_stalled_when_the_loop_hangs_with_work_then_it_counts_the_seconds_and_is_zero_without_work(
+    running: Running,
+) -> None:
+    assert running.engine.stats().stalled_s == 0.0
+    running.model.gate.clear()
+    running.submit("a", [1])
+    wait_until(lambda: running.engine.stats().stalled_s > 0.05)
+    running.model.gate.set()
+    running.until_last("a")
+    assert running.engine.stats().stalled_s == 0.0
+
+
+def test_observations_when_requests_have_run_then_each_step_and_request_was_seen(running: Running) -> None:
+    running.submit("a", [1] * 40)
+    running.submit("b", [2])
+    running.until_last("a", "b")
+    wait_until(lambda: running.engine.stats().num_finished == 2)
+    seen: dict[Measure, list[float]] = {}
+    for measure, value in running.engine.observations.drain():
+        seen.setdefault(measure, []).append(value)
+    assert sorted(seen[Measure.PROMPT_TOKENS]) == [1, 40]
+    assert len(seen[Measure.BATCH_SIZE]) == running.engine.stats().num_steps
+    assert set(seen[Measure.BATCH_SIZE]) <= {1, 2}
+    for measure in (Measure.QUEUE_S, Measure.FIRST_TOKEN_S, Measure.OUTPUT_TOKEN_S):
+        assert len(seen[measure]) == 2
+        assert all(0 <= value < 10 for value in seen[measure])
+    assert running.engine.observations.drain() == []
+
+
+def test_observations_when_nobody_drains_them_then_the_oldest_are_lost() -> None:
+    observations = Observations(most_held=3)
+    for value in range(5):
+        observations.add(Measure.BATCH_SIZE, value)
+    assert [value for _, value in observations.drain()] == [2, 3, 4]
+
+
+def test_sink_when_it_fails_amid_a_step_then_the_requests_that_ended_in_it_are_answered_and_the_loop_goes_on() -> None:
+    said: queue.SimpleQueue[list[TokenDelta]] = queue.SimpleQueue()
+    broken = threading.Event()
+
+    def sink(deltas: list[TokenDelta]) -> None:
+        if broken.is_set():
+            broken.clear()
+            raise RuntimeError("a cosmic ray")
+        said.put(deltas)
+
+    running = Running(FakeModel(), OPTIONS)
+    engine = Engine(running.model, OPTIONS, sink)
+    running.model.gate.clear()
+    engine.start()
+    broken.set()
+    engine.submit(GenerationRequest("ends", [1], SamplingParams(temperature=0.0, max_tokens=1)))
+    running.model.gate.set()
+    last = said.get(timeout=10)[-1]
+    assert (last.request_id, last.error) == ("ends", "the model failed while computing this request")
+    assert engine.stats().stalled_s == 0.0, "it still counts as under way"
+    engine.stop(drain_s=0.0)
+    running.engine.stop(drain_s=0.0)
+
+
+def queue_s(deltas: list[TokenDelta]) -> float:
+    event = deltas[-1].event
+    assert isinstance(event, Finished)
+    return event.timings.queue_s
 
 
 def _refuses(running: Running) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 
 from gptoss_backend.engine.block_pool import NULL_BLOCK, BlockPool
 from gptoss_backend.engine.errors import CacheFull, EngineError
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache, plan_cache
+from gptoss_backend.engine.kv_cache import CachePlan, KVCache, extend_block_hashes, plan_cache
 from support.shapes import tiny_config
 
 BLOCK = 4
@@ -84,6 +86,41 @@ def test_open_when_the_window_before_a_prefix_is_gone_then_it_is_not_reused() ->
     [*cache.sliding.pool.take(6)]  # overwrites the oldest windows
     assert cache.open([*tokens, 1])[1] == 32  # the last window is still there
     assert cache.open([*tokens[:16], 1])[1] == 0  # that in the middle is not
+
+
+def test_open_when_a_middle_window_is_gone_then_the_longest_prefix_before_it_is_reused() -> None:
+    cache = make_cache()
+    tokens = list(range(40))
+    row, _ = cache.open(tokens)
+    for end in range(BLOCK, 41, BLOCK):
+        cache.reserve(row, end)
+        cache.commit(row, tokens, end)
+    hashes = extend_block_hashes([], tokens, BLOCK)
+    cache.close(row)
+    lost = cache.sliding.pool.find(hashes[6])
+    while cache.sliding.pool.find(hashes[6]) is not None:
+        cache.sliding.pool.take(1)
+    assert lost is not None
+    # a prefix of 7 or 8 blocks would read block 6 in its window of two; one of 9 and more would not
+    for num_blocks, reused in ((9, 9), (8, 6), (7, 6), (6, 6)):
+        row, cached = cache.open([*tokens[: num_blocks * BLOCK], 999])
+        gone = [cache.sliding.pool.find(content) is None for content in hashes[:num_blocks]]
+        expected = max(
+            (n for n in range(num_blocks + 1) if not any(gone[max(0, n * BLOCK - WINDOW + 1) // BLOCK : n])), default=0
+        )
+        assert cached == expected * BLOCK, (num_blocks, reused)
+        cache.close(row)
+
+
+def test_hashes_when_extended_step_by_step_then_they_are_those_of_the_whole() -> None:
+    tokens = list(range(100))
+    whole = extend_block_hashes([], tokens, BLOCK)
+    grown: list[bytes] = []
+    for end in range(101):
+        extend_block_hashes(grown, array("i", tokens[:end]), BLOCK)
+    assert grown == whole
+    assert len(set(whole)) == 25
+    assert extend_block_hashes([], tokens, BLOCK, 3) == whole[:3]
 
 
 def test_commit_when_positions_leave_the_window_then_their_sliding_blocks_are_given_back() -> None:

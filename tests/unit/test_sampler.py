@@ -1,49 +1,134 @@
-"""Sampling: distributions by statistics, filters against a plain second implementation, seeds."""
+"""Sampling: every feature and mixes of them against a second implementation in loops, statistics, seeds."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gptoss_backend.contract import SamplingParams
+from gptoss_backend.engine import drawing
+from gptoss_backend.engine.edits import LogitEdits
+from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.model import StepOutput
-from gptoss_backend.engine.sampler import Sampler
+from gptoss_backend.engine.sampler import Picks, Sampler
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
+from support.plain_sampling import plain_distribution, plain_logits
+from support.toy_mask import ToyMask
 
-NUM_DRAWS = 20_000
-
-
-def sequence(**sampling: Any) -> Sequence:  # noqa: ANN401
-    return Sequence(GenerationRequest("r", [1], SamplingParams(**sampling)), max_tokens=10)
-
-
-def pick(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
-    return Sampler().pick(StepOutput(logits.argmax(dim=-1).tolist(), logits), sequences)
+NUM_DRAWS = 8_000
+VOCAB = 40
+STOPS = frozenset({3, 5})
+PROMPT = [1, 7, 7, 20]
 
 
-def expected_distribution(
-    logits: torch.Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
-) -> torch.Tensor:
-    """The filters one after the other, in loops, as their definitions read."""
-    probabilities = torch.softmax(logits.double() / temperature, dim=-1).tolist()
-    ranked = sorted(range(len(probabilities)), key=lambda token: -probabilities[token])
-    if top_k:
-        ranked = ranked[:top_k]
-    total = sum(probabilities[token] for token in ranked)
-    kept, mass = [], 0.0
-    for token in ranked:
-        if mass >= top_p * total:
-            break
-        mass += probabilities[token]
-        kept.append(token)
-    kept = [token for token in kept if probabilities[token] >= min_p * probabilities[ranked[0]]]
-    result = torch.zeros(len(probabilities), dtype=torch.float64)
-    for token in kept:
-        result[token] = probabilities[token]
-    return result / result.sum()
+def sequence(
+    prompt: list[int] | None = None,
+    mask: ToyMask | None = None,
+    vocab: int = VOCAB,
+    **sampling: Any,  # noqa: ANN401
+) -> Sequence:
+    """Return what the engine makes of a request that stops at STOPS."""
+    params, prompt = SamplingParams(**sampling), PROMPT if prompt is None else prompt
+    grammar = None if mask is None else Grammar(mask, "r", vocab)
+    return Sequence(
+        GenerationRequest("r", prompt, params, mask),
+        max_tokens=1000,
+        stop_tokens=STOPS,
+        edits=LogitEdits.of(params, prompt, STOPS, grammar),
+    )
+
+
+def pick(logits: torch.Tensor, sequences: list[Sequence]) -> Picks:
+    """Play the engine for one step: the sampler may overwrite what it is given, and tokens are appended."""
+    best = logits.argmax(dim=-1).tolist()
+    picks = Sampler().pick(StepOutput(best, logits.clone() if Sampler().prepare(sequences) else None), sequences)
+    for each, token in zip(sequences, picks.tokens, strict=True):
+        each.token_ids.append(token)
+    return picks
+
+
+class Grid(random.Random):
+    """Gives one number: for many sequences together, evenly spaced ones, so that frequencies are exact."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__(0)
+        self.number = number
+
+    def random(self) -> float:
+        return self.number
+
+
+def observed_distribution(logits: torch.Tensor, generated: list[int], num: int, **sampling: Any) -> torch.Tensor:  # noqa: ANN401
+    """Draw at `num` evenly spaced numbers, after `generated`; exact to 1 / num for each token."""
+    sequences = [sequence(**sampling) for _ in range(num)]
+    for index, each in enumerate(sequences):
+        each.random = Grid((index + 0.5) / num)
+        for token in generated:
+            each.token_ids.append(token)
+            if each.edits is not None:
+                each.edits.accept(token)
+    tokens = pick(logits.expand(num, -1), sequences).tokens
+    return torch.bincount(torch.tensor(tokens), minlength=logits.shape[-1]).double() / num
+
+
+@pytest.fixture(params=[4, 128], ids=["short shortlist", "shortlist"], scope="module", autouse=True)
+def shortlist(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run every test over both ways to filter: with a short shortlist nearly all rows go the exact way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "_SHORTLIST", request.param)
+        yield
+
+
+mixes = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.floats(0.2, 2.0),
+        "top_k": st.integers(0, VOCAB + 5),
+        "top_p": st.floats(0.01, 1.0),
+        "min_p": st.floats(0.0, 0.9),
+        "presence_penalty": st.floats(-2.0, 2.0),
+        "frequency_penalty": st.floats(-2.0, 2.0),
+        "repetition_penalty": st.floats(0.5, 2.0),
+        "logit_bias": st.dictionaries(st.integers(0, VOCAB - 1), st.floats(-5, 5), max_size=6),
+        "min_tokens": st.integers(0, 6),
+        "logprobs": st.integers(0, 5),
+    },
+)
+histories = st.lists(st.integers(0, VOCAB - 1), max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(mixes, histories, st.integers(0, 2**31))
+def test_pick_when_parameters_are_mixed_then_the_distribution_is_that_of_the_definitions(
+    sampling: dict[str, Any], generated: list[int], seed: int
+) -> None:
+    logits = torch.randn(VOCAB, generator=torch.Generator().manual_seed(seed)) * 2
+    params = SamplingParams(**sampling)
+    changed = plain_logits(logits.tolist(), params, PROMPT, generated, STOPS)
+    expected = torch.tensor(plain_distribution(changed, params), dtype=torch.float64)
+    observed = observed_distribution(logits, generated, 400, **sampling)
+    if sampling.get("top_k") == 1:
+        assert observed[expected.argmax()] == 1.0
+    else:
+        assert (observed - expected).abs().max() <= 1.01 / 400
+
+
+@settings(max_examples=60, deadline=None)
+@given(mixes, histories, st.integers(0, 2**31))
+def test_pick_when_greedy_then_the_largest_logit_after_the_edits_is_taken(
+    sampling: dict[str, Any], generated: list[int], seed: int
+) -> None:
+    logits = torch.randn(VOCAB, generator=torch.Generator().manual_seed(seed)) * 2
+    params = SamplingParams(**sampling | {"temperature": 0.0})
+    changed = plain_logits(logits.tolist(), params, PROMPT, generated, STOPS)
+    observed = observed_distribution(logits, generated, 3, **sampling | {"temperature": 0.0})
+    assert observed[changed.index(max(changed))] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -55,61 +140,177 @@ def expected_distribution(
         {"top_p": 0.7},
         {"min_p": 0.2},
         {"temperature": 1.3, "top_k": 12, "top_p": 0.8, "min_p": 0.05},
-        {"top_k": 1},
         {"top_p": 1e-9},
+        {"temperature": 1.5, "top_p": 0.95, "presence_penalty": 1.0, "logit_bias": {1: 2.0, 2: -2.0}, "min_tokens": 1},
     ],
     ids=str,
 )
 def test_pick_when_drawn_many_times_then_frequencies_match_the_definition(sampling: dict[str, Any]) -> None:
     logits = torch.randn(24, generator=torch.Generator().manual_seed(5)) * 2
     one = sequence(seed=7, **sampling)
-    tokens = pick(logits.expand(NUM_DRAWS, -1), [one] * NUM_DRAWS)
-    observed = torch.bincount(torch.tensor(tokens), minlength=24).double() / NUM_DRAWS
-    expected = expected_distribution(logits, **sampling)
+    changed = plain_logits(logits.tolist(), one.request.sampling, PROMPT, [], STOPS)
+    expected = torch.tensor(plain_distribution(changed, one.request.sampling), dtype=torch.float64)
+    counts = torch.zeros(24, dtype=torch.float64)
+    for _ in range(NUM_DRAWS // 1000):
+        many = [sequence(**sampling) for _ in range(1000)]
+        for each in many:
+            each.random = one.random  # one stream of numbers, as a long answer would use it
+        counts += torch.bincount(torch.tensor(pick(logits.expand(1000, -1), many).tokens), minlength=24)
+    observed = counts / NUM_DRAWS
     assert bool((observed[expected == 0] == 0).all())
     deviation = (observed - expected).abs() / (expected * (1 - expected) / NUM_DRAWS).sqrt().clamp(min=1e-9)
     assert deviation[expected > 0].max() < 5.0
 
 
-def test_pick_when_the_vocabulary_is_large_and_flat_then_top_p_reaches_past_the_shortlist() -> None:
-    logits = torch.randn(1, 8192, generator=torch.Generator().manual_seed(1)) * 0.1
-    one = sequence(seed=1, top_p=0.9)
-    tokens = pick(logits.expand(4000, -1), [one] * 4000)
-    kept = expected_distribution(logits[0], top_p=0.9) > 0
-    assert bool(kept[tokens].all())
-    assert len(set(tokens)) > 2000
+@pytest.mark.parametrize(
+    "sampling", [{"top_p": 0.9}, {"top_k": 3000}, {"min_p": 0.5}, {"top_k": 5000, "top_p": 0.5}, {}], ids=str
+)
+def test_pick_when_the_vocabulary_is_large_and_flat_then_filters_reach_past_the_shortlist(
+    sampling: dict[str, Any],
+) -> None:
+    logits = torch.randn(8191, generator=torch.Generator().manual_seed(1)) * 0.1
+    expected = torch.tensor(plain_distribution(logits.tolist(), SamplingParams(**sampling)), dtype=torch.float64)
+    observed = observed_distribution(logits, [], 2000, **sampling)
+    assert bool((observed[expected == 0] == 0).all())
+    assert (observed - expected).abs().max() <= 1.01 / 2000
+    assert (observed > 0).sum() > 1000
 
 
-def test_pick_when_temperature_is_zero_then_takes_the_largest_whatever_the_filters() -> None:
-    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(2))
-    rows = [sequence(temperature=0.0), sequence(temperature=0.0, top_k=3), sequence(temperature=0.0, top_p=0.1)]
-    assert pick(logits, rows) == logits.argmax(-1).tolist()
+def test_pick_when_logits_are_equal_then_they_stand_or_fall_together() -> None:
+    logits = torch.tensor([2.0, 1.0, 2.0, 1.0, 1.0, 0.0] + [-50.0] * 34)
+    for sampling, kept in (({"top_k": 2}, {0, 2}), ({"top_k": 3}, {0, 1, 2, 3, 4}), ({"top_p": 0.7}, {0, 1, 2, 3, 4})):
+        observed = observed_distribution(logits, [], 200, **sampling)
+        assert set(observed.nonzero()[:, 0].tolist()) == kept
 
 
-def test_pick_when_a_seeded_request_shares_its_batch_then_its_tokens_do_not_change() -> None:
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"temperature": 1e-5},
+        {"temperature": 1e-300},
+        {"temperature": 2e-5, "top_p": 0.5},
+        {"repetition_penalty": 1e-300},
+        {"repetition_penalty": 1e300},
+        {"repetition_penalty": 1e300, "temperature": 0.0},
+        {"min_p": 1.0},
+        {"top_p": 5e-324},
+        {"top_p": 5e-324, "top_k": 30, "temperature": 2.0},
+        {"logit_bias": dict.fromkeys(range(VOCAB), -100.0)},
+    ],
+    ids=str,
+)
+def test_pick_when_parameters_are_extreme_then_a_likely_token_comes(sampling: dict[str, Any]) -> None:
+    logits = torch.randn(VOCAB, generator=torch.Generator().manual_seed(3)) * 3
+    logits[0] = 30.0
+    assert pick(logits[None], [sequence(prompt=[9, 11], **sampling)]).tokens[0] in (0, 9, 11)
+
+
+def test_pick_when_numbers_are_at_the_ends_then_no_token_of_probability_zero_comes() -> None:
+    logits = torch.full((VOCAB,), -torch.inf)
+    logits[[7, 30]] = 0.0
+    for number in (0.0, 1.0 - 2**-53):
+        for sampling in ({}, {"top_p": 0.99}, {"top_k": 20}):
+            one = sequence(**sampling)
+            one.random = Grid(number)
+            assert pick(logits[None], [one]).tokens[0] in (7, 30)
+
+
+def test_prepare_when_all_are_greedy_and_change_nothing_then_no_logits_are_wanted() -> None:
+    free = sequence(temperature=0.0, mask=ToyMask([None, {1}]))
+    rows = [sequence(temperature=0.0), sequence(temperature=0.0, top_p=0.1), sequence(top_k=1), free]
+    assert not Sampler().prepare(rows)
+    assert pick(torch.eye(4, VOCAB), rows).tokens == [0, 1, 2, 3]
+    assert Sampler().prepare(rows), "the grammar has begun"
+    barred = sequence(temperature=0.0, min_tokens=1)
+    assert Sampler().prepare([barred])
+    pick(torch.zeros(1, VOCAB), [barred])
+    assert not Sampler().prepare([barred])
+    for sampling in ({"logprobs": 0}, {"logit_bias": {1: 1.0}}, {"presence_penalty": 0.1}):
+        assert Sampler().prepare([sequence(temperature=0.0, **sampling)])
+
+
+EVERYTHING: dict[str, Any] = {
+    "temperature": 1.2,
+    "top_k": 30,
+    "top_p": 0.95,
+    "min_p": 0.01,
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.3,
+    "repetition_penalty": 1.2,
+    "logit_bias": {2: 3.0, 4: -100.0},
+    "min_tokens": 10,
+    "logprobs": 3,
+}
+
+
+def test_pick_when_a_seeded_request_shares_its_batch_then_its_tokens_and_logprobs_do_not_change() -> None:
     generator = torch.Generator().manual_seed(3)
     steps = torch.randn(40, 1, 300, generator=generator) * 2
-    kinds: list[dict[str, Any]] = [{}, {"top_p": 0.9}, {"top_k": 40, "min_p": 0.01}, {"temperature": 0.0}]
-    for sampling in kinds:
-        alone, together = sequence(seed=11, **sampling), sequence(seed=11, **sampling)
-        others = [sequence(**kind) for kind in kinds]
-        for logits in steps:
-            crowd = torch.cat([torch.randn(2, 300), logits, torch.randn(2, 300)])
-            batch = [others[0], others[1], together, others[2], others[3]]
-            assert pick(crowd, batch)[2] == pick(logits, [alone])[0]
+    kinds: list[dict[str, Any]] = [
+        *(
+            {},
+            {"top_p": 0.9},
+            {"top_k": 200, "min_p": 0.01},
+            {"temperature": 0.0},
+            {"temperature": 0.6, "top_p": 0.999},
+        ),
+        *(EVERYTHING, EVERYTHING | {"mask": set(range(0, 300, 2))}, EVERYTHING | {"temperature": 0.0}),
+    ]
+
+    def make(kind: dict[str, Any], **seed: int) -> Sequence:
+        allowed = kind.get("mask")
+        mask = ToyMask([allowed] * 41) if allowed else None
+        return sequence(vocab=300, **{key: value for key, value in kind.items() if key != "mask"}, **seed, mask=mask)
+
+    for kind in kinds:
+        alone, together, others = make(kind, seed=11), make(kind, seed=11), [make(other) for other in kinds]
+        for index, logits in enumerate(steps):
+            crowd = torch.randn(len(kinds) + 1, 300)
+            place = index % len(crowd)
+            crowd[place] = logits
+            picks = pick(crowd, [*others[:place], together, *others[place:]])
+            expected = pick(logits, [alone])
+            assert picks.tokens[place] == expected.tokens[0]
+            assert picks.logprobs_at(place) == expected.logprobs_at(0)
 
 
 def test_pick_when_requests_have_no_seed_then_they_differ() -> None:
-    logits = torch.zeros(2, 100_000)
-    first, second = pick(logits, [sequence(), sequence()])
+    first, second = pick(torch.zeros(2, 100_000), [sequence(), sequence()]).tokens
     assert first != second
 
 
-def test_pick_when_rows_are_mixed_then_each_follows_its_own_parameters() -> None:
-    logits = torch.randn(200, 64, generator=torch.Generator().manual_seed(9))
-    rows = random.Random(0).choices([{"temperature": 0.0}, {"top_k": 1}, {"top_k": 2}, {}], k=200)
-    tokens = pick(logits, [sequence(**row) for row in rows])
-    for row, token, line in zip(rows, tokens, logits, strict=True):
-        rank = int((line > line[token]).sum())
-        limit = 1 if row.get("temperature") == 0.0 else row.get("top_k", 64)
-        assert rank < limit
+@settings(max_examples=30, deadline=None)
+@given(mixes, st.sets(st.integers(0, VOCAB - 1), min_size=1), st.integers(0, 2**31))
+def test_pick_when_a_grammar_masks_then_only_its_tokens_come_in_their_own_proportions(
+    sampling: dict[str, Any], allowed: set[int], seed: int
+) -> None:
+    logits = torch.randn(VOCAB, generator=torch.Generator().manual_seed(seed))
+    params = SamplingParams(**sampling | {"min_tokens": 0, "top_k": 0})
+    changed = plain_logits(logits.tolist(), params, PROMPT, [], STOPS, allowed)
+    expected = torch.tensor(plain_distribution(changed, params), dtype=torch.float64)
+    many = [sequence(mask=ToyMask([allowed]), **sampling | {"min_tokens": 0, "top_k": 0}) for _ in range(200)]
+    for index, each in enumerate(many):
+        each.random = Grid((index + 0.5) / 200)
+    tokens = pick(logits.expand(200, -1), many).tokens
+    observed = torch.bincount(torch.tensor(tokens), minlength=VOCAB).double() / 200
+    assert (observed - expected).abs().max() <= 1.01 / 200
+    assert [each.request.mask.accepted for each in many] == [[token] for token in tokens]  # type: ignore[union-attr]
+
+
+def test_pick_when_a_grammar_is_complete_before_min_tokens_then_the_stop_token_comes_nevertheless() -> None:
+    one = sequence(temperature=0.0, min_tokens=10, mask=ToyMask([{3, 8}, {3}]))
+    assert pick(torch.arange(VOCAB)[None].flip(1) * 1.0, [one]).tokens == [8], "the stop token is barred"
+    assert pick(torch.arange(VOCAB)[None].flip(1) * 1.0, [one]).tokens == [3]
+    assert one.edits is not None
+    assert (one.edits.is_finished, one.edits.fault) == (True, None)
+
+
+def test_pick_when_a_grammar_leaves_nothing_or_raises_then_it_alone_is_at_fault() -> None:
+    empty, broken = sequence(mask=ToyMask([set()])), sequence(mask=ToyMask([]))
+    good = sequence(temperature=0.0, logit_bias={6: 100.0})
+    assert pick(torch.zeros(3, VOCAB), [empty, good, broken]).tokens[1] == 6
+    assert [each.edits and each.edits.fault for each in (empty, good, broken)] == [
+        "the grammar of this request leaves no token to choose",
+        None,
+        "the grammar of this request failed",
+    ]

@@ -1,13 +1,17 @@
-"""The scheduler under random arrivals, lengths, cancellations and shortage, over thousands of steps."""
+"""The scheduler under random arrivals, priorities, lengths, cancellations, deadlines and shortage, over many steps."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import accumulate
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
-from gptoss_backend.engine.scheduler import Scheduler
+from gptoss_backend.engine.scheduler import Scheduler, Step
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 
 BLOCK = 4
@@ -15,28 +19,42 @@ MAX_LEN = 48
 ROWS = 5
 CHUNK = 10
 NUM_FULL = 20  # enough for one whole context and little more, so that preemption is common
+PRIORITY_STEP_S = 10.0
 
 
 class Simulation:
-    """Plays the engine: computes steps by adding tokens, and checks every promise after each."""
+    """Plays the engine: computes steps by adding tokens, and checks every promise after each. A step takes a second."""
 
-    def __init__(self) -> None:
-        plan = CachePlan(BLOCK, ROWS, MAX_LEN, NUM_FULL, 2 * ROWS * 5, num_bytes=0)
+    def __init__(self, *, num_full: int = NUM_FULL, rows: int = ROWS, max_len: int = MAX_LEN) -> None:
+        plan = CachePlan(BLOCK, rows, max_len, num_full, 1 + 2 * (rows * 5 + CHUNK), num_bytes=0)
         self.cache = KVCache(plan, sliding_window=8)
-        self.scheduler = Scheduler(self.cache, CHUNK)
-        self.left: dict[str, int] = {}
+        self.scheduler = Scheduler(self.cache, CHUNK, PRIORITY_STEP_S)
+        self.now_s = 0.0
         self.live: dict[str, Sequence] = {}
+        self.left: dict[str, int] = {}
         self.num_added = 0
-        self.num_ended = 0
+        self.ended: list[str] = []
+        self.content: dict[int, int] = {}  # by slot of the full layers
 
-    def add(self, prompt_length: int, num_tokens: int, alphabet: int) -> None:
+    def add(
+        self,
+        prompt: int | list[int],
+        num_tokens: int,
+        *,
+        alphabet: int = 1,
+        priority: int = 0,
+        timeout_s: float = float("inf"),
+    ) -> str:
         name = str(self.num_added)
         self.num_added += 1
-        prompt = [(i * 7 + alphabet) % (alphabet + 1) for i in range(prompt_length)]
-        limit = min(num_tokens, MAX_LEN - prompt_length)
-        sequence = Sequence(GenerationRequest(name, prompt, SamplingParams()), max_tokens=limit)
+        if isinstance(prompt, int):
+            prompt = [(i * 7 + alphabet) % (alphabet + 1) for i in range(prompt)]
+        limit = min(num_tokens, self.cache.plan.max_model_len - len(prompt))
+        request = GenerationRequest(name, prompt, SamplingParams(priority=priority))
+        sequence = Sequence(request, max_tokens=limit, submitted_s=self.now_s, deadline_s=self.now_s + timeout_s)
         self.live[name], self.left[name] = sequence, limit
         self.scheduler.add(sequence)
+        return name
 
     def cancel(self, index: int) -> None:
         if self.live:
@@ -45,18 +63,16 @@ class Simulation:
     def end(self, name: str) -> None:
         self.scheduler.remove(self.live.pop(name))
         del self.left[name]
-        self.num_ended += 1
+        self.ended.append(name)
 
-    def step(self) -> bool:
+    def step(self) -> Step:
+        self.now_s += 1.0
+        for name in [name for name, sequence in self.live.items() if sequence.deadline_s <= self.now_s]:
+            self.end(name)
+        preemptions = self.scheduler.num_preemptions
         step = self.scheduler.next_step()
-        if not step:
-            assert not self.live, "requests wait, yet nothing runs"
-            return False
-        scheduled = step.decodes + [part.sequence for part in step.prefills]
-        assert len(set(map(id, scheduled))) == len(scheduled), "a sequence runs twice in one step"
-        assert sum(part.num_tokens for part in step.prefills) <= CHUNK
-        assert self.scheduler.num_running <= ROWS
-        self.check_tables()
+        self.check(step, preempted=self.scheduler.num_preemptions > preemptions)
+        self.write(step)
         sampled = step.sampled
         self.scheduler.advance(step)
         for sequence in sampled:
@@ -65,12 +81,38 @@ class Simulation:
             self.left[name] -= 1
             if self.left[name] == 0:
                 self.end(name)
-        return True
+        return step
 
-    def check_tables(self) -> None:
+    def run(self, most_steps: int) -> int:
+        """Step until nobody is left; returns how many steps that took."""
+        for count in range(most_steps):
+            if not self.live:
+                return count
+            self.step()
+        raise AssertionError(f"after {most_steps} steps these are still there: {sorted(self.live)}")
+
+    def check(self, step: Step, *, preempted: bool) -> None:
+        scheduled = step.decodes + [part.sequence for part in step.prefills]
+        running = self.scheduler.running
+        assert len(set(map(id, scheduled))) == len(scheduled), "a sequence runs twice in one step"
+        assert all(sequence in running for sequence in scheduled), "a sequence runs without its blocks"
+        assert sum(part.num_tokens for part in step.prefills) <= CHUNK
+        assert len(running) <= self.cache.plan.num_rows
+        assert len(running) + self.scheduler.num_waiting == len(self.live), "a request was lost"
+        assert [s.rank for s in running] == sorted(s.rank for s in running)
+        if self.live:
+            assert scheduled, "requests wait, yet nothing runs"
+            assert running[0] in scheduled, "the most urgent of those running stands still"
+        for sequence in running:
+            is_decoding = sequence.num_pending == 1
+            assert not is_decoding or sequence in scheduled, "a decoding sequence was left out"
+        assert not (preempted and step.admitted), "a newcomer took the room of one that was preempted"
+        self.check_tables(running)
+
+    def check_tables(self, running: Iterable[Sequence]) -> None:
         """Every running sequence can reach what it needs, and blocks that are written are its own."""
         writers: set[int] = set()
-        for sequence in self.scheduler.running:
+        for sequence in running:
             table = self.cache.full.table[sequence.row].tolist()
             needed = -(-sequence.num_computed // BLOCK)
             assert 0 not in table[:needed]
@@ -81,6 +123,28 @@ class Simulation:
             assert not writers & open_blocks, "two sequences write one block"
             writers |= open_blocks
 
+    def write(self, step: Step) -> None:
+        """Keep in each slot what a real cache would: a value that depends on all tokens before. Check what is read."""
+        parts = [(sequence, 1) for sequence in step.decodes] + [(p.sequence, p.num_tokens) for p in step.prefills]
+        expected = {}
+        for sequence, count in parts:
+            end = sequence.num_computed + count
+            expected[sequence] = list(accumulate(sequence.token_ids[:end], lambda before, token: hash((before, token))))
+            for position in range(sequence.num_computed, end):
+                self.content[self.slot(sequence, position)] = expected[sequence][position]
+        for sequence, values in expected.items():
+            seen = [self.content[self.slot(sequence, position)] for position in range(len(values))]
+            assert seen == values, "a sequence reads what belongs to another beginning"
+
+    def slot(self, sequence: Sequence, position: int) -> int:
+        return int(self.cache.full.table[sequence.row, position // BLOCK]) * BLOCK + position % BLOCK
+
+    def check_nothing_is_held(self) -> None:
+        assert len(self.ended) == len(set(self.ended)) == self.num_added
+        assert self.scheduler.num_running == self.scheduler.num_waiting == 0
+        assert self.cache.full.pool.num_used == self.cache.sliding.pool.num_used == 0
+        assert self.cache.num_free_rows == self.cache.plan.num_rows
+
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
@@ -89,28 +153,185 @@ def test_scheduler_when_driven_at_random_then_nothing_is_lost_leaked_or_starved(
     for _ in range(data.draw(st.integers(1, 12))):
         for _ in range(data.draw(st.integers(0, 4))):
             simulation.add(
-                data.draw(st.integers(1, MAX_LEN - 1)), data.draw(st.integers(1, 40)), data.draw(st.integers(1, 3))
+                data.draw(st.integers(1, MAX_LEN - 1)),
+                data.draw(st.integers(1, 40)),
+                alphabet=data.draw(st.integers(1, 3)),  # few, so that prompts share beginnings
+                priority=data.draw(st.integers(-2, 2)),
+                timeout_s=data.draw(st.one_of(st.just(float("inf")), st.floats(0.5, 60.0))),
             )
         if data.draw(st.booleans()):
             simulation.cancel(data.draw(st.integers(0, 100)))
         for _ in range(data.draw(st.integers(0, 25))):
             simulation.step()
-    work = sum(MAX_LEN + left for left in simulation.left.values())
-    for _ in range(20 * work + 10):
-        if not simulation.step():
-            break
-    assert simulation.num_ended == simulation.num_added
-    assert simulation.scheduler.num_running == simulation.scheduler.num_waiting == 0
-    assert simulation.cache.full.pool.num_used == simulation.cache.sliding.pool.num_used == 0
-    assert simulation.cache.num_free_rows == ROWS
+    simulation.run(20 * sum(MAX_LEN + left for left in simulation.left.values()) + 10)
+    simulation.check_nothing_is_held()
 
 
 def test_scheduler_when_blocks_run_out_then_the_youngest_gives_way_and_the_oldest_ends_first() -> None:
     simulation = Simulation()
-    for alphabet in (1, 2, 3):
-        simulation.add(20, 28, alphabet)
-    ended: list[str] = []
-    while simulation.step():
-        ended += [name for name in ("0", "1", "2") if name not in simulation.live and name not in ended]
+    names = [simulation.add(20, 28, alphabet=alphabet) for alphabet in (1, 2, 3)]
+    simulation.run(500)
     assert simulation.scheduler.num_preemptions > 0
-    assert ended == ["0", "1", "2"]
+    assert simulation.ended == names
+
+
+def test_scheduler_when_blocks_run_out_then_the_least_urgent_gives_way_however_old() -> None:
+    simulation = Simulation()
+    old = simulation.add(20, 28, alphabet=1, priority=3)
+    simulation.step()
+    young = simulation.add(20, 28, alphabet=2)
+    simulation.run(500)
+    assert simulation.scheduler.num_preemptions > 0
+    assert simulation.ended == [young, old]
+
+
+def test_queue_when_priorities_differ_then_lower_ones_go_first_and_first_come_within_one() -> None:
+    simulation = Simulation(rows=1)
+    simulation.add(4, 4)
+    simulation.step()
+    late, first, urgent, second = (simulation.add(4, 4, priority=priority) for priority in (1, 0, -1, 0))
+    simulation.run(100)
+    assert simulation.ended == ["0", urgent, first, second, late]
+
+
+def test_prompt_when_a_more_urgent_one_arrives_amid_its_prefill_then_that_goes_before_it() -> None:
+    simulation = Simulation(num_full=200, max_len=400)
+    long = simulation.add(300, 1)
+    simulation.step()
+    urgent = simulation.add(2 * CHUNK, 4, alphabet=2, priority=-1)
+    parts = simulation.step().prefills
+    assert [part.sequence.request.request_id for part in parts] == [urgent, long]
+    assert parts[0].num_tokens >= CHUNK // 2
+    while urgent in simulation.live:
+        simulation.step()
+    assert long in simulation.live
+
+
+def test_waiting_when_more_urgent_ones_keep_coming_then_it_runs_after_its_steps_of_priority() -> None:
+    simulation = Simulation(rows=1)
+    simulation.add(4, 4)
+    patient = simulation.add(4, 4, priority=3)
+    started_s = simulation.now_s
+    while patient in simulation.live:
+        simulation.add(4, 4)
+        simulation.step()
+        assert simulation.now_s < 1000, "starved by a flood"
+    # whoever came within three steps of priority goes before it, and nobody else: 30 arrivals of 4 steps each
+    assert simulation.now_s - started_s <= (3 * PRIORITY_STEP_S + 2) * 5
+    before = len(simulation.ended) - 1
+    assert before <= 3 * PRIORITY_STEP_S + 2
+
+
+def test_long_prompt_when_short_ones_keep_coming_then_nobody_starts_before_it() -> None:
+    simulation = Simulation()  # the long prompt fits only alone
+    for _ in range(3):
+        simulation.add(8, 12, alphabet=1)
+    simulation.step()
+    long = simulation.add(MAX_LEN - 2, 2, alphabet=2)
+    sequence = simulation.live[long]
+    while sequence.scheduled_s is None:
+        simulation.add(4, 4, alphabet=3)
+        admitted = simulation.step().admitted
+        assert admitted in ([], [sequence]) or admitted[0] is sequence
+        assert simulation.now_s < 100, "starved by a flood"
+
+
+def test_decoding_when_long_prompts_flood_in_then_every_step_has_every_decode_and_one_chunk() -> None:
+    simulation = Simulation(num_full=2000, rows=40, max_len=400)
+    decoding = [simulation.add(3, 100, alphabet=i + 1) for i in range(3)]
+    simulation.step()
+    for i in range(30):
+        simulation.add([i + 5] * 300, 4)
+    for _ in range(99):
+        step = simulation.step()
+        assert {sequence.request.request_id for sequence in step.decodes} >= set(decoding) & set(simulation.live)
+        assert sum(part.num_tokens for part in step.prefills) == CHUNK
+    assert set(decoding) <= set(simulation.ended), "a token a step, however many prompts wait"
+
+
+def test_newcomer_when_running_ones_will_want_the_last_blocks_then_it_waits_and_nobody_is_preempted() -> None:
+    simulation = Simulation(num_full=13)
+    for alphabet in (1, 2):
+        simulation.add(16, 4, alphabet=alphabet)  # 5 blocks each before they end
+    for _ in range(4):
+        simulation.step()
+    assert simulation.cache.full.pool.num_free in (2, 3)
+    simulation.add(4 * simulation.cache.full.pool.num_free, 1, alphabet=3)
+    simulation.run(100)
+    assert simulation.scheduler.num_preemptions == 0
+
+
+def test_newcomer_when_a_prompt_under_way_has_yet_to_take_its_blocks_then_it_waits() -> None:
+    simulation = Simulation(num_full=20)
+    simulation.add(44, 1, alphabet=1)  # 11 blocks, 3 of them taken in its first step
+    simulation.step()
+    simulation.add(44, 1, alphabet=2, priority=-1)
+    simulation.run(100)
+    assert simulation.scheduler.num_preemptions == 0
+    assert simulation.ended == ["0", "1"]
+
+
+def test_preempted_when_readmitted_then_what_it_had_computed_is_mostly_found_again() -> None:
+    simulation = Simulation(num_full=60, max_len=200)
+    for alphabet in (1, 2):
+        simulation.add([alphabet * 10 + i % 7 for i in range(100)], 60)
+    num_computed = 0
+    for _ in range(1000):
+        if not simulation.live:
+            break
+        step = simulation.step()
+        num_computed += len(step.decodes) + sum(part.num_tokens for part in step.prefills)
+    assert not simulation.live
+    assert simulation.scheduler.num_preemptions > 0
+    assert num_computed < 1.25 * 2 * 160
+
+
+class CountingCache(KVCache):
+    """Counts how often it is asked for room."""
+
+    num_opens = 0
+
+    def open(
+        self, token_ids: object, spare_blocks: int = 0, block_hashes: list[bytes] | None = None
+    ) -> tuple[int, int]:
+        self.num_opens += 1
+        return super().open(token_ids, spare_blocks, block_hashes)  # type: ignore[arg-type]
+
+
+def test_waiting_when_nothing_has_ended_then_the_cache_is_not_asked_again() -> None:
+    simulation = Simulation(num_full=14)
+    cache = CountingCache(simulation.cache.plan, 8)
+    simulation.cache, simulation.scheduler = cache, Scheduler(cache, CHUNK)
+    simulation.add(8, 30, alphabet=1)
+    simulation.step()
+    simulation.add(MAX_LEN - 1, 1, alphabet=2)
+    for _ in range(20):
+        simulation.step()
+    assert cache.num_opens == 2
+    simulation.run(100)
+    assert cache.num_opens == 3
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_remove_when_hundreds_are_cancelled_at_once_then_the_others_stay_in_order(running: bool) -> None:
+    simulation = Simulation(num_full=3000, rows=512 if running else 1)
+    names = [simulation.add(1, 4, alphabet=i % 5 + 1) for i in range(500)]
+    for _ in range(60):
+        simulation.step()
+    stay = [name for name in names[1::100] if name in simulation.live]
+    for name in [name for name in simulation.live if name not in stay]:
+        simulation.end(name)
+    before = len(simulation.ended)
+    simulation.run(500)
+    assert simulation.ended[before:] == stay
+    simulation.check_nothing_is_held()
+
+
+def test_short_prompt_when_it_comes_after_a_long_one_then_it_need_not_wait_for_its_end() -> None:
+    simulation = Simulation()
+    simulation.add(MAX_LEN - 2, 2, alphabet=1)
+    simulation.step()
+    simulation.add(4, 1, alphabet=2)
+    simulation.step()
+    assert "1" not in simulation.live
+    assert "0" in simulation.live

@@ -17,6 +17,7 @@ from tritonclient.grpc import service_pb2_grpc
 from gptoss_adapter.errors import (
     ApiError,
     ContextLengthExceededError,
+    DeadlineExceededError,
     InternalError,
     InvalidRequestError,
     ServiceUnavailableError,
@@ -227,6 +228,11 @@ def test_generate_when_cancelled_then_the_server_hears_of_it() -> None:
             TooManyRequestsError,
         ),
         (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size", TooManyRequestsError),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            encode_error(GenerationErrorCode.DEADLINE_EXCEEDED, "the request's time of 2 s ran out while it waited"),
+            DeadlineExceededError,
+        ),
         (grpc.StatusCode.UNAVAILABLE, "the engine has stopped", ServiceUnavailableError),
         (grpc.StatusCode.NOT_FOUND, "Request for unknown model", ServiceUnavailableError),
         (grpc.StatusCode.CANCELLED, "", ServiceUnavailableError),

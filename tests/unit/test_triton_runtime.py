@@ -150,3 +150,8 @@ def test_environment_when_made_then_stubs_find_this_python_first_and_keep_what_w
     assert environment["LD_LIBRARY_PATH"] == f"{tmp_path}/a:{tmp_path}/b:/cuda"
     assert environment["HOME"] == "/root"
     assert any((Path(folder) / "gptoss_backend").is_dir() for folder in environment["PYTHONPATH"].split(":"))
+
+
+def test_runtime_when_the_projects_path_has_a_space_then_a_sentence_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeMissingError, match="a folder with a space in its path"):
+        find_runtime(root=tmp_path / "my gptoss")

@@ -1,6 +1,8 @@
 """Random GPT-OSS checkpoints in the published layout (MXFP4 experts, the rest bfloat16).
 
 Owns: named shapes and the writing of a folder that every GPT-OSS loader reads. Does not know: how it is served.
+
+The experts can be written as bfloat16 too, for loaders that know no MXFP4: the same numbers, in transformers' layout.
 """
 
 from __future__ import annotations
@@ -11,17 +13,19 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gptoss_backend.engine.checkpoint import INDEX_FILE
-from gptoss_backend.engine.mxfp4 import pack_mxfp4
+from gptoss_backend.engine.mxfp4 import pack_mxfp4, unpack_mxfp4
 
 _VOCAB_SIZE: Final = 201088
 _END_TOKENS: Final = [200002, 199999, 200012]
+
+ExpertFormat = Literal["mxfp4", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +43,31 @@ class Shape:
     max_positions: int = 131072
 
 
-DEMO_SHAPE: Final = Shape(
-    hidden_size=64, num_layers=4, num_experts=8, num_heads=4, num_kv_heads=2, intermediate_size=64, head_dim=32
-)
+SHAPES: Final = {
+    "demo": Shape(
+        hidden_size=64, num_layers=4, num_experts=8, num_heads=4, num_kv_heads=2, intermediate_size=64, head_dim=32
+    ),
+    "tiny": Shape(
+        hidden_size=64, num_layers=2, num_experts=8, num_heads=4, num_kv_heads=2, intermediate_size=64, head_dim=32
+    ),
+    "small": Shape(hidden_size=512, num_layers=8, num_experts=32, num_heads=8, num_kv_heads=2, intermediate_size=512),
+    "20b": Shape(hidden_size=2880, num_layers=24, num_experts=32, num_heads=64, num_kv_heads=8, intermediate_size=2880),
+    "120b": Shape(
+        hidden_size=2880, num_layers=36, num_experts=128, num_heads=64, num_kv_heads=8, intermediate_size=2880
+    ),
+}
+"""tiny and small are what servers are compared with; 20b and 120b are OpenAI's sizes."""
+
+DEMO_SHAPE: Final = SHAPES["demo"]
 
 
-def write_random_checkpoint(folder: Path, shape: Shape, *, seed: int, name: str) -> None:
+def write_random_checkpoint(
+    folder: Path, shape: Shape, *, seed: int, name: str, experts: ExpertFormat = "mxfp4"
+) -> None:
     """Write a checkpoint of random weights; the same seed gives the same bytes. One shard for each layer.
 
     name: kept in config.json, so that nobody takes the folder for a trained model.
+    experts: how the experts' matrices are stored; their values are the same either way.
     The folder appears whole or not at all; raises FileExistsError where it is there already.
     """
     if folder.exists():
@@ -58,20 +78,20 @@ def write_random_checkpoint(folder: Path, shape: Shape, *, seed: int, name: str)
     generator = torch.Generator().manual_seed(seed)
     weight_map: dict[str, str] = {}
     total = 0
-    for number, tensors in enumerate(_shards(shape, generator)):
+    for number, tensors in enumerate(_shards(shape, generator, experts)):
         file = f"model-{number + 1:05d}-of-{shape.num_layers + 1:05d}.safetensors"
         save_file(tensors, partial / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, file)
         total += sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (partial / INDEX_FILE).write_text(json.dumps(index, indent=1), encoding="utf-8")
-    (partial / "config.json").write_text(json.dumps(_config(shape, name), indent=1), encoding="utf-8")
+    (partial / "config.json").write_text(json.dumps(_config(shape, name, experts), indent=1), encoding="utf-8")
     generation = {"bos_token_id": 199998, "eos_token_id": _END_TOKENS, "pad_token_id": 199999, "do_sample": True}
     (partial / "generation_config.json").write_text(json.dumps(generation, indent=1), encoding="utf-8")
     partial.rename(folder)
 
 
-def _shards(shape: Shape, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
+def _shards(shape: Shape, generator: torch.Generator, experts: ExpertFormat) -> Iterator[dict[str, Tensor]]:
     def normal(*size: int, std: float) -> Tensor:
         return (torch.randn(*size, generator=generator) * std).bfloat16()
 
@@ -83,10 +103,14 @@ def _shards(shape: Shape, generator: torch.Generator) -> Iterator[dict[str, Tens
         "lm_head.weight": normal(shape.vocab_size, hidden, std=3.0 / math.sqrt(hidden)),
     }
     for layer in range(shape.num_layers):
-        yield {f"model.layers.{layer}.{key}": value for key, value in _layer(shape, normal).items()}
+        yield {f"model.layers.{layer}.{key}": value for key, value in _layer(shape, normal, experts).items()}
 
 
-def _layer(shape: Shape, normal: Any) -> dict[str, Tensor]:  # noqa: ANN401 (a local function with a keyword)
+def _layer(
+    shape: Shape,
+    normal: Any,  # noqa: ANN401 (a local function with a keyword)
+    expert_format: ExpertFormat,
+) -> dict[str, Tensor]:
     hidden, inner, experts = shape.hidden_size, shape.intermediate_size, shape.num_experts
     widths = {"q": shape.num_heads * shape.head_dim, "k": shape.num_kv_heads * shape.head_dim}
     widths["v"] = widths["k"]
@@ -105,13 +129,17 @@ def _layer(shape: Shape, normal: Any) -> dict[str, Tensor]:  # noqa: ANN401 (a l
     }
     for name, size in {"gate_up_proj": (2 * inner, hidden), "down_proj": (hidden, inner)}.items():
         blocks, scales = pack_mxfp4(normal(experts, *size, std=size[1] ** -0.5))
-        layer |= {f"mlp.experts.{name}_blocks": blocks, f"mlp.experts.{name}_scales": scales}
+        if expert_format == "mxfp4":
+            layer |= {f"mlp.experts.{name}_blocks": blocks, f"mlp.experts.{name}_scales": scales}
+        else:
+            # transformers multiplies rows by matrices: [experts, in, out]
+            layer[f"mlp.experts.{name}"] = unpack_mxfp4(blocks, scales, torch.bfloat16).transpose(1, 2).contiguous()
     return layer
 
 
-def _config(shape: Shape, name: str) -> dict[str, Any]:
+def _config(shape: Shape, name: str, experts: ExpertFormat) -> dict[str, Any]:
     kinds = ("sliding_attention", "full_attention")
-    return {
+    config = {
         "_name_or_path": name,
         "architectures": ["GptOssForCausalLM"],
         "model_type": "gpt_oss",
@@ -149,13 +177,8 @@ def _config(shape: Shape, name: str) -> dict[str, Any]:
         "torch_dtype": "bfloat16",
         "use_cache": True,
         "vocab_size": shape.vocab_size,
-        "quantization_config": {
-            "quant_method": "mxfp4",
-            "modules_to_not_convert": [
-                "model.layers.*.self_attn",
-                "model.layers.*.mlp.router",
-                "model.embed_tokens",
-                "lm_head",
-            ],
-        },
     }
+    if experts == "mxfp4":
+        unpacked = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+        config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": unpacked}
+    return config

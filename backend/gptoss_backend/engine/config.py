@@ -72,12 +72,16 @@ class ModelConfig:
             raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
         except ValueError as error:
             raise CheckpointError(f"{path} is not JSON: {error}") from error
+        if not isinstance(document, dict):
+            raise CheckpointError(f"{path} does not hold a JSON object")
         if document.get("model_type") != "gpt_oss":
             raise CheckpointError(f"{path} is of model type {document.get('model_type')!r}, not 'gpt_oss'")
         try:
             return cls._from_document(document)
         except KeyError as error:
             raise CheckpointError(f"{path} lacks the key {error}") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} holds a value of the wrong type: {error}") from error
 
     @classmethod
     def _from_document(cls, document: dict[str, Any]) -> ModelConfig:

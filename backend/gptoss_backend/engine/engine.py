@@ -7,6 +7,7 @@ Does not know: Triton, HTTP, text. What it has to say goes to one sink, called o
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -16,26 +17,25 @@ from pathlib import Path
 
 import torch
 
-from gptoss_backend.contract import FinishReason
+from gptoss_backend.contract import FinishReason, GenerationErrorCode, SamplingParams
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.cache_sizing import size_cache
 from gptoss_backend.engine.checkpoint import Progress
+from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
-from gptoss_backend.engine.kv_cache import KVCache, plan_cache
+from gptoss_backend.engine.grammar import Grammar
+from gptoss_backend.engine.kv_cache import KVCache, extend_block_hashes
 from gptoss_backend.engine.loading import CpuKernels, load_model
-from gptoss_backend.engine.memory import available_bytes
 from gptoss_backend.engine.model import Model
-from gptoss_backend.engine.sampler import Sampler
-from gptoss_backend.engine.scheduler import Scheduler, Step
+from gptoss_backend.engine.observations import Measure, Observations
+from gptoss_backend.engine.sampler import Picks, Sampler
+from gptoss_backend.engine.scheduler import PRIORITY_STEP_S, Scheduler, Step
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
 
 logger = logging.getLogger(__name__)
 
 STOP_TOKENS = frozenset({200002, 200012})
 """`<|return|>` and `<|call|>` of the Harmony vocabulary."""
-
-_CPU_CACHE_SHARE = 0.25
-_CPU_CACHE_MOST = 4 * 2**30
-_GPU_CACHE_SHARE = 0.9
 
 Sink = Callable[[list[TokenDelta]], None]
 
@@ -52,6 +52,10 @@ class EngineOptions:
     kv_cache_bytes: int | None = None
     num_threads: int | None = None
     cpu_kernels: CpuKernels = "auto"
+    request_timeout_s: float | None = None
+    """The longest a request may take; it may ask for less. None: no limit."""
+    priority_step_s: float = PRIORITY_STEP_S
+    """How many seconds of waiting a step of priority is worth."""
 
 
 @dataclass(slots=True)
@@ -64,6 +68,7 @@ class EngineStats:
     num_finished: int = 0
     num_cancelled: int = 0
     num_failed: int = 0
+    num_expired: int = 0
     num_preemptions: int = 0
     num_prefix_queries: int = 0
     num_prefix_hits: int = 0
@@ -72,6 +77,8 @@ class EngineStats:
     num_cache_blocks: int = 0
     num_cache_blocks_used: int = 0
     busy_s: float = 0.0
+    stalled_s: float = 0.0
+    """Since the loop last got anything done while it has work; 0 without any. More than a long step takes: it hangs."""
 
 
 class Engine:
@@ -82,9 +89,14 @@ class Engine:
         self._model = model
         self._sink = sink
         self._sampler = Sampler()
+        self._stop_tokens = frozenset(token for token in STOP_TOKENS if token < model.config.vocab_size)
         self._cache = _make_cache(model, options)
         self.max_model_len = self._cache.plan.max_model_len
-        self._scheduler = Scheduler(self._cache, options.prefill_chunk_tokens)
+        self._scheduler = Scheduler(self._cache, options.prefill_chunk_tokens, options.priority_step_s)
+        self._timeout_s = options.request_timeout_s
+        self._next_deadline_s = math.inf  # no request's is sooner; the engine's thread only
+        self._progressed_s = 0.0  # when the loop last got something done, or began to have something to do
+        self.observations = Observations()
         self._capacity = options.max_num_seqs + options.max_queue
         self._by_id: dict[str, Sequence] = {}  # the engine's thread only
         self._stats = EngineStats(num_cache_blocks=self._cache.plan.num_full_blocks - 1)
@@ -145,6 +157,8 @@ class Engine:
                 raise QueueFull(
                     f"{self._num_in_flight} requests are running or waiting, which is all this server takes"
                 )
+            if self._num_in_flight == 0:
+                self._progressed_s = sequence.submitted_s
             self._num_in_flight += 1
             self._inbox.append(sequence)
             self._wake.notify()
@@ -165,7 +179,9 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Return a copy of the counts."""
-        return replace(self._stats)
+        with self._wake:
+            has_work = self._num_in_flight > 0
+        return replace(self._stats, stalled_s=time.monotonic() - self._progressed_s if has_work else 0.0)
 
     def step(self) -> None:
         """Compute one batch and tell the sink what came of it."""
@@ -174,10 +190,10 @@ class Engine:
             return
         sampled = step.sampled
         batch = Batch.build(step.decodes, step.prefills)
-        output = self._model.forward(batch, self._cache, with_logits=self._sampler.needs_logits(sampled))
-        tokens = self._sampler.pick(output, sampled)
+        output = self._model.forward(batch, self._cache, with_logits=self._sampler.prepare(sampled))
+        picks = self._sampler.pick(output, sampled)
         self._scheduler.advance(step)
-        self._deliver(step, sampled, tokens)
+        self._deliver(step, sampled, picks)
 
     def _checked(self, request: GenerationRequest) -> Sequence:
         num_prompt, vocab_size = len(request.prompt_ids), self._model.config.vocab_size
@@ -187,8 +203,23 @@ class Engine:
             raise PromptTooLong(num_prompt, self.max_model_len)
         if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocab_size:
             raise InvalidRequest(f"the prompt holds a token id outside 0 to {vocab_size - 1}")
-        room = self.max_model_len - num_prompt
-        return Sequence(request, max_tokens=min(request.sampling.max_tokens or room, room))
+        sampling, room = request.sampling, self.max_model_len - num_prompt
+        _check_sampling(sampling, vocab_size)
+        stop_tokens = self._stop_tokens.union(sampling.stop_token_ids)
+        if sampling.ignore_eos:
+            stop_tokens = frozenset(sampling.stop_token_ids)
+        grammar = Grammar(request.mask, request.request_id, vocab_size) if request.mask is not None else None
+        sequence = Sequence(
+            request,
+            max_tokens=min(sampling.max_tokens or room, room),
+            stop_tokens=stop_tokens,
+            edits=LogitEdits.of(sampling, request.prompt_ids, stop_tokens, grammar),
+        )
+        timeout_s = min(sampling.timeout_s or math.inf, self._timeout_s or math.inf)
+        sequence.deadline_s = sequence.submitted_s + timeout_s
+        # here, on the caller's thread, so that however long a prompt is, the loop does not wait for it
+        extend_block_hashes(sequence.block_hashes, sequence.token_ids, self._cache.plan.block_size)
+        return sequence
 
     # --- the loop: everything below runs on the engine's thread ---
 
@@ -212,8 +243,10 @@ class Engine:
             stop_at = self._stop_at
         for sequence in new:
             self._by_id[sequence.request.request_id] = sequence
+            self._next_deadline_s = min(self._next_deadline_s, sequence.deadline_s)
             self._scheduler.add(sequence)
         self._cancel(cancelled)
+        self._expire(time.monotonic())
         return stop_at is None or (bool(self._by_id) and time.monotonic() < stop_at)
 
     def _cancel(self, request_ids: set[str]) -> None:
@@ -223,46 +256,85 @@ class Engine:
             self._stats.num_cancelled += 1
         self._end([TokenDelta(s.request.request_id, event=s.finished(FinishReason.CANCELLED)) for s in found])
 
+    def _expire(self, now_s: float) -> None:
+        """End the requests whose time has run out. Looks through them only when one of them may have."""
+        if now_s < self._next_deadline_s:
+            return
+        late = [sequence for sequence in self._by_id.values() if sequence.deadline_s <= now_s]
+        for sequence in late:
+            self._scheduler.remove(sequence)
+        self._stats.num_expired += len(late)
+        self._end([_expired(sequence) for sequence in late])
+        self._next_deadline_s = min((sequence.deadline_s for sequence in self._by_id.values()), default=math.inf)
+
     def _guarded_step(self) -> None:
         try:
             self.step()
         except Exception:  # one failed step must not end the service: those it concerned are told
             logger.exception("a step failed; its requests end with an error")
-            running = self._scheduler.running
-            for sequence in running:
+            for sequence in self._scheduler.running:
                 self._scheduler.remove(sequence)
-            self._fail(running, "the model failed while computing this request")
+            # those, too, that the step had taken out before it failed: they would never be heard of again
+            concerned = [sequence for sequence in self._by_id.values() if sequence not in self._scheduler]
+            self._fail(concerned, "the model failed while computing this request")
 
-    def _deliver(self, step: Step, sampled: list[Sequence], tokens: list[int]) -> None:
+    def _deliver(self, step: Step, sampled: list[Sequence], picks: Picks) -> None:
         now_s = time.monotonic()
+        self._progressed_s = now_s
+        self._observe_step(step)
         deltas: dict[str, TokenDelta] = {
             s.request.request_id: TokenDelta(s.request.request_id, event=s.started()) for s in step.admitted
         }
         last: list[TokenDelta] = []
-        for sequence, token in zip(sampled, tokens, strict=True):
+        faulty: list[Sequence] = []
+        for place, (sequence, token) in enumerate(zip(sampled, picks.tokens, strict=True)):
+            if sequence.edits is not None and sequence.edits.fault is not None:
+                faulty.append(sequence)
+                continue
             sequence.token_ids.append(token)
             if sequence.first_token_s is None:
                 sequence.first_token_s = now_s
+                self.observations.add(Measure.FIRST_TOKEN_S, now_s - sequence.submitted_s)
             request_id = sequence.request.request_id
             reason = self._finish_reason(sequence, token)
             if reason is None:
                 event = deltas[request_id].event if request_id in deltas else None
-                deltas[request_id] = TokenDelta(request_id, (token,), event)
+                deltas[request_id] = TokenDelta(request_id, (token,), event, logprobs=picks.logprobs_at(place))
             else:
                 self._scheduler.remove(sequence)
-                last.append(TokenDelta(request_id, (token,), sequence.finished(reason)))
+                finished = sequence.finished(reason)
+                last.append(TokenDelta(request_id, (token,), finished, logprobs=picks.logprobs_at(place)))
+                if sequence.num_generated > 1:
+                    between_s = (now_s - sequence.first_token_s) / (sequence.num_generated - 1)
+                    self.observations.add(Measure.OUTPUT_TOKEN_S, between_s)
         self._stats.num_steps += 1
         self._stats.num_finished += len(last)
-        self._stats.num_generated_tokens += len(tokens)
+        self._stats.num_generated_tokens += len(sampled) - len(faulty)
         self._stats.num_prompt_tokens += sum(part.num_tokens for part in step.prefills)
         self._sink(list(deltas.values()))
         self._end(last)
+        for sequence in faulty:
+            self._fail_faulty(sequence)
+
+    def _fail_faulty(self, sequence: Sequence) -> None:
+        assert sequence.edits is not None  # noqa: S101 (faults are those of a grammar)
+        assert sequence.edits.fault is not None  # noqa: S101
+        self._scheduler.remove(sequence)
+        self._fail([sequence], sequence.edits.fault)
 
     @staticmethod
     def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:
-        if token in STOP_TOKENS and not sequence.request.sampling.ignore_eos:
+        if token in sequence.stop_tokens or (sequence.edits is not None and sequence.edits.is_finished):
             return FinishReason.STOP
         return FinishReason.LENGTH if sequence.num_generated >= sequence.max_tokens else None
+
+    def _observe_step(self, step: Step) -> None:
+        add = self.observations.add
+        add(Measure.BATCH_SIZE, step.num_sequences)
+        for sequence in step.admitted:
+            add(Measure.PROMPT_TOKENS, sequence.num_prompt)
+            if sequence.scheduled_s is not None:
+                add(Measure.QUEUE_S, sequence.scheduled_s - sequence.submitted_s)
 
     def _fail_all(self, sentence: str) -> None:
         with self._wake:
@@ -298,23 +370,35 @@ class Engine:
         stats.num_cache_blocks_used = self._cache.full.pool.num_used
 
 
+def _check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
+    """Raise InvalidRequest for what only the model can tell to be wrong."""
+    for name, tokens in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+        if tokens and max(tokens) >= vocab_size:
+            raise InvalidRequest(f"{name} holds a token id outside 0 to {vocab_size - 1}")
+    if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
+        raise InvalidRequest(f"min_tokens is {sampling.min_tokens}, more than max_tokens, {sampling.max_tokens}")
+
+
+def _expired(sequence: Sequence) -> TokenDelta:
+    allowed_s = sequence.deadline_s - sequence.submitted_s
+    where = "while it waited" if sequence.scheduled_s is None else f"(tokens generated: {sequence.num_generated})"
+    return TokenDelta(
+        sequence.request.request_id,
+        error=f"the request's time of {allowed_s:g} s ran out {where}",
+        error_code=GenerationErrorCode.DEADLINE_EXCEEDED,
+    )
+
+
 def _make_cache(model: Model, options: EngineOptions) -> KVCache:
-    budget = options.kv_cache_bytes
-    if budget is None:
-        available = available_bytes(model.device)
-        on_gpu = model.device.type == "cuda"
-        budget = (
-            int(available * _GPU_CACHE_SHARE) if on_gpu else min(int(available * _CPU_CACHE_SHARE), _CPU_CACHE_MOST)
-        )
-    plan = plan_cache(
+    plan = size_cache(
         model.config,
-        budget_bytes=budget,
-        element_size=model.dtype.itemsize,
+        model.device,
+        model.dtype.itemsize,
+        kv_cache_bytes=options.kv_cache_bytes,
         block_size=options.block_size,
         num_rows=options.max_num_seqs,
         max_step_tokens=options.prefill_chunk_tokens + options.max_num_seqs,
         max_model_len=options.max_model_len,
     )
-    logger.info("KV cache: %.1f GiB, %s tokens", plan.num_bytes / 2**30, f"{plan.num_tokens:,}")
     model.allocate_cache(plan)
     return KVCache(plan, model.config.sliding_window)

@@ -13,13 +13,13 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import pairwise
 
 import torch
 
 from gptoss_backend.engine.block_pool import NULL_BLOCK, BlockPool
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CacheFull, EngineError
+from gptoss_backend.engine.sequence import TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,35 +102,34 @@ class LayerGroup:
         """Return the first block that a query at `position` still reads."""
         return 0 if self.window is None else max(0, position - self.window + 1) // self._block_size
 
-    def append(self, row: int, blocks: list[int], new: list[int]) -> None:
+    def append(self, row: int, blocks: array[int], new: list[int]) -> None:
         """Extend a row's table by `new`, in place."""
         start = len(blocks)
         blocks.extend(new)
         self._entries[row, start : len(blocks)] = new
 
-    def drop(self, row: int, blocks: list[int], index: int) -> None:
+    def drop(self, row: int, blocks: array[int], index: int) -> None:
         """Give one block back and leave the null block in its place."""
         self.pool.release(blocks[index])
         blocks[index] = NULL_BLOCK
         self._entries[row, index] = NULL_BLOCK
 
-    def clear(self, row: int, blocks: list[int]) -> None:
+    def clear(self, row: int, blocks: array[int]) -> None:
         """Give a row's blocks back, the last first, so that beginnings of conversations outlive their ends."""
         self._entries[row, : len(blocks)] = NULL_BLOCK
         for block in reversed(blocks):
             self.pool.release(block)
-        blocks.clear()
 
 
 @dataclass(slots=True)
 class _Row:
     """What one sequence holds."""
 
-    full: list[int] = field(default_factory=list)
-    sliding: list[int] = field(default_factory=list)
-    hashes: list[bytes] = field(default_factory=list)
-    """Chained content hashes of the row's whole blocks."""
-    num_labelled: int = 0
+    hashes: list[bytes]
+    """Chained content hashes of the row's whole blocks; the sequence's own list."""
+    num_labelled: int
+    full: array[int] = field(default_factory=lambda: array("i"))
+    sliding: array[int] = field(default_factory=lambda: array("i"))
     first_sliding: int = 0
     """Sliding blocks before this one have been dropped."""
 
@@ -144,6 +143,8 @@ class KVCache:
         self.sliding = LayerGroup(plan.num_sliding_blocks, sliding_window, plan)
         self._rows: dict[int, _Row] = {}
         self._free_rows = list(reversed(range(plan.num_rows)))
+        self.num_closes = 0
+        """While it stays the same, a sequence that `open` refused would be refused again."""
         self.num_prefix_queries = 0
         self.num_prefix_hits = 0
 
@@ -152,17 +153,24 @@ class KVCache:
         """Sequences that can still be opened."""
         return len(self._free_rows)
 
-    def open(self, token_ids: list[int], spare_blocks: int = 0) -> tuple[int, int]:
+    def num_missing(self, row: int, num_tokens: int) -> int:
+        """Return how many blocks `reserve` would still take for these positions."""
+        return max(0, -(-num_tokens // self.plan.block_size) - len(self._rows[row].full))
+
+    def open(
+        self, token_ids: TokenIds, spare_blocks: int = 0, block_hashes: list[bytes] | None = None
+    ) -> tuple[int, int]:
         """Give a sequence a row, holding whatever prefix of its tokens is still cached.
 
+        block_hashes: what `extend_block_hashes` has made of the tokens so far; extended in place until `close`.
         Returns (row, num_cached_tokens); at least the last token is left to compute. Raises CacheFull, with nothing
         changed, where no row is free or the rest would not fit right now with `spare_blocks` left over.
         """
         if not self._free_rows:
             raise CacheFull("no free row")
         block_size = self.plan.block_size
-        hashes = _chain([], token_ids, block_size)
-        num_cached = self._longest_prefix(hashes[: (len(token_ids) - 1) // block_size])
+        hashes = extend_block_hashes([] if block_hashes is None else block_hashes, token_ids, block_size)
+        num_cached = self._longest_prefix(hashes, (len(token_ids) - 1) // block_size)
         shared = [self._found(self.full, content) for content in hashes[:num_cached]]
         reclaimed = sum(self.full.pool.is_free(block) for block in shared)
         if -(-len(token_ids) // block_size) - num_cached + reclaimed + spare_blocks > self.full.pool.num_free:
@@ -193,23 +201,23 @@ class KVCache:
         self.full.append(row, state.full, self.full.pool.take(missing))
         self.sliding.append(row, state.sliding, self.sliding.pool.take(missing))
 
-    def commit(self, row: int, token_ids: list[int], num_computed: int) -> None:
+    def commit(self, row: int, token_ids: TokenIds, num_computed: int) -> None:
         """Note that keys and values of the first `num_computed` tokens are in place.
 
-        Makes whole blocks findable by content and gives back those that left the sliding window. Costs nothing
-        unless a block was filled.
+        Makes whole blocks findable by content and gives back those that left the sliding window. There is something
+        to note only where a block was filled.
         """
         state = self._rows[row]
         block_size = self.plan.block_size
         num_whole = num_computed // block_size
-        if num_whole > state.num_labelled:
-            if num_whole > len(state.hashes):
-                _chain(state.hashes, token_ids[: num_whole * block_size], block_size)
-            for index in range(state.num_labelled, num_whole):
-                self.full.pool.label(state.full[index], state.hashes[index])
-                if state.sliding[index] != NULL_BLOCK:
-                    self.sliding.pool.label(state.sliding[index], state.hashes[index])
-            state.num_labelled = num_whole
+        if num_whole == state.num_labelled:
+            return
+        hashes = extend_block_hashes(state.hashes, token_ids, block_size, num_whole)
+        for index in range(state.num_labelled, num_whole):
+            self.full.pool.label(state.full[index], hashes[index])
+            if state.sliding[index] != NULL_BLOCK:
+                self.sliding.pool.label(state.sliding[index], hashes[index])
+        state.num_labelled = num_whole
         first = self.sliding.first_needed(num_computed)
         for index in range(state.first_sliding, first):
             self.sliding.drop(row, state.sliding, index)
@@ -221,17 +229,23 @@ class KVCache:
         self.full.clear(row, state.full)
         self.sliding.clear(row, state.sliding)
         self._free_rows.append(row)
+        self.num_closes += 1
 
-    def _longest_prefix(self, hashes: list[bytes]) -> int:
-        """Return how many leading blocks can be reused: all in the full group, the last window in the sliding one."""
-        num_full = 0
-        while num_full < len(hashes) and self.full.pool.find(hashes[num_full]) is not None:
-            num_full += 1
-        # walk back to a length whose window is whole: `run` blocks ending at `length` are in the sliding group
-        for length in range(num_full, 0, -1):
+    def _longest_prefix(self, hashes: list[bytes], most: int) -> int:
+        """Return how many leading blocks, `most` at most, can be reused.
+
+        In the full group all of them must be there, in the sliding one those of the last window.
+        """
+        length = 0
+        while length < most and self.full.pool.find(hashes[length]) is not None:
+            length += 1
+        while length:
             first = self.sliding.first_needed(length * self.plan.block_size)
-            if all(self.sliding.pool.find(content) is not None for content in hashes[first:length]):
+            window = range(length - 1, first - 1, -1)
+            missing = next((index for index in window if self.sliding.pool.find(hashes[index]) is None), None)
+            if missing is None:
                 return length
+            length = missing  # every length between has this block in its window, too
         return 0
 
     @staticmethod
@@ -241,13 +255,18 @@ class KVCache:
         return block
 
 
-def _chain(hashes: list[bytes], token_ids: list[int], block_size: int) -> list[bytes]:
-    """Extend `hashes` in place to one hash for each whole block of `token_ids`, each covering all before it."""
+def extend_block_hashes(
+    hashes: list[bytes], token_ids: TokenIds, block_size: int, num_blocks: int | None = None
+) -> list[bytes]:
+    """Extend `hashes` in place to one hash for each whole block of `token_ids`, each covering all before it.
+
+    num_blocks: stop there. Costs nothing for blocks whose hash is known. Returns `hashes`.
+    """
+    num_whole = len(token_ids) // block_size if num_blocks is None else num_blocks
     previous = hashes[-1] if hashes else b""
-    num_whole = len(token_ids) // block_size
-    bounds = range(len(hashes) * block_size, (num_whole + 1) * block_size, block_size)
-    for start, end in pairwise(bounds):
+    for start in range(len(hashes) * block_size, num_whole * block_size, block_size):
         # a cryptographic hash: with a weaker one, a crafted prompt could read another user's cache
-        previous = blake2b(previous + array("i", token_ids[start:end]).tobytes(), digest_size=16).digest()
+        block = array("i", token_ids[start : start + block_size]).tobytes()
+        previous = blake2b(previous + block, digest_size=16).digest()
         hashes.append(previous)
     return hashes

@@ -48,9 +48,9 @@ def load_model(
     native = device.type == "cpu" and _use_native(config, dtype, block_size, cpu_kernels)
     precision = choose_precision(dtype, device, has_native_bfloat16=native)
     logger.info("precision: %s (%s)", precision.dtype, precision.reason)
-    weights = load_weights(folder, config, precision.dtype, device, progress)
     if device.type == "cpu":
         torch.set_num_threads(threads)
+    weights = load_weights(folder, config, precision.dtype, device, progress)
     if native:
         logger.info("forward pass: C++ kernels (AVX-512 BF16), threads: %d", threads)
         return NativeModel(config, weights, threads)

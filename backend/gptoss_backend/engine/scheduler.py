@@ -1,24 +1,32 @@
 """Which sequences run in the next step, and how far.
 
 Stage 4 of a request: schedule. Owns: the waiting queue, the running set, preemption.
-Does not know: tensors, sampling, clients.
+Does not know: tensors, sampling, clients, deadlines.
 
 Continuous batching with chunked prefill: each step takes one token of every decoding sequence and, besides, at most
-`prefill_chunk_tokens` prompt tokens, so a long prompt never stalls the others by more than one chunk. First come,
-first served. When blocks run out the youngest running sequence gives up its blocks and waits, at the head of the queue,
-to be recomputed.
+`prefill_chunk_tokens` prompt tokens, so a long prompt never stalls the others by more than one chunk. A prompt that
+does not fit into what is left of a chunk takes half of it: a short newcomer need not wait for a long one to end.
+
+One order, from the most to the least urgent, decides who is admitted, whose prompt is computed and who gives way: lower
+priority values first, first come within one. A step of priority is worth `priority_step_s` seconds of waiting, so
+whoever waits rises past all that come later, and no flood starves anybody. The most urgent waits for nobody but those
+already running: when blocks run out, the least urgent running sequence gives up its own and waits to be recomputed.
+Nobody overtakes a prompt for which there is no room yet, else short ones would keep a long one out for ever.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from bisect import bisect_left, insort
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gptoss_backend.engine.batch import ScheduledSequence
 from gptoss_backend.engine.errors import CacheFull
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.sequence import Sequence
+
+PRIORITY_STEP_S = 10.0
 
 
 @dataclass(slots=True)
@@ -36,18 +44,61 @@ class Step:
         """Sequences whose last token is computed, in the order of the batch's logits."""
         return self.decodes + [part.sequence for part in self.prefills if part.samples]
 
+    @property
+    def num_sequences(self) -> int:
+        """Sequences in the batch."""
+        return len(self.decodes) + len(self.prefills)
+
     def __bool__(self) -> bool:
         return bool(self.decodes or self.prefills)
+
+
+class ByUrgency:
+    """Sequences from the most to the least urgent. Adding and removing cost a binary search."""
+
+    def __init__(self) -> None:
+        self._sequences: list[Sequence] = []
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def __getitem__(self, index: int) -> Sequence:
+        return self._sequences[index]
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._sequences)
+
+    def __contains__(self, sequence: Sequence) -> bool:
+        index = bisect_left(self._sequences, sequence.rank, key=_rank)
+        return index < len(self._sequences) and self._sequences[index] is sequence
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a sequence in its place."""
+        insort(self._sequences, sequence, key=_rank)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out, which must be in."""
+        index = bisect_left(self._sequences, sequence.rank, key=_rank)
+        assert self._sequences[index] is sequence, "ranks are unique and do not change"  # noqa: S101
+        del self._sequences[index]
+
+
+def _rank(sequence: Sequence) -> tuple[float, int]:
+    return sequence.rank
 
 
 class Scheduler:
     """Orders the sequences over one KV cache. Used by the engine's thread only."""
 
-    def __init__(self, cache: KVCache, prefill_chunk_tokens: int) -> None:
+    def __init__(self, cache: KVCache, prefill_chunk_tokens: int, priority_step_s: float = PRIORITY_STEP_S) -> None:
         self._cache = cache
+        self._block_size = cache.plan.block_size
         self._prefill_chunk_tokens = prefill_chunk_tokens
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []  # oldest first
+        self._priority_step_s = priority_step_s
+        self._waiting = ByUrgency()
+        self._running = ByUrgency()
+        self._num_added = 0
+        self._refused: tuple[Sequence, int] | None = None  # whom the cache last had no room for, and its num_closes
         self.num_preemptions = 0
 
     @property
@@ -57,7 +108,7 @@ class Scheduler:
 
     @property
     def running(self) -> list[Sequence]:
-        """Sequences with a row, oldest first."""
+        """Sequences with a row, the most urgent first."""
         return list(self._running)
 
     @property
@@ -65,9 +116,16 @@ class Scheduler:
         """Sequences with a row."""
         return len(self._running)
 
+    def __contains__(self, sequence: Sequence) -> bool:
+        """True where the sequence runs or waits."""
+        return sequence in self._running or sequence in self._waiting
+
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence behind the others."""
-        self._waiting.append(sequence)
+        """Queue a sequence, in the order of urgency."""
+        self._num_added += 1
+        urgency = sequence.submitted_s + sequence.request.sampling.priority * self._priority_step_s
+        sequence.rank = (urgency, self._num_added)
+        self._waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is, and give its blocks back."""
@@ -78,82 +136,114 @@ class Scheduler:
             self._waiting.remove(sequence)
 
     def next_step(self) -> Step:
-        """Choose the next step's work and make room for it; empty where nothing can run."""
+        """Choose the next step's work and make room for it; empty where nothing can run.
+
+        Costs time in proportion to the sequences that run, whatever their length and however many wait.
+        """
         step = Step()
+        budget = self._prefill_chunk_tokens
         preemptions = self.num_preemptions
-        budget = self._schedule_running(step)
+        index = 0
+        while index < len(self._running):  # preemption shortens the list from its end
+            sequence = self._running[index]
+            if len(sequence.token_ids) - sequence.num_computed == 1:
+                # a block that was begun has room
+                if sequence.num_computed % self._block_size or self._make_room(sequence, 1):
+                    step.decodes.append(sequence)
+            elif budget:
+                if self.num_preemptions == preemptions:
+                    num_before = len(self._running)
+                    budget = self._admit(step, budget, before=sequence)
+                    index += len(self._running) - num_before
+                budget -= self._prefill(step, sequence, budget)
+            index += 1
         if self.num_preemptions == preemptions:  # else whatever room there is belongs to those already running
-            self._admit(step, budget)
+            budget = self._admit(step, budget)
+        self._spend_rest(step, budget)
         return step
 
     def advance(self, step: Step) -> None:
         """Note that `step` has been computed: its keys and values are in the cache."""
         for sequence in step.decodes:
             sequence.num_computed += 1
-            self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
+            if not sequence.num_computed % self._block_size:
+                self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
         for part in step.prefills:
             sequence = part.sequence
             sequence.num_computed += part.num_tokens
             self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
 
-    def _schedule_running(self, step: Step) -> int:
-        """Take the running sequences, the oldest first; returns the prefill tokens left."""
-        budget = self._prefill_chunk_tokens
-        index = 0
-        while index < len(self._running):  # preemption shortens the list from its end
-            sequence = self._running[index]
-            index += 1
-            pending = sequence.num_pending
-            if pending == 1:
-                if self._make_room(sequence, 1):
-                    step.decodes.append(sequence)
-            elif budget:
-                count = min(pending, budget)
-                if self._make_room(sequence, count):
-                    step.prefills.append(ScheduledSequence(sequence, count, samples=count == sequence.num_pending))
-                    budget -= count
-        return budget
+    def _prefill(self, step: Step, sequence: Sequence, budget: int) -> int:
+        """Schedule all that is pending, or half of `budget`, if there is room; returns how many tokens that is."""
+        count = sequence.num_pending if sequence.num_pending <= budget else (budget + 1) // 2
+        if not (count and self._make_room(sequence, count)):
+            return 0
+        step.prefills.append(ScheduledSequence(sequence, count, samples=count == sequence.num_pending))
+        return count
+
+    def _spend_rest(self, step: Step, budget: int) -> None:
+        """Give what nobody has taken of the chunk to the most urgent prompts that go on; nobody is preempted for it."""
+        for index, part in enumerate(step.prefills):
+            sequence = part.sequence
+            count = min(sequence.num_pending, part.num_tokens + budget)
+            if count == part.num_tokens:
+                continue
+            try:
+                self._cache.reserve(sequence.row, sequence.num_computed + count)
+            except CacheFull:
+                return
+            step.prefills[index] = ScheduledSequence(sequence, count, samples=count == sequence.num_pending)
+            budget -= count - part.num_tokens
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Reserve blocks for the next tokens, preempting the youngest while there are none; False if that was it."""
+        """Reserve blocks for next tokens, preempting the least urgent while there are none; False if that was it."""
         while True:
             try:
                 self._cache.reserve(sequence.row, sequence.num_computed + num_tokens)
             except CacheFull:
-                victim = self._running.pop()
+                victim = self._running[-1]
                 self._preempt(victim)
                 if victim is sequence:
                     return False
             else:
                 return True
 
-    def _admit(self, step: Step, budget: int) -> None:
-        while self._waiting and budget:
+    def _admit(self, step: Step, budget: int, before: Sequence | None = None) -> int:
+        """Start waiting sequences, those more urgent than `before` where it is given; returns the budget left."""
+        while budget and self._waiting and (before is None or self._waiting[0].rank < before.rank):
             sequence = self._waiting[0]
-            try:
-                # every running sequence may want a block before the newcomer ends
-                sequence.row, cached = self._cache.open(sequence.token_ids, spare_blocks=len(self._running))
-            except CacheFull:
-                return
-            self._waiting.popleft()
-            self._running.append(sequence)
-            sequence.num_computed = cached
+            if not self._open(sequence):
+                break
+            self._waiting.remove(sequence)
+            self._running.add(sequence)
             if sequence.scheduled_s is None:
                 sequence.scheduled_s = time.monotonic()
-                sequence.cached_tokens = cached
+                sequence.cached_tokens = sequence.num_computed
                 step.admitted.append(sequence)
-            count = min(sequence.num_pending, budget)
-            if not self._make_room(sequence, count):
-                return
-            budget -= count
-            if sequence.num_pending == 1:
+            if sequence.num_pending > 1:
+                budget -= self._prefill(step, sequence, budget)
+            elif self._make_room(sequence, 1):
                 step.decodes.append(sequence)
-            else:
-                step.prefills.append(ScheduledSequence(sequence, count, samples=count == sequence.num_pending))
+                budget -= 1
+        return budget
+
+    def _open(self, sequence: Sequence) -> bool:
+        """Give a sequence a row, if there is room for the whole of it beside what is running."""
+        if self._refused == (sequence, self._cache.num_closes):
+            return False
+        # what prompts under way have yet to take, and a block more for every running sequence, which may soon want one
+        spare = len(self._running) + sum(self._cache.num_missing(s.row, len(s.token_ids)) for s in self._running)
+        try:
+            sequence.row, sequence.num_computed = self._cache.open(sequence.token_ids, spare, sequence.block_hashes)
+        except CacheFull:
+            self._refused = (sequence, self._cache.num_closes)
+            return False
+        return True
 
     def _preempt(self, victim: Sequence) -> None:
+        self._running.remove(victim)
         self._release(victim)
-        self._waiting.appendleft(victim)
+        self._waiting.add(victim)
         self.num_preemptions += 1
 
     def _release(self, sequence: Sequence) -> None:

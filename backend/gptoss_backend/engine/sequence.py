@@ -5,12 +5,31 @@ Owns: `GenerationRequest` (in), `Sequence` (the state between), `TokenDelta` (ou
 
 from __future__ import annotations
 
+import math
 import random
 import secrets
 import time
+from array import array
 from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
 
-from gptoss_backend.contract import Finished, FinishReason, SamplingParams, Started, Timings
+from gptoss_backend.contract import (
+    Finished,
+    FinishReason,
+    GenerationErrorCode,
+    SamplingParams,
+    Started,
+    Timings,
+    TokenLogprob,
+)
+from gptoss_backend.engine.edits import LogitEdits
+from gptoss_backend.engine.grammar import TokenMask
+
+TokenIds: TypeAlias = "list[int] | array[int]"
+"""An array of C ints costs a quarter of a list, and the garbage collector need not look through it."""
+
+# nearer to 0, dividing logits by it leaves float32's range; vLLM draws the same line
+_LEAST_TEMPERATURE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +37,14 @@ class GenerationRequest:
     """One prompt and how to continue it. `request_id` is unique among those in the engine."""
 
     request_id: str
-    prompt_ids: list[int]
+    prompt_ids: TokenIds
     sampling: SamplingParams
+    mask: TokenMask | None = None
+    """A grammar at the answer's beginning; the engine takes it over."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenDelta:
+# one for each sequence and step, and a tuple is made three times as fast as a frozen dataclass
+class TokenDelta(NamedTuple):
     """What is new about one request after a step.
 
     The first delta of a request carries Started; the last one Finished, or `error`, a sentence, in its place.
@@ -33,6 +54,10 @@ class TokenDelta:
     token_ids: tuple[int, ...] = ()
     event: Started | Finished | None = None
     error: str | None = None
+    error_code: GenerationErrorCode | None = None
+    """Where a client is to tell this error from others."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Where asked for: one for each of `token_ids`."""
 
     @property
     def is_last(self) -> bool:
@@ -47,8 +72,19 @@ class Sequence:
     request: GenerationRequest
     max_tokens: int
     """The request's, cut to what the context leaves."""
-    token_ids: list[int] = field(init=False)
+    stop_tokens: frozenset[int] = frozenset()
+    """Tokens at which the answer ends."""
+    edits: LogitEdits | None = None
+    """What the request changes in its logits; None: nothing, ever."""
+    is_greedy: bool = field(init=False)
+    wants_logits: bool = field(init=False)
+    """True where the likeliest token does not suffice, `edits` aside."""
+    block_hashes: list[bytes] = field(default_factory=list, repr=False)
+    """The KV cache's: chained hashes of the leading whole blocks of `token_ids`, as far as they are known."""
+    token_ids: array[int] = field(init=False)
     """Prompt, then generated tokens."""
+    rank: tuple[float, int] = (0.0, 0)
+    """The scheduler's: the least is the most urgent."""
     num_computed: int = 0
     """Leading tokens whose keys and values are in the cache."""
     row: int = -1
@@ -56,12 +92,17 @@ class Sequence:
     cached_tokens: int = 0
     random: random.Random = field(init=False, repr=False)
     submitted_s: float = field(default_factory=time.monotonic)
+    deadline_s: float = math.inf
+    """By when the request must have ended, on the clock of `submitted_s`."""
     scheduled_s: float | None = None
     first_token_s: float | None = None
 
     def __post_init__(self) -> None:
-        self.token_ids = list(self.request.prompt_ids)
-        seed = self.request.sampling.seed
+        self.token_ids = array("i", self.request.prompt_ids)
+        sampling = self.request.sampling
+        self.is_greedy = sampling.temperature < _LEAST_TEMPERATURE or sampling.top_k == 1
+        self.wants_logits = not self.is_greedy or sampling.logprobs is not None
+        seed = sampling.seed
         self.random = random.Random(secrets.randbits(64) if seed is None else seed)
 
     @property

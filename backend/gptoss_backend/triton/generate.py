@@ -7,6 +7,7 @@ streams of every request in the batch.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import threading
@@ -67,6 +68,9 @@ class Generate:
         self._sender.start()
         self._engine.start()
         self._housekeeper.start()
+        # what is there now stays: without this, a full garbage collection looks through all of torch between two steps
+        gc.collect()
+        gc.freeze()
         logger.info("%s is ready on %s", name, device)
 
     def execute(self, requests: list[Any]) -> None:
@@ -101,7 +105,7 @@ class Generate:
         while not self._closing.wait(_HOUSEKEEPING_PERIOD_S):
             try:
                 self._sender.cancel_abandoned()
-                self._metrics.publish(self._engine.stats())
+                self._metrics.publish(self._engine.stats(), self._engine.observations.drain())
             except Exception:
                 logger.exception("housekeeping failed; trying again")
 
@@ -154,6 +158,8 @@ def _options(settings: Settings) -> EngineOptions:
         kv_cache_bytes=engine.kv_cache_bytes,
         num_threads=engine.num_threads,
         cpu_kernels=engine.cpu_kernels,
+        request_timeout_s=engine.request_timeout_s,
+        priority_step_s=engine.priority_step_s,
     )
 
 

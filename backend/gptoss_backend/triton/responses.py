@@ -10,12 +10,23 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from gptoss_backend.contract import EVENT, EVENT_CODEC, TEXT, TOKEN_IDS, Finished, Started
+from gptoss_backend.contract import (
+    EVENT,
+    EVENT_CODEC,
+    TEXT,
+    TOKEN_IDS,
+    Continued,
+    Finished,
+    GenerationErrorCode,
+    GenerationEvent,
+    Started,
+    encode_error,
+)
 from gptoss_backend.engine.sequence import TokenDelta
 from gptoss_backend.harmony.vocabulary import TextDecoder
 from gptoss_backend.triton.tensors import bytes_tensor, ids_tensor
@@ -25,32 +36,51 @@ logger = logging.getLogger(__name__)
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
-@dataclass(slots=True)
 class ResponseStream:
-    """The open answer to one request."""
+    """The open answer to one request. May be used from any thread.
 
-    sender: Any
-    """Triton's InferenceResponseSender."""
-    text: TextDecoder = field(default_factory=TextDecoder)
+    The server frees what stands behind a response sender when the final response arrives; asking it anything after
+    that reads freed memory and ends tritonserver (seen with 24.10). So every call on the sender is made under a lock
+    that knows whether the end has been sent.
+    """
+
+    def __init__(self, sender: Any) -> None:  # noqa: ANN401 (Triton's InferenceResponseSender, not importable here)
+        self._sender = sender
+        self._text = TextDecoder()
+        self._lock = threading.Lock()
+        self._ended = False  # guarded by _lock
+
+    def is_cancelled(self) -> bool:
+        """Ask the server whether the client has gone; a round trip. False once the end has been sent."""
+        with self._lock:
+            return not self._ended and bool(self._sender.is_cancelled())
 
     def send(self, delta: TokenDelta) -> None:
         """Send one response; waits for the server to take it."""
         if delta.error is not None:
-            self.refuse(delta.error, pb_utils.TritonError.INTERNAL)
+            self.refuse(*_refusal_of(delta.error, delta.error_code))
             return
-        text = self.text.push(delta.token_ids)
+        text = self._text.push(delta.token_ids)
         if delta.is_last:
-            text += self.text.finish()
-        event = b"" if delta.event is None else EVENT_CODEC.encode(delta.event)
+            text += self._text.finish()
+        event = _event_of(delta)
+        raw_event = b"" if event is None else EVENT_CODEC.encode(event)
         response = pb_utils.InferenceResponse(
-            [ids_tensor(TOKEN_IDS, delta.token_ids), bytes_tensor(TEXT, text.encode()), bytes_tensor(EVENT, event)]
+            [ids_tensor(TOKEN_IDS, delta.token_ids), bytes_tensor(TEXT, text.encode()), bytes_tensor(EVENT, raw_event)]
         )
-        self.sender.send(response, flags=_FINAL if delta.is_last else 0)
+        self._send(response, is_last=delta.is_last)
 
     def refuse(self, sentence: str, status: int) -> None:
         """End the request with an error."""
         error = pb_utils.TritonError(sentence, status)
-        self.sender.send(pb_utils.InferenceResponse(error=error), flags=_FINAL)
+        self._send(pb_utils.InferenceResponse(error=error), is_last=True)
+
+    def _send(self, response: Any, *, is_last: bool) -> None:  # noqa: ANN401
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = is_last
+            self._sender.send(response, flags=_FINAL if is_last else 0)
 
 
 class ResponseSender:
@@ -98,7 +128,7 @@ class ResponseSender:
         with self._wake:
             streams = list(self._streams.items())
         for request_id, stream in streams:
-            if stream.sender.is_cancelled():
+            if stream.is_cancelled():
                 self._cancel(request_id)
 
     def _run(self) -> None:
@@ -137,10 +167,25 @@ def coalesce(deltas: Iterable[TokenDelta]) -> list[TokenDelta]:
         parts = joined.setdefault(delta.request_id, [])
         if parts and not _must_stay_apart(parts[-1], delta):
             before = parts.pop()
-            tokens = before.token_ids + delta.token_ids
-            delta = TokenDelta(delta.request_id, tokens, before.event or delta.event, delta.error)
+            tokens, logprobs = before.token_ids + delta.token_ids, before.logprobs + delta.logprobs
+            delta = TokenDelta(delta.request_id, tokens, before.event or delta.event, logprobs=logprobs)
         parts.append(delta)
     return [part for parts in joined.values() for part in parts]
+
+
+def _event_of(delta: TokenDelta) -> GenerationEvent | None:
+    if not delta.logprobs:
+        return delta.event
+    if delta.event is None:
+        return Continued(delta.logprobs)
+    return replace(delta.event, logprobs=delta.logprobs)
+
+
+def _refusal_of(sentence: str, code: GenerationErrorCode | None) -> tuple[str, int]:
+    """Return the text and Triton status of an error of the engine."""
+    if code is None:
+        return sentence, pb_utils.TritonError.INTERNAL
+    return encode_error(code, sentence), pb_utils.TritonError.UNAVAILABLE
 
 
 def _must_stay_apart(before: TokenDelta, after: TokenDelta) -> bool:

@@ -12,6 +12,7 @@ both ways.
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -27,10 +28,9 @@ _set_capsule_name.restype = ctypes.c_int
 _CONSUMED: Final = b"used_dltensor"  # kept here: a capsule only points to its name
 
 
-def read_ids(request: pb_utils.InferenceRequest, spec: TensorSpec) -> list[int]:
+def read_ids(request: pb_utils.InferenceRequest, spec: TensorSpec) -> array[int]:
     """Return an INT32 input, copied."""
-    ids: list[int] = _read(request, spec).tolist()
-    return ids
+    return array("i", _read(request, spec).tobytes())
 
 
 def read_bytes(request: pb_utils.InferenceRequest, spec: TensorSpec) -> bytes:
@@ -52,9 +52,9 @@ def _read(request: pb_utils.InferenceRequest, spec: TensorSpec) -> npt.NDArray[A
     return np.from_dlpack(pb_utils.get_input_tensor_by_name(request, spec.name))
 
 
-def _tensor(spec: TensorSpec, array: npt.NDArray[Any]) -> pb_utils.Tensor:
+def _tensor(spec: TensorSpec, numbers: npt.NDArray[Any]) -> pb_utils.Tensor:
     """Hand the array's memory over; the tensor frees it."""
-    capsule = array.__dlpack__()
+    capsule = numbers.__dlpack__()
     tensor = pb_utils.Tensor.from_dlpack(spec.name, capsule)
     # the stub names a consumed capsule "used_dlpack", NumPy looks for "used_dltensor" and would complain on stderr
     _set_capsule_name(capsule, _CONSUMED)

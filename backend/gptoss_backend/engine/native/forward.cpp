@@ -31,6 +31,7 @@ namespace {
 using bf16 = std::uint16_t;
 constexpr int kLanes = 16;
 constexpr int kBlock = 16;  // positions in a cache block
+constexpr int kPrefetchBytes = 1536;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 // ---------------------------------------------------------------------------------------------------- memory and threads
@@ -217,22 +218,33 @@ Matrix pack(const bf16* source, const bf16* bias, int num_rows, int num_inputs) 
   return pack(source, bias, num_rows, num_inputs, [](int row) { return row; });
 }
 
+// Where a product goes: written out as it is.
+struct Store {
+  float* output;
+  int stride;
+  void take(int row, int panel, __m512 sums) const {
+    _mm512_storeu_ps(output + std::size_t(row) * stride + panel * kLanes, sums);
+  }
+};
+
 // Multiplies kRows rows by kPanels panels. The inner loop keeps kRows * kPanels sums in registers.
-template <int kRows, int kPanels>
-inline void multiply_tile(const Matrix& matrix, int panel, const bf16* input, float* output, int output_stride) {
+template <int kRows, int kPanels, typename Sink>
+inline void multiply_tile(
+    const Matrix& matrix, int panel, const bf16* input, int row, std::size_t prefetch_bytes, Sink& sink) {
   const int num_inputs = matrix.num_inputs;
+  input += std::size_t(row) * num_inputs;
   __m512 sums[kRows][kPanels];
   for (int p = 0; p < kPanels; ++p) {
     const __m512 bias = _mm512_loadu_ps(matrix.bias.get() + (panel + p) * kLanes);
     for (int m = 0; m < kRows; ++m) sums[m][p] = bias;
   }
-  const bf16* weights[kPanels];
-  for (int p = 0; p < kPanels; ++p) weights[p] = matrix.panel(panel + p);
+  const bf16* weights = matrix.panel(panel);
+  const std::size_t panel_size = std::size_t(num_inputs) * kLanes;
   for (int i = 0; i < num_inputs; i += 2) {
     __m512bh pairs[kPanels];
     for (int p = 0; p < kPanels; ++p) {
-      const bf16* source = weights[p] + std::size_t(i) * kLanes;
-      _mm_prefetch(reinterpret_cast<const char*>(source) + 1536, _MM_HINT_T0);
+      const bf16* source = weights + p * panel_size + std::size_t(i) * kLanes;
+      _mm_prefetch(reinterpret_cast<const char*>(source) + prefetch_bytes, _MM_HINT_T0);
       pairs[p] = as_pairs(_mm512_load_si512(source));
     }
     for (int m = 0; m < kRows; ++m) {
@@ -241,56 +253,88 @@ inline void multiply_tile(const Matrix& matrix, int panel, const bf16* input, fl
     }
   }
   for (int m = 0; m < kRows; ++m) {
-    for (int p = 0; p < kPanels; ++p) _mm512_storeu_ps(output + std::size_t(m) * output_stride + p * kLanes, sums[m][p]);
+    for (int p = 0; p < kPanels; ++p) sink.take(row + m, panel + p, sums[m][p]);
   }
 }
 
-template <int kPanels>
-void multiply_rows(
-    const Matrix& matrix, int panel, const bf16* input, int num_rows, float* output, int output_stride) {
-  constexpr int kMost = kPanels == 4 ? 6 : 12;  // as many sums as leave registers for the operands
-  int row = 0;
-  const auto tile = [&](auto count) {
-    multiply_tile<count, kPanels>(
-        matrix, panel, input + std::size_t(row) * matrix.num_inputs, output + std::size_t(row) * output_stride,
-        output_stride);
+// Calls the tile of as many rows as `count` says; kRowsLessOne counts from 0.
+template <int kPanels, typename Sink, int... kRowsLessOne>
+inline void dispatch_tile(
+    int count, std::integer_sequence<int, kRowsLessOne...>, const Matrix& matrix, int panel, const bf16* input, int row,
+    std::size_t prefetch_bytes, Sink& sink) {
+  ((count == kRowsLessOne + 1
+        ? multiply_tile<kRowsLessOne + 1, kPanels>(matrix, panel, input, row, prefetch_bytes, sink)
+        : void()),
+   ...);
+}
+
+// As many rows at a time as leave registers for the operands, in tiles of about one size: a tile of one or two rows
+// would wait for its own sums and take as long as one of six. The first tile reads the panels from memory; those after
+// it find them in the cache, and fetch the panels that come next.
+template <int kPanels, typename Sink>
+void multiply_rows(const Matrix& matrix, int panel, const bf16* input, int num_rows, Sink& sink) {
+  constexpr int kMost = kPanels == 4 ? 6 : 12;
+  std::size_t prefetch_bytes = kPrefetchBytes;
+  for (int row = 0, tiles = (num_rows + kMost - 1) / kMost; tiles > 0; --tiles) {
+    const int count = (num_rows - row + tiles - 1) / tiles;
+    dispatch_tile<kPanels>(
+        count, std::make_integer_sequence<int, kMost>{}, matrix, panel, input, row, prefetch_bytes, sink);
     row += count;
-  };
-  while (num_rows - row >= kMost) tile(std::integral_constant<int, kMost>{});
-  if constexpr (kPanels < 4) {
-    if (num_rows - row >= 6) tile(std::integral_constant<int, 6>{});
+    prefetch_bytes = kPanels * std::size_t(matrix.num_inputs) * kLanes * sizeof(bf16);
   }
-  if (num_rows - row >= 4) tile(std::integral_constant<int, 4>{});
-  if (num_rows - row >= 2) tile(std::integral_constant<int, 2>{});
-  if (num_rows - row >= 1) tile(std::integral_constant<int, 1>{});
 }
 
-// output[num_rows, (last - first) * 16], columns of the panels from first to last. input: [num_rows, num_inputs].
-void multiply_panels(
-    const Matrix& matrix, int first, int last, const bf16* input, int num_rows, float* output, int output_stride) {
+// Multiplies input [num_rows, num_inputs] by the panels from first to last.
+template <typename Sink>
+void multiply_panels(const Matrix& matrix, int first, int last, const bf16* input, int num_rows, Sink& sink) {
   int panel = first;
-  const auto at = [&] { return output + (panel - first) * kLanes; };
   if (num_rows <= 6) {
-    for (; panel + 4 <= last; panel += 4) multiply_rows<4>(matrix, panel, input, num_rows, at(), output_stride);
+    for (; panel + 4 <= last; panel += 4) multiply_rows<4>(matrix, panel, input, num_rows, sink);
   }
-  for (; panel + 2 <= last; panel += 2) multiply_rows<2>(matrix, panel, input, num_rows, at(), output_stride);
-  for (; panel < last; ++panel) multiply_rows<1>(matrix, panel, input, num_rows, at(), output_stride);
+  for (; panel + 2 <= last; panel += 2) multiply_rows<2>(matrix, panel, input, num_rows, sink);
+  for (; panel < last; ++panel) multiply_rows<1>(matrix, panel, input, num_rows, sink);
 }
 
-constexpr int kPanelsPerTask = 8;
-constexpr int kRowsWorthSharing = 16;  // below this a product is over before a helper has woken up
+void multiply_all(const Matrix& matrix, const bf16* input, int num_rows, float* output) {
+  Store store{output, matrix.num_outputs};
+  multiply_panels(matrix, 0, matrix.num_outputs / kLanes, input, num_rows, store);
+}
 
-void multiply(Pool& pool, const Matrix& matrix, const bf16* input, int num_rows, float* output) {
+// Below this many multiplications a piece of work is over before a helper has woken up.
+constexpr std::int64_t kWorthSharing = 20'000'000;
+constexpr int kTasksPerThread = 4;  // so that a helper that is kept busy elsewhere takes fewer
+
+bool is_worth_sharing(const Pool& pool, std::int64_t multiplications) {
+  return pool.size() > 1 && multiplications >= kWorthSharing;
+}
+
+// Runs task(index) for every index below count, on several threads where that pays.
+void share(Pool& pool, std::int64_t multiplications, int count, const std::function<void(int)>& task) {
+  if (is_worth_sharing(pool, multiplications)) {
+    pool.run(count, task);
+  } else {
+    for (int i = 0; i < count; ++i) task(i);
+  }
+}
+
+// Runs work(task, first, last) over all panels of a matrix, in as many pieces as threads can take.
+template <typename Work>
+void share_panels(Pool& pool, const Matrix& matrix, int num_rows, const Work& work) {
   const int num_panels = matrix.num_outputs / kLanes;
-  const int stride = matrix.num_outputs;
-  if (num_rows < kRowsWorthSharing || pool.size() == 1) {
-    multiply_panels(matrix, 0, num_panels, input, num_rows, output, stride);
+  const std::int64_t multiplications = std::int64_t(num_rows) * matrix.num_outputs * matrix.num_inputs;
+  if (!is_worth_sharing(pool, multiplications)) {
+    work(0, 0, num_panels);
     return;
   }
-  pool.run((num_panels + kPanelsPerTask - 1) / kPanelsPerTask, [&](int task) {
-    const int first = task * kPanelsPerTask;
-    const int last = std::min(first + kPanelsPerTask, num_panels);
-    multiply_panels(matrix, first, last, input, num_rows, output + first * kLanes, stride);
+  const int count = std::min(num_panels, pool.size() * kTasksPerThread);
+  const auto bound = [&](int index) { return static_cast<int>(std::int64_t(num_panels) * index / count); };
+  pool.run(count, [&](int task) { work(task, bound(task), bound(task + 1)); });
+}
+
+void multiply(Pool& pool, const Matrix& matrix, const bf16* input, int num_rows, float* output) {
+  share_panels(pool, matrix, num_rows, [&](int, int first, int last) {
+    Store store{output, matrix.num_outputs};
+    multiply_panels(matrix, first, last, input, num_rows, store);
   });
 }
 
@@ -300,14 +344,14 @@ void multiply(Pool& pool, const Matrix& matrix, const bf16* input, int num_rows,
 
 extern "C" {
 
-// Mirrored by `_Shape` in library.py.
+// Mirrored by `ShapeStruct` in library.py.
 struct Shape {
   std::int32_t vocab_size, hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim;
   std::int32_t num_experts, num_experts_per_token, sliding_window;
   float rms_norm_eps, swiglu_alpha, swiglu_limit, rope_amplitude;
 };
 
-// One layer's weights as Python has them, [out, in] row by row. Mirrored by `_LayerSource` in library.py.
+// One layer's weights as Python has them, [out, in] row by row. Mirrored by `LayerSourceStruct` in library.py.
 struct LayerSource {
   const float* attention_norm;
   const bf16* qkv;
@@ -325,7 +369,7 @@ struct LayerSource {
   std::int32_t is_sliding;
 };
 
-// A step. Mirrored by `_Batch` in library.py.
+// A step. Mirrored by `BatchStruct` in library.py.
 struct Batch {
   const std::int32_t* token_ids;  // [num_tokens]
   const std::int32_t* positions;  // [num_tokens]
@@ -490,17 +534,17 @@ class Model {
 
     bf16* mixed = mixed_.get(std::size_t(count) * num_query);
     const int num_tasks = count * shape_.num_kv_heads;
+    std::int64_t num_keys = 0;
+    for (int t = 0; t < count; ++t) {
+      num_keys += layer.is_sliding ? std::min(batch.positions[t] + 1, shape_.sliding_window) : batch.positions[t] + 1;
+    }
     const auto task = [&](int index) {
       const int t = index / shape_.num_kv_heads, kv_head = index % shape_.num_kv_heads;
       const std::int32_t* blocks = table + std::size_t(batch.rows[t]) * batch.table_width;
       const std::size_t at = std::size_t(t) * num_query + kv_head * (num_query / shape_.num_kv_heads);
       attend_one(layer, kv_head, queries + at, batch.positions[t], blocks, mixed + at);
     };
-    if (count < kRowsWorthSharing) {
-      for (int i = 0; i < num_tasks; ++i) task(i);
-    } else {
-      pool_.run(num_tasks, task);
-    }
+    share(pool_, num_keys * 2 * num_query, num_tasks, task);
 
     float* update = updates_.get(std::size_t(count) * layer.output.num_outputs);
     multiply(pool_, layer.output, mixed, count, update);
@@ -532,53 +576,83 @@ class Model {
       bf16* output) const {
     const int head_dim = shape_.head_dim, group = shape_.num_heads / shape_.num_kv_heads;
     const int first = layer.is_sliding ? std::max(0, position - shape_.sliding_window + 1) : 0;
-    const int first_block = first / kBlock, last_block = position / kBlock;
-    const int width = (last_block - first_block + 1) * kBlock;
-    thread_local std::vector<float> scores_storage, sums_storage;
-    scores_storage.resize(std::size_t(group) * width + kLanes);
-    float* scores = scores_storage.data();
+    const int width = (position / kBlock - first / kBlock + 1) * kBlock;
+    thread_local Scratch<float> scores_storage;
+    float* scores = scores_storage.get(std::size_t(group) * width);
 
-    const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-    for (int b = first_block; b <= last_block; ++b) {
-      const bf16* keys = layer.keys + block_offset(blocks[b], kv_head);
-      const int from = std::max(first - b * kBlock, 0), to = std::min(position - b * kBlock + 1, kBlock);
-      const __mmask16 visible = static_cast<__mmask16>((0xffffu >> (kBlock - to)) & (0xffffu << from));
-      for (int g = 0; g < group; ++g) {
-        __m512 sum = _mm512_setzero_ps();
-        const bf16* query = queries + g * head_dim;
-        for (int i = 0; i < head_dim; i += 2) {
-          const __m512bh pair = as_pairs(_mm512_set1_epi32(load_pair(query + i)));
-          sum = _mm512_dpbf16_ps(sum, as_pairs(_mm512_load_si512(keys + i * kBlock)), pair);
+    const Span span{layer.keys, layer.values, blocks, first, position, kv_head, width};
+    int g = 0;
+    const auto take = [&](auto heads) {
+      for (; group - g >= heads; g += heads) {
+        score_keys<heads>(span, queries + g * head_dim, scores + std::size_t(g) * width);
+        for (int h = g; h < g + heads; ++h) {
+          softmax_with_sink(scores + std::size_t(h) * width, width, layer.sinks[kv_head * group + h]);
         }
-        const __m512 scaled = _mm512_mul_ps(sum, _mm512_set1_ps(scale));
-        const __m512 masked = _mm512_mask_mov_ps(_mm512_set1_ps(kMinusInfinity), visible, scaled);
-        _mm512_storeu_ps(scores + std::size_t(g) * width + (b - first_block) * kBlock, masked);
+        add_values<heads>(span, scores + std::size_t(g) * width, output + g * head_dim);
       }
-    }
-    for (int g = 0; g < group; ++g) {
-      softmax_with_sink(scores + std::size_t(g) * width, width, layer.sinks[kv_head * group + g]);
-    }
-    sums_storage.assign(std::size_t(group) * head_dim, 0.0f);
-    for (int b = first_block; b <= last_block; ++b) {
-      const bf16* values = layer.values + block_offset(blocks[b], kv_head);
-      const int from = std::max(first - b * kBlock, 0), to = std::min(position - b * kBlock + 1, kBlock);
-      for (int g = 0; g < group; ++g) {
-        const float* weights = scores + std::size_t(g) * width + (b - first_block) * kBlock;
-        add_values(weights, values, from, to, sums_storage.data() + g * head_dim);
-      }
-    }
-    for (int i = 0; i < group * head_dim; ++i) output[i] = round_bf16(sums_storage[i]);
+    };
+    take(std::integral_constant<int, 8>{});
+    take(std::integral_constant<int, 4>{});
+    take(std::integral_constant<int, 1>{});
   }
 
-  // sums[head_dim] += weights[from..to] · values[from..to, head_dim]
-  void add_values(const float* weights, const bf16* values, int from, int to, float* sums) const {
+  // The positions from first to last of one sequence, as one of its key heads sees them.
+  struct Span {
+    const bf16* keys;
+    const bf16* values;
+    const std::int32_t* blocks;
+    int first, last, kv_head;
+    int width;  // of a row of scores: whole blocks
+
+    int first_block() const { return first / kBlock; }
+    int last_block() const { return last / kBlock; }
+    int from(int block) const { return std::max(first - block * kBlock, 0); }
+    int to(int block) const { return std::min(last - block * kBlock + 1, kBlock); }
+  };
+
+  // scores[kHeads, width] of queries [kHeads, head_dim] that share a key head: each key is loaded once for all of them.
+  template <int kHeads>
+  void score_keys(const Span& span, const bf16* queries, float* scores) const {
     const int head_dim = shape_.head_dim;
-    for (int i = 0; i + kLanes <= head_dim; i += kLanes) {
-      __m512 sum = _mm512_loadu_ps(sums + i);
-      for (int j = from; j < to; ++j) {
-        sum = _mm512_fmadd_ps(_mm512_set1_ps(weights[j]), load_bf16(values + std::size_t(j) * head_dim + i), sum);
+    const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(static_cast<float>(head_dim)));
+    for (int b = span.first_block(); b <= span.last_block(); ++b) {
+      const bf16* keys = span.keys + block_offset(span.blocks[b], span.kv_head);
+      __m512 sums[kHeads];
+      for (auto& sum : sums) sum = _mm512_setzero_ps();
+      for (int i = 0; i < head_dim; i += 2) {
+        const __m512bh pairs = as_pairs(_mm512_load_si512(keys + i * kBlock));
+        for (int h = 0; h < kHeads; ++h) {
+          const __m512bh query = as_pairs(_mm512_set1_epi32(load_pair(queries + h * head_dim + i)));
+          sums[h] = _mm512_dpbf16_ps(sums[h], pairs, query);
+        }
       }
-      _mm512_storeu_ps(sums + i, sum);
+      const __mmask16 visible = static_cast<__mmask16>((0xffffu >> (kBlock - span.to(b))) & (0xffffu << span.from(b)));
+      for (int h = 0; h < kHeads; ++h) {
+        const __m512 hidden = _mm512_set1_ps(kMinusInfinity);
+        const __m512 masked = _mm512_mask_mul_ps(hidden, visible, sums[h], scale);
+        _mm512_storeu_ps(scores + std::size_t(h) * span.width + (b - span.first_block()) * kBlock, masked);
+      }
+    }
+  }
+
+  // output[kHeads, head_dim] = weights[kHeads, width] · values: each value is loaded once for all heads.
+  template <int kHeads>
+  void add_values(const Span& span, const float* weights, bf16* output) const {
+    const int head_dim = shape_.head_dim;
+    for (int i = 0; i < head_dim; i += kLanes) {
+      __m512 sums[kHeads];
+      for (auto& sum : sums) sum = _mm512_setzero_ps();
+      for (int b = span.first_block(); b <= span.last_block(); ++b) {
+        const bf16* values = span.values + block_offset(span.blocks[b], span.kv_head) + i;
+        const float* block_weights = weights + (b - span.first_block()) * kBlock;
+        for (int j = span.from(b); j < span.to(b); ++j) {
+          const __m512 value = load_bf16(values + std::size_t(j) * head_dim);
+          for (int h = 0; h < kHeads; ++h) {
+            sums[h] = _mm512_fmadd_ps(_mm512_set1_ps(block_weights[std::size_t(h) * span.width + j]), value, sums[h]);
+          }
+        }
+      }
+      for (int h = 0; h < kHeads; ++h) store_bf16(output + h * head_dim + i, sums[h]);
     }
   }
 
@@ -624,11 +698,8 @@ class Model {
       const auto [expert, start] = used_[index];
       apply_expert(layer, expert, normed, outputs + std::size_t(start) * stride);
     };
-    if (count < kRowsWorthSharing) {
-      for (std::size_t i = 0; i < used_.size(); ++i) task(static_cast<int>(i));
-    } else {
-      pool_.run(static_cast<int>(used_.size()), task);
-    }
+    const std::int64_t work = std::int64_t(total) * 3 * shape_.hidden_size * shape_.intermediate_size;
+    share(pool_, work, static_cast<int>(used_.size()), task);
     for (const auto& [expert, start] : used_) {  // in the experts' order, the same for a token in any company
       for (std::size_t i = 0; i < assignments_[expert].size(); ++i) {
         const auto& [token, share] = assignments_[expert][i];
@@ -678,12 +749,12 @@ class Model {
       input = gathered;
     }
     float* product = product_storage.get(std::size_t(rows) * gate_up.num_outputs);
-    multiply_panels(gate_up, 0, gate_up.num_outputs / kLanes, input, rows, product, gate_up.num_outputs);
+    multiply_all(gate_up, input, rows, product);
     bf16* inner = inner_storage.get(std::size_t(rows) * down.num_inputs + kLanes);
     for (int r = 0; r < rows; ++r) {
       swiglu(product + std::size_t(r) * gate_up.num_outputs, inner + std::size_t(r) * down.num_inputs);
     }
-    multiply_panels(down, 0, down.num_outputs / kLanes, inner, rows, output, down.num_outputs);
+    multiply_all(down, inner, rows, output);
   }
 
   // Both sides clamped, the linear one shifted by one; 16 gates, then the 16 ups that belong to them, and so on.
@@ -711,57 +782,56 @@ class Model {
     for (int s = 0; s < count; ++s) {
       normalize(residual + std::size_t(batch.samples[s]) * hidden, norm_, rows + std::size_t(s) * hidden);
     }
-    const int num_panels = unembedding_.num_outputs / kLanes;
-    const int num_tasks = (num_panels + kUnembedPanels - 1) / kUnembedPanels;
-    peaks_.assign(std::size_t(num_tasks) * count, {kMinusInfinity, 0});
-    const auto task = [&](int index) {
-      const int first = index * kUnembedPanels, last = std::min(first + kUnembedPanels, num_panels);
-      unembed_panels(first, last, rows, count, logits, peaks_.data() + std::size_t(index) * count);
-    };
-    if (count < kRowsWorthSharing) {
-      for (int i = 0; i < num_tasks; ++i) task(i);
-    } else {
-      pool_.run(num_tasks, task);
-    }
+    const int num_tasks = pool_.size() * kTasksPerThread;
+    peaks_.assign(std::size_t(num_tasks) * count, {_mm512_set1_ps(kMinusInfinity), _mm512_setzero_si512()});
+    share_panels(pool_, unembedding_, count, [&](int task, int first, int last) {
+      Peaks sink{peaks_.data() + std::size_t(task) * count, logits, shape_.vocab_size};
+      multiply_panels(unembedding_, first, last, rows, count, sink);
+    });
     for (int s = 0; s < count; ++s) {
-      Peak peak = peaks_[s];
-      for (int i = 1; i < num_tasks; ++i) {
-        if (peaks_[std::size_t(i) * count + s].value > peak.value) peak = peaks_[std::size_t(i) * count + s];
-      }
-      best[s] = peak.index;
+      float value = kMinusInfinity;
+      best[s] = 0;
+      for (int task = 0; task < num_tasks; ++task) peaks_[std::size_t(task) * count + s].merge_into(value, best[s]);
     }
   }
 
+  // The largest logits so far of one row, lane by lane, and the tokens they belong to.
   struct Peak {
-    float value;
-    int index;
+    __m512 values;
+    __m512i tokens;
+
+    void merge_into(float& value, std::int32_t& token) const {
+      alignas(64) float lane_values[kLanes];
+      alignas(64) std::int32_t lane_tokens[kLanes];
+      _mm512_store_ps(lane_values, values);
+      _mm512_store_si512(lane_tokens, tokens);
+      for (int i = 0; i < kLanes; ++i) {
+        const bool is_lower_id = lane_values[i] == value && lane_tokens[i] < token;
+        if (lane_values[i] > value || is_lower_id) {
+          value = lane_values[i];
+          token = lane_tokens[i];
+        }
+      }
+    }
   };
 
-  static constexpr int kUnembedPanels = 32;
+  // Where logits go: into the search for the largest, and out only where they are asked for.
+  struct Peaks {
+    Peak* peaks;
+    float* logits;
+    int vocab_size;
 
-  // A tile of logits, kept in the cache for long enough to find its largest; written out only where asked for.
-  void unembed_panels(int first, int last, const bf16* rows, int count, float* logits, Peak* peaks) const {
-    thread_local Scratch<float> tile_storage;
-    const int width = (last - first) * kLanes;
-    const int num_real = std::min(width, shape_.vocab_size - first * kLanes);
-    float* tile = tile_storage.get(std::size_t(count) * width);
-    multiply_panels(unembedding_, first, last, rows, count, tile, width);
-    for (int s = 0; s < count; ++s) {
-      const float* row = tile + std::size_t(s) * width;
-      __m512 largest = _mm512_set1_ps(kMinusInfinity);
-      for (int i = 0; i < num_real; i += kLanes) {
-        const __mmask16 real = num_real - i >= kLanes ? 0xffff : static_cast<__mmask16>((1u << (num_real - i)) - 1);
-        largest = _mm512_mask_max_ps(largest, real, largest, _mm512_loadu_ps(row + i));
-      }
-      const float value = _mm512_reduce_max_ps(largest);
-      int index = 0;
-      while (index < num_real - 1 && row[index] != value) ++index;
-      peaks[s] = {value, first * kLanes + index};
-      if (logits != nullptr) {
-        std::memcpy(logits + std::size_t(s) * shape_.vocab_size + first * kLanes, row, std::size_t(num_real) * 4);
-      }
+    void take(int row, int panel, __m512 sums) const {
+      const int first = panel * kLanes, left = vocab_size - first;
+      const __mmask16 real = left >= kLanes ? 0xffff : static_cast<__mmask16>((1u << left) - 1);
+      if (logits != nullptr) _mm512_mask_storeu_ps(logits + std::size_t(row) * vocab_size + first, real, sums);
+      Peak& peak = peaks[row];
+      const __mmask16 larger = _mm512_mask_cmp_ps_mask(real, sums, peak.values, _CMP_GT_OQ);
+      const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+      peak.values = _mm512_mask_mov_ps(peak.values, larger, sums);
+      peak.tokens = _mm512_mask_add_epi32(peak.tokens, larger, _mm512_set1_epi32(first), lanes);
     }
-  }
+  };
 
   Shape shape_;
   std::vector<float> inverse_frequencies_;

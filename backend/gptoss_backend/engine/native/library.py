@@ -114,7 +114,11 @@ def _built() -> Path:
     if compiler is None:
         raise NativeUnavailableError("there is no C++ compiler (Debian: apt-get install g++)")
     version = _run([compiler, "--version"])
-    key = hashlib.sha256(b"\0".join([_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), version.encode()])).hexdigest()
+    try:
+        source = _SOURCE.read_bytes()
+    except OSError as error:
+        raise NativeUnavailableError(f"{_SOURCE.name} was not installed with the package") from error
+    key = hashlib.sha256(b"\0".join([source, " ".join(_FLAGS).encode(), version.encode()])).hexdigest()
     library = _cache_folder() / f"forward-{key[:16]}.so"
     if not library.exists():
         partial = library.with_suffix(f".{os.getpid()}")

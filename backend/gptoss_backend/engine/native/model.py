@@ -91,18 +91,20 @@ class NativeModel:
         if weights is None:
             raise RuntimeError("the cache is allocated already")
         sliding = set(self.config.sliding_layers)
-        for index, layer in enumerate(weights.layers):
+        unembedding, layers = weights.unembedding.contiguous(), list(reversed(weights.layers))
+        del weights  # what follows lets go of each layer once it is packed
+        self._library.gptoss_set_unembedding(self._handle, unembedding.data_ptr())
+        for index in range(len(layers)):
             num_blocks = plan.num_sliding_blocks if index in sliding else plan.num_full_blocks
             shape = (2, num_blocks, self.config.num_kv_heads, BLOCK_SIZE * self.config.head_dim)
             memory = torch.empty(shape, dtype=self.dtype)
             memory[:, 0].zero_()
             self._cache_memory.append(memory)
-            source, kept = _layer_source(layer, is_sliding=index in sliding)
+            source, kept = _layer_source(layers.pop(), is_sliding=index in sliding)
             self._library.gptoss_add_layer(
                 self._handle, ctypes.byref(source), memory[0].data_ptr(), memory[1].data_ptr()
             )
             del kept
-        self._library.gptoss_set_unembedding(self._handle, weights.unembedding.contiguous().data_ptr())
 
     def forward(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> StepOutput:
         """Compute a step, as `Model.forward` says."""

@@ -1,0 +1,71 @@
+"""How large the KV cache becomes on this machine, and the line that says so.
+
+Stage: start of the engine, once the weights are loaded. Owns: the share of memory that keys and values may take.
+Does not know: how blocks are divided (kv_cache), how memory is read (memory).
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.errors import EngineError
+from gptoss_backend.engine.kv_cache import CachePlan, plan_cache
+from gptoss_backend.engine.memory import available_bytes
+
+logger = logging.getLogger(__name__)
+
+_CPU_SHARE = 0.25  # the page cache, which holds the checkpoint, and other processes want some as well
+_CPU_MOST = 4 * 2**30
+_GPU_SHARE = 0.9
+
+
+def size_cache(
+    config: ModelConfig,
+    device: torch.device,
+    element_size: int,
+    *,
+    kv_cache_bytes: int | None,
+    block_size: int,
+    num_rows: int,
+    max_step_tokens: int,
+    max_model_len: int | None,
+) -> CachePlan:
+    """Plan a cache of `kv_cache_bytes`, without it of a share of what is free on `device`, and log its size.
+
+    Raises EngineError where that is too little, or more than there is.
+    """
+    available = available_bytes(device)
+    plan = plan_cache(
+        config,
+        budget_bytes=_share(available, device) if kv_cache_bytes is None else kv_cache_bytes,
+        element_size=element_size,
+        block_size=block_size,
+        num_rows=num_rows,
+        max_step_tokens=max_step_tokens,
+        max_model_len=max_model_len,
+    )
+    if plan.num_bytes > available:  # the memory would be given, and the process killed once it is used
+        raise EngineError(
+            f"the KV cache would take {plan.num_bytes / 2**30:.1f} GiB, but only {available / 2**30:.1f} GiB are free: "
+            "lower engine.kv_cache_bytes, engine.max_num_seqs or engine.max_model_len"
+        )
+    logger.info(describe(plan, min(max_model_len or config.max_positions, config.max_positions)))
+    return plan
+
+
+def describe(plan: CachePlan, wanted_context: int) -> str:
+    """Return the size in one line, and whether the context had to be cut for it."""
+    size = f"{plan.num_bytes / 2**30:.1f} GiB" if plan.num_bytes >= 2**30 else f"{plan.num_bytes / 2**20:.0f} MiB"
+    line = f"KV cache: {size}, {plan.num_tokens:,} tokens"
+    if plan.max_model_len < wanted_context:
+        line += f"; the context is cut from {wanted_context:,} to {plan.max_model_len:,} tokens"
+    return line
+
+
+def _share(available: int, device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(available * _GPU_SHARE)
+    return min(int(available * _CPU_SHARE), _CPU_MOST)

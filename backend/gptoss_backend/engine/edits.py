@@ -1,0 +1,106 @@
+"""What a request changes in its own logits before a token is chosen.
+
+Stage 5 of a request: step. Owns: the order of the changes: bias, penalties, barred stop tokens, grammar.
+Does not know: sampling, other requests. Requests that change nothing have no `LogitEdits` and cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from gptoss_backend.contract import SamplingParams
+from gptoss_backend.engine.grammar import Grammar
+from gptoss_backend.engine.penalties import Penalties
+
+
+class LogitEdits:
+    """One request's changes. Each token: `prepare`, then `apply` where that says so, then `accept`."""
+
+    @classmethod
+    def of(
+        cls, sampling: SamplingParams, prompt_ids: Iterable[int], stop_tokens: frozenset[int], grammar: Grammar | None
+    ) -> LogitEdits | None:
+        """Return what a request changes, None where it changes nothing. All tokens are within the vocabulary.
+
+        stop_tokens: barred until `min_tokens`.
+        """
+        penalties = Penalties(sampling, prompt_ids) if Penalties.are_asked_for(sampling) else None
+        if penalties is None and grammar is None and not (sampling.logit_bias or sampling.min_tokens):
+            return None
+        return cls(sampling, penalties, stop_tokens, grammar)
+
+    def __init__(
+        self,
+        sampling: SamplingParams,
+        penalties: Penalties | None,
+        stop_tokens: frozenset[int],
+        grammar: Grammar | None,
+    ) -> None:
+        self._bias_ids = torch.tensor(list(sampling.logit_bias), dtype=torch.int64)
+        self._biases = torch.tensor(list(sampling.logit_bias.values()), dtype=torch.float32)
+        self._penalties = penalties
+        self._stop_ids = torch.tensor(sorted(stop_tokens), dtype=torch.int64)
+        self._num_barred = sampling.min_tokens if stop_tokens else 0
+        """Tokens during which stop tokens may not come."""
+        self._num_accepted = 0
+        self._grammar = grammar
+        self._has_mask = False
+        self.is_due = False
+        """True where the next token's logits are to be changed."""
+
+    @property
+    def is_finished(self) -> bool:
+        """True where the grammar says that the answer is complete."""
+        return self._grammar is not None and self._grammar.is_finished
+
+    @property
+    def fault(self) -> str | None:
+        """A sentence, where the request cannot go on."""
+        return None if self._grammar is None else self._grammar.fault
+
+    def prepare(self) -> bool:
+        """Get ready for the next token; True where its logits are to be changed."""
+        self._has_mask = self._grammar is not None and self._grammar.prepare()
+        self.is_due = self._has_mask or self._is_barring or self._penalties is not None or len(self._bias_ids) > 0
+        return self.is_due
+
+    def apply(self, row: Tensor) -> None:
+        """Change the next token's logits in place. row: [vocab] float32; at least one stays finite."""
+        if len(self._bias_ids):
+            row.index_add_(0, self._bias_ids.to(row.device), self._biases.to(row.device))
+        if self._penalties is not None:
+            self._penalties.apply(row)
+        if self._has_mask or self._is_barring:
+            self._exclude(row)
+
+    def accept(self, token: int) -> None:
+        """Note the token chosen."""
+        self._num_accepted += 1
+        if self._penalties is not None:
+            self._penalties.count(token)
+        if self._grammar is not None:
+            self._grammar.accept(token)
+
+    @property
+    def _is_barring(self) -> bool:
+        return self._num_accepted < self._num_barred
+
+    def _exclude(self, row: Tensor) -> None:
+        if self._grammar is not None and self._has_mask:
+            self._grammar.exclude(row)
+            if not _leaves_any(row):
+                self._grammar.leave_nothing()
+                row.zero_()
+        if self._is_barring:
+            stops = self._stop_ids.to(row.device)
+            logits = row[stops]
+            row[stops] = -torch.inf
+            if not _leaves_any(row):  # a grammar that is complete outweighs min_tokens
+                row[stops] = logits
+
+
+def _leaves_any(row: Tensor) -> bool:
+    return bool(row.amax() > -torch.inf)

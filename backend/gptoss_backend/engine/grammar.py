@@ -1,0 +1,93 @@
+"""The hook for grammars: which tokens may come next in an answer.
+
+Stage 5 of a request: step. Owns: the protocol, a mask's bits between the step's start and its token, and what becomes
+of a grammar that fails. Does not know: JSON, schemas, any grammar library.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+_FAILED = "the grammar of this request failed"
+
+
+class TokenMask(Protocol):
+    """A grammar's place in one answer. Called on the engine's thread, for every token of that answer in order.
+
+    The bits are those that xgrammar and llguidance write.
+    """
+
+    @property
+    def is_finished(self) -> bool:
+        """True where nothing may follow: the engine ends the request with STOP."""
+
+    def fill(self, bits: Tensor) -> bool:
+        """Write which tokens may come next; changes nothing else.
+
+        bits: [ceil(vocab / 32)] int32 on the CPU; token t is bit t % 32 of word t // 32, set where it may come.
+        Returns False where any token may, which costs the engine nothing; the bits are not read then.
+        """
+
+    def accept(self, token: int) -> None:
+        """Go on by a token, constrained or not, the one that ends the answer included."""
+
+
+class Grammar:
+    """One request's mask and its bits. An exception out of the mask ends its own request, not the step."""
+
+    def __init__(self, mask: TokenMask, request_id: str, vocab_size: int) -> None:
+        self._mask = mask
+        self._request_id = request_id
+        self._vocab_size = vocab_size
+        self._bits = torch.zeros(-(-vocab_size // 32), dtype=torch.int32)
+        self.fault: str | None = None
+        """A sentence, where the request cannot go on."""
+
+    @property
+    def is_finished(self) -> bool:
+        """True where the answer is complete."""
+        return self.fault is None and self._mask.is_finished
+
+    def prepare(self) -> bool:
+        """Fill the bits for the next token; False where any token may come."""
+        try:
+            return self.fault is None and self._mask.fill(self._bits)
+        except Exception:
+            logger.exception("request %s: its grammar failed; the request ends with an error", self._request_id)
+            self.fault = _FAILED
+            return False
+
+    def accept(self, token: int) -> None:
+        """Tell the mask of the token chosen."""
+        try:
+            if self.fault is None:
+                self._mask.accept(token)
+        except Exception:
+            logger.exception("request %s: its grammar failed; the request ends with an error", self._request_id)
+            self.fault = _FAILED
+
+    def exclude(self, row: Tensor) -> None:
+        """Set the logits of tokens that may not come to minus infinity, in place. row: [vocab] float32."""
+        octets = self._bits.view(torch.uint8).to(row.device, torch.int32)
+        # adding rows of a table is ten times as fast as masked_fill_ on a CPU
+        row += F.embedding(octets, _exclusions(row.device)).view(-1)[: self._vocab_size]
+
+    def leave_nothing(self) -> None:
+        """Note that not one token may come, though the answer is not finished."""
+        self.fault = "the grammar of this request leaves no token to choose"
+        logger.error("request %s: %s", self._request_id, self.fault)
+
+
+@lru_cache(maxsize=4)
+def _exclusions(device: torch.device) -> Tensor:
+    """Return, for each byte of a mask, what it adds to 8 logits: [256, 8] float32, 0 or minus infinity."""
+    octets = torch.arange(256)[:, None]
+    return torch.where((octets >> torch.arange(8)) & 1 > 0, 0.0, -torch.inf).to(device)

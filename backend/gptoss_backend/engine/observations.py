@@ -1,0 +1,42 @@
+"""What the engine saw, one value at a time, for histograms.
+
+Owns: the kinds of values, and the way from the engine's thread to whoever publishes them.
+Does not know: buckets, metric names.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum, auto
+
+_MOST_HELD = 16384
+
+
+class Measure(Enum):
+    """A kind of value."""
+
+    BATCH_SIZE = auto()
+    """Sequences in a step."""
+    PROMPT_TOKENS = auto()
+    """Of a request, when it is first computed."""
+    QUEUE_S = auto()
+    """Submission to the first step that computes a request."""
+    FIRST_TOKEN_S = auto()
+    """Submission to the first token."""
+    OUTPUT_TOKEN_S = auto()
+    """Mean time between the tokens of a request, when it has ended."""
+
+
+class Observations:
+    """Values on their way out. Adding never waits; where nobody drains them, the oldest are lost."""
+
+    def __init__(self, most_held: int = _MOST_HELD) -> None:
+        self._values: deque[tuple[Measure, float]] = deque(maxlen=most_held)  # its ends are safe without a lock
+
+    def add(self, measure: Measure, value: float) -> None:
+        """Note a value. The engine's thread only."""
+        self._values.append((measure, value))
+
+    def drain(self) -> list[tuple[Measure, float]]:
+        """Return what has gathered since the last time, in order. One other thread only."""
+        return [self._values.popleft() for _ in range(len(self._values))]

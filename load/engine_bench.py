@@ -1,0 +1,122 @@
+"""Our engine called directly in one process, without Triton, the adapter and HTTP.
+
+Stage: none of a request's; stages 4 and 5 alone.
+Owns: the command line.
+Does not know: how the engine works.
+
+    .venv/bin/python load/engine_bench.py throughput --checkpoint tiny --concurrency 1 8 32 --rounds 5
+    .venv/bin/python load/engine_bench.py host-work
+    .venv/bin/python load/engine_bench.py second-turn --checkpoint small
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.engine import EngineOptions
+from load.bench.checkpoints import NAMES, checkpoint
+from load.bench.engine_runner import EngineRunner, serve_rounds
+from load.bench.figures import ENGINE, RoundFigures, markdown, server_table, summarize
+from load.bench.host_work import measure_host_work
+from load.bench.process import CpuWatch
+from load.bench.tokenizer import single_token_words
+from load.bench.workload import Workload, make_prompts
+
+_HOST_CONTEXTS: Final = (1024, 16384)
+_CONVERSATION_TOKENS: Final = 4000
+_QUESTION_TOKENS: Final = 50
+
+
+def main() -> int:
+    """Run the command; returns the exit status."""
+    options = _parser().parse_args()
+    if options.command == "throughput":
+        _throughput(options)
+    elif options.command == "host-work":
+        _host_work(options)
+    elif options.command == "second-turn":
+        _second_turn(options)
+    else:
+        serve_rounds(EngineRunner(options.folder, EngineOptions(num_threads=options.threads)))
+    return 0
+
+
+def _throughput(options: argparse.Namespace) -> None:
+    runner = EngineRunner(checkpoint(options.checkpoint), EngineOptions(num_threads=options.threads))
+    words = single_token_words()
+    rounds = []
+    for number in range(options.rounds + 1):  # the first is for warming up
+        for concurrency in options.concurrency:
+            work = Workload(concurrency)
+            seed = f"round {number} of {concurrency} streams"
+            prompts = make_prompts(words, work.num_requests, work.num_prompt_tokens, seed=seed)
+            watch = CpuWatch()
+            replies, wall_s = runner.play(prompts, concurrency, work.num_new_tokens)
+            if number:
+                rounds.append(RoundFigures.of(ENGINE, concurrency, replies, wall_s, watch.others_share()))
+    runner.engine.stop(0.0)
+    _say(server_table(summarize(rounds)))
+
+
+def _host_work(options: argparse.Namespace) -> None:
+    config = ModelConfig.from_folder(checkpoint(options.checkpoint))
+    rows = [("sequences", "context", "host work, ms a step", "CPU time of it, ms")]
+    for context in _HOST_CONTEXTS:
+        work = measure_host_work(config, num_sequences=options.sequences, context=context, num_steps=options.steps)
+        rows.append((str(options.sequences), f"{context:,}", f"{work.wall_ms:.3f}", f"{work.cpu_ms:.3f}"))
+    _say(markdown(rows))
+
+
+def _second_turn(options: argparse.Namespace) -> None:
+    """Ask, then ask again with the first question and its answer in front."""
+    runner = EngineRunner(checkpoint(options.checkpoint), EngineOptions(num_threads=options.threads))
+    words = single_token_words()
+    rng = Random("second turn")
+    runner.play([rng.choices(words, k=200)], 1, 8)
+    first_s, second_s = [], []
+    for _ in range(options.rounds):
+        opening = rng.choices(words, k=_CONVERSATION_TOKENS)
+        first_s.append(runner.play([opening], 1, 64)[0][0].first_token_s)
+        # the answer's tokens are among what the engine has cached only if it is quoted as it was: the prompt is enough
+        second_s.append(runner.play([opening + rng.choices(words, k=_QUESTION_TOKENS)], 1, 64)[0][0].first_token_s)
+    runner.engine.stop(0.0)
+    first_ms, second_ms = median(first_s) * 1000, median(second_s) * 1000
+    heading = ("conversation", "TTFT ms, first turn", "second turn", "first ÷ second")
+    row = (f"{_CONVERSATION_TOKENS:,} tokens", f"{first_ms:.1f}", f"{second_ms:.1f}", f"{first_ms / second_ms:.1f}")
+    _say(markdown([heading, row]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    throughput = commands.add_parser("throughput", help="tokens/s, TTFT and inter-token time")
+    throughput.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
+    host = commands.add_parser("host-work", help="time of a decode step without the model")
+    host.add_argument("--sequences", type=int, default=256)
+    host.add_argument("--steps", type=int, default=300)
+    turn = commands.add_parser("second-turn", help="TTFT of a conversation's second turn")
+    for command in (throughput, host, turn):
+        command.add_argument("--checkpoint", choices=NAMES, default="tiny")
+    for command in (throughput, turn):
+        command.add_argument("--rounds", type=int, default=5)
+    worker = commands.add_parser("worker", help="used by load/peers.py")
+    worker.add_argument("--folder", type=Path, required=True)
+    for command in (throughput, turn, worker):
+        command.add_argument("--threads", type=int, help="of the engine [default: all cores but one]")
+    return parser
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""What a person is told when a server is ready."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from gptoss_client.display import Display
+
+LOG = """I1123 17:56:28.677648 21118 logs.py:20] "KV cache: 1.2 GiB, 51,200 tokens"
+I1123 17:56:29.000000 21119 logs.py:20] "KV cache: 1.2 GiB, 51,200 tokens"
+I1123 17:56:29.100000 21118 logs.py:20] "gpt_oss_demo is ready on cpu"
+"""
+
+
+def told(log: Path) -> list[str]:
+    output = io.StringIO()
+    Display(Console(file=output), ["farewell"], triton_log=log).ready(5.87)
+    return output.getvalue().splitlines()
+
+
+def test_ready_when_the_engines_logged_their_caches_then_each_size_is_told_once(tmp_path: Path) -> None:
+    log = tmp_path / "triton.log"
+    log.write_text(LOG, encoding="utf-8")
+    assert told(log) == ["ready in 5.9 s", "KV cache    1.2 GiB, 51,200 tokens", "farewell"]
+
+
+def test_ready_when_there_is_no_log_then_the_rest_is_told(tmp_path: Path) -> None:
+    assert told(tmp_path / "triton.log") == ["ready in 5.9 s", "farewell"]
