@@ -87,7 +87,9 @@ class TritonModelServer:
         try:
             # Shielded, and without a deadline of gRPC's: a unary call that is cancelled, which is what a deadline does,
             # can end tritonserver (24.10; its issues 7368 and 8034). A prompt nobody waits for costs a millisecond.
-            result = await asyncio.wait_for(asyncio.shield(call), PREPROCESS_TIMEOUT_S)
+            # (asyncio.timeout and not wait_for, which in Python 3.11 forgets a cancellation that meets the result.)
+            async with asyncio.timeout(PREPROCESS_TIMEOUT_S):
+                result = await asyncio.shield(call)
         except TimeoutError as error:
             raise _api_error("StatusCode.DEADLINE_EXCEEDED", "preprocess did not answer in time") from error
         except InferenceServerException as error:
