@@ -40,11 +40,11 @@ def load_model(
 ) -> Model:
     """Load a checkpoint folder to `device`.
 
-    num_threads: of the CPU; None: all cores but one, which Triton and the adapter need more than a step does.
+    num_threads: of the CPU; None: as many as there are cores.
     Raises EngineError (CheckpointError among them) with one sentence.
     """
     config = ModelConfig.from_folder(folder)
-    threads = num_threads or max(1, (os.cpu_count() or 1) - 1)
+    threads = num_threads or len(os.sched_getaffinity(0))
     native = device.type == "cpu" and _use_native(config, dtype, block_size, cpu_kernels)
     precision = choose_precision(dtype, device, has_native_bfloat16=native)
     logger.info("precision: %s (%s)", precision.dtype, precision.reason)
