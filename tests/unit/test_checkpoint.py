@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GptOssForCausalLM
 
-from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
+from gptoss_backend.demo.random_checkpoint import DEMO_NAME, Shape, is_demo, write_random_checkpoint
 from gptoss_backend.engine.checkpoint import find_checkpoint, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
@@ -70,6 +70,13 @@ def test_random_checkpoint_when_the_seed_is_the_same_then_so_are_the_bytes(publi
     assert files == sorted(path.name for path in (tmp_path / "again").iterdir())
     assert all((published / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
     assert (published / files[-2]).read_bytes() != (tmp_path / "other" / files[-2]).read_bytes()
+
+
+def test_demo_when_its_folder_is_looked_at_then_it_is_known_from_others(published: Path, tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path / "demo", SMALL, seed=1, name=DEMO_NAME)
+    assert is_demo(tmp_path / "demo")
+    assert not is_demo(published)
+    assert not is_demo(tmp_path / "nothing")
 
 
 def test_load_when_the_layout_is_one_file_then_it_loads(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from gptoss_backend.demo.random_checkpoint import DEMO_SHAPE, write_random_checkpoint
+from gptoss_backend.demo.random_checkpoint import DEMO_NAME, DEMO_SHAPE, write_random_checkpoint
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
         sys.stdout.write(f"gpt-oss-demo: {folder} is there already\n")
         return 0
     started_s = time.monotonic()
-    write_random_checkpoint(folder, DEMO_SHAPE, seed=20, name="gpt-oss-demo: random weights, not an OpenAI model")
+    write_random_checkpoint(folder, DEMO_SHAPE, seed=20, name=DEMO_NAME)
     sys.stdout.write(f"gpt-oss-demo: random weights written to {folder} in {time.monotonic() - started_s:.1f} s\n")
     return 0
 

@@ -61,6 +61,19 @@ SHAPES: Final = {
 DEMO_SHAPE: Final = SHAPES["demo"]
 
 
+DEMO_NAME: Final = "gpt-oss-demo: random weights, not an OpenAI model"
+"""What the demo's config.json says of itself."""
+
+
+def is_demo(folder: Path) -> bool:
+    """True where `folder` holds the demo checkpoint; False too where it cannot be read."""
+    try:
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and document.get("_name_or_path") == DEMO_NAME
+
+
 def write_random_checkpoint(
     folder: Path, shape: Shape, *, seed: int, name: str, experts: ExpertFormat = "mxfp4"
 ) -> None:

@@ -11,6 +11,7 @@ import gc
 import itertools
 import logging
 import threading
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,13 +23,15 @@ from gptoss_backend.contract import (
     SAMPLING,
     ContractError,
     GenerationErrorCode,
+    ModelName,
     Refusal,
     decode_sampling,
     encode_error,
 )
+from gptoss_backend.demo.random_checkpoint import is_demo
 from gptoss_backend.engine.checkpoint import find_checkpoint
 from gptoss_backend.engine.engine import Engine, EngineOptions
-from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
+from gptoss_backend.engine.errors import CheckpointError, EngineStopped, InvalidRequest, PromptTooLong, QueueFull
 from gptoss_backend.engine.sequence import GenerationRequest
 from gptoss_backend.settings import Settings, load_settings
 from gptoss_backend.triton.engine_metrics import EngineMetrics
@@ -55,7 +58,7 @@ class Generate:
         self._closing = threading.Event()
         self._sender = ResponseSender(cancel=lambda request_id: self._engine.cancel(request_id))
         self._engine = Engine.load(
-            find_checkpoint(settings.checkpoints[MODELS_BY_TRITON[name].short]),
+            _checkpoint(settings, MODELS_BY_TRITON[name]),
             _options(settings),
             self._sender.put,
             device=device,
@@ -135,6 +138,14 @@ def _refusal(request_id: str, error: Exception) -> tuple[str, int]:
         case _:
             logger.exception("request %s: not taken", request_id, exc_info=error)
             return "the server failed to take this request", status.INTERNAL
+
+
+def _checkpoint(settings: Settings, model: ModelName) -> Path:
+    """Return the checkpoint's folder. Raises CheckpointError, also where random weights would pass for OpenAI's."""
+    folder = find_checkpoint(settings.checkpoints[model.short])
+    if is_demo(folder) and model.short != "demo":
+        raise CheckpointError(f"{folder} holds the demo's random weights, which are not served as {model.openai}")
+    return folder
 
 
 def _device(args: dict[str, str]) -> torch.device:
