@@ -227,9 +227,8 @@ def test_request_when_the_server_allows_less_time_than_it_asks_for_then_that_hol
 
 def test_priority_when_requests_wait_then_the_lower_value_is_started_first() -> None:
     running = Running(FakeModel(), dataclasses.replace(OPTIONS, max_num_seqs=1))
+    running.model.gate.clear()  # its first step waits here until all are queued
     running.submit("runs", [1], dataclasses.replace(GREEDY, max_tokens=500))
-    running.said.get(timeout=10)
-    running.model.gate.clear()
     for name, priority in (("late", 1), ("first", 0), ("urgent", -1)):
         running.submit(name, [1], dataclasses.replace(GREEDY, priority=priority))
     running.model.gate.set()
