@@ -15,34 +15,12 @@ import pytest
 
 from gptoss_backend.contract import CHAT, CHAT_CODEC, PROMPT_IDS, SAMPLING, Refusal, SamplingParams, decode_sampling
 from gptoss_backend.harmony.prompt import render_prompt
+from support.stub_tensor import Tensor
 
 if TYPE_CHECKING:
     from gptoss_backend.triton.preprocess import Preprocess
 
 GOOD = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "sampling": {"seed": 7}}).encode()
-
-
-class Capsule:
-    """A bare DLPack capsule, as NumPy takes one."""
-
-    def __init__(self, capsule: object) -> None:
-        self._capsule = capsule
-
-    def __dlpack__(self, **_: object) -> object:
-        return self._capsule
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
-
-
-@dataclass
-class Tensor:
-    name: str
-    array: np.ndarray
-
-    @classmethod
-    def from_dlpack(cls, name: str, capsule: object) -> Tensor:
-        return cls(name, np.from_dlpack(Capsule(capsule)).copy())
 
 
 @dataclass

@@ -25,32 +25,10 @@ from gptoss_backend.contract import (
     TokenLogprob,
 )
 from gptoss_backend.engine.sequence import TokenDelta
+from support.stub_tensor import Tensor
 
 STARTED = Started(3, 1)
 FINISHED = Finished(FinishReason.STOP, 3, 2, 1, Timings(0.0, 0.1, 0.2))
-
-
-class Capsule:
-    """A bare DLPack capsule, as NumPy takes one."""
-
-    def __init__(self, capsule: object) -> None:
-        self._capsule = capsule
-
-    def __dlpack__(self, **_: object) -> object:
-        return self._capsule
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
-
-
-@dataclass
-class Tensor:
-    name: str
-    array: np.ndarray
-
-    @classmethod
-    def from_dlpack(cls, name: str, capsule: object) -> Tensor:
-        return cls(name, np.from_dlpack(Capsule(capsule)).copy())
 
 
 @dataclass
