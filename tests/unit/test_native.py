@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,15 @@ SHAPES = {
 }
 
 
-def native_or_skip(folder: Path, num_threads: int = 1) -> NativeModel:
+def native_or_skip(folder: Path, num_threads: int = 1, **changed: torch.Tensor) -> NativeModel:
+    """changed: weights other than the folder's."""
     config = ModelConfig.from_folder(folder)
     try:
         check_native(config, block_size=16)
     except NativeUnavailableError as reason:
         pytest.skip(str(reason))
-    return NativeModel(config, load_weights(folder, config, torch.bfloat16, CPU), num_threads)
+    weights = load_weights(folder, config, torch.bfloat16, CPU)
+    return NativeModel(config, replace(weights, **changed), num_threads)
 
 
 PROMPT = prompt_of(137, seed=1)
@@ -129,15 +132,59 @@ def test_native_when_rows_share_a_batch_in_any_way_then_their_logits_are_the_sam
             assert torch.equal(logits_of(prompt, prompts, chunk), alone)
 
 
-def test_native_when_no_logits_are_asked_for_then_the_best_tokens_are_the_same(tmp_path: Path) -> None:
+def unembeddings() -> dict[str, torch.Tensor]:
+    """[509, 80]: what makes it hard to tell the largest logit from a rounded one, or easy to get it wrong."""
+    generator = torch.Generator().manual_seed(1)
+    random_rows = torch.randn(509, 80, generator=generator)
+    sizes = 10.0 ** torch.randint(-3, 3, (509, 1), generator=generator)
+    lone = torch.zeros(509, 80)
+    lone[508, 79] = 1.0  # in the last, padded panel
+    return {
+        "random": random_rows,
+        "rows_of_all_sizes": random_rows * sizes,
+        "all_alike": random_rows[:1].expand(509, 80),
+        "in_pairs": random_rows[:255].repeat_interleave(2, dim=0)[:509],
+        "differing_by_less_than_a_rounded_weight": random_rows[:1] + 1e-3 * random_rows,
+        "zero": torch.zeros(509, 80),
+        "lone": lone,
+        "lone_and_negative": -lone,
+        "all_logits_negative": -1e3 * torch.ones(509, 80) + random_rows,
+    }
+
+
+@pytest.mark.parametrize("kind", sorted(unembeddings()))
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_native_when_no_logits_are_asked_for_then_the_best_tokens_are_the_same(
+    kind: str, num_threads: int, tmp_path: Path
+) -> None:
     make_reference(SHAPES["odd_sizes"], tmp_path, dtype=torch.bfloat16)
-    model = native_or_skip(tmp_path)
+    model = native_or_skip(tmp_path, num_threads, unembedding=unembeddings()[kind].to(torch.bfloat16))
     cache = cache_for(model, num_rows=2)
     batch = Batch.build([], [ScheduledSequence(opened(cache, PROMPT, "a"), len(PROMPT), samples=True)])
     batch.samples[:] = range(len(PROMPT))
     with_logits = model.forward(batch, cache, with_logits=True)
     assert with_logits.logits is not None
-    assert model.forward(batch, cache, with_logits=False).best == with_logits.logits.argmax(-1).tolist()
+    likeliest = with_logits.logits.argmax(-1).tolist()
+    assert with_logits.best == likeliest
+    assert model.forward(batch, cache, with_logits=False).best == likeliest
+    for at in (0, 77, 136):  # alone, other panels are looked at side by side
+        batch.samples[:] = [at]
+        assert model.forward(batch, cache, with_logits=False).best == likeliest[at : at + 1]
+
+
+def test_native_when_a_row_is_not_finite_then_it_ends_there_and_the_others_are_as_ever(tmp_path: Path) -> None:
+    make_reference(SHAPES["odd_sizes"], tmp_path, dtype=torch.bfloat16)
+    config = ModelConfig.from_folder(tmp_path)
+    broken = load_weights(tmp_path, config, torch.bfloat16, CPU).embedding.clone()
+    broken[7] = torch.nan
+    model = native_or_skip(tmp_path, embedding=broken)
+    cache = cache_for(model, num_rows=2)
+    good, bad = opened(cache, [1, 2, 3], "good"), opened(cache, [4, 5, 7], "bad")
+    batch = Batch.build([], [ScheduledSequence(each, 3, samples=True) for each in (good, bad)])
+    alone = Batch.build([], [ScheduledSequence(good, 3, samples=True)])
+    best = model.forward(batch, cache, with_logits=False).best
+    assert best == model.forward(batch, cache, with_logits=True).best
+    assert best[:1] == model.forward(alone, cache, with_logits=False).best
 
 
 def test_loading_when_the_kernels_cannot_run_then_torch_takes_over_or_a_sentence_says_why(

@@ -1,7 +1,7 @@
 """The C++ library: built where it runs, loaded through ctypes.
 
 Stage: start-up. Owns: whether this machine can run it, the compiler's flags, the cache of what was built, the mirror of
-the C structs in forward.cpp. Does not know: models, batches.
+the C structs in abi.h. Does not know: models, batches.
 
 The library is plain C at its surface and links against no Python or torch: building it takes seconds and a compiler.
 """
@@ -22,8 +22,9 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
-_SOURCE: Final = Path(__file__).with_name("forward.cpp")
-_CPU_FEATURES: Final = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "fma")
+_FOLDER: Final = Path(__file__).parent
+_SOURCE: Final = _FOLDER / "forward.cpp"
+_CPU_FEATURES: Final = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "avx512_vnni", "fma")
 _FLAGS: Final = (
     *(
         "-std=c++17",
@@ -35,7 +36,7 @@ _FLAGS: Final = (
         "-fno-math-errno",
         "-Wno-maybe-uninitialized",
     ),
-    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma"),
+    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx512vnni", "-mfma"),
 )
 _COMPILERS: Final = ("g++", "c++", "clang++")
 _BUILD_TIMEOUT_S: Final = 300.0
@@ -46,7 +47,7 @@ class NativeUnavailableError(Exception):
 
 
 class ShapeStruct(ctypes.Structure):
-    """`Shape` in forward.cpp."""
+    """`Shape` in abi.h."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("vocab_size", "hidden_size", "intermediate_size", "num_layers")),
@@ -57,7 +58,7 @@ class ShapeStruct(ctypes.Structure):
 
 
 class LayerSourceStruct(ctypes.Structure):
-    """`LayerSource` in forward.cpp."""
+    """`LayerSource` in abi.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("attention_norm", "qkv", "qkv_bias", "output", "output_bias", "sinks")),
@@ -68,7 +69,7 @@ class LayerSourceStruct(ctypes.Structure):
 
 
 class BatchStruct(ctypes.Structure):
-    """`Batch` in forward.cpp."""
+    """`Batch` in abi.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("token_ids", "positions", "rows", "samples")),
@@ -79,7 +80,7 @@ class BatchStruct(ctypes.Structure):
 
 @cache
 def load_library() -> ctypes.CDLL:
-    """Return the library, building it on first use: about two seconds, cached on disk.
+    """Return the library, building it on first use: a few seconds, cached on disk.
 
     Raises NativeUnavailableError where the processor or the compiler is missing something.
     """
@@ -115,10 +116,10 @@ def _built() -> Path:
         raise NativeUnavailableError("there is no C++ compiler (Debian: apt-get install g++)")
     version = _run([compiler, "--version"])
     try:
-        source = _SOURCE.read_bytes()
+        sources = [path.read_bytes() for path in [_SOURCE, *sorted(_FOLDER.glob("*.h"))]]
     except OSError as error:
         raise NativeUnavailableError(f"{_SOURCE.name} was not installed with the package") from error
-    key = hashlib.sha256(b"\0".join([source, " ".join(_FLAGS).encode(), version.encode()])).hexdigest()
+    key = hashlib.sha256(b"\0".join([*sources, " ".join(_FLAGS).encode(), version.encode()])).hexdigest()
     library = _cache_folder() / f"forward-{key[:16]}.so"
     if not library.exists():
         partial = library.with_suffix(f".{os.getpid()}")

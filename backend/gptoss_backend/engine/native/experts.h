@@ -1,0 +1,143 @@
+// The mixture of experts: routing, and each chosen expert's clamped SwiGLU.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "abi.h"
+#include "matrix.h"
+#include "memory.h"
+#include "rows.h"
+#include "threads.h"
+#include "vectors.h"
+
+namespace gptoss {
+
+struct ExpertLayer {
+  RmsNorm norm;
+  Matrix router;
+  std::vector<Matrix> gate_up, down;
+};
+
+class Experts {
+ public:
+  Experts(const Shape& shape, Pool& pool) : shape_(shape), pool_(pool) {}
+
+  // Adds what each row's best experts make of it to the residual rows [count, hidden_size].
+  void add_to(float* residual, const ExpertLayer& layer, int count) {
+    bf16* normed = normed_.get(std::size_t(count) * shape_.hidden_size);
+    layer.norm.apply(residual, count, normed);
+    float* scores = products_.get(std::size_t(count) * layer.router.num_outputs);
+    multiply(pool_, layer.router, normed, count, scores);
+    assign_experts(scores, layer.router.num_outputs, count);
+
+    used_.clear();
+    int total = 0;
+    for (int expert = 0; expert < shape_.num_experts; ++expert) {
+      if (!assignments_[expert].empty()) used_.push_back({expert, total});
+      total += static_cast<int>(assignments_[expert].size());
+    }
+    const int stride = layer.down[0].num_outputs;
+    float* outputs = updates_.get(std::size_t(total) * stride);
+    const auto task = [&](int index) {
+      const auto [expert, start] = used_[index];
+      apply_expert(layer, expert, normed, outputs + std::size_t(start) * stride);
+    };
+    const std::int64_t work = std::int64_t(total) * 3 * shape_.hidden_size * shape_.intermediate_size;
+    share(pool_, work, static_cast<int>(used_.size()), task);
+    for (const auto& [expert, start] : used_) {  // in the experts' order, the same for a token in any company
+      for (std::size_t i = 0; i < assignments_[expert].size(); ++i) {
+        const auto& [token, share] = assignments_[expert][i];
+        float* row = residual + std::size_t(token) * shape_.hidden_size;
+        const float* more = outputs + (std::size_t(start) + i) * stride;
+        for (int c = 0; c < shape_.hidden_size; ++c) row[c] += share * more[c];
+      }
+    }
+  }
+
+ private:
+  struct Assignment {
+    int token;
+    float share;
+  };
+
+  // Each token's best experts, with the softmax of their scores as shares.
+  void assign_experts(const float* scores, int stride, int count) {
+    const int num_chosen = shape_.num_experts_per_token;
+    assignments_.resize(shape_.num_experts);
+    for (auto& list : assignments_) list.clear();
+    std::vector<int> chosen(num_chosen);
+    for (int t = 0; t < count; ++t) {
+      const float* row = scores + std::size_t(t) * stride;
+      for (int k = 0; k < num_chosen; ++k) {
+        int top = -1;
+        for (int e = 0; e < shape_.num_experts; ++e) {
+          const bool taken = std::find(chosen.begin(), chosen.begin() + k, e) != chosen.begin() + k;
+          if (!taken && (top < 0 || row[e] > row[top])) top = e;
+        }
+        chosen[k] = top;
+      }
+      float total = 0.0f;
+      for (int k = 0; k < num_chosen; ++k) total += std::exp(row[chosen[k]] - row[chosen[0]]);
+      for (int k = 0; k < num_chosen; ++k) {
+        assignments_[chosen[k]].push_back({t, std::exp(row[chosen[k]] - row[chosen[0]]) / total});
+      }
+    }
+  }
+
+  void apply_expert(const ExpertLayer& layer, int expert, const bf16* normed, float* output) const {
+    const auto& list = assignments_[expert];
+    const Matrix &gate_up = layer.gate_up[expert], &down = layer.down[expert];
+    const int rows = static_cast<int>(list.size()), hidden = shape_.hidden_size;
+    thread_local Scratch<bf16> gathered_storage, inner_storage;
+    thread_local Scratch<float> product_storage;
+    const bf16* input = normed + std::size_t(list[0].token) * hidden;
+    if (rows > 1) {
+      bf16* gathered = gathered_storage.get(std::size_t(rows) * hidden);
+      for (int r = 0; r < rows; ++r) {
+        std::memcpy(gathered + std::size_t(r) * hidden, normed + std::size_t(list[r].token) * hidden, hidden * 2);
+      }
+      input = gathered;
+    }
+    float* product = product_storage.get(std::size_t(rows) * gate_up.num_outputs);
+    multiply_all(gate_up, input, rows, product);
+    bf16* inner = inner_storage.get(std::size_t(rows) * down.num_inputs + kLanes);
+    for (int r = 0; r < rows; ++r) {
+      swiglu(product + std::size_t(r) * gate_up.num_outputs, inner + std::size_t(r) * down.num_inputs);
+    }
+    multiply_all(down, inner, rows, output);
+  }
+
+  // Both sides clamped, the linear one shifted by one; 16 gates, then the 16 ups that belong to them, and so on.
+  void swiglu(const float* gate_up, bf16* output) const {
+    const __m512 limit = _mm512_set1_ps(shape_.swiglu_limit), one = _mm512_set1_ps(1.0f);
+    for (int i = 0; i < shape_.intermediate_size; i += kLanes) {
+      const __m512 gate = _mm512_min_ps(_mm512_loadu_ps(gate_up + 2 * i), limit);
+      const __m512 up = _mm512_loadu_ps(gate_up + 2 * i + kLanes);
+      const __m512 clamped = _mm512_max_ps(_mm512_min_ps(up, limit), _mm512_sub_ps(_mm512_setzero_ps(), limit));
+      // sigmoid(z) by e^-|z|, which cannot overflow
+      const __m512 z = _mm512_mul_ps(gate, _mm512_set1_ps(shape_.swiglu_alpha));
+      const __m512 e = exp_of(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(z)));
+      const __mmask16 negative = _mm512_cmp_ps_mask(z, _mm512_setzero_ps(), _CMP_LT_OQ);
+      const __m512 sigmoid = _mm512_div_ps(_mm512_mask_mov_ps(one, negative, e), _mm512_add_ps(one, e));
+      store_bf16(output + i, _mm512_mul_ps(_mm512_mul_ps(gate, sigmoid), _mm512_add_ps(clamped, one)));
+    }
+  }
+
+  const Shape& shape_;
+  Pool& pool_;
+  std::vector<std::vector<Assignment>> assignments_;  // by expert
+  std::vector<std::pair<int, int>> used_;             // experts with work, and where their outputs begin
+  Scratch<bf16> normed_;
+  Scratch<float> products_, updates_;
+};
+
+}  // namespace gptoss

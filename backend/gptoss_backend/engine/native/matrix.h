@@ -1,0 +1,202 @@
+// Matrices packed for vectors, and their products with rows.
+//
+// Weights are packed into panels of 16 outputs: [outputs / 16][inputs / n][16][n], where n values make a group of 4 bytes.
+// One 64-byte load holds a group of each of 16 outputs, which is what one instruction multiplies by a group of the row; a
+// panel is read from its beginning to its end.
+
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "memory.h"
+#include "threads.h"
+#include "vectors.h"
+
+namespace gptoss {
+
+constexpr int kPrefetchBytes = 1536;
+
+// Two bfloat16 inputs to a group, summed in float32.
+struct Bf16Pairs {
+  using Value = bf16;
+  using Start = float;
+  using Sums = __m512;
+  static Sums load(const Start* start) { return _mm512_loadu_ps(start); }
+  static Sums add_products(Sums sums, __m512i weights, __m512i inputs) {
+    return _mm512_dpbf16_ps(sums, as_pairs(weights), as_pairs(inputs));
+  }
+};
+
+// Four bytes to a group, signed weights by unsigned inputs, summed in int32.
+struct ByteQuads {
+  using Value = std::int8_t;
+  using Start = std::int32_t;
+  using Sums = __m512i;
+  static Sums load(const Start* start) { return _mm512_loadu_si512(start); }
+  static Sums add_products(Sums sums, __m512i weights, __m512i inputs) {
+    // not by the intrinsic: GCC 12 then moves the sums between registers and the stack all the time, at half the speed
+    asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(inputs), "v"(weights));
+    return sums;
+  }
+};
+
+template <typename Format>
+struct PanelMatrix {
+  using Value = typename Format::Value;
+  static constexpr int kGroup = 4 / sizeof(Value);
+
+  Buffer<Value> panels;
+  Buffer<typename Format::Start> starts;  // what each output's sum begins with
+  int num_outputs = 0;  // a multiple of 16; rows added to reach it are zero
+  int num_inputs = 0;   // a multiple of kGroup
+
+  PanelMatrix() = default;
+  PanelMatrix(int num_rows, int inputs)
+      : num_outputs((num_rows + kLanes - 1) / kLanes * kLanes), num_inputs(inputs) {
+    panels = allocate<Value>(std::size_t(num_outputs) * num_inputs);
+    starts = allocate<typename Format::Start>(num_outputs);
+  }
+
+  int num_panels() const { return num_outputs / kLanes; }
+  std::size_t panel_bytes() const { return std::size_t(num_inputs) * kLanes * sizeof(Value); }
+  const char* panel(int index) const { return reinterpret_cast<const char*>(panels.get()) + index * panel_bytes(); }
+  Value& at(int row, int input) {
+    const std::size_t place = std::size_t(row / kLanes) * num_inputs + input / kGroup * kGroup;
+    return panels[place * kLanes + row % kLanes * kGroup + input % kGroup];
+  }
+};
+
+using Matrix = PanelMatrix<Bf16Pairs>;
+using ByteMatrix = PanelMatrix<ByteQuads>;
+
+// Packs rows [num_rows, num_inputs], row r coming from source row order(r); a negative one gives zeros.
+template <typename Order>
+Matrix pack(const bf16* source, const bf16* bias, int num_rows, int num_inputs, Order order) {
+  Matrix matrix(num_rows, num_inputs);
+  for (int row = 0; row < matrix.num_outputs; ++row) {
+    const int from = row < num_rows ? order(row) : -1;
+    matrix.starts[row] = from >= 0 && bias != nullptr ? widen(bias[from]) : 0.0f;
+    for (int i = 0; i < num_inputs; ++i) {
+      matrix.at(row, i) = from >= 0 ? source[std::size_t(from) * num_inputs + i] : 0;
+    }
+  }
+  return matrix;
+}
+
+inline Matrix pack(const bf16* source, const bf16* bias, int num_rows, int num_inputs) {
+  return pack(source, bias, num_rows, num_inputs, [](int row) { return row; });
+}
+
+// Where a product goes: written out as it is.
+struct Store {
+  float* output;
+  int stride;
+  void take(int row, int panel, __m512 sums) const {
+    _mm512_storeu_ps(output + std::size_t(row) * stride + panel * kLanes, sums);
+  }
+};
+
+// Multiplies kRows rows by kPanels panels. The inner loop keeps kRows * kPanels sums in registers.
+template <int kRows, int kPanels, typename Format, typename Sink>
+inline void multiply_tile(
+    const PanelMatrix<Format>& matrix, int panel, const char* input, int row, std::size_t prefetch_bytes, Sink& sink) {
+  const std::size_t row_bytes = matrix.panel_bytes() / kLanes;
+  input += row * row_bytes;
+  typename Format::Sums sums[kRows][kPanels];
+  for (int p = 0; p < kPanels; ++p) {
+    const auto start = Format::load(matrix.starts.get() + (panel + p) * kLanes);
+    for (int m = 0; m < kRows; ++m) sums[m][p] = start;
+  }
+  const char* weights = matrix.panel(panel);
+  for (std::size_t i = 0; i < row_bytes; i += 4) {
+    __m512i groups[kPanels];
+    for (int p = 0; p < kPanels; ++p) {
+      const char* source = weights + p * matrix.panel_bytes() + i * kLanes;
+      _mm_prefetch(source + prefetch_bytes, _MM_HINT_T0);
+      groups[p] = _mm512_load_si512(source);
+    }
+    for (int m = 0; m < kRows; ++m) {
+      const __m512i x = _mm512_set1_epi32(load_group(input + m * row_bytes + i));
+      for (int p = 0; p < kPanels; ++p) sums[m][p] = Format::add_products(sums[m][p], groups[p], x);
+    }
+  }
+  for (int m = 0; m < kRows; ++m) {
+    for (int p = 0; p < kPanels; ++p) sink.take(row + m, panel + p, sums[m][p]);
+  }
+}
+
+// Calls the tile of as many rows as `count` says; kRowsLessOne counts from 0.
+template <int kPanels, typename Format, typename Sink, int... kRowsLessOne>
+inline void dispatch_tile(
+    int count, std::integer_sequence<int, kRowsLessOne...>, const PanelMatrix<Format>& matrix, int panel,
+    const char* input, int row, std::size_t prefetch_bytes, Sink& sink) {
+  ((count == kRowsLessOne + 1
+        ? multiply_tile<kRowsLessOne + 1, kPanels>(matrix, panel, input, row, prefetch_bytes, sink)
+        : void()),
+   ...);
+}
+
+// As many rows at a time as leave registers for the operands, in tiles of about one size: a tile of one or two rows
+// would wait for its own sums and take as long as one of six. The first tile reads the panels from memory; those after
+// it find them in the cache, and fetch the panels that come next.
+template <int kPanels, typename Format, typename Sink>
+void multiply_rows(const PanelMatrix<Format>& matrix, int panel, const char* input, int num_rows, Sink& sink) {
+  constexpr int kMost = kPanels == 4 ? 6 : 12;
+  std::size_t prefetch_bytes = kPrefetchBytes;
+  for (int row = 0, tiles = (num_rows + kMost - 1) / kMost; tiles > 0; --tiles) {
+    const int count = (num_rows - row + tiles - 1) / tiles;
+    dispatch_tile<kPanels>(
+        count, std::make_integer_sequence<int, kMost>{}, matrix, panel, input, row, prefetch_bytes, sink);
+    row += count;
+    prefetch_bytes = kPanels * matrix.panel_bytes();
+  }
+}
+
+// Multiplies input [num_rows, num_inputs] by the panels from first to last.
+template <typename Format, typename Input, typename Sink>
+void multiply_panels(
+    const PanelMatrix<Format>& matrix, int first, int last, const Input* rows, int num_rows, Sink& sink) {
+  static_assert(sizeof(Input) == sizeof(typename Format::Value));
+  const char* input = reinterpret_cast<const char*>(rows);
+  int panel = first;
+  if (num_rows <= 6) {
+    for (; panel + 4 <= last; panel += 4) multiply_rows<4>(matrix, panel, input, num_rows, sink);
+  }
+  for (; panel + 2 <= last; panel += 2) multiply_rows<2>(matrix, panel, input, num_rows, sink);
+  for (; panel < last; ++panel) multiply_rows<1>(matrix, panel, input, num_rows, sink);
+}
+
+inline void multiply_all(const Matrix& matrix, const bf16* input, int num_rows, float* output) {
+  Store store{output, matrix.num_outputs};
+  multiply_panels(matrix, 0, matrix.num_panels(), input, num_rows, store);
+}
+
+// Runs work(task, first, last) over all panels of a matrix, in as many pieces as threads can take; returns their number.
+template <typename Format, typename Work>
+int share_panels(Pool& pool, const PanelMatrix<Format>& matrix, int num_rows, const Work& work) {
+  const int num_panels = matrix.num_panels();
+  const std::int64_t multiplications = std::int64_t(num_rows) * matrix.num_outputs * matrix.num_inputs;
+  if (!is_worth_sharing(pool, multiplications)) {
+    work(0, 0, num_panels);
+    return 1;
+  }
+  const int count = std::min(num_panels, pool.size() * kTasksPerThread);
+  const auto bound = [&](int index) { return static_cast<int>(std::int64_t(num_panels) * index / count); };
+  pool.run(count, [&](int task) { work(task, bound(task), bound(task + 1)); });
+  return count;
+}
+
+inline void multiply(Pool& pool, const Matrix& matrix, const bf16* input, int num_rows, float* output) {
+  share_panels(pool, matrix, num_rows, [&](int, int first, int last) {
+    Store store{output, matrix.num_outputs};
+    multiply_panels(matrix, first, last, input, num_rows, store);
+  });
+}
+
+}  // namespace gptoss
