@@ -7,6 +7,7 @@ Does not know: how the engine works.
     .venv/bin/python load/engine_bench.py throughput --checkpoint tiny --concurrency 1 8 32 --rounds 5
     .venv/bin/python load/engine_bench.py host-work
     .venv/bin/python load/engine_bench.py second-turn --checkpoint small
+    .venv/bin/python load/engine_bench.py speculation --checkpoint small
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import EngineOptions
+from gptoss_backend.engine.speculation import Speculation
 from load.bench.checkpoints import NAMES, checkpoint
 from load.bench.engine_runner import EngineRunner, serve_rounds
 from load.bench.figures import ENGINE, RoundFigures, markdown, server_table, summarize
 from load.bench.host_work import measure_host_work
 from load.bench.process import CpuWatch
+from load.bench.speculation import measure_gain
 from load.bench.tokenizer import single_token_words
 from load.bench.workload import Workload, make_prompts
 
@@ -44,6 +47,8 @@ def main() -> int:
         _host_work(options)
     elif options.command == "second-turn":
         _second_turn(options)
+    elif options.command == "speculation":
+        _speculation(options)
     else:
         serve_rounds(EngineRunner(options.folder, EngineOptions(num_threads=options.threads)))
     return 0
@@ -94,6 +99,18 @@ def _second_turn(options: argparse.Namespace) -> None:
     _say(markdown([heading, row]))
 
 
+def _speculation(options: argparse.Namespace) -> None:
+    speculation = Speculation(options.tokens, max_seqs=max(options.streams))
+    rows = [("text", "streams", "tokens/s without", "with", "with ÷ without", "guesses that stood")]
+    for gain in measure_gain(checkpoint(options.checkpoint), speculation, options.streams, options.rounds):
+        plain, guessed = gain.plain_tokens_per_s, gain.guessed_tokens_per_s
+        stood = f"{gain.num_accepted:,} of {gain.num_drafted:,}"
+        rows.append(
+            (gain.text, str(gain.num_streams), f"{plain:,.0f}", f"{guessed:,.0f}", f"{guessed / plain:.2f}", stood)
+        )
+    _say(markdown(rows))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -103,9 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     host.add_argument("--sequences", type=int, default=256)
     host.add_argument("--steps", type=int, default=300)
     turn = commands.add_parser("second-turn", help="TTFT of a conversation's second turn")
-    for command in (throughput, host, turn):
+    guess = commands.add_parser("speculation", help="what guessing ahead gains")
+    guess.add_argument("--tokens", type=int, default=4, help="of a draft at most")
+    guess.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8])
+    for command in (throughput, host, turn, guess):
         command.add_argument("--checkpoint", choices=NAMES, default="tiny")
-    for command in (throughput, turn):
+    for command in (throughput, turn, guess):
         command.add_argument("--rounds", type=int, default=5)
     worker = commands.add_parser("worker", help="used by load/peers.py")
     worker.add_argument("--folder", type=Path, required=True)

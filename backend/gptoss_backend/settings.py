@@ -76,8 +76,14 @@ class AdapterSettings(_Section):
     """The HTTP process."""
 
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
+    body_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     max_messages: Annotated[int, Field(ge=1)] = 2048
+    max_choices: Annotated[int, Field(ge=1)] = 128
+    mirror_reasoning_content: bool = False
     keepalive_s: Annotated[float, Field(gt=0)] = 15.0
+    responses_path: Path | None = None
+    responses_keep_days: Annotated[float, Field(gt=0)] = 30.0
+    responses_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 1024 * 1024 * 1024
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -95,6 +101,9 @@ class EngineSettings(_Section):
     prefill_chunk_tokens: Annotated[int, Field(ge=1)] = 512
     request_timeout_s: Annotated[float, Field(gt=0)] | None = None
     priority_step_s: Annotated[float, Field(gt=0)] = 10.0
+    speculation_tokens: Annotated[int, Field(ge=0, le=64)] = 4
+    speculation_max_seqs: Annotated[int, Field(ge=1)] = 2
+    max_responses_per_s: Annotated[float, Field(gt=0)] | None = None
     drain_timeout_s: Annotated[float, Field(ge=0)] = 5.0
 
 

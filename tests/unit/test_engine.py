@@ -250,7 +250,7 @@ def test_stalled_when_the_loop_hangs_with_work_then_it_counts_the_seconds_and_is
     assert running.engine.stats().stalled_s == 0.0
 
 
-def test_observations_when_requests_have_run_then_each_step_and_request_was_seen(running: Running) -> None:
+def test_observations_when_requests_have_run_then_the_batch_and_each_request_was_seen(running: Running) -> None:
     running.submit("a", [1] * 40)
     running.submit("b", [2])
     running.until_last("a", "b")
@@ -259,7 +259,7 @@ def test_observations_when_requests_have_run_then_each_step_and_request_was_seen
     for measure, value in running.engine.observations.drain():
         seen.setdefault(measure, []).append(value)
     assert sorted(seen[Measure.PROMPT_TOKENS]) == [1, 40]
-    assert len(seen[Measure.BATCH_SIZE]) == running.engine.stats().num_steps
+    assert 1 <= len(seen[Measure.BATCH_SIZE]) <= running.engine.stats().num_steps
     assert set(seen[Measure.BATCH_SIZE]) <= {1, 2}
     for measure in (Measure.QUEUE_S, Measure.FIRST_TOKEN_S, Measure.OUTPUT_TOKEN_S):
         assert len(seen[measure]) == 2

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import CachePlan, KVCache, extend_block_hashes
 from gptoss_backend.engine.scheduler import Scheduler, Step
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
+from gptoss_backend.engine.speculation import PromptLookup, Speculation
 
 BLOCK = 4
 MAX_LEN = 48
@@ -25,10 +26,18 @@ PRIORITY_STEP_S = 10.0
 class Simulation:
     """Plays the engine: computes steps by adding tokens, and checks every promise after each. A step takes a second."""
 
-    def __init__(self, *, num_full: int = NUM_FULL, rows: int = ROWS, max_len: int = MAX_LEN) -> None:
+    def __init__(
+        self,
+        *,
+        num_full: int = NUM_FULL,
+        rows: int = ROWS,
+        max_len: int = MAX_LEN,
+        speculation: Speculation | None = None,
+    ) -> None:
         plan = CachePlan(BLOCK, rows, max_len, num_full, 1 + 2 * (rows * 5 + CHUNK), num_bytes=0)
         self.cache = KVCache(plan, sliding_window=8)
-        self.scheduler = Scheduler(self.cache, CHUNK, PRIORITY_STEP_S)
+        self.speculation = speculation
+        self.scheduler = Scheduler(self.cache, CHUNK, PRIORITY_STEP_S, speculation)
         self.now_s = 0.0
         self.live: dict[str, Sequence] = {}
         self.left: dict[str, int] = {}
@@ -52,6 +61,9 @@ class Simulation:
         limit = min(num_tokens, self.cache.plan.max_model_len - len(prompt))
         request = GenerationRequest(name, prompt, SamplingParams(priority=priority))
         sequence = Sequence(request, max_tokens=limit, submitted_s=self.now_s, deadline_s=self.now_s + timeout_s)
+        if self.speculation is not None:
+            sequence.lookup = PromptLookup(sequence.token_ids)
+        extend_block_hashes(sequence.block_hashes, sequence.token_ids, BLOCK)
         self.live[name], self.left[name] = sequence, limit
         self.scheduler.add(sequence)
         return name
@@ -73,13 +85,13 @@ class Simulation:
         step = self.scheduler.next_step()
         self.check(step, preempted=self.scheduler.num_preemptions > preemptions)
         self.write(step)
-        sampled = step.sampled
-        self.scheduler.advance(step)
-        for sequence in sampled:
+        choices = step.choices(picks(step))
+        self.scheduler.advance(step, choices)
+        for sequence, tokens in choices:
             name = sequence.request.request_id
-            sequence.token_ids.append(3)
-            self.left[name] -= 1
+            self.left[name] -= len(tokens)
             if self.left[name] == 0:
+                check_tokens(sequence)
                 self.end(name)
         return step
 
@@ -93,6 +105,8 @@ class Simulation:
 
     def check(self, step: Step, *, preempted: bool) -> None:
         scheduled = step.decodes + [part.sequence for part in step.prefills]
+        scheduled += [draft.sequence for draft in step.drafts]
+        assert not (step.drafts and step.prefills)
         running = self.scheduler.running
         assert len(set(map(id, scheduled))) == len(scheduled), "a sequence runs twice in one step"
         assert all(sequence in running for sequence in scheduled), "a sequence runs without its blocks"
@@ -125,11 +139,15 @@ class Simulation:
 
     def write(self, step: Step) -> None:
         """Keep in each slot what a real cache would: a value that depends on all tokens before. Check what is read."""
-        parts = [(sequence, 1) for sequence in step.decodes] + [(p.sequence, p.num_tokens) for p in step.prefills]
+        no_guess: list[int] = []
+        parts = [(sequence, 1, no_guess) for sequence in step.decodes]
+        parts += [(part.sequence, part.num_tokens, no_guess) for part in step.prefills]
+        parts += [(draft.sequence, 1 + len(draft.tokens), draft.tokens) for draft in step.drafts]
         expected = {}
-        for sequence, count in parts:
+        for sequence, count, guess in parts:
             end = sequence.num_computed + count
-            expected[sequence] = list(accumulate(sequence.token_ids[:end], lambda before, token: hash((before, token))))
+            token_ids = [*sequence.token_ids, *guess][:end]
+            expected[sequence] = list(accumulate(token_ids, lambda before, token: hash((before, token))))
             for position in range(sequence.num_computed, end):
                 self.content[self.slot(sequence, position)] = expected[sequence][position]
         for sequence, values in expected.items():
@@ -146,10 +164,34 @@ class Simulation:
         assert self.cache.num_free_rows == self.cache.plan.num_rows
 
 
+def successor(token_ids: list[int]) -> int:
+    """What the model says next: a pattern, so that guesses come true, with a break now and then."""
+    return 9 if len(token_ids) % 17 == 0 else (token_ids[-1] + 1) % 5
+
+
+def picks(step: Step) -> list[int]:
+    """Return the model's choice for each of the step's samples."""
+    chosen = [successor(list(sequence.token_ids)) for sequence in step.decodes]
+    chosen += [successor(list(part.sequence.token_ids)) for part in step.prefills if part.samples]
+    for draft in step.drafts:
+        before = list(draft.sequence.token_ids)
+        chosen += [successor(before + draft.tokens[:count]) for count in range(len(draft.tokens) + 1)]
+    return chosen
+
+
+def check_tokens(sequence: Sequence) -> None:
+    """The answer is what the model says token by token, however it was computed."""
+    token_ids = list(sequence.request.prompt_ids)
+    for _ in range(sequence.max_tokens):
+        token_ids.append(successor(token_ids))
+    assert list(sequence.token_ids) == token_ids
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_scheduler_when_driven_at_random_then_nothing_is_lost_leaked_or_starved(data: st.DataObject) -> None:
-    simulation = Simulation()
+    limits = data.draw(st.one_of(st.none(), st.builds(Speculation, st.integers(1, 6), st.integers(1, ROWS))))
+    simulation = Simulation(speculation=limits)
     for _ in range(data.draw(st.integers(1, 12))):
         for _ in range(data.draw(st.integers(0, 4))):
             simulation.add(
@@ -226,7 +268,8 @@ def test_long_prompt_when_short_ones_keep_coming_then_nobody_starts_before_it() 
     simulation = Simulation()  # the long prompt fits only alone
     for _ in range(3):
         simulation.add(8, 12, alphabet=1)
-    simulation.step()
+    for _ in range(3):  # the second and the third wait for what the first computes of their prompt
+        simulation.step()
     long = simulation.add(MAX_LEN - 2, 2, alphabet=2)
     sequence = simulation.live[long]
     while sequence.scheduled_s is None:
@@ -335,3 +378,41 @@ def test_short_prompt_when_it_comes_after_a_long_one_then_it_need_not_wait_for_i
     simulation.step()
     assert "1" not in simulation.live
     assert "0" in simulation.live
+
+
+def test_copies_when_they_come_together_then_their_prompt_is_computed_once() -> None:
+    simulation = Simulation(num_full=400, max_len=400)
+    prompt = [i % 4 for i in range(100)]
+    copies = [simulation.add(prompt, 4) for _ in range(4)]
+    other = simulation.add([4] * 8, 1)
+    num_computed = 0
+    while simulation.live:
+        step = simulation.step()
+        num_computed += sum(part.num_tokens for part in step.prefills)
+        assert other not in simulation.live or simulation.now_s < 4, "it need not wait for them"
+    assert simulation.ended == [other, *copies]
+    # a copy computes its last token, or the block that holds it, to have something to say
+    assert num_computed <= 100 + 8 + 3 * BLOCK
+
+
+def test_copies_when_the_first_is_cancelled_amid_its_prompt_then_the_next_goes_on_from_there() -> None:
+    simulation = Simulation(num_full=400, max_len=400)
+    first, second = (simulation.add([i % 4 for i in range(100)], 4) for _ in range(2))
+    simulation.step()
+    simulation.end(first)
+    [part] = simulation.step().prefills
+    assert part.sequence is simulation.live[second]
+    assert part.sequence.cached_tokens == CHUNK // BLOCK * BLOCK
+    simulation.run(100)
+    simulation.check_nothing_is_held()
+
+
+def test_copy_when_it_is_more_urgent_than_the_one_being_computed_then_it_does_not_wait() -> None:
+    simulation = Simulation(num_full=400, max_len=400)
+    slow = simulation.add([i % 4 for i in range(100)], 4)
+    simulation.step()
+    urgent = simulation.add([i % 4 for i in range(100)], 4, priority=-1)
+    simulation.step()
+    assert simulation.live[urgent] in simulation.scheduler.running
+    simulation.run(100)
+    assert simulation.ended == [urgent, slow]

@@ -5,9 +5,10 @@ Owns: `Batch` and its making from what the scheduler chose. Does not know: how t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gptoss_backend.engine.sequence import Sequence
+from gptoss_backend.engine.sequence import Sequence, TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,14 @@ class ScheduledSequence:
     num_tokens: int
     samples: bool
     """True where the step reaches the sequence's last token, so that a next one can be sampled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A decoding sequence and what may come after its pending token: all of it is computed in one step."""
+
+    sequence: Sequence
+    tokens: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tokens of many sequences side by side: first one token for each decoding sequence, then prefill chunks."""
+    """Tokens of many sequences side by side: one token for each decoding sequence, then prefill chunks, then drafts."""
 
     token_ids: list[int]
     positions: list[int]
@@ -44,8 +53,11 @@ class Batch:
     chunks: list[Chunk]
 
     @classmethod
-    def build(cls, decodes: list[Sequence], prefills: list[ScheduledSequence]) -> Batch:
-        """Lay out one token for each of `decodes` and the chunks of `prefills`; samples come in that order."""
+    def build(cls, decodes: list[Sequence], prefills: list[ScheduledSequence], drafts: Iterable[Draft] = ()) -> Batch:
+        """Lay out one token for each of `decodes`, the chunks of `prefills`, and each draft after its pending token.
+
+        Samples come in that order; a draft has one for each of its tokens and one before.
+        """
         batch = cls(
             token_ids=[sequence.token_ids[-1] for sequence in decodes],
             positions=[sequence.num_computed for sequence in decodes],
@@ -55,15 +67,19 @@ class Batch:
             chunks=[],
         )
         for part in prefills:
-            batch._append(part)
+            first = part.sequence.num_computed
+            batch._append(part.sequence, part.sequence.token_ids[first : first + part.num_tokens])
+            if part.samples:
+                batch.samples.append(len(batch.token_ids) - 1)
+        for draft in drafts:
+            start = len(batch.token_ids)
+            batch._append(draft.sequence, [draft.sequence.token_ids[-1], *draft.tokens])
+            batch.samples.extend(range(start, len(batch.token_ids)))
         return batch
 
-    def _append(self, part: ScheduledSequence) -> None:
-        sequence, count = part.sequence, part.num_tokens
-        first = sequence.num_computed
+    def _append(self, sequence: Sequence, token_ids: TokenIds) -> None:
+        first, count = sequence.num_computed, len(token_ids)
         self.chunks.append(Chunk(len(self.token_ids), count, sequence.row, first))
-        self.token_ids.extend(sequence.token_ids[first : first + count])
+        self.token_ids.extend(token_ids)
         self.positions.extend(range(first, first + count))
         self.rows.extend([sequence.row] * count)
-        if part.samples:
-            self.samples.append(len(self.token_ids) - 1)

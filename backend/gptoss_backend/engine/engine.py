@@ -29,13 +29,17 @@ from gptoss_backend.engine.loading import CpuKernels, load_model
 from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.observations import Measure, Observations
 from gptoss_backend.engine.sampler import Picks, Sampler
-from gptoss_backend.engine.scheduler import PRIORITY_STEP_S, Scheduler, Step
+from gptoss_backend.engine.scheduler import PRIORITY_STEP_S, Choice, Scheduler, Step
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
+from gptoss_backend.engine.speculation import PromptLookup, Speculation
 
 logger = logging.getLogger(__name__)
 
 STOP_TOKENS = frozenset({200002, 200012})
 """`<|return|>` and `<|call|>` of the Harmony vocabulary."""
+
+# each observation costs whoever publishes it a round trip, and a small model takes a thousand steps a second
+_BATCH_SIZE_PERIOD_S = 0.1
 
 Sink = Callable[[list[TokenDelta]], None]
 
@@ -56,6 +60,7 @@ class EngineOptions:
     """The longest a request may take; it may ask for less. None: no limit."""
     priority_step_s: float = PRIORITY_STEP_S
     """How many seconds of waiting a step of priority is worth."""
+    speculation: Speculation | None = None
 
 
 @dataclass(slots=True)
@@ -70,6 +75,8 @@ class EngineStats:
     num_failed: int = 0
     num_expired: int = 0
     num_preemptions: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
     num_prefix_queries: int = 0
     num_prefix_hits: int = 0
     num_running: int = 0
@@ -92,9 +99,13 @@ class Engine:
         self._stop_tokens = frozenset(token for token in STOP_TOKENS if token < model.config.vocab_size)
         self._cache = _make_cache(model, options)
         self.max_model_len = self._cache.plan.max_model_len
-        self._scheduler = Scheduler(self._cache, options.prefill_chunk_tokens, options.priority_step_s)
+        self._speculation = options.speculation
+        self._scheduler = Scheduler(
+            self._cache, options.prefill_chunk_tokens, options.priority_step_s, options.speculation
+        )
         self._timeout_s = options.request_timeout_s
         self._next_deadline_s = math.inf  # no request's is sooner; the engine's thread only
+        self._next_look_s = 0.0  # when the batch size is next observed
         self._progressed_s = 0.0  # when the loop last got something done, or began to have something to do
         self.observations = Observations()
         self._capacity = options.max_num_seqs + options.max_queue
@@ -189,11 +200,12 @@ class Engine:
         if not step:
             return
         sampled = step.sampled
-        batch = Batch.build(step.decodes, step.prefills)
+        batch = Batch.build(step.decodes, step.prefills, step.drafts)
         output = self._model.forward(batch, self._cache, with_logits=self._sampler.prepare(sampled))
         picks = self._sampler.pick(output, sampled)
-        self._scheduler.advance(step)
-        self._deliver(step, sampled, picks)
+        choices = step.choices(picks.tokens)
+        self._scheduler.advance(step, choices)
+        self._deliver(step, choices, picks)
 
     def _checked(self, request: GenerationRequest) -> Sequence:
         num_prompt, vocab_size = len(request.prompt_ids), self._model.config.vocab_size
@@ -218,6 +230,8 @@ class Engine:
         timeout_s = min(sampling.timeout_s or math.inf, self._timeout_s or math.inf)
         sequence.deadline_s = sequence.submitted_s + timeout_s
         # here, on the caller's thread, so that however long a prompt is, the loop does not wait for it
+        if self._speculation is not None and sequence.takes_the_likeliest:
+            sequence.lookup = PromptLookup(sequence.token_ids)
         extend_block_hashes(sequence.block_hashes, sequence.token_ids, self._cache.plan.block_size)
         return sequence
 
@@ -278,7 +292,7 @@ class Engine:
             concerned = [sequence for sequence in self._by_id.values() if sequence not in self._scheduler]
             self._fail(concerned, "the model failed while computing this request")
 
-    def _deliver(self, step: Step, sampled: list[Sequence], picks: Picks) -> None:
+    def _deliver(self, step: Step, choices: list[Choice], picks: Picks) -> None:
         now_s = time.monotonic()
         self._progressed_s = now_s
         self._observe_step(step)
@@ -287,29 +301,30 @@ class Engine:
         }
         last: list[TokenDelta] = []
         faulty: list[Sequence] = []
-        for place, (sequence, token) in enumerate(zip(sampled, picks.tokens, strict=True)):
+        num_tokens = 0
+        for place, (sequence, tokens) in enumerate(choices):
             if sequence.edits is not None and sequence.edits.fault is not None:
                 faulty.append(sequence)
                 continue
-            sequence.token_ids.append(token)
+            num_tokens += len(tokens)
             if sequence.first_token_s is None:
                 sequence.first_token_s = now_s
                 self.observations.add(Measure.FIRST_TOKEN_S, now_s - sequence.submitted_s)
             request_id = sequence.request.request_id
-            reason = self._finish_reason(sequence, token)
+            reason = self._finish_reason(sequence, tokens[-1])
             if reason is None:
                 event = deltas[request_id].event if request_id in deltas else None
-                deltas[request_id] = TokenDelta(request_id, (token,), event, logprobs=picks.logprobs_at(place))
+                deltas[request_id] = TokenDelta(request_id, tokens, event, logprobs=picks.logprobs_at(place))
             else:
                 self._scheduler.remove(sequence)
                 finished = sequence.finished(reason)
-                last.append(TokenDelta(request_id, (token,), finished, logprobs=picks.logprobs_at(place)))
+                last.append(TokenDelta(request_id, tokens, finished, logprobs=picks.logprobs_at(place)))
                 if sequence.num_generated > 1:
                     between_s = (now_s - sequence.first_token_s) / (sequence.num_generated - 1)
                     self.observations.add(Measure.OUTPUT_TOKEN_S, between_s)
         self._stats.num_steps += 1
         self._stats.num_finished += len(last)
-        self._stats.num_generated_tokens += len(sampled) - len(faulty)
+        self._stats.num_generated_tokens += num_tokens
         self._stats.num_prompt_tokens += sum(part.num_tokens for part in step.prefills)
         self._sink(list(deltas.values()))
         self._end(last)
@@ -330,7 +345,9 @@ class Engine:
 
     def _observe_step(self, step: Step) -> None:
         add = self.observations.add
-        add(Measure.BATCH_SIZE, step.num_sequences)
+        if self._progressed_s >= self._next_look_s:
+            self._next_look_s = self._progressed_s + _BATCH_SIZE_PERIOD_S
+            add(Measure.BATCH_SIZE, step.num_sequences)
         for sequence in step.admitted:
             add(Measure.PROMPT_TOKENS, sequence.num_prompt)
             if sequence.scheduled_s is not None:
@@ -363,6 +380,8 @@ class Engine:
     def _observe(self) -> None:
         stats = self._stats
         stats.num_preemptions = self._scheduler.num_preemptions
+        stats.num_drafted_tokens = self._scheduler.num_drafted
+        stats.num_accepted_tokens = self._scheduler.num_accepted
         stats.num_running = self._scheduler.num_running
         stats.num_waiting = self._scheduler.num_waiting
         stats.num_prefix_queries = self._cache.num_prefix_queries

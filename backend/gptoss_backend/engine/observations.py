@@ -16,7 +16,7 @@ class Measure(Enum):
     """A kind of value."""
 
     BATCH_SIZE = auto()
-    """Sequences in a step."""
+    """Sequences in a step, of ten steps a second at most."""
     PROMPT_TOKENS = auto()
     """Of a request, when it is first computed."""
     QUEUE_S = auto()

@@ -11,7 +11,8 @@ One order, from the most to the least urgent, decides who is admitted, whose pro
 priority values first, first come within one. A step of priority is worth `priority_step_s` seconds of waiting, so
 whoever waits rises past all that come later, and no flood starves anybody. The most urgent waits for nobody but those
 already running: when blocks run out, the least urgent running sequence gives up its own and waits to be recomputed.
-Nobody overtakes a prompt for which there is no room yet, else short ones would keep a long one out for ever.
+Nobody overtakes a prompt for which there is no room yet, else short ones would keep a long one out for ever. Who begins
+like a prompt that is being computed waits until that is done, and need not compute it again.
 """
 
 from __future__ import annotations
@@ -20,13 +21,19 @@ import time
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from gptoss_backend.engine.batch import ScheduledSequence
+from gptoss_backend.engine.batch import Draft, ScheduledSequence
 from gptoss_backend.engine.errors import CacheFull
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.sequence import Sequence
+from gptoss_backend.engine.speculation import Speculation, accept
 
 PRIORITY_STEP_S = 10.0
+
+
+Choice: TypeAlias = tuple[Sequence, tuple[int, ...]]
+"""A sequence and its next tokens."""
 
 
 @dataclass(slots=True)
@@ -36,21 +43,37 @@ class Step:
     decodes: list[Sequence] = field(default_factory=list)
     """One pending token each."""
     prefills: list[ScheduledSequence] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
+    """Decoding sequences, too, that are guessed at; never beside prefills."""
     admitted: list[Sequence] = field(default_factory=list)
     """Those among them that run for the first time."""
 
     @property
     def sampled(self) -> list[Sequence]:
-        """Sequences whose last token is computed, in the order of the batch's logits."""
-        return self.decodes + [part.sequence for part in self.prefills if part.samples]
+        """The sequence of each of the batch's logits, in their order."""
+        sequences = self.decodes + [part.sequence for part in self.prefills if part.samples]
+        return sequences + [draft.sequence for draft in self.drafts for _ in range(len(draft.tokens) + 1)]
 
     @property
     def num_sequences(self) -> int:
         """Sequences in the batch."""
-        return len(self.decodes) + len(self.prefills)
+        return len(self.decodes) + len(self.prefills) + len(self.drafts)
+
+    def choices(self, picked: list[int]) -> list[Choice]:
+        """Return the next tokens of each sequence whose turn it is, at least one each.
+
+        picked: a token for each of `sampled`.
+        """
+        place = len(picked) - sum(len(draft.tokens) + 1 for draft in self.drafts)
+        choices: list[Choice] = [(seq, (token,)) for seq, token in zip(self.sampled, picked[:place], strict=False)]
+        for draft in self.drafts:
+            end = place + len(draft.tokens) + 1
+            choices.append((draft.sequence, draft.sequence.until_end(accept(draft.tokens, picked[place:end]))))
+            place = end
+        return choices
 
     def __bool__(self) -> bool:
-        return bool(self.decodes or self.prefills)
+        return bool(self.decodes or self.prefills or self.drafts)
 
 
 class ByUrgency:
@@ -90,16 +113,25 @@ def _rank(sequence: Sequence) -> tuple[float, int]:
 class Scheduler:
     """Orders the sequences over one KV cache. Used by the engine's thread only."""
 
-    def __init__(self, cache: KVCache, prefill_chunk_tokens: int, priority_step_s: float = PRIORITY_STEP_S) -> None:
+    def __init__(
+        self,
+        cache: KVCache,
+        prefill_chunk_tokens: int,
+        priority_step_s: float = PRIORITY_STEP_S,
+        speculation: Speculation | None = None,
+    ) -> None:
         self._cache = cache
         self._block_size = cache.plan.block_size
         self._prefill_chunk_tokens = prefill_chunk_tokens
         self._priority_step_s = priority_step_s
+        self._speculation = speculation
         self._waiting = ByUrgency()
         self._running = ByUrgency()
         self._num_added = 0
         self._refused: tuple[Sequence, int] | None = None  # whom the cache last had no room for, and its num_closes
         self.num_preemptions = 0
+        self.num_drafted = 0  # tokens
+        self.num_accepted = 0
 
     @property
     def num_waiting(self) -> int:
@@ -160,10 +192,13 @@ class Scheduler:
         if self.num_preemptions == preemptions:  # else whatever room there is belongs to those already running
             budget = self._admit(step, budget)
         self._spend_rest(step, budget)
+        self._speculate(step)
         return step
 
-    def advance(self, step: Step) -> None:
-        """Note that `step` has been computed: its keys and values are in the cache."""
+    def advance(self, step: Step, choices: list[Choice]) -> None:
+        """Note that `step` has been computed: its keys and values are in the cache, and `choices` follow."""
+        for sequence, tokens in choices:
+            sequence.token_ids.extend(tokens)
         for sequence in step.decodes:
             sequence.num_computed += 1
             if not sequence.num_computed % self._block_size:
@@ -172,6 +207,32 @@ class Scheduler:
             sequence = part.sequence
             sequence.num_computed += part.num_tokens
             self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
+        for draft, (sequence, tokens) in zip(step.drafts, choices[len(choices) - len(step.drafts) :], strict=True):
+            sequence.num_computed += len(tokens)  # its pending token and the guesses that stand
+            self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
+            self._note(draft, len(tokens) - 1)
+
+    def _speculate(self, step: Step) -> None:
+        """Make drafts of decodes, where few run and nobody's prompt is computed; nobody is preempted for a draft."""
+        limits = self._speculation
+        if limits is None or step.prefills or len(step.decodes) > limits.max_seqs:
+            return
+        for sequence in list(step.decodes):
+            most = min(limits.num_tokens, sequence.max_tokens - sequence.num_generated - 1)
+            if sequence.lookup is None or most < 1 or not (guess := sequence.lookup.draft(sequence.token_ids, most)):
+                continue
+            try:
+                self._cache.reserve(sequence.row, sequence.num_computed + 1 + len(guess))
+            except CacheFull:
+                continue
+            step.decodes.remove(sequence)
+            step.drafts.append(Draft(sequence, guess))
+
+    def _note(self, draft: Draft, num_accepted: int) -> None:
+        assert draft.sequence.lookup is not None  # noqa: S101 (it made the draft)
+        draft.sequence.lookup.judge(num_accepted)
+        self.num_drafted += len(draft.tokens)
+        self.num_accepted += num_accepted
 
     def _prefill(self, step: Step, sequence: Sequence, budget: int) -> int:
         """Schedule all that is pending, or half of `budget`, if there is room; returns how many tokens that is."""
@@ -210,8 +271,14 @@ class Scheduler:
 
     def _admit(self, step: Step, budget: int, before: Sequence | None = None) -> int:
         """Start waiting sequences, those more urgent than `before` where it is given; returns the budget left."""
-        while budget and self._waiting and (before is None or self._waiting[0].rank < before.rank):
-            sequence = self._waiting[0]
+        index = 0
+        while budget and index < len(self._waiting):
+            sequence = self._waiting[index]
+            if before is not None and sequence.rank > before.rank:
+                break
+            if self._will_be_found_soon(sequence):
+                index += 1
+                continue
             if not self._open(sequence):
                 break
             self._waiting.remove(sequence)
@@ -226,6 +293,19 @@ class Scheduler:
                 step.decodes.append(sequence)
                 budget -= 1
         return budget
+
+    def _will_be_found_soon(self, sequence: Sequence) -> bool:
+        """True where a prompt under way is computing a block that this one begins with, too.
+
+        The copies of a request with n > 1, and conversations under one system prompt, wait for the first of them and
+        find its blocks in the cache. Block hashes cover all that is before, so one comparison tells.
+        """
+        for leader in self._running:
+            if leader.num_pending > 1 and leader.rank < sequence.rank:
+                block = leader.num_computed // self._block_size
+                if leader.block_hashes[block : block + 1] == sequence.block_hashes[block : block + 1] != []:
+                    return True
+        return False
 
     def _open(self, sequence: Sequence) -> bool:
         """Give a sequence a row, if there is room for the whole of it beside what is running."""

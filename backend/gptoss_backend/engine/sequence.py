@@ -24,6 +24,7 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.grammar import TokenMask
+from gptoss_backend.engine.speculation import PromptLookup
 
 TokenIds: TypeAlias = "list[int] | array[int]"
 """An array of C ints costs a quarter of a list, and the garbage collector need not look through it."""
@@ -76,6 +77,8 @@ class Sequence:
     """Tokens at which the answer ends."""
     edits: LogitEdits | None = None
     """What the request changes in its logits; None: nothing, ever."""
+    lookup: PromptLookup | None = None
+    """Guesses the next tokens; None: nothing is guessed."""
     is_greedy: bool = field(init=False)
     wants_logits: bool = field(init=False)
     """True where the likeliest token does not suffice, `edits` aside."""
@@ -106,6 +109,11 @@ class Sequence:
         self.random = random.Random(secrets.randbits(64) if seed is None else seed)
 
     @property
+    def takes_the_likeliest(self) -> bool:
+        """True where each token is the model's likeliest and nothing else is asked about it."""
+        return self.is_greedy and not self.wants_logits and self.edits is None
+
+    @property
     def num_prompt(self) -> int:
         """Tokens of the prompt."""
         return len(self.request.prompt_ids)
@@ -119,6 +127,14 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens to compute before the next one can be sampled: 1 while decoding, more in prefill."""
         return len(self.token_ids) - self.num_computed
+
+    def until_end(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """Return next tokens up to the one that ends the answer, if one of them does."""
+        tokens = tokens[: self.max_tokens - self.num_generated]
+        for count, token in enumerate(tokens, 1):
+            if token in self.stop_tokens:
+                return tokens[:count]
+        return tokens
 
     def started(self) -> Started:
         """Return the first event."""

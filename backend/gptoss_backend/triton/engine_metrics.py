@@ -34,6 +34,8 @@ METRICS = (
     MetricSpec("gptoss_engine_requests_failed_total", "num_failed", "Requests ended by an error of the engine", True),
     MetricSpec("gptoss_engine_requests_expired_total", "num_expired", "Requests whose time ran out", True),
     MetricSpec("gptoss_engine_preemptions_total", "num_preemptions", "Times a request gave up its cache blocks", True),
+    MetricSpec("gptoss_engine_draft_tokens_total", "num_drafted_tokens", "Tokens guessed from the text before", True),
+    MetricSpec("gptoss_engine_draft_tokens_accepted_total", "num_accepted_tokens", "Guesses that stood", True),
     MetricSpec("gptoss_engine_steps_total", "num_steps", "Steps computed", True),
     MetricSpec("gptoss_engine_busy_seconds_total", "busy_s", "Seconds spent in steps", True),
     MetricSpec("gptoss_engine_prompt_tokens_total", "num_prompt_tokens", "Prompt tokens computed", True),
@@ -62,7 +64,10 @@ class HistogramSpec:
 
 HISTOGRAMS = (
     HistogramSpec(
-        "gptoss_engine_batch_size", Measure.BATCH_SIZE, (1, 2, 4, 8, 16, 32, 64, 128, 256), "Requests in a step"
+        "gptoss_engine_batch_size",
+        Measure.BATCH_SIZE,
+        (1, 2, 4, 8, 16, 32, 64, 128, 256),
+        "Requests in a step, looked at ten times a second",
     ),
     HistogramSpec(
         "gptoss_engine_request_prompt_tokens",

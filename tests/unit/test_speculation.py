@@ -1,0 +1,107 @@
+"""Guessing ahead: what is guessed, what stands, and that answers stay the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptoss_backend.contract import SamplingParams
+from gptoss_backend.engine.engine import Engine, EngineOptions
+from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
+from gptoss_backend.engine.speculation import PromptLookup, Speculation, accept
+from support.reference import make_reference
+from support.stepping import CPU
+
+SPECULATION = Speculation(num_tokens=4, max_seqs=2)
+TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=60)
+
+
+def test_draft_when_the_latest_tokens_occurred_before_then_it_is_what_followed_their_last_occurrence() -> None:
+    tokens = [1, 2, 3, 7, 7, 1, 2, 3, 4, 5, 6, 1, 2, 3]
+    assert PromptLookup(tokens).draft(tokens, 2) == [4, 5]
+    assert PromptLookup(tokens).draft(tokens, 100) == [4, 5, 6, 1, 2, 3]
+
+
+@pytest.mark.parametrize("tokens", [[1], [1, 2, 3], [1, 2, 3, 4, 1, 2], [5, 5, 5]])
+def test_draft_when_they_did_not_then_there_is_none(tokens: list[int]) -> None:
+    assert PromptLookup(tokens).draft(tokens, 4) == []
+
+
+@given(TOKENS, TOKENS)
+def test_draft_when_the_text_grows_then_it_is_as_if_looked_up_at_once(prompt: list[int], more: list[int]) -> None:
+    growing, tokens = PromptLookup(prompt), list(prompt)
+    for token in more:
+        tokens.append(token)
+        assert growing.draft(tokens, 5) == PromptLookup(tokens).draft(tokens, 5)
+
+
+def test_draft_when_guesses_fail_then_the_next_waits_longer_until_one_stands() -> None:
+    tokens = [1] * 10
+    lookup = PromptLookup(tokens)
+
+    def num_until_draft() -> int:
+        for count in range(100):
+            tokens.append(1)
+            if lookup.draft(tokens, 2):
+                return count
+        raise AssertionError("it has given up")
+
+    waits = []
+    for _ in range(9):
+        waits.append(num_until_draft())
+        lookup.judge(0)
+    assert waits == [0, 1, 2, 4, 8, 16, 32, 64, 64]
+    assert num_until_draft() == 64
+    lookup.judge(1)
+    assert num_until_draft() == 0
+
+
+@pytest.mark.parametrize(
+    ("drafted", "picked", "kept"),
+    [([5, 6], [5, 6, 7], (5, 6, 7)), ([5, 6], [5, 9, 7], (5, 9)), ([5, 6], [8, 6, 7], (8,)), ([], [3], (3,))],
+)
+def test_accept_when_the_model_disagrees_then_its_own_token_is_the_last(
+    drafted: list[int], picked: list[int], kept: tuple[int, ...]
+) -> None:
+    assert accept(drafted, picked) == kept
+
+
+def answers(folder: Path, speculation: Speculation | None, requests: dict[str, SamplingParams]) -> tuple[object, int]:
+    """Return each request's tokens and end, and how many guesses stood. Prompts repeat themselves."""
+    said: list[TokenDelta] = []
+    options = EngineOptions(max_num_seqs=8, kv_cache_bytes=2**24, max_model_len=400, speculation=speculation)
+    engine = Engine.load(folder, options, said.extend, device=CPU, dtype="float32")
+    engine.start()
+    for name, sampling in requests.items():
+        engine.submit(GenerationRequest(name, [3, 1, 0, 1, 2, 2, 0, 3] * 4, sampling))
+    engine.stop(drain_s=60.0)
+    tokens = {name: [token for d in said if d.request_id == name for token in d.token_ids] for name in requests}
+    ends = {delta.request_id: delta.event.finish_reason for delta in said if delta.is_last}  # type: ignore[union-attr]
+    return (tokens, ends), engine.stats().num_accepted_tokens
+
+
+def test_answers_when_guessed_ahead_then_they_are_the_same_and_some_guesses_stood(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    make_reference({"vocab_size": 4, "num_local_experts": 4}, tmp_path)
+    # of four tokens every three have occurred before, and often went on alike
+    greedy = SamplingParams(temperature=0.0, max_tokens=150)
+    plain, _ = answers(tmp_path, None, {"a": greedy})
+    stop = plain[0]["a"][20]  # type: ignore[index]
+    requests = {
+        "a": greedy,
+        "stops": SamplingParams(temperature=0.0, max_tokens=150, stop_token_ids=(stop,)),
+        "short": SamplingParams(temperature=0.0, max_tokens=3),
+        "drawn": SamplingParams(max_tokens=100, seed=1),
+        "with logprobs": SamplingParams(temperature=0.0, max_tokens=100, logprobs=2),
+        "penalised": SamplingParams(temperature=0.0, max_tokens=100, presence_penalty=1.0),
+    }
+    for asked in ({"a": greedy}, {"stops": requests["stops"]}, requests):
+        expected, _ = answers(tmp_path, None, asked)
+        for max_seqs in (1, 8):
+            guessed, num_accepted = answers(tmp_path, Speculation(4, max_seqs), asked)
+            assert guessed == expected
+            assert num_accepted > 0 or "a" not in asked
