@@ -125,6 +125,56 @@ class FunctionTool:
     name: Annotated[str, Field(min_length=1)]
     description: str = ""
     parameters: dict[str, Any] | None = None
+    strict: bool = False
+    """Refuse parameters of which a grammar cannot hold every keyword, rather than leave those out of it."""
+
+
+class ToolChoiceMode(StrEnum):
+    """Whether the answer may or must call functions."""
+
+    NONE = "none"
+    """The model is not told of the tools and cannot call any."""
+    AUTO = "auto"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether to call, and with mode required, possibly which."""
+
+    __pydantic_config__ = _STRICT
+    mode: ToolChoiceMode = ToolChoiceMode.AUTO
+    name: str | None = None
+    """The one function that must be called; with mode required only."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """What the final text must be: JSON, of a schema where there is one."""
+
+    __pydantic_config__ = _STRICT
+    schema: dict[str, Any] | None = None
+    """A JSON schema; None: any JSON object."""
+    name: str = "response"
+    description: str | None = None
+    strict: bool = False
+    """As of a FunctionTool."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputStructure:
+    """What a grammar holds the answer to. Made of a ChatRequest by `harmony.structure.output_structure`.
+
+    Reasoning is always free. A part at fault is named as in an OpenAI chat request: `tools[0].function.parameters`.
+    """
+
+    __pydantic_config__ = _STRICT
+    final: ResponseFormat | None = None
+    """Of the text in the final channel."""
+    tools: tuple[FunctionTool, ...] = ()
+    """Functions that may be called, their arguments held to their parameters; none: no call may come."""
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    parallel_tool_calls: bool = True
 
 
 TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
@@ -173,6 +223,8 @@ class SamplingParams:
     timeout_s: Annotated[float, Field(gt=0.0)] | None = None
     """A request that has not ended by then, waiting or running, ends with DEADLINE_EXCEEDED. The server's own limit,
     `engine.request_timeout_s`, holds besides."""
+    structure: OutputStructure | None = None
+    """What the answer is held to by a grammar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +239,9 @@ class ChatRequest:
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
     """Conversation start date, YYYY-MM-DD; without one the prompt names no date. The stub never reads a clock."""
     tools: tuple[FunctionTool, ...] = ()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    parallel_tool_calls: bool = True
+    response_format: ResponseFormat | None = None
     reasoning_effort: ReasoningEffort = ReasoningEffort.MEDIUM
     sampling: SamplingParams = field(default_factory=SamplingParams)
 
@@ -290,11 +345,11 @@ class Finished:
 
 GenerationEvent: TypeAlias = Started | Continued | Finished
 
-# --- errors: a Triton error carries one status and one text, so a finer code travels in the text ---------------------
+# --- errors: on a gRPC stream a Triton error is one text without a status, so what it is travels in the text ---------
 
 
 class GenerationErrorCode(StrEnum):
-    """Errors a client must tell from others of the same Triton status."""
+    """Errors a client must tell apart. On a stream it has nothing but the text to tell them by."""
 
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     """INVALID_ARG: the prompt leaves no room for an answer."""
@@ -302,6 +357,10 @@ class GenerationErrorCode(StrEnum):
     """UNAVAILABLE: as many requests wait as may."""
     DEADLINE_EXCEEDED = "deadline_exceeded"
     """UNAVAILABLE: the request's time ran out, in the queue or while it was computed; tokens may have been sent."""
+    INVALID_REQUEST = "invalid_request"
+    """INVALID_ARG: anything else that is the request's fault."""
+    SHUTTING_DOWN = "shutting_down"
+    """UNAVAILABLE: the engine takes no more requests."""
 
 
 # an ensemble puts this before the text of a step's error

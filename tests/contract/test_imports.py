@@ -82,6 +82,7 @@ def test_adapter_when_all_of_it_is_imported_then_torch_is_not() -> None:
 def test_preprocess_when_read_then_nothing_it_imports_imports_torch() -> None:
     files = [path for path in SOURCES if path.is_relative_to(BACKEND / "harmony")]
     files += [BACKEND / "triton" / name for name in ("__init__.py", "preprocess.py", "tensors.py", "logs.py")]
+    files += [BACKEND / "structure" / name for name in ("__init__.py", "schemas.py")]
     files += [BACKEND / "__init__.py", BACKEND / "contract.py", BACKEND / "settings.py"]
     assert importers(files, "torch", "transformers", "gptoss_backend.engine") == []
     ours = {name.rsplit(".", 1)[0] for path in files for name in imports(path) if name.startswith("gptoss_backend.")}

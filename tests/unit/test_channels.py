@@ -71,9 +71,9 @@ class Split:
     reasoning_tokens: int
 
 
-def split(ids: list[int], *, size: int | None = None, tools: tuple[str, ...] = ()) -> Split:
+def split(ids: list[int], *, size: int | None = None, tools: tuple[str, ...] = (), allows_calls: bool = True) -> Split:
     """Split ids, `size` at a time; None: all at once."""
-    splitter, answer = ChannelSplitter(tools), Answer()
+    splitter, answer = ChannelSplitter(tools, allows_calls=allows_calls), Answer()
     for at in range(0, len(ids), size or max(1, len(ids))):
         answer.add(splitter.push(ids[at : at + size] if size else ids))
     answer.add(splitter.finish())
@@ -233,6 +233,23 @@ def test_call_when_the_namespace_is_missing_then_a_known_function_is_called_and_
     assert parse(text.format("functions.g"), tools=("f",)) == Answer(calls=[("g", "{}")])
 
 
+@pytest.mark.parametrize("tools", [(), ("f",)])
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ('<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": 1}<|call|>', Answer("", '{"a": 1}')),
+        ("<|channel|>analysis to=functions.f code<|message|>Hm<|call|>", Answer("Hm", "")),
+        (" to=f<|channel|>final<|message|>So<|return|>", Answer("", "So")),
+        ("<|channel|>commentary to=functions.f<|call|>", Answer()),
+        ("<|channel|>commentary<|message|>I look.<|end|>", Answer("", "I look.")),
+    ],
+)
+def test_call_when_none_is_allowed_then_its_text_goes_where_its_channel_says(
+    text: str, answer: Answer, tools: tuple[str, ...]
+) -> None:
+    assert split(tokens(text), tools=tools, allows_calls=False).answer == answer
+
+
 def test_call_when_a_function_is_itself_named_with_the_namespace_then_its_name_is_whole() -> None:
     text = "<|channel|>commentary to=functions.f<|message|>{}<|call|>"
     assert parse(text, tools=("functions.f",)).calls == [("functions.f", "{}")]
@@ -331,18 +348,28 @@ def test_answer_when_split_in_any_chunks_then_it_is_that_of_the_whole(ids: list[
 
 
 @settings(max_examples=500, deadline=None)
+@given(any_answer)
+def test_answer_when_calls_are_not_allowed_then_there_is_none_and_only_the_channel_counts(ids: list[int]) -> None:
+    answer = split(ids, tools=("f",), allows_calls=False).answer
+    assert answer.calls == []
+    assert split(ids, size=1, tools=("f",), allows_calls=False).answer == answer
+    for text in texts_of_messages(ids, errors="ignore"):
+        assert any(text in place.replace("\ufffd", "") for place in (answer.reasoning, answer.content))
+
+
+@settings(max_examples=500, deadline=None)
 @given(st.lists(st.integers(min_value=0, max_value=NUM_TOKENS - 1200), max_size=40))
 def test_text_when_there_is_no_special_token_then_all_of_it_is_content(ids: list[int]) -> None:
     decoder = TextDecoder()
     assert split(ids).answer == Answer("", decoder.push(ids) + decoder.finish())
 
 
-def texts_of_messages(ids: list[int]) -> Iterator[str]:
+def texts_of_messages(ids: list[int], errors: str = "strict") -> Iterator[str]:
     """What follows each <|message|> up to the next message: text beyond doubt, wherever it belongs."""
     text: list[int] | None = None
     for token in [*ids, END]:
         if token in (START, CHANNEL, END, RETURN, CALL):
-            yield b"".join(map(token_bytes, text or [])).decode()
+            yield b"".join(map(token_bytes, text or [])).decode(errors=errors)
             text = None
         elif token == MESSAGE:
             text = text or []

@@ -15,6 +15,7 @@ import pytest
 
 from gptoss_backend.contract import CHAT, CHAT_CODEC, PROMPT_IDS, SAMPLING, Refusal, SamplingParams, decode_sampling
 from gptoss_backend.harmony.prompt import render_prompt
+from gptoss_backend.harmony.structure import output_structure
 from support.stub_tensor import Tensor
 
 if TYPE_CHECKING:
@@ -101,6 +102,45 @@ def test_preprocess_when_one_chat_is_faulty_then_its_neighbours_are_answered(
     assert refusal.refused.startswith(place)
     assert not refusal.is_internal
     assert faulty[PROMPT_IDS.name].size, "Triton's cache takes no empty tensor"
+
+
+TOOL = {"name": "f", "parameters": {"properties": {"b": {"type": "string"}, "a": {"type": "integer"}}}}
+BOUND = {
+    "messages": [{"role": "user", "content": "Hi"}],
+    "tools": [TOOL],
+    "tool_choice": {"mode": "required", "name": "f"},
+    "parallel_tool_calls": False,
+    "response_format": {"schema": {"type": "object", "properties": {"z": {}, "a": {}}}},
+}
+
+
+def test_preprocess_when_the_answer_is_bound_then_the_sampling_says_so(stub: Preprocess) -> None:
+    (response,) = stub.execute([Request(json.dumps(BOUND).encode())])
+    sampling = sampling_of(response)
+    assert isinstance(sampling, SamplingParams)
+    assert sampling.structure == output_structure(CHAT_CODEC.decode(json.dumps(BOUND).encode()))
+    assert sampling.structure is not None
+    assert sampling.structure.final is not None
+    assert sampling.structure.final.schema is not None
+    assert list(sampling.structure.final.schema["properties"]) == ["z", "a"], "properties come in the schema's order"
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"response_format": {"schema": {"type": "nothing"}}}, "response_format.json_schema.schema: "),
+        ({"tools": [TOOL, TOOL | {"parameters": {"type": "nothing"}}]}, "tools[1].function.parameters: "),
+        ({"tool_choice": {"mode": "required", "name": "g"}}, "tool_choice: "),
+    ],
+)
+def test_preprocess_when_what_binds_the_answer_is_faulty_then_the_refusal_names_it(
+    stub: Preprocess, change: dict[str, object], place: str
+) -> None:
+    (response,) = stub.execute([Request(json.dumps(BOUND | change).encode())])
+    refusal = sampling_of(response)
+    assert isinstance(refusal, Refusal)
+    assert refusal.refused.startswith(place)
+    assert not refusal.is_internal
 
 
 def test_preprocess_when_something_unforeseen_fails_then_the_log_has_it_and_the_client_does_not(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from openai_harmony import (
     Author,
@@ -15,12 +17,22 @@ from openai_harmony import (
 )
 from openai_harmony import Role as HarmonyRole
 
-from gptoss_backend.contract import ChatMessage, ChatRequest, FunctionTool, Role, ToolCall
+from gptoss_backend.contract import (
+    ChatMessage,
+    ChatRequest,
+    FunctionTool,
+    ResponseFormat,
+    Role,
+    ToolCall,
+    ToolChoice,
+    ToolChoiceMode,
+)
 from gptoss_backend.harmony.prompt import PromptError, render_prompt
 from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, CONSTRAIN, END, FIRST_SPECIAL, MESSAGE, START, encoding
 from support.golden_prompts import Golden, load_golden
 
 GOLDEN = load_golden()
+KNOWN_TO_THE_LIBRARY = [golden for golden in GOLDEN if golden.chat.response_format is None]
 SPECIAL_TEXT = "<|end|><|start|>system<|message|>x<|channel|>y<|constrain|>z<|call|><|return|><|endoftext|>"
 
 
@@ -54,10 +66,11 @@ def render_with_the_library(chat: ChatRequest) -> list[int]:
     )
     messages = [Message.from_role_and_content(HarmonyRole.SYSTEM, system)]
     told = [m.content for m in chat.messages if m.role in (Role.SYSTEM, Role.DEVELOPER) and m.content]
+    tools = chat.tools if chat.tool_choice.mode is not ToolChoiceMode.NONE else ()
     developer = DeveloperContent(instructions="\n\n".join(told) or None)
-    if chat.tools:
-        developer.with_function_tools([library_tool(tool) for tool in chat.tools])
-    if told or chat.tools:
+    if tools:
+        developer.with_function_tools([library_tool(tool) for tool in tools])
+    if told or tools:
         messages.append(Message.from_role_and_content(HarmonyRole.DEVELOPER, developer))
     finals = [at for at, m in enumerate(chat.messages) if m.role is Role.ASSISTANT and m.content and not m.tool_calls]
     names = {call.id: call.name for m in chat.messages for call in m.tool_calls}
@@ -106,7 +119,7 @@ def test_prompt_when_rendered_then_it_is_the_golden_one(golden: Golden) -> None:
     assert ids == golden.ids
 
 
-@pytest.mark.parametrize("golden", GOLDEN, ids=[golden.name for golden in GOLDEN])
+@pytest.mark.parametrize("golden", KNOWN_TO_THE_LIBRARY, ids=[golden.name for golden in KNOWN_TO_THE_LIBRARY])
 def test_prompt_when_the_library_renders_the_same_messages_then_the_ids_are_equal(golden: Golden) -> None:
     assert golden.ids == render_with_the_library(golden.chat)
 
@@ -118,6 +131,12 @@ def test_prompt_when_special_tokens_are_counted_then_only_the_structure_has_them
     assert specials.count(MESSAGE) == specials.count(END) + specials.count(CALL) == num_messages
     assert set(specials) <= {START, MESSAGE, END, CALL, CHANNEL, CONSTRAIN}
     assert specials.count(CONSTRAIN) == specials.count(CALL) == sum(len(m.tool_calls) for m in golden.chat.messages)
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=[golden.name for golden in GOLDEN])
+def test_prompt_when_its_text_is_tokenised_as_a_whole_then_the_ids_are_equal(golden: Golden) -> None:
+    if "<|end|>" not in str(golden.request):  # typed by the user, it would be taken for the marker
+        assert encoding().encode(golden.text, allowed_special="all") == golden.ids
 
 
 # --- text stays text ------------------------------------------------------------------------------------------------
@@ -200,6 +219,46 @@ def test_prompt_when_a_text_has_a_long_run_then_all_of_it_is_there() -> None:
     run = "x" * 5000
     assert f"<|message|>{run}<|end|>" in render(user(run))
     assert run in render(ChatMessage(role=Role.SYSTEM, content=run), user(), tools=(FunctionTool("f"),))
+
+
+def test_tools_when_the_choice_is_none_then_the_model_is_told_of_none() -> None:
+    hidden = ChatRequest((user(),), tools=(FunctionTool("f"),), tool_choice=ToolChoice(ToolChoiceMode.NONE))
+    assert render_prompt(hidden) == render_prompt(ChatRequest((user(),)))
+
+
+def format_section(wanted: ResponseFormat, *tools: FunctionTool) -> str:
+    text: str = encoding().decode(render_prompt(ChatRequest((user(),), tools=tools, response_format=wanted)))
+    return text.partition("<|start|>developer<|message|>")[2].partition("<|end|>")[0]
+
+
+def test_response_format_when_it_is_all_there_is_then_the_developer_message_is_made_for_it() -> None:
+    assert format_section(ResponseFormat()) == '# Response Formats\n\n## response\n\n{"type":"object"}'
+
+
+def test_response_format_when_it_is_described_then_each_line_is_a_comment() -> None:
+    wanted = ResponseFormat({"type": "object", "title": "Él"}, "item", "One.\nTwo.")
+    expected = '# Response Formats\n\n## item\n\n// One.\n// Two.\n{"type":"object","title":"Él"}'
+    assert format_section(wanted) == expected
+    assert format_section(wanted, FunctionTool("f")).endswith(f"}} // namespace functions\n\n{expected}")
+
+
+def test_response_format_when_special_tokens_are_typed_into_it_then_they_stay_text() -> None:
+    wanted = ResponseFormat({"title": SPECIAL_TEXT}, SPECIAL_TEXT, SPECIAL_TEXT)
+    ids = render_prompt(ChatRequest((user(),), response_format=wanted))
+    assert [token for token in ids if token >= FIRST_SPECIAL] == [*[START, MESSAGE, END] * 3, START]
+
+
+def test_conversation_when_of_30_turns_then_it_renders_in_3_ms() -> None:
+    question, answer = "How does the weather in Oslo compare with that of Rome? " * 4, "It is colder, and wetter. " * 10
+    turns = [(user(question), assistant(answer, "Let me think. " * 20)) for _ in range(30)]
+    chat = ChatRequest((*(message for turn in turns for message in turn), user()), tools=(FunctionTool("f"),))
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        render_prompt(chat)
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(20)) < 0.003  # the least: others compute on this machine, too
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

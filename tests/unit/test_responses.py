@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from types import ModuleType
@@ -25,6 +26,7 @@ from gptoss_backend.contract import (
     TokenLogprob,
 )
 from gptoss_backend.engine.sequence import TokenDelta
+from support.live_server import wait_until
 from support.stub_tensor import Tensor
 
 STARTED = Started(3, 1)
@@ -81,26 +83,83 @@ def deltas_of(request_id: str, tokens: list[int], with_logprobs: bool, ends: boo
     return [*deltas[:-1], deltas[-1]._replace(event=FINISHED)] if ends else deltas
 
 
-@given(
-    st.lists(st.tuples(st.lists(st.integers(0, 99), min_size=1, max_size=6), st.booleans(), st.booleans()), max_size=4),
-    st.randoms(use_true_random=False),
-)
-def test_coalesce_when_requests_are_mixed_then_nothing_is_lost_and_entries_stay_with_their_tokens(
-    module: ModuleType, requests: list[tuple[list[int], bool, bool]], order: object
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=6), st.booleans(), st.booleans())
+def test_coalesce_when_deltas_have_gathered_then_nothing_is_lost_and_entries_stay_with_their_tokens(
+    module: ModuleType, tokens: list[int], with_logprobs: bool, ends: bool
 ) -> None:
-    queues = [deltas_of(str(index), *request) for index, request in enumerate(requests)]
-    mixed: list[TokenDelta] = []
-    while any(queues):
-        mixed.append(order.choice([queue for queue in queues if queue]).pop(0))  # type: ignore[attr-defined]
-    joined = module.coalesce(mixed)
-    for index, (tokens, with_logprobs, ends) in enumerate(requests):
-        parts = [delta for delta in joined if delta.request_id == str(index)]
-        assert len(parts) == (2 if ends else 1)
-        assert [token for part in parts for token in part.token_ids] == tokens
-        entries = [entry for part in parts for entry in part.logprobs]
-        assert entries == ([logprob_of(token) for token in tokens] if with_logprobs else [])
-        assert all(len(part.logprobs) in (0, len(part.token_ids)) for part in parts)
-        assert (parts[0].event, parts[-1].is_last) == (STARTED, ends)
+    parts = module.coalesce(deltas_of("a", tokens, with_logprobs, ends))
+    assert len(parts) == (2 if ends else 1)
+    assert [token for part in parts for token in part.token_ids] == tokens
+    entries = [entry for part in parts for entry in part.logprobs]
+    assert entries == ([logprob_of(token) for token in tokens] if with_logprobs else [])
+    assert all(len(part.logprobs) in (0, len(part.token_ids)) for part in parts)
+    assert (parts[0].event, parts[-1].is_last) == (STARTED, ends)
+
+
+class Paced:
+    """A response sender at a pace, and what its streams were sent."""
+
+    def __init__(self, module: ModuleType, max_responses_per_s: float, names: str) -> None:
+        self.sender = module.ResponseSender(lambda request_id: None, max_responses_per_s)
+        self.streams = {name: Sender() for name in names}
+        for name, stream in self.streams.items():
+            self.sender.open(name, module.ResponseStream(stream))
+        self.sender.start()
+
+    def sent(self, name: str) -> list[list[int]]:
+        """Return the tokens of each response."""
+        responses = self.streams[name].responses
+        return [np.frombuffer(response.bytes_of(TOKEN_IDS.name), dtype=np.int32).tolist() for response in responses]
+
+    def put(self, *deltas: TokenDelta) -> None:
+        self.sender.put(list(deltas))
+
+
+@pytest.fixture
+def slow(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Paced]:
+    """Streams a and b at a pace that only what is urgent overtakes."""
+    monkeypatch.setattr(module, "MOST_HELD_S", 3600.0)
+    paced = Paced(module, 1e-6, "ab")
+    yield paced
+    paced.sender.close()
+
+
+def test_sender_when_the_pace_is_reached_then_first_and_last_words_go_at_once_and_the_rest_gathers(slow: Paced) -> None:
+    slow.put(TokenDelta("a", (1,), STARTED))
+    wait_until(lambda: slow.sent("a") == [[1]])
+    slow.put(TokenDelta("a", (2,)), TokenDelta("b", event=STARTED))
+    slow.put(TokenDelta("a", (3,)))
+    wait_until(lambda: slow.sent("b") == [[]])
+    slow.put(TokenDelta("a", (4,)), TokenDelta("b", (5,)))  # its first token, after its prompt took several steps
+    wait_until(lambda: slow.sent("b") == [[], [5]])
+    assert slow.sent("a") == [[1]]
+    slow.put(TokenDelta("b", (6,)), TokenDelta("a", (7,), FINISHED))
+    wait_until(lambda: len(slow.sent("a")) == 2)
+    assert slow.sent("a") == [[1], [2, 3, 4, 7]]
+    assert slow.sent("b") == [[], [5]]
+
+
+def test_sender_when_it_closes_then_what_was_held_back_is_sent(module: ModuleType, slow: Paced) -> None:
+    slow.put(TokenDelta("a", (1,), STARTED))
+    wait_until(lambda: slow.sent("a") == [[1]])
+    slow.put(TokenDelta("a", (2,)))
+    slow.sender.close()
+    assert slow.sent("a") == [[1], [2]]
+
+
+def test_sender_when_tokens_come_faster_than_the_pace_then_they_are_sent_within_the_longest_hold(
+    module: ModuleType,
+) -> None:
+    paced = Paced(module, 20.0, "a")
+    paced.put(TokenDelta("a", (0,), STARTED))
+    for token in range(1, 200):
+        paced.put(TokenDelta("a", (token,)))
+        time.sleep(0.001)
+    time.sleep(0.2)
+    sent = paced.sent("a")
+    paced.sender.close()
+    assert [token for tokens in sent for token in tokens] == list(range(200))
+    assert 3 <= len(sent) <= 20
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ Models write malformed Harmony in a few percent of turns, random weights always.
 - `<|start|>` and `<|channel|>` end a message whose `<|end|>` is missing. Other special tokens in a text are dropped.
 - Two messages that go to the same place are kept apart by an empty line.
 - A call that ends without arguments has the arguments `{}`.
+- Where no calls are allowed, a recipient means nothing: the channel decides, and what would have been arguments is
+  text. Better seen by the user than silently dropped.
 """
 
 from __future__ import annotations
@@ -90,9 +92,13 @@ _NO_ARGUMENTS: Final = "{}"
 class ChannelSplitter:
     """Splits one answer. It begins where the prompt ended: after `<|start|>assistant`."""
 
-    def __init__(self, tools: Collection[str] = ()) -> None:
-        """tools: functions that may be called; these are recognised also where `functions.` is missing."""
+    def __init__(self, tools: Collection[str] = (), *, allows_calls: bool = True) -> None:
+        """tools: functions that may be called; these are recognised also where `functions.` is missing.
+
+        allows_calls: False where a call must not come out, whatever the model writes.
+        """
         self._tools = frozenset(tools)
+        self._allows_calls = allows_calls
         self._text = _MessageText()
         self._route = _Route(_Place.CONTENT)
         self._header: Header | None = Header()  # None: inside a message's text
@@ -185,7 +191,7 @@ class ChannelSplitter:
         self._message_tokens = 0
 
     def _find_route(self, reading: Reading) -> _Route:
-        for recipient in reversed(reading.recipients):
+        for recipient in reversed(reading.recipients if self._allows_calls else ()):
             if function := self._find_function(recipient):
                 return _Route(_Place.CALL, function)
         return _Route(_Place.REASONING if reading.channel == "analysis" else _Place.CONTENT)

@@ -23,7 +23,7 @@ from typing import Any, Final
 from openai_harmony import DeveloperContent, Message, ReasoningEffort, RenderOptions, SystemContent, ToolDescription
 from openai_harmony import Role as HarmonyRole
 
-from gptoss_backend.contract import ChatMessage, ChatRequest, FunctionTool, Role
+from gptoss_backend.contract import ChatMessage, ChatRequest, FunctionTool, ResponseFormat, Role, ToolChoiceMode
 from gptoss_backend.harmony.runs import cut_long_runs, has_unbreakable_run
 from gptoss_backend.harmony.vocabulary import CALL, END, MESSAGE, START, encoding
 
@@ -45,14 +45,19 @@ def render_prompt(request: ChatRequest) -> list[int]:
     """Return the prompt's token ids, ending in the header that the assistant's answer continues.
 
     Order: system (identity, date, effort, channels), developer (all system and developer messages in their order, then
-    the function tools), then the turns. Equal requests give equal ids on every machine.
+    the function tools, then the response format), then the turns. Equal requests give equal ids on every machine.
     Raises PromptError.
     """
-    ids = list(_system(request.reasoning_effort.name, request.date, bool(request.tools)))
+    ids = list(_system(request.reasoning_effort.name, request.date, bool(offered_tools(request))))
     ids += _developer(request)
     for turn in _turns(request.messages):
         ids += turn
     return [*ids, START, *_header("assistant")]
+
+
+def offered_tools(request: ChatRequest) -> tuple[FunctionTool, ...]:
+    """Return the tools the model is told of."""
+    return () if request.tool_choice.mode is ToolChoiceMode.NONE else request.tools
 
 
 # --- system and developer -------------------------------------------------------------------------------------------
@@ -69,12 +74,24 @@ def _developer(request: ChatRequest) -> list[int]:
     """Return the developer message, or nothing where it would be empty."""
     told = [message.content for message in request.messages if message.role in (Role.SYSTEM, Role.DEVELOPER)]
     instructions = "\n\n".join(text for text in told if text)
-    if not instructions and not request.tools:
-        return []
-    body = _encode(f"# Instructions\n\n{instructions}" + ("\n\n" if request.tools else "")) if instructions else []
-    if request.tools:
-        body += _describe_tools(request.tools)
-    return [START, *_header("developer"), MESSAGE, *body, END]
+    tools, response_format = offered_tools(request), request.response_format
+    sections = [f"# Instructions\n\n{instructions}"] if instructions else []
+    body: list[int] = []
+    if tools:
+        body = _encode("".join(f"{section}\n\n" for section in sections)) + _describe_tools(tools)
+        sections = [""]  # what follows the tools is an empty line away
+    if response_format is not None:
+        sections.append(_describe_format(response_format))
+    body += _encode("\n\n".join(sections))
+    return [START, *_header("developer"), MESSAGE, *body, END] if body else []
+
+
+def _describe_format(wanted: ResponseFormat) -> str:
+    """Return the `# Response Formats` section: a schema under its name, below what is said of it."""
+    schema = {"type": "object"} if wanted.schema is None else wanted.schema
+    about = "".join(f"// {line}\n" for line in (wanted.description or "").splitlines())
+    text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    return f"# Response Formats\n\n## {wanted.name}\n\n{about}{text}"
 
 
 def _describe_tools(tools: Sequence[FunctionTool]) -> list[int]:
@@ -115,10 +132,13 @@ def _describe_tool(tool: FunctionTool, where: str) -> ToolDescription:
 
 def _parameters(tool: FunctionTool) -> dict[str, Any] | None:
     """Return the schema as the library wants it; None, rendered `() => any`, for a function that takes nothing."""
+    return None if takes_nothing(tool) else {"type": "object", **(tool.parameters or {})}
+
+
+def takes_nothing(tool: FunctionTool) -> bool:
+    """Say whether a function is described to the model as one without arguments."""
     schema = tool.parameters or {}
-    if not schema.get("properties") and schema.keys() <= _SCHEMA_WITHOUT_FIELDS:
-        return None
-    return {"type": "object", **schema}
+    return not schema.get("properties") and schema.keys() <= _SCHEMA_WITHOUT_FIELDS
 
 
 # --- turns ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,11 @@ from gptoss_backend.engine.checkpoint import find_checkpoint
 from gptoss_backend.engine.engine import Engine, EngineOptions
 from gptoss_backend.engine.errors import CheckpointError, EngineStopped, InvalidRequest, PromptTooLong, QueueFull
 from gptoss_backend.engine.sequence import GenerationRequest
-from gptoss_backend.settings import Settings, load_settings
+from gptoss_backend.engine.speculation import Speculation
+from gptoss_backend.settings import EngineSettings, Settings, load_settings
+from gptoss_backend.structure.answer import AnswerMask
+from gptoss_backend.structure.grammars import load_vocabulary
+from gptoss_backend.structure.schemas import StructureError
 from gptoss_backend.triton.engine_metrics import EngineMetrics
 from gptoss_backend.triton.logs import log_to_triton
 from gptoss_backend.triton.responses import ResponseSender, ResponseStream
@@ -41,8 +46,11 @@ from gptoss_backend.triton.tensors import read_bytes, read_ids
 
 logger = logging.getLogger(__name__)
 
-# a vanished client is found within one period, and the page is never older
-_HOUSEKEEPING_PERIOD_S = 0.05
+# a vanished client is found within one period, and the page is never older; each look is a round trip to the server
+_HOUSEKEEPING_PERIOD_S = 0.1
+_SOON_S = 0.02
+# on two cores that compute a small model's tokens, too, more responses would make them wait (load/RESULTS.md)
+_RESPONSES_PER_CORE = 200.0
 
 
 class Generate:
@@ -56,7 +64,11 @@ class Generate:
         device = _device(args)
         self._ids = itertools.count()
         self._closing = threading.Event()
-        self._sender = ResponseSender(cancel=lambda request_id: self._engine.cancel(request_id))
+        self._sender = ResponseSender(
+            cancel=lambda request_id: self._engine.cancel(request_id),
+            max_responses_per_s=settings.engine.max_responses_per_s or _RESPONSES_PER_CORE * (os.cpu_count() or 1),
+        )
+        load_vocabulary()  # now: later it would hold up every stream for a second
         self._engine = Engine.load(
             _checkpoint(settings, MODELS_BY_TRITON[name]),
             _options(settings),
@@ -98,16 +110,20 @@ class Generate:
             sampling = decode_sampling(read_bytes(request, SAMPLING))
             if isinstance(sampling, Refusal):
                 raise _RefusedByPreprocess(sampling)
+            mask = AnswerMask(sampling.structure) if sampling.structure is not None else None
             self._sender.open(request_id, stream)
-            self._engine.submit(GenerationRequest(request_id, read_ids(request, PROMPT_IDS), sampling))
+            self._engine.submit(GenerationRequest(request_id, read_ids(request, PROMPT_IDS), sampling, mask))
         except Exception as error:  # noqa: BLE001 (every request gets an answer; _refusal logs the unexpected)
             self._sender.forget(request_id)
             stream.refuse(*_refusal(request_id, error))
 
     def _keep_house(self) -> None:
-        while not self._closing.wait(_HOUSEKEEPING_PERIOD_S):
+        wait_s = _HOUSEKEEPING_PERIOD_S
+        while not self._closing.wait(wait_s):
+            wait_s = _HOUSEKEEPING_PERIOD_S
             try:
-                self._sender.cancel_abandoned()
+                if self._sender.cancel_abandoned():
+                    wait_s = _SOON_S  # to show on the page what came of it
                 self._metrics.publish(self._engine.stats(), self._engine.observations.drain())
             except Exception:
                 logger.exception("housekeeping failed; trying again")
@@ -129,12 +145,12 @@ def _refusal(request_id: str, error: Exception) -> tuple[str, int]:
             return encode_error(GenerationErrorCode.CONTEXT_LENGTH_EXCEEDED, str(error)), status.INVALID_ARG
         case _RefusedByPreprocess(is_internal=True):
             return str(error), status.INTERNAL
-        case ContractError() | InvalidRequest() | _RefusedByPreprocess():
-            return str(error), status.INVALID_ARG
+        case ContractError() | InvalidRequest() | StructureError() | _RefusedByPreprocess():
+            return encode_error(GenerationErrorCode.INVALID_REQUEST, str(error)), status.INVALID_ARG
         case QueueFull():
             return encode_error(GenerationErrorCode.QUEUE_FULL, str(error)), status.UNAVAILABLE
         case EngineStopped():
-            return str(error), status.UNAVAILABLE
+            return encode_error(GenerationErrorCode.SHUTTING_DOWN, str(error)), status.UNAVAILABLE
         case _:
             logger.exception("request %s: not taken", request_id, exc_info=error)
             return "the server failed to take this request", status.INTERNAL
@@ -171,7 +187,14 @@ def _options(settings: Settings) -> EngineOptions:
         cpu_kernels=engine.cpu_kernels,
         request_timeout_s=engine.request_timeout_s,
         priority_step_s=engine.priority_step_s,
+        speculation=_speculation(engine),
     )
+
+
+def _speculation(engine: EngineSettings) -> Speculation | None:
+    if not engine.speculation_tokens:
+        return None
+    return Speculation(engine.speculation_tokens, engine.speculation_max_seqs)
 
 
 def _log_progress(name: str) -> Any:  # noqa: ANN401

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import triton_python_backend_utils as pb_utils
@@ -27,8 +28,11 @@ from gptoss_backend.contract import (
     ContractError,
     Refusal,
     Role,
+    SamplingParams,
 )
 from gptoss_backend.harmony.prompt import PromptError, render_prompt
+from gptoss_backend.harmony.structure import output_structure
+from gptoss_backend.structure.schemas import StructureError, check_structure
 from gptoss_backend.triton.logs import log_to_triton
 from gptoss_backend.triton.tensors import bytes_tensor, ids_tensor, read_bytes
 
@@ -56,13 +60,21 @@ class Preprocess:
 def _answer(request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:
     try:
         chat = CHAT_CODEC.decode(read_bytes(request, CHAT))
-        return _response(render_prompt(chat), SAMPLING_CODEC.encode(chat.sampling))
-    except (ContractError, PromptError) as error:
+        return _response(render_prompt(chat), SAMPLING_CODEC.encode(_sampling(chat)))
+    except (ContractError, PromptError, StructureError) as error:
         return _response(_NO_PROMPT, REFUSAL_CODEC.encode(Refusal(str(error))))
     except Exception:  # what escapes here would fail the whole batch
         logger.exception("preprocess failed on request %r", request.request_id())
         refusal = Refusal("the prompt could not be made; the server's log says why", is_internal=True)
         return _response((), REFUSAL_CODEC.encode(refusal))  # empty, so not kept by the cache: the fault may pass
+
+
+def _sampling(chat: ChatRequest) -> SamplingParams:
+    """Return the chat's sampling with what binds the answer. Raises PromptError or StructureError."""
+    structure = output_structure(chat) or chat.sampling.structure
+    if structure is not None:
+        check_structure(structure)
+    return replace(chat.sampling, structure=structure)
 
 
 def _response(prompt_ids: Sequence[int], sampling: bytes) -> pb_utils.InferenceResponse:

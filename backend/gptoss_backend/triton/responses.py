@@ -1,7 +1,7 @@
 """From the engine's deltas to decoupled responses: one thread that sends, one that asks who has gone away.
 
-Stage 6 of a request, its first half: detokenize. Owns: the open response streams, the thread that sends on them.
-Does not know: how tokens come about. All sends of one request come from one thread, in order; after its final
+Stage 6 of a request, its first half: detokenize. Owns: the open response streams, the thread that sends on them, its
+pace. Does not know: how tokens come about. All sends of one request come from one thread, in order; after its final
 response a stream is forgotten.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,9 @@ from gptoss_backend.harmony.vocabulary import TextDecoder
 from gptoss_backend.triton.tensors import bytes_tensor, ids_tensor
 
 logger = logging.getLogger(__name__)
+
+MOST_HELD_S = 0.05
+"""A reader sees no difference between twenty updates a second and more."""
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
@@ -84,16 +88,26 @@ class ResponseStream:
 
 
 class ResponseSender:
-    """Sends what the engine says. While one round is being sent, the next gathers: under load a response holds more."""
+    """Sends what the engine says, at a pace: under load a response holds more tokens rather than that there are more.
 
-    def __init__(self, cancel: Callable[[str], None]) -> None:
+    A response costs the sender, the server, the adapter and the client about as much whatever it holds; on a machine
+    whose processors compute tokens, too, that is time taken from tokens. So after a round of responses the next waits
+    until the rate allows it, while tokens gather. A request's first and last words never wait, and nobody's longer than
+    MOST_HELD_S.
+    """
+
+    def __init__(self, cancel: Callable[[str], None], max_responses_per_s: float) -> None:
         """cancel: told a request id, once its client is found to be gone."""
         self._cancel = cancel
+        self._response_s = 1.0 / max_responses_per_s
         self._wake = threading.Condition()
         # guarded by _wake
-        self._deltas: list[TokenDelta] = []
+        self._gathered: dict[str, list[TokenDelta]] = {}  # by request, in the order of first mention
+        self._urgent: list[str] = []  # requests with something gathered that does not wait
         self._streams: dict[str, ResponseStream] = {}
+        self._silent: set[str] = set()  # requests without a token yet
         self._closing = False
+        self._next_round_s = 0.0  # the sending thread's
         self._thread = threading.Thread(target=self._run, name="response-sender", daemon=True)
 
     def start(self) -> None:
@@ -111,42 +125,65 @@ class ResponseSender:
         """Register a stream, before the engine first speaks of its request."""
         with self._wake:
             self._streams[request_id] = stream
+            self._silent.add(request_id)
 
     def forget(self, request_id: str) -> None:
         """Drop a stream of which the engine will never speak."""
         with self._wake:
             self._streams.pop(request_id, None)
+            self._silent.discard(request_id)
 
     def put(self, deltas: list[TokenDelta]) -> None:
         """Hand over a step's news; the engine's sink. Does not block."""
         with self._wake:
-            self._deltas.extend(deltas)
-            self._wake.notify()
+            was_idle = not self._gathered
+            for delta in deltas:
+                self._gathered.setdefault(delta.request_id, []).append(delta)
+                if delta.event is not None or delta.error is not None or delta.request_id in self._silent:
+                    self._urgent.append(delta.request_id)
+                    if delta.token_ids:
+                        self._silent.discard(delta.request_id)
+            if was_idle or self._urgent:
+                self._wake.notify()
 
-    def cancel_abandoned(self) -> None:
-        """Ask the server which clients have gone, one round trip a stream, and cancel their requests."""
+    def cancel_abandoned(self) -> bool:
+        """Ask the server which clients have gone, one round trip a stream, and cancel their requests; True if any."""
         with self._wake:
             streams = list(self._streams.items())
-        for request_id, stream in streams:
-            if stream.is_cancelled():
-                self._cancel(request_id)
+        abandoned = [request_id for request_id, stream in streams if stream.is_cancelled()]
+        for request_id in abandoned:
+            self._cancel(request_id)
+        return bool(abandoned)
 
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not (self._deltas or self._closing):
-                    self._wake.wait()
-                deltas, self._deltas = self._deltas, []
-                if not deltas:
-                    return
-            for delta in coalesce(deltas):
+        while deltas := self._next_round():
+            for delta in deltas:
                 self._send(delta)
+
+    def _next_round(self) -> list[TokenDelta]:
+        """Wait until something may be sent and return it, one request after another; nothing when it is time to end."""
+        with self._wake:
+            while not (self._urgent or self._closing):
+                left_s = self._next_round_s - time.monotonic()
+                if self._gathered and left_s <= 0.0:
+                    break
+                self._wake.wait(left_s if self._gathered else None)
+            now_s = time.monotonic()
+            is_paced = self._next_round_s <= now_s or self._closing
+            due = list(self._gathered) if is_paced else dict.fromkeys(self._urgent)
+            self._urgent.clear()
+            deltas = [delta for request_id in due for delta in coalesce(self._gathered.pop(request_id))]
+            self._next_round_s = min(
+                max(self._next_round_s, now_s) + len(deltas) * self._response_s, now_s + MOST_HELD_S
+            )
+            return deltas
 
     def _send(self, delta: TokenDelta) -> None:
         with self._wake:
             stream = self._streams.get(delta.request_id)
             if delta.is_last:
                 self._streams.pop(delta.request_id, None)
+                self._silent.discard(delta.request_id)
         if stream is None:
             return
         try:
@@ -158,19 +195,18 @@ class ResponseSender:
 
 
 def coalesce(deltas: Iterable[TokenDelta]) -> list[TokenDelta]:
-    """Join what each request has gathered into as few deltas as its events allow, in the order of first mention.
+    """Join what one request has gathered into as few deltas as its events allow.
 
     A delta holds one event: Started opens the first, Finished or an error closes the last.
     """
-    joined: dict[str, list[TokenDelta]] = {}
+    parts: list[TokenDelta] = []
     for delta in deltas:
-        parts = joined.setdefault(delta.request_id, [])
         if parts and not _must_stay_apart(parts[-1], delta):
             before = parts.pop()
             tokens, logprobs = before.token_ids + delta.token_ids, before.logprobs + delta.logprobs
             delta = TokenDelta(delta.request_id, tokens, before.event or delta.event, logprobs=logprobs)
         parts.append(delta)
-    return [part for parts in joined.values() for part in parts]
+    return parts
 
 
 def _event_of(delta: TokenDelta) -> GenerationEvent | None:

@@ -1,0 +1,34 @@
+"""Chat request → what a grammar holds the answer to.
+
+Stage: 3 prompt.
+Owns: which parts of a request bind the answer, and which tools the model is told of.
+Does not know: grammars, tokens.
+"""
+
+from __future__ import annotations
+
+from gptoss_backend.contract import ChatRequest, FunctionTool, OutputStructure, ToolChoice, ToolChoiceMode
+from gptoss_backend.harmony.prompt import PromptError, offered_tools
+
+
+def output_structure(request: ChatRequest) -> OutputStructure | None:
+    """Return what binds the answer, None where nothing does. Raises PromptError, naming the part at fault.
+
+    Where a conversation knows of tools but offers none, the answer is bound not to call any.
+    """
+    tools = offered_tools(request)
+    _check_choice(request.tool_choice, tools)
+    has_called = any(message.tool_calls for message in request.messages)
+    if request.response_format is None and not (request.tools or has_called):
+        return None
+    choice = request.tool_choice if tools else ToolChoice(ToolChoiceMode.NONE)
+    return OutputStructure(request.response_format, tools, choice, request.parallel_tool_calls)
+
+
+def _check_choice(choice: ToolChoice, tools: tuple[FunctionTool, ...]) -> None:
+    if choice.name is not None and choice.mode is not ToolChoiceMode.REQUIRED:
+        raise PromptError(f"tool_choice: a function is named, {choice.name!r}, but the mode is {choice.mode}.")
+    if choice.mode is ToolChoiceMode.REQUIRED and not tools:
+        raise PromptError("tool_choice: a call is required, but there are no tools.")
+    if choice.name is not None and all(tool.name != choice.name for tool in tools):
+        raise PromptError(f"tool_choice: there is no tool of the name {choice.name!r}.")

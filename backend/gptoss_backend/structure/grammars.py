@@ -1,0 +1,143 @@
+"""Grammars over the Harmony vocabulary: of a message's header, and of its text.
+
+Stage: before 4 schedule; on Triton's thread, never on the engine's.
+Owns: the library's view of the vocabulary, the grammars' texts, the compiled ones of late.
+Does not know: which grammar is due when (answer.py).
+
+A compiled grammar is copied for each answer in 2 microseconds; the copies share what the library learns on the way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from typing import Final
+
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+
+from gptoss_backend.contract import OutputStructure
+from gptoss_backend.harmony.prompt import NAMESPACE, TOOL_NAME
+from gptoss_backend.harmony.vocabulary import (
+    CALL,
+    CHANNEL,
+    CONSTRAIN,
+    END,
+    FIRST_SPECIAL,
+    MESSAGE,
+    RETURN,
+    START,
+    encoding,
+    token_bytes,
+)
+from gptoss_backend.structure.schemas import LIMITS, MAX_WHITESPACE, StructureError, arguments_schema, final_schema
+
+VOCAB_SIZE: Final = 201_088
+"""Rows of the checkpoints' unembedding."""
+_IN_STRING: Final = r'[^"\\\x00-\x1F\x7F]'
+_SLICES: Final = (
+    r"[ \t\r\n]+",
+    f"[ \\t\\r\\n]{{1,{MAX_WHITESPACE}}}",
+    *(f"{_IN_STRING}{{1,{length}}}" for length in (5, 10, 20, 30, 64)),
+    f"{_IN_STRING}+",
+)
+"""Kinds of tokens that the library decides on together, where all of a kind fit. Its own are fewer, and twice as slow
+in strings of a greatest length."""
+_SILENT: Final = 0
+_NUM_KEPT: Final = 512
+"""About 100 KB each: the tools of a few busy agents."""
+
+
+def final_text(structure: OutputStructure) -> LLMatcher | None:
+    """Return the grammar of the final text and its end, None where it is free. Raises StructureError."""
+    if structure.final is None:
+        return None
+    schema = final_schema(structure.final)
+    return _compiled(_json_text(schema, ends=(RETURN, END)), "response_format.json_schema.schema")
+
+
+def arguments(structure: OutputStructure) -> dict[str, LLMatcher]:
+    """Return the grammar of each function's arguments and their end, by its name. Raises StructureError.
+
+    Where only one call may come, `<|call|>` alone ends it; else `<|end|>` leaves room for a further one.
+    """
+    for position, tool in enumerate(structure.tools):
+        if not TOOL_NAME.fullmatch(tool.name):
+            raise StructureError(f"tools[{position}].function.name: {tool.name!r} is no tool name.")
+    ends = (CALL, END) if structure.parallel_tool_calls else (CALL,)
+    return {
+        tool.name: _compiled(_json_text(arguments_schema(tool), ends=ends), f"tools[{position}].function.parameters")
+        for position, tool in enumerate(structure.tools)
+    }
+
+
+def header(functions: Iterable[str], *, may_speak: bool, is_json: bool) -> LLMatcher:
+    """Return the grammar of a message's header, from `<|start|>` to `<|message|>`.
+
+    functions: those that may be called. may_speak: whether text for the user may come, in `final` and, unless that is
+    to be JSON (is_json), in `commentary`: a preamble, which may also come where a call must follow.
+    """
+    kinds = [_token(CHANNEL) + ' "analysis" ' + _token(MESSAGE)]
+    if may_speak:
+        typed = "typed " if is_json else ""
+        kinds.append(f'{_token(CHANNEL)} "final" {typed}{_token(MESSAGE)}')
+    if not is_json:
+        kinds.append(f'{_token(CHANNEL)} "commentary" {_token(MESSAGE)}')
+    names = " | ".join(json.dumps(name) for name in sorted(functions))
+    rules = [f'typed: (" json" | " code" | " "? {_token(CONSTRAIN)} "json")?']
+    if names:
+        # models write a call's recipient in either section, and some call from their reasoning
+        kinds.append(f"{_token(CHANNEL)} CHANNEL recipient typed {_token(MESSAGE)}")
+        kinds.append(f"recipient {_token(CHANNEL)} CHANNEL typed {_token(MESSAGE)}")
+        rules += [f'recipient: " to={NAMESPACE}" NAME', 'CHANNEL: "commentary" | "analysis"', f"NAME: {names}"]
+    text = f'start: {_token(START)} "assistant" message\nmessage: ' + "\n | ".join(kinds)
+    return _compiled("\n".join([text, *rules]), "tools")
+
+
+def load_vocabulary() -> None:
+    """Make the library's view of the vocabulary: 70 MB, and a second during which no other Python runs."""
+    _tokenizer()
+
+
+def forget() -> None:
+    """Drop what is compiled; answers under way keep theirs."""
+    _compiled.cache_clear()
+
+
+def _json_text(schema: str, *, ends: tuple[int, ...]) -> str:
+    return f"start: text end\nend: {' | '.join(map(_token, ends))}\ntext: %json {schema}"
+
+
+def _token(token: int) -> str:
+    return f"<[{token}]>"
+
+
+@lru_cache(maxsize=_NUM_KEPT)
+def _compiled(grammar: str, where: str) -> LLMatcher:
+    """Compile, without holding Python's lock. Raises StructureError. The result is to be copied, not advanced."""
+    text = LLMatcher.grammar_from_lark(grammar)
+    matcher = LLMatcher(_tokenizer(), text, log_level=_SILENT, limits=LIMITS)
+    if matcher.is_error():
+        raise StructureError(f"{where}: no grammar can be made of it: {matcher.get_error().splitlines()[0][:200]}")
+    return matcher
+
+
+@cache
+def _tokenizer() -> LLTokenizer:
+    return LLTokenizer(TokenizerWrapper(_Vocabulary()), n_vocab=VOCAB_SIZE, eos_token=RETURN, slices=list(_SLICES))
+
+
+class _Vocabulary:
+    """The vocabulary as the library asks for it."""
+
+    eos_token_id = RETURN
+    bos_token_id = None
+    special_token_ids = range(FIRST_SPECIAL, VOCAB_SIZE)
+
+    def __init__(self) -> None:
+        self.tokens = [token_bytes(token) for token in range(VOCAB_SIZE)]
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        plain = text if isinstance(text, str) else text.decode()
+        ids: list[int] = encoding().encode(plain, disallowed_special=())
+        return ids

@@ -1,0 +1,194 @@
+"""Random weights at temperature 1 say anything, unless a grammar holds them: through the real engine and the API."""
+
+from __future__ import annotations
+
+import json
+import queue
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+import tritonclient.grpc as triton
+from pydantic import BaseModel, ConfigDict, Field
+from tritonclient.utils import InferenceServerException
+
+from gptoss_backend.contract import (
+    CHAT,
+    CHAT_CODEC,
+    MODELS_BY_SHORT,
+    PROMPT_IDS,
+    SAMPLING,
+    SAMPLING_CODEC,
+    TOKEN_IDS,
+    ChatMessage,
+    ChatRequest,
+    OutputStructure,
+    ResponseFormat,
+    Role,
+    SamplingParams,
+    TensorSpec,
+)
+from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta
+from gptoss_backend.harmony.vocabulary import CALL, END, RETURN, encoding
+from support.live_server import LiveServer
+
+MODEL = "gpt-oss-demo"
+DEMO = MODELS_BY_SHORT["demo"]
+NUM_ANSWERS = 6
+# random weights never end a text by themselves: reasoning, JSON that may end and calls that may end do so at once
+ENDS_SOON = {str(token): 30 for token in (END, RETURN, CALL)}
+
+
+class Unit(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(max_length=10)
+    size: int = Field(ge=0, le=999)
+
+
+class Order(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    city: str = Field(max_length=20)
+    is_urgent: bool
+    units: list[Unit] = Field(max_length=2)
+
+
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "order", "strict": True, "schema": Order.model_json_schema()}}
+TOOLS: list[Any] = [
+    {"type": "function", "function": {"name": "place_order", "parameters": Order.model_json_schema()}},
+    {"type": "function", "function": {"name": "now"}},
+]
+
+
+def answers(client: openai.OpenAI, **fields: Any) -> list[Any]:  # noqa: ANN401
+    """Ask for several answers at a time, each of another seed."""
+
+    def ask(seed: int) -> Any:  # noqa: ANN401
+        return client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "An order, please."}],
+            seed=seed,
+            temperature=1.0,
+            max_completion_tokens=1500,
+            **{"logit_bias": ENDS_SOON} | fields,
+        ).choices[0]
+
+    with ThreadPoolExecutor(NUM_ANSWERS) as pool:
+        return list(pool.map(ask, range(NUM_ANSWERS)))
+
+
+def check_calls(choice: Any) -> None:  # noqa: ANN401
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls
+    for call in choice.message.tool_calls:
+        if call.function.name == "now":
+            assert json.loads(call.function.arguments) == {}
+        else:
+            assert call.function.name == "place_order"
+            Order.model_validate_json(call.function.arguments)
+
+
+def test_content_when_a_schema_is_demanded_then_it_is_valid(client: openai.OpenAI) -> None:
+    for choice in answers(client, response_format=SCHEMA):
+        assert choice.finish_reason == "stop"
+        Order.model_validate_json(choice.message.content)
+
+
+def test_content_when_an_object_is_demanded_then_it_is_one(client: openai.OpenAI) -> None:
+    # random weights would go on with a free string for ever
+    short = {str(token): 25 for token in encoding().encode('"') + encoding().encode("}") + encoding().encode("1")}
+    for choice in answers(client, response_format={"type": "json_object"}, logit_bias=ENDS_SOON | short):
+        assert choice.finish_reason == "stop"
+        assert isinstance(json.loads(choice.message.content), dict)
+
+
+def test_call_when_required_then_it_is_one_of_a_known_function(client: openai.OpenAI) -> None:
+    for choice in answers(client, tools=TOOLS, tool_choice="required"):
+        check_calls(choice)
+
+
+def test_call_when_a_function_is_named_then_it_is_that_one_once(client: openai.OpenAI) -> None:
+    named = {"type": "function", "function": {"name": "place_order"}}
+    for choice in answers(client, tools=TOOLS, tool_choice=named, parallel_tool_calls=False):
+        check_calls(choice)
+        assert [call.function.name for call in choice.message.tool_calls] == ["place_order"]
+
+
+def test_answer_when_it_may_be_a_call_or_json_then_it_is_either(client: openai.OpenAI) -> None:
+    for choice in answers(client, tools=TOOLS, response_format=SCHEMA, parallel_tool_calls=False):
+        if choice.message.tool_calls:
+            check_calls(choice)
+        else:
+            Order.model_validate_json(choice.message.content)
+
+
+def test_budget_when_spent_inside_the_json_then_the_reason_is_length(client: openai.OpenAI) -> None:
+    choice = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "An order, please."}],
+        response_format=SCHEMA,  # type: ignore[arg-type]
+        max_completion_tokens=6,
+    ).choices[0]
+    assert choice.finish_reason == "length"
+
+
+@pytest.mark.parametrize("mode", ["stream", "parse"])
+def test_clients_helpers_when_used_with_a_schema_then_they_give_the_model(client: openai.OpenAI, mode: str) -> None:
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "An order, please."}],
+        "response_format": Order,
+        "max_completion_tokens": 1500,
+        "logit_bias": ENDS_SOON,
+        "seed": 1,
+    }
+    if mode == "parse":
+        assert isinstance(client.chat.completions.parse(**asked).choices[0].message.parsed, Order)
+        return
+    with client.chat.completions.stream(**asked) as stream:
+        parsed = stream.get_final_completion().choices[0].message.parsed
+    assert isinstance(parsed, Order)
+
+
+# --- clients that speak to Triton directly --------------------------------------------------------------------------
+
+
+def generate(server: LiveServer, model: str, inputs: dict[TensorSpec, np.ndarray]) -> list[int]:
+    """Return the tokens of a whole stream. Raises what ends it."""
+    answers: queue.SimpleQueue[tuple[triton.InferResult | None, Exception | None]] = queue.SimpleQueue()
+    tensors = []
+    for spec, numbers in inputs.items():
+        tensors.append(triton.InferInput(spec.name, [len(numbers)], spec.datatype))
+        tensors[-1].set_data_from_numpy(numbers)
+    ids: list[int] = []
+    with triton.InferenceServerClient(server.grpc) as client:
+        client.start_stream(partial(lambda out, result, error: out.put((result, error)), answers))
+        client.async_stream_infer(model, tensors, enable_empty_final_response=True)
+        while True:
+            result, error = answers.get(timeout=60)
+            if error is not None:
+                raise error
+            assert result is not None
+            if (tokens := result.as_numpy(TOKEN_IDS.name)) is not None:
+                ids += tokens.tolist()
+            if result.get_response().parameters["triton_final_response"].bool_param:
+                return ids
+
+
+def test_ensemble_when_the_chat_demands_json_then_it_is_valid(server: LiveServer) -> None:
+    sampling = SamplingParams(max_tokens=1500, seed=3, logit_bias={END: 30.0, RETURN: 30.0})
+    wanted = ResponseFormat(Order.model_json_schema())
+    chat = ChatRequest((ChatMessage(Role.USER, "An order."),), response_format=wanted, sampling=sampling)
+    raw = np.frombuffer(CHAT_CODEC.encode(chat), dtype=np.uint8)
+    splitter = ChannelSplitter()
+    deltas = [*splitter.push(generate(server, DEMO.ensemble, {CHAT: raw})), *splitter.finish()]
+    Order.model_validate_json("".join(delta.text for delta in deltas if isinstance(delta, ContentDelta)))
+
+
+def test_model_when_its_sampling_holds_a_faulty_structure_then_the_error_names_it(server: LiveServer) -> None:
+    sampling = SamplingParams(structure=OutputStructure(ResponseFormat({"type": "nothing"})))
+    raw = np.frombuffer(SAMPLING_CODEC.encode(sampling), dtype=np.uint8)
+    with pytest.raises(InferenceServerException, match=r"response_format\.json_schema\.schema: .*nothing"):
+        generate(server, DEMO.triton, {PROMPT_IDS: np.array([1, 2], dtype=np.int32), SAMPLING: raw})
