@@ -7,6 +7,7 @@ Does not know: what the app does.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from types import FrameType
@@ -48,7 +49,11 @@ def serve(settings: Settings) -> None:
     # uvicorn raises the signal again after its shutdown: an end that was asked for is not a failure
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
-    http_server(settings).run()
+    server = http_server(settings)
+    # what is there now stays: without this, a full garbage collection looks through all of FastAPI between two tokens
+    gc.collect()
+    gc.freeze()
+    server.run()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

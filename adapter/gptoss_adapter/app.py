@@ -21,7 +21,7 @@ from gptoss_adapter.edge import Edge
 from gptoss_adapter.errors import ApiError
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.metrics import Metrics
-from gptoss_adapter.routes import chat, health, metrics, models
+from gptoss_adapter.routes import chat, completions, health, metrics, models, responses, tokens
 from gptoss_adapter.serving import VERSION, ServedModel, Services, utc_today
 from gptoss_adapter.triton_client import TritonModelServer
 from gptoss_adapter.validation import api_error_of
@@ -59,11 +59,16 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in (chat.router, models.router, health.router, metrics.router):
-        app.include_router(router)
+    for routes in (chat, completions, responses, tokens, models, health, metrics):
+        app.include_router(routes.router)
     for error_type in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(error_type, _answer_error)
-    app.add_middleware(Edge, max_body_bytes=settings.adapter.max_body_bytes, metrics=measured)
+    app.add_middleware(
+        Edge,
+        max_body_bytes=settings.adapter.max_body_bytes,
+        body_timeout_s=settings.adapter.body_timeout_s,
+        metrics=measured,
+    )
     return app
 
 

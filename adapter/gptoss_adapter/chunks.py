@@ -1,45 +1,39 @@
-"""How an answer is written: the chunks of a stream, and the whole.
+"""How a chat's answer is written: the chunks of a stream, and the whole.
 
 Stage: 7 SSE.
-Owns: ids of answers and calls; the JSON of a chunk, whose constant parts are built once an answer.
+Owns: ids of calls; the JSON of a chunk; which of a turn's deltas are told, and under which names.
 Does not know: where deltas come from, HTTP.
 """
 
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from gptoss_adapter.content import ContentToken, ScoredContent
+from gptoss_adapter.heads import Frame, compact
+from gptoss_adapter.logprobs import chat_logprobs
 from gptoss_adapter.schemas.answers import (
     AnswerFunction,
     AnswerMessage,
     AnswerToolCall,
-    ChatCompletion,
     Choice,
+    ChoiceLogprobs,
     FinishReasonName,
-    Usage,
 )
-from gptoss_adapter.serving import ServedModel
 from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerHead:
-    """What every piece of one answer repeats."""
+class AnswerStyle:
+    """How much of an answer is told."""
 
-    model: str
-    system_fingerprint: str
-    id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
-    created: int = field(default_factory=lambda: int(time.time()))
-    """Unix seconds."""
-
-    @classmethod
-    def of(cls, served: ServedModel) -> AnswerHead:
-        """Return the head of a new answer of the served model."""
-        return cls(model=served.name.openai, system_fingerprint=served.fingerprint)
+    include_reasoning: bool = True
+    mirror_reasoning_content: bool = False
+    """Tell reasoning under vLLM's and DeepSeek's older name too."""
+    logprobs: bool = False
 
 
 def new_call_id() -> str:
@@ -48,68 +42,64 @@ def new_call_id() -> str:
 
 
 class ChunkWriter:
-    """Writes the chunks of one streamed answer as framed events.
+    """Writes the chunks of one choice of a streamed answer as framed events."""
 
-    JSON is ASCII with escapes: it can't fail on any text, and no client takes U+2028 in an answer for a line's end.
-    """
-
-    def __init__(self, head: AnswerHead, *, include_usage: bool) -> None:
-        fields = {
-            "id": head.id,
-            "object": "chat.completion.chunk",
-            "created": head.created,
-            "model": head.model,
-            "system_fingerprint": head.system_fingerprint,
-        }
-        # as OpenAI does: where usage was asked for, every chunk has the field, null until the last
-        self._usage = ',"usage":null' if include_usage else ""
-        self._fields = _compact(fields)[:-1]
-        self._before_delta = f'data: {self._fields},"choices":[{{"index":0,"delta":'
-        self._after_delta = f',"logprobs":null,"finish_reason":null}}]{self._usage}}}\n\n'
+    def __init__(self, frame: Frame, style: AnswerStyle, index: int = 0) -> None:
+        self._style = style
+        before, self._after = frame.around_choice(index)
+        self._before_delta = before + '"delta":'
+        self._after_delta = ',"logprobs":null,"finish_reason":null' + self._after
 
     def role(self) -> bytes:
         """Return the first chunk."""
         return self._chunk('{"role":"assistant","content":""}').encode()
 
     def deltas(self, deltas: Iterable[Delta]) -> bytes:
-        """Return a chunk for each delta, nothing for none."""
-        return "".join([self._chunk(_delta_json(delta)) for delta in deltas]).encode()
+        """Return a chunk for each delta that is told, nothing for none."""
+        return "".join([self._chunk_of(delta) for delta in deltas]).encode()
 
     def finish(self, reason: FinishReasonName) -> bytes:
-        """Return the chunk that says why the answer ends."""
-        return f'{self._before_delta}{{}},"logprobs":null,"finish_reason":"{reason}"}}]{self._usage}}}\n\n'.encode()
+        """Return the chunk that says why the choice ends."""
+        return f'{self._before_delta}{{}},"logprobs":null,"finish_reason":"{reason}"{self._after}'.encode()
 
-    def usage(self, usage: Usage) -> bytes:
-        """Return the chunk, without choices, that says what the answer cost."""
-        return f'data: {self._fields},"choices":[],"usage":{usage.model_dump_json()}}}\n\n'.encode()
+    def _chunk_of(self, delta: Delta) -> str:
+        match delta:
+            case ScoredContent(text, tokens):
+                logprobs = ChoiceLogprobs(content=chat_logprobs(tokens), refusal=None).model_dump_json()
+                content = f'{{"content":{json.dumps(text)}}}'
+                return f'{self._before_delta}{content},"logprobs":{logprobs},"finish_reason":null{self._after}'
+            case ContentDelta(text):
+                return self._chunk(f'{{"content":{json.dumps(text)}}}')
+            case ReasoningDelta(text):
+                return self._chunk(self._reasoning(json.dumps(text))) if self._style.include_reasoning else ""
+            case ToolCallDelta():
+                return self._chunk(_call_json(delta))
+
+    def _reasoning(self, text: str) -> str:
+        mirrored = f',"reasoning_content":{text}' if self._style.mirror_reasoning_content else ""
+        return f'{{"reasoning":{text}{mirrored}}}'
 
     def _chunk(self, delta: str) -> str:
         return f"{self._before_delta}{delta}{self._after_delta}"
 
 
-def _delta_json(delta: Delta) -> str:
-    match delta:
-        case ContentDelta(text):
-            return f'{{"content":{json.dumps(text)}}}'
-        case ReasoningDelta(text):
-            return f'{{"reasoning":{json.dumps(text)}}}'
-        case ToolCallDelta(index, None, arguments):
-            return _compact({"tool_calls": [{"index": index, "function": {"arguments": arguments}}]})
-        case ToolCallDelta(index, name, arguments):
-            function = {"name": name, "arguments": arguments}
-            call = {"index": index, "id": new_call_id(), "type": "function", "function": function}
-            return _compact({"tool_calls": [call]})
+def _call_json(delta: ToolCallDelta) -> str:
+    if delta.name is None:
+        call: dict[str, object] = {"index": delta.index, "function": {"arguments": delta.arguments}}
+    else:
+        function = {"name": delta.name, "arguments": delta.arguments}
+        call = {"index": delta.index, "id": new_call_id(), "type": "function", "function": function}
+    return compact({"tool_calls": [call]})
 
 
-def _compact(document: object) -> str:
-    return json.dumps(document, separators=(",", ":"))
+class ChoiceBuilder:
+    """Gathers the deltas of one choice of an answer that is sent whole."""
 
-
-class AnswerBuilder:
-    """Gathers the deltas of one answer that is sent whole."""
-
-    def __init__(self) -> None:
+    def __init__(self, style: AnswerStyle, index: int = 0) -> None:
+        self._style = style
+        self._index = index
         self._content: list[str] = []
+        self._tokens: list[ContentToken] = []
         self._reasoning: list[str] = []
         self._names: list[str] = []
         self._arguments: list[list[str]] = []
@@ -117,6 +107,8 @@ class AnswerBuilder:
     def add(self, deltas: Iterable[Delta]) -> None:
         """Take the next deltas."""
         for delta in deltas:
+            if isinstance(delta, ScoredContent):
+                self._tokens += delta.tokens
             match delta:
                 case ContentDelta(text):
                     self._content.append(text)
@@ -128,24 +120,20 @@ class AnswerBuilder:
                         self._arguments.append([])
                     self._arguments[index].append(arguments)
 
-    def completion(self, head: AnswerHead, reason: FinishReasonName, usage: Usage) -> ChatCompletion:
-        """Return the whole answer."""
-        return ChatCompletion(
-            id=head.id,
-            object="chat.completion",
-            created=head.created,
-            model=head.model,
-            system_fingerprint=head.system_fingerprint,
-            choices=[Choice(index=0, message=self._message(), logprobs=None, finish_reason=reason)],
-            usage=usage,
-        )
+    def choice(self, reason: FinishReasonName) -> Choice:
+        """Return the whole choice."""
+        logprobs = ChoiceLogprobs(content=chat_logprobs(self._tokens), refusal=None) if self._style.logprobs else None
+        return Choice(index=self._index, message=self._message(), logprobs=logprobs, finish_reason=reason)
 
     def _message(self) -> AnswerMessage:
-        content, reasoning, calls = "".join(self._content), "".join(self._reasoning), self._calls()
+        content, calls = "".join(self._content), self._calls()
+        reasoning = "".join(self._reasoning) if self._style.include_reasoning else ""
+        mirrored = reasoning if self._style.mirror_reasoning_content else ""
         # fields that say nothing stay unset: OpenAI leaves them out
-        extras = {name: value for name, value in (("reasoning", reasoning), ("tool_calls", calls)) if value}
+        extras = {"reasoning": reasoning, "reasoning_content": mirrored, "tool_calls": calls}
+        said = {name: value for name, value in extras.items() if value}
         return AnswerMessage.model_validate(
-            {"role": "assistant", "content": content or (None if calls else ""), "refusal": None, **extras}
+            {"role": "assistant", "content": content or (None if calls else ""), "refusal": None, **said}
         )
 
     def _calls(self) -> list[AnswerToolCall]:

@@ -1,14 +1,16 @@
 """The outermost layer of the app: what every HTTP request goes through, whatever its route.
 
 Stage: 1 route.
-Owns: the request id in and out, the limit on bodies, the last resort for errors, the log line.
+Owns: the request id in and out, the limits on bodies, the last resort for errors, the log line.
 Does not know: any route.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -16,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptoss_adapter.context import REQUEST_ID_HEADER, RequestRecord, begin_record
-from gptoss_adapter.errors import ApiError, BodyTooLargeError, ClientGoneError
+from gptoss_adapter.errors import ApiError, BodyTimeoutError, BodyTooLargeError, ClientGoneError
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.validation import api_error_of
 
@@ -30,9 +32,10 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 class Edge:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, body_timeout_s: float, metrics: Metrics) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._body_timeout_s = body_timeout_s
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,20 +46,24 @@ class Edge:
         headers = Headers(scope=scope)
         record = begin_record(headers.get(REQUEST_ID_HEADER))
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], (REQUEST_ID_HEADER.encode(), record.request_id.encode())]
+                message["headers"] = [*message["headers"], *_headers(record)]
             await send(message)
 
         try:
-            body = await self._read_body(headers, receive)
-            await self._app(scope, _replay(body, receive), send_with_id)
+            try:
+                async with asyncio.timeout(self._body_timeout_s):
+                    body = await self._read_body(headers, receive)
+            except TimeoutError:
+                raise BodyTimeoutError(self._body_timeout_s) from None
+            await self._app(scope, _replay(body, receive), send_with_headers)
         except ApiError as error:
-            await self._answer(error, record, scope, receive, send_with_id)
+            await self._answer(error, record, scope, receive, send_with_headers)
         except Exception as error:
             logger.exception("unexpected error")
-            await self._answer(error, record, scope, receive, send_with_id)
+            await self._answer(error, record, scope, receive, send_with_headers)
         finally:
             self._tell(record, scope)
 
@@ -94,6 +101,13 @@ class Edge:
             notes = "".join(f" {name}={value}" for name, value in record.notes.items())
             line = "%s %s %d duration_ms=%s%s"
             logger.log(level, line, scope["method"], scope["path"], record.status, duration_ms, notes)
+
+
+def _headers(record: RequestRecord) -> Iterator[tuple[bytes, bytes]]:
+    """Yield what every response says of itself. The time is that until its head: a stream's answer has just begun."""
+    processing_ms = round((time.perf_counter() - record.started_at) * 1000)
+    yield REQUEST_ID_HEADER.encode(), record.request_id.encode()
+    yield b"openai-processing-ms", str(processing_ms).encode()
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -8,10 +8,16 @@ Does not know: why an error was raised, FastAPI's or pydantic's own errors (vali
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from starlette.responses import Response
+
+_MAX_CHARS: Final = 1000
+"""Of a message or a param. A client's own words are in some of them, as long as it made them."""
+# messages[3].tool_calls[0]: …   or   logit_bias holds …
+_LEADING_PARAM: Final = re.compile(r"([a-z]\w*(?:\[\d+\])?(?:\.[A-Za-z_$]\w*(?:\[\d+\])?)*): |([a-z]+_[a-z_]+) ")
 
 
 class ApiError(Exception):
@@ -30,8 +36,8 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = _shortened(message)
+        self.param = param and _shortened(param)
         self.headers = dict(headers or {})
         if code is not None:
             self.code = code
@@ -46,6 +52,18 @@ class ApiError(Exception):
         return Response(self.body(), status_code=self.status, headers=self.headers, media_type="application/json")
 
 
+def as_sentence(text: str) -> str:
+    """Return the text with a capital and a full stop. A field's name (messages[0]) keeps its spelling."""
+    begins_with_word = text.partition(" ")[0].isalpha()
+    return f"{text[:1].upper() if begins_with_word else text[:1]}{text[1:]}{'' if text.endswith('.') else '.'}"
+
+
+def _shortened(text: str) -> str:
+    """Return the text, its middle left out where it is overlong."""
+    half = _MAX_CHARS // 2
+    return text if len(text) <= _MAX_CHARS else f"{text[:half]} … {text[-half:]}"
+
+
 # --- the sender's fault ---------------------------------------------------------------------------------------------
 
 
@@ -54,6 +72,12 @@ class InvalidRequestError(ApiError):
 
     status = 400
     type = "invalid_request_error"
+
+
+def refusal_of(text: str) -> InvalidRequestError:
+    """Return the error for a sentence in which the backend refuses a request; the part it begins with is the param."""
+    param = _LEADING_PARAM.match(text)
+    return InvalidRequestError(as_sentence(text), param=param and (param[1] or param[2]))
 
 
 class ContextLengthExceededError(InvalidRequestError):
@@ -79,6 +103,18 @@ class ModelNotFoundError(NotFoundError):
 
     def __init__(self, model: str, served: str) -> None:
         super().__init__(f"The model '{model}' does not exist here; this server serves '{served}'.", param="model")
+
+
+class BodyTimeoutError(InvalidRequestError):
+    """The request body did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+
+    def __init__(self, timeout_s: float) -> None:
+        # closing: what of the body still comes would be taken for the next request
+        headers = {"Connection": "close"}
+        super().__init__(f"The request body did not arrive within {timeout_s:g} s.", headers=headers)
 
 
 class MethodNotAllowedError(InvalidRequestError):

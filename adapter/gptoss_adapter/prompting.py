@@ -1,4 +1,4 @@
-"""From an OpenAI chat request to the two documents of the contract.
+"""From the requests of OpenAI's API to the documents of the contract.
 
 Stage: 2 validate → 3 prompt.
 Owns: the mapping, the profile's defaults, the rules that tie several fields together.
@@ -7,72 +7,81 @@ Does not know: Harmony, Triton, how answers are written.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.schemas.chat import (
+    AllowedToolsChoice,
     AssistantMessage,
     ChatCompletionRequest,
     Content,
+    FunctionChoice,
+    JsonObjectFormat,
+    JsonSchemaFormat,
     Message,
     MessageToolCall,
+    PromptFields,
     Tool,
     ToolMessage,
 )
+from gptoss_adapter.schemas.completions import CompletionRequest
+from gptoss_adapter.schemas.sampling import GenerationFields
 from gptoss_backend.contract import (
     ChatMessage,
     ChatRequest,
     FunctionTool,
     ReasoningEffort,
+    ResponseFormat,
     Role,
     SamplingParams,
     ToolCall,
+    ToolChoice,
+    ToolChoiceMode,
 )
 from gptoss_backend.settings import ProfileSettings
 
 T = TypeVar("T")
 
+COMPLETION_MAX_TOKENS: Final = 16
+"""OpenAI's default for completions."""
 
-def chat_request(body: ChatCompletionRequest, profile: ProfileSettings, today: date) -> ChatRequest:
-    """Return what decides the prompt.
+# --- chats ----------------------------------------------------------------------------------------------------------
+
+
+def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> ChatRequest:
+    """Return what decides the prompt. Raises InvalidRequestError.
 
     `sampling` keeps its defaults: it does not change the prompt, and the same prompt with another temperature is then
     the same document, which Triton answers from its response cache.
     """
     effort = ReasoningEffort(body.reasoning_effort) if body.reasoning_effort else profile.reasoning_effort
-    tools = body.tools or [] if body.tool_choice != "none" else []
+    choice = _tool_choice(body)
     return ChatRequest(
         messages=tuple(_message(message) for message in body.messages),
         date=today.isoformat(),
-        tools=tuple(_tool(tool) for tool in tools),
+        tools=tuple(_tool(tool) for tool in _allowed_tools(body)),
+        tool_choice=choice,
+        parallel_tool_calls=_or(body.parallel_tool_calls, True),
+        response_format=_response_format(body),
         reasoning_effort=effort,
     )
 
 
 def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> SamplingParams:
     """Return how the answer's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
-    defaults = SamplingParams()
-    return SamplingParams(
-        max_tokens=_max_tokens(body) or profile.max_tokens,
-        temperature=_or(body.temperature, defaults.temperature),
-        top_p=_or(body.top_p, defaults.top_p),
-        top_k=max(_or(body.top_k, defaults.top_k), 0),
-        min_p=_or(body.min_p, defaults.min_p),
-        seed=body.seed,
-        ignore_eos=_or(body.ignore_eos, defaults.ignore_eos),
-    )
-
-
-def _or(value: T | None, default: T) -> T:
-    return default if value is None else value
+    if body.top_logprobs and not body.logprobs:
+        raise _invalid("'top_logprobs' is only allowed when 'logprobs' is true.", "top_logprobs")
+    logprobs = body.top_logprobs or 0 if body.logprobs else None
+    return sampling_of(body, _max_tokens(body) or profile.max_tokens, logprobs)
 
 
 def _max_tokens(body: ChatCompletionRequest) -> int | None:
     old, new = body.max_tokens, body.max_completion_tokens
     if old is not None and new is not None and old != new:
         message = f"'max_tokens' ({old}) and 'max_completion_tokens' ({new}) differ; send one of them."
-        raise InvalidRequestError(message, param="max_tokens", code="invalid_value")
+        raise _invalid(message, "max_tokens")
     return new if new is not None else old
 
 
@@ -102,4 +111,114 @@ def _tool_call(call: MessageToolCall) -> ToolCall:
 
 def _tool(tool: Tool) -> FunctionTool:
     function = tool.function
-    return FunctionTool(name=function.name, description=function.description or "", parameters=function.parameters)
+    return FunctionTool(function.name, function.description or "", function.parameters, strict=bool(function.strict))
+
+
+def _allowed_tools(body: PromptFields) -> list[Tool]:
+    """Return the tools the model is told of."""
+    tools = body.tools or []
+    if not isinstance(body.tool_choice, AllowedToolsChoice):
+        return tools
+    allowed = {choice.function.name for choice in body.tool_choice.allowed_tools.tools}
+    return [tool for tool in tools if tool.function.name in allowed]
+
+
+def _tool_choice(body: PromptFields) -> ToolChoice:
+    match body.tool_choice:
+        case FunctionChoice(function=function):
+            _check_offered(body, function.name, "tool_choice.function.name")
+            return ToolChoice(ToolChoiceMode.REQUIRED, function.name)
+        case AllowedToolsChoice(allowed_tools=allowed):
+            for at, choice in enumerate(allowed.tools):
+                _check_offered(body, choice.function.name, f"tool_choice.allowed_tools.tools[{at}].function.name")
+            return ToolChoice(ToolChoiceMode(allowed.mode))
+        case "required" if not body.tools:
+            raise _invalid("'tool_choice' is 'required', but there are no 'tools'.", "tool_choice")
+        case mode:
+            return ToolChoice(ToolChoiceMode(mode or "auto"))
+
+
+def _check_offered(body: PromptFields, name: str, param: str) -> None:
+    if all(tool.function.name != name for tool in body.tools or ()):
+        raise _invalid(f"'{param}' is '{name}', which is not among the 'tools'.", param)
+
+
+def _response_format(body: PromptFields) -> ResponseFormat | None:
+    match body.response_format:
+        case JsonObjectFormat():
+            return ResponseFormat()
+        case JsonSchemaFormat(json_schema=asked):
+            return ResponseFormat(asked.schema_, asked.name, asked.description, bool(asked.strict))
+    return None
+
+
+# --- completions ----------------------------------------------------------------------------------------------------
+
+
+def completion_sampling(body: CompletionRequest) -> SamplingParams:
+    """Return how a text's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise _invalid("'best_of' is only taken where it equals 'n': this server ranks no answers.", "best_of")
+    if body.echo and body.logprobs is not None:
+        message = "'echo' cannot be combined with 'logprobs': log probabilities of a prompt are not computed here."
+        raise _invalid(message, "echo")
+    return sampling_of(body, body.max_tokens or COMPLETION_MAX_TOKENS, body.logprobs)
+
+
+# --- both -----------------------------------------------------------------------------------------------------------
+
+
+def copies_of(sampling: SamplingParams, count: int) -> list[SamplingParams]:
+    """Return the sampling of `count` answers to one prompt: a seed is counted on, so that they differ."""
+    if sampling.seed is None:
+        return [sampling] * count
+    return [replace(sampling, seed=_as_int64(sampling.seed + index)) for index in range(count)]
+
+
+def check_answer_fields(body: GenerationFields, served_profile: str, num_choices: int, max_choices: int) -> None:
+    """Raise InvalidRequestError where the request asks for another way of answering than this server's."""
+    if body.profile is not None and body.profile != served_profile:
+        message = f"'profile' is '{body.profile}', but this server runs '{served_profile}'; leave it out or send that."
+        raise _invalid(message, "profile")
+    if num_choices > max_choices:
+        message = f"The request asks for {num_choices} answers ('n' for each prompt); this server gives {max_choices}."
+        raise _invalid(message, "n")
+    if body.stream_options is not None and not body.stream:
+        raise _invalid("'stream_options' is only allowed when 'stream' is true.", "stream_options")
+
+
+def sampling_of(body: GenerationFields, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+    """Return how an answer's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
+    defaults = SamplingParams()
+    min_tokens = _or(body.min_tokens, defaults.min_tokens)
+    if max_tokens is not None and min_tokens > max_tokens:
+        raise _invalid(f"'min_tokens' ({min_tokens}) is more than the {max_tokens} tokens allowed.", "min_tokens")
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=_or(body.temperature, defaults.temperature),
+        top_p=_or(body.top_p, defaults.top_p),
+        top_k=max(_or(body.top_k, defaults.top_k), 0),
+        min_p=_or(body.min_p, defaults.min_p),
+        seed=body.seed,
+        ignore_eos=_or(body.ignore_eos, defaults.ignore_eos),
+        presence_penalty=_or(body.presence_penalty, defaults.presence_penalty),
+        frequency_penalty=_or(body.frequency_penalty, defaults.frequency_penalty),
+        repetition_penalty=_or(body.repetition_penalty, defaults.repetition_penalty),
+        logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
+        min_tokens=min_tokens,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        logprobs=logprobs,
+        priority=_or(body.priority, defaults.priority),
+    )
+
+
+def _as_int64(number: int) -> int:
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _invalid(message: str, param: str) -> InvalidRequestError:
+    return InvalidRequestError(message, param=param, code="invalid_value")

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 
 DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
+STREAMED: Final[dict[str, Any]] = {
+    "description": "The answer, whole, or with `stream` as events that end with `[DONE]` or an error",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+"""What /openapi.json says of a route that can stream, beside the whole answer's model."""
 
 
 def error_event(error: ApiError) -> bytes:
@@ -35,7 +40,8 @@ class EventStream(Response):
     """A response of events that are sent as they come.
 
     The first event is awaited before the headers go out, so an error until then is an ordinary error response. A later
-    one becomes an error event. When the client goes away, the generator is cancelled where it waits.
+    one becomes an error event, and so does one after a silence so long that a comment opened the stream. When the
+    client goes away, the generator is cancelled where it waits.
     """
 
     media_type = "text/event-stream"
@@ -56,7 +62,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request. Raises ApiError, with nothing sent, if there is no first event."""
         async with until_disconnect(receive), aclosing(self._events):
-            first = await anext(self._events)
+            first = await self._begin()
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             keep_alive = asyncio.create_task(self._comment_when_silent(send), name="sse-keep-alive")
             try:
@@ -73,8 +79,26 @@ class EventStream(Response):
                 keep_alive.cancel()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_all(self, first: bytes, send: Send) -> None:
-        await self._send(first, send)
+    async def _begin(self) -> asyncio.Task[bytes]:
+        """Wait for the first event, though no longer than a silence may last. Raises what comes in its place."""
+        first = asyncio.create_task(self._next_event())
+        try:
+            await asyncio.wait({first}, timeout=self._keepalive_s)
+        except asyncio.CancelledError:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            raise
+        if first.done():
+            first.result()
+        return first
+
+    async def _next_event(self) -> bytes:
+        return await anext(self._events)
+
+    async def _send_all(self, first: asyncio.Task[bytes], send: Send) -> None:
+        if not first.done():
+            await self._send(KEEP_ALIVE, send)
+        await self._send(await first, send)
         async for event in self._events:
             await self._send(event, send)
 

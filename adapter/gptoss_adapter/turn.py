@@ -1,172 +1,151 @@
-"""One assistant turn: the two steps on the model server, the tokens split, measured, and cleaned up after.
+"""One assistant turn: a chat's prompt, its generation, the tokens split into reasoning, content and tool calls.
 
 Stage: 3 prompt … 6 split channels, driven from the adapter.
-Owns: the order of the steps, when a turn is over and why, its usage, that a turn given up is cancelled.
+Owns: the order of the steps, what holds the answer to a form, what its tokens are read as, when content ends it.
 Does not know: HTTP; how deltas are written.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import repeat
+from typing import Final
 
+from gptoss_adapter.content import ContentGate
 from gptoss_adapter.context import RequestRecord
-from gptoss_adapter.errors import (
-    ApiError,
-    InternalError,
-    InvalidRequestError,
-    ServiceUnavailableError,
-    TooManyRequestsError,
-)
-from gptoss_adapter.inference import GenerationStep, GenerationStream
-from gptoss_adapter.metrics import Outcome
-from gptoss_adapter.schemas.answers import (
-    CompletionTokensDetails,
-    FinishReasonName,
-    PromptTokensDetails,
-    Usage,
-)
+from gptoss_adapter.errors import refusal_of
+from gptoss_adapter.generation import Generation
+from gptoss_adapter.inference import ModelServer, PromptIds
+from gptoss_adapter.schemas.answers import FinishReasonName
 from gptoss_adapter.serving import Services
-from gptoss_backend.contract import ChatRequest, Finished, FinishReason, SamplingParams, Started
-from gptoss_backend.harmony.channels import ChannelSplitter, Delta
+from gptoss_backend.contract import ChatRequest, OutputStructure, SamplingParams, TokenLogprob, ToolChoiceMode
+from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta, ToolCallDelta
+from gptoss_backend.harmony.prompt import PromptError
+from gptoss_backend.harmony.structure import output_structure
+from gptoss_backend.harmony.vocabulary import CALL, END, FIRST_SPECIAL, MESSAGE, RETURN, START
 
-logger = logging.getLogger(__name__)
-
-# the last response and the stream's end come together; a server that does not end it is not waited for
-_STREAM_END_TIMEOUT_S: Final = 1.0
+_TEXT_EDGES: Final = frozenset({START, MESSAGE, END, RETURN, CALL})
+"""Where a header or a message's text is over: what came before and was not told is never told."""
 
 
-class Turn:
+class ChatPrompt:
+    """A chat's prompt, rendered once however many turns begin with it."""
+
+    def __init__(self, server: ModelServer, chat: ChatRequest, request_id: str) -> None:
+        self._server = server
+        self._chat = chat
+        self._request_id = request_id
+        self._rendering: asyncio.Task[PromptIds] | None = None
+
+    async def ids(self) -> PromptIds:
+        """Return the prompt. Raises ApiError."""
+        if self._rendering is None:
+            self._rendering = asyncio.create_task(self._server.preprocess(self._chat, self._request_id))
+            self._rendering.add_done_callback(_look_at_the_outcome)
+        # shielded: a turn that is given up does not take the prompt from the others
+        return await asyncio.shield(self._rendering)
+
+
+def _look_at_the_outcome(rendering: asyncio.Task[PromptIds]) -> None:
+    """Take note of an error that nobody waits for any more; asyncio would complain of it."""
+    if not rendering.cancelled():
+        rendering.exception()
+
+
+class Turn(Generation[Delta]):
     """An async context manager: `start()`, then iterate the deltas of each response, then read the properties.
 
-    Leaving it before the last delta cancels the generation.
+    Leaving it before the last delta cancels the generation. Content comes as ScoredContent where `sampling` asks for
+    log probabilities.
     """
 
-    def __init__(self, services: Services, chat: ChatRequest, sampling: SamplingParams, record: RequestRecord) -> None:
-        self._server = services.model_server
-        self._chat = chat
-        self._sampling = sampling
-        self._record = record
-        served = services.served
-        self._meter = services.metrics.meter(served.name.openai, served.profile_name, record.started_at)
-        record.notes |= {"model": served.name.openai, "profile": served.profile_name}
-        self._splitter = ChannelSplitter([tool.name for tool in chat.tools])
-        self._stream: GenerationStream | None = None
-        self._early: list[Delta] = []
-        self._finished: Finished | None = None
-
-    async def __aenter__(self) -> Self:
-        """Begin to count the turn as in flight."""
-        return self
-
-    async def __aexit__(
-        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    def __init__(
+        self,
+        services: Services,
+        chat: ChatRequest,
+        sampling: SamplingParams,
+        record: RequestRecord,
+        *,
+        stop: Sequence[str] = (),
+        prompt: ChatPrompt | None = None,
     ) -> None:
-        """Let go of the stream and record how the turn ended."""
-        outcome = Outcome(self.finish_reason) if error is None else _outcome_of(error)
-        self._meter.ended(outcome)
-        self._write_notes(outcome)
-        await self._let_go()
+        """stop: strings in the content that end the turn. prompt: the chat's, where several turns share it.
+
+        Raises InvalidRequestError where the answer cannot be held to what the chat asks for.
+        """
+        super().__init__(services, replace(sampling, structure=_structure(chat)), record)
+        self._prompt = prompt or ChatPrompt(services.model_server, chat, record.request_id)
+        self._may_call = chat.tool_choice.mode is not ToolChoiceMode.NONE
+        self._splitter = ChannelSplitter([tool.name for tool in chat.tools] if self._may_call else [])
+        self._gate = ContentGate(stop)
+        self._one_by_one = bool(stop) or sampling.logprobs is not None
+        self._unplaced: list[TokenLogprob] = []  # of a message's text, or of a header: the next delta tells
 
     async def start(self) -> None:
         """Render the prompt, submit it, and wait until the engine takes it up. Raises ApiError."""
-        request_id = self._record.request_id
-        prompt = await self._server.preprocess(self._chat, request_id)
-        self._stream = self._server.generate(prompt, self._sampling, request_id)
-        step = await self._next_step()
-        if not isinstance(step.event, Started):
-            raise self._broken_contract("its first response does not say that it started")
-        self._meter.begun(step.event.prompt_tokens, step.event.cached_tokens)
-        self._early = self._absorb(step)
-
-    def __aiter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    async def __anext__(self) -> list[Delta]:
-        """Wait for the next response and return what is new in it, possibly nothing. Raises ApiError."""
-        if self._finished is not None:
-            raise StopAsyncIteration
-        return self._take_early() + self._absorb(await self._next_step())
+        await self._begin(await self._prompt.ids())
 
     @property
     def finish_reason(self) -> FinishReasonName:
         """Why the turn is over. After the last delta only."""
-        if self._end.finish_reason is FinishReason.LENGTH:
-            return "length"
-        return "tool_calls" if self._splitter.num_tool_calls else "stop"
+        reason = super().finish_reason
+        called = self._may_call and self._splitter.num_tool_calls
+        return "tool_calls" if reason == "stop" and called and not self._stopped else reason
 
-    @property
-    def usage(self) -> Usage:
-        """What the turn cost. After the last delta only."""
-        end = self._end
-        return Usage(
-            prompt_tokens=end.prompt_tokens,
-            completion_tokens=end.completion_tokens,
-            total_tokens=end.prompt_tokens + end.completion_tokens,
-            prompt_tokens_details=PromptTokensDetails(cached_tokens=end.cached_tokens),
-            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=self._splitter.reasoning_tokens),
-        )
+    def _reasoning_tokens(self) -> int:
+        return self._splitter.reasoning_tokens
 
-    @property
-    def _end(self) -> Finished:
-        if self._finished is None:
-            raise RuntimeError("the turn is not over")
-        return self._finished
-
-    async def _next_step(self) -> GenerationStep:
-        assert self._stream is not None  # noqa: S101 (start() made it)
-        try:
-            return await anext(self._stream)
-        except StopAsyncIteration:
-            raise self._broken_contract("its stream ended without a last response") from None
-
-    def _broken_contract(self, what: str) -> InternalError:
-        logger.error("the generation failed: %s", what)
-        return InternalError(self._record.request_id)
-
-    def _absorb(self, step: GenerationStep) -> list[Delta]:
-        if step.token_ids:
-            self._meter.tokens(len(step.token_ids))
-        deltas = self._splitter.push(step.token_ids)
-        if isinstance(step.event, Finished):
-            if step.event.finish_reason is FinishReason.CANCELLED:
-                raise ServiceUnavailableError("The server ended this generation because it is shutting down.")
-            self._finished = step.event
-            deltas += self._splitter.finish()
+    def _read(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> list[Delta]:
+        if not self._one_by_one:
+            return self._permitted(self._splitter.push(token_ids))
+        deltas: list[Delta] = []
+        for num_read, (token, scored) in enumerate(zip(token_ids, logprobs or repeat(None), strict=False), 1):
+            deltas += self._gated(self._permitted(self._splitter.push((token,))), token, scored)
+            if self._gate.stopped:
+                self._stop_after(num_read)
+                break
         return deltas
 
-    def _take_early(self) -> list[Delta]:
-        early, self._early = self._early, []
-        return early
+    def _read_rest(self) -> list[Delta]:
+        rest = self._permitted(self._splitter.finish())
+        if not self._one_by_one:
+            return rest
+        shown = self._gated(rest, token=None, scored=None)
+        if self._gate.stopped:
+            self._stopped = True
+        return [*shown, *self._gate.finish()]
 
-    async def _let_go(self) -> None:
-        """Read the finished stream to its end, else cancel it."""
-        if self._stream is None:
-            return
-        if self._finished is not None:
-            with contextlib.suppress(ApiError, TimeoutError, StopAsyncIteration):
-                async with asyncio.timeout(_STREAM_END_TIMEOUT_S):
-                    await anext(self._stream)
-        self._stream.cancel()
+    def _permitted(self, deltas: list[Delta]) -> list[Delta]:
+        """Return the deltas; where no tool may be called, what would be a call's arguments is content."""
+        if self._may_call:
+            return deltas
+        told = [ContentDelta(delta.arguments) if isinstance(delta, ToolCallDelta) else delta for delta in deltas]
+        return [delta for delta in told if not isinstance(delta, ContentDelta) or delta.text]
 
-    def _write_notes(self, outcome: Outcome) -> None:
-        notes = self._record.notes
-        notes["outcome"] = outcome.value
-        if self._finished is not None:
-            notes["prompt_tokens"] = self._finished.prompt_tokens
-        notes["completion_tokens"] = self._meter.num_tokens
-        if self._meter.first_token_s is not None:
-            notes["ttft_ms"] = round(self._meter.first_token_s * 1000, 1)
+    def _gated(self, deltas: Iterable[Delta], token: int | None, scored: TokenLogprob | None) -> list[Delta]:
+        """Return what may be shown of what one token brought; with `token` None, of what the end brought."""
+        deltas = list(deltas)
+        if scored is not None and scored.token_id < FIRST_SPECIAL:
+            self._unplaced.append(scored)
+        if any(isinstance(delta, ContentDelta) for delta in deltas):
+            self._gate.score(self._unplaced)
+        if deltas or token in _TEXT_EDGES:
+            self._unplaced.clear()
+        shown: list[Delta] = []
+        for delta in deltas:
+            if isinstance(delta, ContentDelta):
+                shown += self._gate.push(delta.text)
+                if self._gate.stopped:
+                    break
+            else:
+                shown += [*self._gate.interrupt(), delta]
+        return shown
 
 
-def _outcome_of(error: BaseException) -> Outcome:
-    if isinstance(error, (InvalidRequestError, TooManyRequestsError)):
-        return Outcome.REFUSED
-    # a client that goes away cancels the task, or leaves the generator unfinished
-    if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-        return Outcome.CANCELLED
-    return Outcome.ERROR
+def _structure(chat: ChatRequest) -> OutputStructure | None:
+    try:
+        return output_structure(chat)
+    except PromptError as error:
+        raise refusal_of(str(error)) from error

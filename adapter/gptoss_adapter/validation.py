@@ -81,6 +81,10 @@ def _of_http(error: HTTPException, request: Request) -> ApiError:
 def _of_validation(error: RequestValidationError) -> ApiError:
     faults = error.errors()
     first = faults[0]
+    if first["loc"][0] == "query":
+        param = str(first["loc"][1])
+        sentence, code = _sentence(first, param)
+        return InvalidRequestError(sentence, param=param, code=code)
     if isinstance(error.body, bytes):
         return UnsupportedMediaTypeError("The request body must be sent as Content-Type: application/json.")
     if first["type"] == "json_invalid":

@@ -39,7 +39,7 @@ def post(server: LiveServer, body: Body) -> httpx.Response:
         ({"model": MODEL, "messages": HELLO, "max_tokens": -1}, 400, "max_tokens"),
         ({"model": MODEL, "messages": HELLO, "max_tokens": 0}, 400, "max_tokens"),
         ({"model": MODEL, "messages": HELLO, "temperature": 3}, 400, "temperature"),
-        ({"model": MODEL, "messages": HELLO, "n": 2}, 400, "n"),
+        ({"model": MODEL, "messages": HELLO, "n": 129}, 400, "n"),
         ({"model": MODEL, "messages": HELLO, "no_such_field": 1}, 400, "no_such_field"),
         ({"model": MODEL, "messages": [{"role": "wizard", "content": "x"}]}, 400, "role"),
         ({"model": MODEL, "messages": [{"role": "tool", "content": "x", "tool_call_id": "none"}]}, 400, "tool_call_id"),

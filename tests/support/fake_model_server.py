@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gptoss_adapter.inference import GenerationStep, ModelServerStatus, PromptIds
-from gptoss_backend.contract import ChatRequest, Finished, FinishReason, SamplingParams, Started, Timings
+from gptoss_backend.contract import (
+    Alternative,
+    ChatRequest,
+    Continued,
+    Finished,
+    FinishReason,
+    SamplingParams,
+    Started,
+    Timings,
+    TokenLogprob,
+)
 from gptoss_backend.harmony.vocabulary import encoding
 
+CHAT_PROMPT = (200006, 1428, 200008, 17239, 200007, 200006, 173781)
+"""What every chat is rendered to."""
 PROMPT_TOKENS = 7
 CACHED_TOKENS = 3
 STARTED = GenerationStep([], Started(PROMPT_TOKENS, CACHED_TOKENS))
@@ -44,6 +57,18 @@ def answer(harmony: str, *, reason: FinishReason = FinishReason.STOP, tokens_a_s
     return [STARTED, *(GenerationStep(step) for step in steps[:-1]), last]
 
 
+def scored(scenes: Sequence[Scene]) -> list[Scene]:
+    """Return the script with log probabilities: of each token -0.5, of the token after it -1.5."""
+    return [_scored(scene) if isinstance(scene, GenerationStep) else scene for scene in scenes]
+
+
+def _scored(step: GenerationStep) -> GenerationStep:
+    logprobs = tuple(TokenLogprob(token, -0.5, (Alternative(token + 1, -1.5),)) for token in step.token_ids)
+    if step.event is None:
+        return replace(step, event=Continued(logprobs))
+    return replace(step, event=replace(step.event, logprobs=logprobs))
+
+
 HELLO = answer(
     "<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant<|channel|>final<|message|>Hello!<|return|>"
 )
@@ -54,9 +79,12 @@ class FakeModelServer:
     """Plays `script` to every request and remembers what it was asked."""
 
     script: Sequence[Scene] = field(default_factory=lambda: HELLO)
+    scripts: list[Sequence[Scene]] = field(default_factory=list)
+    """Played before `script`, one a request."""
     preprocess_error: Exception | None = None
     status_now: ModelServerStatus = field(default_factory=lambda: ModelServerStatus(True, "2.51.0", ()))
     chats: list[ChatRequest] = field(default_factory=list)
+    prompts: list[list[int]] = field(default_factory=list)
     samplings: list[SamplingParams] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     streams: list[FakeStream] = field(default_factory=list)
@@ -67,14 +95,20 @@ class FakeModelServer:
             raise self.preprocess_error
         self.chats.append(chat)
         self.request_ids.append(request_id)
-        return PromptIds(b"prompt")
+        return PromptIds(struct.pack(f"<{len(CHAT_PROMPT)}i", *CHAT_PROMPT))
 
     def generate(self, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> FakeStream:
-        assert prompt == PromptIds(b"prompt")
+        self.prompts.append([token for (token,) in struct.iter_unpack("<i", prompt.raw)])
         self.samplings.append(sampling)
         self.request_ids.append(request_id)
-        self.streams.append(FakeStream(list(self.script)))
+        self.streams.append(FakeStream(list(self.scripts.pop(0) if self.scripts else self.script)))
         return self.streams[-1]
+
+    def forget(self) -> None:
+        """Play HELLO again, and forget what was asked."""
+        self.script = HELLO
+        for memory in (self.scripts, self.chats, self.prompts, self.samplings, self.request_ids, self.streams):
+            memory.clear()
 
     async def status(self) -> ModelServerStatus:
         return self.status_now

@@ -49,9 +49,7 @@ def base_url_and_server() -> Iterator[tuple[str, FakeModelServer]]:
 @pytest.fixture
 def server(base_url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
     server = base_url_and_server[1]
-    server.script = HELLO
-    for memory in (server.chats, server.samplings, server.request_ids, server.streams):
-        memory.clear()
+    server.forget()
     return server
 
 
@@ -202,12 +200,28 @@ def test_stream_when_it_calls_a_tool_then_id_and_name_come_first(client: httpx.C
     assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-def test_stream_when_prefill_is_long_then_the_role_comes_at_once_and_comments_follow(
+@pytest.mark.parametrize("opening", [[STARTED, Pause(0.25)], [Pause(0.25), STARTED]], ids=["prefill", "queue"])
+def test_stream_when_the_first_token_is_late_then_comments_keep_it_alive(
+    client: httpx.Client, server: FakeModelServer, opening: list[Scene]
+) -> None:
+    server.script = [*opening, *HELLO[1:]]
+    text = client.post(CHAT, json=chat_body(stream=True)).text
+    assert text.startswith(": keep-alive\n\n: keep-alive\n\ndata: ")
+    assert text.index('"role"') < text.index("Easy")
+
+
+def test_stream_when_the_first_response_brings_a_token_then_it_is_not_held_back(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
-    server.script = [STARTED, Pause(0.25), *HELLO[1:]]
-    text = client.post(CHAT, json=chat_body(stream=True)).text
-    assert text.index('"role"') < text.index(": keep-alive\n\n") < text.index("Easy")
+    ids = token_ids("<|channel|>final<|message|>Hi")
+    server.script = [GenerationStep(ids, STARTED.event), FOREVER]
+    with client.stream("POST", CHAT, json=chat_body(stream=True)) as response:
+        received = ""
+        for text in response.iter_text():
+            received += text
+            assert "keep-alive" not in received
+            if '"content":"Hi"' in received:
+                break
 
 
 def test_stream_when_a_character_spans_tokens_then_it_comes_whole(
@@ -294,10 +308,16 @@ def test_answer_when_it_fails_after_tokens_then_it_is_an_error(
         (ValueError("a secret"), 500),
     ],
 )
-def test_request_when_it_fails_before_the_first_response_then_plain_json_with_its_status(
-    client: httpx.Client, server: FakeModelServer, streamed: bool, error: Exception, status: int
+@pytest.mark.parametrize("before", [[], [STARTED]], ids=["queue", "prefill"])
+def test_request_when_it_fails_before_the_first_token_then_plain_json_with_its_status(
+    client: httpx.Client,
+    server: FakeModelServer,
+    before: list[Scene],
+    streamed: bool,
+    error: Exception,
+    status: int,
 ) -> None:
-    server.script = [error]
+    server.script = [*before, error]
     response = client.post(CHAT, json=chat_body(stream=streamed))
     assert response.status_code == status
     assert response.headers["content-type"] == "application/json"
@@ -313,12 +333,14 @@ def test_stream_when_the_first_response_is_not_started_then_500(client: httpx.Cl
 # --- the client goes away -------------------------------------------------------------------------------------------
 
 
-def hang_up_after(url: str, body: dict[str, Any], marker: bytes | None) -> None:
-    """Send the request on a bare socket, wait until `marker` came, and close the connection."""
+def hang_up_after(url: str, body: dict[str, Any], server: FakeModelServer, marker: bytes | None) -> None:
+    """Send the request on a bare socket, wait until it is submitted and `marker` came, and close the connection."""
+    num_before = len(server.streams)
     request = httpx.Request("POST", url + CHAT, json=body)
     head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     with socket.create_connection((request.url.host, request.url.port or 80)) as connection:
         connection.sendall(f"{head}Content-Length: {len(request.content)}\r\n\r\n".encode() + request.content)
+        wait_until(lambda: len(server.streams) > num_before)
         received = b""
         while marker is not None and marker not in received:
             piece = connection.recv(4096)
@@ -330,7 +352,7 @@ def hang_up_after(url: str, body: dict[str, Any], marker: bytes | None) -> None:
     ("streamed", "script", "marker"),
     [
         (True, [*HELLO[:5], FOREVER], b"reasoning"),
-        (True, [STARTED, FOREVER], b"role"),
+        (True, [STARTED, FOREVER], b"keep-alive"),
         (True, [FOREVER], None),
         (False, [FOREVER], None),
         (False, [*HELLO[:5], FOREVER], None),
@@ -342,8 +364,7 @@ def test_client_when_it_goes_away_then_the_generation_is_cancelled_at_once(
 ) -> None:
     server.script = script
     cancelled_before = outcome_count(client, "cancelled")
-    hang_up_after(str(client.base_url).rstrip("/"), chat_body(stream=streamed), marker)
-    wait_until(lambda: bool(server.streams))
+    hang_up_after(str(client.base_url).rstrip("/"), chat_body(stream=streamed), server, marker)
     assert wait_until(lambda: server.streams[0].abandoned) < 0.25
     wait_until(lambda: outcome_count(client, "cancelled") == cancelled_before + 1)
     assert in_flight(client) == 0
@@ -354,7 +375,7 @@ def test_client_when_a_hundred_go_away_then_nothing_stays_in_flight(
 ) -> None:
     server.script = [*HELLO[:5], FOREVER]
     for _ in range(100):
-        hang_up_after(str(client.base_url).rstrip("/"), chat_body(stream=True), b"reasoning")
+        hang_up_after(str(client.base_url).rstrip("/"), chat_body(stream=True), server, b"reasoning")
     wait_until(lambda: len(server.streams) == 100 and all(one.abandoned for one in server.streams))
     wait_until(lambda: in_flight(client) == 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 from collections.abc import Iterator
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from gptoss_adapter.app import create_app
-from gptoss_adapter.errors import ApiError, ServiceUnavailableError, TooManyRequestsError
+from gptoss_adapter.errors import ApiError, ServiceUnavailableError, TooManyRequestsError, refusal_of
 from gptoss_backend.contract import GenerationErrorCode, decode_error, encode_error
 from gptoss_backend.settings import load_settings
 from support.fake_model_server import FakeModelServer
@@ -19,7 +20,11 @@ from support.live_app import chat_body, live, wait_until
 
 MAX_BODY_BYTES = 4096
 SETTINGS = load_settings(
-    {"model": "demo", "adapter": {"max_body_bytes": MAX_BODY_BYTES, "max_messages": 3}}, environ={}
+    {
+        "model": "demo",
+        "adapter": {"max_body_bytes": MAX_BODY_BYTES, "max_messages": 3, "max_choices": 3, "body_timeout_s": 0.3},
+    },
+    environ={},
 )
 CHAT = "/v1/chat/completions"
 
@@ -84,10 +89,26 @@ def fault(response: httpx.Response, status: int) -> dict[str, str | None]:
         ),
         (chat_body(tool_choice="required"), "tool_choice", "invalid_value"),
         (chat_body(temprature=1), "temprature", "unknown_parameter"),
-        (chat_body(n=2), "n", "unsupported_parameter"),
-        (chat_body(stop=["\n"]), "stop", "unsupported_parameter"),
-        (chat_body(logprobs=True), "logprobs", "unsupported_parameter"),
-        (chat_body(response_format={"type": "json_object"}), "response_format", "unsupported_parameter"),
+        (chat_body(n=129), "n", "invalid_value"),
+        (chat_body(n=4), "n", "invalid_value"),
+        (chat_body(stop=["\n", ""]), "stop[1]", "invalid_value"),
+        (chat_body(stop=5), "stop", "invalid_type"),
+        (chat_body(top_logprobs=2), "top_logprobs", "invalid_value"),
+        (chat_body(logit_bias={"a": 1}), "logit_bias.a", "invalid_value"),
+        (chat_body(response_format={"type": "xml"}), "response_format.type", "invalid_value"),
+        (
+            chat_body(response_format={"type": "json_schema", "json_schema": {}}),
+            "response_format.json_schema.name",
+            "missing_required_parameter",
+        ),
+        (
+            chat_body(tool_choice={"type": "function", "function": {"name": "f"}}),
+            "tool_choice.function.name",
+            "invalid_value",
+        ),
+        (chat_body(profile="quality_first"), "profile", "invalid_value"),
+        (chat_body(functions=[{"name": "f"}]), "functions", "unsupported_parameter"),
+        (chat_body(reasoning_effort="minimal"), "reasoning_effort", "invalid_value"),
     ],
 )
 def test_chat_when_a_field_is_at_fault_then_400_names_it(
@@ -98,11 +119,62 @@ def test_chat_when_a_field_is_at_fault_then_400_names_it(
     assert f"'{param}'" in str(error["message"]) or param == "messages"
 
 
-def test_chat_when_a_field_is_not_honoured_then_the_sentence_says_what_would_be_taken(client: httpx.Client) -> None:
-    error = fault(client.post(CHAT, json=chat_body(n=2)), 400)
-    assert error["message"] == (
-        "Unsupported value for 'n': this server does not honour it yet; leave it out or send 1."
-    )
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"modalities": ["audio"]}, """this server does not honour it; leave it out or send ["text"]"""),
+        (
+            {"functions": [{"name": "f"}]},
+            "this server does not honour it; say it with 'tools'; leave it out or send []",
+        ),
+    ],
+)
+def test_chat_when_a_field_is_not_honoured_then_the_sentence_says_what_would_be_taken(
+    client: httpx.Client, fields: dict[str, object], sentence: str
+) -> None:
+    error = fault(client.post(CHAT, json=chat_body(**fields)), 400)
+    assert error["message"] == f"Unsupported value for '{next(iter(fields))}': {sentence}."
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"model": "gpt-oss-demo"}, "prompt"),
+        ({"model": "gpt-oss-demo", "prompt": []}, "prompt"),
+        ({"model": "gpt-oss-demo", "prompt": [1, "a"]}, "prompt[1]"),
+        ({"model": "gpt-oss-demo", "prompt": "x", "suffix": "y"}, "suffix"),
+        ({"model": "gpt-oss-demo", "prompt": "x", "best_of": 2}, "best_of"),
+        ({"model": "gpt-oss-demo", "prompt": ["x", "y"], "n": 2}, "n"),
+        ({"model": "gpt-oss-demo", "prompt": "x", "stream_options": {}}, "stream_options"),
+        ({"model": "gpt-oss-demo", "prompt": "x", "messages": []}, "messages"),
+    ],
+)
+def test_completion_when_a_field_is_at_fault_then_400_names_it(client: httpx.Client, body: object, param: str) -> None:
+    assert fault(client.post("/v1/completions", json=body), 400)["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": 5}, "prompt"),
+        ("/tokenize", {"messages": []}, "messages"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}, "prompt"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "Hi"}] * 4}, "messages"),
+        ("/detokenize", {"tokens": [1, "a"]}, "tokens[1]"),
+        ("/detokenize", {"tokens": [1, 201_089]}, "tokens[1]"),
+    ],
+)
+def test_tokens_when_a_field_is_at_fault_then_400_names_it(
+    client: httpx.Client, path: str, body: object, param: str
+) -> None:
+    assert fault(client.post(path, json=body), 400)["param"] == param
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/tokenize", "/detokenize"])
+def test_request_when_its_model_is_not_served_then_404(client: httpx.Client, path: str) -> None:
+    body = {"model": "gpt-4o", "tokens": [1]} if path == "/detokenize" else {"model": "gpt-4o", "prompt": "x"}
+    assert fault(client.post(path, json=body), 404)["code"] == "model_not_found"
 
 
 @pytest.mark.parametrize(
@@ -162,6 +234,42 @@ def test_body_when_just_as_large_as_allowed_then_it_is_read(client: httpx.Client
     assert client.post(CHAT, content=padded, headers={"Content-Type": "application/json"}).status_code == 200
 
 
+def test_body_when_it_does_not_arrive_then_408_and_the_connection_ends(client: httpx.Client) -> None:
+    address = (client.base_url.host, client.base_url.port or 80)
+    with socket.create_connection(address, timeout=5) as connection:
+        connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"within 0.3 s" in answer
+
+
+def test_error_when_the_client_wrote_much_of_it_then_its_middle_is_left_out(client: httpx.Client) -> None:
+    error = fault(client.post(CHAT, json=chat_body(model="x" * 3000)), 404)
+    assert len(str(error["message"])) < 1100
+    assert str(error["message"]).endswith("this server serves 'gpt-oss-demo'.")
+    error = fault(client.post(CHAT, json=chat_body(**{"y" * 3000: 1})), 400)
+    assert len(str(error["message"]) + str(error["param"])) < 2200
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "param"),
+    [
+        ("messages[3]: content is missing", "messages[3]: content is missing.", "messages[3]"),
+        ("messages[3].tool_calls[0]: 'x y' is no name.", "messages[3].tool_calls[0]: 'x y' is no name.", None),
+        ("response_format.json_schema.schema: odd", "response_format.json_schema.schema: odd.", None),
+        ("min_tokens is 5, more than max_tokens, 4", "min_tokens is 5, more than max_tokens, 4.", "min_tokens"),
+        ("the prompt is empty", "The prompt is empty.", ""),
+        ("CHAT.messages: Field required", "CHAT.messages: Field required.", ""),
+    ],
+)
+def test_refusal_when_its_sentence_begins_with_a_field_then_that_is_the_param(
+    text: str, message: str, param: str | None
+) -> None:
+    error = refusal_of(text)
+    assert error.message == message
+    assert error.param == (text.partition(":")[0] if param is None else param or None)
+
+
 def test_route_when_it_fails_unexpectedly_then_500_tells_the_request_id_only(
     client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -189,6 +297,11 @@ def test_queue_when_full_then_429_and_retry_after() -> None:
 
 def test_error_when_its_text_is_hostile_then_the_body_is_still_ascii_json() -> None:
     assert ApiError("\ud800 “x”\n").body().isascii()
+
+
+def test_response_when_it_begins_then_it_says_how_long_that_took(client: httpx.Client) -> None:
+    for response in (client.get("/health"), client.post(CHAT, json=chat_body(stream=True)), client.post(CHAT)):
+        assert 0 <= int(response.headers["openai-processing-ms"]) < 5000
 
 
 @pytest.mark.parametrize("offered", ["abc-123", "A.b_c:d", "x" * 128])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -9,17 +10,21 @@ import pytest
 from pydantic import ValidationError
 
 from gptoss_adapter.errors import InvalidRequestError
-from gptoss_adapter.prompting import chat_request, sampling_params
+from gptoss_adapter.prompting import chat_request, completion_sampling, copies_of, sampling_params
 from gptoss_adapter.schemas.chat import ChatCompletionRequest
+from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_backend.contract import (
     CHAT_CODEC,
     ChatMessage,
     ChatRequest,
     FunctionTool,
     ReasoningEffort,
+    ResponseFormat,
     Role,
     SamplingParams,
     ToolCall,
+    ToolChoice,
+    ToolChoiceMode,
 )
 from gptoss_backend.settings import ProfileSettings
 from support.live_app import chat_body
@@ -100,13 +105,6 @@ def test_message_when_it_is_an_answer_of_ours_sent_back_then_it_is_taken() -> No
     assert sent_back == ChatMessage(Role.ASSISTANT, "Hi", reasoning="Hm.")
 
 
-@pytest.mark.parametrize(("choice", "num_tools"), [(None, 1), ("auto", 1), ("none", 0)])
-def test_chat_when_tools_are_chosen_or_not_then_the_prompt_shows_or_hides_them(
-    choice: str | None, num_tools: int
-) -> None:
-    assert len(chat(tools=[WEATHER], tool_choice=choice).tools) == num_tools
-
-
 def test_sampling_when_nothing_is_said_then_the_profile_and_openai_decide() -> None:
     assert sampling() == SamplingParams(max_tokens=256)
 
@@ -134,7 +132,7 @@ def test_sampling_when_both_max_tokens_differ_then_neither_wins() -> None:
 NEUTRAL: dict[str, list[object]] = {
     "n": [1],
     "stop": [[]],
-    "store": [False],
+    "store": [False, True],
     "logprobs": [False],
     "top_logprobs": [0],
     "logit_bias": [{}],
@@ -143,50 +141,236 @@ NEUTRAL: dict[str, list[object]] = {
     "repetition_penalty": [1, 1.0],
     "response_format": [{"type": "text"}],
     "parallel_tool_calls": [True],
+    "tool_choice": ["auto"],
     "modalities": [["text"]],
     "verbosity": ["medium"],
+    "service_tier": ["auto", "flex"],
+    "metadata": [{"a": "b"}],
+    "user": ["me"],
+    "safety_identifier": ["me"],
+    "prompt_cache_key": ["me"],
+    "prompt_cache_options": [{"mode": "implicit"}],
     "function_call": ["none"],
     "functions": [[]],
     "audio": [],
     "prediction": [],
     "web_search_options": [],
+    "moderation": [],
     "min_tokens": [0],
-    "include_reasoning": [True],
+    "stop_token_ids": [[]],
+    "priority": [0],
+    "include_reasoning": [True, False],
 }
-NOT_NEUTRAL: dict[str, list[object]] = {
-    "n": [2, 0, True, "1"],
-    "stop": ["x", ["x"]],
-    "store": [True],
-    "logprobs": [True],
-    "top_logprobs": [5, False],
-    "logit_bias": [{"5": 1}],
-    "presence_penalty": [0.1, False],
-    "frequency_penalty": [-2],
-    "repetition_penalty": [1.1],
-    "response_format": [{"type": "json_object"}],
-    "parallel_tool_calls": [False],
+REFUSED: dict[str, list[object]] = {
+    "n": [0, 129, True, "1"],
+    "stop": ["", ["x", ""], ["a", "b", "c", "d", "e"], 5, ["x", 5], "x" * 1025],
+    "store": ["yes"],
+    "logprobs": [1],
+    "top_logprobs": [21, -1, False],
+    "logit_bias": [{"x": 1}, {"5": 101}, {"-1": 1}, {"05": 1}, {"5": True}, []],
+    "presence_penalty": [2.1, False],
+    "frequency_penalty": [-2.1],
+    "repetition_penalty": [0, -1],
+    "response_format": [{"type": "xml"}, {"type": "json_schema"}, "json_object"],
+    "parallel_tool_calls": ["no"],
+    "tool_choice": ["maybe", {"type": "custom", "custom": {"name": "x"}}, {"type": "function"}, 5],
+    "reasoning_effort": ["none", "minimal", "xhigh", "max"],
     "modalities": [["text", "audio"]],
     "verbosity": ["low"],
+    "service_tier": ["gold"],
     "function_call": ["auto"],
     "functions": [[{"name": "f"}]],
     "audio": [{}],
     "prediction": [{"type": "content", "content": ""}],
     "web_search_options": [{}],
-    "min_tokens": [1],
-    "include_reasoning": [False],
+    "moderation": [{"model": "m"}],
+    "min_tokens": [-1],
+    "stop_token_ids": [[-1], ["1"]],
+    "priority": [1001],
+    "include_reasoning": ["no"],
+    "metadata": [{"a": 1}],
 }
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in NEUTRAL for value in [None, *NEUTRAL[name]]])
-def test_field_when_not_honoured_and_neutral_then_it_is_taken(name: str, value: object) -> None:
+def test_field_when_it_asks_for_nothing_or_is_a_label_then_nothing_changes(name: str, value: object) -> None:
     assert chat(**{name: value}) == chat()
+    assert sampling(**{name: value}) == sampling()
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name in NOT_NEUTRAL for value in NOT_NEUTRAL[name]])
-def test_field_when_not_honoured_and_not_neutral_then_it_is_refused(name: str, value: object) -> None:
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in REFUSED for value in REFUSED[name]])
+def test_field_when_it_cannot_be_honoured_then_it_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(ValidationError) as refused:
         parse(**{name: value})
-    assert [error["loc"] for error in refused.value.errors()] == [(name,)]
+    assert {error["loc"][0] for error in refused.value.errors()} == {name}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"logprobs": True}, {"logprobs": 0}),
+        ({"logprobs": True, "top_logprobs": 5}, {"logprobs": 5}),
+        ({"logit_bias": {"5": -100, "200002": 1.5}}, {"logit_bias": {5: -100.0, 200002: 1.5}}),
+        ({"presence_penalty": 1, "frequency_penalty": -1}, {"presence_penalty": 1.0, "frequency_penalty": -1.0}),
+        ({"repetition_penalty": 1.3}, {"repetition_penalty": 1.3}),
+        ({"min_tokens": 4, "stop_token_ids": [7, 8]}, {"min_tokens": 4, "stop_token_ids": (7, 8)}),
+        ({"priority": -5}, {"priority": -5}),
+    ],
+)
+def test_sampling_when_a_field_is_said_then_it_is_passed_on(fields: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert sampling(**fields) == replace(sampling(), **expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens"),
+        ({"min_tokens": 257}, "min_tokens"),
+    ],
+)
+def test_sampling_when_fields_are_at_odds_then_one_is_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        sampling(**fields)
+    assert refused.value.param == param
+
+
+def test_copies_when_seeded_then_each_has_a_seed_of_its_own() -> None:
+    assert [one.seed for one in copies_of(SamplingParams(seed=7), 3)] == [7, 8, 9]
+    assert [one.seed for one in copies_of(SamplingParams(seed=2**63 - 1), 2)] == [2**63 - 1, -(2**63)]
+    assert copies_of(SamplingParams(), 2) == [SamplingParams(), SamplingParams()]
+
+
+# --- tools and formats ----------------------------------------------------------------------------------------------
+
+NAMED = {"type": "function", "function": {"name": "weather"}}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (None, ToolChoice()),
+        ("auto", ToolChoice()),
+        ("none", ToolChoice(ToolChoiceMode.NONE)),
+        ("required", ToolChoice(ToolChoiceMode.REQUIRED)),
+        (NAMED, ToolChoice(ToolChoiceMode.REQUIRED, "weather")),
+    ],
+)
+def test_tool_choice_when_said_then_the_contract_says_it(choice: object, expected: ToolChoice) -> None:
+    mapped = chat(tools=[WEATHER, CLOCK], tool_choice=choice)
+    assert mapped.tool_choice == expected
+    assert [tool.name for tool in mapped.tools] == ["weather", "clock"]
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_tool_choice_when_it_allows_some_then_the_model_is_told_of_these(mode: str) -> None:
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [CLOCK]}}
+    mapped = chat(tools=[WEATHER, CLOCK], tool_choice=allowed)
+    assert mapped.tool_choice == ToolChoice(ToolChoiceMode(mode))
+    assert [tool.name for tool in mapped.tools] == ["clock"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        (CLOCK, "tool_choice.function.name"),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED, CLOCK]}},
+            "tool_choice.allowed_tools.tools[1].function.name",
+        ),
+    ],
+)
+def test_tool_choice_when_it_names_no_tool_of_the_request_then_it_is_refused(choice: object, param: str) -> None:
+    with pytest.raises(InvalidRequestError, match="clock") as refused:
+        chat(tools=[WEATHER], tool_choice=choice)
+    assert refused.value.param == param
+
+
+def test_tool_choice_when_required_without_tools_then_it_is_refused() -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        chat(tool_choice="required")
+    assert refused.value.param == "tool_choice"
+
+
+def test_tools_when_one_call_at_a_time_or_a_strict_one_is_asked_for_then_it_is_passed_on() -> None:
+    strict = {"type": "function", "function": {"name": "f", "strict": True}}
+    mapped = chat(tools=[strict, CLOCK], parallel_tool_calls=False)
+    assert not mapped.parallel_tool_calls
+    assert [tool.strict for tool in mapped.tools] == [True, False]
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, ResponseFormat()),
+        ({"type": "json_schema", "json_schema": {"name": "x"}}, ResponseFormat(None, "x")),
+        (
+            {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "description": "d", "schema": SCHEMA, "strict": False},
+            },
+            ResponseFormat(SCHEMA, "x", "d", strict=False),
+        ),
+    ],
+)
+def test_response_format_when_asked_for_then_the_contract_says_it(
+    asked: object, expected: ResponseFormat | None
+) -> None:
+    assert chat(response_format=asked).response_format == expected
+
+
+# --- completions ----------------------------------------------------------------------------------------------------
+
+
+def completion(**fields: object) -> CompletionRequest:
+    return CompletionRequest.model_validate({"model": "gpt-oss-demo", "prompt": "Hi", **fields})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("one", ["one"]),
+        (["one", "two"], ["one", "two"]),
+        ([1, 2], [[1, 2]]),
+        ([[1], [2, 3]], [[1], [2, 3]]),
+    ],
+)
+def test_prompt_when_it_comes_in_one_of_four_shapes_then_it_is_a_list(prompt: object, prompts: object) -> None:
+    assert completion(prompt=prompt).prompts == prompts
+
+
+@pytest.mark.parametrize("prompt", ["", [], [""], [[]], ["a", 5], [5, "a"], [[5], "a"], [-1], [2**31], 5, None, [True]])
+def test_prompt_when_it_is_empty_or_mixed_then_it_is_refused(prompt: object) -> None:
+    with pytest.raises(ValidationError) as refused:
+        completion(prompt=prompt)
+    assert refused.value.errors()[0]["loc"][0] == "prompt"
+
+
+def test_completion_when_nothing_is_said_then_openai_decides() -> None:
+    assert completion_sampling(completion()) == SamplingParams(max_tokens=16)
+    assert completion_sampling(completion(max_tokens=5, logprobs=2)) == SamplingParams(max_tokens=5, logprobs=2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [({"best_of": 2}, "best_of"), ({"n": 2, "best_of": 1}, "best_of"), ({"echo": True, "logprobs": 0}, "echo")],
+)
+def test_completion_when_fields_are_at_odds_then_one_is_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        completion_sampling(completion(**fields))
+    assert refused.value.param == param
+
+
+def test_completion_when_best_of_is_n_then_it_asks_for_nothing() -> None:
+    assert completion_sampling(completion(n=2, best_of=2)) == completion_sampling(completion(n=2))
+
+
+# --- malformed ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -201,7 +385,7 @@ def test_field_when_not_honoured_and_not_neutral_then_it_is_refused(name: str, v
         {"model": 3},
         {"metadata": {"a": 1}},
         {"tools": [{"type": "function", "function": {"name": ""}}]},
-        {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "strict": "yes"}}]},
         {"tools": [{"type": "web_search"}]},
         {"stream_options": {"include_obfuscation": True}},
         {"messages": [{"role": "user", "content": "Hi", "name": "Ann"}]},

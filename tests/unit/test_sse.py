@@ -9,13 +9,14 @@ from collections.abc import AsyncGenerator, Callable
 import pytest
 from starlette.types import Message
 
-from gptoss_adapter.chunks import AnswerHead, ChunkWriter
+from gptoss_adapter.chunks import AnswerStyle, ChunkWriter
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import ClientGoneError, ServiceUnavailableError
+from gptoss_adapter.heads import AnswerHead, Frame
 from gptoss_adapter.sse import DONE, KEEP_ALIVE, EventStream, error_event
 from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 
-HEAD = AnswerHead("gpt-oss-demo", "fp_1", id="chatcmpl-1", created=5)
+HEAD = AnswerHead(id="chatcmpl-1", created=5, model="gpt-oss-demo", system_fingerprint="fp_1")
 
 
 class Connection:
@@ -131,6 +132,24 @@ def test_stream_when_silent_then_comments_keep_it_alive() -> None:
     assert connection.body.endswith(b"data: 2\n\n")
 
 
+def test_stream_when_the_first_event_is_late_then_a_comment_opens_it() -> None:
+    connection = run_stream(Events(0.12, b"data: 1\n\n", DONE), keepalive_s=0.05)
+    assert connection.body == KEEP_ALIVE * 2 + b"data: 1\n\n" + DONE
+
+
+def test_stream_when_it_fails_late_without_an_event_then_an_error_event_ends_it() -> None:
+    error = ServiceUnavailableError("Gone.")
+    connection = run_stream(Events(0.07, error), keepalive_s=0.05)
+    assert connection.body == KEEP_ALIVE + error_event(error)
+    assert connection.ended
+
+
+def test_stream_when_the_client_hangs_up_behind_the_opening_comment_then_the_generator_is_cancelled() -> None:
+    events = Events(60.0)
+    run_stream(events, keepalive_s=0.01, meanwhile=Connection.hang_up)
+    assert isinstance(events.left_by, asyncio.CancelledError)
+
+
 def test_stream_when_busy_then_no_comment_is_sent() -> None:
     busy = [event for _ in range(20) for event in (b"data: 1\n\n", 0.01)]
     assert KEEP_ALIVE not in run_stream(Events(*busy), keepalive_s=0.1).body
@@ -199,6 +218,13 @@ def test_until_disconnect_when_the_body_ends_then_the_task_can_go_on() -> None:
 # --- chunks ---------------------------------------------------------------------------------------------------------
 
 
+PLAIN = AnswerStyle()
+
+
+def chunk_writer(*, include_usage: bool = False, style: AnswerStyle = PLAIN, index: int = 0) -> ChunkWriter:
+    return ChunkWriter(Frame(HEAD, "chat.completion.chunk", include_usage=include_usage), style, index)
+
+
 def parse(event: bytes) -> dict[str, object]:
     assert event.startswith(b"data: ")
     assert event.endswith(b"\n\n")
@@ -215,7 +241,7 @@ def parse(event: bytes) -> dict[str, object]:
     ],
 )
 def test_chunk_when_a_delta_is_written_then_it_is_openais(delta: Delta, expected: object) -> None:
-    assert parse(ChunkWriter(HEAD, include_usage=False).deltas([delta])) == {
+    assert parse(chunk_writer().deltas([delta])) == {
         "id": "chatcmpl-1",
         "object": "chat.completion.chunk",
         "created": 5,
@@ -227,13 +253,28 @@ def test_chunk_when_a_delta_is_written_then_it_is_openais(delta: Delta, expected
 
 @pytest.mark.parametrize("text", ['"\\\n\r\t', "\u2028\u2029\x85\x00", "日本語 🙂", "\ud800", "data: [DONE]\n\n"])
 def test_chunk_when_the_text_is_awkward_then_it_stays_one_line_of_ascii(text: str) -> None:
-    event = ChunkWriter(HEAD, include_usage=False).deltas([ContentDelta(text)])
+    event = chunk_writer().deltas([ContentDelta(text)])
     assert event.isascii()
     assert len(event.splitlines()) == 2
     assert parse(event)["choices"][0]["delta"] == {"content": text}  # type: ignore[index]
 
 
 def test_chunk_when_usage_is_asked_for_then_every_chunk_has_the_field() -> None:
-    writer = ChunkWriter(HEAD, include_usage=True)
+    writer = chunk_writer(include_usage=True)
     assert all(parse(event)["usage"] is None for event in (writer.role(), writer.finish("stop")))
     assert parse(writer.deltas([ContentDelta("Hi")]))["usage"] is None
+
+
+def test_chunk_when_reasoning_is_mirrored_then_both_names_tell_it() -> None:
+    event = chunk_writer(style=AnswerStyle(mirror_reasoning_content=True)).deltas([ReasoningDelta("Hm")])
+    assert parse(event)["choices"][0]["delta"] == {"reasoning": "Hm", "reasoning_content": "Hm"}  # type: ignore[index]
+
+
+def test_chunk_when_reasoning_is_left_out_then_nothing_is_written() -> None:
+    assert chunk_writer(style=AnswerStyle(include_reasoning=False)).deltas([ReasoningDelta("Hm")]) == b""
+
+
+def test_chunk_when_it_is_of_another_choice_then_it_has_its_index() -> None:
+    writer = chunk_writer(index=3)
+    for event in (writer.role(), writer.deltas([ContentDelta("Hi")]), writer.finish("stop")):
+        assert parse(event)["choices"][0]["index"] == 3  # type: ignore[index]

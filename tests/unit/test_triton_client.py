@@ -187,7 +187,7 @@ def test_generate_when_answered_then_steps_come_in_order_and_the_stream_ends() -
         assert list(request.inputs[0].shape) == [3]
         assert request.raw_input_contents[0] == PROMPT.raw
         assert SAMPLING_CODEC.decode(request.raw_input_contents[1]) == SamplingParams(seed=1)
-        assert fake.metadata[0]["triton_grpc_error"] == "true"
+        assert "triton_grpc_error" not in fake.metadata[0]
 
     run(test)
 
@@ -273,17 +273,65 @@ def test_error_when_the_prompt_is_too_long_then_the_sentence_is_for_people() -> 
     run(test)
 
 
-def test_stream_when_an_error_comes_inside_it_then_it_is_raised() -> None:
-    class OldTriton(FakeTriton):
-        """A server that does not know `triton_grpc_error`."""
+@pytest.mark.parametrize(
+    ("text", "error_type", "param"),
+    [
+        (
+            encode_error(GenerationErrorCode.INVALID_REQUEST, "logit_bias holds a token"),
+            InvalidRequestError,
+            "logit_bias",
+        ),
+        (encode_error(GenerationErrorCode.INVALID_REQUEST, "tools[0]: no name"), InvalidRequestError, "tools[0]"),
+        (encode_error(GenerationErrorCode.INVALID_REQUEST, "the seed is odd"), InvalidRequestError, None),
+        (encode_error(GenerationErrorCode.CONTEXT_LENGTH_EXCEEDED, "long"), ContextLengthExceededError, "messages"),
+        (encode_error(GenerationErrorCode.QUEUE_FULL, "512 wait"), TooManyRequestsError, None),
+        (encode_error(GenerationErrorCode.DEADLINE_EXCEEDED, "late"), DeadlineExceededError, None),
+        (encode_error(GenerationErrorCode.SHUTTING_DOWN, "bye"), ServiceUnavailableError, None),
+        ("Request for unknown model: 'x' is not found", ServiceUnavailableError, None),
+        ("Stub process 'gpt_oss_demo_0_0' is not healthy.", ServiceUnavailableError, None),
+        ("a secret", InternalError, None),
+    ],
+)
+def test_stream_when_an_error_comes_inside_it_then_its_text_tells_which(
+    text: str, error_type: type[ApiError], param: str | None
+) -> None:
+    class Refusing(FakeTriton):
+        """Answers a request as Triton refuses it: with a text in an OK stream, which it then ends."""
 
         async def ModelStreamInfer(self, requests: Requests, context: Context) -> Responses:  # noqa: N802
-            yield pb.ModelStreamInferResponse(error_message="a secret")
+            yield pb.ModelStreamInferResponse(error_message=text)
 
     async def connect() -> None:
-        async with connected(OldTriton()) as client:
-            with pytest.raises(InternalError):
+        async with connected(Refusing()) as client:
+            with pytest.raises(ApiError) as refused:
                 await steps_of(client)
+        assert (type(refused.value), refused.value.param) == (error_type, param)
+        assert "secret" not in refused.value.message
+
+    asyncio.run(connect())
+
+
+def test_stream_when_an_error_came_then_its_end_is_waited_for_rather_than_cancelled() -> None:
+    class Slow(FakeTriton):
+        """Takes a moment to end the stream after an error."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.ended_by_itself = False
+
+        async def ModelStreamInfer(self, requests: Requests, context: Context) -> Responses:  # noqa: N802
+            yield pb.ModelStreamInferResponse(error_message="broken")
+            await asyncio.sleep(0.05)
+            self.ended_by_itself = True
+
+    async def connect() -> None:
+        triton = Slow()
+        async with connected(triton) as client:
+            stream = client.generate(PROMPT, SamplingParams(), "req-1")
+            with pytest.raises(InternalError):
+                await anext(stream)
+            stream.cancel()
+            assert triton.ended_by_itself
 
     asyncio.run(connect())
 

@@ -1,28 +1,31 @@
 """POST /v1/chat/completions.
 
 Stage: 1 route, 2 validate, then the rest in order, as `Turn` runs it.
-Owns: what happens in which order, whole and streamed.
+Owns: what happens in which order, whole and streamed, for one choice or several.
 Does not know: gRPC, Harmony, how an event is framed.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gptoss_adapter.chunks import AnswerBuilder, AnswerHead, ChunkWriter
+from gptoss_adapter.chunks import AnswerStyle, ChoiceBuilder, ChunkWriter
 from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import InvalidRequestError
-from gptoss_adapter.prompting import chat_request, sampling_params
-from gptoss_adapter.schemas.answers import ChatCompletion, ErrorBody
-from gptoss_adapter.schemas.chat import ChatCompletionRequest
+from gptoss_adapter.heads import AnswerHead, Frame
+from gptoss_adapter.prompting import chat_request, check_answer_fields, copies_of, sampling_params
+from gptoss_adapter.schemas.answers import ChatCompletion, Choice, ErrorBody, Usage
+from gptoss_adapter.schemas.chat import ChatCompletionRequest, PromptFields
 from gptoss_adapter.serving import Services, Shared
-from gptoss_adapter.sse import DONE, EventStream
-from gptoss_adapter.turn import Turn
+from gptoss_adapter.sse import DONE, STREAMED, EventStream
+from gptoss_adapter.together import gather, interleave
+from gptoss_adapter.turn import ChatPrompt, Turn
 from gptoss_adapter.validation import StrictJsonRoute
 
 router = APIRouter(tags=["chat"], route_class=StrictJsonRoute)
@@ -31,52 +34,81 @@ router = APIRouter(tags=["chat"], route_class=StrictJsonRoute)
 @router.post(
     "/v1/chat/completions",
     response_model=ChatCompletion,
-    responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
+    responses={200: STREAMED, "4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
 )
 async def create_chat_completion(body: ChatCompletionRequest, request: Request, services: Shared) -> Response:
-    """Continue a chat by one assistant turn, streamed or whole."""
+    """Continue a chat by one assistant turn, or by several to choose from, streamed or whole."""
     services.served.check_serves(body.model)
-    turn = _plan(body, services)
-    head = AnswerHead.of(services.served)
+    turns = _plan(body, services)
+    head = AnswerHead.of(services.served, "chatcmpl", body.service_tier)
+    style = AnswerStyle(
+        include_reasoning=body.include_reasoning is not False,
+        mirror_reasoning_content=services.settings.adapter.mirror_reasoning_content,
+        logprobs=bool(body.logprobs),
+    )
     if body.stream:
-        include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-        events = _stream_answer(turn, ChunkWriter(head, include_usage=include_usage), include_usage)
-        return EventStream(events, services.settings.adapter.keepalive_s)
-    answer = await _whole_answer(turn, head, request)
+        frame = Frame(head, "chat.completion.chunk", include_usage=body.include_usage)
+        return EventStream(_stream_answer(turns, frame, style), services.settings.adapter.keepalive_s)
+    answer = await _whole_answer(turns, head, style, request)
     return Response(answer.json_bytes(), media_type="application/json")
 
 
-def _plan(body: ChatCompletionRequest, services: Services) -> Turn:
-    """Return the turn, not yet begun. Raises InvalidRequestError."""
+def check_length(body: PromptFields, services: Services) -> None:
+    """Raise InvalidRequestError where the conversation has more messages than this server takes."""
     max_messages = services.settings.adapter.max_messages
     if len(body.messages) > max_messages:
         message = f"The conversation has {len(body.messages)} messages; this server takes {max_messages}."
         raise InvalidRequestError(message, param="messages", code="invalid_value")
-    if body.stream_options is not None and not body.stream:
-        message = "'stream_options' is only allowed when 'stream' is true."
-        raise InvalidRequestError(message, param="stream_options", code="invalid_value")
-    profile = services.served.profile
-    sampling = sampling_params(body, profile)
-    return Turn(services, chat_request(body, profile, services.today()), sampling, current_record())
 
 
-async def _whole_answer(turn: Turn, head: AnswerHead, request: Request) -> ChatCompletion:
-    answer = AnswerBuilder()
-    async with until_disconnect(request.receive), turn:
-        await turn.start()
-        async for deltas in turn:
-            answer.add(deltas)
-    return answer.completion(head, turn.finish_reason, turn.usage)
+def _plan(body: ChatCompletionRequest, services: Services) -> list[Turn]:
+    """Return the turns, one a choice, not yet begun. Raises InvalidRequestError."""
+    count, profile, record = body.n or 1, services.served.profile, current_record()
+    check_length(body, services)
+    check_answer_fields(body, services.served.profile_name, count, services.settings.adapter.max_choices)
+    chat = chat_request(body, profile, services.today())
+    prompt = ChatPrompt(services.model_server, chat, record.request_id)
+    return [
+        Turn(services, chat, sampling, record, stop=body.stop_strings, prompt=prompt)
+        for sampling in copies_of(sampling_params(body, profile), count)
+    ]
 
 
-async def _stream_answer(turn: Turn, chunks: ChunkWriter, include_usage: bool) -> AsyncGenerator[bytes, None]:
+async def _whole_answer(
+    turns: Sequence[Turn], head: AnswerHead, style: AnswerStyle, request: Request
+) -> ChatCompletion:
+    answers = [_whole_choice(turn, ChoiceBuilder(style, index)) for index, turn in enumerate(turns)]
+    async with until_disconnect(request.receive):
+        choices = await gather(answers)
+    return ChatCompletion(object="chat.completion", choices=choices, usage=_usage(turns), **head.fields())
+
+
+async def _whole_choice(turn: Turn, choice: ChoiceBuilder) -> Choice:
     async with turn:
         await turn.start()
-        yield chunks.role()
         async for deltas in turn:
-            if deltas:
-                yield chunks.deltas(deltas)
-        tail = chunks.finish(turn.finish_reason)
-        if include_usage:
-            tail += chunks.usage(turn.usage)
-        yield tail + DONE
+            choice.add(deltas)
+    return choice.choice(turn.finish_reason)
+
+
+async def _stream_answer(turns: Sequence[Turn], frame: Frame, style: AnswerStyle) -> AsyncGenerator[bytes, None]:
+    choices = [_stream_choice(turn, ChunkWriter(frame, style, index)) for index, turn in enumerate(turns)]
+    async with aclosing(interleave(choices)) as chunks:
+        async for chunk in chunks:
+            yield chunk
+    yield frame.usage(_usage(turns)) + DONE
+
+
+async def _stream_choice(turn: Turn, chunks: ChunkWriter) -> AsyncGenerator[bytes, None]:
+    async with turn:
+        await turn.start()
+        told = chunks.role()  # goes out with the first token: an error until then has a status of its own
+        async for deltas in turn:
+            if told := told + chunks.deltas(deltas):
+                yield told
+            told = b""
+        yield told + chunks.finish(turn.finish_reason)
+
+
+def _usage(turns: Sequence[Turn]) -> Usage:
+    return Usage.of_copies([turn.usage for turn in turns])

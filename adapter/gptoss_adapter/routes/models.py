@@ -29,6 +29,7 @@ async def get_model(model: str, services: Shared) -> ModelCard:
 
 
 def _card(services: Services) -> ModelCard:
-    return ModelCard(
-        id=services.served.name.openai, object="model", created=int(services.started_at), owned_by="openai"
-    )
+    name = services.served.name
+    # the demo's random weights are nobody's but ours
+    owner = "gptoss-triton" if name.short == "demo" else "openai"
+    return ModelCard(id=name.openai, object="model", created=int(services.started_at), owned_by=owner)

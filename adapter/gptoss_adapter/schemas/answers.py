@@ -7,7 +7,8 @@ Does not know: where the values come from.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, Self
 
 from gptoss_adapter.schemas.fields import AnswerModel
 
@@ -35,6 +36,59 @@ class Usage(AnswerModel):
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
 
+    @classmethod
+    def of(cls, *, prompt_tokens: int, cached_tokens: int, completion_tokens: int, reasoning_tokens: int) -> Self:
+        """Return what these make together."""
+        return cls(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached_tokens),
+            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reasoning_tokens),
+        )
+
+    @classmethod
+    def of_copies(cls, copies: Sequence[Usage]) -> Self:
+        """Return the usage of several answers to one prompt, which counts once, as the first of them found it."""
+        return cls.of(
+            prompt_tokens=copies[0].prompt_tokens,
+            cached_tokens=copies[0].prompt_tokens_details.cached_tokens,
+            completion_tokens=sum(copy.completion_tokens for copy in copies),
+            reasoning_tokens=sum(copy.completion_tokens_details.reasoning_tokens for copy in copies),
+        )
+
+    @classmethod
+    def of_prompts(cls, prompts: Sequence[Usage]) -> Self:
+        """Return the usage of several prompts and their answers."""
+        return cls.of(
+            prompt_tokens=sum(one.prompt_tokens for one in prompts),
+            cached_tokens=sum(one.prompt_tokens_details.cached_tokens for one in prompts),
+            completion_tokens=sum(one.completion_tokens for one in prompts),
+            reasoning_tokens=sum(one.completion_tokens_details.reasoning_tokens for one in prompts),
+        )
+
+
+class Alternative(AnswerModel):
+    """A token that might have come."""
+
+    token: str
+    """Its text; where that is not whole characters, its bytes written as \\xf0."""
+    bytes: list[int]
+    logprob: float
+
+
+class TokenLogprobs(Alternative):
+    """A token of the content, and what might have come in its place, the likeliest first."""
+
+    top_logprobs: list[Alternative]
+
+
+class ChoiceLogprobs(AnswerModel):
+    """How likely the content's tokens were. Those of reasoning, calls and headers are not told."""
+
+    content: list[TokenLogprobs]
+    refusal: None
+
 
 class AnswerFunction(AnswerModel):
     """The function a call names and its arguments, as the model wrote them."""
@@ -58,6 +112,8 @@ class AnswerMessage(AnswerModel):
     content: str | None
     refusal: None
     reasoning: str | None = None
+    reasoning_content: str | None = None
+    """`reasoning` again, where `adapter.mirror_reasoning_content` says so."""
     tool_calls: list[AnswerToolCall] | None = None
 
 
@@ -66,7 +122,7 @@ class Choice(AnswerModel):
 
     index: int
     message: AnswerMessage
-    logprobs: None
+    logprobs: ChoiceLogprobs | None
     finish_reason: FinishReasonName
 
 
@@ -80,6 +136,56 @@ class ChatCompletion(AnswerModel):
     system_fingerprint: str
     choices: list[Choice]
     usage: Usage
+    service_tier: Literal["default"] | None = None
+    """Where the request named one."""
+
+
+class TextLogprobs(AnswerModel):
+    """How likely a text's tokens were: four lists of one length."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    """The likeliest tokens and the one that came."""
+    text_offset: list[int]
+    """Characters before each token."""
+
+
+class TextChoice(AnswerModel):
+    """One continuation."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class TextCompletion(AnswerModel):
+    """The whole answer to a completion."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[TextChoice]
+    usage: Usage
+
+
+class Tokens(AnswerModel):
+    """A text's or a chat's tokens."""
+
+    count: int
+    max_model_len: int | None
+    """`engine.max_model_len`; null: what the checkpoint allows."""
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizedText(AnswerModel):
+    """The text of tokens."""
+
+    prompt: str
 
 
 class ModelCard(AnswerModel):

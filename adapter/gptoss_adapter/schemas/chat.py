@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, JsonValue, Tag
 
 from gptoss_adapter.schemas.fields import NotHonoured, RequestModel
+from gptoss_adapter.schemas.sampling import GenerationFields
 
 # --- messages -------------------------------------------------------------------------------------------------------
 
@@ -91,7 +92,7 @@ class AssistantMessage(RequestModel):
     refusal: Annotated[object, NotHonoured()] = None
     annotations: Annotated[object, NotHonoured([])] = None
     audio: Annotated[object, NotHonoured()] = None
-    function_call: Annotated[object, NotHonoured()] = None
+    function_call: Annotated[object, NotHonoured(instead="say it with 'tool_calls'")] = None
 
 
 class ToolMessage(RequestModel):
@@ -108,16 +109,17 @@ Message = Annotated[
     SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
 ]
 
-# --- tools and options ----------------------------------------------------------------------------------------------
+# --- tools ----------------------------------------------------------------------------------------------------------
 
 
 class Function(RequestModel):
-    """A function the model may call; `parameters` is a JSON schema."""
+    """A function the model may call; `parameters` is a JSON schema, which arguments are held to."""
 
     name: Annotated[str, Field(min_length=1)]
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
-    strict: Annotated[object, NotHonoured(False)] = None
+    strict: bool | None = None
+    """Harmless: arguments are always held to the schema."""
 
 
 class Tool(RequestModel):
@@ -127,62 +129,124 @@ class Tool(RequestModel):
     function: Function
 
 
-class StreamOptions(RequestModel):
-    """How an answer is streamed."""
+class FunctionName(RequestModel):
+    """Names a function."""
 
-    include_usage: bool | None = None
-    include_obfuscation: Annotated[object, NotHonoured(False)] = None
+    name: str
 
 
-class ChatCompletionRequest(RequestModel):
-    """A chat to continue by one assistant turn."""
+class FunctionChoice(RequestModel):
+    """This function must be called."""
 
-    model: str
+    type: Literal["function"]
+    function: FunctionName
+
+
+class AllowedTools(RequestModel):
+    """The model is told of these tools only."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[FunctionChoice], Field(min_length=1)]
+
+
+class AllowedToolsChoice(RequestModel):
+    """Some of the tools are to be chosen from."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+def _choice_kind(value: object) -> str | None:
+    if isinstance(value, str):
+        return "mode"
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return kind if kind in ("function", "allowed_tools") else None
+
+
+ToolChoiceField = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("mode")]
+    | Annotated[FunctionChoice, Tag("function")]
+    | Annotated[AllowedToolsChoice, Tag("allowed_tools")],
+    Discriminator(
+        _choice_kind,
+        custom_error_type="tool_choice",
+        custom_error_message=(
+            "Input should be 'none', 'auto', 'required' or an object of type 'function' or 'allowed_tools'"
+        ),
+    ),
+]
+
+# --- formats --------------------------------------------------------------------------------------------------------
+
+
+class TextFormat(RequestModel):
+    """The answer is free."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(RequestModel):
+    """The answer is a JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchema(RequestModel):
+    """A JSON schema and what the model is told of it."""
+
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, JsonValue] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(RequestModel):
+    """The answer is JSON of a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormatField = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+# --- the request ----------------------------------------------------------------------------------------------------
+
+
+class PromptFields(RequestModel):
+    """All that decides a chat's prompt."""
+
     messages: Annotated[list[Message], Field(min_length=1)]
-
     tools: list[Tool] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: ToolChoiceField | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormatField | None = None
     reasoning_effort: Literal["low", "medium", "high"] | None = None
+    """What the models were trained on. They always reason, so none and minimal are refused, as is more than high."""
 
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    """0 and -1: no limit."""
-    min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    ignore_eos: bool | None = None
 
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+class ChatCompletionRequest(PromptFields, GenerationFields):
+    """A chat to continue by one assistant turn, or by several to choose from."""
+
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    """The newer name of `max_tokens`."""
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    include_reasoning: bool | None = None
 
     # harmless: labels and hints that change no answer
-    user: str | None = None
     metadata: dict[str, str] | None = None
-    service_tier: str | None = None
+    store: bool | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, JsonValue] | None = None
 
-    store: Annotated[object, NotHonoured(False)] = None
-    n: Annotated[object, NotHonoured(1)] = None
-    stop: Annotated[object, NotHonoured([])] = None
-    logprobs: Annotated[object, NotHonoured(False)] = None
-    top_logprobs: Annotated[object, NotHonoured(0)] = None
-    logit_bias: Annotated[object, NotHonoured({})] = None
-    presence_penalty: Annotated[object, NotHonoured(0)] = None
-    frequency_penalty: Annotated[object, NotHonoured(0)] = None
-    repetition_penalty: Annotated[object, NotHonoured(1)] = None
-    min_tokens: Annotated[object, NotHonoured(0)] = None
-    priority: Annotated[object, NotHonoured(0)] = None
-    include_reasoning: Annotated[object, NotHonoured(True)] = None
-    response_format: Annotated[object, NotHonoured({"type": "text"})] = None
-    parallel_tool_calls: Annotated[object, NotHonoured(True)] = None
-    functions: Annotated[object, NotHonoured([])] = None
-    function_call: Annotated[object, NotHonoured("none")] = None
+    functions: Annotated[object, NotHonoured([], instead="say it with 'tools'")] = None
+    function_call: Annotated[object, NotHonoured("none", instead="say it with 'tool_choice'")] = None
     modalities: Annotated[object, NotHonoured(["text"])] = None
     audio: Annotated[object, NotHonoured()] = None
     prediction: Annotated[object, NotHonoured()] = None
-    verbosity: Annotated[object, NotHonoured("medium")] = None
+    verbosity: Annotated[object, NotHonoured("medium", instead="say it in a system message")] = None
     web_search_options: Annotated[object, NotHonoured()] = None
+    moderation: Annotated[object, NotHonoured()] = None

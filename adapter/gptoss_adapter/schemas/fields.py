@@ -33,13 +33,15 @@ class AnswerModel(BaseModel):
 
 
 class NotHonoured:
-    """Marks a field of OpenAI's API that is not honoured yet: null and `neutral` values, which ask for nothing, pass.
+    """Marks a field of OpenAI's API that is not honoured: null and `neutral` values, which ask for nothing, pass.
 
     Anything else is refused by name, so that nothing a client asks for is silently ignored.
     """
 
-    def __init__(self, *neutral: object) -> None:
+    def __init__(self, *neutral: object, instead: str | None = None) -> None:
+        """instead: what to do about it."""
         self._neutral = neutral
+        self._instead = f"; {instead}" if instead else ""
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Return a schema that takes the neutral values only."""
@@ -47,7 +49,7 @@ class NotHonoured:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Return the neutral values as a JSON schema."""
-        return {"enum": [None, *self._neutral], "description": "Not honoured yet: only these values are taken."}
+        return {"enum": [None, *self._neutral], "description": "Not honoured: only these values are taken."}
 
     def _check(self, value: object) -> object:
         # True == 1 in Python, not in JSON
@@ -57,5 +59,7 @@ class NotHonoured:
             return value
         choices = "".join(f" or send {to_json(one).decode()}" for one in self._neutral)
         raise PydanticCustomError(
-            UNSUPPORTED, "this server does not honour it yet; leave it out{choices}", {"choices": choices}
+            UNSUPPORTED,
+            "this server does not honour it{instead}; leave it out{choices}",
+            {"instead": self._instead, "choices": choices},
         )

@@ -1,0 +1,78 @@
+"""What of an answer's content goes out, and when.
+
+Stage: 6, behind the channel splitter.
+Owns: that content ends before a stop string, that log probabilities go out with the text of their tokens.
+Does not know: channels, the engine, how answers are written.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gptoss_adapter.stop_strings import StopStrings
+from gptoss_backend.contract import TokenLogprob
+from gptoss_backend.harmony.channels import ContentDelta
+
+
+@dataclass(frozen=True, slots=True)
+class ContentToken:
+    """A token of the content and how likely it was."""
+
+    start: int
+    """Characters of content before it; the tokens of one character share theirs."""
+    scored: TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredContent(ContentDelta):
+    """More content, and the tokens whose text begins in it."""
+
+    tokens: tuple[ContentToken, ...] = ()
+
+
+class ContentGate:
+    """Every piece of content passes here, in order."""
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        """stop: strings at which the content ends."""
+        self._stop = StopStrings(stop)
+        self._tokens: deque[ContentToken] = deque()
+        self._num_pushed = 0  # characters
+        self._num_shown = 0
+
+    @property
+    def stopped(self) -> bool:
+        """A stop string was found: the content is over, and nothing is to be pushed any more."""
+        return self._stop.matched
+
+    def score(self, tokens: Iterable[TokenLogprob]) -> None:
+        """Announce tokens whose text is pushed next, or has begun to be."""
+        self._tokens.extend(ContentToken(self._num_pushed, scored) for scored in tokens)
+
+    def push(self, text: str) -> list[ContentDelta]:
+        """Take more content and return what may be shown, one delta or none."""
+        self._num_pushed += len(text)
+        return self._show(self._stop.push(text))
+
+    def interrupt(self) -> list[ContentDelta]:
+        """Return what is held back: something else than content follows."""
+        return self._show(self._stop.flush())
+
+    def finish(self) -> list[ContentDelta]:
+        """Return what is held back: nothing follows."""
+        last = self.interrupt()
+        if self._tokens and not self.stopped:  # tokens without text
+            last.append(ScoredContent("", tuple(self._tokens)))
+            self._tokens.clear()
+        return last
+
+    def _show(self, text: str) -> list[ContentDelta]:
+        if not text:
+            return []
+        self._num_shown += len(text)
+        tokens = []
+        while self._tokens and self._tokens[0].start < self._num_shown:
+            tokens.append(self._tokens.popleft())
+        return [ScoredContent(text, tuple(tokens)) if tokens else ContentDelta(text)]

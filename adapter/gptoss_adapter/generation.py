@@ -1,0 +1,206 @@
+"""One prompt on the model server, from its submission to its end, whatever its tokens are read as.
+
+Stage: 4 schedule … 6, driven from the adapter.
+Owns: when a generation is over and why, what it cost, that one given up is cancelled, its metrics and notes.
+Does not know: HTTP, Harmony, how prompts are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Generic, Self, TypeVar
+
+from gptoss_adapter.context import RequestRecord
+from gptoss_adapter.errors import (
+    ApiError,
+    InternalError,
+    InvalidRequestError,
+    ServiceUnavailableError,
+    TooManyRequestsError,
+)
+from gptoss_adapter.inference import GenerationStep, GenerationStream, PromptIds
+from gptoss_adapter.metrics import GenerationMeter, Outcome
+from gptoss_adapter.schemas.answers import FinishReasonName, Usage
+from gptoss_adapter.serving import Services
+from gptoss_backend.contract import Finished, FinishReason, SamplingParams, Started, TokenLogprob
+
+logger = logging.getLogger(__name__)
+
+# the last response and the stream's end come together; a server that does not end it is not waited for
+_STREAM_END_TIMEOUT_S: Final = 1.0
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Generation(ABC, Generic[T_co]):
+    """An async context manager: begin, then iterate what each response brings, then read the properties.
+
+    Leaving it before the end cancels the generation.
+    """
+
+    _meter: GenerationMeter
+    _started: Started
+
+    def __init__(self, services: Services, sampling: SamplingParams, record: RequestRecord) -> None:
+        self._services = services
+        self._sampling = sampling
+        self._record = record
+        self._stream: GenerationStream | None = None
+        self._early: list[T_co] = []  # the first response may bring the first token
+        self._finished: Finished | None = None
+        self._stopped = False  # by us, before the engine would have
+        self._num_tokens = 0  # those that count as generated
+
+    async def __aenter__(self) -> Self:
+        """Begin to count the generation as in flight."""
+        served, record = self._services.served, self._record
+        self._meter = self._services.metrics.meter(served.name.openai, served.profile_name, record.started_at)
+        record.notes |= {"model": served.name.openai, "profile": served.profile_name}
+        return self
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Let go of the stream and record how the generation ended."""
+        outcome = self._outcome(error)
+        self._meter.ended(outcome)
+        self._write_notes(outcome)
+        await self._let_go()
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> list[T_co]:
+        """Wait for the next response and return what is new in it, possibly nothing. Raises ApiError.
+
+        The first comes with the first token.
+        """
+        if self._early:
+            early, self._early = self._early, []
+            return early
+        if self.is_over:
+            raise StopAsyncIteration
+        return self._absorb(await self._next_step())
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing follows."""
+        return self._stopped or self._finished is not None
+
+    @property
+    def finish_reason(self) -> FinishReasonName:
+        """Why the generation is over. At its end only."""
+        if not self.is_over:
+            raise RuntimeError("the generation is not over")
+        is_cut = self._finished is not None and self._finished.finish_reason is FinishReason.LENGTH
+        return "length" if is_cut and not self._stopped else "stop"
+
+    @property
+    def usage(self) -> Usage:
+        """What the generation cost. At its end only."""
+        prompt = self._finished or self._started
+        return Usage.of(
+            prompt_tokens=prompt.prompt_tokens,
+            cached_tokens=prompt.cached_tokens,
+            completion_tokens=self._num_tokens,
+            reasoning_tokens=self._reasoning_tokens(),
+        )
+
+    # --- what a reader of tokens fills in ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def _read(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> list[T_co]:
+        """Return what these tokens bring. logprobs: one for each token, or none at all. May call `_stop_after`."""
+
+    @abstractmethod
+    def _read_rest(self) -> list[T_co]:
+        """Return what was held back. Called once, after the last token."""
+
+    def _reasoning_tokens(self) -> int:
+        return 0
+
+    # --- for it to call ---------------------------------------------------------------------------------------------
+
+    async def _begin(self, prompt: PromptIds) -> None:
+        """Submit the prompt and wait until the engine takes it up. Raises ApiError."""
+        self._stream = self._services.model_server.generate(prompt, self._sampling, self._record.request_id)
+        step = await self._next_step()
+        if not isinstance(step.event, Started):
+            raise self._broken_contract("its first response does not say that it started")
+        self._started = step.event
+        self._meter.begun(step.event.prompt_tokens, step.event.cached_tokens)
+        self._early = self._absorb(step)
+
+    def _stop_after(self, num_read: int) -> None:
+        """End the generation now; of the tokens being read only the first `num_read` count."""
+        assert self._stream is not None  # noqa: S101 (these tokens came from it)
+        self._stopped = True
+        self._num_tokens += num_read
+        self._stream.cancel()
+
+    # --- responses --------------------------------------------------------------------------------------------------
+
+    async def _next_step(self) -> GenerationStep:
+        assert self._stream is not None  # noqa: S101 (_begin() made it)
+        try:
+            return await anext(self._stream)
+        except StopAsyncIteration:
+            raise self._broken_contract("its stream ended without a last response") from None
+
+    def _absorb(self, step: GenerationStep) -> list[T_co]:
+        token_ids, event = step.token_ids, step.event
+        if token_ids:
+            self._meter.tokens(len(token_ids))
+        if isinstance(event, Finished) and event.finish_reason is FinishReason.CANCELLED:
+            raise ServiceUnavailableError("The server ended this generation because it is shutting down.")
+        news = self._read(token_ids, event.logprobs if event is not None else ())
+        if self._stopped:
+            return news
+        self._num_tokens += len(token_ids)
+        if isinstance(event, Finished):
+            self._finished = event
+            news = news + self._read_rest()
+        return news
+
+    def _broken_contract(self, what: str) -> InternalError:
+        logger.error("the generation failed: %s", what)
+        return InternalError(self._record.request_id)
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    async def _let_go(self) -> None:
+        """Read the finished stream to its end, else cancel it."""
+        if self._stream is None:
+            return
+        if self._finished is not None:
+            with contextlib.suppress(ApiError, TimeoutError, StopAsyncIteration):
+                async with asyncio.timeout(_STREAM_END_TIMEOUT_S):
+                    await anext(self._stream)
+        self._stream.cancel()
+
+    def _outcome(self, error: BaseException | None) -> Outcome:
+        if isinstance(error, (InvalidRequestError, TooManyRequestsError)):
+            return Outcome.REFUSED
+        # a client that goes away cancels the task, or leaves the generator unfinished
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit)) or (error is None and not self.is_over):
+            return Outcome.CANCELLED
+        return Outcome.ERROR if error is not None else Outcome(self.finish_reason)
+
+    def _write_notes(self, outcome: Outcome) -> None:
+        """Add to the log line; a request may have several generations."""
+        notes = self._record.notes
+        if notes.get("outcome") not in (Outcome.ERROR.value, Outcome.REFUSED.value):  # the cause, not what it led to
+            notes["outcome"] = outcome.value
+        if self.is_over:
+            notes["prompt_tokens"] = self.usage.prompt_tokens
+        num_before = notes.get("completion_tokens", 0)
+        assert isinstance(num_before, int)  # noqa: S101 (nobody else writes it)
+        notes["completion_tokens"] = num_before + self._meter.num_tokens
+        if self._meter.first_token_s is not None:
+            notes.setdefault("ttft_ms", round(self._meter.first_token_s * 1000, 1))

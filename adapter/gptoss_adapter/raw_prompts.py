@@ -1,0 +1,62 @@
+"""From the prompts of /v1/completions and /tokenize to token ids.
+
+Stage: 3 prompt, where there is no chat.
+Owns: how text becomes tokens here: as text, whatever it says.
+Does not know: Harmony's messages, Triton.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from gptoss_adapter.inference import PromptIds
+from gptoss_adapter.schemas.completions import CompletionRequest
+from gptoss_backend.harmony.runs import cut_long_runs
+from gptoss_backend.harmony.vocabulary import encoding, token_bytes
+
+_PIECE_CHARS: Final = 32_768
+"""What takes about 3 ms, for which every stream of this process waits."""
+_BETWEEN_WORDS: Final = re.compile("(?<=[A-Za-z])(?= [A-Za-z])")
+
+
+async def raw_prompts(body: CompletionRequest) -> list[list[int]]:
+    """Return the token ids of each prompt."""
+    return [await encode_text(prompt) if isinstance(prompt, str) else prompt for prompt in body.prompts]
+
+
+async def encode_text(text: str) -> list[int]:
+    """Tokenise text; nothing in it becomes a special token. Others get their turn while a long one is read."""
+    ids: list[int] = []
+    for piece in _pieces(text):
+        for part in cut_long_runs(piece):
+            ids += encoding().encode(part, disallowed_special=())
+        await asyncio.sleep(0)
+    return ids
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a long text between words, where the tokenizer breaks anyway."""
+    start = 0
+    while (end := _BETWEEN_WORDS.search(text, start + _PIECE_CHARS)) is not None:
+        yield text[start : end.start()]
+        start = end.start()
+    yield text[start:]
+
+
+def decode_text(token_ids: Sequence[int]) -> str:
+    """Return the tokens' text, special tokens by name, U+FFFD for what is no character."""
+    return b"".join(map(token_bytes, token_ids)).decode(errors="replace")
+
+
+def prompt_ids(token_ids: Sequence[int]) -> PromptIds:
+    """Return the ids as they travel."""
+    return PromptIds(array("i", token_ids).tobytes())
+
+
+def token_ids(prompt: PromptIds) -> list[int]:
+    """Read them back."""
+    return array("i", prompt.raw).tolist()

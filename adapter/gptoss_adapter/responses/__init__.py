@@ -1,0 +1,6 @@
+"""What is particular to /v1/responses: items, conversations that are kept, typed events.
+
+Stage: 2 validate → 3 prompt, and 7 SSE.
+Owns: the way from items to a chat and from deltas to items, and the responses that are kept.
+Does not know: HTTP routes, Triton.
+"""

@@ -1,0 +1,179 @@
+"""One response, from its request to its end.
+
+Stage: 2 validate … 7 SSE, around `Turn`.
+Owns: the response's states; when it is kept.
+Does not know: HTTP, how events are framed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from gptoss_adapter.context import current_record
+from gptoss_adapter.errors import (
+    ApiError,
+    InvalidRequestError,
+    ServiceUnavailableError,
+    TooManyRequestsError,
+)
+from gptoss_adapter.prompting import check_answer_fields
+from gptoss_adapter.responses.items import own_items
+from gptoss_adapter.responses.output import Event, Output
+from gptoss_adapter.responses.plan import begun_response, chat_request, sampling_params
+from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.schemas.answers import Usage
+from gptoss_adapter.schemas.response_answers import (
+    IncompleteDetails,
+    InputTokensDetails,
+    OutputTokensDetails,
+    ResponseError,
+    ResponseObject,
+    ResponseUsage,
+)
+from gptoss_adapter.schemas.response_items import Item
+from gptoss_adapter.schemas.responses import ResponseRequest
+from gptoss_adapter.serving import Services
+from gptoss_adapter.turn import Turn
+from gptoss_backend.contract import ChatRequest
+
+_OUR_FIELDS: Final = {"messages": "input", "response_format": "text.format"}
+"""A chat's field → ours. Its index says nothing: several items make one message."""
+
+
+class Answering:
+    """An async context manager: `start()`, then iterate the events of the items, then `end()` and `kept()`."""
+
+    def __init__(self, turn: Turn, begun: ResponseObject, own_input: list[Item], store: ResponseStore) -> None:
+        self.response = begun
+        """As it is now."""
+        self._turn = turn
+        self._own_input = own_input
+        self._store = store
+        self._output = Output()
+
+    @classmethod
+    async def of(cls, body: ResponseRequest, services: Services, store: ResponseStore) -> Self:
+        """Gather the conversation and return the response, not yet begun. Raises ApiError."""
+        check_answer_fields(body, services.served.profile_name, num_choices=1, max_choices=1)
+        chat, own_input = await asked_chat(body, services, store)
+        sampling = sampling_params(body, services.served.profile)
+        begun = begun_response(body, services.served, sampling)
+        record = current_record()
+        record.notes["response_id"] = begun.id
+        with naming_fields_of_this_api():
+            turn = Turn(services, chat, sampling, record, stop=body.stop_strings)
+        return cls(turn, begun, own_input, store)
+
+    async def __aenter__(self) -> Self:
+        """Begin to count the turn as in flight."""
+        await self._turn.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Let go of the turn."""
+        await self._turn.__aexit__(error_type, error, traceback)
+
+    async def start(self) -> None:
+        """Wait until the engine takes the turn up. Raises ApiError."""
+        with naming_fields_of_this_api():
+            await self._turn.start()
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __anext__(self) -> list[Event]:
+        """Wait for the next part of the answer and return the events that tell of it. Raises ApiError."""
+        return self._output.add(await anext(self._turn))
+
+    def end(self) -> list[Event]:
+        """End the response and return the events that tell of its last item. After the last part only."""
+        is_cut = self._turn.finish_reason == "length"
+        events = self._output.end(cut=is_cut)
+        self.response = self.response.model_copy(
+            update={
+                "status": "incomplete" if is_cut else "completed",
+                "incomplete_details": IncompleteDetails(reason="max_output_tokens") if is_cut else None,
+                "completed_at": None if is_cut else int(time.time()),
+                "output": self._output.items,
+                "usage": _usage(self._turn.usage),
+            }
+        )
+        return events
+
+    async def kept(self) -> ResponseObject:
+        """Keep the response, where it is to be kept, and return it.
+
+        An answer is not lost with the store: where that fails, the response says that it is not kept.
+        """
+        if self.response.store:
+            try:
+                await self._store.save(self.response, self._own_input)
+            except ServiceUnavailableError:
+                self.response = self.response.model_copy(update={"store": False})
+        return self.response
+
+    def failed(self, error: ApiError) -> ResponseObject:
+        """Return the response as it is after `error` ended it. It is not kept."""
+        return self.response.model_copy(
+            update={
+                "status": "failed",
+                "error": ResponseError(code=_code(error), message=error.message),
+                "output": self._output.items,
+                "store": False,
+            }
+        )
+
+
+async def asked_chat(body: ResponseRequest, services: Services, store: ResponseStore) -> tuple[ChatRequest, list[Item]]:
+    """Gather the conversation: return its chat, and the items that the request adds to it. Raises ApiError."""
+    if body.input is None and body.previous_response_id is None:
+        message = "Missing required parameter: one of 'input' and 'previous_response_id' must be there."
+        raise InvalidRequestError(message, param="input", code="missing_required_parameter")
+    own_input = await own_items(body.input, store)
+    earlier = await store.conversation(body.previous_response_id) if body.previous_response_id is not None else []
+    _check_length(len(earlier) + len(own_input), services.settings.adapter.max_messages)
+    return chat_request(body, [*earlier, *own_input], services.served.profile, services.today()), own_input
+
+
+@contextmanager
+def naming_fields_of_this_api() -> Iterator[None]:
+    """Errors in the body name the fields of a chat: make them name those that were sent."""
+    try:
+        yield
+    except InvalidRequestError as error:
+        named = error.param or ""
+        for chats, ours in _OUR_FIELDS.items():
+            if named.startswith(chats):
+                error.param = ours
+                error.message = error.message.replace(f"{named}:", f"{ours}:", 1)
+        raise
+
+
+def _check_length(num_items: int, max_items: int) -> None:
+    if num_items > max_items:
+        message = f"The conversation has {num_items} items; this server takes {max_items}."
+        raise InvalidRequestError(message, param="input", code="invalid_value")
+
+
+def _usage(usage: Usage) -> ResponseUsage:
+    cached = usage.prompt_tokens_details.cached_tokens
+    return ResponseUsage(
+        input_tokens=usage.prompt_tokens,
+        input_tokens_details=InputTokensDetails(cached_tokens=cached, cache_write_tokens=usage.prompt_tokens - cached),
+        output_tokens=usage.completion_tokens,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=usage.completion_tokens_details.reasoning_tokens),
+        total_tokens=usage.total_tokens,
+    )
+
+
+def _code(error: ApiError) -> Literal["rate_limit_exceeded", "invalid_prompt", "server_error"]:
+    if isinstance(error, TooManyRequestsError):
+        return "rate_limit_exceeded"
+    return "invalid_prompt" if isinstance(error, InvalidRequestError) else "server_error"

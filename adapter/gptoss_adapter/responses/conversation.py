@@ -1,0 +1,136 @@
+"""Items → the messages of a chat.
+
+Stage: 2 validate → 3 prompt.
+Owns: which items make one message; that every call has its output and every output its call.
+Does not know: where the items come from; how messages are rendered (harmony/prompt.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.schemas.response_items import (
+    Content,
+    FunctionCallItem,
+    FunctionCallOutputItem,
+    Item,
+    MessageItem,
+    ReasoningItem,
+)
+from gptoss_backend.contract import ChatMessage, Role, ToolCall
+from gptoss_backend.harmony.prompt import TOOL_NAME
+
+_BETWEEN: Final = "\n\n"
+"""Keeps apart what becomes one text."""
+
+
+def chat_messages(items: Sequence[Item]) -> tuple[ChatMessage, ...]:
+    """Return the conversation as messages. Raises InvalidRequestError for calls and outputs that do not match."""
+    items = _without_cut_calls(items)
+    _check_calls(items)
+    messages: list[ChatMessage] = []
+    turn: list[Item] = []
+    for item in items:
+        if _is_assistants(item):
+            turn.append(item)
+            continue
+        messages += _assistant_turn(turn)
+        turn.clear()
+        messages.append(_message(item))
+    return (*messages, *_assistant_turn(turn))
+
+
+def _is_assistants(item: Item) -> bool:
+    if isinstance(item, MessageItem):
+        return item.role == "assistant"
+    return isinstance(item, ReasoningItem | FunctionCallItem)
+
+
+def _message(item: Item) -> ChatMessage:
+    if isinstance(item, FunctionCallOutputItem):
+        return ChatMessage(Role.TOOL, _text(item.output), tool_call_id=item.call_id)
+    assert isinstance(item, MessageItem)  # noqa: S101 (the others are the assistant's)
+    return ChatMessage(Role(item.role), _text(item.content))
+
+
+# --- the assistant's turn -------------------------------------------------------------------------------------------
+
+
+def _assistant_turn(items: Sequence[Item]) -> Iterator[ChatMessage]:
+    """Yield what the assistant said in one go.
+
+    All up to the last call is one message: what is said before a call is no final answer, and the reasoning around it
+    is to be seen again. What follows is a message for each answer, with the reasoning that led to it.
+    """
+    num_calling = max((at for at, item in enumerate(items, 1) if isinstance(item, FunctionCallItem)), default=0)
+    yield from _joined(items[:num_calling])
+    begun = num_calling
+    for position in range(num_calling, len(items)):
+        if isinstance(items[position], MessageItem):
+            yield from _joined(items[begun : position + 1])
+            begun = position + 1
+    yield from _joined(items[begun:])
+
+
+def _joined(items: Sequence[Item]) -> Iterator[ChatMessage]:
+    """Yield the items as one message, none for none."""
+    if items:
+        yield ChatMessage(
+            Role.ASSISTANT,
+            content=_join(_text(item.content) for item in items if isinstance(item, MessageItem)),
+            reasoning=_join(_reasoning(item) for item in items if isinstance(item, ReasoningItem)),
+            tool_calls=tuple(
+                ToolCall(item.call_id, item.name, item.arguments)
+                for item in items
+                if isinstance(item, FunctionCallItem)
+            ),
+        )
+
+
+def _join(texts: Iterable[str]) -> str | None:
+    return _BETWEEN.join(text for text in texts if text) or None
+
+
+def _reasoning(item: ReasoningItem) -> str:
+    return _BETWEEN.join(part.text for part in item.content or item.summary)
+
+
+def _text(content: Content) -> str:
+    return content if isinstance(content, str) else "\n".join(part.text for part in content)
+
+
+# --- calls and outputs ----------------------------------------------------------------------------------------------
+
+
+def _without_cut_calls(items: Sequence[Item]) -> list[Item]:
+    """Return the items without calls whose arguments were cut, and which therefore nobody has run."""
+    answered = {item.call_id for item in items if isinstance(item, FunctionCallOutputItem)}
+    return [
+        item
+        for item in items
+        if not isinstance(item, FunctionCallItem) or item.status != "incomplete" or item.call_id in answered
+    ]
+
+
+def _check_calls(items: Sequence[Item]) -> None:
+    """Raise InvalidRequestError unless names are names, every output follows its call and every call has an output."""
+    open_calls: dict[str, None] = {}
+    answered: set[str] = set()
+    for item in items:
+        if isinstance(item, FunctionCallItem):
+            if not TOOL_NAME.fullmatch(item.name):
+                raise _invalid(f"The function call {item.call_id} names {item.name!r}, which no function can be named.")
+            open_calls[item.call_id] = None
+        elif isinstance(item, FunctionCallOutputItem):
+            if item.call_id not in open_calls and item.call_id not in answered:
+                raise _invalid(f"No tool call found for function call output with call_id {item.call_id}.")
+            open_calls.pop(item.call_id, None)
+            answered.add(item.call_id)
+    for call_id in open_calls:
+        raise _invalid(f"No tool output found for function call {call_id}.")
+
+
+def _invalid(sentence: str) -> InvalidRequestError:
+    return InvalidRequestError(sentence, param="input", code="invalid_value")

@@ -1,0 +1,209 @@
+"""The file responses are kept in.
+
+Stage: 2 validate (what came before) and 7 SSE (what is to be kept).
+Owns: the tables, expiry, the bound on the file's size.
+Does not know: what a document says, event loops.
+
+One SQLite file in WAL mode, which several processes may share. A response is a row; what it continues is a link, so a
+conversation's texts are kept once however long it grows. Whoever continues a conversation renews all of it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+IN_MEMORY: Final = Path(":memory:")
+"""The path of a file that is none: what is kept is gone when it is closed."""
+SCHEMA_VERSION: Final = 1
+_BUSY_TIMEOUT_S: Final = 5.0
+_FEW: Final = 16
+"""Responses forgotten at once: expired ones before each write, the oldest ones until a new one has room."""
+_ROOM_BESIDES_TEXT: Final = 16
+"""Pages a response takes besides its texts: parts of pages, rows, indexes."""
+_MAX_IDLE_LOG_BYTES: Final = 8 * 1024 * 1024
+_SCHEMA: Final = """
+CREATE TABLE responses (
+    id TEXT PRIMARY KEY,
+    previous_id TEXT,
+    expires_at REAL NOT NULL,
+    response TEXT NOT NULL,
+    input TEXT NOT NULL,
+    output TEXT NOT NULL
+);
+CREATE INDEX responses_by_expiry ON responses (expires_at);
+CREATE TABLE items (
+    id TEXT NOT NULL,
+    response_id TEXT NOT NULL REFERENCES responses (id) ON DELETE CASCADE,
+    PRIMARY KEY (id, response_id)
+) WITHOUT ROWID;
+CREATE INDEX items_by_response ON items (response_id);
+"""
+_CHAIN: Final = """
+WITH RECURSIVE chain (id, previous_id, input, output, depth) AS (
+    SELECT id, previous_id, input, output, 0 FROM responses WHERE id = :id AND expires_at > :now
+    UNION ALL
+    SELECT r.id, r.previous_id, r.input, r.output, depth + 1
+    FROM responses r JOIN chain ON r.id = chain.previous_id WHERE r.expires_at > :now
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A response as it is kept. The texts are JSON."""
+
+    id: str
+    previous_id: str | None
+    response: str
+    """The response, without its output."""
+    input: str
+    """Its own items, without those of the response it continues."""
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLink:
+    """What one response of a conversation added to it."""
+
+    id: str
+    previous_id: str | None
+    input: str
+    output: str
+
+
+class ResponseDatabase:
+    """The file. Used by the thread that made it only; every method blocks and raises sqlite3.Error."""
+
+    def __init__(self, path: Path, *, keep_s: float, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
+        """Open the file, or make it, readable by its owner only. Raises sqlite3.Error and OSError."""
+        self._keep_s = keep_s
+        self._clock = clock
+        if path != IN_MEMORY:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
+        self._connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        try:
+            self._max_pages = self._prepare(max_bytes)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def save(self, stored: StoredResponse, item_ids: Sequence[str]) -> None:
+        """Keep a response, and what it continues for as long; make room where there is none."""
+        now = self._clock()
+        expires_at = now + self._keep_s
+        with self._writing():
+            self._renew(stored.previous_id, now, expires_at)
+            self._forget_expired(now)
+            self._make_room(len(stored.response) + len(stored.input) + len(stored.output))
+            self._connection.execute(
+                "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)",
+                (stored.id, stored.previous_id, expires_at, stored.response, stored.input, stored.output),
+            )
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO items VALUES (?, ?)", [(item_id, stored.id) for item_id in item_ids]
+            )
+
+    def load(self, response_id: str) -> StoredResponse | None:
+        """Return a response, None where it is not kept."""
+        row = self._connection.execute(
+            "SELECT id, previous_id, response, input, output FROM responses WHERE id = ? AND expires_at > ?",
+            (response_id, self._clock()),
+        ).fetchone()
+        return StoredResponse(*row) if row else None
+
+    def chain(self, response_id: str) -> list[StoredLink]:
+        """Return the response's conversation, the oldest link first; nothing where the response is not kept.
+
+        Where the first link continues another response, that one is not kept any more.
+        """
+        rows = self._connection.execute(
+            f"{_CHAIN} SELECT id, previous_id, input, output FROM chain ORDER BY depth DESC",
+            {"id": response_id, "now": self._clock()},
+        )
+        return [StoredLink(*row) for row in rows]
+
+    def holder(self, item_id: str) -> StoredLink | None:
+        """Return what holds the item: of several responses the newest."""
+        row = self._connection.execute(
+            "SELECT r.id, previous_id, input, output FROM items JOIN responses r ON r.id = response_id "
+            "WHERE items.id = ? AND expires_at > ? ORDER BY r.rowid DESC LIMIT 1",
+            (item_id, self._clock()),
+        ).fetchone()
+        return StoredLink(*row) if row else None
+
+    def delete(self, response_id: str) -> bool:
+        """Forget a response; returns whether it was kept."""
+        deleted = self._connection.execute(
+            "DELETE FROM responses WHERE id = ? AND expires_at > ?", (response_id, self._clock())
+        )
+        return deleted.rowcount > 0
+
+    # --- the file ---------------------------------------------------------------------------------------------------
+
+    def _prepare(self, max_bytes: int) -> int:
+        """Set the file up; returns how many pages it may have."""
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last answers, not the file
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        self._connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
+        self._connection.execute(f"PRAGMA journal_size_limit = {_MAX_IDLE_LOG_BYTES}")
+        with self._writing():
+            version = self._pragma("user_version")
+            if version == 0:
+                for statement in _SCHEMA.split(";"):
+                    self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            elif version != SCHEMA_VERSION:
+                raise sqlite3.DatabaseError(f"its format is {version}, and this version reads {SCHEMA_VERSION}")
+        max_pages = max_bytes // self._pragma("page_size")
+        self._connection.execute(f"PRAGMA max_page_count = {max_pages}")
+        return max_pages
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Run the body as one transaction. Takes the lock at once: a reader that turns writer could not wait for it."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.rollback()
+            raise
+        self._connection.commit()
+
+    def _renew(self, response_id: str | None, now: float, expires_at: float) -> None:
+        self._connection.execute(
+            f"{_CHAIN} UPDATE responses SET expires_at = :then WHERE id IN (SELECT id FROM chain)",
+            {"id": response_id, "now": now, "then": expires_at},
+        )
+
+    def _forget_expired(self, now: float) -> None:
+        self._connection.execute(
+            "DELETE FROM responses WHERE id IN "
+            "(SELECT id FROM responses WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
+            (now, _FEW),
+        )
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Forget the responses that would expire first until so much fits, or none is left."""
+        needed = num_bytes // self._pragma("page_size") + _ROOM_BESIDES_TEXT
+        while self._pragma("page_count") - self._pragma("freelist_count") + needed > self._max_pages:
+            forgotten = self._connection.execute(
+                "DELETE FROM responses WHERE id IN (SELECT id FROM responses ORDER BY expires_at LIMIT ?)", (_FEW,)
+            )
+            if not forgotten.rowcount:
+                return
+
+    def _pragma(self, name: str) -> int:
+        value: int = self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+        return value

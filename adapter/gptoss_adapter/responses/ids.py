@@ -1,0 +1,36 @@
+"""Ids of responses and items.
+
+Stage: 2 validate and 7 SSE.
+Owns: how ids look: OpenAI's prefixes, and enough chance that nobody guesses one.
+Does not know: what is kept under them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Final
+
+from gptoss_adapter.schemas.response_items import (
+    FunctionCallItem,
+    FunctionCallOutputItem,
+    Item,
+    MessageItem,
+    ReasoningItem,
+)
+
+_PREFIXES: Final[dict[type[Item], str]] = {
+    MessageItem: "msg",
+    ReasoningItem: "rs",
+    FunctionCallItem: "fc",
+    FunctionCallOutputItem: "fco",
+}
+
+
+def new_response_id() -> str:
+    """Return an id for a response."""
+    return f"resp_{uuid.uuid4().hex}"
+
+
+def new_item_id(kind: type[Item]) -> str:
+    """Return an id for an item of that kind."""
+    return f"{_PREFIXES[kind]}_{uuid.uuid4().hex}"

@@ -1,0 +1,48 @@
+"""The items a request adds to a conversation.
+
+Stage: 2 validate.
+Owns: how what a client wrote becomes items as they are kept and listed: whole, with ids, references looked up.
+Does not know: what items mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gptoss_adapter.responses.ids import new_item_id
+from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.schemas.response_items import (
+    Content,
+    InputItem,
+    Item,
+    ItemReference,
+    MessageItem,
+    MessagePart,
+)
+
+
+async def own_items(given: str | Sequence[InputItem] | None, store: ResponseStore) -> list[Item]:
+    """Return the items of a request's `input`. Raises NotFoundError for a reference to what is not kept."""
+    if isinstance(given, str):
+        given = [MessageItem(role="user", content=given)]
+    return [await store.item(item.id) if isinstance(item, ItemReference) else _completed(item) for item in given or ()]
+
+
+def _completed(item: Item) -> Item:
+    """Return the item as it is listed: with id, type and status, a message's content in parts."""
+    fields: dict[str, object] = {
+        "id": item.id or new_item_id(type(item)),
+        "type": item.type,
+        "status": item.status or "completed",
+    }
+    if isinstance(item, MessageItem):
+        fields["content"] = _parts(item.content, is_answer=item.role == "assistant")
+    return item.model_copy(update=fields)
+
+
+def _parts(content: Content, *, is_answer: bool) -> list[MessagePart]:
+    if not isinstance(content, str):
+        return content
+    if is_answer:
+        return [MessagePart(type="output_text", text=content, annotations=[])]
+    return [MessagePart(type="input_text", text=content)]

@@ -1,0 +1,205 @@
+"""From a request for a response to the two documents of the contract, and to the response that is begun.
+
+Stage: 2 validate → 3 prompt.
+Owns: the mapping, the profile's defaults, the rules that tie several fields together, what a response repeats.
+Does not know: where a conversation is kept, Harmony, Triton.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import date
+from typing import TypeVar
+
+from pydantic import JsonValue
+
+from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.prompting import sampling_of
+from gptoss_adapter.responses.conversation import chat_messages
+from gptoss_adapter.responses.ids import new_response_id
+from gptoss_adapter.schemas.response_answers import ResponseObject
+from gptoss_adapter.schemas.response_items import Item
+from gptoss_adapter.schemas.responses import (
+    LOGPROBS,
+    AllowedFunctions,
+    JsonText,
+    NamedFunction,
+    ResponseRequest,
+    ResponseTool,
+    SchemaText,
+)
+from gptoss_adapter.serving import ServedModel
+from gptoss_backend.contract import (
+    ChatMessage,
+    ChatRequest,
+    FunctionTool,
+    ReasoningEffort,
+    ResponseFormat,
+    Role,
+    SamplingParams,
+    ToolChoice,
+    ToolChoiceMode,
+)
+from gptoss_backend.settings import ProfileSettings
+
+T = TypeVar("T")
+
+
+def chat_request(body: ResponseRequest, items: Sequence[Item], profile: ProfileSettings, today: date) -> ChatRequest:
+    """Return what decides the prompt. items: the whole conversation. Raises InvalidRequestError."""
+    instructions = (ChatMessage(Role.SYSTEM, body.instructions),) if body.instructions else ()
+    messages = (*instructions, *chat_messages(items))
+    if not messages:
+        raise InvalidRequestError("'input' holds no items.", param="input", code="invalid_value")
+    choice = _tool_choice(body)
+    return ChatRequest(
+        messages=messages,
+        date=today.isoformat(),
+        tools=tuple(_tool(tool) for tool in _allowed_tools(body)),
+        tool_choice=choice,
+        parallel_tool_calls=_or(body.parallel_tool_calls, True),
+        response_format=_response_format(body),
+        reasoning_effort=_effort(body, profile),
+    )
+
+
+def sampling_params(body: ResponseRequest, profile: ProfileSettings) -> SamplingParams:
+    """Return how the answer's tokens are chosen. Raises InvalidRequestError."""
+    return sampling_of(body, body.max_output_tokens or profile.max_tokens, _num_alternatives(body))
+
+
+def _num_alternatives(body: ResponseRequest) -> int | None:
+    """Return how many alternatives are told with each token; None: tokens are not told of."""
+    return body.top_logprobs or (0 if LOGPROBS in (body.include or ()) else None)
+
+
+def begun_response(body: ResponseRequest, served: ServedModel, sampling: SamplingParams) -> ResponseObject:
+    """Return the response as it is before the first token: an id, and what was asked for."""
+    return ResponseObject(
+        id=new_response_id(),
+        object="response",
+        created_at=int(time.time()),
+        completed_at=None,
+        status="in_progress",
+        error=None,
+        incomplete_details=None,
+        model=served.name.openai,
+        output=[],
+        usage=None,
+        instructions=body.instructions,
+        previous_response_id=body.previous_response_id,
+        tools=[_told_tool(tool) for tool in body.tools or ()],
+        tool_choice=_told_choice(body),
+        parallel_tool_calls=_or(body.parallel_tool_calls, True),
+        text={"format": _told_format(body), "verbosity": "medium"},
+        reasoning={"effort": str(_effort(body, served.profile)), "summary": None},
+        max_output_tokens=sampling.max_tokens,
+        max_tool_calls=body.max_tool_calls,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        top_logprobs=_or(body.top_logprobs, 0),
+        truncation="disabled",
+        background=False,
+        store=_or(body.store, True),
+        service_tier="default",
+        metadata=body.metadata or {},
+        user=body.user,
+        safety_identifier=body.safety_identifier,
+        prompt_cache_key=body.prompt_cache_key,
+    )
+
+
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _effort(body: ResponseRequest, profile: ProfileSettings) -> ReasoningEffort:
+    asked = body.reasoning.effort if body.reasoning else None
+    return ReasoningEffort(asked) if asked else profile.reasoning_effort
+
+
+# --- tools ----------------------------------------------------------------------------------------------------------
+
+
+def _allowed_tools(body: ResponseRequest) -> list[ResponseTool]:
+    """Return the tools the model is told of."""
+    tools = body.tools or []
+    if not isinstance(body.tool_choice, AllowedFunctions):
+        return tools
+    allowed = {choice.name for choice in body.tool_choice.tools}
+    return [tool for tool in tools if tool.name in allowed]
+
+
+def _tool(tool: ResponseTool) -> FunctionTool:
+    return FunctionTool(tool.name, tool.description or "", tool.parameters, strict=bool(tool.strict))
+
+
+def _tool_choice(body: ResponseRequest) -> ToolChoice:
+    """Return the choice. Raises InvalidRequestError where it names what is not there."""
+    match body.tool_choice:
+        case NamedFunction(name=name):
+            _check_offered(body, name)
+            return ToolChoice(ToolChoiceMode.REQUIRED, name)
+        case AllowedFunctions(mode=mode, tools=tools):
+            for choice in tools:
+                _check_offered(body, choice.name)
+            return ToolChoice(ToolChoiceMode(mode))
+        case "required" if not body.tools:
+            message = "'tool_choice' is 'required', but there are no 'tools'."
+            raise InvalidRequestError(message, param="tool_choice", code="invalid_value")
+        case mode:
+            return ToolChoice(ToolChoiceMode(mode or "auto"))
+
+
+def _check_offered(body: ResponseRequest, name: str) -> None:
+    if all(tool.name != name for tool in body.tools or ()):
+        message = f"'tool_choice' names the function '{name}', which is not among the 'tools'."
+        raise InvalidRequestError(message, param="tool_choice", code="invalid_value")
+
+
+def _response_format(body: ResponseRequest) -> ResponseFormat | None:
+    match body.text.format if body.text else None:
+        case JsonText():
+            return ResponseFormat()
+        case SchemaText() as asked:
+            return ResponseFormat(asked.schema_, asked.name, asked.description, bool(asked.strict))
+    return None
+
+
+# --- what is told again ---------------------------------------------------------------------------------------------
+
+
+def _told_tool(tool: ResponseTool) -> dict[str, JsonValue]:
+    return {
+        "type": "function",
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "strict": _or(tool.strict, True),
+    }
+
+
+def _told_choice(body: ResponseRequest) -> JsonValue:
+    choice = body.tool_choice
+    if isinstance(choice, NamedFunction | AllowedFunctions):
+        told: dict[str, JsonValue] = choice.model_dump(mode="json")
+        return told
+    return choice or "auto"
+
+
+def _told_format(body: ResponseRequest) -> dict[str, JsonValue]:
+    match body.text.format if body.text else None:
+        case SchemaText() as asked:
+            return {
+                "type": "json_schema",
+                "name": asked.name,
+                "description": asked.description,
+                "schema": asked.schema_,
+                "strict": bool(asked.strict),
+            }
+        case JsonText():
+            return {"type": "json_object"}
+    return {"type": "text"}

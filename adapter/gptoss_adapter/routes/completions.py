@@ -1,0 +1,133 @@
+"""POST /v1/completions.
+
+Stage: 1 route, 2 validate, then the rest in order, as `Continuation` runs it.
+Owns: what happens in which order, whole and streamed, for each copy of each prompt.
+Does not know: gRPC, Harmony, how an event is framed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gptoss_adapter.context import current_record
+from gptoss_adapter.continuation import Continuation
+from gptoss_adapter.disconnect import until_disconnect
+from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.heads import AnswerHead, Frame
+from gptoss_adapter.prompting import check_answer_fields, completion_sampling, copies_of
+from gptoss_adapter.raw_prompts import decode_text, prompt_ids, raw_prompts
+from gptoss_adapter.schemas.answers import ErrorBody, TextChoice, TextCompletion, Usage
+from gptoss_adapter.schemas.completions import CompletionRequest
+from gptoss_adapter.serving import Services, Shared
+from gptoss_adapter.sse import DONE, STREAMED, EventStream
+from gptoss_adapter.text_chunks import TextChoiceBuilder, TextChunkWriter
+from gptoss_adapter.together import gather, interleave
+from gptoss_adapter.validation import StrictJsonRoute
+
+router = APIRouter(tags=["completions"], route_class=StrictJsonRoute)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The continuations in the order of their indices, the copies of one prompt side by side."""
+
+    continuations: list[Continuation]
+    echoes: list[str]
+    """What each text begins with."""
+    num_copies: int
+
+    def usage(self) -> Usage:
+        """Return what all cost, at their end."""
+        usages = [one.usage for one in self.continuations]
+        starts = range(0, len(usages), self.num_copies)
+        return Usage.of_prompts([Usage.of_copies(usages[start : start + self.num_copies]) for start in starts])
+
+
+@router.post(
+    "/v1/completions",
+    response_model=TextCompletion,
+    responses={200: STREAMED, "4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
+)
+async def create_completion(body: CompletionRequest, request: Request, services: Shared) -> Response:
+    """Continue raw text or token ids, streamed or whole."""
+    services.served.check_serves(body.model)
+    plan = await _plan(body, services)
+    head = AnswerHead.of(services.served, "cmpl")
+    if body.stream:
+        frame = Frame(head, "text_completion", include_usage=body.include_usage)
+        return EventStream(_stream_answer(plan, frame), services.settings.adapter.keepalive_s)
+    answer = await _whole_answer(plan, head, request, logprobs=body.logprobs is not None)
+    return Response(answer.json_bytes(), media_type="application/json")
+
+
+async def _plan(body: CompletionRequest, services: Services) -> _Plan:
+    """Raises InvalidRequestError."""
+    num_prompts, num_copies, record = len(body.prompts), body.n or 1, current_record()
+    served, max_choices = services.served, services.settings.adapter.max_choices
+    check_answer_fields(body, served.profile_name, num_prompts * num_copies, max_choices)
+    samplings = copies_of(completion_sampling(body), num_copies)
+    prompts = await raw_prompts(body)
+    return _Plan(
+        continuations=[
+            Continuation(services, prompt_ids(prompt), sampling, record, stop=body.stop_strings)
+            for prompt in prompts
+            for sampling in samplings
+        ],
+        echoes=[decode_text(prompt) if body.echo else "" for prompt in prompts for _ in samplings],
+        num_copies=num_copies,
+    )
+
+
+async def _whole_answer(plan: _Plan, head: AnswerHead, request: Request, *, logprobs: bool) -> TextCompletion:
+    answers = [
+        _whole_choice(continuation, TextChoiceBuilder(index, echo, logprobs=logprobs))
+        for index, (continuation, echo) in enumerate(zip(plan.continuations, plan.echoes, strict=True))
+    ]
+    async with until_disconnect(request.receive):
+        choices = await gather(answers)
+    return TextCompletion(object="text_completion", choices=choices, usage=plan.usage(), **head.fields())
+
+
+async def _whole_choice(continuation: Continuation, choice: TextChoiceBuilder) -> TextChoice:
+    async with continuation:
+        await _start(continuation)
+        async for deltas in continuation:
+            choice.add(deltas)
+    return choice.choice(continuation.finish_reason)
+
+
+async def _stream_answer(plan: _Plan, frame: Frame) -> AsyncGenerator[bytes, None]:
+    choices = [
+        _stream_choice(continuation, TextChunkWriter(frame, index, echo))
+        for index, (continuation, echo) in enumerate(zip(plan.continuations, plan.echoes, strict=True))
+    ]
+    async with aclosing(interleave(choices)) as chunks:
+        async for chunk in chunks:
+            yield chunk
+    yield frame.usage(plan.usage()) + DONE
+
+
+async def _stream_choice(continuation: Continuation, chunks: TextChunkWriter) -> AsyncGenerator[bytes, None]:
+    async with continuation:
+        await _start(continuation)
+        told = chunks.begin()
+        async for deltas in continuation:
+            if told := told + chunks.deltas(deltas):
+                yield told
+            told = b""
+        yield told + chunks.finish(continuation.finish_reason)
+
+
+async def _start(continuation: Continuation) -> None:
+    try:
+        await continuation.start()
+    except InvalidRequestError as error:
+        if error.param in (None, "messages"):  # no field of sampling
+            error.param = "prompt"
+        raise

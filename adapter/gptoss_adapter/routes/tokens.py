@@ -1,0 +1,62 @@
+"""POST /tokenize and POST /detokenize.
+
+Stage: 1 route, 2 validate, 3 prompt.
+Owns: nothing more than the two answers.
+Does not know: gRPC, Harmony.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gptoss_adapter.context import current_record
+from gptoss_adapter.disconnect import until_disconnect
+from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.logprobs import text_name
+from gptoss_adapter.prompting import chat_request
+from gptoss_adapter.raw_prompts import decode_text, encode_text, token_ids
+from gptoss_adapter.routes.chat import check_length
+from gptoss_adapter.schemas.answers import DetokenizedText, ErrorBody, Tokens
+from gptoss_adapter.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
+from gptoss_adapter.serving import Services, Shared
+from gptoss_adapter.validation import StrictJsonRoute
+from gptoss_backend.harmony.vocabulary import NUM_TOKENS
+
+router = APIRouter(tags=["tokens"], route_class=StrictJsonRoute)
+
+
+@router.post("/tokenize", response_model=Tokens, responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}})
+async def tokenize(body: TokenizeRequest, request: Request, services: Shared) -> Response:
+    """Return the tokens of a text, or of the prompt that is made of a chat."""
+    if body.model is not None:
+        services.served.check_serves(body.model)
+    if isinstance(body, TokenizeChatRequest):
+        async with until_disconnect(request.receive):
+            tokens = await _chat_tokens(body, services)
+    else:
+        tokens = await encode_text(body.prompt)
+    answer = Tokens(count=len(tokens), max_model_len=services.settings.engine.max_model_len, tokens=tokens)
+    if body.return_token_strs:
+        answer = answer.model_copy(update={"token_strs": [text_name(token) for token in tokens]})
+    return Response(answer.json_bytes(), media_type="application/json")
+
+
+@router.post("/detokenize", response_model=DetokenizedText, responses={"4XX": {"model": ErrorBody}})
+async def detokenize(body: DetokenizeRequest, services: Shared) -> Response:
+    """Return the text of tokens."""
+    if body.model is not None:
+        services.served.check_serves(body.model)
+    for place, token in enumerate(body.tokens):
+        if token >= NUM_TOKENS:
+            message = f"'tokens[{place}]' is {token}; the vocabulary ends at {NUM_TOKENS - 1}."
+            raise InvalidRequestError(message, param=f"tokens[{place}]", code="invalid_value")
+    text = DetokenizedText(prompt=decode_text(body.tokens))
+    return Response(text.json_bytes(), media_type="application/json")
+
+
+async def _chat_tokens(body: TokenizeChatRequest, services: Services) -> list[int]:
+    check_length(body, services)
+    chat = chat_request(body, services.served.profile, services.today())
+    return token_ids(await services.model_server.preprocess(chat, current_record().request_id))

@@ -1,0 +1,62 @@
+"""The request of POST /v1/completions.
+
+Stage: 2 validate.
+Owns: its fields, their types and bounds.
+Does not know: the contract with Triton (prompting.py maps to it).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Discriminator, Field, Tag
+
+from gptoss_adapter.schemas.fields import NotHonoured
+from gptoss_adapter.schemas.sampling import GenerationFields, TokenId
+
+_Text = Annotated[str, Field(min_length=1)]
+_TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+
+
+def _prompt_kind(value: object) -> str | None:
+    if isinstance(value, str):
+        return "text"
+    if not isinstance(value, list):
+        return None
+    first = value[0] if value else ""
+    if isinstance(first, list):
+        return "several_tokens"
+    return "texts" if isinstance(first, str) else "tokens"
+
+
+Prompt = Annotated[
+    Annotated[_Text, Tag("text")]
+    | Annotated[list[_Text], Field(min_length=1), Tag("texts")]
+    | Annotated[_TokenIds, Tag("tokens")]
+    | Annotated[list[_TokenIds], Field(min_length=1), Tag("several_tokens")],
+    Discriminator(
+        _prompt_kind,
+        custom_error_type="prompt_type",
+        custom_error_message="Input should be a string, a list of strings, a list of token ids or a list of such lists",
+    ),
+]
+
+
+class CompletionRequest(GenerationFields):
+    """Raw text or token ids to continue. Text is taken as text: `<|end|>` in it is no special token."""
+
+    prompt: Prompt
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
+    """Taken only where it equals n, and so asks for nothing."""
+
+    suffix: Annotated[object, NotHonoured("")] = None
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """`prompt` as a list: texts, or token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        # which of the three lists it is shows in its first element
+        return [self.prompt] if isinstance(self.prompt[0], int) else self.prompt

@@ -1,0 +1,120 @@
+"""What the endpoints under /v1/responses answer.
+
+Stage: 7 SSE, and the whole answers.
+Owns: the shapes of a response and of what is told about kept ones. Events are shaped by responses/output.py.
+Does not know: where the values come from.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from gptoss_adapter.schemas.fields import AnswerModel
+from gptoss_adapter.schemas.response_items import FunctionCallItem, Item, MessageItem, ReasoningItem
+
+OutputItem = Annotated[MessageItem | ReasoningItem | FunctionCallItem, Field(discriminator="type")]
+ListedItem = Annotated[Item, Field(discriminator="type")]
+
+
+class InputTokensDetails(AnswerModel):
+    """Of the input's tokens, those whose keys and values were still in the KV cache, and those now written to it."""
+
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class OutputTokensDetails(AnswerModel):
+    """Of the output's tokens, those that were reasoning."""
+
+    reasoning_tokens: int
+
+
+class ResponseUsage(AnswerModel):
+    """What a response cost, in tokens."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class ResponseError(AnswerModel):
+    """Why a response failed."""
+
+    code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+    message: str
+
+
+class IncompleteDetails(AnswerModel):
+    """Why a response is not complete."""
+
+    reason: Literal["max_output_tokens"]
+
+
+class ResponseObject(AnswerModel):
+    """A response: how far it is, what the model gave, and what was asked of it."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    """Unix seconds, as is `completed_at`."""
+    completed_at: int | None
+    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    error: ResponseError | None
+    incomplete_details: IncompleteDetails | None
+    model: str
+    output: list[OutputItem]
+    usage: ResponseUsage | None
+
+    instructions: str | None
+    previous_response_id: str | None
+    tools: list[dict[str, JsonValue]]
+    tool_choice: JsonValue
+    parallel_tool_calls: bool
+    text: dict[str, JsonValue]
+    reasoning: dict[str, JsonValue]
+    max_output_tokens: int | None
+    """The profile's, where the request names none."""
+    max_tool_calls: int | None
+    temperature: float
+    top_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    top_logprobs: int
+    truncation: Literal["disabled"]
+    background: Literal[False]
+    store: bool
+    """Whether the response is, or once it is complete will be, kept."""
+    service_tier: Literal["default"]
+    metadata: dict[str, str]
+    user: str | None
+    safety_identifier: str | None
+    prompt_cache_key: str | None
+
+
+class CountedInputTokens(AnswerModel):
+    """How long a prompt would be."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
+class DeletedResponse(AnswerModel):
+    """A response that is not kept any more."""
+
+    id: str
+    object: Literal["response"]
+    deleted: Literal[True]
+
+
+class ResponseItemList(AnswerModel):
+    """Some of the items a response was made from."""
+
+    object: Literal["list"]
+    data: list[ListedItem]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool

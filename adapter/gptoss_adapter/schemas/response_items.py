@@ -1,0 +1,150 @@
+"""Items: what a response is made from and what it consists of.
+
+Stage: 2 validate, and 7 SSE.
+Owns: the shapes of the items. They go both ways: an answer's items are sent back as input, and are kept as both.
+Does not know: what an item means to the model (responses/conversation.py).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, TypeAlias
+
+from pydantic import Discriminator, Field, JsonValue, Tag
+
+from gptoss_adapter.schemas.fields import NotHonoured, RequestModel
+from gptoss_backend.harmony.prompt import TOOL_NAME
+
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+ItemId = Annotated[str, Field(min_length=1, max_length=256)]
+FunctionName = Annotated[str, Field(pattern=f"^{TOOL_NAME.pattern}$")]
+
+
+class MessagePart(RequestModel):
+    """A piece of a message; pictures, sound and files are beyond these models."""
+
+    type: Literal["input_text", "output_text"]
+    text: str
+    annotations: list[JsonValue] | None = None
+    """Harmless: citations of another server's tools."""
+    logprobs: list[JsonValue] | None = None
+    prompt_cache_breakpoint: Annotated[object, NotHonoured()] = None
+
+
+def _content_kind(value: object) -> str | None:
+    if isinstance(value, str):
+        return "text"
+    return "parts" if isinstance(value, list) else None
+
+
+Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[MessagePart], Tag("parts")],
+    Discriminator(
+        _content_kind,
+        custom_error_type="content_type",
+        custom_error_message="Input should be a string or a list of text parts",
+    ),
+]
+
+
+class MessageItem(RequestModel):
+    """What somebody said. The short form leaves out the type and has a string for content."""
+
+    id: ItemId | None = None
+    type: Literal["message"] = "message"
+    status: ItemStatus | None = None
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Content
+    phase: Literal["commentary", "final_answer"] | None = None
+    """Harmless: what the assistant says before it calls a function is commentary."""
+
+
+class ReasoningText(RequestModel):
+    """A piece of reasoning, as the model wrote it."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class SummaryText(RequestModel):
+    """A piece of what another server made of the reasoning."""
+
+    type: Literal["summary_text"]
+    text: str
+
+
+class ReasoningItem(RequestModel):
+    """What the model thought before it went on."""
+
+    id: ItemId | None = None
+    type: Literal["reasoning"]
+    status: ItemStatus | None = None
+    summary: Annotated[list[SummaryText], Field(default_factory=list)]
+    """Stands in for `content` where that is missing."""
+    content: list[ReasoningText] | None = None
+    encrypted_content: Annotated[object, NotHonoured()] = None
+
+
+class FunctionCallItem(RequestModel):
+    """A call the model makes."""
+
+    id: ItemId | None = None
+    type: Literal["function_call"]
+    status: ItemStatus | None = None
+    call_id: ItemId
+    name: str
+    """As the model wrote it; no tool need have the name."""
+    arguments: str
+    """JSON text, as the model wrote it."""
+    namespace: Annotated[object, NotHonoured()] = None
+    caller: Annotated[object, NotHonoured({"type": "direct"})] = None
+
+
+class FunctionCallOutputItem(RequestModel):
+    """What a called function returned."""
+
+    id: ItemId | None = None
+    type: Literal["function_call_output"]
+    status: ItemStatus | None = None
+    call_id: ItemId
+    output: Content
+    name: str | None = None
+    """Harmless: the call with this id says which function it was."""
+    namespace: Annotated[object, NotHonoured()] = None
+    caller: Annotated[object, NotHonoured({"type": "direct"})] = None
+
+
+class ItemReference(RequestModel):
+    """Stands for an item that is kept."""
+
+    type: Literal["item_reference"] | None = None
+    id: ItemId
+
+
+Item: TypeAlias = MessageItem | ReasoningItem | FunctionCallItem | FunctionCallOutputItem
+"""An item that says something itself."""
+
+_KINDS: Final = ("message", "reasoning", "function_call", "function_call_output", "item_reference")
+
+
+def _item_kind(value: object) -> str | None:
+    if isinstance(value, dict):
+        kind = value.get("type")
+        if kind is None:
+            kind = "message" if "role" in value else "item_reference"
+    else:
+        kind = getattr(value, "type", None)
+    return kind if kind in _KINDS else None
+
+
+InputItem = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[FunctionCallItem, Tag("function_call")]
+    | Annotated[FunctionCallOutputItem, Tag("function_call_output")]
+    | Annotated[ItemReference, Tag("item_reference")],
+    Discriminator(
+        _item_kind,
+        custom_error_type="item_kind",
+        custom_error_message=f"Input should be an item of one of the types {', '.join(_KINDS)}",
+    ),
+]

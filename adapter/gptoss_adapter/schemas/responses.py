@@ -1,0 +1,192 @@
+"""The request of POST /v1/responses.
+
+Stage: 2 validate.
+Owns: its fields, their types and bounds. Every field is honoured, harmless (read by nobody) or NotHonoured.
+Does not know: items (response_items.py), the contract with Triton (responses/plan.py maps to it).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import Discriminator, Field, JsonValue, Tag
+
+from gptoss_adapter.schemas.fields import NotHonoured, RequestModel
+from gptoss_adapter.schemas.response_items import FunctionName, InputItem
+from gptoss_adapter.schemas.sampling import GenerationFields
+
+# --- tools ----------------------------------------------------------------------------------------------------------
+
+
+class ResponseTool(RequestModel):
+    """A function the model may call; `parameters` is a JSON schema. OpenAI's hosted tools are not run here."""
+
+    type: Literal["function"]
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, JsonValue] | None = None
+    strict: bool | None = None
+    """Harmless: arguments always follow `parameters`."""
+    allowed_callers: Annotated[object, NotHonoured(["direct"])] = None
+    defer_loading: Annotated[object, NotHonoured(False)] = None
+    output_schema: dict[str, JsonValue] | None = None
+    """Harmless: the model is told what a function takes."""
+
+
+class NamedFunction(RequestModel):
+    """Names one function."""
+
+    type: Literal["function"]
+    name: FunctionName
+
+
+class AllowedFunctions(RequestModel):
+    """Names the functions that may be called, of those in `tools`."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedFunction], Field(min_length=1)]
+
+
+def _choice_kind(value: object) -> str | None:
+    if isinstance(value, str):
+        return "mode"
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return kind if kind in ("function", "allowed_tools") else None
+
+
+ResponseToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("mode")]
+    | Annotated[NamedFunction, Tag("function")]
+    | Annotated[AllowedFunctions, Tag("allowed_tools")],
+    Discriminator(
+        _choice_kind,
+        custom_error_type="choice_kind",
+        custom_error_message="Input should be none, auto, required, or an object of type function or allowed_tools",
+    ),
+]
+
+# --- text and reasoning ---------------------------------------------------------------------------------------------
+
+
+class PlainText(RequestModel):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class JsonText(RequestModel):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class SchemaText(RequestModel):
+    """JSON of a schema."""
+
+    type: Literal["json_schema"]
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    schema_: Annotated[dict[str, JsonValue], Field(alias="schema")]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextConfig(RequestModel):
+    """What the final text must be."""
+
+    format: Annotated[PlainText | JsonText | SchemaText, Field(discriminator="type")] | None = None
+    verbosity: Annotated[object, NotHonoured("medium", instead="say it in 'instructions'")] = None
+
+
+class ReasoningConfig(RequestModel):
+    """How the model reasons."""
+
+    effort: Literal["low", "medium", "high"] | None = None
+    summary: Annotated[object, NotHonoured("auto")] = None
+    """Reasoning is told as it is, so there is none; `auto` leaves that to the server."""
+    generate_summary: Annotated[object, NotHonoured("auto")] = None
+    context: Annotated[object, NotHonoured("auto")] = None
+    mode: Annotated[object, NotHonoured("standard")] = None
+
+
+# --- the request ----------------------------------------------------------------------------------------------------
+
+
+LOGPROBS: Final = "message.output_text.logprobs"
+Includable = Literal[
+    "message.output_text.logprobs",
+    # harmless: reasoning is never hidden, so there is nothing to encrypt; of the rest, nothing occurs here
+    "reasoning.encrypted_content",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+]
+
+
+def _input_kind(value: object) -> str | None:
+    if isinstance(value, str):
+        return "text"
+    return "items" if isinstance(value, list) else None
+
+
+class ResponseRequest(GenerationFields):
+    """A conversation, or the next part of one, to be answered.
+
+    The fields of a chat that OpenAI's API does not have here (stop, top_k, seed …) are taken too.
+    """
+
+    input: (
+        Annotated[
+            Annotated[str, Tag("text")] | Annotated[list[InputItem], Tag("items")],
+            Discriminator(
+                _input_kind,
+                custom_error_type="input_type",
+                custom_error_message="Input should be a string or a list of items",
+            ),
+        ]
+        | None
+    ) = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+
+    tools: list[ResponseTool] | None = None
+    tool_choice: ResponseToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
+
+    max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    max_tokens: Annotated[int | None, NotHonoured(instead="say it with 'max_output_tokens'")] = None
+    n: Annotated[int | None, NotHonoured(1)] = None
+
+    store: bool | None = None
+    include: list[Includable] | None = None
+    metadata: (
+        Annotated[
+            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+        ]
+        | None
+    ) = None
+
+    # harmless: labels and hints that change no answer; told again in the response
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
+    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
+    """Counts calls of hosted tools, of which there are none."""
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, JsonValue] | None = None
+
+    background: Annotated[object, NotHonoured(False)] = None
+    truncation: Annotated[object, NotHonoured("disabled")] = None
+    conversation: Annotated[object, NotHonoured(instead="say it with 'previous_response_id'")] = None
+    prompt: Annotated[object, NotHonoured(instead="say it with 'instructions' and 'input'")] = None
+    context_management: Annotated[object, NotHonoured([])] = None
+    background_options: Annotated[object, NotHonoured()] = None
+    moderation: Annotated[object, NotHonoured()] = None
+    access_programs: Annotated[object, NotHonoured()] = None
+    image: Annotated[object, NotHonoured()] = None

@@ -1,0 +1,101 @@
+"""What chats and completions have in common: how tokens are chosen, when they end, how the answer is sent.
+
+Stage: 2 validate.
+Owns: these fields, their types and bounds.
+Does not know: the contract with Triton (prompting.py maps to it).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import Discriminator, Field, Tag
+
+from gptoss_adapter.schemas.fields import NotHonoured, RequestModel
+
+MAX_CHOICES: Final = 128
+"""OpenAI's. `adapter.max_choices` may be less."""
+_INT32: Final = 2**31
+
+TokenId = Annotated[int, Field(ge=0, lt=_INT32)]
+_StopString = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+def _stop_kind(value: object) -> str | None:
+    if isinstance(value, str):
+        return "one"
+    return "several" if isinstance(value, list) else None
+
+
+Stop = Annotated[
+    Annotated[_StopString, Tag("one")] | Annotated[list[_StopString], Field(max_length=4), Tag("several")],
+    Discriminator(
+        _stop_kind,
+        custom_error_type="stop_type",
+        custom_error_message="Input should be a string or a list of up to 4 strings",
+    ),
+]
+
+
+class StreamOptions(RequestModel):
+    """How an answer is streamed."""
+
+    include_usage: bool | None = None
+    include_obfuscation: Annotated[object, NotHonoured(False)] = None
+
+
+class GenerationFields(RequestModel):
+    """The common fields. null is as good as leaving one out."""
+
+    model: str
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+
+    max_tokens: Annotated[int, Field(ge=1, lt=_INT32)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, lt=_INT32)] | None = None
+    stop: Stop | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
+    ignore_eos: bool | None = None
+
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=_INT32)] | None = None
+    """0 and -1: no limit."""
+    min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0.0)] | None = None
+    logit_bias: (
+        Annotated[
+            dict[
+                Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,8})$")],
+                Annotated[float, Field(ge=-100.0, le=100.0)],
+            ],
+            Field(max_length=1024),
+        ]
+        | None
+    ) = None
+    """By token id, as JSON writes keys."""
+
+    priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
+    """The lower, the sooner."""
+    profile: str | None = None
+    """Only the profile being served is taken."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    user: str | None = None
+    """Harmless: a label that changes no answer."""
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """`stop` as a list."""
+        if self.stop is None:
+            return []
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with its usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)

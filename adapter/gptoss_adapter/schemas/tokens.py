@@ -1,0 +1,52 @@
+"""The requests of POST /tokenize and POST /detokenize, in vLLM's shape.
+
+Stage: 2 validate.
+Owns: their fields, their types and bounds.
+Does not know: the vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Discriminator, Tag
+
+from gptoss_adapter.schemas.chat import PromptFields
+from gptoss_adapter.schemas.fields import NotHonoured, RequestModel
+from gptoss_adapter.schemas.sampling import TokenId
+
+
+class _TokenizeFields(RequestModel):
+    model: str | None = None
+    return_token_strs: bool | None = None
+    """Tell each token's text, too."""
+
+
+class TokenizeTextRequest(_TokenizeFields):
+    """Text to be tokenised as `/v1/completions` would."""
+
+    prompt: str
+    add_special_tokens: bool | None = None
+    """Harmless: this tokenizer adds none."""
+
+
+class TokenizeChatRequest(_TokenizeFields, PromptFields):
+    """A chat to be rendered as `/v1/chat/completions` would."""
+
+    add_generation_prompt: Annotated[object, NotHonoured(True)] = None
+
+
+def _kind(value: object) -> str:
+    return "chat" if isinstance(value, dict) and "messages" in value else "text"
+
+
+TokenizeRequest = Annotated[
+    Annotated[TokenizeTextRequest, Tag("text")] | Annotated[TokenizeChatRequest, Tag("chat")], Discriminator(_kind)
+]
+
+
+class DetokenizeRequest(RequestModel):
+    """Token ids to be read as text."""
+
+    model: str | None = None
+    tokens: list[TokenId]

@@ -1,0 +1,76 @@
+"""How a completion's answer is written: the chunks of a stream, and the whole.
+
+Stage: 7 SSE.
+Owns: the JSON of a chunk.
+Does not know: where the text comes from, HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from gptoss_adapter.content import ContentToken, ScoredContent
+from gptoss_adapter.heads import Frame
+from gptoss_adapter.logprobs import text_logprobs
+from gptoss_adapter.schemas.answers import FinishReasonName, TextChoice
+from gptoss_backend.harmony.channels import ContentDelta
+
+
+class TextChunkWriter:
+    """Writes the chunks of one choice of a streamed completion as framed events."""
+
+    def __init__(self, frame: Frame, index: int, echo: str) -> None:
+        """echo: the prompt, where the text begins with it."""
+        before, self._after = frame.around_choice(index)
+        self._before_text = before + '"text":'
+        self._after_text = ',"logprobs":null,"finish_reason":null' + self._after
+        self._echo = echo
+
+    def begin(self) -> bytes:
+        """Return the prompt, where it is told; else nothing."""
+        return self._chunk(self._echo).encode() if self._echo else b""
+
+    def deltas(self, deltas: Iterable[ContentDelta]) -> bytes:
+        """Return a chunk for each delta, nothing for none."""
+        return "".join([self._chunk_of(delta) for delta in deltas]).encode()
+
+    def finish(self, reason: FinishReasonName) -> bytes:
+        """Return the chunk that says why the text ends."""
+        return f'{self._before_text}"","logprobs":null,"finish_reason":"{reason}"{self._after}'.encode()
+
+    def _chunk_of(self, delta: ContentDelta) -> str:
+        if not isinstance(delta, ScoredContent):
+            return self._chunk(delta.text)
+        logprobs = text_logprobs(delta.tokens, len(self._echo)).model_dump_json()
+        text = json.dumps(delta.text)
+        return f'{self._before_text}{text},"logprobs":{logprobs},"finish_reason":null{self._after}'
+
+    def _chunk(self, text: str) -> str:
+        return f"{self._before_text}{json.dumps(text)}{self._after_text}"
+
+
+class TextChoiceBuilder:
+    """Gathers the text of one choice of a completion that is sent whole."""
+
+    def __init__(self, index: int, echo: str, *, logprobs: bool) -> None:
+        self._index = index
+        self._echo = echo
+        self._logprobs = logprobs
+        self._texts: list[str] = []
+        self._tokens: list[ContentToken] = []
+
+    def add(self, deltas: Iterable[ContentDelta]) -> None:
+        """Take the next text."""
+        for delta in deltas:
+            self._texts.append(delta.text)
+            if isinstance(delta, ScoredContent):
+                self._tokens += delta.tokens
+
+    def choice(self, reason: FinishReasonName) -> TextChoice:
+        """Return the whole choice."""
+        logprobs = text_logprobs(self._tokens, len(self._echo)) if self._logprobs else None
+        text = self._echo + "".join(self._texts)
+        return TextChoice.model_validate(
+            {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+        )

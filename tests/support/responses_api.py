@@ -1,0 +1,80 @@
+"""The adapter's app with a store of its own, for the tests of /v1/responses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import httpx
+from openai.types.responses import Response as OpenAIResponse
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from gptoss_adapter.app import create_app
+from gptoss_backend.settings import load_settings
+from support.fake_model_server import FakeModelServer
+from support.live_app import live, sse_documents
+
+RESPONSES = "/v1/responses"
+MODEL = "gpt-oss-demo"
+CALL = (
+    "<|channel|>analysis<|message|>Look it up.<|end|><|start|>assistant<|channel|>commentary to=functions.weather"
+    ' <|constrain|>json<|message|>{"city":"Oslo"}<|call|>'
+)
+WEATHER = {
+    "type": "function",
+    "name": "weather",
+    "description": "Tell the weather.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+
+_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+
+@contextmanager
+def serving(store: Path, server: FakeModelServer, **adapter: object) -> Iterator[str]:
+    """Serve the app, its store at that path, and yield its URL. adapter: further settings of that section."""
+    sections = {"model": "demo", "adapter": {"responses_path": str(store), "keepalive_s": 0.1, **adapter}}
+    app = create_app(load_settings(sections, environ={}), model_server=server, today=lambda: date(2026, 11, 23))
+    with live(app) as url:
+        yield url
+
+
+def respond(client: httpx.Client, given: object = "Hi", **fields: object) -> dict[str, Any]:
+    """Return the response to a request that must succeed; its shape is checked against the official client's."""
+    response = client.post(RESPONSES, json={"model": MODEL, "input": given, **fields})
+    assert response.status_code == 200, response.text
+    document: dict[str, Any] = response.json()
+    OpenAIResponse.model_validate(document, strict=True)
+    return document
+
+
+def refusal(client: httpx.Client, status: int = 400, **fields: object) -> dict[str, Any]:
+    """Return the error of a request that must be refused."""
+    response = client.post(RESPONSES, json={"model": MODEL, "input": "Hi", **fields})
+    assert response.status_code == status, response.text
+    error: dict[str, Any] = response.json()["error"]
+    return error
+
+
+def stream(client: httpx.Client, given: object = "Hi", **fields: object) -> list[dict[str, Any]]:
+    """Return the events of a streamed response; each one's shape is checked against the official client's."""
+    response = client.post(RESPONSES, json={"model": MODEL, "input": given, "stream": True, **fields})
+    assert response.status_code == 200, response.text
+    names = [line.removeprefix("event: ") for line in response.text.split("\n") if line.startswith("event: ")]
+    bare = "\n".join(line for line in response.text.split("\n") if not line.startswith("event: "))
+    events = sse_documents(httpx.Response(200, text=bare, headers=response.headers))
+    assert [event["type"] for event in events] == names
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    for event in events:
+        _EVENT.validate_python(event, strict=True)
+    return events

@@ -1,0 +1,58 @@
+"""Text to tokens in the adapter."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import pytest
+
+from gptoss_adapter.raw_prompts import decode_text, encode_text
+from gptoss_backend.harmony.runs import cut_long_runs
+from gptoss_backend.harmony.vocabulary import encoding
+
+WORDS = [
+    "the",
+    "Fox",
+    "it's",
+    "42",
+    "naïve",
+    "日本語",
+    "🧑‍🚀",
+    "\n",
+    "  ",
+    "x_y",
+    "<|end|>",
+    "don't",
+    "a.b",
+    "ÉTÉ",
+    "a" * 700,
+]
+
+
+def long_text(num_words: int, seed: int) -> str:
+    source = random.Random(seed)
+    return "".join(source.choice(WORDS) + source.choice([" ", " ", "", "\n\n"]) for _ in range(num_words))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_text_when_it_is_read_in_pieces_then_the_tokens_are_those_of_the_whole(seed: int) -> None:
+    text = long_text(20_000, seed)
+    whole = [token for part in cut_long_runs(text) for token in encoding().encode(part, disallowed_special=())]
+    assert len(text) > 500_000
+    assert asyncio.run(encode_text(text)) == whole
+    assert decode_text(whole) == text
+
+
+def test_text_when_it_is_long_then_nobody_waits_for_all_of_it() -> None:
+    async def run() -> float:
+        reading = asyncio.create_task(encode_text("once upon a time " * 200_000))
+        longest_s, before_s = 0.0, time.perf_counter()
+        while not reading.done():
+            await asyncio.sleep(0)
+            longest_s, before_s = max(longest_s, time.perf_counter() - before_s), time.perf_counter()
+        return longest_s / (before_s - started_s)
+
+    started_s = time.perf_counter()
+    assert asyncio.run(run()) < 0.2

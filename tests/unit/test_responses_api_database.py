@@ -1,0 +1,193 @@
+"""The file responses are kept in: expiry, the bound on its size, several users."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from gptoss_adapter.responses.database import SCHEMA_VERSION, ResponseDatabase, StoredResponse
+
+MIB = 1024 * 1024
+KEEP_S = 100.0
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def opened(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., ResponseDatabase]]:
+    with ExitStack() as stack:
+
+        def open_database(max_bytes: int = 64 * MIB) -> ResponseDatabase:
+            database = ResponseDatabase(tmp_path / "r.sqlite", keep_s=KEEP_S, max_bytes=max_bytes, clock=clock)
+            return stack.enter_context(closing(database))
+
+        yield open_database
+
+
+def stored(name: str, previous: str | None = None, num_bytes: int = 10) -> StoredResponse:
+    return StoredResponse(name, previous, response=f'{{"name":"{name}"}}', input="[]", output="x" * num_bytes)
+
+
+def chain_ids(database: ResponseDatabase, name: str) -> list[str]:
+    return [link.id for link in database.chain(name)]
+
+
+def test_response_when_its_time_has_passed_then_nothing_finds_it(
+    opened: Callable[..., ResponseDatabase], clock: Clock
+) -> None:
+    database = opened()
+    database.save(stored("a"), ["item"])
+    clock.now += KEEP_S - 1
+    assert database.load("a") == stored("a")
+    assert database.holder("item") is not None
+    clock.now += 1
+    assert database.load("a") is None
+    assert database.chain("a") == []
+    assert database.holder("item") is None
+    assert database.delete("a") is False
+
+
+def test_responses_when_expired_then_later_writes_remove_them_from_the_file(
+    opened: Callable[..., ResponseDatabase], clock: Clock, tmp_path: Path
+) -> None:
+    database = opened()
+    for number in range(20):
+        database.save(stored(f"old{number}"), [f"item{number}"])
+    clock.now += KEEP_S
+    for number in range(3):
+        database.save(stored(f"new{number}"), [])
+    with closing(sqlite3.connect(tmp_path / "r.sqlite")) as connection:
+        assert connection.execute("SELECT count(*) FROM responses").fetchone() == (3,)
+        assert connection.execute("SELECT count(*) FROM items").fetchone() == (0,)
+
+
+def test_response_when_it_is_continued_then_all_of_its_conversation_lives_as_long_as_the_newest(
+    opened: Callable[..., ResponseDatabase], clock: Clock
+) -> None:
+    database = opened()
+    database.save(stored("a"), [])
+    database.save(stored("aside", "a"), [])
+    clock.now += 60
+    database.save(stored("b", "a"), [])
+    clock.now += 60
+    database.save(stored("c", "b"), [])
+    assert chain_ids(database, "c") == ["a", "b", "c"]
+    assert database.load("aside") is None
+
+
+def test_chain_when_it_is_long_then_it_comes_oldest_first(opened: Callable[..., ResponseDatabase]) -> None:
+    database = opened()
+    for number in range(500):
+        database.save(stored(str(number), str(number - 1) if number else None), [])
+    assert chain_ids(database, "499") == [str(number) for number in range(500)]
+
+
+def test_file_when_more_is_kept_than_fits_then_the_oldest_go_and_it_never_grows_beyond_its_bound(
+    opened: Callable[..., ResponseDatabase], clock: Clock, tmp_path: Path
+) -> None:
+    database = opened(max_bytes=MIB)
+    for number in range(400):
+        clock.now += 0.01
+        database.save(stored(str(number), num_bytes=20_000), [f"item{number}"])
+        assert database.load(str(number)) is not None
+    assert database.load("0") is None
+    kept = [number for number in range(400) if database.load(str(number))]
+    assert len(kept) >= 25  # most of the room is used
+    assert kept == list(range(400 - len(kept), 400))
+    database.close()
+    assert (tmp_path / "r.sqlite").stat().st_size <= MIB
+
+
+def test_file_when_a_response_is_larger_than_it_then_it_is_refused_and_others_can_still_be_kept(
+    opened: Callable[..., ResponseDatabase],
+) -> None:
+    database = opened(max_bytes=MIB)
+    with pytest.raises(sqlite3.Error, match="full"):
+        database.save(stored("large", num_bytes=2 * MIB), [])
+    database.save(stored("small"), [])
+    assert database.load("large") is None
+    assert database.load("small") is not None
+
+
+def test_conversation_when_room_is_made_for_its_next_response_then_it_goes_last(
+    opened: Callable[..., ResponseDatabase], clock: Clock
+) -> None:
+    database = opened(max_bytes=MIB)
+    database.save(stored("first"), [])
+    for number in range(200):
+        clock.now += 0.01
+        database.save(stored(str(number), num_bytes=20_000), [])
+        if number % 10 == 0:
+            database.save(stored(f"next{number}", "first" if number == 0 else f"next{number - 10}"), [])
+    assert chain_ids(database, "next190")[0] == "first"
+
+
+def test_item_when_several_responses_hold_it_then_the_newest_is_found(
+    opened: Callable[..., ResponseDatabase],
+) -> None:
+    database = opened()
+    for name in ("a", "b"):
+        database.save(stored(name), ["item", "item"])
+    holder = database.holder("item")
+    assert holder is not None
+    assert holder.id == "b"
+
+
+def test_response_when_deleted_then_its_text_is_not_in_the_file(
+    opened: Callable[..., ResponseDatabase], tmp_path: Path
+) -> None:
+    database = opened()
+    database.save(StoredResponse("a", None, '"secret words"', "[]", "[]"), [])
+    database.delete("a")
+    database.close()
+    assert b"secret words" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_file_when_made_then_only_its_owner_may_read_it(
+    opened: Callable[..., ResponseDatabase], tmp_path: Path
+) -> None:
+    opened().save(stored("a"), [])
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(os.listdir(tmp_path)) == 3  # SQLite keeps two beside it
+    assert modes == {0o600}
+
+
+def test_file_when_a_later_version_made_it_then_it_is_left_alone(
+    opened: Callable[..., ResponseDatabase], tmp_path: Path
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "r.sqlite")) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    with pytest.raises(sqlite3.DatabaseError, match="format"):
+        opened()
+
+
+def test_file_when_many_make_it_and_write_at_once_then_nobody_fails(tmp_path: Path) -> None:
+    def write(writer: int) -> None:
+        path = tmp_path / "r.sqlite"
+        with closing(ResponseDatabase(path, keep_s=KEEP_S, max_bytes=64 * MIB)) as database:
+            for number in range(20):
+                database.save(stored(f"{writer}-{number}"), [])
+            assert all(database.load(f"{writer}-{number}") for number in range(20))
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(write, range(6)))

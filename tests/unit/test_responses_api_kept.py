@@ -1,0 +1,325 @@
+"""Responses that are kept: continued, retrieved, listed, deleted, expired."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gptoss_backend.contract import ChatMessage, Role, ToolCall
+from support.fake_model_server import FakeModelServer, answer
+from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving, stream
+
+USER = ChatMessage(Role.USER, "Hi")
+ANSWER = ChatMessage(Role.ASSISTANT, "Hello!", "Easy.")
+
+
+@pytest.fixture(scope="module")
+def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, FakeModelServer]]:
+    server = FakeModelServer()
+    with serving(tmp_path_factory.mktemp("store") / "responses.sqlite", server, max_messages=40) as url:
+        yield url, server
+
+
+@pytest.fixture
+def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
+    server = url_and_server[1]
+    server.forget()
+    return server
+
+
+@pytest.fixture
+def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
+        yield client
+
+
+def listed(client: httpx.Client, response_id: str, **query: object) -> dict[str, Any]:
+    response = client.get(f"{RESPONSES}/{response_id}/input_items", params=query)  # type: ignore[arg-type]
+    assert response.status_code == 200, response.text
+    document: dict[str, Any] = response.json()
+    return document
+
+
+def assert_not_found(response: httpx.Response, response_id: str) -> None:
+    assert response.status_code == 404
+    error = response.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "response_not_found")
+    assert error["message"] == f"Response with id '{response_id}' not found."
+
+
+# --- continuing -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_response_when_it_continues_another_then_the_model_sees_all_of_it(
+    client: httpx.Client, server: FakeModelServer, streamed: bool
+) -> None:
+    first = stream(client)[-1]["response"] if streamed else respond(client)
+    second = respond(client, previous_response_id=first["id"])
+    third = respond(client, previous_response_id=second["id"])
+    assert third["previous_response_id"] == second["id"]
+    assert server.chats[2].messages == (USER, ANSWER, USER, ANSWER, USER)
+
+
+def test_instructions_when_a_response_is_continued_then_only_its_own_hold(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    first = respond(client, instructions="Be brief.")
+    respond(client, previous_response_id=first["id"], instructions="Be long.")
+    respond(client, previous_response_id=first["id"])
+    assert server.chats[1].messages == (ChatMessage(Role.SYSTEM, "Be long."), USER, ANSWER, USER)
+    assert server.chats[2].messages == (USER, ANSWER, USER)
+
+
+def test_call_when_only_its_output_is_sent_then_the_model_sees_its_reasoning_the_call_and_the_output(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = answer(CALL)
+    first = respond(client, "Weather?", tools=[WEATHER])
+    call_id = first["output"][1]["call_id"]
+    output = {"type": "function_call_output", "call_id": call_id, "output": "Snow"}
+    respond(client, [output], previous_response_id=first["id"], tools=[WEATHER])
+    assert server.chats[1].messages == (
+        ChatMessage(Role.USER, "Weather?"),
+        ChatMessage(Role.ASSISTANT, None, "Look it up.", (ToolCall(call_id, "weather", '{"city":"Oslo"}'),)),
+        ChatMessage(Role.TOOL, "Snow", tool_call_id=call_id),
+    )
+
+
+def test_call_when_it_is_continued_without_its_output_then_400_names_it(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = answer(CALL)
+    first = respond(client, tools=[WEATHER])
+    error = refusal(client, previous_response_id=first["id"])
+    assert error["param"] == "input"
+    assert first["output"][1]["call_id"] in error["message"]
+
+
+def test_output_when_it_is_sent_back_as_input_then_the_model_sees_the_same(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    first = respond(client)
+    respond(client, "Hi", previous_response_id=first["id"])
+    respond(client, [{"role": "user", "content": "Hi"}, *first["output"], {"role": "user", "content": "Hi"}])
+    assert server.chats[1].messages == server.chats[2].messages == (USER, ANSWER, USER)
+
+
+def test_item_when_it_is_referred_to_then_the_model_sees_it(client: httpx.Client, server: FakeModelServer) -> None:
+    first = respond(client)
+    reasoning, message = first["output"]
+    [given] = listed(client, first["id"])["data"]
+    references = [{"type": "item_reference", "id": given["id"]}, {"id": reasoning["id"]}, {"id": message["id"]}]
+    respond(client, [*references, {"role": "user", "content": "Hi"}])
+    assert server.chats[1].messages == (USER, ANSWER, USER)
+
+
+def test_response_when_it_is_continued_without_input_then_the_model_goes_on(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    first = respond(client)
+    answered = client.post(RESPONSES, json={"model": MODEL, "previous_response_id": first["id"]})
+    assert answered.status_code == 200
+    assert server.chats[1].messages == (USER, ANSWER)
+
+
+def test_response_when_it_is_continued_twice_then_the_branches_do_not_see_each_other(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    first = respond(client)
+    respond(client, "one", previous_response_id=first["id"])
+    respond(client, "two", previous_response_id=first["id"])
+    assert [message.content for message in server.chats[2].messages] == ["Hi", "Hello!", "two"]
+
+
+def test_conversation_when_it_has_grown_too_long_then_400_names_the_input(client: httpx.Client) -> None:
+    last = respond(client, [{"role": "user", "content": "Hi"}] * 20)
+    for _ in range(6):
+        last = respond(client, previous_response_id=last["id"])
+    assert refusal(client, previous_response_id=last["id"])["message"] == (
+        "The conversation has 41 items; this server takes 40."
+    )
+
+
+# --- retrieving, deleting, cancelling -------------------------------------------------------------------------------
+
+
+def test_response_when_it_is_retrieved_then_it_is_as_it_was_answered(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    whole = respond(client, "H\u00e9\u2028", instructions="\u2029", metadata={"k": "v"}, tools=[WEATHER])
+    streamed = stream(client)[-1]["response"]
+    for told in (whole, streamed):
+        assert client.get(f"{RESPONSES}/{told['id']}").json() == told
+
+
+def test_response_when_store_is_false_then_it_is_not_kept(client: httpx.Client) -> None:
+    told = respond(client, store=False)
+    assert told["store"] is False
+    assert_not_found(client.get(f"{RESPONSES}/{told['id']}"), told["id"])
+    assert refusal(client, previous_response_id=told["id"])["code"] == "previous_response_not_found"
+
+
+def test_response_when_it_is_deleted_then_it_is_gone_with_its_items(client: httpx.Client) -> None:
+    told = respond(client)
+    path = f"{RESPONSES}/{told['id']}"
+    assert client.delete(path).json() == {"id": told["id"], "object": "response", "deleted": True}
+    for response in (
+        client.get(path),
+        client.delete(path),
+        client.get(f"{path}/input_items"),
+        client.post(f"{path}/cancel"),
+    ):
+        assert_not_found(response, told["id"])
+    assert refusal(client, 404, input=[{"id": told["output"][1]["id"]}])["code"] == "item_not_found"
+
+
+def test_response_when_one_that_it_continues_is_deleted_then_it_stays_but_cannot_be_continued(
+    client: httpx.Client,
+) -> None:
+    first = respond(client)
+    second = respond(client, "more", previous_response_id=first["id"])
+    client.delete(f"{RESPONSES}/{first['id']}")
+    assert client.get(f"{RESPONSES}/{second['id']}").status_code == 200
+    error = refusal(client, previous_response_id=second["id"])
+    assert (error["param"], error["code"]) == ("previous_response_id", "previous_response_not_found")
+    assert error["message"] == f"Previous response with id '{first['id']}' not found."
+    assert [item["content"][0]["text"] for item in listed(client, second["id"])["data"]] == ["more"]
+
+
+def test_response_when_it_is_to_be_cancelled_then_400_says_why_not(client: httpx.Client) -> None:
+    told = respond(client)
+    response = client.post(f"{RESPONSES}/{told['id']}/cancel")
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == "Cannot cancel a synchronous response."
+
+
+def test_response_when_it_is_to_be_streamed_again_then_400_names_the_parameter(client: httpx.Client) -> None:
+    response = client.get(f"{RESPONSES}/{respond(client)['id']}", params={"stream": True})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "stream"
+
+
+# --- input items ----------------------------------------------------------------------------------------------------
+
+
+def test_input_items_when_listed_then_they_are_whole_and_the_newest_comes_first(client: httpx.Client) -> None:
+    first = respond(client, [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}])
+    page = listed(client, first["id"])
+    assistant, user = page["data"]
+    assert (page["object"], page["has_more"]) == ("list", False)
+    assert (page["first_id"], page["last_id"]) == (assistant["id"], user["id"])
+    assert user.pop("id").startswith("msg_")
+    assert user == {
+        "type": "message",
+        "status": "completed",
+        "role": "user",
+        "content": [{"type": "input_text", "text": "Hi"}],
+    }
+    assert assistant["content"] == [{"type": "output_text", "text": "Yes?", "annotations": []}]
+
+
+def test_input_items_when_a_response_continues_another_then_all_it_was_made_from_is_listed_page_by_page(
+    client: httpx.Client,
+) -> None:
+    first = respond(client)
+    second = respond(client, "more", previous_response_id=first["id"])
+    kinds, after = [], None
+    for num_left in (3, 2, 1, 0):
+        query = {"limit": 1, "order": "asc"} | ({"after": after} if after else {})
+        page = listed(client, second["id"], **query)
+        [item] = page["data"]
+        kinds.append((item["type"], item.get("role")))
+        assert page["has_more"] is (num_left > 0)
+        after = item["id"]
+    assert kinds == [("message", "user"), ("reasoning", None), ("message", "assistant"), ("message", "user")]
+    end = listed(client, second["id"], order="asc", after=after)
+    assert (end["data"], end["first_id"], end["has_more"]) == ([], None, False)
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [({"limit": 0}, "limit"), ({"limit": 101}, "limit"), ({"order": "up"}, "order"), ({"after": "x"}, "after")],
+)
+def test_input_items_when_the_query_is_wrong_then_400_names_the_parameter(
+    client: httpx.Client, query: dict[str, Any], param: str
+) -> None:
+    response = client.get(f"{RESPONSES}/{respond(client)['id']}/input_items", params=query)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+
+
+# --- the store ------------------------------------------------------------------------------------------------------
+
+
+def test_store_when_the_adapter_is_restarted_then_what_was_kept_is_still_there(tmp_path: Path) -> None:
+    server = FakeModelServer()
+    with serving(tmp_path / "new" / "r.sqlite", server) as url, httpx.Client(base_url=url) as client:
+        told = respond(client)
+    with serving(tmp_path / "new" / "r.sqlite", server) as url, httpx.Client(base_url=url) as client:
+        assert client.get(f"{RESPONSES}/{told['id']}").json() == told
+
+
+def test_store_when_it_is_in_memory_then_it_works_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serving(Path(":memory:"), FakeModelServer()) as url, httpx.Client(base_url=url) as client:
+        told = respond(client)
+        respond(client, previous_response_id=told["id"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_store_when_it_fails_then_the_answer_is_given_all_the_same_and_says_that_it_is_not_kept(
+    tmp_path: Path, streamed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "taken").write_text("a file, not a folder")
+    with serving(tmp_path / "taken" / "r.sqlite", FakeModelServer()) as url, httpx.Client(base_url=url) as client:
+        with caplog.at_level(logging.ERROR, "gptoss_adapter.responses.store"):
+            told = stream(client)[-1]["response"] if streamed else respond(client)
+        assert (told["status"], told["store"]) == ("completed", False)
+        assert "the store of responses failed" in caplog.text
+        assert refusal(client, 503, previous_response_id=told["id"])["code"] == "service_unavailable"
+
+
+def test_store_when_its_file_is_damaged_then_503_and_not_500(tmp_path: Path) -> None:
+    (tmp_path / "r.sqlite").write_bytes(b"not a database " * 1000)
+    with serving(tmp_path / "r.sqlite", FakeModelServer()) as url, httpx.Client(base_url=url) as client:
+        assert respond(client)["store"] is False
+        assert client.get(f"{RESPONSES}/resp_1").status_code == 503
+
+
+def test_store_when_an_answer_is_larger_than_it_then_the_answer_is_given_and_not_kept(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path / "r.sqlite", FakeModelServer(), responses_max_bytes=1024 * 1024) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        assert respond(client, "long " * 400_000)["store"] is False
+        kept = respond(client)
+        assert kept["store"] is True
+        assert client.get(f"{RESPONSES}/{kept['id']}").status_code == 200
+
+
+def test_store_when_it_is_used_by_two_processes_then_both_see_all_of_it(tmp_path: Path) -> None:
+    server = FakeModelServer()
+    path = tmp_path / "r.sqlite"
+    with (
+        serving(path, server) as one,
+        serving(path, server) as other,
+        httpx.Client(base_url=one) as first,
+        httpx.Client(base_url=other) as second,
+    ):
+        told = respond(first)
+        respond(second, previous_response_id=told["id"])
+        second.delete(f"{RESPONSES}/{told['id']}")
+        assert_not_found(first.get(f"{RESPONSES}/{told['id']}"), told["id"])
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM responses").fetchone() == (1,)

@@ -1,0 +1,204 @@
+"""POST /v1/responses, streamed: every event in its order, and how a stream fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from gptoss_adapter.errors import ServiceUnavailableError, TooManyRequestsError
+from gptoss_adapter.inference import GenerationStep
+from gptoss_backend.contract import Alternative, Continued, FinishReason, TokenLogprob
+from support.fake_model_server import FOREVER, HELLO, STARTED, FakeModelServer, Pause, answer, finished, token_ids
+from support.live_app import wait_until
+from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, respond, serving, stream
+
+
+@pytest.fixture(scope="module")
+def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, FakeModelServer]]:
+    server = FakeModelServer()
+    with serving(tmp_path_factory.mktemp("store") / "responses.sqlite", server) as url:
+        yield url, server
+
+
+@pytest.fixture
+def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
+    server = url_and_server[1]
+    server.forget()
+    return server
+
+
+@pytest.fixture
+def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
+        yield client
+
+
+def kinds(events: list[dict[str, Any]]) -> list[str]:
+    return [event["type"].removeprefix("response.") for event in events]
+
+
+def without_ids(document: object) -> object:
+    """Return the document without what no two responses share."""
+    if isinstance(document, dict):
+        chance = ("id", "call_id", "created_at", "completed_at")
+        return {name: without_ids(value) for name, value in document.items() if name not in chance}
+    return [without_ids(value) for value in document] if isinstance(document, list) else document
+
+
+TEXT_ITEM = ["output_item.added", "content_part.added", "{}.delta", "{}.done", "content_part.done", "output_item.done"]
+
+
+def text_item(name: str) -> list[str]:
+    return [kind.format(name) for kind in TEXT_ITEM]
+
+
+def test_stream_when_it_reasons_and_answers_then_all_events_come_in_openais_order(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = answer(
+        "<|channel|>analysis<|message|>Easy<|end|><|start|>assistant<|channel|>final<|message|>Hello<|return|>"
+    )
+    events = stream(client)
+    assert kinds(events) == [
+        "created",
+        "in_progress",
+        *text_item("reasoning_text"),
+        *text_item("output_text"),
+        "completed",
+    ]
+
+
+def test_stream_when_it_calls_a_function_then_the_arguments_come_as_deltas(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = answer(CALL)
+    events = stream(client, tools=[WEATHER])
+    call = [event for event in events if event.get("output_index") == 1]
+    added, *deltas, done, item_done = call
+    assert added["item"]["status"] == "in_progress"
+    assert (added["item"]["name"], added["item"]["arguments"]) == ("weather", "")
+    assert {delta["type"] for delta in deltas} == {"response.function_call_arguments.delta"}
+    assert "".join(delta["delta"] for delta in deltas) == done["arguments"] == '{"city":"Oslo"}'
+    assert item_done["item"] == {**added["item"], "status": "completed", "arguments": '{"city":"Oslo"}'}
+    assert {event["item_id"] for event in [*deltas, done]} == {added["item"]["id"]}
+
+
+@pytest.mark.parametrize(
+    "harmony",
+    [
+        "<|channel|>analysis<|message|>A.<|end|><|start|>assistant<|channel|>final<|message|>B.<|return|>",
+        CALL,
+        "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant" + CALL,
+        CALL + "<|start|>assistant" + CALL,
+        "<|channel|>final<|message|>B.<|end|><|start|>assistant"
+        + CALL
+        + "<|start|>assistant<|channel|>final<|message|>C.",
+        "no markers at all",
+    ],
+)
+@pytest.mark.parametrize("tokens_a_step", [1, 1000])
+def test_stream_when_any_turn_is_written_then_its_end_tells_what_the_whole_answer_would(
+    client: httpx.Client, server: FakeModelServer, harmony: str, tokens_a_step: int
+) -> None:
+    server.script = answer(harmony, tokens_a_step=tokens_a_step)
+    whole = respond(client, tools=[WEATHER])
+    events = stream(client, tools=[WEATHER])
+    final = events[-1]["response"]
+    assert without_ids(final) == without_ids(whole)
+    assert [event["item"] for event in events if event["type"] == "response.output_item.done"] == final["output"]
+    assert [event["output_index"] for event in events if event["type"] == "response.output_item.added"] == list(
+        range(len(final["output"]))
+    )
+    assert {event["response"]["id"] for event in events if "response" in event} == {final["id"]}
+
+
+def test_stream_when_the_budget_is_spent_then_it_ends_incomplete(client: httpx.Client, server: FakeModelServer) -> None:
+    server.script = answer("<|channel|>final<|message|>Hel", reason=FinishReason.LENGTH)
+    events = stream(client)
+    assert kinds(events)[-2:] == ["output_item.done", "incomplete"]
+    assert events[-2]["item"]["status"] == "incomplete"
+    assert events[-1]["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+def test_stream_when_it_begins_then_the_response_is_in_progress_and_empty(client: httpx.Client) -> None:
+    created, in_progress, *_, completed = stream(client, instructions="Be brief.")
+    assert created["response"] == in_progress["response"]
+    assert (created["response"]["status"], created["response"]["output"], created["response"]["usage"]) == (
+        "in_progress",
+        [],
+        None,
+    )
+    changed = {"status", "output", "usage", "completed_at"}
+    assert {
+        name for name in completed["response"] if completed["response"][name] != created["response"][name]
+    } == changed
+
+
+def test_stream_when_logprobs_are_asked_for_then_each_delta_and_the_whole_text_have_them(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    head, text = token_ids("<|channel|>final<|message|>"), token_ids("Hello there")
+    scored = [TokenLogprob(token, -0.5, (Alternative(token, -0.5),)) for token in (*head, *text)]
+    steps = [GenerationStep([one.token_id], Continued((one,))) for one in scored]
+    server.script = [STARTED, *steps, GenerationStep([], finished(FinishReason.STOP, len(scored)))]
+    events = stream(client, include=["message.output_text.logprobs"], top_logprobs=1)
+    deltas = [event for event in events if event["type"] == "response.output_text.delta"]
+    [done] = [event for event in events if event["type"] == "response.output_text.done"]
+    [message] = events[-1]["response"]["output"]
+    told = [entry for delta in deltas for entry in delta["logprobs"]]
+    assert [entry["token"] for entry in told] == ["Hello", " there"]
+    assert told[0]["top_logprobs"] == [{"token": "Hello", "bytes": list(b"Hello"), "logprob": -0.5}]
+    assert done["logprobs"] == message["content"][0]["logprobs"] == told
+
+
+# --- failures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ServiceUnavailableError("Gone."), "server_error", "Gone."),
+        (TooManyRequestsError("Later."), "rate_limit_exceeded", "Later."),
+    ],
+)
+def test_stream_when_it_fails_after_it_began_then_its_last_event_says_so_and_nothing_is_kept(
+    client: httpx.Client, server: FakeModelServer, error: Exception, code: str, message: str
+) -> None:
+    server.script = [*HELLO[:5], error]
+    events = stream(client)
+    failed = events[-1]["response"]
+    assert kinds(events)[-1] == "failed"
+    assert (failed["status"], failed["error"]) == ("failed", {"code": code, "message": message})
+    assert failed["store"] is False
+    assert client.get(f"{RESPONSES}/{failed['id']}").status_code == 404
+
+
+def test_stream_when_the_engine_is_silent_then_comments_keep_it_alive(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = [STARTED, Pause(0.3), *HELLO[1:]]
+    assert kinds(stream(client))[-1] == "completed"
+    raw = client.post(RESPONSES, json={"model": MODEL, "input": "Hi", "stream": True}).text
+    assert ": keep-alive\n\n" in raw
+
+
+@pytest.mark.parametrize("script", [[STARTED, FOREVER], [*HELLO[:5], FOREVER]], ids=["prefill", "answer"])
+def test_stream_when_the_client_goes_away_then_the_generation_is_cancelled(
+    client: httpx.Client, server: FakeModelServer, script: list[Any]
+) -> None:
+    server.script = script
+    with client.stream("POST", RESPONSES, json={"model": MODEL, "input": "Hi", "stream": True}) as response:
+        next(response.iter_lines())
+    assert wait_until(lambda: server.streams[0].abandoned) < 1.0
+
+
+def test_whole_answer_when_the_client_goes_away_then_the_generation_is_cancelled(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = [*HELLO[:5], FOREVER]
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(RESPONSES, json={"model": MODEL, "input": "Hi"}, timeout=0.3)
+    assert wait_until(lambda: server.streams[0].abandoned) < 1.0

@@ -1,0 +1,132 @@
+"""One turn without HTTP: however its tokens are read, they say the same."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import nullcontext
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptoss_adapter.chunks import AnswerStyle, ChoiceBuilder
+from gptoss_adapter.content import ScoredContent
+from gptoss_adapter.context import RequestRecord
+from gptoss_adapter.inference import GenerationStep
+from gptoss_adapter.metrics import Metrics
+from gptoss_adapter.schemas.answers import Choice
+from gptoss_adapter.serving import ServedModel, Services, utc_today
+from gptoss_adapter.turn import Turn
+from gptoss_backend.contract import ChatMessage, ChatRequest, FinishReason, Role, SamplingParams, ToolChoice
+from gptoss_backend.contract import ToolChoiceMode as Mode
+from gptoss_backend.harmony.vocabulary import encoding
+from gptoss_backend.settings import load_settings
+from support.fake_model_server import FOREVER, STARTED, FakeModelServer, Scene, answer, finished, scored, token_ids
+
+SETTINGS = load_settings({"model": "demo"}, environ={})
+SPECIAL = [200002, 200003, 200005, 200006, 200007, 200008, 200012]
+WORDS = encoding().encode("analysis final commentary to=functions.f assistant ab é 🧑‍🚀 \n\n {} x")
+TOKENS = st.lists(st.sampled_from(SPECIAL + WORDS), max_size=60)
+CUTS = st.lists(st.integers(0, 60), max_size=5)
+
+
+def chat(mode: Mode = Mode.AUTO) -> ChatRequest:
+    return ChatRequest(messages=(ChatMessage(Role.USER, "Hi"),), tool_choice=ToolChoice(mode))
+
+
+def script(ids: list[int], cuts: list[int]) -> list[Scene]:
+    places = sorted({0, *(at for at in cuts if at < len(ids)), len(ids)})
+    steps = [GenerationStep(ids[start:end]) for start, end in pairwise(places)]
+    return [STARTED, *steps, GenerationStep([], finished(FinishReason.LENGTH, len(ids)))]
+
+
+def play(
+    scenes: list[Scene], *, stop: list[str] | None = None, logprobs: int | None = None, mode: Mode = Mode.AUTO
+) -> tuple[Choice, Turn, list[ScoredContent]]:
+    """Run a turn to its end; returns what it said and the scored pieces of its content."""
+
+    async def run() -> tuple[Choice, Turn, list[ScoredContent]]:
+        server = FakeModelServer(scenes)
+        services = Services(SETTINGS, ServedModel.from_settings(SETTINGS), server, Metrics(), utc_today)
+        sampling = SamplingParams(logprobs=logprobs)
+        turn = Turn(services, chat(mode), sampling, RequestRecord("req"), stop=stop or [])
+        builder, pieces = ChoiceBuilder(AnswerStyle()), []
+        async with turn:
+            await turn.start()
+            async for deltas in turn:
+                builder.add(deltas)
+                pieces += [delta for delta in deltas if isinstance(delta, ScoredContent)]
+        return builder.choice(turn.finish_reason), turn, pieces
+
+    return asyncio.run(run())
+
+
+def said(choice: Choice) -> object:
+    message = choice.message
+    calls = [(call.function.name, call.function.arguments) for call in message.tool_calls or []]
+    return message.content, message.reasoning, calls, choice.finish_reason
+
+
+@given(ids=TOKENS, cuts=CUTS, mode=st.sampled_from([Mode.AUTO, Mode.NONE]))
+def test_turn_when_read_token_by_token_then_it_says_what_it_says_read_at_once(
+    ids: list[int], cuts: list[int], mode: Mode
+) -> None:
+    at_once, turn, _ = play(script(ids, []), mode=mode)
+    watched, same_turn, _ = play(script(ids, cuts), stop=["never said"], mode=mode)
+    assert said(watched) == said(at_once)
+    assert same_turn.usage == turn.usage
+
+
+@given(ids=TOKENS, cuts=CUTS)
+def test_turn_when_scored_then_tokens_are_told_once_in_order_with_their_text(ids: list[int], cuts: list[int]) -> None:
+    choice, _, pieces = play(scored(script(ids, cuts)), logprobs=1)
+    assert said(choice) == said(play(script(ids, []))[0])
+    tokens = [token for piece in pieces for token in piece.tokens]
+    assert all(before.start <= after.start for before, after in pairwise(tokens))
+    told = iter(ids)  # a subsequence of what was generated
+    assert all(token.scored.token_id in told for token in tokens)
+    text = iter(letters(encoding().decode([token.scored.token_id for token in tokens])))
+    # of a header that breaks off, words that were taken for its own may be told too
+    assert all(letter in text for letter in letters(choice.message.content or ""))
+
+
+@given(ids=TOKENS, cuts=CUTS, stop=st.lists(st.sampled_from(["b", "{}", "al co", "🚀", "x", "\n"]), min_size=1))
+def test_turn_when_stopped_then_the_cut_does_not_depend_on_the_pieces(
+    ids: list[int], cuts: list[int], stop: list[str]
+) -> None:
+    by_pieces, turn, _ = play(script(ids, cuts), stop=stop)
+    by_tokens, same_turn, _ = play(script(ids, list(range(60))), stop=stop)
+    assert said(by_pieces) == said(by_tokens)
+    assert turn.usage == same_turn.usage
+
+
+def letters(text: str) -> str:
+    """Leave out what is not of a token (the empty line between messages), stripped from a header, or no character."""
+    return "".join(char for char in text if char not in " \n\ufffd")
+
+
+def test_turn_when_tools_are_barred_then_a_call_is_content_also_where_it_is_scored() -> None:
+    call = "<|channel|>commentary to=functions.f <|message|>{}<|call|>"
+    choice, _, pieces = play(scored(answer(call)), logprobs=0, mode=Mode.NONE)
+    assert said(choice) == ("{}", None, [], "stop")
+    assert [token.scored.token_id for piece in pieces for token in piece.tokens] == token_ids("{}")
+
+
+@pytest.mark.parametrize("error", [None, ValueError("broken")])
+def test_turn_when_left_early_then_it_is_cancelled_and_counted_so(error: Exception | None) -> None:
+    async def run() -> tuple[FakeModelServer, Metrics]:
+        server, metrics = FakeModelServer([STARTED, GenerationStep([5]), FOREVER]), Metrics()
+        services = Services(SETTINGS, ServedModel.from_settings(SETTINGS), server, metrics, utc_today)
+        with nullcontext() if error is None else pytest.raises(type(error)):
+            async with Turn(services, chat(), SamplingParams(), RequestRecord("req")) as turn:
+                await turn.start()
+                await anext(turn)
+                if error is not None:
+                    raise error
+        return server, metrics
+
+    server, metrics = asyncio.run(run())
+    outcome = "error" if error else "cancelled"
+    assert server.streams[0].abandoned
+    assert f'outcome="{outcome}",profile="balanced"}} 1.0' in metrics.exposition().decode()
