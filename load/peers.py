@@ -36,7 +36,6 @@ from load.bench.match import HttpPlayer, Match, Player
 from load.bench.process import prioritize
 from load.bench.stream import PeerError
 from load.bench.tokenizer import single_token_words
-from load.bench.workload import Workload
 
 logger = logging.getLogger("peers")
 
@@ -61,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
     logs = PEERS / "logs" / options.checkpoint
     failures: dict[str, str] = {}
     with ExitStack() as running:
-        players = _start(options.servers, folder, words, logs, running, failures)
+        players = _start(options.servers, folder, logs, running, failures)
         match = Match(
             players,
             words,
@@ -92,7 +91,6 @@ def _run(options: argparse.Namespace) -> int:
 def _start(
     names: Sequence[str],
     folder: Path,
-    words: Sequence[int],
     logs: Path,
     running: ExitStack,
     failures: dict[str, str],
@@ -102,7 +100,7 @@ def _start(
     for name in names:
         began_s = time.monotonic()
         try:
-            player = _player(name, folder, words, logs)
+            player = _player(name, folder, logs)
         except PeerError as error:
             logger.warning("%s did not start: %s", name, error)
             failures[name] = str(error)
@@ -114,20 +112,14 @@ def _start(
     return players
 
 
-def _player(name: str, folder: Path, words: Sequence[int], logs: Path) -> Player:
+def _player(name: str, folder: Path, logs: Path) -> Player:
     if name == ENGINE:
         return EngineProcess(ENGINE, folder, logs / "engine.log")
     contestant = CONTESTANTS[name](folder)
     needed = contestant.environment_folder
     if needed is not None and not is_set_up(needed):
         raise PeerError(f"not set up yet: python load/peers.py setup {needed.name}")
-    player = HttpPlayer(contestant, logs)
-    try:
-        player.settle(words, Workload(1).num_prompt_tokens)
-    except BaseException:
-        player.process.end()
-        raise
-    return player
+    return HttpPlayer(contestant, logs)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -68,24 +68,6 @@ class Ours(Contestant):
         return _openai("gpt-oss-demo", num_new_tokens) | {"prompt": list(prompt), "ignore_eos": True}
 
 
-class OursByChat(Ours):
-    """This project by chats, as long as it has no /v1/completions.
-
-    A chat of the same words is longer: Harmony puts a system message before them. Its first blocks are the same for all
-    chats and come from the prefix cache. `num_words` makes up for both: as many tokens are computed as others compute,
-    over a context that is longer by the cached ones.
-    """
-
-    path = "/v1/chat/completions"
-    num_words: int | None = None
-
-    def body(self, prompt: Sequence[int], num_new_tokens: int) -> dict[str, Any]:
-        # the others' prompts are as long as asked for; this one is filled up or cut
-        words = (list(prompt) * 2)[: self.num_words or len(prompt)]
-        chat = {"messages": [{"role": "user", "content": as_text(words)}], "ignore_eos": True}
-        return _openai("gpt-oss-demo", num_new_tokens) | chat
-
-
 class Vllm(Contestant):
     """vLLM's CPU build in one process: its engine and worker processes would fight for two cores."""
 

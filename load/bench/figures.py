@@ -24,8 +24,6 @@ class Reply:
     first_token_s: float
     last_token_s: float
     num_tokens: int
-    num_prompt_tokens: int | None = None
-    num_cached_tokens: int = 0
 
     @property
     def inter_token_s(self) -> float:

@@ -18,16 +18,15 @@ from pathlib import Path
 from time import monotonic
 from typing import Final, Protocol
 
-from load.bench.contestants import Contestant, Ours, OursByChat
+from load.bench.contestants import Contestant
 from load.bench.figures import Reply, RoundFigures
 from load.bench.process import CpuWatch, ServerProcess, free_port
-from load.bench.stream import PeerError, ask, ask_all, post
+from load.bench.stream import PeerError, ask_all, post
 from load.bench.workload import Workload, make_prompts
 
 logger = logging.getLogger(__name__)
 
 _ROUND_LIMIT_S: Final = 180.0
-_NUM_TRIAL_WORDS: Final = 100
 
 
 class Player(Protocol):
@@ -70,30 +69,6 @@ class HttpPlayer:
         if wrong:
             raise PeerError(f"{self.name} answered with {sorted(wrong)} tokens, not {num_new_tokens}")
         return replies, wall_s
-
-    def settle(self, words: Sequence[int], num_prompt_tokens: int) -> None:
-        """Find out whether our server takes token ids; if not, how many words make a chat of the same work."""
-        if not isinstance(self._contestant, Ours):
-            return
-        ids = make_prompts(words, 1, 8, seed="does it take ids?")[0]
-        try:
-            asyncio.run(self._ask(ids))
-        except PeerError:
-            self._contestant = OursByChat(self._contestant.folder)
-            trials = make_prompts(words, 2, _NUM_TRIAL_WORDS, seed="how long is a chat?")
-            asyncio.run(self._ask(trials[0]))
-            reply = asyncio.run(self._ask(trials[1]))
-            computed = (reply.num_prompt_tokens or 0) - reply.num_cached_tokens
-            self._contestant.num_words = num_prompt_tokens - (computed - _NUM_TRIAL_WORDS)
-            logger.info(
-                "ours: chats of %d words: %d tokens, %d of them cached",
-                self._contestant.num_words,
-                (reply.num_prompt_tokens or 0) - _NUM_TRIAL_WORDS + self._contestant.num_words,
-                reply.num_cached_tokens,
-            )
-
-    async def _ask(self, prompt: Sequence[int]) -> Reply:
-        return await ask(self._port, post(self._port, self._contestant.path, self._contestant.body(prompt, 2)))
 
 
 class Match:

@@ -22,8 +22,6 @@ from load.bench.figures import Reply
 # an empty text is no token for a reader: chats begin with one, and a character that is not whole yet gives one
 _TOKEN: Final = re.compile(rb'"(?:text|content|reasoning|reasoning_content)": ?"(?!")')
 _COMPLETION_TOKENS: Final = re.compile(rb'"completion_tokens": ?(\d+)')
-_PROMPT_TOKENS: Final = re.compile(rb'"prompt_tokens": ?(\d+)')
-_CACHED_TOKENS: Final = re.compile(rb'"cached_tokens": ?(\d+)')
 _DONE: Final = b"data: [DONE]"
 
 
@@ -65,10 +63,7 @@ class _Stream(asyncio.Protocol):
             words = " ".join(raw[-400:].decode(errors="replace").split())
             self.reply.set_exception(PeerError(f"no whole answer, but: {words}"))
             return
-        cached = _last(_CACHED_TOKENS, raw) or 0
-        self.reply.set_result(
-            Reply(self._first_s, self._last_s, num_tokens, _last(_PROMPT_TOKENS, raw), num_cached_tokens=cached)
-        )
+        self.reply.set_result(Reply(self._first_s, self._last_s, num_tokens))
 
 
 async def ask(port: int, request: bytes) -> Reply:

@@ -33,7 +33,7 @@ def test_models_when_listed_then_the_served_one_is_there(client: httpx.Client) -
     document = client.get("/v1/models").json()
     (card,) = document["data"]
     assert document["object"] == "list"
-    assert (card["id"], card["object"]) == ("gpt-oss-demo", "model")
+    assert (card["id"], card["object"], card["owned_by"]) == ("gpt-oss-demo", "model", "gptoss-triton")
     assert client.get("/v1/models/gpt-oss-demo").json() == card
     assert client.get("/v1/models/gpt-oss").json() == card
 
@@ -108,7 +108,11 @@ def test_metrics_when_a_method_is_made_up_then_it_makes_no_new_series(client: ht
 def test_openapi_when_read_then_every_route_is_in_it(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     assert {"/v1/chat/completions", "/v1/models", "/v1/models/{model}", "/health"} <= set(document["paths"])
-    assert "422" not in document["paths"]["/v1/chat/completions"]["post"]["responses"]
+    for path in ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"):
+        assert "422" not in document["paths"][path]["post"]["responses"]
+    for path in ("/v1/chat/completions", "/v1/completions"):
+        answers = document["paths"][path]["post"]["responses"]["200"]["content"]
+        assert set(answers) == {"application/json", "text/event-stream"}
 
 
 def test_app_when_told_to_end_then_a_running_stream_hears_of_it() -> None:
