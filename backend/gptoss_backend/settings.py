@@ -55,6 +55,7 @@ class ServerSettings(_Section):
     startup_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     shutdown_timeout_s: Annotated[float, Field(gt=0)] = 20.0
     response_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
+    log_max_bytes: Annotated[int, Field(ge=64 * 1024)] = 64 * 1024 * 1024
 
     @property
     def grpc_port(self) -> int:

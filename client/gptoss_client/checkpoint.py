@@ -14,9 +14,9 @@ from typing import Final
 
 from gptoss_backend.settings import Settings, child_environment
 from gptoss_client.errors import CommandError, UsageError
+from gptoss_client.process import run_step
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.stop_signal import StopSignal
-from gptoss_client.supervisor import run_step
 
 DEMO: Final = "demo"
 

@@ -7,10 +7,12 @@ Does not know: how a server is started, watched or ended.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -19,10 +21,14 @@ from gptoss_backend.contract import ModelShort
 from gptoss_backend.settings import ProfileName, Settings, SettingsError, load_settings
 from gptoss_client.checkpoint import absolute
 from gptoss_client.errors import CommandError, UsageError
+from gptoss_client.follow import LogReader
+from gptoss_client.launch import on_free_ports
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.serve import serve as serve_until_stopped
 from gptoss_client.status import report
 from gptoss_client.stop import stop_server
+
+_FOLLOW_PERIOD_S: Final = 0.2
 
 app = typer.Typer(
     help="Serve GPT-OSS from NVIDIA Triton Inference Server, behind an OpenAI-compatible API.",
@@ -53,6 +59,10 @@ def serve(
     config: ConfigOption = None,
     run_dir: RunDirOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when ready; the server goes on.")] = False,
+    auto_port: Annotated[
+        bool, typer.Option("--auto-port", help="Take the next four free ports from --port on.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="End the server of the same run directory first.")] = False,
 ) -> None:
     """Start Triton and the API, and keep watch until Ctrl-C."""
     server = {"port": port, "host": host, "run_dir": run_dir}
@@ -60,7 +70,12 @@ def serve(
     if checkpoint is not None:
         checkpoints = {**settings.checkpoints, settings.served_model: checkpoint}
         settings = settings.model_copy(update={"checkpoints": checkpoints})
-    raise typer.Exit(serve_until_stopped(_with_absolute_paths(settings), _console(), detach=detach))
+    settings = _with_absolute_paths(settings)
+    if replace:
+        _end_earlier(settings)
+    if auto_port:
+        settings = _on_free_ports(settings)
+    raise typer.Exit(serve_until_stopped(settings, _console(), detach=detach))
 
 
 @app.command()
@@ -79,6 +94,43 @@ def status(*, config: ConfigOption = None, run_dir: RunDirOption = None) -> None
     exit_status, lines = report(RunDirectory(Path(os.path.abspath(settings.server.run_dir))))
     _console().print("\n".join(lines))
     raise typer.Exit(exit_status)
+
+
+@app.command()
+def logs(
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option(min=0, help="How many of each process to begin with.")] = 20,
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Show what the server's processes printed, also those of a server that has ended."""
+    settings = _load(config, {"server": {"run_dir": run_dir}})
+    reader = LogReader(RunDirectory(Path(os.path.abspath(settings.server.run_dir))).logs)
+    console = _console()
+    for line in reader.last_lines(lines):
+        console.print(line)
+    with contextlib.suppress(KeyboardInterrupt):
+        while follow:
+            time.sleep(_FOLLOW_PERIOD_S)
+            for line in reader.new_lines():
+                console.print(line)
+
+
+def _end_earlier(settings: Settings) -> None:
+    run = RunDirectory(settings.server.run_dir)
+    if stop_server(run, settings.server.shutdown_timeout_s):
+        _console().print(f"ended the earlier server of {run.root}")
+
+
+def _on_free_ports(settings: Settings) -> Settings:
+    settings = on_free_ports(settings)
+    server = settings.server
+    _console().print(
+        f"ports: {server.port} (the OpenAI API), Triton {server.grpc_port} (gRPC), "
+        f"{server.metrics_port} (metrics), {server.http_port} (HTTP)"
+    )
+    return settings
 
 
 def _load(config: Path | None, overrides: dict[str, Any]) -> Settings:

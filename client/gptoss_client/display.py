@@ -20,6 +20,7 @@ from rich.status import Status
 
 from gptoss_backend.contract import ModelName
 from gptoss_client.process_group import ProcessRecord
+from gptoss_client.run_state import Death
 
 _REPEAT_S: Final = 10.0
 # A closed terminal is an OSError; at a pipe that nobody reads, rich asks the process to exit. The server is to go on.
@@ -42,16 +43,19 @@ class Display:
         self._with_time = with_time
         self._status: Status | None = None
         self._awaited: tuple[str, ...] = ()
+        self._was_ready = False
         self._told_at = 0.0
 
     def started(self, processes: Sequence[ProcessRecord]) -> None:
         """Say nothing: what is awaited follows at once."""
 
     def waiting(self, awaited: Sequence[str], elapsed_s: float) -> None:
-        """Show what is awaited: always on a terminal, elsewhere when it changes and now and then."""
+        """Show what is awaited: always on a terminal, elsewhere when it changes and now and then; of a restart not."""
         line = f"{elapsed_s:.0f} s: {'; '.join(awaited)}"
         if self._console.is_terminal:
             self._show_live(line)
+        elif self._was_ready:
+            return
         elif tuple(awaited) != self._awaited or time.monotonic() - self._told_at > _REPEAT_S:
             self._awaited, self._told_at = tuple(awaited), time.monotonic()
             self.say(line)
@@ -59,10 +63,21 @@ class Display:
     def ready(self, elapsed_s: float) -> None:
         """Say that the server is ready and how to use it."""
         self._end_live()
+        self._was_ready = True
         self.say(f"ready in {elapsed_s:.1f} s")
         sizes = cache_sizes(self._triton_log) if self._triton_log else ()
         for line in (*sizes, *self._farewell):
             self.say(line)
+
+    def died(self, death: Death, delay_s: float) -> None:
+        """Say what died and when it is started again."""
+        self._end_live()
+        self.say(f"{death.reason}: starting {death.name} again in {delay_s:.0f} s")
+
+    def recovered(self, elapsed_s: float) -> None:
+        """Say that the server is ready again."""
+        self._end_live()
+        self.say(f"ready again after {elapsed_s:.1f} s")
 
     def ending(self, name: str) -> None:
         """Say that a process is asked to end."""

@@ -7,6 +7,7 @@ Does not know: how processes are started, watched or ended.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ import httpx
 
 from gptoss_backend.contract import MODELS_BY_SHORT, PREPROCESS, ModelName
 from gptoss_backend.settings import ServerSettings, Settings, child_environment
-from gptoss_client.ports import Listener
+from gptoss_client.errors import PortError
+from gptoss_client.logs import tail
+from gptoss_client.ports import Listener, is_free
+from gptoss_client.process import ProcessSpec
 from gptoss_client.run_state import RunDirectory
-from gptoss_client.supervisor import ProcessSpec
 from gptoss_client.triton_runtime import TritonRuntime
 
 TRITON: Final = "tritonserver"
@@ -32,6 +35,9 @@ _SHARED_MEMORY: Final = Path("/dev/shm")
 _SHM_REGION_BYTES: Final = 1024 * 1024
 # Triton counts its own timeout down in steps of a second, and is to be done before it is killed.
 _EXIT_MARGIN_S: Final = 2
+# an exception of `initialize`; its class, which is ours, says nothing to a person
+_LOAD_FAILURE: Final = re.compile(r"UNAVAILABLE state: Internal: (?:\w+: )?(.+)")
+_LAST_PORT: Final = 65535
 _PROBE_TIMEOUT_S: Final = 2.0
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -76,6 +82,21 @@ def listeners(server: ServerSettings) -> tuple[Listener, ...]:
     )
 
 
+def on_free_ports(settings: Settings) -> Settings:
+    """Return the settings with the next four ports in a row, from `server.port` on, that all can be had.
+
+    Raises PortError where there are none up to the last port.
+    """
+    server = settings.server
+    hosts = (server.host, server.triton_host, server.triton_host, server.triton_host)
+    for first in range(server.port, _LAST_PORT - len(hosts) + 2):
+        if all(is_free(host, first + offset) for offset, host in enumerate(hosts)):
+            names = ("port", "triton_grpc_port", "triton_metrics_port", "triton_http_port")
+            ports = {name: first + offset for offset, name in enumerate(names)}
+            return settings.model_copy(update={"server": server.model_copy(update=ports)})
+    raise PortError(f"there are no {len(hosts)} free ports in a row from {server.port} on: choose another --port")
+
+
 def processes(
     settings: Settings, runtime: TritonRuntime, run: RunDirectory, *, config_name: str | None, shm_prefix: str
 ) -> tuple[ProcessSpec, ...]:
@@ -92,6 +113,7 @@ def processes(
             awaited=f"loads {model.triton}",
             is_ready=http_probe(addresses.triton_ready),
             needs_children=True,
+            reason_in=load_failure,
             clean_up=lambda: remove_shared_memory(shm_prefix),
         ),
         ProcessSpec(
@@ -149,6 +171,12 @@ def probe(url: str) -> str:
     except httpx.HTTPError:
         return "does not answer"
     return "ready" if status == httpx.codes.OK else f"not ready (HTTP {status})"
+
+
+def load_failure(log: Path) -> str | None:
+    """Return the sentence with which a model's stub refused to start, as Triton repeats it in its log."""
+    sentences = [found[1] for line in tail(log) if (found := _LOAD_FAILURE.search(line))]
+    return sentences[-1] if sentences else None
 
 
 def remove_shared_memory(prefix: str, folder: Path = _SHARED_MEMORY) -> None:

@@ -28,6 +28,15 @@ class Listener:
     """How to choose another port."""
 
 
+def is_free(host: str, port: int) -> bool:
+    """Tell whether a port can be listened on now."""
+    try:
+        check_ports([Listener("", host, port, "")])
+    except PortError:
+        return False
+    return True
+
+
 def check_ports(listeners: Sequence[Listener]) -> None:
     """Return if every port can be had. Raises PortError with the first that cannot."""
     purposes: dict[int, str] = {}

@@ -21,8 +21,6 @@ from pydantic import TypeAdapter, ValidationError
 from gptoss_client.errors import CommandError, RunningError
 from gptoss_client.process_group import ProcessRecord
 
-_TABLE_MARKS: Final = ("+--", "| ", "+==")
-
 
 class Phase(StrEnum):
     """How far a server is."""
@@ -30,7 +28,20 @@ class Phase(StrEnum):
     PREPARING = "preparing"
     STARTING = "starting"
     READY = "ready"
+    RESTARTING = "restarting"
     STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """The last death of one of a server's processes since the server was started."""
+
+    name: str
+    reason: str
+    count: int
+    """How often it died, this time included: so often it was, or will be, started again."""
+    at: float
+    """Seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,8 @@ class RunState:
     processes: tuple[ProcessRecord, ...] = ()
     awaited: tuple[str, ...] = ()
     """While starting: what is not ready yet, as sentences for people."""
+    deaths: tuple[Death, ...] = ()
+    """One for each process that ever died, the latest last."""
 
 
 _STATE: Final = TypeAdapter(RunState)
@@ -59,6 +72,7 @@ class RunDirectory:
         self.config = root / "config.yaml"
         self.logs = root / "logs"
         self._state = root / "state.json"
+        self._failure = root / "failure.txt"
         self._lock = root / "lock"
 
     @contextlib.contextmanager
@@ -107,21 +121,25 @@ class RunDirectory:
         """Remove the state: nothing runs any more."""
         self._state.unlink(missing_ok=True)
 
+    def write_failure(self, sentence: str) -> None:
+        """Leave word of why the server is not there any more; never raises."""
+        with contextlib.suppress(OSError):
+            self._failure.write_text(sentence, encoding="utf-8")
+
+    def read_failure(self) -> str | None:
+        """Return why the last server ended, where nobody asked it to."""
+        try:
+            return self._failure.read_text(encoding="utf-8")
+        except OSError:
+            return None
+
+    def forget_failure(self) -> None:
+        """Remove the word left by an earlier server."""
+        self._failure.unlink(missing_ok=True)
+
     def new_log(self, name: str) -> Path:
         """Return the path of a log that starts empty; the one before is kept as `.1`."""
         log = self.logs / f"{name}.log"
         if log.exists() and log.stat().st_size:
             log.replace(log.with_suffix(".log.1"))
         return log
-
-
-def last_lines(log: Path, count: int = 15, width: int = 400) -> list[str]:
-    """Return a log's last lines that say something: no blank ones, no parts of tables; each cut at `width`."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 256 * 1024))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith(_TABLE_MARKS)]
-    return [line[:width] for line in lines[-count:]]

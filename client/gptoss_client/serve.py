@@ -23,12 +23,13 @@ from gptoss_backend.contract import MODELS_BY_SHORT
 from gptoss_backend.settings import Settings, child_environment
 from gptoss_client.checkpoint import ensure_checkpoint
 from gptoss_client.display import Display, failure_in, farewell
-from gptoss_client.errors import ProcessDiedError
+from gptoss_client.errors import CommandError, ProcessDiedError
 from gptoss_client.gpu import has_nvidia_gpu
 from gptoss_client.launch import CPU_CONFIG, TRITON_LOG, Addresses, listeners, processes
+from gptoss_client.logs import bound_sizes
 from gptoss_client.ports import check_ports
 from gptoss_client.process_group import ProcessRecord
-from gptoss_client.run_state import Phase, RunDirectory, RunState
+from gptoss_client.run_state import Death, Phase, RunDirectory, RunState
 from gptoss_client.stop import end_leftovers
 from gptoss_client.stop_signal import StopSignal
 from gptoss_client.supervisor import Observer, Supervisor
@@ -72,7 +73,11 @@ def supervise(
             stop,
             startup_timeout_s=settings.server.startup_timeout_s,
             shutdown_timeout_s=settings.server.shutdown_timeout_s,
+            housekeeping=lambda: bound_sizes(run.logs, settings.server.log_max_bytes),
         ).run()
+    except CommandError as error:
+        run.write_failure(str(error))
+        raise
     finally:
         run.forget_state()
     return 0 if keeper.was_ready else STOPPED_BEFORE_READY
@@ -86,6 +91,7 @@ def _prepare(settings: Settings, run: RunDirectory, stop: StopSignal, console: C
     check_ports(listeners(settings.server))
     runtime = find_runtime()
     run.config.write_text(settings.dump_yaml(), encoding="utf-8")
+    run.forget_failure()
     run.write_state(_first_state(Phase.PREPARING))
     try:
         ensure_checkpoint(settings, run, stop)
@@ -132,6 +138,15 @@ class _StateKeeper:
         self._change(phase=Phase.READY, awaited=())
         self._observer.ready(elapsed_s)
 
+    def died(self, death: Death, delay_s: float) -> None:
+        earlier = (other for other in self._state.deaths if other.name != death.name)
+        self._change(phase=Phase.RESTARTING, deaths=(*earlier, death))
+        self._observer.died(death, delay_s)
+
+    def recovered(self, elapsed_s: float) -> None:
+        self._change(phase=Phase.READY, awaited=())
+        self._observer.recovered(elapsed_s)
+
     def ending(self, name: str) -> None:
         self._change(phase=Phase.STOPPING)
         self._observer.ending(name)
@@ -151,7 +166,7 @@ def _serve_in_background(run: RunDirectory, claim: int, display: Display, stop: 
     The supervisor inherits the claim's descriptor, and with it the claim.
     """
     log = run.new_log("supervisor")
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         supervisor = subprocess.Popen(
             (sys.executable, "-m", "gptoss_client.detached"),
             env=child_environment(run.config),

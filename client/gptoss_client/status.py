@@ -14,7 +14,7 @@ from typing import Final
 from gptoss_backend.contract import MODELS_BY_SHORT
 from gptoss_backend.settings import load_settings
 from gptoss_client.launch import ADAPTER, TRITON, Addresses, probe
-from gptoss_client.run_state import Phase, RunDirectory, RunState
+from gptoss_client.run_state import Death, Phase, RunDirectory, RunState
 
 READY: Final = 0
 NOT_READY: Final = 1
@@ -25,7 +25,11 @@ def report(run: RunDirectory) -> tuple[int, list[str]]:
     """Return an exit status and the lines to print. Probes both processes; blocks for some seconds at most."""
     state = run.read_state()
     if state is None:
-        return NOT_RUNNING, [f"no server runs from {run.root}"]
+        failure = run.read_failure()
+        return NOT_RUNNING, [
+            f"no server runs from {run.root}",
+            *([f"the last one failed: {failure}"] if failure else []),
+        ]
     if state.supervisor.find() is None:
         return NOT_RUNNING, [f"the server of {run.root} was killed; `gptoss stop` ends what it left", *_left(state)]
     if state.phase is Phase.PREPARING:
@@ -45,11 +49,17 @@ def _running(run: RunDirectory, state: RunState) -> tuple[int, list[str]]:
         *(f"  {record.name:<13} pid {record.pid:<8} {health.get(record.name, '')}" for record in state.processes),
         f"  {'supervisor':<13} pid {state.supervisor.pid}",
         *(f"  awaited: {sentence}" for sentence in state.awaited),
+        *map(_told, state.deaths),
         f"  OpenAI API    {addresses.api}",
         f"  Triton        {addresses.triton_grpc} (gRPC), {addresses.triton_http} (HTTP), {addresses.metrics}",
         f"  logs          {run.logs}",
     ]
     return READY if is_ready else NOT_READY, lines
+
+
+def _told(death: Death) -> str:
+    times = "once" if death.count == 1 else f"{death.count} times"
+    return f"  started again {times}: {death.reason}, {_duration(time.time() - death.at)} ago"
 
 
 def _left(state: RunState) -> Iterator[str]:

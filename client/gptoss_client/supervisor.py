@@ -1,75 +1,73 @@
-"""Starts processes, waits until they are ready, watches them, and leaves none behind.
+"""Starts processes, waits until they are ready, starts those that die again, and leaves none behind.
 
 Stage: the life of a server, from its start to its end.
-Owns: the running processes and their groups; the order of start (as given) and end (the reverse).
+Owns: the order of start (as given) and end (the reverse); what a death means: the end of a server that was never ready,
+a restart of one that was.
 Does not know: what the processes are, how their readiness is asked for, or who is told.
 """
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol
 
+from gptoss_client.backoff import Backoff
 from gptoss_client.errors import CommandError, ProcessDiedError, StartupTimeoutError
-from gptoss_client.process_group import ProcessRecord, crashed_children, kill_group
-from gptoss_client.run_state import last_lines
+from gptoss_client.logs import last_lines
+from gptoss_client.process import TICK_S, Process, ProcessSpec
+from gptoss_client.process_group import ProcessRecord
+from gptoss_client.run_state import Death
 from gptoss_client.stop_signal import StopSignal
 
-_TICK_S: Final = 0.1
 _PROBE_PERIOD_S: Final = 0.25
-_CHILD_CHECK_PERIOD_S: Final = 1.0
+_HOUSEKEEPING_PERIOD_S: Final = 5.0
 _GRACE_AFTER_DEATH_S: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessSpec:
-    """A process to run, and how to tell how it is."""
-
-    name: str
-    command: tuple[str, ...]
-    environment: Mapping[str, str]
-    log: Path
-    """Takes all the process and its children print."""
-    awaited: str
-    """What it does until it is ready, for people: "loads gpt_oss_20b"."""
-    is_ready: Callable[[], bool]
-    """Asked several times a second until it says yes; must not block for long."""
-    needs_children: bool = False
-    """Whether it is of no use any more when one of its children crashes."""
-    clean_up: Callable[[], None] = lambda: None
-    """Called when the process and its group are gone."""
 
 
 class Observer(Protocol):
     """Who is told how the server gets on. Its methods are called between the supervisor's steps and must be quick."""
 
     def started(self, processes: Sequence[ProcessRecord]) -> None:
-        """All processes run; none need be ready."""
+        """Those processes run; none need be ready. Told again whenever one was started again."""
 
     def waiting(self, awaited: Sequence[str], elapsed_s: float) -> None:
         """Some are not ready yet. Called over and over."""
 
     def ready(self, elapsed_s: float) -> None:
-        """All are ready."""
+        """All are ready for the first time."""
+
+    def died(self, death: Death, delay_s: float) -> None:
+        """A process died; it is started again after `delay_s`."""
+
+    def recovered(self, elapsed_s: float) -> None:
+        """All are ready again."""
 
     def ending(self, name: str) -> None:
         """A process is about to be asked to end."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Child:
+@dataclass(slots=True)
+class _Member:
+    """A process as the supervisor keeps it, from one life to the next."""
+
     spec: ProcessSpec
-    process: subprocess.Popen[bytes]
-    record: ProcessRecord
+    backoff: Backoff
+    process: Process | None = None
+    start_at: float = 0.0
+    """While there is no process: when to start it."""
+    ready_since: float | None = None
+    num_deaths: int = 0
 
 
 class Supervisor:
-    """Runs processes together: all of them, or none."""
+    """Runs processes together.
+
+    Until all have been ready once, the death of one ends all: it would only die again. From then on what died is
+    started again, after a wait that grows. Those that stand after it in the order live on what it does: they go on
+    running and count as ready when they say so again.
+    """
 
     def __init__(
         self,
@@ -79,142 +77,119 @@ class Supervisor:
         *,
         startup_timeout_s: float,
         shutdown_timeout_s: float,
+        new_backoff: Callable[[], Backoff] = Backoff,
+        housekeeping: Callable[[], None] = lambda: None,
     ) -> None:
-        self._specs = specs
+        """housekeeping: called every few seconds; must be quick."""
+        self._members = [_Member(spec, new_backoff()) for spec in specs]
         self._observer = observer
         self._stop = stop
         self._startup_timeout_s = startup_timeout_s
         self._shutdown_timeout_s = shutdown_timeout_s
-        self._children: list[_Child] = []
-        self._crashed_before: set[int] = set()
-        self._next_child_check = 0.0
+        self._housekeeping = housekeeping
+        self._was_ready = False
         self._has_failed = False
+        self._outage_began = self._last_progress = 0.0
+        self._next_probe = 0.0
+        self._next_housekeeping = 0.0
 
     def run(self) -> None:
-        """Start everything and watch it until a stop is asked for; blocks for as long.
+        """Start everything and keep it running until a stop is asked for; blocks for as long.
 
         Whatever happens, nothing runs any more when it returns or raises.
-        Raises ProcessDiedError or StartupTimeoutError, with the last log lines of the process at fault.
+        Raises ProcessDiedError or StartupTimeoutError, with the last log lines of the process at fault, where one of
+        them was never ready.
         """
+        self._outage_began = time.monotonic()
         try:
-            self._start_all()
-            self._wait_until_ready()
-            self._watch()
+            while not self._stop.requested:
+                self._start_due()
+                self._bury_dead()
+                self._look_who_is_ready()
+                self._keep_house()
+                time.sleep(TICK_S)
         except CommandError:
             self._has_failed = True
             raise
         finally:
             self._end_all()
 
-    def _start_all(self) -> None:
-        for spec in self._specs:
-            self._children.append(_start(spec))
-        self._observer.started([child.record for child in self._children])
+    def _start_due(self) -> None:
+        due = [member for member in self._members if not member.process and time.monotonic() >= member.start_at]
+        for member in due:
+            try:
+                member.process = Process(member.spec)
+            except CommandError as error:
+                self._lose(member, str(error), error)
+        if due:
+            self._last_progress = time.monotonic()
+            self._observer.started([member.process.record for member in self._members if member.process])
 
-    def _wait_until_ready(self) -> None:
-        started = time.monotonic()
-        awaited = list(self._children)
-        while not self._stop.requested:
-            self._raise_if_one_died()
-            awaited = [child for child in awaited if not child.spec.is_ready()]
-            elapsed_s = time.monotonic() - started
-            if not awaited:
-                self._observer.ready(elapsed_s)
-                return
-            if elapsed_s > self._startup_timeout_s:
-                raise StartupTimeoutError(_too_late(awaited[0].spec, elapsed_s))
-            self._observer.waiting([f"{child.spec.name} {child.spec.awaited}" for child in awaited], elapsed_s)
-            time.sleep(_PROBE_PERIOD_S)
+    def _bury_dead(self) -> None:
+        for member in self._members:
+            reason = member.process.death() if member.process else None
+            if reason:
+                self._lose(member, reason, ProcessDiedError(_with_log(reason, member.spec)))
 
-    def _watch(self) -> None:
-        while not self._stop.requested:
-            self._raise_if_one_died()
-            time.sleep(_TICK_S)
+    def _look_who_is_ready(self) -> None:
+        unready = [member for member in self._members if member.ready_since is None]
+        if not unready or time.monotonic() < self._next_probe:
+            return
+        self._next_probe = time.monotonic() + _PROBE_PERIOD_S
+        for member in unready:
+            if member.process and member.spec.is_ready():
+                member.ready_since = self._last_progress = time.monotonic()
+        self._tell([member for member in unready if member.ready_since is None])
 
-    def _raise_if_one_died(self) -> None:
-        for child in self._children:
-            status = child.process.poll()
-            if status is not None:
-                raise ProcessDiedError(_with_log(f"{child.spec.name} died ({_how(status)})", child.spec.log))
-        if time.monotonic() >= self._next_child_check:
-            self._next_child_check = time.monotonic() + _CHILD_CHECK_PERIOD_S
-            self._raise_if_a_child_crashed()
+    def _tell(self, awaited: list[_Member]) -> None:
+        elapsed_s = time.monotonic() - self._outage_began
+        waited_s = time.monotonic() - self._last_progress
+        if awaited and awaited[0].process and waited_s > self._startup_timeout_s:
+            late = f"{awaited[0].spec.name} was not ready after {waited_s:.0f} s (server.startup_timeout_s)"
+            self._lose(awaited[0], late, StartupTimeoutError(_with_log(late, awaited[0].spec)))
+        elif awaited:
+            self._observer.waiting([f"{member.spec.name} {member.spec.awaited}" for member in awaited], elapsed_s)
+        elif self._was_ready:
+            self._observer.recovered(elapsed_s)
+        else:
+            self._was_ready = True
+            self._observer.ready(elapsed_s)
 
-    def _raise_if_a_child_crashed(self) -> None:
-        crashed = {
-            pid: child.spec
-            for child in self._children
-            if child.spec.needs_children
-            for pid in crashed_children(child.record)
-        }
-        # an orderly end looks like a crash until the parent has taken note: a crash still looks so a second later
-        lasting = self._crashed_before & crashed.keys()
-        if lasting:
-            pid = min(lasting)
-            sentence = f"{crashed[pid].name} lost a process it cannot do without (pid {pid})"
-            raise ProcessDiedError(_with_log(sentence, crashed[pid].log))
-        self._crashed_before = set(crashed)
+    def _lose(self, member: _Member, reason: str, error: CommandError) -> None:
+        """Make sure that nothing is left of a process and plan its next life; before all were ready raise `error`."""
+        if not self._was_ready:
+            raise error
+        now = time.monotonic()
+        if member.process:
+            # at once: with a part of it dead, none of its streams can end well, and its clients wait to be told
+            member.process.kill()
+        if all(other.ready_since for other in self._members):
+            self._outage_began = now
+        delay_s = member.backoff.next_delay_s(now - member.ready_since if member.ready_since else 0.0)
+        member.process, member.start_at = None, now + delay_s
+        member.num_deaths += 1
+        for other in self._members[self._members.index(member) :]:
+            other.ready_since = None
+        self._observer.died(Death(member.spec.name, reason, member.num_deaths, time.time()), delay_s)
+
+    def _keep_house(self) -> None:
+        if time.monotonic() >= self._next_housekeeping:
+            self._next_housekeeping = time.monotonic() + _HOUSEKEEPING_PERIOD_S
+            self._housekeeping()
 
     def _end_all(self) -> None:
-        while self._children:
-            self._end(self._children.pop())
-
-    def _end(self, child: _Child) -> None:
-        if child.process.poll() is None:
-            self._observer.ending(child.spec.name)
-            child.process.terminate()
-        # with a part of the server dead, no stream can end well: its clients are told soon
+        # with a part of the server dead, its clients are told soon
         grace_s = min(self._shutdown_timeout_s, _GRACE_AFTER_DEATH_S) if self._has_failed else self._shutdown_timeout_s
-        deadline = time.monotonic() + grace_s
-        while child.process.poll() is None and time.monotonic() < deadline and not self._stop.at_once:
-            time.sleep(_TICK_S)
-        kill_group(child.record)
-        child.process.wait()
-        child.spec.clean_up()
+        for member in reversed(self._members):
+            if member.process:
+                if not member.process.has_ended:
+                    self._observer.ending(member.spec.name)
+                member.process.end(grace_s, self._stop)
+                member.process = None
 
 
-def run_step(command: Sequence[str], environment: Mapping[str, str], stop: StopSignal) -> int:
-    """Run a command to its end with our own output and return its exit status; a stop asked for ends its group."""
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-    record = ProcessRecord.of(command[0], process.pid)
-    try:
-        while process.poll() is None and not stop.requested:
-            time.sleep(_TICK_S)
-    finally:
-        kill_group(record)
-    return process.wait()
-
-
-def _start(spec: ProcessSpec) -> _Child:
-    """Start a process as the leader of its own session: Ctrl-C reaches us only, and its group is ours to end."""
-    try:
-        with spec.log.open("wb") as log:
-            process = subprocess.Popen(
-                spec.command,
-                env=spec.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-    except OSError as error:
-        raise CommandError(f"cannot start {spec.name} ({spec.command[0]}): {error.strerror}") from error
-    return _Child(spec, process, ProcessRecord.of(spec.name, process.pid))
-
-
-def _how(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return f"killed by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"killed by signal {-status}"
-
-
-def _too_late(spec: ProcessSpec, elapsed_s: float) -> str:
-    return _with_log(f"{spec.name} was not ready after {elapsed_s:.0f} s (server.startup_timeout_s)", spec.log)
-
-
-def _with_log(sentence: str, log: Path) -> str:
-    lines = last_lines(log) or ["(nothing)"]
-    return "\n  ".join([f"{sentence}; the last lines of {log}:", *lines])
+def _with_log(sentence: str, spec: ProcessSpec) -> str:
+    reason = spec.reason_in(spec.log)
+    lines = last_lines(spec.log) or ["(nothing)"]
+    why = f": {reason}" if reason else ""
+    return "\n  ".join([f"{sentence}{why}; the last lines of {spec.log}:", *lines])

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gptoss_client.process import ProcessSpec
 from gptoss_client.process_group import ProcessRecord
+from gptoss_client.run_state import Death
 from gptoss_client.stop_signal import StopSignal
-from gptoss_client.supervisor import ProcessSpec
 
 READY = "open('ready','w').close(); "
 FOREVER = "import time; time.sleep(60)"
@@ -21,6 +22,8 @@ class Diary:
     def __init__(self, stop: StopSignal, *, stop_at: str | None = None) -> None:
         self.events: list[str] = []
         self.processes: list[ProcessRecord] = []
+        self.deaths: list[Death] = []
+        self.delays_s: list[float] = []
         self._stop = stop
         self._stop_at = stop_at
 
@@ -35,6 +38,14 @@ class Diary:
 
     def ready(self, elapsed_s: float) -> None:
         self._note("ready")
+
+    def died(self, death: Death, delay_s: float) -> None:
+        self.deaths.append(death)
+        self.delays_s.append(delay_s)
+        self._note(f"{death.name} died")
+
+    def recovered(self, elapsed_s: float) -> None:
+        self._note("recovered")
 
     def ending(self, name: str) -> None:
         self._note(f"ending {name}")

@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from gptoss_backend.settings import load_settings
 from gptoss_client.run_state import RunDirectory, RunState
 from support.processes import wait_until
 from support.stand_ins import free_ports, write_adapter, write_tritonserver
@@ -160,16 +161,25 @@ def test_serve_when_tritonserver_cannot_load_then_shows_its_words_and_fails(term
 
 
 @pytest.mark.parametrize("name", ["tritonserver", "adapter"])
-def test_serve_when_a_process_is_killed_then_says_which_and_ends_the_other(terminal: Terminal, name: str) -> None:
+def test_serve_when_a_process_is_killed_then_starts_it_again_and_tells(terminal: Terminal, name: str) -> None:
     server = terminal.serve()
-    pids = terminal.pids
+    before = terminal.pids
 
-    os.kill(pids[name], signal.SIGKILL)
+    os.kill(before[name], signal.SIGKILL)
+    wait_until(lambda: terminal.state is not None and terminal.state.phase == "restarting", TIMEOUT_S)
+    meanwhile = terminal.gptoss("status")
+    wait_until(lambda: terminal.state is not None and terminal.state.phase == "ready", TIMEOUT_S)
+    after = terminal.pids
+    status = terminal.gptoss("status")
+    server.terminate()
     words, _ = server.communicate(timeout=TIMEOUT_S)
 
-    assert server.returncode == 1
-    assert f"error: {name} died (killed by SIGKILL)" in words
-    assert gone(pids)
+    assert f"started again once: {name} died (killed by SIGKILL), " in meanwhile.stdout
+    assert f"started again once: {name} died (killed by SIGKILL), " in status.stdout
+    assert (status.returncode, server.returncode) == (0, 0)
+    assert {other for other in before if before[other] != after[other]} == {name}
+    assert f"\n{name} died (killed by SIGKILL): starting {name} again in 1 s\nready again after " in words
+    assert gone(before | after)
 
 
 def test_serve_when_a_port_is_taken_then_names_the_port_and_who_has_it(terminal: Terminal) -> None:
@@ -183,6 +193,38 @@ def test_serve_when_a_port_is_taken_then_names_the_port_and_who_has_it(terminal:
     assert refused.returncode == 1
     assert f"error: port {port} (the OpenAI API) is taken by " in refused.stderr
     assert f"(pid {os.getpid()})" in refused.stderr
+
+
+def test_serve_when_ports_are_taken_and_auto_port_then_takes_the_next_four_and_says_which(terminal: Terminal) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        started = terminal.gptoss("serve", "--detach", "--auto-port", "--port", str(port))
+
+    server = load_settings(config=terminal.run.config, environ={}).server
+    assert started.returncode == 0
+    assert server.port > port
+    assert (server.grpc_port, server.metrics_port, server.http_port) == tuple(server.port + n for n in (1, 2, 3))
+    assert f"ports: {server.port} (the OpenAI API), Triton {server.port + 1} (gRPC)" in started.stdout
+    assert httpx.get(f"http://127.0.0.1:{server.port}/health", trust_env=False).status_code == httpx.codes.OK
+
+
+def test_serve_when_told_to_replace_then_ends_the_server_of_its_own_directory_only(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    terminal.serve()
+    before = terminal.pids
+    elsewhere = terminal.gptoss("serve", "--replace", "--run-dir", str(tmp_path / "other"))
+    alone = terminal.pids
+
+    replaced = terminal.gptoss("serve", "--replace", "--detach")
+
+    assert (elsewhere.returncode, alone) == (1, before)
+    assert f"port {terminal.port} (the OpenAI API) is taken" in elsewhere.stderr
+    assert replaced.returncode == 0
+    assert f"ended the earlier server of {terminal.run.root}" in replaced.stdout
+    assert not set(before.values()) & set(terminal.pids.values())
 
 
 def test_serve_when_a_server_already_runs_from_the_directory_then_refuses(terminal: Terminal) -> None:
@@ -221,7 +263,15 @@ def test_serve_when_detached_and_it_fails_then_tells_why(terminal: Terminal) -> 
 
     failed = terminal.gptoss("serve", "--detach")
 
+    status = terminal.gptoss("status")
+    (terminal.repository / "broken").unlink()
+    terminal.gptoss("serve", "--detach")
+    terminal.gptoss("stop")
+
     assert failed.returncode == 1
+    assert status.returncode == NOT_RUNNING
+    assert "the last one failed: tritonserver died (exit status 1)" in status.stdout
+    assert "failed" not in terminal.gptoss("status").stdout
     assert failed.stderr.startswith("error: tritonserver died (exit status 1)")
     assert "error: failed to load the model" in failed.stderr
 
@@ -263,6 +313,17 @@ def test_serve_when_an_earlier_supervisor_was_killed_then_takes_its_place(termin
     assert started.returncode == 0
     assert "ended 2 processes that an earlier server left behind" in started.stdout
     assert gone(left)
+
+
+def test_logs_when_a_server_has_ended_then_show_what_each_process_printed_last(terminal: Terminal) -> None:
+    terminal.gptoss("serve", "--detach")
+    terminal.gptoss("stop")
+
+    shown = terminal.gptoss("logs", "--lines", "50")
+
+    assert shown.returncode == 0
+    assert f"triton     | config {terminal.run.config}\n" in shown.stdout
+    assert "adapter    | settings ['GPTOSS_CONFIG']\n" in shown.stdout
 
 
 def test_stop_and_status_when_nothing_runs_then_say_so(terminal: Terminal) -> None:

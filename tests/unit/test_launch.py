@@ -14,9 +14,18 @@ from gptoss_backend.settings import Settings, load_settings
 from gptoss_client.checkpoint import absolute, ensure_checkpoint
 from gptoss_client.errors import CommandError, PortError, RunningError, UsageError
 from gptoss_client.gpu import has_nvidia_gpu
-from gptoss_client.launch import Addresses, listeners, probe, processes, remove_shared_memory, triton_command
+from gptoss_client.launch import (
+    Addresses,
+    listeners,
+    load_failure,
+    probe,
+    processes,
+    remove_shared_memory,
+    triton_command,
+)
+from gptoss_client.logs import last_lines
 from gptoss_client.ports import Listener, check_ports
-from gptoss_client.run_state import RunDirectory, last_lines
+from gptoss_client.run_state import RunDirectory
 from gptoss_client.stop_signal import StopSignal
 from gptoss_client.triton_runtime import TritonRuntime
 from support.stand_ins import free_ports
@@ -75,6 +84,17 @@ def test_processes_when_made_then_tritonserver_starts_first_and_a_crash_of_its_s
     assert (triton.name, adapter.name) == ("tritonserver", "adapter")
     assert (triton.needs_children, adapter.needs_children) == (True, False)
     assert triton.environment["GPTOSS_CONFIG"] == adapter.environment["GPTOSS_CONFIG"] == str(tmp_path / "config.yaml")
+
+
+def test_load_failure_when_triton_tells_of_it_among_its_own_words_then_is_the_stubs_sentence(tmp_path: Path) -> None:
+    log = tmp_path / "triton.log"
+    log.write_text(
+        "error: creating server: Model 'x' loading failed with error: version 1 is at UNAVAILABLE state: Internal: "
+        "CheckpointError: /c/config.json is of model type 'llama', not 'gpt_oss'\n  At:\n    /b/config.py(78)\n"
+    )
+
+    assert load_failure(log) == "/c/config.json is of model type 'llama', not 'gpt_oss'"
+    assert load_failure(tmp_path / "none") is None
 
 
 def test_remove_shared_memory_when_others_have_regions_then_takes_only_its_own(tmp_path: Path) -> None:

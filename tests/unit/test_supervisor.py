@@ -1,7 +1,8 @@
-"""The supervisor with small real processes: all run, or none."""
+"""The supervisor with small real processes: all run, what dies is started again, none is left behind."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -13,10 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gptoss_client.backoff import Backoff
 from gptoss_client.errors import CommandError, ProcessDiedError, StartupTimeoutError
+from gptoss_client.process import ProcessSpec, run_step
 from gptoss_client.process_group import ProcessRecord, kill_group
 from gptoss_client.stop_signal import StopSignal
-from gptoss_client.supervisor import ProcessSpec, Supervisor, run_step
+from gptoss_client.supervisor import Supervisor
 from support.processes import FOREVER, READY, Diary, python_process, wait_until
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
@@ -34,7 +37,14 @@ def supervisor(
     startup_timeout_s: float = 20,
     shutdown_timeout_s: float = 20,
 ) -> Supervisor:
-    return Supervisor(specs, diary, stop, startup_timeout_s=startup_timeout_s, shutdown_timeout_s=shutdown_timeout_s)
+    return Supervisor(
+        specs,
+        diary,
+        stop,
+        startup_timeout_s=startup_timeout_s,
+        shutdown_timeout_s=shutdown_timeout_s,
+        new_backoff=lambda: Backoff(first_s=0.2, longest_s=0.8),
+    )
 
 
 def is_alive(pid: int) -> bool:
@@ -94,10 +104,10 @@ def test_run_when_a_process_exits_then_tells_its_status_and_last_words_and_ends_
     assert not any(is_alive(process.pid) for process in diary.processes)
 
 
-def test_run_when_a_ready_process_is_killed_then_names_the_signal(tmp_path: Path) -> None:
+def test_run_when_a_process_is_killed_before_it_was_ready_then_names_the_signal(tmp_path: Path) -> None:
     stop = StopSignal()
     diary = Diary(stop)
-    spec = python_process(tmp_path, "server", READY + "import signal; os.kill(os.getpid(), signal.SIGKILL)")
+    spec = python_process(tmp_path, "server", "import signal; os.kill(os.getpid(), signal.SIGKILL)")
 
     with pytest.raises(ProcessDiedError, match=r"server died \(killed by SIGKILL\)"):
         supervisor([spec], diary, stop).run()
@@ -155,29 +165,6 @@ def test_run_when_a_process_leaves_children_behind_then_ends_them_too(tmp_path: 
     assert not is_alive(child_of(tmp_path, "server"))
 
 
-@pytest.mark.parametrize("needs_children", [True, False])
-def test_run_when_a_child_of_a_process_crashes_then_counts_it_as_death_where_it_is_needed(
-    tmp_path: Path, needs_children: bool
-) -> None:
-    stop = StopSignal()
-    diary = Diary(stop)
-    spec = python_process(tmp_path, "server", WITH_CHILD + READY + FOREVER, needs_children=needs_children)
-    fate = threading.Thread(target=lambda: os.kill(child_of(tmp_path, "server"), signal.SIGKILL), name="fate")
-    end = threading.Timer(3.5, stop.request)
-    fate.start()
-    end.start()
-
-    if needs_children:
-        with pytest.raises(ProcessDiedError, match="server lost a process it cannot do without"):
-            supervisor([spec], diary, stop).run()
-    else:
-        supervisor([spec], diary, stop).run()
-
-    end.cancel()
-    end.join()
-    fate.join()
-
-
 def test_run_when_a_command_does_not_exist_then_says_so_and_ends_the_one_before(tmp_path: Path) -> None:
     stop = StopSignal()
     diary = Diary(stop)
@@ -189,6 +176,134 @@ def test_run_when_a_command_does_not_exist_then_says_so_and_ends_the_one_before(
 
     assert diary.events == ["ending server"]
     assert (tmp_path / "server.cleaned").exists()
+
+
+# --- restarts -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running(specs: list[ProcessSpec], diary: Diary, *, startup_timeout_s: float = 20) -> Iterator[None]:
+    """A supervisor at work in a thread of its own, with everything ready."""
+    stop = StopSignal()
+    server = supervisor(specs, diary, stop, startup_timeout_s=startup_timeout_s)
+    thread = threading.Thread(target=server.run, name="supervisor")
+    thread.start()
+    try:
+        wait_until(lambda: "ready" in diary.events)
+        yield
+    finally:
+        stop.request()
+        thread.join()
+
+
+def pid_of(diary: Diary, name: str) -> int:
+    return next(record.pid for record in diary.processes if record.name == name)
+
+
+@pytest.mark.parametrize(("victim", "other"), [("server", "adapter"), ("adapter", "server")])
+def test_run_when_one_of_two_is_killed_then_starts_it_again_and_leaves_the_other_alone(
+    tmp_path: Path, victim: str, other: str
+) -> None:
+    diary = Diary(StopSignal())
+    with running([python_process(tmp_path, name, READY + FOREVER) for name in ("server", "adapter")], diary):
+        before = {name: pid_of(diary, name) for name in (victim, other)}
+        os.kill(before[victim], signal.SIGKILL)
+        wait_until(lambda: "recovered" in diary.events)
+
+        assert pid_of(diary, other) == before[other]
+        assert pid_of(diary, victim) != before[victim]
+        assert is_alive(pid_of(diary, victim))
+        assert (tmp_path / f"{victim}.cleaned").exists()
+        assert not (tmp_path / f"{other}.cleaned").exists()
+
+    assert [(death.reason, death.count) for death in diary.deaths] == [(f"{victim} died (killed by SIGKILL)", 1)]
+    assert not any(is_alive(record.pid) for record in diary.processes)
+
+
+def test_run_when_the_first_of_two_dies_then_all_are_ready_again_only_when_the_second_says_so(tmp_path: Path) -> None:
+    diary = Diary(StopSignal())
+    healthy = threading.Event()
+    healthy.set()
+    adapter = python_process(tmp_path, "adapter", FOREVER, is_ready=healthy.is_set)
+    with running([python_process(tmp_path, "server", READY + FOREVER), adapter], diary):
+        healthy.clear()
+        os.kill(pid_of(diary, "server"), signal.SIGKILL)
+        wait_until(lambda: diary.events[-1] == "waiting for adapter gets up")
+        assert "recovered" not in diary.events
+        healthy.set()
+        wait_until(lambda: diary.events[-1] == "recovered")
+
+
+def test_run_when_a_needed_child_crashes_then_the_whole_group_is_killed_and_started_again_within_two_seconds(
+    tmp_path: Path,
+) -> None:
+    diary = Diary(StopSignal())
+    deaf = python_process(tmp_path, "server", DEAF + WITH_CHILD + READY + FOREVER, needs_children=True)
+    with running([deaf], diary):
+        before, child = pid_of(diary, "server"), child_of(tmp_path, "server")
+        (tmp_path / "server" / "child").unlink()
+        os.kill(child, signal.SIGKILL)
+        wait_until(lambda: bool(diary.deaths), timeout_s=2)
+        wait_until(lambda: not is_alive(before), timeout_s=1)
+        wait_until(lambda: "recovered" in diary.events)
+
+        assert diary.deaths[0].reason == f"server lost a process it cannot do without (pid {child})"
+        assert is_alive(child_of(tmp_path, "server"))
+
+
+def test_run_when_a_child_crashes_that_nobody_needs_then_goes_on(tmp_path: Path) -> None:
+    diary = Diary(StopSignal())
+    with running([python_process(tmp_path, "server", WITH_CHILD + READY + FOREVER)], diary):
+        os.kill(child_of(tmp_path, "server"), signal.SIGKILL)
+        time.sleep(2)
+
+        assert not diary.deaths
+
+
+def test_run_when_a_process_dies_again_and_again_then_each_wait_is_longer_up_to_the_longest(tmp_path: Path) -> None:
+    diary = Diary(StopSignal())
+    (tmp_path / "fate").touch()
+    dying = f"{READY}import time\nwhile os.path.exists({str(tmp_path / 'fate')!r}): time.sleep(.05)"
+    with running([python_process(tmp_path, "server", dying)], diary):
+        (tmp_path / "fate").unlink()
+        wait_until(lambda: len(diary.deaths) >= 5)
+
+    assert diary.delays_s[:5] == [0.2, 0.4, 0.8, 0.8, 0.8]
+    assert [death.count for death in diary.deaths[:5]] == [1, 2, 3, 4, 5]
+
+
+def test_run_when_a_restarted_process_is_not_ready_in_time_then_is_killed_and_started_once_more(tmp_path: Path) -> None:
+    diary = Diary(StopSignal())
+    healthy = threading.Event()
+    healthy.set()
+    server = python_process(tmp_path, "server", FOREVER, is_ready=healthy.is_set)
+    with running([server], diary, startup_timeout_s=1.5):
+        healthy.clear()
+        os.kill(pid_of(diary, "server"), signal.SIGKILL)
+        wait_until(lambda: len(diary.deaths) == 2)
+        healthy.set()
+        wait_until(lambda: "recovered" in diary.events)
+
+    assert diary.deaths[1].reason.startswith("server was not ready after 2 s")
+
+
+def test_run_when_a_stop_is_asked_for_while_a_process_waits_for_its_restart_then_ends_the_other(tmp_path: Path) -> None:
+    diary = Diary(StopSignal())
+    with running([python_process(tmp_path, name, READY + FOREVER) for name in ("server", "adapter")], diary):
+        adapter = pid_of(diary, "adapter")
+        os.kill(pid_of(diary, "server"), signal.SIGKILL)
+        wait_until(lambda: bool(diary.deaths))
+
+    assert diary.events[-1] == "ending adapter"
+    assert not is_alive(adapter)
+
+
+def test_backoff_when_a_process_was_healthy_for_long_then_begins_anew_but_not_before() -> None:
+    backoff = Backoff(forget_after_s=180)
+
+    delays_s = [backoff.next_delay_s(healthy_s) for healthy_s in (0, 0, 179, 0, 0, 0, 0, 180, 0)]
+
+    assert delays_s == [1, 2, 4, 8, 16, 30, 30, 1, 2]
 
 
 # --- steps, signals and groups --------------------------------------------------------------------------------------

@@ -1,0 +1,130 @@
+"""One process of the server: its start, the signs of its death, its end.
+
+Stage: the life of a server.
+Owns: a running process and the group it leads.
+Does not know: what the process is for, or what its death means for the others.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gptoss_client.errors import CommandError
+from gptoss_client.process_group import ProcessRecord, crashed_children, kill_group
+from gptoss_client.stop_signal import StopSignal
+
+TICK_S: Final = 0.1
+# twice this, and a tick, is how long a killed stub stays unnoticed
+_CHILD_CHECK_PERIOD_S: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """A process to run, and how to tell how it is."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    log: Path
+    """Takes all the process and its children print, after what is there already."""
+    awaited: str
+    """What it does until it is ready, for people: "loads gpt_oss_20b"."""
+    is_ready: Callable[[], bool]
+    """Asked several times a second until it says yes; must not block for long."""
+    needs_children: bool = False
+    """Whether it is of no use any more when one of its children crashes."""
+    reason_in: Callable[[Path], str | None] = lambda log: None
+    """Finds in its log why it died, where it says so in a sentence for people."""
+    clean_up: Callable[[], None] = lambda: None
+    """Called when the process and its group are gone."""
+
+
+class Process:
+    """A spec's running process. Made, it runs; killed or ended, it is gone with all its group."""
+
+    def __init__(self, spec: ProcessSpec) -> None:
+        """Start it as the leader of its own session: Ctrl-C reaches us only, and its group is ours to end.
+
+        Raises CommandError.
+        """
+        self._spec = spec
+        self._process = _popen(spec)
+        self.record = ProcessRecord.of(spec.name, self._process.pid)
+        self._crashed_before: set[int] = set()
+        self._next_child_check = 0.0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process itself, the group's leader, is gone."""
+        return self._process.poll() is not None
+
+    def death(self) -> str | None:
+        """Return how the process died, or that it lost a child it needs; None while it lives."""
+        status = self._process.poll()
+        if status is not None:
+            return f"{self._spec.name} died ({_how(status)})"
+        if not self._spec.needs_children or time.monotonic() < self._next_child_check:
+            return None
+        self._next_child_check = time.monotonic() + _CHILD_CHECK_PERIOD_S
+        crashed = set(crashed_children(self.record))
+        # an orderly end looks like a crash until the parent has taken note: a crash still looks so a check later
+        lasting = crashed & self._crashed_before
+        self._crashed_before = crashed
+        return f"{self._spec.name} lost a process it cannot do without (pid {min(lasting)})" if lasting else None
+
+    def end(self, grace_s: float, stop: StopSignal) -> None:
+        """Ask the process to end and kill what is left of its group after `grace_s`, or at once if `stop` says so."""
+        if not self.has_ended:
+            self._process.terminate()
+        deadline = time.monotonic() + grace_s
+        while not self.has_ended and time.monotonic() < deadline and not stop.at_once:
+            time.sleep(TICK_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill what is left of the process and its group, and clean up after it."""
+        kill_group(self.record)
+        self._process.wait()
+        self._spec.clean_up()
+
+
+def run_step(command: Sequence[str], environment: Mapping[str, str], stop: StopSignal) -> int:
+    """Run a command to its end with our own output and return its exit status; a stop asked for ends its group."""
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    record = ProcessRecord.of(command[0], process.pid)
+    try:
+        while process.poll() is None and not stop.requested:
+            time.sleep(TICK_S)
+    finally:
+        kill_group(record)
+    return process.wait()
+
+
+def _popen(spec: ProcessSpec) -> subprocess.Popen[bytes]:
+    try:
+        with spec.log.open("ab") as log:
+            return subprocess.Popen(
+                spec.command,
+                env=spec.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise CommandError(f"cannot start {spec.name} ({spec.command[0]}): {error.strerror}") from error
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
