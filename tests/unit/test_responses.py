@@ -155,7 +155,7 @@ def test_sender_when_tokens_come_faster_than_the_pace_then_they_are_sent_within_
     for token in range(1, 200):
         paced.put(TokenDelta("a", (token,)))
         time.sleep(0.001)
-    time.sleep(0.2)
+    time.sleep(0.4)
     sent = paced.sent("a")
     paced.sender.close()
     assert [token for tokens in sent for token in tokens] == list(range(200))

@@ -34,8 +34,8 @@ from gptoss_backend.triton.tensors import bytes_tensor, ids_tensor
 
 logger = logging.getLogger(__name__)
 
-MOST_HELD_S = 0.05
-"""A reader sees no difference between twenty updates a second and more."""
+MOST_HELD_S = 0.1
+"""Ten updates a second still read as a flow."""
 
 _FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
