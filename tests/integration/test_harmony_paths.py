@@ -5,6 +5,7 @@ What the user's message spells, the model says (`tests/scripted_model`).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,18 @@ from typing import Any
 
 import openai
 import pytest
+from agents import (
+    Agent,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    Runner,
+    RunResult,
+    ToolCallOutputItem,
+    function_tool,
+    set_tracing_disabled,
+)
+from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_openai import ChatOpenAI
 
 from gptoss_backend.harmony.vocabulary import END, MESSAGE, RETURN, START, encoding
 from support import live_server
@@ -248,3 +261,46 @@ def test_schema_when_it_cannot_be_enforced_then_the_error_names_it(
         body: Any = caught.value.body
         assert body["param"] == param
         assert "nothing" in body["message"]
+
+
+# --- agents ---------------------------------------------------------------------------------------------------------
+
+TURNS = f"{REASONING}{CALL}<|call|>\n---\n{REASONING}{FINAL}"
+"""A call, and after its result the answer."""
+
+
+@function_tool
+def get_weather(city: str) -> str:
+    """Tell the weather of a city."""
+    return f"Rain in {city}."
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_agents_sdk_when_the_model_calls_its_function_then_the_answer_follows_the_result(
+    scripted_server: LiveServer, api: str
+) -> None:
+    async def run() -> RunResult:
+        async with openai.AsyncOpenAI(base_url=f"{scripted_server.url}/v1", api_key="none", max_retries=0) as client:
+            kind = OpenAIChatCompletionsModel if api == "chat" else OpenAIResponsesModel
+            agent = Agent("meteorologist", tools=[get_weather], model=kind(MODEL, client))
+            return await Runner.run(agent, TURNS)
+
+    set_tracing_disabled(True)
+    result = asyncio.run(run())
+    assert result.final_output == "It rains."
+    assert [item.output for item in result.new_items if isinstance(item, ToolCallOutputItem)] == ["Rain in Oslo."]
+
+
+@pytest.mark.parametrize("use_responses_api", [False, True])
+def test_langchain_when_the_model_calls_a_bound_tool_then_the_answer_follows_the_result(
+    scripted_server: LiveServer, use_responses_api: bool
+) -> None:
+    model = ChatOpenAI(
+        model=MODEL, base_url=f"{scripted_server.url}/v1", api_key="none", use_responses_api=use_responses_api
+    ).bind_tools(TOOLS)
+    messages: list[Any] = [HumanMessage(TURNS)]
+    messages.append(model.invoke(messages))
+    [call] = messages[-1].tool_calls
+    assert (call["name"], call["args"]) == ("get_weather", {"city": "Oslo"})
+    messages.append(ToolMessage("Rain in Oslo.", tool_call_id=call["id"]))
+    assert model.invoke(messages).text == "It rains."

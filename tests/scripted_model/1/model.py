@@ -2,7 +2,8 @@
 
 The last user message is the answer, with Harmony's markers spelled out, `<|channel|>final<|message|>Hi<|return|>`, or a
 JSON list of token ids. Typed by a user the markers reach the prompt as ordinary text; only here they become tokens.
-A message that begins with `specials` is answered with the special tokens that the prompt holds.
+A message that begins with `specials` is answered with the special tokens that the prompt holds. Parts apart by a line
+`---` are said one after another: after each tool's result the next.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from gptoss_backend.harmony.vocabulary import (
 )
 from gptoss_backend.triton.tensors import bytes_tensor, ids_tensor, read_bytes, read_ids
 
+BETWEEN_TURNS = "\n---\n"
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
@@ -80,8 +82,14 @@ def read_script(prompt: list[int]) -> list[int]:
         text = f"<|channel|>final<|message|>{specials}<|return|>"
     if text.startswith("["):
         return [int(token) for token in json.loads(text)]
-    ids: list[int] = encoding().encode(text, allowed_special="all")
+    parts = text.split(BETWEEN_TURNS)
+    ids: list[int] = encoding().encode(parts[num_results(prompt) % len(parts)], allowed_special="all")
     return ids
+
+
+def num_results(prompt: list[int]) -> int:
+    """Return how many tool results the prompt holds; a conversation of one user message is meant."""
+    return encoding().decode(prompt).count("<|start|>functions.")
 
 
 def last_user_message(prompt: list[int]) -> str:
