@@ -63,7 +63,7 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
         date=today.isoformat(),
         tools=tuple(_tool(tool) for tool in _allowed_tools(body)),
         tool_choice=choice,
-        parallel_tool_calls=_or(body.parallel_tool_calls, True),
+        parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         response_format=_response_format(body),
         reasoning_effort=effort,
     )
@@ -190,25 +190,25 @@ def check_answer_fields(body: GenerationFields, served_profile: str, num_choices
 def sampling_of(body: GenerationFields, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
     """Return how an answer's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
     defaults = SamplingParams()
-    min_tokens = _or(body.min_tokens, defaults.min_tokens)
+    min_tokens = or_default(body.min_tokens, defaults.min_tokens)
     if max_tokens is not None and min_tokens > max_tokens:
         raise _invalid(f"'min_tokens' ({min_tokens}) is more than the {max_tokens} tokens allowed.", "min_tokens")
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=_or(body.temperature, defaults.temperature),
-        top_p=_or(body.top_p, defaults.top_p),
-        top_k=max(_or(body.top_k, defaults.top_k), 0),
-        min_p=_or(body.min_p, defaults.min_p),
+        temperature=or_default(body.temperature, defaults.temperature),
+        top_p=or_default(body.top_p, defaults.top_p),
+        top_k=max(or_default(body.top_k, defaults.top_k), 0),
+        min_p=or_default(body.min_p, defaults.min_p),
         seed=body.seed,
-        ignore_eos=_or(body.ignore_eos, defaults.ignore_eos),
-        presence_penalty=_or(body.presence_penalty, defaults.presence_penalty),
-        frequency_penalty=_or(body.frequency_penalty, defaults.frequency_penalty),
-        repetition_penalty=_or(body.repetition_penalty, defaults.repetition_penalty),
+        ignore_eos=or_default(body.ignore_eos, defaults.ignore_eos),
+        presence_penalty=or_default(body.presence_penalty, defaults.presence_penalty),
+        frequency_penalty=or_default(body.frequency_penalty, defaults.frequency_penalty),
+        repetition_penalty=or_default(body.repetition_penalty, defaults.repetition_penalty),
         logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
         min_tokens=min_tokens,
         stop_token_ids=tuple(body.stop_token_ids or ()),
         logprobs=logprobs,
-        priority=_or(body.priority, defaults.priority),
+        priority=or_default(body.priority, defaults.priority),
     )
 
 
@@ -216,7 +216,8 @@ def _as_int64(number: int) -> int:
     return (number + 2**63) % 2**64 - 2**63
 
 
-def _or(value: T | None, default: T) -> T:
+def or_default(value: T | None, default: T) -> T:
+    """Return the value, or the default where it was left out."""
     return default if value is None else value
 
 

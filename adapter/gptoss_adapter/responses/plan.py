@@ -10,12 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import date
-from typing import TypeVar
 
 from pydantic import JsonValue
 
 from gptoss_adapter.errors import InvalidRequestError
-from gptoss_adapter.prompting import sampling_of
+from gptoss_adapter.prompting import or_default, sampling_of
 from gptoss_adapter.responses.conversation import chat_messages
 from gptoss_adapter.responses.ids import new_response_id
 from gptoss_adapter.schemas.response_answers import ResponseObject
@@ -43,8 +42,6 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.settings import ProfileSettings
 
-T = TypeVar("T")
-
 
 def chat_request(body: ResponseRequest, items: Sequence[Item], profile: ProfileSettings, today: date) -> ChatRequest:
     """Return what decides the prompt. items: the whole conversation. Raises InvalidRequestError."""
@@ -58,7 +55,7 @@ def chat_request(body: ResponseRequest, items: Sequence[Item], profile: ProfileS
         date=today.isoformat(),
         tools=tuple(_tool(tool) for tool in _allowed_tools(body)),
         tool_choice=choice,
-        parallel_tool_calls=_or(body.parallel_tool_calls, True),
+        parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         response_format=_response_format(body),
         reasoning_effort=_effort(body, profile),
     )
@@ -91,7 +88,7 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         previous_response_id=body.previous_response_id,
         tools=[_told_tool(tool) for tool in body.tools or ()],
         tool_choice=_told_choice(body),
-        parallel_tool_calls=_or(body.parallel_tool_calls, True),
+        parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         text={"format": _told_format(body), "verbosity": "medium"},
         reasoning={"effort": str(_effort(body, served.profile)), "summary": None},
         max_output_tokens=sampling.max_tokens,
@@ -100,20 +97,16 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         top_p=sampling.top_p,
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
-        top_logprobs=_or(body.top_logprobs, 0),
+        top_logprobs=or_default(body.top_logprobs, 0),
         truncation="disabled",
         background=False,
-        store=_or(body.store, True),
+        store=or_default(body.store, True),
         service_tier="default",
         metadata=body.metadata or {},
         user=body.user,
         safety_identifier=body.safety_identifier,
         prompt_cache_key=body.prompt_cache_key,
     )
-
-
-def _or(value: T | None, default: T) -> T:
-    return default if value is None else value
 
 
 def _effort(body: ResponseRequest, profile: ProfileSettings) -> ReasoningEffort:
@@ -178,7 +171,7 @@ def _told_tool(tool: ResponseTool) -> dict[str, JsonValue]:
         "name": tool.name,
         "description": tool.description,
         "parameters": tool.parameters,
-        "strict": _or(tool.strict, True),
+        "strict": or_default(tool.strict, True),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, JsonValue, Tag
 
-from gptoss_adapter.schemas.fields import NotHonoured, RequestModel
+from gptoss_adapter.schemas.fields import NotHonoured, RequestModel, choice_kind, content_kind
 from gptoss_adapter.schemas.sampling import GenerationFields
 
 # --- messages -------------------------------------------------------------------------------------------------------
@@ -24,16 +24,10 @@ class TextPart(RequestModel):
     text: str
 
 
-def _content_kind(value: object) -> str | None:
-    if isinstance(value, str):
-        return "text"
-    return "parts" if isinstance(value, list) else None
-
-
 Content = Annotated[
     Annotated[str, Tag("text")] | Annotated[list[TextPart], Tag("parts")],
     Discriminator(
-        _content_kind,
+        content_kind,
         custom_error_type="content_type",
         custom_error_message="Input should be a string or a list of text parts",
     ),
@@ -156,19 +150,12 @@ class AllowedToolsChoice(RequestModel):
     allowed_tools: AllowedTools
 
 
-def _choice_kind(value: object) -> str | None:
-    if isinstance(value, str):
-        return "mode"
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return kind if kind in ("function", "allowed_tools") else None
-
-
 ToolChoiceField = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("mode")]
     | Annotated[FunctionChoice, Tag("function")]
     | Annotated[AllowedToolsChoice, Tag("allowed_tools")],
     Discriminator(
-        _choice_kind,
+        choice_kind,
         custom_error_type="tool_choice",
         custom_error_message=(
             "Input should be 'none', 'auto', 'required' or an object of type 'function' or 'allowed_tools'"

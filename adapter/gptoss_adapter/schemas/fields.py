@@ -63,3 +63,18 @@ class NotHonoured:
             "this server does not honour it{instead}; leave it out{choices}",
             {"instead": self._instead, "choices": choices},
         )
+
+
+def content_kind(value: object) -> str | None:
+    """Return the tag of a message's content: text or parts. None: neither."""
+    if isinstance(value, str):
+        return "text"
+    return "parts" if isinstance(value, list) else None
+
+
+def choice_kind(value: object) -> str | None:
+    """Return the tag of a tool choice: a mode in one word, or the type of an object. None: neither."""
+    if isinstance(value, str):
+        return "mode"
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return kind if kind in ("function", "allowed_tools") else None

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, JsonValue, Tag
 
-from gptoss_adapter.schemas.fields import NotHonoured, RequestModel
+from gptoss_adapter.schemas.fields import NotHonoured, RequestModel, content_kind
 from gptoss_backend.harmony.prompt import TOOL_NAME
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -30,16 +30,10 @@ class MessagePart(RequestModel):
     prompt_cache_breakpoint: Annotated[object, NotHonoured()] = None
 
 
-def _content_kind(value: object) -> str | None:
-    if isinstance(value, str):
-        return "text"
-    return "parts" if isinstance(value, list) else None
-
-
 Content = Annotated[
     Annotated[str, Tag("text")] | Annotated[list[MessagePart], Tag("parts")],
     Discriminator(
-        _content_kind,
+        content_kind,
         custom_error_type="content_type",
         custom_error_message="Input should be a string or a list of text parts",
     ),

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Discriminator, Field, JsonValue, Tag
 
-from gptoss_adapter.schemas.fields import NotHonoured, RequestModel
+from gptoss_adapter.schemas.fields import NotHonoured, RequestModel, choice_kind
 from gptoss_adapter.schemas.response_items import FunctionName, InputItem
 from gptoss_adapter.schemas.sampling import GenerationFields
 
@@ -48,19 +48,12 @@ class AllowedFunctions(RequestModel):
     tools: Annotated[list[NamedFunction], Field(min_length=1)]
 
 
-def _choice_kind(value: object) -> str | None:
-    if isinstance(value, str):
-        return "mode"
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return kind if kind in ("function", "allowed_tools") else None
-
-
 ResponseToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("mode")]
     | Annotated[NamedFunction, Tag("function")]
     | Annotated[AllowedFunctions, Tag("allowed_tools")],
     Discriminator(
-        _choice_kind,
+        choice_kind,
         custom_error_type="choice_kind",
         custom_error_message="Input should be none, auto, required, or an object of type function or allowed_tools",
     ),
