@@ -19,15 +19,15 @@ from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine, EngineOptions
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
-from gptoss_backend.engine.model import StepOutput
+from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
+from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 
 _PREFILL_CHUNK = 16_384
 _BLOCK_SIZE = 16
 
 
-class IdleModel:
+class IdleModel(LocalModel):
     """Names a token for every sample, at once, and notes how long the engine took from one decode step to the next."""
 
     def __init__(self, config: ModelConfig, num_sequences: int) -> None:
@@ -44,7 +44,7 @@ class IdleModel:
     def allocate_cache(self, plan: CachePlan) -> None:
         """Nothing is kept."""
 
-    def forward(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> StepOutput:
+    def forward(self, batch: Batch, tables: BlockTables, *, with_logits: bool) -> StepOutput:
         """Name a token for each sample."""
         self.may_answer.wait()
         if self._answered_s is not None:

@@ -24,9 +24,9 @@ import torch
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.engine import Engine, EngineOptions
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
 from gptoss_backend.engine.loading import load_model
-from gptoss_backend.engine.model import Model, StepOutput
+from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from gptoss_backend.engine.speculation import Speculation
 from gptoss_backend.harmony.vocabulary import encoding
@@ -90,10 +90,10 @@ def measure_gain(folder: Path, speculation: Speculation, streams: list[int], rou
             run.engine.stop(0.0)
 
 
-class ScriptedModel:
+class ScriptedModel(LocalModel):
     """Computes what the model computes and says what the text says."""
 
-    def __init__(self, model: Model, text: list[int]) -> None:
+    def __init__(self, model: LocalModel, text: list[int]) -> None:
         self.config, self.device, self.dtype = model.config, model.device, model.dtype
         self._model = model
         self._text = text
@@ -104,9 +104,9 @@ class ScriptedModel:
             self._model.allocate_cache(plan)
             self._model.has_scripted_cache = True  # type: ignore[attr-defined]
 
-    def forward(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> StepOutput:
+    def forward(self, batch: Batch, tables: BlockTables, *, with_logits: bool) -> StepOutput:
         """Compute a step; each sample is followed by what stands behind its position in the text."""
-        self._model.forward(batch, cache, with_logits=with_logits)
+        self._model.forward(batch, tables, with_logits=with_logits)
         return StepOutput([self._text[batch.positions[index] + 1] for index in batch.samples], None)
 
 

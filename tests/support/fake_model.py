@@ -8,12 +8,12 @@ import torch
 
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
-from gptoss_backend.engine.model import StepOutput
+from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
+from gptoss_backend.engine.model import LocalModel, StepOutput
 from support.shapes import tiny_config
 
 
-class FakeModel:
+class FakeModel(LocalModel):
     """Says after each token its successor: (token + 1) % vocab. `gate` holds every step back while cleared."""
 
     def __init__(self, config: ModelConfig | None = None) -> None:
@@ -28,7 +28,7 @@ class FakeModel:
     def allocate_cache(self, plan: CachePlan) -> None:
         """There is nothing to remember."""
 
-    def forward(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> StepOutput:
+    def forward(self, batch: Batch, tables: BlockTables, *, with_logits: bool) -> StepOutput:
         """Name each sample's successor."""
         assert self.gate.wait(timeout=30)
         self.batches.append(batch)

@@ -13,8 +13,9 @@ from gptoss_backend.engine.batch import Batch, ScheduledSequence
 from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.kv_cache import KVCache, plan_cache
-from gptoss_backend.engine.model import Model
+from gptoss_backend.engine.model import LocalModel
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
+from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
 
 CPU = torch.device("cpu")
@@ -23,7 +24,8 @@ CPU = torch.device("cpu")
 def load_torch_model(folder: Path, dtype: torch.dtype = torch.float32) -> TorchModel:
     """Load a checkpoint folder on the CPU."""
     config = ModelConfig.from_folder(folder)
-    return TorchModel(config, load_weights(folder, config, dtype, CPU))
+    shard = Shard.of_all(config)
+    return TorchModel(shard, load_weights(folder, shard, dtype, CPU))
 
 
 def prompt_of(length: int, seed: int) -> list[int]:
@@ -35,7 +37,7 @@ def prompt_of(length: int, seed: int) -> list[int]:
 class StepByStep:
     """Runs one sequence through a model, keeping the logits of every position."""
 
-    def __init__(self, model: Model, prompt_ids: list[int]) -> None:
+    def __init__(self, model: LocalModel, prompt_ids: list[int]) -> None:
         self._model = model
         plan = plan_cache(
             model.config,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
 import torch
 
 from gptoss_backend.engine import cache_sizing
-from gptoss_backend.engine.cache_sizing import size_cache
+from gptoss_backend.engine.cache_sizing import CacheLimits, describe, size_cache
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.memory import available_bytes, cgroup_available
@@ -60,16 +59,14 @@ def test_cgroup_when_there_is_none_then_nothing_is_limited(tmp_path: Path) -> No
 
 
 def size(kv_cache_bytes: int | None, *, num_rows: int = 2, max_model_len: int | None = None) -> CachePlan:
-    return size_cache(
-        tiny_config(sliding_window=32),
-        CPU,
-        4,
-        kv_cache_bytes=kv_cache_bytes,
+    limits = CacheLimits(
         block_size=16,
         num_rows=num_rows,
         max_step_tokens=64,
         max_model_len=max_model_len,
+        kv_cache_bytes=kv_cache_bytes,
     )
+    return size_cache(tiny_config(sliding_window=32), CPU, 4, limits)
 
 
 @pytest.fixture
@@ -79,14 +76,12 @@ def free(monkeypatch: pytest.MonkeyPatch) -> int:
     return 64 * MIB
 
 
-def test_size_when_nothing_is_said_then_a_quarter_of_what_is_free_is_taken_and_logged(
-    free: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO, logger="gptoss_backend"):
-        plan = size(None)
+def test_size_when_nothing_is_said_then_a_quarter_of_what_is_free_is_taken(free: int) -> None:
+    plan = size(None)
     assert 0.99 * free / 4 < plan.num_bytes <= free / 4
     tokens = f"{plan.num_tokens:,}"
-    assert caplog.messages == [f"KV cache: 16 MiB, {tokens} tokens; the context is cut from 131,072 to {tokens} tokens"]
+    line = f"KV cache: 16 MiB, {tokens} tokens; the context is cut from 131,072 to {tokens} tokens"
+    assert describe(plan, 131_072) == line
 
 
 def test_size_when_bytes_are_given_then_they_are_the_limit(free: int) -> None:

@@ -13,6 +13,7 @@ from transformers import GptOssForCausalLM
 from gptoss_backend.demo.random_checkpoint import DEMO_NAME, Shape, is_demo, write_random_checkpoint
 from gptoss_backend.engine.checkpoint import find_checkpoint, load_weights
 from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.errors import CheckpointError
 from gptoss_backend.engine.mxfp4 import unpack_mxfp4
 from gptoss_backend.engine.rope import RotaryEmbedding
@@ -40,14 +41,14 @@ def published(tmp_path: Path) -> Path:
 
 
 def load(folder: Path) -> None:
-    load_weights(folder, ModelConfig.from_folder(folder), torch.float32, CPU)
+    load_weights(folder, Shard.of_all(ModelConfig.from_folder(folder)), torch.float32, CPU)
 
 
 def test_load_when_experts_are_mxfp4_then_they_are_unpacked(published: Path) -> None:
     shard = load_file(published / "model-00002-of-00003.safetensors")
     prefix = "model.layers.0.mlp.experts.gate_up_proj"
     expected = unpack_mxfp4(shard[f"{prefix}_blocks"], shard[f"{prefix}_scales"], torch.float32)
-    weights = load_weights(published, ModelConfig.from_folder(published), torch.float32, CPU)
+    weights = load_weights(published, Shard.of_all(ModelConfig.from_folder(published)), torch.float32, CPU)
     assert torch.equal(weights.layers[0].experts.gate_up, expected)
     assert weights.layers[0].experts.gate_up.shape == (4, 64, 64)
 
@@ -148,7 +149,7 @@ def test_find_when_the_checkpoint_is_nowhere_then_the_sentence_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match="hf download openai/no-such-model"):
+    with pytest.raises(CheckpointError, match="gptoss pull openai/no-such-model"):
         find_checkpoint("openai/no-such-model")
     with pytest.raises(CheckpointError, match="does not exist"):
         find_checkpoint(str(tmp_path / "nothing"))

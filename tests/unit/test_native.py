@@ -20,6 +20,7 @@ from gptoss_backend.engine.native import library
 from gptoss_backend.engine.native.library import NativeUnavailableError
 from gptoss_backend.engine.native.model import NativeModel, check_native
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
+from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
 from support.reference import make_reference
 from support.stepping import CPU, StepByStep, load_torch_model, prompt_of
@@ -47,7 +48,7 @@ def native_or_skip(folder: Path, num_threads: int = 1, **changed: torch.Tensor) 
         check_native(config, block_size=16)
     except NativeUnavailableError as reason:
         pytest.skip(str(reason))
-    weights = load_weights(folder, config, torch.bfloat16, CPU)
+    weights = load_weights(folder, Shard.of_all(config), torch.bfloat16, CPU)
     return NativeModel(config, replace(weights, **changed), num_threads)
 
 
@@ -175,7 +176,9 @@ def test_native_when_no_logits_are_asked_for_then_the_best_tokens_are_the_same(
 def test_native_when_a_row_is_not_finite_then_it_ends_there_and_the_others_are_as_ever(tmp_path: Path) -> None:
     make_reference(SHAPES["odd_sizes"], tmp_path, dtype=torch.bfloat16)
     config = ModelConfig.from_folder(tmp_path)
-    broken = load_weights(tmp_path, config, torch.bfloat16, CPU).embedding.clone()
+    broken = load_weights(tmp_path, Shard.of_all(config), torch.bfloat16, CPU).embedding
+    assert broken is not None
+    broken = broken.clone()
     broken[7] = torch.nan
     model = native_or_skip(tmp_path, embedding=broken)
     cache = cache_for(model, num_rows=2)

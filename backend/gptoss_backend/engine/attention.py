@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch, Chunk
-from gptoss_backend.engine.kv_cache import LayerGroup
+from gptoss_backend.engine.kv_cache import BlockTable
 
 # scores of one tile of queries: bounds what a long prefill holds at once, at little cost in speed
 _TILE_BYTES = 64 * 2**20
@@ -40,7 +40,7 @@ class AttentionPlan:
     chunks: tuple[tuple[Chunk, _Keys], ...]
 
     @classmethod
-    def build(cls, batch: Batch, group: LayerGroup, block_size: int, device: torch.device) -> AttentionPlan:
+    def build(cls, batch: Batch, group: BlockTable, block_size: int, device: torch.device) -> AttentionPlan:
         """Look up the slots of everything `batch` writes and reads in the layers of `group`."""
         table = group.table.to(device)
         rows, positions = (torch.tensor(numbers, device=device) for numbers in (batch.rows, batch.positions))
@@ -121,13 +121,16 @@ def _read(queries: Tensor, cache_keys: Tensor, cache_values: Tensor, sinks: Tens
     values = cache_values.index_select(1, flat).view(num_kv_heads, num_sequences, num_keys, head_dim)
     # [num_kv_heads, num_sequences, num_queries, group_size, head_dim]: heads that share keys become rows of one matrix
     grouped = queries.view(num_sequences, num_queries, num_kv_heads, group_size, head_dim).permute(2, 0, 1, 3, 4)
+    scale = head_dim**-0.5
+    if queries.dtype == torch.float16:  # unscaled, a product may exceed its largest number, 65,504
+        grouped, scale = grouped * scale, 1.0
     sink = sinks.float().view(num_kv_heads, 1, 1, group_size, 1)
     output = torch.empty_like(grouped)
     tile = max(1, _TILE_BYTES // (4 * num_heads * num_keys * num_sequences))
     for start in range(0, num_queries, tile):
         span = slice(start, start + tile)
         rows = grouped[:, :, span].reshape(num_kv_heads, num_sequences, -1, head_dim)
-        scores = (rows @ keys.transpose(2, 3)).float().mul_(head_dim**-0.5)
+        scores = (rows @ keys.transpose(2, 3)).float().mul_(scale)
         scores = scores.view(num_kv_heads, num_sequences, -1, group_size, num_keys)
         scores.masked_fill_(read.hidden[None, :, span, None], float("-inf"))
         weights = _softmax_with_sink(scores, sink).to(values.dtype)

@@ -6,7 +6,7 @@ Does not know: how blocks are divided (kv_cache), how memory is read (memory).
 
 from __future__ import annotations
 
-import logging
+from dataclasses import dataclass
 
 import torch
 
@@ -15,44 +15,41 @@ from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.kv_cache import CachePlan, plan_cache
 from gptoss_backend.engine.memory import available_bytes
 
-logger = logging.getLogger(__name__)
-
 _CPU_SHARE = 0.25  # the page cache, which holds the checkpoint, and other processes want some as well
 _CPU_MOST = 4 * 2**30
 _GPU_SHARE = 0.9
 
 
-def size_cache(
-    config: ModelConfig,
-    device: torch.device,
-    element_size: int,
-    *,
-    kv_cache_bytes: int | None,
-    block_size: int,
-    num_rows: int,
-    max_step_tokens: int,
-    max_model_len: int | None,
-) -> CachePlan:
-    """Plan a cache of `kv_cache_bytes`, without it of a share of what is free on `device`, and log its size.
+@dataclass(frozen=True, slots=True)
+class CacheLimits:
+    """What a cache has to hold, and may take."""
 
-    Raises EngineError where that is too little, or more than there is.
-    """
+    block_size: int
+    num_rows: int
+    """Sequences at once."""
+    max_step_tokens: int
+    max_model_len: int | None = None
+    kv_cache_bytes: int | None = None
+    """On each device. None: a share of what is free."""
+
+
+def size_cache(config: ModelConfig, device: torch.device, element_size: int, limits: CacheLimits) -> CachePlan:
+    """Plan a cache as `limits` say. Raises EngineError where that is too little memory, or more than there is."""
     available = available_bytes(device)
     plan = plan_cache(
         config,
-        budget_bytes=_share(available, device) if kv_cache_bytes is None else kv_cache_bytes,
+        budget_bytes=_share(available, device) if limits.kv_cache_bytes is None else limits.kv_cache_bytes,
         element_size=element_size,
-        block_size=block_size,
-        num_rows=num_rows,
-        max_step_tokens=max_step_tokens,
-        max_model_len=max_model_len,
+        block_size=limits.block_size,
+        num_rows=limits.num_rows,
+        max_step_tokens=limits.max_step_tokens,
+        max_model_len=limits.max_model_len,
     )
     if plan.num_bytes > available:  # the memory would be given, and the process killed once it is used
         raise EngineError(
             f"the KV cache would take {plan.num_bytes / 2**30:.1f} GiB, but only {available / 2**30:.1f} GiB are free: "
             "lower engine.kv_cache_bytes, engine.max_num_seqs or engine.max_model_len"
         )
-    logger.info(describe(plan, min(max_model_len or config.max_positions, config.max_positions)))
     return plan
 
 

@@ -7,7 +7,7 @@ Does not know: how weights are used.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from torch import Tensor
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
 from gptoss_backend.engine.experts import ExpertWeights
-from gptoss_backend.engine.mxfp4 import unpack_mxfp4
+from gptoss_backend.engine.mxfp4 import BLOCK_VALUES, PackedMatrices
+from gptoss_backend.engine.shard import Shard
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -28,7 +29,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One decoder layer. Norm weights and sinks are float32, the rest the compute dtype."""
+    """One decoder layer, or a shard's part of it. Norm weights and sinks are float32, the rest the compute dtype.
+
+    Biases that are added to the residual stream are zero but in the first part of a layer.
+    """
 
     attention_norm: Tensor
     qkv: Tensor
@@ -45,14 +49,14 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A whole model."""
+    """A whole model, or a shard of it."""
 
-    embedding: Tensor
-    """[vocab, hidden]"""
+    embedding: Tensor | None
+    """[vocab, hidden], on the host where the shard shares its model's layers with others; None after the first layer"""
     layers: tuple[LayerWeights, ...]
-    norm: Tensor
-    unembedding: Tensor
-    """[vocab, hidden]"""
+    norm: Tensor | None
+    unembedding: Tensor | None
+    """[vocab, hidden], the shard's part; both None before the last layer"""
 
 
 def find_checkpoint(name: str) -> Path:
@@ -72,102 +76,173 @@ def find_checkpoint(name: str) -> Path:
         except LocalEntryNotFoundError as error:
             raise CheckpointError(
                 f"the checkpoint {name} is neither a folder nor in the local Hugging Face cache; "
-                f"fetch it with: hf download {name}"
+                f"fetch it with: gptoss pull {name}"
             ) from error
     raise CheckpointError(f"the checkpoint folder {name} does not exist")
 
 
 def load_weights(
-    folder: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device, progress: Progress | None = None
+    folder: Path,
+    shard: Shard,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    packed: bool = False,
+    progress: Progress | None = None,
 ) -> Weights:
-    """Read all weights of `folder` to `device`. Raises CheckpointError naming the file or tensor at fault."""
-    reader = _Reader(folder, dtype, device)
+    """Read a shard's weights of `folder` to `device`, one tensor at a time, and no other part of the files.
+
+    packed: experts in MXFP4 stay so. Raises CheckpointError naming the file or tensor at fault, before much is read.
+    """
+    reader = _Reader(folder, shard, dtype, device, packed=packed)
+    config = shard.whole
+    reader.check(_tensors(config, reader.has_packed_experts))
     layers = []
-    for index in range(config.num_layers):
-        layers.append(_read_layer(reader, f"model.layers.{index}", config))
+    for index in shard.layers:
+        layers.append(_read_layer(reader, index))
         if progress is not None:
-            progress(index + 1, config.num_layers)
-    shape = (config.vocab_size, config.hidden_size)
-    return Weights(
-        embedding=reader.read("model.embed_tokens.weight", shape),
-        layers=tuple(layers),
-        norm=reader.read("model.norm.weight", (config.hidden_size,)).float(),
-        unembedding=reader.read("lm_head.weight", shape),
-    )
+            progress(len(layers), len(shard.layers))
+    embedding = norm = unembedding = None
+    if shard.is_first:
+        # each part would hold the whole table to look up a row a token: the host's memory holds it once for all
+        at = device if shard.num_parts == 1 else torch.device("cpu")
+        embedding = reader.read("model.embed_tokens.weight", at=at)
+    if shard.is_last:
+        norm = reader.read("model.norm.weight").float()
+        unembedding = reader.read("lm_head.weight", (_slice(shard.vocab),))
+    return Weights(embedding, tuple(layers), norm, unembedding)
 
 
-def _read_layer(reader: _Reader, prefix: str, config: ModelConfig) -> LayerWeights:
-    hidden, head_dim = config.hidden_size, config.head_dim
-    widths = {
-        "q": config.num_heads * head_dim,
-        "k": config.num_kv_heads * head_dim,
-        "v": config.num_kv_heads * head_dim,
-    }
-    attention = f"{prefix}.self_attn"
+def _read_layer(reader: _Reader, index: int) -> LayerWeights:
+    shard = reader.shard
+    head_dim = shard.whole.head_dim
+    queries, keys = _slice(shard.heads, head_dim), _slice(shard.kv_heads, head_dim)
+    parts = {"q": queries, "k": keys, "v": keys}
+    prefix, attention = f"model.layers.{index}", f"model.layers.{index}.self_attn"
     return LayerWeights(
-        attention_norm=reader.read(f"{prefix}.input_layernorm.weight", (hidden,)).float(),
-        qkv=torch.cat([reader.read(f"{attention}.{n}_proj.weight", (w, hidden)) for n, w in widths.items()]),
-        qkv_bias=torch.cat([reader.read(f"{attention}.{n}_proj.bias", (w,)) for n, w in widths.items()]),
-        output=reader.read(f"{attention}.o_proj.weight", (hidden, widths["q"])),
-        output_bias=reader.read(f"{attention}.o_proj.bias", (hidden,)),
-        sinks=reader.read(f"{attention}.sinks", (config.num_heads,)).float(),
-        expert_norm=reader.read(f"{prefix}.post_attention_layernorm.weight", (hidden,)).float(),
-        experts=_read_experts(reader, f"{prefix}.mlp", config),
+        attention_norm=reader.read(f"{prefix}.input_layernorm.weight").float(),
+        qkv=torch.cat([reader.read(f"{attention}.{name}_proj.weight", (rows,)) for name, rows in parts.items()]),
+        qkv_bias=torch.cat([reader.read(f"{attention}.{name}_proj.bias", (rows,)) for name, rows in parts.items()]),
+        output=reader.read(f"{attention}.o_proj.weight", (slice(None), queries)),
+        output_bias=reader.read_once(f"{attention}.o_proj.bias"),
+        sinks=reader.read(f"{attention}.sinks", (_slice(shard.heads),)).float(),
+        expert_norm=reader.read(f"{prefix}.post_attention_layernorm.weight").float(),
+        experts=_read_experts(reader, f"{prefix}.mlp", shard.inner(index)),
     )
 
 
-def _read_experts(reader: _Reader, prefix: str, config: ModelConfig) -> ExpertWeights:
-    hidden, inner, count = config.hidden_size, config.intermediate_size, config.num_experts
+def _read_experts(reader: _Reader, prefix: str, inner: range) -> ExpertWeights:
+    every = slice(None)
+    gate_up, down = f"{prefix}.experts.gate_up_proj", f"{prefix}.experts.down_proj"
     return ExpertWeights(
-        router=reader.read(f"{prefix}.router.weight", (count, hidden)),
-        router_bias=reader.read(f"{prefix}.router.bias", (count,)),
-        gate_up=reader.read_expert_matrix(f"{prefix}.experts.gate_up_proj", (count, 2 * inner, hidden)),
-        gate_up_bias=reader.read(f"{prefix}.experts.gate_up_proj_bias", (count, 2 * inner)),
-        down=reader.read_expert_matrix(f"{prefix}.experts.down_proj", (count, hidden, inner)),
-        down_bias=reader.read(f"{prefix}.experts.down_proj_bias", (count, hidden)),
+        router=reader.read(f"{prefix}.router.weight"),
+        router_bias=reader.read(f"{prefix}.router.bias"),
+        gate_up=reader.read_expert_matrices(gate_up, rows=_slice(inner, 2)),
+        gate_up_bias=reader.read(f"{gate_up}_bias", (every, _slice(inner, 2))),
+        down=reader.read_expert_matrices(down, columns=_slice(inner)),
+        down_bias=reader.read_once(f"{down}_bias"),
     )
+
+
+def _slice(numbers: range, unit: int = 1) -> slice:
+    return slice(numbers.start * unit, numbers.stop * unit)
+
+
+def _tensors(config: ModelConfig, has_packed_experts: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the name and shape of every tensor of a checkpoint."""
+    hidden, inner, count = config.hidden_size, config.intermediate_size, config.num_experts
+    num_query, num_key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    yield "model.embed_tokens.weight", (config.vocab_size, hidden)
+    yield "model.norm.weight", (hidden,)
+    yield "lm_head.weight", (config.vocab_size, hidden)
+    for layer in (f"model.layers.{index}" for index in range(config.num_layers)):
+        yield f"{layer}.input_layernorm.weight", (hidden,)
+        yield f"{layer}.post_attention_layernorm.weight", (hidden,)
+        for name, width in (("q", num_query), ("k", num_key), ("v", num_key)):
+            yield f"{layer}.self_attn.{name}_proj.weight", (width, hidden)
+            yield f"{layer}.self_attn.{name}_proj.bias", (width,)
+        yield f"{layer}.self_attn.o_proj.weight", (hidden, num_query)
+        yield f"{layer}.self_attn.o_proj.bias", (hidden,)
+        yield f"{layer}.self_attn.sinks", (config.num_heads,)
+        yield f"{layer}.mlp.router.weight", (count, hidden)
+        yield f"{layer}.mlp.router.bias", (count,)
+        for name, rows, columns in (("gate_up_proj", 2 * inner, hidden), ("down_proj", hidden, inner)):
+            yield f"{layer}.mlp.experts.{name}_bias", (count, rows)
+            if has_packed_experts:
+                num_blocks = columns // BLOCK_VALUES
+                yield f"{layer}.mlp.experts.{name}_blocks", (count, rows, num_blocks, BLOCK_VALUES // 2)
+                yield f"{layer}.mlp.experts.{name}_scales", (count, rows, num_blocks)
+            else:  # transformers multiplies rows by matrices
+                yield f"{layer}.mlp.experts.{name}", (count, columns, rows)
 
 
 class _Reader:
-    """Reads tensors by name from the shards of one folder."""
+    """Reads tensors by name from the files of one folder."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, folder: Path, shard: Shard, dtype: torch.dtype, device: torch.device, *, packed: bool) -> None:
+        self.shard = shard
         self._folder = folder
         self._dtype = dtype
         self._device = device
+        self._packed = packed
         self._files = _file_by_tensor(folder)
-        self._open: dict[str, safe_open] = {}
+        self._open: tuple[str, safe_open] | None = None
 
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Return a tensor in the compute dtype. Raises CheckpointError where it is absent or of another shape."""
-        return self._checked(name, shape).to(self._device, self._dtype)
+    @property
+    def has_packed_experts(self) -> bool:
+        """True where the experts are in MXFP4."""
+        return any(name.endswith("_blocks") for name in self._files)
 
-    def read_expert_matrix(self, name: str, shape: tuple[int, int, int]) -> Tensor:
-        """Return the experts' matrices [num_experts, out, in], from MXFP4 or from transformers' [.., in, out]."""
-        num_experts, rows, columns = shape
-        if f"{name}_blocks" in self._files:
-            blocks = self._checked(f"{name}_blocks", (num_experts, rows, columns // 32, 16)).to(self._device)
-            scales = self._checked(f"{name}_scales", (num_experts, rows, columns // 32)).to(self._device)
-            values = torch.empty(shape, dtype=self._dtype, device=self._device)
-            for expert in range(num_experts):  # one at a time: unpacking passes through float32
-                values[expert] = unpack_mxfp4(blocks[expert], scales[expert], self._dtype)
-            return values
-        return self.read(name, (num_experts, columns, rows)).transpose(1, 2).contiguous()
-
-    def _checked(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        if name not in self._files:
+    def check(self, tensors: Iterable[tuple[str, tuple[int, ...]]]) -> None:
+        """Raise CheckpointError where a tensor is absent or of another shape."""
+        files = {name: file for name, file in sorted(self._files.items(), key=lambda item: item[1])}
+        expected = dict(tensors)
+        for name in expected.keys() - files.keys():
             raise CheckpointError(f"the checkpoint {self._folder} lacks the tensor {name}")
-        tensor: Tensor = self._shard(self._files[name]).get_tensor(name)  # type: ignore[no-untyped-call]
-        if tuple(tensor.shape) != shape:
-            raise CheckpointError(
-                f"{self._folder}: {name} has shape {list(tensor.shape)}, config.json asks {list(shape)}"
-            )
+        for name in files:
+            if name in expected:
+                shape = tuple(self._file(name).get_slice(name).get_shape())  # type: ignore[no-untyped-call]
+                if shape != expected[name]:
+                    raise CheckpointError(
+                        f"{self._folder}: {name} has shape {list(shape)}, config.json asks {list(expected[name])}"
+                    )
+
+    def read(self, name: str, part: tuple[slice, ...] = (), *, at: torch.device | None = None) -> Tensor:
+        """Return a part of a tensor in the compute dtype."""
+        return self._raw(name, part).to(at or self._device, self._dtype)
+
+    def read_once(self, name: str) -> Tensor:
+        """Return a bias, in all but the first part of a layer zeros."""
+        bias = self.read(name)
+        return bias if self.shard.is_first_part else torch.zeros_like(bias)
+
+    def read_expert_matrices(
+        self, name: str, rows: slice = slice(None), columns: slice = slice(None)
+    ) -> Tensor | PackedMatrices:
+        """Return a part of the experts' matrices [num_experts, out, in]: packed, or in the compute dtype."""
+        every = slice(None)
+        if not self.has_packed_experts:  # [.., in, out]
+            return self.read(name, (every, columns, rows)).transpose(1, 2).contiguous()
+        blocks = slice(columns.start and columns.start // BLOCK_VALUES, columns.stop and columns.stop // BLOCK_VALUES)
+        matrices = PackedMatrices(
+            self._raw(f"{name}_blocks", (every, rows, blocks)).to(self._device),
+            self._raw(f"{name}_scales", (every, rows, blocks)).to(self._device),
+            self._dtype,
+        )
+        return matrices if self._packed else matrices.unpack()
+
+    def _raw(self, name: str, part: tuple[slice, ...]) -> Tensor:
+        file = self._file(name)
+        is_whole = all(side == slice(None) for side in part)
+        # a whole tensor of a file is its memory map; of a part only what is asked for is read
+        tensor: Tensor = file.get_tensor(name) if is_whole else file.get_slice(name)[part]  # type: ignore[no-untyped-call]
         return tensor
 
-    def _shard(self, file: str) -> safe_open:
-        if file not in self._open:
-            self._open[file] = _open_shard(self._folder / file)
-        return self._open[file]
+    def _file(self, name: str) -> safe_open:
+        file = self._files[name]
+        if self._open is None or self._open[0] != file:
+            self._open = (file, _open_shard(self._folder / file))  # the one before is unmapped once nobody uses it
+        return self._open[1]
 
 
 def _file_by_tensor(folder: Path) -> dict[str, str]:

@@ -19,14 +19,14 @@ import torch
 
 from gptoss_backend.contract import FinishReason, GenerationErrorCode, SamplingParams
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.cache_sizing import size_cache
+from gptoss_backend.engine.cache_sizing import CacheLimits, describe
 from gptoss_backend.engine.checkpoint import Progress
 from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
 from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.kv_cache import KVCache, extend_block_hashes
 from gptoss_backend.engine.loading import CpuKernels, load_model
-from gptoss_backend.engine.model import Model
+from gptoss_backend.engine.model import LaunchedStep, Model
 from gptoss_backend.engine.observations import Measure, Observations
 from gptoss_backend.engine.sampler import Picks, Sampler
 from gptoss_backend.engine.scheduler import PRIORITY_STEP_S, Choice, Scheduler, Step
@@ -101,7 +101,11 @@ class Engine:
         self.max_model_len = self._cache.plan.max_model_len
         self._speculation = options.speculation
         self._scheduler = Scheduler(
-            self._cache, options.prefill_chunk_tokens, options.priority_step_s, options.speculation
+            self._cache,
+            options.prefill_chunk_tokens,
+            options.priority_step_s,
+            options.speculation,
+            num_micro_batches=model.max_in_flight,
         )
         self._timeout_s = options.request_timeout_s
         self._next_deadline_s = math.inf  # no request's is sooner; the engine's thread only
@@ -110,6 +114,7 @@ class Engine:
         self.observations = Observations()
         self._capacity = options.max_num_seqs + options.max_queue
         self._by_id: dict[str, Sequence] = {}  # the engine's thread only
+        self._launched: deque[tuple[Step, LaunchedStep]] = deque()  # the engine's thread only
         self._stats = EngineStats(num_cache_blocks=self._cache.plan.num_full_blocks - 1)
 
         self._wake = threading.Condition()
@@ -195,17 +200,26 @@ class Engine:
         return replace(self._stats, stalled_s=time.monotonic() - self._progressed_s if has_work else 0.0)
 
     def step(self) -> None:
-        """Compute one batch and tell the sink what came of it."""
-        step = self._scheduler.next_step()
-        if not step:
+        """Launch as many batches as the model takes in at once, and tell the sink what came of the earliest."""
+        while len(self._launched) < self._model.max_in_flight and self._launch_next():
+            pass
+        if not self._launched:
             return
-        sampled = step.sampled
-        batch = Batch.build(step.decodes, step.prefills, step.drafts)
-        output = self._model.forward(batch, self._cache, with_logits=self._sampler.prepare(sampled))
-        picks = self._sampler.pick(output, sampled)
+        step, launched = self._launched.popleft()
+        picks = self._sampler.pick(launched.result(), step.sampled)
         choices = step.choices(picks.tokens)
         self._scheduler.advance(step, choices)
         self._deliver(step, choices, picks)
+
+    def _launch_next(self) -> bool:
+        """Begin the next batch; False where there is nothing to compute that is not under way."""
+        step = self._scheduler.next_step()
+        if not step:
+            return False
+        batch = Batch.build(step.decodes, step.prefills, step.drafts)
+        with_logits = self._sampler.prepare(step.sampled)
+        self._launched.append((step, self._model.launch(batch, self._cache, with_logits=with_logits)))
+        return True
 
     def _checked(self, request: GenerationRequest) -> Sequence:
         num_prompt, vocab_size = len(request.prompt_ids), self._model.config.vocab_size
@@ -286,6 +300,7 @@ class Engine:
             self.step()
         except Exception:  # one failed step must not end the service: those it concerned are told
             logger.exception("a step failed; its requests end with an error")
+            self._launched.clear()
             for sequence in self._scheduler.running:
                 self._scheduler.remove(sequence)
             # those, too, that the step had taken out before it failed: they would never be heard of again
@@ -297,12 +312,16 @@ class Engine:
         self._progressed_s = now_s
         self._observe_step(step)
         deltas: dict[str, TokenDelta] = {
-            s.request.request_id: TokenDelta(s.request.request_id, event=s.started()) for s in step.admitted
+            s.request.request_id: TokenDelta(s.request.request_id, event=s.started())
+            for s in step.admitted
+            if s.row >= 0
         }
         last: list[TokenDelta] = []
         faulty: list[Sequence] = []
         num_tokens = 0
         for place, (sequence, tokens) in enumerate(choices):
+            if sequence.row < 0:  # cancelled, or out of time, while the step was under way
+                continue
             if sequence.edits is not None and sequence.edits.fault is not None:
                 faulty.append(sequence)
                 continue
@@ -409,15 +428,15 @@ def _expired(sequence: Sequence) -> TokenDelta:
 
 
 def _make_cache(model: Model, options: EngineOptions) -> KVCache:
-    plan = size_cache(
-        model.config,
-        model.device,
-        model.dtype.itemsize,
-        kv_cache_bytes=options.kv_cache_bytes,
+    limits = CacheLimits(
         block_size=options.block_size,
         num_rows=options.max_num_seqs,
         max_step_tokens=options.prefill_chunk_tokens + options.max_num_seqs,
         max_model_len=options.max_model_len,
+        kv_cache_bytes=options.kv_cache_bytes,
     )
+    plan = model.plan_cache(limits)
+    most = model.config.max_positions
+    logger.info(describe(plan, min(options.max_model_len or most, most)))
     model.allocate_cache(plan)
     return KVCache(plan, model.config.sliding_window)

@@ -13,8 +13,10 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from gptoss_backend.engine.block_pool import NULL_BLOCK, BlockPool
 from gptoss_backend.engine.config import ModelConfig
@@ -88,12 +90,46 @@ def plan_cache(
     )
 
 
+TableChange = tuple[int, int, list[int]]
+"""(row, first index, new entries) of a block table."""
+
+
+class BlockTable(Protocol):
+    """Where the layers of one attention kind find their sequences' blocks."""
+
+    @property
+    def table(self) -> Tensor:
+        """[num_rows, max_blocks_per_row] int32, on the host."""
+
+    @property
+    def window(self) -> int | None:
+        """Positions that a query sees, itself included; None: all."""
+
+
+class BlockTables(Protocol):
+    """All that a forward pass has to know of the cache."""
+
+    @property
+    def plan(self) -> CachePlan:
+        """The cache's size."""
+
+    @property
+    def full(self) -> BlockTable:
+        """Of the layers that see everything."""
+
+    @property
+    def sliding(self) -> BlockTable:
+        """Of the layers that see a window."""
+
+
 class LayerGroup:
     """The layers of one attention kind: they share a block pool and a block table."""
 
     def __init__(self, num_blocks: int, window: int | None, plan: CachePlan) -> None:
         self.window = window
         self.pool = BlockPool(num_blocks)
+        self.changes: list[TableChange] | None = None
+        """What has changed in the table, where somebody mirrors it and takes note: they empty the list."""
         self.table = torch.zeros(plan.num_rows, plan.max_blocks_per_row, dtype=torch.int32)
         self._entries = self.table.numpy()  # the same memory; writing one entry is ten times cheaper this way
         self._block_size = plan.block_size
@@ -107,16 +143,22 @@ class LayerGroup:
         start = len(blocks)
         blocks.extend(new)
         self._entries[row, start : len(blocks)] = new
+        if self.changes is not None and new:
+            self.changes.append((row, start, new))
 
     def drop(self, row: int, blocks: array[int], index: int) -> None:
         """Give one block back and leave the null block in its place."""
         self.pool.release(blocks[index])
         blocks[index] = NULL_BLOCK
         self._entries[row, index] = NULL_BLOCK
+        if self.changes is not None:
+            self.changes.append((row, index, [NULL_BLOCK]))
 
     def clear(self, row: int, blocks: array[int]) -> None:
         """Give a row's blocks back, the last first, so that beginnings of conversations outlive their ends."""
         self._entries[row, : len(blocks)] = NULL_BLOCK
+        if self.changes is not None and blocks:
+            self.changes.append((row, 0, [NULL_BLOCK] * len(blocks)))
         for block in reversed(blocks):
             self.pool.release(block)
 

@@ -20,6 +20,7 @@ from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.native.library import NativeUnavailableError
 from gptoss_backend.engine.native.model import NativeModel, check_native
 from gptoss_backend.engine.precision import choose_precision
+from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
 
 logger = logging.getLogger(__name__)
@@ -50,11 +51,13 @@ def load_model(
     logger.info("precision: %s (%s)", precision.dtype, precision.reason)
     if device.type == "cpu":
         torch.set_num_threads(threads)
-    weights = load_weights(folder, config, precision.dtype, device, progress)
+    shard = Shard.of_all(config)
+    packed = device.type == "cuda"
+    weights = load_weights(folder, shard, precision.dtype, device, packed=packed, progress=progress)
     if native:
         logger.info("forward pass: C++ kernels (AVX-512 BF16), threads: %d", threads)
         return NativeModel(config, weights, threads)
-    return TorchModel(config, weights)
+    return TorchModel(shard, weights)
 
 
 def _use_native(config: ModelConfig, dtype: str, block_size: int, cpu_kernels: CpuKernels) -> bool:

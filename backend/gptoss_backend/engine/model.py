@@ -1,11 +1,12 @@
-"""What the engine asks of a model, whatever computes it.
+"""What the engine asks of a model, whatever computes it and wherever.
 
-Owns: the protocol between the loop and a forward pass. `TorchModel` runs anywhere and is the reference;
-`native.NativeModel` runs on CPUs with AVX-512 BF16.
+Owns: the protocol between the loop and a forward pass. `LocalModel` is one device's: `TorchModel` runs anywhere and is
+the reference, `native.NativeModel` runs on CPUs with AVX-512 BF16. `placement.DistributedModel` spreads over several.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import BlockTables, CachePlan, KVCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +28,62 @@ class StepOutput:
     logits: Tensor | None
     """[num_samples, vocab] float32, where asked for."""
 
+    def result(self) -> StepOutput:
+        """Return itself: a step that is computed already needs no waiting for."""
+        return self
+
+
+class LaunchedStep(Protocol):
+    """A step under way."""
+
+    def result(self) -> StepOutput:
+        """Wait for it to be computed. Raises what its computation raised."""
+
 
 class Model(Protocol):
-    """A loaded GPT-OSS on one device. Used by one thread."""
+    """A loaded GPT-OSS. Used by one thread."""
 
     config: ModelConfig
     device: torch.device
+    """Where logits come out."""
     dtype: torch.dtype
     """Of weights, keys and values."""
+    max_in_flight: int
+    """Steps that may be launched before the first of them is done; they must not have a sequence in common."""
+
+    def plan_cache(self, limits: CacheLimits) -> CachePlan:
+        """Say how many blocks there is room for. Raises EngineError where there are too few."""
 
     def allocate_cache(self, plan: CachePlan) -> None:
         """Take the memory for keys and values. Called once, before the first step."""
 
-    def forward(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> StepOutput:
-        """Compute a step: write its keys and values into the blocks that `cache` has given to its rows."""
+    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> LaunchedStep:
+        """Begin a step: it writes its keys and values into the blocks that `cache` has given to its rows by now.
+
+        Steps compute in the order of their launch, so a block that changes hands between two of them is not torn.
+        """
+
+
+class LocalModel(ABC):
+    """A model, or a shard of one, on one device: a step is done when `forward` returns."""
+
+    config: ModelConfig
+    device: torch.device
+    dtype: torch.dtype
+    max_in_flight = 1
+
+    def plan_cache(self, limits: CacheLimits) -> CachePlan:
+        """Plan by what is free on the device, as `Model.plan_cache` says."""
+        return size_cache(self.config, self.device, self.dtype.itemsize, limits)
+
+    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> LaunchedStep:
+        """Compute a step."""
+        return self.forward(batch, cache, with_logits=with_logits)
+
+    @abstractmethod
+    def allocate_cache(self, plan: CachePlan) -> None:
+        """Take the memory for keys and values. Called once, before the first step."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, tables: BlockTables, *, with_logits: bool) -> StepOutput:
+        """Compute a step: write its keys and values where `tables` say, and return what follows its samples."""

@@ -1,10 +1,12 @@
 """MXFP4, the number format of the published experts (OCP Microscaling Formats v1.0, section 5.1).
 
-Owns: the torch reference that unpacks it. A block is 32 four-bit floats (E2M1, two in a byte, the first in the low
+Owns: the torch reference that unpacks it, and matrices that stay packed. A block is 32 four-bit floats (E2M1, two in a byte, the first in the low
 half) that share one power of two, stored as exponent + 127.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +14,35 @@ from torch import Tensor
 BLOCK_VALUES = 32
 _MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 E2M1_VALUES = (*_MAGNITUDES, *(-value for value in _MAGNITUDES))
+
+
+@dataclass(frozen=True, slots=True)
+class PackedMatrices:
+    """One matrix for each expert, kept packed; indexing unpacks one of them."""
+
+    blocks: Tensor
+    """[num_experts, out, num_blocks, 16] uint8"""
+    scales: Tensor
+    """[num_experts, out, num_blocks] uint8"""
+    dtype: torch.dtype
+    """Of what indexing gives."""
+
+    def __getitem__(self, expert: int) -> Tensor:
+        """Return an expert's matrix, [out, num_blocks * 32]."""
+        return unpack_mxfp4(self.blocks[expert], self.scales[expert], self.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken."""
+        return self.blocks.nbytes + self.scales.nbytes
+
+    def unpack(self) -> Tensor:
+        """Return all of them, [num_experts, out, num_blocks * 32]."""
+        *sizes, num_blocks = self.scales.shape
+        values = torch.empty(*sizes, num_blocks * BLOCK_VALUES, dtype=self.dtype, device=self.blocks.device)
+        for expert in range(len(values)):  # one at a time: unpacking passes through float32
+            values[expert] = self[expert]
+        return values
 
 
 def unpack_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:

@@ -13,6 +13,8 @@ whoever waits rises past all that come later, and no flood starves anybody. The 
 already running: when blocks run out, the least urgent running sequence gives up its own and waits to be recomputed.
 Nobody overtakes a prompt for which there is no room yet, else short ones would keep a long one out for ever. Who begins
 like a prompt that is being computed waits until that is done, and need not compute it again.
+
+Where several steps may be under way at once, each takes its share of the decoding sequences, and none that another has.
 """
 
 from __future__ import annotations
@@ -72,6 +74,15 @@ class Step:
             place = end
         return choices
 
+    def mark_in_flight(self, value: bool) -> None:  # noqa: FBT001 (what it is set to)
+        """Note of all its sequences whether the step is under way."""
+        for sequence in self.decodes:
+            sequence.is_in_flight = value
+        for part in self.prefills:
+            part.sequence.is_in_flight = value
+        for draft in self.drafts:
+            draft.sequence.is_in_flight = value
+
     def __bool__(self) -> bool:
         return bool(self.decodes or self.prefills or self.drafts)
 
@@ -119,12 +130,15 @@ class Scheduler:
         prefill_chunk_tokens: int,
         priority_step_s: float = PRIORITY_STEP_S,
         speculation: Speculation | None = None,
+        num_micro_batches: int = 1,
     ) -> None:
+        """num_micro_batches: steps that will be under way at once."""
         self._cache = cache
         self._block_size = cache.plan.block_size
         self._prefill_chunk_tokens = prefill_chunk_tokens
         self._priority_step_s = priority_step_s
         self._speculation = speculation
+        self._num_micro_batches = num_micro_batches
         self._waiting = ByUrgency()
         self._running = ByUrgency()
         self._num_added = 0
@@ -175,12 +189,17 @@ class Scheduler:
         step = Step()
         budget = self._prefill_chunk_tokens
         preemptions = self.num_preemptions
+        max_decodes = -(-len(self._running) // self._num_micro_batches)
         index = 0
         while index < len(self._running):  # preemption shortens the list from its end
             sequence = self._running[index]
-            if len(sequence.token_ids) - sequence.num_computed == 1:
+            if sequence.is_in_flight:
+                pass
+            elif len(sequence.token_ids) - sequence.num_computed == 1:
                 # a block that was begun has room
-                if sequence.num_computed % self._block_size or self._make_room(sequence, 1):
+                if len(step.decodes) < max_decodes and (
+                    sequence.num_computed % self._block_size or self._make_room(sequence, 1)
+                ):
                     step.decodes.append(sequence)
             elif budget:
                 if self.num_preemptions == preemptions:
@@ -193,23 +212,30 @@ class Scheduler:
             budget = self._admit(step, budget)
         self._spend_rest(step, budget)
         self._speculate(step)
+        step.mark_in_flight(True)
         return step
 
     def advance(self, step: Step, choices: list[Choice]) -> None:
-        """Note that `step` has been computed: its keys and values are in the cache, and `choices` follow."""
+        """Note that `step` has been computed: its keys and values are in the cache, and `choices` follow.
+
+        Nothing is noted of sequences that were removed in the meantime.
+        """
+        step.mark_in_flight(False)
         for sequence, tokens in choices:
             sequence.token_ids.extend(tokens)
         for sequence in step.decodes:
             sequence.num_computed += 1
-            if not sequence.num_computed % self._block_size:
+            if not sequence.num_computed % self._block_size and sequence.row >= 0:
                 self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
         for part in step.prefills:
             sequence = part.sequence
             sequence.num_computed += part.num_tokens
-            self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
+            if sequence.row >= 0:
+                self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
         for draft, (sequence, tokens) in zip(step.drafts, choices[len(choices) - len(step.drafts) :], strict=True):
             sequence.num_computed += len(tokens)  # its pending token and the guesses that stand
-            self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
+            if sequence.row >= 0:
+                self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
             self._note(draft, len(tokens) - 1)
 
     def _speculate(self, step: Step) -> None:
@@ -263,6 +289,8 @@ class Scheduler:
                 self._cache.reserve(sequence.row, sequence.num_computed + num_tokens)
             except CacheFull:
                 victim = self._running[-1]
+                if victim.is_in_flight:  # its blocks are being written to; it may be asked once it is back
+                    return False
                 self._preempt(victim)
                 if victim is sequence:
                     return False

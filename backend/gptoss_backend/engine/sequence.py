@@ -92,6 +92,8 @@ class Sequence:
     """Leading tokens whose keys and values are in the cache."""
     row: int = -1
     """Row of the cache's block tables while running."""
+    is_in_flight: bool = False
+    """A step that computes it has been launched and is not done; the scheduler's."""
     cached_tokens: int = 0
     random: random.Random = field(init=False, repr=False)
     submitted_s: float = field(default_factory=time.monotonic)

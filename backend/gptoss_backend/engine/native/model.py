@@ -17,8 +17,8 @@ from torch import Tensor
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
-from gptoss_backend.engine.model import StepOutput
+from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
+from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.native.library import (
     BatchStruct,
     LayerSourceStruct,
@@ -41,7 +41,7 @@ def check_native(config: ModelConfig, block_size: int) -> None:
     load_library()
 
 
-class NativeModel:
+class NativeModel(LocalModel):
     """A GPT-OSS whose steps run in C++. Used by the engine's thread only."""
 
     def __init__(self, config: ModelConfig, weights: Weights, num_threads: int) -> None:
@@ -51,6 +51,8 @@ class NativeModel:
         self.dtype = torch.bfloat16
         self._library = load_library()
         self._weights: Weights | None = weights  # packed once the cache's memory is known
+        if weights.embedding is None or weights.norm is None:
+            raise ValueError("the weights are those of a shard")
         self._embedding = weights.embedding.contiguous()
         rope = RotaryEmbedding(config.rope, config.head_dim, self.device)
         shape = ShapeStruct(
@@ -88,7 +90,7 @@ class NativeModel:
     def allocate_cache(self, plan: CachePlan) -> None:
         """Take the memory for keys and values, and pack the weights. Called once."""
         weights, self._weights = self._weights, None
-        if weights is None:
+        if weights is None or weights.unembedding is None:
             raise RuntimeError("the cache is allocated already")
         sliding = set(self.config.sliding_layers)
         unembedding, layers = weights.unembedding.contiguous(), list(reversed(weights.layers))
@@ -106,19 +108,19 @@ class NativeModel:
             )
             del kept
 
-    def forward(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> StepOutput:
-        """Compute a step, as `Model.forward` says."""
+    def forward(self, batch: Batch, tables: BlockTables, *, with_logits: bool) -> StepOutput:
+        """Compute a step, as `LocalModel.forward` says."""
         integers = [array("i", ids) for ids in (batch.token_ids, batch.positions, batch.rows, batch.samples)]
         num_samples = len(batch.samples)
         best = array("i", [0]) * num_samples
         logits = torch.empty(num_samples, self.config.vocab_size) if with_logits else None
         struct = BatchStruct(
             *(values.buffer_info()[0] for values in integers),
-            cache.full.table.data_ptr(),
-            cache.sliding.table.data_ptr(),
+            tables.full.table.data_ptr(),
+            tables.sliding.table.data_ptr(),
             len(batch.token_ids),
             num_samples,
-            cache.full.table.shape[1],
+            tables.full.table.shape[1],
         )
         self._library.gptoss_forward(
             self._handle,
