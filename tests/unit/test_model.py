@@ -15,6 +15,7 @@ from gptoss_backend.engine.kv_cache import plan_cache
 from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from gptoss_backend.engine.torch_model import TorchModel
+from support.generating import generate
 from support.reference import SHAPES, make_reference, reference_greedy, reference_logits
 from support.stepping import StepByStep, load_torch_model, prompt_of
 
@@ -41,26 +42,6 @@ def test_logits_when_prefilled_in_chunks_and_decoded_past_the_window_then_match_
         run.decode()
     expected = reference_logits(reference, run.sequence.token_ids)
     torch.testing.assert_close(torch.cat(run.logits), expected, atol=1e-3, rtol=0.0)
-
-
-def generate(
-    model: Model, prompts: list[list[int]], num_tokens: int, options: EngineOptions
-) -> tuple[list[list[int]], EngineStats]:
-    """Run all prompts through one engine at once, greedily; returns their tokens and the engine's counts."""
-    answers: dict[str, list[int]] = {str(i): [] for i in range(len(prompts))}
-
-    def collect(deltas: list[TokenDelta]) -> None:
-        for delta in deltas:
-            assert delta.error is None
-            answers[delta.request_id].extend(delta.token_ids)
-
-    engine = Engine(model, options, collect)
-    engine.start()
-    sampling = SamplingParams(temperature=0.0, max_tokens=num_tokens)
-    for index, prompt in enumerate(prompts):
-        engine.submit(GenerationRequest(str(index), prompt, sampling))
-    engine.stop(drain_s=120.0)
-    return list(answers.values()), engine.stats()
 
 
 def test_greedy_tokens_when_alone_and_in_a_batch_of_16_then_match_transformers(

@@ -22,7 +22,7 @@ from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.cache_sizing import CacheLimits, describe
 from gptoss_backend.engine.checkpoint import Progress
 from gptoss_backend.engine.edits import LogitEdits
-from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
+from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull, RankLost
 from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.kv_cache import KVCache, extend_block_hashes
 from gptoss_backend.engine.loading import CpuKernels, load_model
@@ -112,6 +112,7 @@ class Engine:
         self._next_look_s = 0.0  # when the batch size is next observed
         self._progressed_s = 0.0  # when the loop last got something done, or began to have something to do
         self.observations = Observations()
+        self._fault: str | None = None  # written once, by the engine's thread
         self._capacity = options.max_num_seqs + options.max_queue
         self._by_id: dict[str, Sequence] = {}  # the engine's thread only
         self._launched: deque[tuple[Step, LaunchedStep]] = deque()  # the engine's thread only
@@ -156,6 +157,11 @@ class Engine:
         """True while the loop runs."""
         return self._thread.is_alive()
 
+    @property
+    def fault(self) -> str | None:
+        """Why the engine is at an end though nobody stopped it, in one sentence; None while it is not."""
+        return self._model.fault or self._fault
+
     def start(self) -> None:
         """Start the loop."""
         self._thread.start()
@@ -185,13 +191,18 @@ class Engine:
             self._cancelled.add(request_id)
             self._wake.notify()
 
-    def stop(self, drain_s: float) -> None:
-        """Take no more requests, let those under way run on for up to `drain_s`, end the rest, join the thread."""
+    def stop(self, drain_s: float, *, at_most_s: float | None = None) -> None:
+        """Take no more requests, let those under way run on for up to `drain_s`, end the rest, join the thread.
+
+        at_most_s: give up after that long, where the thread may hang in a step that never ends.
+        """
         with self._wake:
             self._stop_at = time.monotonic() + drain_s
             self._wake.notify()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(at_most_s)
+        if not self._thread.is_alive():
+            self._model.close()
 
     def stats(self) -> EngineStats:
         """Return a copy of the counts."""
@@ -258,8 +269,13 @@ class Engine:
                 self._guarded_step()
                 self._stats.busy_s += time.monotonic() - started_s
                 self._observe()
+        except RankLost as error:
+            self._fault = str(error)
+        except BaseException as error:
+            self._fault = f"the engine's loop failed: {type(error).__name__}"
+            raise
         finally:
-            self._fail_all("the engine has stopped")
+            self._fail_all(self._fault or "the engine has stopped")
 
     def _take_commands(self) -> bool:
         """Take in new and cancelled requests, waiting for some while idle; False when it is time to end."""
@@ -298,6 +314,8 @@ class Engine:
     def _guarded_step(self) -> None:
         try:
             self.step()
+        except RankLost:
+            raise
         except Exception:  # one failed step must not end the service: those it concerned are told
             logger.exception("a step failed; its requests end with an error")
             self._launched.clear()

@@ -32,3 +32,7 @@ class CacheFull(EngineError):  # noqa: N818
 
 class EngineStopped(EngineError):  # noqa: N818
     """The engine is shutting down or its loop has died."""
+
+
+class RankLost(EngineError):  # noqa: N818
+    """A process that holds a part of the model is gone: the model is at an end."""

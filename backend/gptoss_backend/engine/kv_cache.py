@@ -129,10 +129,17 @@ class LayerGroup:
         self.window = window
         self.pool = BlockPool(num_blocks)
         self.changes: list[TableChange] | None = None
-        """What has changed in the table, where somebody mirrors it and takes note: they empty the list."""
+        """What has changed in the table, where somebody mirrors it."""
         self.table = torch.zeros(plan.num_rows, plan.max_blocks_per_row, dtype=torch.int32)
         self._entries = self.table.numpy()  # the same memory; writing one entry is ten times cheaper this way
         self._block_size = plan.block_size
+
+    def take_changes(self) -> list[TableChange]:
+        """Return what has changed in the table since the last call; at the first one, all that it holds."""
+        changes, self.changes = self.changes, []
+        if changes is not None:
+            return changes
+        return [(row, 0, entries) for row, entries in enumerate(self._entries.tolist()) if any(entries)]
 
     def first_needed(self, position: int) -> int:
         """Return the first block that a query at `position` still reads."""

@@ -51,6 +51,13 @@ class Model(Protocol):
     max_in_flight: int
     """Steps that may be launched before the first of them is done; they must not have a sequence in common."""
 
+    @property
+    def fault(self) -> str | None:
+        """Why the model is at an end, in one sentence; None while it is not. May be asked by any thread."""
+
+    def close(self) -> None:
+        """Let go of everything outside this process."""
+
     def plan_cache(self, limits: CacheLimits) -> CachePlan:
         """Say how many blocks there is room for. Raises EngineError where there are too few."""
 
@@ -61,6 +68,7 @@ class Model(Protocol):
         """Begin a step: it writes its keys and values into the blocks that `cache` has given to its rows by now.
 
         Steps compute in the order of their launch, so a block that changes hands between two of them is not torn.
+        Raises RankLost, as the step's `result` does, where the model is at an end.
         """
 
 
@@ -71,6 +79,10 @@ class LocalModel(ABC):
     device: torch.device
     dtype: torch.dtype
     max_in_flight = 1
+    fault: str | None = None
+
+    def close(self) -> None:
+        """There is nothing outside this process."""
 
     def plan_cache(self, limits: CacheLimits) -> CachePlan:
         """Plan by what is free on the device, as `Model.plan_cache` says."""

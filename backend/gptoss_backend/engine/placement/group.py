@@ -1,0 +1,147 @@
+"""How devices exchange tensors, by torch.distributed: NCCL between GPUs, gloo between CPUs.
+
+Owns: the process group, the sums and joins of tensor placement, the hand-over of pipeline placement.
+Does not know: what the tensors mean, who lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from collections import deque
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gptoss_backend.engine.model import StepOutput
+
+_SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's address
+
+
+def open_store(host: str, port: int, *, is_master: bool, timeout_s: float) -> dist.TCPStore:
+    """Return the place where ranks find each other; the master's process keeps it. Raises DistNetworkError."""
+    return dist.TCPStore(
+        host, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
+    )
+
+
+def join_group(
+    store: dist.TCPStore, rank: int, world_size: int, device: torch.device, *, address: str, timeout_s: float
+) -> None:
+    """Become a rank of the process group; blocks until all have.
+
+    address: of this host, as the others reach it.
+    """
+    if interface := _interface_of(address):
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            os.environ.setdefault(name, interface)  # the only way to tell either library
+    dist.init_process_group(
+        backend="nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore("group", store),
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=timeout_s),
+        device_id=device if device.type == "cuda" else None,
+    )
+
+
+def leave_group() -> None:
+    """Give up the process group, without waiting for the others."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class TensorGroup:
+    """The parts of each layer. All ranks call the same methods in the same order."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self._rank = dist.get_rank()
+        num_parts = dist.get_world_size()
+        ends = [vocab_size * part // num_parts for part in range(num_parts + 1)]
+        self._widths = [end - start for start, end in zip(ends, ends[1:], strict=False)]
+
+    def add_up(self, partial: Tensor) -> Tensor:
+        """Return the sum over the parts, in place."""
+        partial = partial.contiguous()
+        dist.all_reduce(partial)
+        return partial
+
+    def join_output(self, logits: Tensor, vocab: range, *, with_logits: bool) -> StepOutput:
+        """Return the whole vocabulary's output at rank 0; elsewhere an empty one."""
+        best = self._join_best(logits, vocab)
+        return StepOutput(best, self._join_logits(logits) if with_logits else None)
+
+    def _join_best(self, logits: Tensor, vocab: range) -> list[int]:
+        values, places = logits.max(dim=-1)
+        # exact in float64: logits are float32, token ids are small
+        mine = torch.stack((values.double(), places.double() + vocab.start), dim=-1)
+        gathered = [torch.empty_like(mine) for _ in self._widths]
+        dist.all_gather(gathered, mine)
+        all_parts = torch.stack(gathered)
+        winners = all_parts[..., 0].argmax(dim=0)  # the first among equals: the lowest ids
+        return all_parts[winners, torch.arange(len(mine), device=mine.device), 1].long().tolist()
+
+    def _join_logits(self, logits: Tensor) -> Tensor | None:
+        padded = torch.nn.functional.pad(logits, (0, max(self._widths) - logits.shape[1]), value=-torch.inf)
+        if self._rank:
+            dist.gather(padded, None, dst=0)
+            return None
+        parts = [torch.empty_like(padded) for _ in self._widths]
+        dist.gather(padded, parts, dst=0)
+        return torch.cat([part[:, :width] for part, width in zip(parts, self._widths, strict=True)], dim=1)
+
+
+class StageLinks:
+    """The two neighbours of a pipeline's stage, and the way from the last one back to the first."""
+
+    def __init__(self) -> None:
+        self._rank = dist.get_rank()
+        self._last = dist.get_world_size() - 1
+        # of its own: between two GPUs of one group, what is sent back would wait behind what is sent on, for ever
+        self._back = dist.new_group([0, self._last])
+        self._underway: deque[tuple[dist.Work | None, Tensor]] = deque()
+
+    def pass_on(self, hidden: Tensor) -> None:
+        """Send a residual stream to the next stage, without waiting for it to be taken."""
+        while self._underway and (self._underway[0][0] is None or self._underway[0][0].is_completed()):
+            self._underway.popleft()
+        hidden = hidden.contiguous()
+        self._underway.append((dist.isend(hidden, self._rank + 1), hidden))
+
+    def take_over(self, into: Tensor) -> Tensor:
+        """Wait for the residual stream of the stage before; returns `into`, filled."""
+        dist.recv(into, self._rank - 1)
+        return into
+
+    def send_back(self, logits: Tensor) -> None:
+        """Send logits from the last stage to the first."""
+        dist.send(logits.contiguous(), 0, group=self._back)
+
+    def receive_back(self, into: Tensor) -> Tensor:
+        """Wait for logits at the first stage; returns `into`, filled."""
+        dist.recv(into, self._last, group=self._back)
+        return into
+
+
+def address_towards(host: str, port: int) -> str:
+    """Return this machine's address as `host` sees it. Sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, port))
+        address: str = probe.getsockname()[0]
+        return address
+
+
+def _interface_of(address: str) -> str | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:  # it has none
+                continue
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
+    return None

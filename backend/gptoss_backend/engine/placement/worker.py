@@ -1,0 +1,158 @@
+"""`python -m gptoss_backend.engine.placement.worker`: the process of one rank that is not the engine's.
+
+Stage: start-up, and 5 of a request: step. Owns: the rank's shard. It does what it is told over its line, and ends when that ends.
+Does not know: the cache's accounting, requests.
+
+Its job comes as a JSON object on standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
+from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.errors import EngineError
+from gptoss_backend.engine.kv_cache import CachePlan
+from gptoss_backend.engine.model import StepOutput
+from gptoss_backend.engine.placement.control import Line, LineError, call
+from gptoss_backend.engine.placement.group import address_towards, join_group, open_store
+from gptoss_backend.engine.placement.messages import MirroredTables, StepMessage
+from gptoss_backend.engine.placement.stage import Stage, load_shard
+from gptoss_backend.engine.shard import Shard
+
+logger = logging.getLogger(__name__)
+
+CONTROL_KEY = "control"
+"""Under which the store holds the address of the exchange."""
+_LINE_BROKE = 75  # EX_TEMPFAIL of sysexits.h
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker is started with."""
+
+    rank: int
+    folder: str
+    rendezvous_host: str
+    rendezvous_port: int
+    secret: str
+    device: str
+    num_threads: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a worker is told first: which part of the model is its own."""
+
+    first_layer: int
+    end_layer: int
+    part: int
+    num_parts: int
+    world_size: int
+    dtype: str
+
+    def shard_of(self, config: ModelConfig) -> Shard:
+        """Return the shard meant."""
+        return Shard(config, range(self.first_layer, self.end_layer), self.part, self.num_parts)
+
+
+def main() -> int:
+    """Serve one rank until the line ends; returns the exit status."""
+    job = Job(**json.loads(sys.stdin.readline()))
+    logging.basicConfig(level=logging.INFO, format=f"rank {job.rank}: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine's process, which ends this one
+    try:
+        store = open_store(job.rendezvous_host, job.rendezvous_port, is_master=False, timeout_s=job.timeout_s)
+        line = call(store.get(CONTROL_KEY).decode(), job.secret.encode())
+    except (LineError, RuntimeError) as error:
+        logger.error("cannot reach the engine: %s", error)  # noqa: TRY400 (one sentence)
+        return 1
+    line.tell({"rank": job.rank, "pid": os.getpid()})
+    assignment = Assignment(**line.hear())
+    inbox = _listen(line)
+    try:
+        device = torch.device(job.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        torch.set_num_threads(job.num_threads)
+        folder = Path(job.folder)
+        shard = assignment.shard_of(ModelConfig.from_folder(folder))
+        weights = load_shard(folder, shard, getattr(torch, assignment.dtype), device)
+        line.tell({"loaded": True})
+        _next(inbox)  # all have
+        join_group(
+            store,
+            job.rank,
+            assignment.world_size,
+            device,
+            address=address_towards(job.rendezvous_host, job.rendezvous_port),
+            timeout_s=job.timeout_s,
+        )
+        stage = Stage(shard, weights)
+        del weights
+        tables = _make_cache(stage, line, inbox)
+    except EngineError as error:
+        line.tell({"error": str(error)})
+        return 1
+    _run_steps(stage, tables, line, inbox)
+    return 0
+
+
+def _make_cache(stage: Stage, line: Line, inbox: queue.SimpleQueue[bytes]) -> MirroredTables:
+    """Say what there is room for here; take memory for what all have agreed on."""
+    model = stage.model
+    limits = CacheLimits(**json.loads(_next(inbox)))
+    line.tell(asdict(size_cache(model.config, model.device, model.dtype.itemsize, limits)))
+    plan = CachePlan(**json.loads(_next(inbox)))
+    model.allocate_cache(plan)
+    line.tell({"ready": True})
+    return MirroredTables(plan, model.config.sliding_window)
+
+
+def _run_steps(stage: Stage, tables: MirroredTables, line: Line, inbox: queue.SimpleQueue[bytes]) -> None:
+    while True:
+        message = StepMessage.decode(_next(inbox))
+        tables.apply(message)
+        output = stage.run(message.batch, tables, with_logits=message.with_logits)
+        if output is not None:
+            line.send(_encode_output(output))
+            stage.send_back(output)
+
+
+def _encode_output(output: StepOutput) -> bytes:
+    return json.dumps(output.best).encode()
+
+
+def _listen(line: Line) -> queue.SimpleQueue[bytes]:
+    """Return a queue of what comes over the line. When the line ends, so does this process, whatever it waits for."""
+    inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen() -> None:
+        with contextlib.suppress(LineError):
+            while True:
+                inbox.put(line.receive())
+        os._exit(_LINE_BROKE)
+
+    threading.Thread(target=listen, name="line", daemon=True).start()
+    return inbox
+
+
+def _next(inbox: queue.SimpleQueue[bytes]) -> bytes:
+    return inbox.get()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Whole answers from an engine, without Triton."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gptoss_backend.contract import SamplingParams
+from gptoss_backend.engine.engine import Engine, EngineOptions, EngineStats
+from gptoss_backend.engine.model import Model
+from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
+
+
+def generate(
+    model: Model, prompts: list[list[int]], num_tokens: int, options: EngineOptions, **sampling: Any
+) -> tuple[list[list[int]], EngineStats]:
+    """Run all prompts through one engine at once, greedily unless `sampling` says so; returns their tokens and the engine's counts."""
+    answers: dict[str, list[int]] = {str(i): [] for i in range(len(prompts))}
+
+    def collect(deltas: list[TokenDelta]) -> None:
+        for delta in deltas:
+            assert delta.error is None
+            answers[delta.request_id].extend(delta.token_ids)
+
+    engine = Engine(model, options, collect)
+    engine.start()
+    params = SamplingParams(**({"temperature": 0.0, "max_tokens": num_tokens} | sampling))
+    for index, prompt in enumerate(prompts):
+        engine.submit(GenerationRequest(str(index), prompt, params))
+    engine.stop(drain_s=120.0)
+    return list(answers.values()), engine.stats()
