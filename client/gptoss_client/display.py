@@ -19,10 +19,13 @@ from rich.console import Console
 from rich.status import Status
 
 from gptoss_backend.contract import ModelName
+from gptoss_client.logs import tail
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.run_state import Death
 
 _REPEAT_S: Final = 10.0
+_BAR_WIDTH: Final = 24
+_LAYER: Final = re.compile(r"layer (\d+) of (\d+) loaded")
 # A closed terminal is an OSError; at a pipe that nobody reads, rich asks the process to exit. The server is to go on.
 _CONSOLE_GONE: Final = (OSError, SystemExit)
 
@@ -51,7 +54,7 @@ class Display:
 
     def waiting(self, awaited: Sequence[str], elapsed_s: float) -> None:
         """Show what is awaited: always on a terminal, elsewhere when it changes and now and then; of a restart not."""
-        line = f"{elapsed_s:.0f} s: {'; '.join(awaited)}"
+        line = f"{elapsed_s:.0f} s: {'; '.join(awaited)}{self._loaded()}"
         if self._console.is_terminal:
             self._show_live(line)
         elif self._was_ready:
@@ -99,6 +102,14 @@ class Display:
         with contextlib.suppress(*_CONSOLE_GONE):
             self._console.print(f"{stamp}{line}", soft_wrap=True, markup=False, highlight=False)
 
+    def _loaded(self) -> str:
+        """Return a bar that shows how much of the model has been read, where the log tells."""
+        done, total = loaded_layers(self._triton_log) if self._triton_log else (0, 0)
+        if not 0 < done < total:
+            return ""
+        filled = _BAR_WIDTH * done // total
+        return f" [{'=' * filled}{' ' * (_BAR_WIDTH - filled)}] layer {done} of {total}"
+
     def _show_live(self, text: str) -> None:
         with contextlib.suppress(*_CONSOLE_GONE):
             if self._status is None:
@@ -117,6 +128,12 @@ def failure_in(log: str) -> str | None:
     """Return the sentence, and what follows it, that a display with the time on its lines told as a failure."""
     found = re.search(r"^\S+ \S+ error: (.*)", log, flags=re.MULTILINE | re.DOTALL)
     return found.group(1).strip() if found else None
+
+
+def loaded_layers(triton_log: Path) -> tuple[int, int]:
+    """Return how many layers the engine has read, and of how many; (0, 0) where the log does not tell."""
+    found = [match for line in tail(triton_log) if (match := _LAYER.search(line))]
+    return (int(found[-1][1]), int(found[-1][2])) if found else (0, 0)
 
 
 def cache_sizes(triton_log: Path) -> tuple[str, ...]:

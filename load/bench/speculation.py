@@ -65,6 +65,7 @@ class Gain:
 def measure_gain(folder: Path, speculation: Speculation, streams: list[int], rounds: int) -> Iterator[Gain]:
     """Decode each text with and without guesses, turn about, after its prompt has been computed."""
     model = load_model(folder, device=torch.device("cpu"))
+    assert isinstance(model, LocalModel)  # noqa: S101 (nothing else was asked for)
     for kind, text in texts().items():
         scripted = ScriptedModel(model, text)
         runs = [_Run(scripted, choice) for choice in (None, speculation)]

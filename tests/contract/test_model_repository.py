@@ -23,11 +23,11 @@ from gptoss_backend.contract import (
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 CPU, GPU, ALL_GPUS = ModelInstanceGroup.KIND_CPU, ModelInstanceGroup.KIND_GPU, ModelInstanceGroup.KIND_MODEL
 INSTANCES = {"demo": (CPU, 1), "20b": (GPU, 1), "120b": (ALL_GPUS, 1)}
-CPU_VARIANT = "configs/cpu.pbtxt"
+VARIANTS = {"configs/cpu.pbtxt": CPU, "configs/replicas.pbtxt": GPU, "configs/spread.pbtxt": ALL_GPUS}
 GENERATORS = [
     pytest.param(model, variant, id=f"{model.short} {variant}")
     for model in MODELS
-    for variant in ("config.pbtxt", CPU_VARIANT)
+    for variant in ("config.pbtxt", *VARIANTS)
     if variant == "config.pbtxt" or INSTANCES[model.short][0] != CPU
 ]
 
@@ -54,7 +54,8 @@ def test_repository_when_listed_then_it_holds_the_contracts_models_and_no_other(
 def test_configs_when_listed_then_every_one_is_checked_here() -> None:
     found = {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.rglob("*.pbtxt")}
     main = {f"{folder.name}/config.pbtxt" for folder in REPOSITORY.iterdir()}
-    variants = {f"{m.triton}/{CPU_VARIANT}" for m in MODELS if INSTANCES[m.short][0] != CPU}
+    on_gpus = [m.triton for m in MODELS if INSTANCES[m.short][0] != CPU]
+    variants = {f"{name}/{variant}" for name in on_gpus for variant in VARIANTS}
     assert found == main | variants
 
 
@@ -85,13 +86,13 @@ def test_generation_when_configured_then_it_is_decoupled_and_runs_on_its_hardwar
     assert config.model_transaction_policy.decoupled
     assert not config.response_cache.enable
     assert not config.HasField("dynamic_batching")
-    instances = (CPU, 1) if variant == CPU_VARIANT else INSTANCES[model.short]
+    instances = (VARIANTS[variant], 1) if variant in VARIANTS else INSTANCES[model.short]
     assert [(group.kind, group.count, list(group.gpus)) for group in config.instance_group] == [(*instances, [])]
 
 
-@pytest.mark.parametrize("model", [m for m in MODELS if INSTANCES[m.short][0] != CPU], ids=lambda m: m.short)
-def test_cpu_variant_when_compared_then_only_the_instances_differ(model: ModelName) -> None:
-    usual, variant = read_config(model.triton), read_config(model.triton, CPU_VARIANT)
+@pytest.mark.parametrize(("model", "name"), GENERATORS)
+def test_variant_when_compared_then_only_the_instances_differ(model: ModelName, name: str) -> None:
+    usual, variant = read_config(model.triton), read_config(model.triton, name)
     usual.ClearField("instance_group")
     variant.ClearField("instance_group")
     assert usual == variant

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.engine import Engine, EngineOptions, EngineStats
@@ -11,9 +11,12 @@ from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 
 
 def generate(
-    model: Model, prompts: list[list[int]], num_tokens: int, options: EngineOptions, **sampling: Any
+    model: Model, prompts: list[list[int]], num_tokens: int, options: EngineOptions, **sampling: object
 ) -> tuple[list[list[int]], EngineStats]:
-    """Run all prompts through one engine at once, greedily unless `sampling` says so; returns their tokens and the engine's counts."""
+    """Run all prompts through one engine at once; returns their tokens and the engine's counts.
+
+    sampling: of SamplingParams; greedy where it does not say.
+    """
     answers: dict[str, list[int]] = {str(i): [] for i in range(len(prompts))}
 
     def collect(deltas: list[TokenDelta]) -> None:
@@ -23,7 +26,7 @@ def generate(
 
     engine = Engine(model, options, collect)
     engine.start()
-    params = SamplingParams(**({"temperature": 0.0, "max_tokens": num_tokens} | sampling))
+    params = replace(SamplingParams(temperature=0.0, max_tokens=num_tokens), **sampling)  # type: ignore[arg-type]
     for index, prompt in enumerate(prompts):
         engine.submit(GenerationRequest(str(index), prompt, params))
     engine.stop(drain_s=120.0)

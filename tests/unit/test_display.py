@@ -29,3 +29,13 @@ def test_ready_when_the_engines_logged_their_caches_then_each_size_is_told_once(
 
 def test_ready_when_there_is_no_log_then_the_rest_is_told(tmp_path: Path) -> None:
     assert told(tmp_path / "triton.log") == ["ready in 5.9 s", "farewell"]
+
+
+def test_waiting_when_the_engine_reads_its_layers_then_a_bar_shows_how_far_it_is(tmp_path: Path) -> None:
+    log = tmp_path / "triton.log"
+    log.write_text(
+        'I1123 logs.py:20] "gpt_oss_20b: layer 5 of 24 loaded"\nI1123 "layer 6 of 24 loaded"\n', encoding="utf-8"
+    )
+    output = io.StringIO()
+    Display(Console(file=output, width=200), triton_log=log).waiting(["tritonserver loads gpt_oss_20b"], 7.2)
+    assert output.getvalue() == "7 s: tritonserver loads gpt_oss_20b [======                  ] layer 6 of 24\n"

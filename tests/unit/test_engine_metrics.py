@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -9,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from gptoss_backend.engine.engine import EngineStats
+from gptoss_backend.engine.model import ModelInfo
 from gptoss_backend.engine.observations import Measure
 
 Calls = list[tuple[str, str, float]]
@@ -47,18 +49,16 @@ def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         monkeypatch.delattr(MetricFamily, "HISTOGRAM")
     monkeypatch.setitem(sys.modules, library.__name__, library)
     monkeypatch.delitem(sys.modules, "gptoss_backend.triton.engine_metrics", raising=False)
-    from gptoss_backend.triton import engine_metrics
-
-    yield engine_metrics
+    yield importlib.import_module("gptoss_backend.triton.engine_metrics")
     sys.modules.pop("gptoss_backend.triton.engine_metrics", None)
 
 
 def test_metrics_when_stats_change_then_counters_grow_by_the_difference_and_gauges_are_set(module: ModuleType) -> None:
-    metrics = module.EngineMetrics("gpt_oss_demo", "gpt_oss_demo_0_0")
+    metrics = module.EngineMetrics("gpt_oss_demo", "gpt_oss_demo_0_0", None)
     metrics.publish(EngineStats(num_steps=5, num_running=2, stalled_s=0.5), [])
     metrics.publish(EngineStats(num_steps=7, num_running=2), [])
     assert MetricFamily.calls == [
-        ("gptoss_engine_requests_running", "set", 2),
+        ("gptoss_engine_num_requests_running", "set", 2),
         ("gptoss_engine_steps_total", "increment", 5),
         ("gptoss_engine_stalled_seconds", "set", 0.5),
         ("gptoss_engine_steps_total", "increment", 2),
@@ -68,7 +68,7 @@ def test_metrics_when_stats_change_then_counters_grow_by_the_difference_and_gaug
 
 
 def test_histograms_when_values_are_observed_then_buckets_hold_them_or_else_sum_and_count(module: ModuleType) -> None:
-    metrics = module.EngineMetrics("m", "i")
+    metrics = module.EngineMetrics("m", "i", None)
     metrics.publish(EngineStats(), [(measure, 3.5) for measure in Measure])
     names = [spec.name for spec in module.HISTOGRAMS]
     assert len(names) == len(Measure), "each measure is shown"
@@ -85,3 +85,13 @@ def test_histograms_when_values_are_observed_then_buckets_hold_them_or_else_sum_
 
 def made() -> list[tuple[str, dict[str, str], list[float] | None]]:
     return list(MetricFamily.made.values())
+
+
+def test_info_when_a_model_is_loaded_then_its_labels_tell_what_and_why(module: ModuleType) -> None:
+    info = ModelInfo("H100", 1, "bfloat16", "the choice for every H100", "single", "it fits", "torch", 123)
+    module.EngineMetrics("m", "i", info)
+    assert MetricFamily.calls == [("gptoss_engine_info", "set", 1), ("gptoss_engine_weights_bytes", "set", 123)]
+    _, labels, _ = MetricFamily.made["gptoss_engine_info"]
+    assert labels["why_dtype"] == "the choice for every H100"
+    assert labels["num_devices"] == "1"
+    assert "weight_bytes" not in labels

@@ -9,11 +9,9 @@ import pytest
 import torch
 from transformers import GptOssForCausalLM
 
-from gptoss_backend.contract import SamplingParams
-from gptoss_backend.engine.engine import Engine, EngineOptions, EngineStats
+from gptoss_backend.engine.engine import EngineOptions
 from gptoss_backend.engine.kv_cache import plan_cache
 from gptoss_backend.engine.model import Model
-from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from gptoss_backend.engine.torch_model import TorchModel
 from support.generating import generate
 from support.reference import SHAPES, make_reference, reference_greedy, reference_logits

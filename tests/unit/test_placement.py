@@ -66,9 +66,7 @@ def test_tokens_when_a_model_is_spread_then_they_are_those_of_one_device(
 
 
 @pytest.mark.parametrize("mode", ["pipeline", "tensor"])
-def test_tokens_when_a_spread_model_samples_then_they_are_those_of_one_device(
-    mode: SpreadMode, folder: Path
-) -> None:
+def test_tokens_when_a_spread_model_samples_then_they_are_those_of_one_device(mode: SpreadMode, folder: Path) -> None:
     sampling = {"temperature": 1.0, "seed": 3, "logprobs": 2}
     expected, _ = generate(load_torch_model(folder), PROMPTS[:3], 12, OPTIONS, **sampling)
     assert generate(spread(folder, mode, 2), PROMPTS[:3], 12, OPTIONS, **sampling)[0] == expected

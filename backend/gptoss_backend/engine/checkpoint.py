@@ -15,11 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.config import BLOCK_VALUES, ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
 from gptoss_backend.engine.experts import ExpertWeights
-from gptoss_backend.engine.mxfp4 import BLOCK_VALUES, PackedMatrices
+from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.shard import Shard
+from gptoss_backend.hub import cached_checkpoint, is_repository
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -67,17 +68,14 @@ def find_checkpoint(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        try:
-            return Path(snapshot_download(name, local_files_only=True, allow_patterns=["*.json", "*.safetensors"]))
-        except LocalEntryNotFoundError as error:
-            raise CheckpointError(
-                f"the checkpoint {name} is neither a folder nor in the local Hugging Face cache; "
-                f"fetch it with: gptoss pull {name}"
-            ) from error
+    if is_repository(name):
+        cached = cached_checkpoint(name)
+        if cached is not None:
+            return cached
+        raise CheckpointError(
+            f"the checkpoint {name} is neither a folder nor whole in the local Hugging Face cache; "
+            f"fetch it with: gptoss pull {name}"
+        )
     raise CheckpointError(f"the checkpoint folder {name} does not exist")
 
 
@@ -111,6 +109,15 @@ def load_weights(
         norm = reader.read("model.norm.weight").float()
         unembedding = reader.read("lm_head.weight", (_slice(shard.vocab),))
     return Weights(embedding, tuple(layers), norm, unembedding)
+
+
+def has_packed_experts(folder: Path) -> bool:
+    """Tell whether the experts of a checkpoint are in MXFP4. Raises CheckpointError."""
+    return _any_packed(_file_by_tensor(folder))
+
+
+def _any_packed(names: Iterable[str]) -> bool:
+    return any(name.endswith("_blocks") for name in names)
 
 
 def _read_layer(reader: _Reader, index: int) -> LayerWeights:
@@ -191,11 +198,11 @@ class _Reader:
     @property
     def has_packed_experts(self) -> bool:
         """True where the experts are in MXFP4."""
-        return any(name.endswith("_blocks") for name in self._files)
+        return _any_packed(self._files)
 
     def check(self, tensors: Iterable[tuple[str, tuple[int, ...]]]) -> None:
         """Raise CheckpointError where a tensor is absent or of another shape."""
-        files = {name: file for name, file in sorted(self._files.items(), key=lambda item: item[1])}
+        files = dict(sorted(self._files.items(), key=lambda item: item[1]))
         expected = dict(tensors)
         for name in expected.keys() - files.keys():
             raise CheckpointError(f"the checkpoint {self._folder} lacks the tensor {name}")

@@ -14,6 +14,8 @@ from gptoss_backend.engine.errors import CheckpointError
 
 FULL_ATTENTION = "full_attention"
 SLIDING_ATTENTION = "sliding_attention"
+BLOCK_VALUES = 32
+"""Values in a block of MXFP4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class ModelConfig:
     swiglu_alpha: float
     swiglu_limit: float
     rope: RopeConfig
+    has_packed_experts: bool = False
+    """What config.json says of the checkpoint's experts; its files know better."""
 
     @property
     def sliding_layers(self) -> tuple[int, ...]:
@@ -92,6 +96,7 @@ class ModelConfig:
         if len(layer_types) != num_layers or set(layer_types) - {FULL_ATTENTION, SLIDING_ATTENTION}:
             raise CheckpointError("config.json: layer_types does not name one attention kind for each layer")
         return cls(
+            has_packed_experts=document.get("quantization_config") is not None,
             vocab_size=document["vocab_size"],
             hidden_size=document["hidden_size"],
             intermediate_size=document["intermediate_size"],

@@ -25,9 +25,10 @@ from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull, RankLost
 from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.kv_cache import KVCache, extend_block_hashes
-from gptoss_backend.engine.loading import CpuKernels, load_model
-from gptoss_backend.engine.model import LaunchedStep, Model
+from gptoss_backend.engine.loading import CpuKernels, ExpertFormat, load_model
+from gptoss_backend.engine.model import LaunchedStep, Model, ModelInfo
 from gptoss_backend.engine.observations import Measure, Observations
+from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.sampler import Picks, Sampler
 from gptoss_backend.engine.scheduler import PRIORITY_STEP_S, Choice, Scheduler, Step
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
@@ -56,6 +57,7 @@ class EngineOptions:
     kv_cache_bytes: int | None = None
     num_threads: int | None = None
     cpu_kernels: CpuKernels = "auto"
+    experts: ExpertFormat = "auto"
     request_timeout_s: float | None = None
     """The longest a request may take; it may ask for less. None: no limit."""
     priority_step_s: float = PRIORITY_STEP_S
@@ -135,6 +137,7 @@ class Engine:
         *,
         device: torch.device,
         dtype: str = "auto",
+        placement: PlacementOptions | None = None,
         progress: Progress | None = None,
     ) -> Engine:
         """Load a checkpoint folder and make an engine of it. Raises EngineError with one sentence."""
@@ -146,6 +149,8 @@ class Engine:
                 block_size=options.block_size,
                 num_threads=options.num_threads,
                 cpu_kernels=options.cpu_kernels,
+                experts=options.experts,
+                placement=placement,
                 progress=progress,
             ),
             options,
@@ -156,6 +161,11 @@ class Engine:
     def is_alive(self) -> bool:
         """True while the loop runs."""
         return self._thread.is_alive()
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What the model is and where."""
+        return self._model.info
 
     @property
     def fault(self) -> str | None:

@@ -8,25 +8,41 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from gptoss_backend.engine.checkpoint import Progress, load_weights
+from gptoss_backend.engine.checkpoint import Progress, Weights, has_packed_experts, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.model import Model
+from gptoss_backend.engine.model import LocalModel, Model, ModelInfo
 from gptoss_backend.engine.native.library import NativeUnavailableError
 from gptoss_backend.engine.native.model import NativeModel, check_native
-from gptoss_backend.engine.precision import choose_precision
+from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, choose_placement
+from gptoss_backend.engine.placement.driver import Cluster, DistributedModel
+from gptoss_backend.engine.placement.jobs import device_names
+from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR
+from gptoss_backend.engine.placement.memory_plan import MemoryPlan, gib
+from gptoss_backend.engine.placement.options import PlacementOptions
+from gptoss_backend.engine.precision import Precision, choose_precision
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
 
 logger = logging.getLogger(__name__)
 
+# of the weights: what the allocator rounds up
+_PLAN_TOLERANCE = 0.02
+
+# memory that is not a card's is not planned: the page cache gives way
+_HOST = Card("the host", 2**62)
+
 CpuKernels = Literal["auto", "native", "torch"]
 """auto: native where it can run and the precision is not set to another than bfloat16."""
+ExpertFormat = Literal["auto", "packed", "unpacked"]
+"""Of experts in MXFP4. auto: packed where kernels take them so; plain torch would unpack them in every step."""
 
 
 def load_model(
@@ -37,27 +53,129 @@ def load_model(
     block_size: int = 16,
     num_threads: int | None = None,
     cpu_kernels: CpuKernels = "auto",
+    experts: ExpertFormat = "auto",
+    placement: PlacementOptions | None = None,
     progress: Progress | None = None,
 ) -> Model:
-    """Load a checkpoint folder to `device`.
+    """Load a checkpoint folder to `device`, or where `placement` puts it: then `device` is the first of several.
 
     num_threads: of the CPU; None: as many as there are cores.
-    Raises EngineError (CheckpointError among them) with one sentence.
+    Raises EngineError (CheckpointError among them) with one sentence, before anything is read where it cannot fit.
     """
     config = ModelConfig.from_folder(folder)
-    threads = num_threads or len(os.sched_getaffinity(0))
-    native = device.type == "cpu" and _use_native(config, dtype, block_size, cpu_kernels)
+    options = placement or PlacementOptions()
+    is_alone = options.mode not in (PIPELINE, TENSOR)
+    native = device.type == "cpu" and is_alone and _use_native(config, dtype, block_size, cpu_kernels)
     precision = choose_precision(dtype, device, has_native_bfloat16=native)
-    logger.info("precision: %s (%s)", precision.dtype, precision.reason)
+    packed = experts == "packed" or (experts == "auto" and (native or device.type == "cuda"))
+    choice = _choose(config, device, precision, options, packed=packed and has_packed_experts(folder))
+    _tell(precision, choice)
+    if choice.mode != SINGLE:
+        return _load_spread(folder, choice, device, precision, options, progress)
+    threads = num_threads or len(os.sched_getaffinity(0))
     if device.type == "cpu":
         torch.set_num_threads(threads)
-    shard = Shard.of_all(config)
-    packed = device.type == "cuda"
-    weights = load_weights(folder, shard, precision.dtype, device, packed=packed, progress=progress)
+    model: LocalModel
     if native:
-        logger.info("forward pass: C++ kernels (AVX-512 BF16), threads: %d", threads)
-        return NativeModel(config, weights, threads)
-    return TorchModel(shard, weights)
+        kept = "MXFP4" if packed and has_packed_experts(folder) else "bfloat16"
+        logger.info("forward pass: C++ kernels (AVX-512 BF16), experts in %s, threads: %d", kept, threads)
+        model = NativeModel(config, _layer_by_layer(folder, config, packed=packed, progress=progress), threads)
+    else:
+        shard = Shard.of_all(config)
+        weights = load_weights(folder, shard, precision.dtype, device, packed=packed, progress=progress)
+        model = TorchModel(shard, weights)
+    if device.type == "cuda":
+        _compare(choice.plans[0], device)
+    model.info = _info(choice, device, precision, "C++" if native else "torch")
+    return model
+
+
+def _layer_by_layer(folder: Path, config: ModelConfig, *, packed: bool, progress: Progress | None) -> Iterator[Weights]:
+    """Read each layer when it is asked for: the kernels keep weights in a layout of their own, no two copies fit."""
+    for index in range(config.num_layers):
+        shard = Shard(config, range(index, index + 1))
+        yield load_weights(folder, shard, torch.bfloat16, torch.device("cpu"), packed=packed)
+        if progress is not None:
+            progress(index + 1, config.num_layers)
+
+
+def _choose(
+    config: ModelConfig, device: torch.device, precision: Precision, options: PlacementOptions, *, packed: bool
+) -> Choice:
+    """Return the placement, on GPUs one that fits; on CPUs what is asked for, else a single process."""
+    mode = options.mode
+    if device.type == "cuda":
+        here = [
+            Card(torch.cuda.get_device_name(index), torch.cuda.mem_get_info(index)[0])
+            for index in range(torch.cuda.device_count())
+        ]
+        cards = here * options.num_nodes
+    else:
+        if mode in (PIPELINE, TENSOR) and options.num_devices is None:
+            raise EngineError(
+                f"placement.mode is {mode}: without GPUs, placement.num_devices says over how many processes"
+            )
+        mode = SINGLE if mode == AUTO else mode
+        cards = [_HOST] * (options.num_devices or 1)
+    return choose_placement(
+        config,
+        cards,
+        mode=mode,
+        num_devices=options.num_devices,
+        element_size=precision.dtype.itemsize,
+        packed=packed,
+    )
+
+
+def _tell(precision: Precision, choice: Choice) -> None:
+    logger.info("precision: %s (%s)", precision.dtype, precision.reason)
+    logger.info("placement: %s (%s)", choice.mode, choice.reason)
+    for line in choice.lines:
+        logger.info("memory plan: %s", line)
+
+
+def _load_spread(
+    folder: Path,
+    choice: Choice,
+    device: torch.device,
+    precision: Precision,
+    options: PlacementOptions,
+    progress: Progress | None,
+) -> Model:
+    num_here, rest = divmod(len(choice.shards), options.num_nodes)
+    if rest:
+        raise EngineError(f"{len(choice.shards)} devices cannot be shared evenly by {options.num_nodes} nodes")
+    cluster = Cluster(
+        tuple(torch.device(name) for name in device_names(device.type, num_here)),
+        len(choice.shards),
+        host=options.host,
+        port=options.port,
+        secret=options.secret,
+        timeout_s=options.timeout_s,
+    )
+    model = DistributedModel(folder, choice.shards, cluster, precision.dtype, progress)
+    model.info = _info(choice, device, precision, "torch")
+    return model
+
+
+def _info(choice: Choice, device: torch.device, precision: Precision, kernels: str) -> ModelInfo:
+    return ModelInfo(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        num_devices=len(choice.shards),
+        dtype=str(precision.dtype).removeprefix("torch."),
+        why_dtype=precision.reason,
+        placement=choice.mode,
+        why_placed=choice.reason,
+        kernels=kernels,
+        weight_bytes=max(plan.weights for plan in choice.plans),
+    )
+
+
+def _compare(plan: MemoryPlan, device: torch.device) -> None:
+    """Say how what was planned and what the allocator has given agree."""
+    taken = torch.cuda.memory_allocated(device)
+    level = logging.INFO if abs(taken - plan.weights) <= _PLAN_TOLERANCE * plan.weights else logging.WARNING
+    logger.log(level, "weights take %s on the device, planned were %s", gib(taken), gib(plan.weights))
 
 
 def _use_native(config: ModelConfig, dtype: str, block_size: int, cpu_kernels: CpuKernels) -> bool:

@@ -33,6 +33,22 @@ class StepOutput:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What an operator wants to know of a loaded model."""
+
+    device: str
+    num_devices: int
+    dtype: str
+    why_dtype: str
+    placement: str
+    why_placed: str
+    kernels: str
+    """What computes: "C++", "torch", "Triton-language"."""
+    weight_bytes: int
+    """On the device that holds the most."""
+
+
 class LaunchedStep(Protocol):
     """A step under way."""
 
@@ -48,6 +64,8 @@ class Model(Protocol):
     """Where logits come out."""
     dtype: torch.dtype
     """Of weights, keys and values."""
+    info: ModelInfo | None
+    """None for models that tests make."""
     max_in_flight: int
     """Steps that may be launched before the first of them is done; they must not have a sequence in common."""
 
@@ -78,10 +96,11 @@ class LocalModel(ABC):
     config: ModelConfig
     device: torch.device
     dtype: torch.dtype
+    info: ModelInfo | None = None
     max_in_flight = 1
     fault: str | None = None
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (there is something to do for some)
         """There is nothing outside this process."""
 
     def plan_cache(self, limits: CacheLimits) -> CachePlan:

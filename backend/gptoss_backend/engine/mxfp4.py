@@ -1,7 +1,7 @@
 """MXFP4, the number format of the published experts (OCP Microscaling Formats v1.0, section 5.1).
 
-Owns: the torch reference that unpacks it, and matrices that stay packed. A block is 32 four-bit floats (E2M1, two in a byte, the first in the low
-half) that share one power of two, stored as exponent + 127.
+Owns: the torch reference that unpacks it, and matrices that stay packed. A block is 32 four-bit floats (E2M1, two in a
+byte, the first in the low half) that share one power of two, stored as exponent + 127.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK_VALUES = 32
+from gptoss_backend.engine.config import BLOCK_VALUES
+
 _MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 E2M1_VALUES = (*_MAGNITUDES, *(-value for value in _MAGNITUDES))
 

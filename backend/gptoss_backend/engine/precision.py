@@ -1,15 +1,31 @@
 """The number format of weights and activations.
 
-Owns: the choice by device. Does not know: checkpoints, Triton.
+Owns: the choice by device, and its reason in words. Does not know: checkpoints, Triton.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
-_NAMED = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_NAMED: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+# Parts of the names that drivers report, each with its dtype. What is not listed goes by its compute capability.
+_BY_CARD: Final = {
+    "A100": torch.bfloat16,
+    "H100": torch.bfloat16,
+    "H200": torch.bfloat16,
+    "B200": torch.bfloat16,
+    "RTX 4090": torch.bfloat16,
+    "V100": torch.float16,
+    "T4": torch.float16,
+    "RTX 3090": torch.float16,
+}
+_FIRST_WITH_BFLOAT16: Final = (8, 0)
+# GeForce RTX 30, of one make with the RTX 3090; the A10, A40 and RTX A6000 of the same capability are not
+_GEFORCE_AMPERE: Final = (8, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +48,23 @@ def choose_precision(setting: str, device: torch.device, *, has_native_bfloat16:
     if device.type == "cpu":
         # exact enough that a request's greedy tokens do not depend on what shares its batch
         return Precision(torch.float32, "the default on a CPU")
-    major, minor = torch.cuda.get_device_capability(device)
-    if major >= 8 and (major, minor) != (8, 6):
-        return Precision(torch.bfloat16, f"compute capability {major}.{minor} has fast bfloat16")
-    return Precision(torch.float16, f"compute capability {major}.{minor}: bfloat16 is slow or missing")
+    return precision_of_card(torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
+
+
+def precision_of_card(name: str, capability: tuple[int, int]) -> Precision:
+    """Return the dtype for an NVIDIA card, by its name as the driver reports it, else by its compute capability."""
+    # word by word: a T400 is no T4, an RTX A1000 no A100
+    words = f" {name.replace('-', ' ')} "
+    for card, dtype in _BY_CARD.items():
+        if f" {card} " in words:
+            return Precision(dtype, f"{name}: the choice for every {card}")
+    dtype, reason = _unlisted(name, capability)
+    return Precision(dtype, f"{name}, compute capability {capability[0]}.{capability[1]}: {reason}")
+
+
+def _unlisted(name: str, capability: tuple[int, int]) -> tuple[torch.dtype, str]:
+    if capability < _FIRST_WITH_BFLOAT16:
+        return torch.float16, "no bfloat16 arithmetic before 8.0"
+    if capability == _GEFORCE_AMPERE and "GeForce" in name:
+        return torch.float16, "as for the RTX 3090"
+    return torch.bfloat16, "bfloat16 is computed as fast as float16, and does not overflow"

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.config import BLOCK_VALUES, ModelConfig
 from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.mxfp4 import BLOCK_VALUES
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ Owns: metric names, their help texts and buckets, and the publishing of what cha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from gptoss_backend.engine.engine import EngineStats
+from gptoss_backend.engine.model import ModelInfo
 from gptoss_backend.engine.observations import Measure
 
 
@@ -20,34 +21,58 @@ class MetricSpec:
     """One metric: its name on the page and the count it shows."""
 
     name: str
-    field: str
-    """Of EngineStats."""
+    value: Callable[[EngineStats], float]
     help: str
     is_counter: bool = False
 
 
+def _cache_usage(stats: EngineStats) -> float:
+    return stats.num_cache_blocks_used / stats.num_cache_blocks if stats.num_cache_blocks else 0.0
+
+
+# a name is vLLM's, after `gptoss_engine_`, where the meaning is the same
 METRICS = (
-    MetricSpec("gptoss_engine_requests_running", "num_running", "Requests being computed"),
-    MetricSpec("gptoss_engine_requests_waiting", "num_waiting", "Requests waiting for a place in the batch"),
-    MetricSpec("gptoss_engine_requests_finished_total", "num_finished", "Requests answered to their end", True),
-    MetricSpec("gptoss_engine_requests_cancelled_total", "num_cancelled", "Requests whose client went away", True),
-    MetricSpec("gptoss_engine_requests_failed_total", "num_failed", "Requests ended by an error of the engine", True),
-    MetricSpec("gptoss_engine_requests_expired_total", "num_expired", "Requests whose time ran out", True),
-    MetricSpec("gptoss_engine_preemptions_total", "num_preemptions", "Times a request gave up its cache blocks", True),
-    MetricSpec("gptoss_engine_draft_tokens_total", "num_drafted_tokens", "Tokens guessed from the text before", True),
-    MetricSpec("gptoss_engine_draft_tokens_accepted_total", "num_accepted_tokens", "Guesses that stood", True),
-    MetricSpec("gptoss_engine_steps_total", "num_steps", "Steps computed", True),
-    MetricSpec("gptoss_engine_busy_seconds_total", "busy_s", "Seconds spent in steps", True),
-    MetricSpec("gptoss_engine_prompt_tokens_total", "num_prompt_tokens", "Prompt tokens computed", True),
-    MetricSpec("gptoss_engine_generation_tokens_total", "num_generated_tokens", "Tokens generated", True),
+    MetricSpec("gptoss_engine_num_requests_running", lambda s: s.num_running, "Requests being computed"),
+    MetricSpec("gptoss_engine_num_requests_waiting", lambda s: s.num_waiting, "Requests waiting for a place"),
+    MetricSpec("gptoss_engine_requests_finished_total", lambda s: s.num_finished, "Requests answered to the end", True),
+    MetricSpec("gptoss_engine_requests_cancelled_total", lambda s: s.num_cancelled, "Requests whose client left", True),
+    MetricSpec("gptoss_engine_requests_failed_total", lambda s: s.num_failed, "Requests ended by an error", True),
+    MetricSpec("gptoss_engine_requests_expired_total", lambda s: s.num_expired, "Requests whose time ran out", True),
     MetricSpec(
-        "gptoss_engine_prefix_queries_total", "num_prefix_queries", "Prompt tokens looked up in the cache", True
+        "gptoss_engine_num_preemptions_total", lambda s: s.num_preemptions, "Times a request gave up its blocks", True
     ),
-    MetricSpec("gptoss_engine_prefix_hits_total", "num_prefix_hits", "Prompt tokens found in the cache", True),
-    MetricSpec("gptoss_engine_cache_blocks", "num_cache_blocks", "Blocks of the KV cache"),
-    MetricSpec("gptoss_engine_cache_blocks_used", "num_cache_blocks_used", "Blocks held by running requests"),
     MetricSpec(
-        "gptoss_engine_stalled_seconds", "stalled_s", "Seconds since the loop got anything done, if it has work"
+        "gptoss_engine_spec_decode_num_draft_tokens_total", lambda s: s.num_drafted_tokens, "Tokens guessed ahead", True
+    ),
+    MetricSpec(
+        "gptoss_engine_spec_decode_num_accepted_tokens_total",
+        lambda s: s.num_accepted_tokens,
+        "Guesses that stood",
+        True,
+    ),
+    MetricSpec("gptoss_engine_steps_total", lambda s: s.num_steps, "Steps computed", True),
+    MetricSpec("gptoss_engine_busy_seconds_total", lambda s: s.busy_s, "Seconds spent in steps", True),
+    MetricSpec("gptoss_engine_prompt_tokens_total", lambda s: s.num_prompt_tokens, "Prompt tokens computed", True),
+    MetricSpec("gptoss_engine_generation_tokens_total", lambda s: s.num_generated_tokens, "Tokens generated", True),
+    MetricSpec(
+        "gptoss_engine_prefix_cache_queries_total",
+        lambda s: s.num_prefix_queries,
+        "Prompt tokens looked up in the KV cache",
+        True,
+    ),
+    MetricSpec(
+        "gptoss_engine_prefix_cache_hits_total",
+        lambda s: s.num_prefix_hits,
+        "Prompt tokens found in the KV cache",
+        True,
+    ),
+    MetricSpec("gptoss_engine_kv_cache_blocks", lambda s: s.num_cache_blocks, "Blocks of the KV cache"),
+    MetricSpec("gptoss_engine_kv_cache_blocks_used", lambda s: s.num_cache_blocks_used, "Blocks held by requests"),
+    MetricSpec("gptoss_engine_kv_cache_usage_perc", _cache_usage, "Share of the blocks held by requests, from 0 to 1"),
+    MetricSpec(
+        "gptoss_engine_stalled_seconds",
+        lambda s: s.stalled_s,
+        "Seconds since the loop got on, while it has work",
     ),
 )
 
@@ -76,7 +101,7 @@ HISTOGRAMS = (
         "Prompt tokens of a request",
     ),
     HistogramSpec(
-        "gptoss_engine_queue_seconds",
+        "gptoss_engine_request_queue_time_seconds",
         Measure.QUEUE_S,
         (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60),
         "Submission of a request to the first step that computes it",
@@ -88,7 +113,7 @@ HISTOGRAMS = (
         "Submission of a request to its first token",
     ),
     HistogramSpec(
-        "gptoss_engine_time_per_output_token_seconds",
+        "gptoss_engine_request_time_per_output_token_seconds",
         Measure.OUTPUT_TOKEN_S,
         (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
         "Mean time between the tokens of a request",
@@ -96,11 +121,22 @@ HISTOGRAMS = (
 )
 
 
+WEIGHTS = ("gptoss_engine_weights_bytes", "Bytes of weights on the device that holds the most")
+INFO = ("gptoss_engine_info", "What computes, where and in which precision, in its labels; always 1")
+INFO_LABELS = tuple(field.name for field in fields(ModelInfo) if field.name != "weight_bytes")
+
+
 class EngineMetrics:
     """Publishes what the engine counts and sees. Each change is a round trip to the server: only changes are sent."""
 
-    def __init__(self, model: str, instance: str) -> None:
+    def __init__(self, model: str, instance: str, info: ModelInfo | None) -> None:
         labels = {"model": model, "instance": instance}
+        if info is not None:
+            about = {name: str(getattr(info, name)) for name in INFO_LABELS}
+            self._info = _Metric(*INFO, pb_utils.MetricFamily.GAUGE, labels | about)
+            self._info.shown.set(1)
+            self._weights = _Metric(*WEIGHTS, pb_utils.MetricFamily.GAUGE, labels)
+            self._weights.shown.set(info.weight_bytes)
         self._metrics = [(spec, _Metric(spec.name, spec.help, _kind(spec), labels)) for spec in METRICS]
         with_buckets = hasattr(pb_utils.MetricFamily, "HISTOGRAM")
         self._histograms = {
@@ -114,7 +150,7 @@ class EngineMetrics:
         for measure, value in observations:
             self._histograms[measure].observe(value)
         for spec, metric in self._metrics:
-            old, new = getattr(self._shown, spec.field), getattr(stats, spec.field)
+            old, new = spec.value(self._shown), spec.value(stats)
             if new == old:
                 continue
             if spec.is_counter:

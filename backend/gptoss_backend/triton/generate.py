@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,23 @@ from gptoss_backend.demo.random_checkpoint import is_demo
 from gptoss_backend.engine.checkpoint import find_checkpoint
 from gptoss_backend.engine.engine import Engine, EngineOptions
 from gptoss_backend.engine.errors import CheckpointError, EngineStopped, InvalidRequest, PromptTooLong, QueueFull
+from gptoss_backend.engine.placement.choice import SINGLE
+from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.sequence import GenerationRequest
 from gptoss_backend.engine.speculation import Speculation
-from gptoss_backend.settings import EngineSettings, Settings, load_settings
+from gptoss_backend.settings import (
+    EngineSettings,
+    PlacementSettings,
+    ProfileSettings,
+    Settings,
+    bind_to_card,
+    load_settings,
+)
 from gptoss_backend.structure.answer import AnswerMask
 from gptoss_backend.structure.grammars import load_vocabulary
 from gptoss_backend.structure.schemas import StructureError
 from gptoss_backend.triton.engine_metrics import EngineMetrics
+from gptoss_backend.triton.heartbeat import Heartbeat
 from gptoss_backend.triton.logs import log_to_triton
 from gptoss_backend.triton.responses import ResponseSender, ResponseStream
 from gptoss_backend.triton.tensors import read_bytes, read_ids
@@ -49,6 +60,8 @@ logger = logging.getLogger(__name__)
 # a vanished client is found within one period, and the page is never older; each look is a round trip to the server
 _HOUSEKEEPING_PERIOD_S = 0.1
 _SOON_S = 0.02
+_LAST_WORDS_S = 0.5
+_ENGINE_IS_LOST = 70  # EX_SOFTWARE of sysexits.h
 # on two cores that compute a small model's tokens, too, more responses would make them wait (load/RESULTS.md)
 _RESPONSES_PER_CORE = 200.0
 
@@ -60,7 +73,7 @@ class Generate:
         """Load the checkpoint and start the engine. Raises with one sentence, which fails the model's loading."""
         log_to_triton()
         settings = load_settings()
-        name = args["model_name"]
+        name, model = args["model_name"], MODELS_BY_TRITON[args["model_name"]]
         device = _device(args)
         self._ids = itertools.count()
         self._closing = threading.Event()
@@ -70,15 +83,17 @@ class Generate:
         )
         load_vocabulary()  # now: later it would hold up every stream for a second
         self._engine = Engine.load(
-            _checkpoint(settings, MODELS_BY_TRITON[name]),
-            _options(settings),
+            _checkpoint(settings, model),
+            _options(settings.engine, settings.profiles[settings.profile_of(model.short)]),
             self._sender.put,
             device=device,
             dtype=settings.engine.dtype,
+            placement=_placement(settings.placement, args["model_instance_kind"]),
             progress=_log_progress(name),
         )
         self._drain_s = settings.engine.drain_timeout_s
-        self._metrics = EngineMetrics(name, args["model_instance_name"])
+        self._metrics = EngineMetrics(name, args["model_instance_name"], self._engine.info)
+        self._heartbeat = Heartbeat(name, args["model_instance_name"])
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
         self._sender.start()
         self._engine.start()
@@ -102,6 +117,7 @@ class Generate:
         self._sender.close()
         self._closing.set()
         self._housekeeper.join()
+        self._heartbeat.stop()
 
     def _accept(self, request: Any) -> None:  # noqa: ANN401 (Triton's InferenceRequest has no importable type here)
         request_id = f"{next(self._ids)}:{request.request_id()}"
@@ -121,12 +137,22 @@ class Generate:
         wait_s = _HOUSEKEEPING_PERIOD_S
         while not self._closing.wait(wait_s):
             wait_s = _HOUSEKEEPING_PERIOD_S
+            if fault := self._engine.fault:
+                self._die(fault)
             try:
                 if self._sender.cancel_abandoned():
                     wait_s = _SOON_S  # to show on the page what came of it
                 self._metrics.publish(self._engine.stats(), self._engine.observations.drain())
+                self._heartbeat.beat()
             except Exception:
                 logger.exception("housekeeping failed; trying again")
+
+    def _die(self, fault: str) -> None:
+        """End this process: Triton cannot be told that a model is at an end, but whoever watches it sees a stub go."""
+        logger.critical("this instance ends: %s", fault)
+        self._engine.stop(0.0, at_most_s=_LAST_WORDS_S)  # its requests are told, unless its thread hangs in a step
+        time.sleep(_LAST_WORDS_S)  # for the sender
+        os._exit(_ENGINE_IS_LOST)
 
 
 class _RefusedByPreprocess(Exception):  # noqa: N818
@@ -165,41 +191,57 @@ def _checkpoint(settings: Settings, model: ModelName) -> Path:
 
 
 def _device(args: dict[str, str]) -> torch.device:
-    """Return the device of this instance: the card that Triton assigns, or the CPU."""
+    """Return the device of this instance: the card that Triton assigns, the first of all cards, or the CPU."""
     kind = args["model_instance_kind"]
-    if kind == "CPU" or (kind == "MODEL" and not torch.cuda.is_available()):
+    if kind == "GPU":
+        bind_to_card(int(args["model_instance_device_id"]))
+    if kind == "CPU" or not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", int(args["model_instance_device_id"]) if kind == "GPU" else 0)
+    device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
     return device
 
 
-def _options(settings: Settings) -> EngineOptions:
-    engine, profile = settings.engine, settings.active_profile
+def _placement(settings: PlacementSettings, kind: str) -> PlacementOptions:
+    """Return what was asked for. An instance that Triton has given a card of its own stays on it."""
+    if kind == "GPU":
+        return PlacementOptions(mode=SINGLE)
+    host, _, port = (settings.rendezvous or "127.0.0.1:0").rpartition(":")
+    return PlacementOptions(
+        mode=settings.mode,
+        num_devices=settings.num_devices,
+        num_nodes=settings.num_nodes,
+        host=host,
+        port=int(port),
+        secret=settings.secret or "",
+        timeout_s=settings.timeout_s,
+    )
+
+
+def _options(engine: EngineSettings, profile: ProfileSettings) -> EngineOptions:
     return EngineOptions(
         max_num_seqs=profile.max_num_seqs or engine.max_num_seqs,
-        max_queue=engine.max_queue,
+        max_queue=profile.max_queue or engine.max_queue,
         prefill_chunk_tokens=profile.prefill_chunk_tokens or engine.prefill_chunk_tokens,
         block_size=engine.block_size,
         max_model_len=engine.max_model_len,
         kv_cache_bytes=engine.kv_cache_bytes,
         num_threads=engine.num_threads,
         cpu_kernels=engine.cpu_kernels,
+        experts=engine.experts,
         request_timeout_s=engine.request_timeout_s,
         priority_step_s=engine.priority_step_s,
-        speculation=_speculation(engine),
+        speculation=_speculation(engine, profile),
     )
 
 
-def _speculation(engine: EngineSettings) -> Speculation | None:
-    if not engine.speculation_tokens:
-        return None
-    return Speculation(engine.speculation_tokens, engine.speculation_max_seqs)
+def _speculation(engine: EngineSettings, profile: ProfileSettings) -> Speculation | None:
+    num_tokens = engine.speculation_tokens if profile.speculation_tokens is None else profile.speculation_tokens
+    return Speculation(num_tokens, engine.speculation_max_seqs) if num_tokens else None
 
 
 def _log_progress(name: str) -> Any:  # noqa: ANN401
     def log(done: int, total: int) -> None:
-        if done == total or done % 4 == 0:
-            logger.info("%s: layer %d of %d loaded", name, done, total)
+        logger.info("%s: layer %d of %d loaded", name, done, total)
 
     return log

@@ -2,8 +2,8 @@
 
 Owns: opening such lines, and the secret without which none is opened. Does not know: what is said over them.
 
-A line is a TCP connection of `multiprocessing`, which checks by HMAC that the other side knows the secret. Only bytes are sent,
-never pickled objects. When a process dies, by whatever death, its lines break, and the other side is told at once.
+A line is a TCP connection of `multiprocessing`, which checks by HMAC that the other side knows the secret. Only bytes
+are sent, never pickled objects. When a process dies, by whatever death, its lines break, and the other side is told.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import threading
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
-
 
 _CLOSE_TIMEOUT_S = 2.0
 

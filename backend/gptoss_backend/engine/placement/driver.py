@@ -1,11 +1,11 @@
 """A model spread over several processes, seen from the engine's.
 
-Stage: start-up, and 5 of a request: step. Owns: the other ranks' processes and lines, this process's own shard, which is rank 0.
-Does not know: requests, how the others compute.
+Stage: start-up, and 5 of a request: step. Owns: the other ranks' processes and lines, this process's own shard, which
+is rank 0. Does not know: requests, how the others compute.
 
-The engine's process is the first rank, whose shard holds the embedding. It sends every step to all ranks at once, with what has
-changed in the block tables; tensors then go from rank to rank by torch.distributed. Should a rank die, its line breaks: whatever
-waits here is told, and the model is at an end.
+The engine's process is the first rank, whose shard holds the embedding. It sends every step to all ranks at once, with
+what has changed in the block tables; tensors then go from rank to rank by torch.distributed. Should a rank die, its
+line breaks: whatever waits here is told, and the model is at an end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import os
 import queue
 import secrets
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -31,12 +30,13 @@ from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
 from gptoss_backend.engine.checkpoint import Progress
 from gptoss_backend.engine.errors import EngineError, RankLost
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
-from gptoss_backend.engine.model import LaunchedStep, StepOutput
+from gptoss_backend.engine.model import LaunchedStep, ModelInfo, StepOutput
 from gptoss_backend.engine.placement.control import Exchange, Line, LineError
 from gptoss_backend.engine.placement.group import address_towards, join_group, leave_group, open_store
+from gptoss_backend.engine.placement.jobs import Job, spawn
 from gptoss_backend.engine.placement.messages import StepMessage
 from gptoss_backend.engine.placement.stage import Stage, load_shard
-from gptoss_backend.engine.placement.worker import CONTROL_KEY, Assignment, Job
+from gptoss_backend.engine.placement.worker import CONTROL_KEY, Assignment
 from gptoss_backend.engine.shard import Shard
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class DistributedModel:
         self.config = shards[0].whole
         self.dtype = dtype
         self.device = cluster.devices[0]
+        self.info: ModelInfo | None = None
         is_tensor = shards[0].num_parts > 1
         self.max_in_flight = 1 if is_tensor else len(shards)
         self._cluster = replace(cluster, secret=cluster.secret or secrets.token_hex(16))
@@ -178,7 +179,7 @@ class DistributedModel:
         store.set(CONTROL_KEY, exchange.address)
         try:
             for rank in range(1, len(cluster.devices)):
-                self._processes.append(self._spawn(rank, folder, store.port))
+                self._processes.append(spawn(self._job(rank, folder, store.port)))
             self._take_calls(exchange, shards)
         finally:
             exchange.close()
@@ -192,9 +193,9 @@ class DistributedModel:
         join_group(store, 0, cluster.num_ranks, self.device, address=address, timeout_s=timeout_s)
         self._stage = Stage(shards[0], weights)
 
-    def _spawn(self, rank: int, folder: Path, port: int) -> subprocess.Popen[bytes]:
+    def _job(self, rank: int, folder: Path, port: int) -> Job:
         cluster = self._cluster
-        job = Job(
+        return Job(
             rank=rank,
             folder=str(folder),
             rendezvous_host=cluster.host,
@@ -204,12 +205,6 @@ class DistributedModel:
             num_threads=max(1, len(os.sched_getaffinity(0)) // len(cluster.devices)),
             timeout_s=cluster.timeout_s,
         )
-        command = (sys.executable, "-m", "gptoss_backend.engine.placement.worker")
-        process = subprocess.Popen(command, stdin=subprocess.PIPE)
-        assert process.stdin is not None  # noqa: S101
-        process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")  # not an argument: those can be read by anybody
-        process.stdin.close()
-        return process
 
     def _take_calls(self, exchange: Exchange, shards: Sequence[Shard]) -> None:
         """Wait until every rank has called, and tell each what is its own."""
@@ -218,7 +213,9 @@ class DistributedModel:
             self._check_started()
             if time.monotonic() > deadline:
                 missing = sorted(set(range(1, self._cluster.num_ranks)) - self._lines.keys())
-                raise EngineError(f"ranks {missing} have not come to {exchange.address} in {self._cluster.timeout_s:g} s")
+                raise EngineError(
+                    f"ranks {missing} have not come to {exchange.address} in {self._cluster.timeout_s:g} s"
+                )
             line = exchange.next_line(_LOOK_PERIOD_S)
             if line is not None:
                 self._welcome(line, shards)

@@ -7,41 +7,40 @@ Does not know: what the tensors mean, who lives.
 from __future__ import annotations
 
 import fcntl
-import os
 import socket
 import struct
 from collections import deque
 from datetime import timedelta
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from gptoss_backend.engine.model import StepOutput
+from gptoss_backend.settings import bind_collectives_to
 
 _SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's address
 
 
-def open_store(host: str, port: int, *, is_master: bool, timeout_s: float) -> dist.TCPStore:
+def open_store(host: str, port: int, *, is_master: bool, timeout_s: float) -> TCPStore:
     """Return the place where ranks find each other; the master's process keeps it. Raises DistNetworkError."""
-    return dist.TCPStore(
-        host, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
-    )
+    return TCPStore(host, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
 
 
 def join_group(
-    store: dist.TCPStore, rank: int, world_size: int, device: torch.device, *, address: str, timeout_s: float
+    store: TCPStore, rank: int, world_size: int, device: torch.device, *, address: str, timeout_s: float
 ) -> None:
     """Become a rank of the process group; blocks until all have.
 
     address: of this host, as the others reach it.
     """
     if interface := _interface_of(address):
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            os.environ.setdefault(name, interface)  # the only way to tell either library
+        bind_collectives_to(interface)
     dist.init_process_group(
         backend="nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore("group", store),
+        store=PrefixStore("group", store),
         rank=rank,
         world_size=world_size,
         timeout=timedelta(seconds=timeout_s),
@@ -62,7 +61,7 @@ class TensorGroup:
         self._rank = dist.get_rank()
         num_parts = dist.get_world_size()
         ends = [vocab_size * part // num_parts for part in range(num_parts + 1)]
-        self._widths = [end - start for start, end in zip(ends, ends[1:], strict=False)]
+        self._widths = [end - start for start, end in pairwise(ends)]
 
     def add_up(self, partial: Tensor) -> Tensor:
         """Return the sum over the parts, in place."""

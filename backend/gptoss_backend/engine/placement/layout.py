@@ -5,6 +5,7 @@ Owns: the modes, the shards of each. Does not know: how much memory there is, pr
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final, Literal
 
 from gptoss_backend.engine.config import ModelConfig
@@ -29,13 +30,14 @@ def divide(config: ModelConfig, mode: SpreadMode, num_devices: int) -> tuple[Sha
     ends = [0]
     for count in _layers_by_stage(config, num_devices):
         ends.append(ends[-1] + count)
-    return tuple(Shard(config, range(start, end)) for start, end in zip(ends, ends[1:], strict=False))
+    return tuple(Shard(config, range(start, end)) for start, end in pairwise(ends))
 
 
 def _layers_by_stage(config: ModelConfig, num_stages: int) -> list[int]:
     """Return how many layers each stage has, such that the slowest is as quick as can be.
 
-    The last stage computes the logits as well. A token costs what is read for it: of the experts a few, of the embedding one row.
+    The last stage computes the logits as well. A step costs what it reads: all experts, since a pipeline pays with many
+    sequences at once, and of the embedding a few rows.
     """
     if num_stages == 1:
         return [config.num_layers]
@@ -51,7 +53,7 @@ def _layers_by_stage(config: ModelConfig, num_stages: int) -> list[int]:
 
 
 def _values_read_in_a_layer(config: ModelConfig) -> int:
-    """Return the weights read for one token, a packed value counting as a quarter of another."""
+    """Return the weights that a step reads, a packed value counting as a quarter of another."""
     attention = 2 * (config.num_heads + config.num_kv_heads) * config.head_dim * config.hidden_size
-    experts = 3 * config.hidden_size * config.intermediate_size * config.num_experts_per_token
+    experts = 3 * config.hidden_size * config.intermediate_size * config.num_experts
     return attention + experts // 4

@@ -3,7 +3,7 @@
 Owns: the layout of a step on the wire, the mirror of the block tables that its changes keep up to date.
 Does not know: connections.
 
-A step is one run of 32-bit integers: seven counts, then the lists they count. Little-endian machines talk to each other.
+A step is one run of 32-bit integers: seven counts, then the lists they count. All hosts have the same byte order.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`python -m gptoss_backend.engine.placement.worker`: the process of one rank that is not the engine's.
 
-Stage: start-up, and 5 of a request: step. Owns: the rank's shard. It does what it is told over its line, and ends when that ends.
-Does not know: the cache's accounting, requests.
+Stage: start-up, and 5 of a request: step. Owns: the rank's shard. It does what it is told over its line, and ends when
+that ends. Does not know: the cache's accounting, requests.
 
 Its job comes as a JSON object on standard input.
 """
@@ -28,6 +28,7 @@ from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.model import StepOutput
 from gptoss_backend.engine.placement.control import Line, LineError, call
 from gptoss_backend.engine.placement.group import address_towards, join_group, open_store
+from gptoss_backend.engine.placement.jobs import Job
 from gptoss_backend.engine.placement.messages import MirroredTables, StepMessage
 from gptoss_backend.engine.placement.stage import Stage, load_shard
 from gptoss_backend.engine.shard import Shard
@@ -37,20 +38,6 @@ logger = logging.getLogger(__name__)
 CONTROL_KEY = "control"
 """Under which the store holds the address of the exchange."""
 _LINE_BROKE = 75  # EX_TEMPFAIL of sysexits.h
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a worker is started with."""
-
-    rank: int
-    folder: str
-    rendezvous_host: str
-    rendezvous_port: int
-    secret: str
-    device: str
-    num_threads: int
-    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +65,7 @@ def main() -> int:
         store = open_store(job.rendezvous_host, job.rendezvous_port, is_master=False, timeout_s=job.timeout_s)
         line = call(store.get(CONTROL_KEY).decode(), job.secret.encode())
     except (LineError, RuntimeError) as error:
-        logger.error("cannot reach the engine: %s", error)  # noqa: TRY400 (one sentence)
+        logger.error("cannot reach the engine: %s", error)
         return 1
     line.tell({"rank": job.rank, "pid": os.getpid()})
     assignment = Assignment(**line.hear())

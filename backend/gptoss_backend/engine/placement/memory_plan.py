@@ -1,0 +1,82 @@
+"""What a shard takes on its device, before a byte of it is read.
+
+Owns: the sum by part, and the line that tells it. Does not know: how much there is, which is for `choice` to compare.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from gptoss_backend.engine.config import BLOCK_VALUES
+from gptoss_backend.engine.shard import Shard
+
+# the CUDA context and its libraries, and what a step holds between its operators
+WORKSPACE_BYTES = 2**30
+# four bits a value and eight for each block
+_PACKED_VALUE_BYTES = Fraction(BLOCK_VALUES // 2 + 1, BLOCK_VALUES)
+_NORM_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes of a shard's weights on its device, by part, and of its cache for one token."""
+
+    experts: int
+    attention: int
+    """Norms and the router among it."""
+    embedding: int
+    """0 where it is on the host or with another rank."""
+    unembedding: int
+    kv_bytes_per_token: int
+    """In the layers that see everything; the sliding ones hold the same for any length."""
+
+    @property
+    def weights(self) -> int:
+        """All of the weights."""
+        return self.experts + self.attention + self.embedding + self.unembedding
+
+    def needed(self, num_tokens: int) -> int:
+        """Return what a device needs to serve with that much context."""
+        return self.weights + WORKSPACE_BYTES + num_tokens * self.kv_bytes_per_token
+
+    def num_tokens_in(self, num_bytes: int) -> int:
+        """Return how many tokens of context a device of `num_bytes` has room for beside the weights."""
+        return max(0, num_bytes - self.weights - WORKSPACE_BYTES) // max(1, self.kv_bytes_per_token)
+
+    def __str__(self) -> str:
+        """Return the plan in one line."""
+        parts = {
+            "experts": self.experts,
+            "attention": self.attention,
+            "embedding": self.embedding,
+            "unembedding": self.unembedding,
+        }
+        told = ", ".join(f"{name} {gib(size)}" for name, size in parts.items() if size)
+        return f"weights {gib(self.weights)} ({told}), {self.kv_bytes_per_token / 2**10:.0f} KiB of KV cache a token"
+
+
+def plan_memory(shard: Shard, *, element_size: int, packed: bool) -> MemoryPlan:
+    """Add up what `shard` takes. element_size: bytes of a value of the compute dtype. packed: experts stay MXFP4."""
+    config, layers = shard.whole, shard.layers
+    hidden, heads, kv_heads = config.hidden_size, len(shard.heads), len(shard.kv_heads)
+    value_bytes = _PACKED_VALUE_BYTES if packed else Fraction(element_size)
+    num_inner = sum(len(shard.inner(layer)) for layer in layers)
+    matrices = 3 * hidden * num_inner * config.num_experts
+    biases = config.num_experts * (2 * num_inner + hidden * len(layers))
+    qkv = (heads + 2 * kv_heads) * config.head_dim
+    attention = (qkv + heads * config.head_dim) * hidden + qkv + hidden
+    router = config.num_experts * (hidden + 1)
+    num_full = sum(layer in set(config.full_layers) for layer in layers)
+    return MemoryPlan(
+        experts=int(matrices * value_bytes) + biases * element_size,
+        attention=len(layers) * ((attention + router) * element_size + (2 * hidden + heads) * _NORM_BYTES),
+        embedding=config.vocab_size * hidden * element_size if shard.is_first and shard.num_parts == 1 else 0,
+        unembedding=(len(shard.vocab) * element_size + _NORM_BYTES) * hidden if shard.is_last else 0,
+        kv_bytes_per_token=2 * kv_heads * config.head_dim * element_size * num_full,
+    )
+
+
+def gib(num_bytes: float) -> str:
+    """Return bytes for people."""
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes < 100 * 2**30 else f"{num_bytes / 2**30:.0f} GiB"

@@ -1,0 +1,53 @@
+"""Which variant of the models' configs this machine calls for: where the model is to be put.
+
+Stage: start of a server.
+Owns: that question, asked before anything is started, so that a model too large is refused in a second.
+Does not know: how the choice is made (gptoss_backend.engine.placement), how it is carried out.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.errors import EngineError
+from gptoss_backend.engine.placement.choice import SINGLE, Card, choose_placement
+from gptoss_backend.settings import Settings, child_environment
+from gptoss_client.checkpoint import DEMO, find_checkpoint
+from gptoss_client.errors import UsageError
+from gptoss_client.gpu import Gpu, has_nvidia_gpu, list_gpus
+from gptoss_client.run_state import RunDirectory
+
+CPU_VARIANT: Final = "cpu"
+REPLICAS_VARIANT: Final = "replicas"
+SPREAD_VARIANT: Final = "spread"
+
+
+def config_variant(settings: Settings, run: RunDirectory) -> str | None:
+    """Return the variant; None: config.pbtxt itself. Asks the driver, which may take seconds. Raises UsageError."""
+    environment = child_environment(run.config)
+    if settings.server.triton_config_name:
+        return settings.server.triton_config_name
+    if not has_nvidia_gpu(environment):
+        return CPU_VARIANT
+    gpus = list_gpus(environment)
+    return None if settings.served_model == DEMO or not gpus else _by_placement(settings, gpus)
+
+
+def _by_placement(settings: Settings, gpus: list[Gpu]) -> str | None:
+    folder = find_checkpoint(settings.checkpoints[settings.served_model])
+    if folder is None:
+        return None  # the model's loading says so
+    placement = settings.placement
+    try:
+        config = ModelConfig.from_folder(folder)
+        choice = choose_placement(
+            config,
+            [Card(gpu.name, gpu.total_bytes) for gpu in gpus] * placement.num_nodes,
+            mode=placement.mode,
+            num_devices=placement.num_devices,
+            packed=config.has_packed_experts,
+        )
+    except EngineError as error:
+        raise UsageError(str(error)) from error
+    return REPLICAS_VARIANT if choice.mode == SINGLE else SPREAD_VARIANT

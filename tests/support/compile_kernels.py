@@ -1,0 +1,109 @@
+"""Compile the expert kernels as a launch would, for cards that are not there, and print what they take as JSON.
+
+Run as `python -m support.compile_kernels CAPABILITY:DTYPE:NUM_TOKENS …`, without TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from gptoss_backend.engine.experts import ExpertShape, ExpertWeights
+from gptoss_backend.engine.kernels.experts import mix_packed_experts
+from gptoss_backend.engine.kernels.mxfp4 import dequantise
+from gptoss_backend.engine.mxfp4 import PackedMatrices
+
+HIDDEN = INNER = 2880
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """One kernel for one card."""
+
+    name: str
+    capability: int
+    registers: int
+    """For each thread"""
+    stack_bytes: int
+    """For each thread; what does not fit into registers is there"""
+    tensor_core_instructions: int
+
+
+class AbsentCards:
+    """Stands in for Triton's driver: a device's number is its compute capability, 90 for 9.0."""
+
+    capability = 0
+
+    def get_current_device(self) -> int:
+        return self.capability
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+
+def main(wanted: list[str]) -> None:
+    """Compile all, and print a list of `Compiled`."""
+    cards, found = AbsentCards(), []
+    driver.set_active(cards)
+    launch = JITFunction.run
+
+    def compile_only(kernel: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **options: Any) -> None:  # noqa: ANN401
+        compiled = launch(kernel, *args, grid=grid, warmup=True, **options)
+        found.append(measure(kernel.__name__, cards.capability, compiled.asm["cubin"]))
+
+    JITFunction.run = compile_only
+    for case in wanted:
+        capability, dtype, num_tokens = case.split(":")
+        cards.capability = int(capability)
+        run_all(getattr(torch, dtype), int(num_tokens))
+    json.dump([dataclasses.asdict(one) for one in found], sys.stdout)
+
+
+def run_all(dtype: torch.dtype, num_tokens: int) -> None:
+    """Call what launches kernels, at the size of GPT-OSS 20B, with tensors that have no memory."""
+
+    def empty(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    def packed(num_outputs: int, num_inputs: int) -> PackedMatrices:
+        blocks = torch.empty(32, num_outputs, num_inputs // 32, 16, dtype=torch.uint8, device="meta")
+        return PackedMatrices(blocks, blocks[..., 0].contiguous(), dtype)
+
+    gate_up, down = packed(2 * INNER, HIDDEN), packed(HIDDEN, INNER)
+    weights = ExpertWeights(empty(32, HIDDEN), empty(32), gate_up, empty(32, 2 * INNER), down, empty(32, HIDDEN))
+    mix_packed_experts(empty(num_tokens, HIDDEN), weights, ExpertShape(4, 1.702, 7.0))
+    dequantise(down)
+
+
+def measure(name: str, capability: int, cubin: bytes) -> Compiled:
+    """Read a compiled kernel's resources with the tools that Triton brings."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = _output(triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name)
+        assembly = _output(triton.knobs.nvidia.nvdisasm.path, "-c", file.name)
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()  # type: ignore[union-attr]
+    return Compiled(name, capability, int(registers), int(stack), len(re.findall(r"\b(?:HMMA|HGMMA)\.", assembly)))
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
