@@ -22,10 +22,11 @@ print(*project["build-system"]["requires"], *project["project"]["dependencies"],
 PY
 pip install --requirement "$work/ranges.txt"
 
+# triton's version is the one that torch's CUDA build of this version asks for, so that installing both changes nothing.
 # nvidia-pytriton asks for NumPy 1 and a web server; only its tritonserver is used, so it is pinned without dependencies.
 {
   echo "# Made by \`make lock\` from pyproject.toml; installed by \`make setup\` without dependencies, after torch."
-  { pip freeze --all | grep -viE '^(torch|triton|pip|(nvidia|cuda)-[^=]*|gptoss-triton)=='; echo "nvidia-pytriton==0.7.0"; } |
+  { pip freeze --all | grep -viE '^(torch|triton|pip|(nvidia|cuda)-[^=]*|gptoss-triton)=='; echo "nvidia-pytriton==0.7.0"; echo "triton==3.7.1"; } |
     LC_ALL=C sort --ignore-case
 } >"$work/lock.txt"
 mv "$work/lock.txt" "$lock"

@@ -1,20 +1,23 @@
 """The checkpoint a server is to load, seen to before Triton starts.
 
 Stage: start of a server.
-Owns: that a checkpoint given as a folder is there, and that the demo's is made on first use.
+Owns: that a checkpoint is there, as a folder or in the Hugging Face cache, and that the demo's is made on first use.
 Does not know: what is inside one.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
+from rich.console import Console
+
+from gptoss_backend.contract import ModelShort
+from gptoss_backend.hub import cached_checkpoint, is_repository
 from gptoss_backend.settings import Settings, child_environment
-from gptoss_client.errors import CommandError, UsageError
-from gptoss_client.process import run_step
+from gptoss_client.errors import UsageError
+from gptoss_client.make_checkpoint import CheckpointOrder, make_checkpoint
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.stop_signal import StopSignal
 
@@ -24,34 +27,44 @@ DEMO: Final = "demo"
 def absolute(model: str, checkpoint: str) -> str:
     """Return a folder's full path; the name of a Hugging Face repository stays as it is."""
     folder = Path(checkpoint).expanduser()
-    is_folder = model == DEMO or _names_a_folder(checkpoint) or folder.is_dir()
+    is_folder = model == DEMO or not is_repository(checkpoint) or folder.is_dir()
     return os.path.abspath(folder) if is_folder else checkpoint
 
 
 def ensure_checkpoint(settings: Settings, run: RunDirectory, stop: StopSignal) -> None:
-    """Make the demo's checkpoint if it is not there yet; see that any other given as a folder is there.
+    """Make the demo's checkpoint if it is not there yet; see that any other is there.
 
-    Blocks while one is made, which prints its progress. Raises UsageError or CommandError.
+    Blocks while one is made, which shows its progress. Raises UsageError or CommandError.
     """
-    checkpoint = settings.checkpoints[settings.served_model]
-    if _is_checkpoint(Path(checkpoint)):
+    model, checkpoint = settings.served_model, settings.checkpoints[settings.served_model]
+    if is_checkpoint(Path(checkpoint)):
         return
-    if settings.served_model == DEMO:
-        _make_demo(checkpoint, run, stop)
-    elif _names_a_folder(checkpoint):
-        raise UsageError(f"there is no checkpoint in {checkpoint} (no config.json): choose another --checkpoint")
+    if model == DEMO:
+        console = Console(soft_wrap=True, markup=False, highlight=False)
+        make_checkpoint(CheckpointOrder(Path(checkpoint), DEMO), child_environment(run.config), stop, console)
+    elif not find_checkpoint(checkpoint):
+        raise UsageError(missing(model, checkpoint))
 
 
-def _make_demo(checkpoint: str, run: RunDirectory, stop: StopSignal) -> None:
-    command = (sys.executable, "-m", "gptoss_backend.demo", checkpoint)
-    status = run_step(command, child_environment(run.config), stop)
-    if status and not stop.requested:
-        raise CommandError(f"could not make the demo checkpoint in {checkpoint} (exit status {status})")
+def find_checkpoint(checkpoint: str) -> Path | None:
+    """Return the folder a checkpoint's name stands for, where it is there."""
+    folder = Path(checkpoint)
+    if is_checkpoint(folder):
+        return folder
+    return cached_checkpoint(checkpoint) if is_repository(checkpoint) and not folder.is_dir() else None
 
 
-def _is_checkpoint(folder: Path) -> bool:
+def is_checkpoint(folder: Path) -> bool:
+    """Tell whether a folder looks like a checkpoint's."""
     return (folder / "config.json").is_file()
 
 
-def _names_a_folder(checkpoint: str) -> bool:
-    return checkpoint.startswith(("/", "~", "./", "../")) or checkpoint in {".", ".."}
+def missing(model: ModelShort, checkpoint: str) -> str:
+    """Return the sentence that says that a checkpoint is not there, and what to do."""
+    if not is_repository(checkpoint) or Path(checkpoint).is_dir():
+        return f"there is no checkpoint in {checkpoint} (no config.json): choose another --checkpoint"
+    is_usual = checkpoint == Settings().checkpoints[model]
+    return (
+        f"the checkpoint {checkpoint} is not (or not whole) in the local Hugging Face cache: "
+        f"gptoss pull {model if is_usual else checkpoint}"
+    )

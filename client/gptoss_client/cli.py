@@ -18,17 +18,30 @@ import typer
 from rich.console import Console
 
 from gptoss_backend.contract import ModelShort
-from gptoss_backend.settings import ProfileName, Settings, SettingsError, load_settings
+from gptoss_backend.settings import (
+    ProfileName,
+    Settings,
+    SettingsError,
+    child_environment,
+    load_settings,
+    setting_layers,
+)
+from gptoss_client import config_command, doctor
 from gptoss_client.checkpoint import absolute
 from gptoss_client.errors import CommandError, UsageError
 from gptoss_client.follow import LogReader
+from gptoss_client.join import join as join_engine
+from gptoss_client.keys import add_key
 from gptoss_client.launch import on_free_ports
+from gptoss_client.make_checkpoint import DEFAULT_SEED, CheckpointOrder, ExpertFormat, ShapeName, make_checkpoint
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.serve import serve as serve_until_stopped
 from gptoss_client.status import report
 from gptoss_client.stop import stop_server
+from gptoss_client.stop_signal import StopSignal
 
 _FOLLOW_PERIOD_S: Final = 0.2
+_INTERRUPTED: Final = 130  # what a shell reports of a command ended by Ctrl-C
 
 app = typer.Typer(
     help="Serve GPT-OSS from NVIDIA Triton Inference Server, behind an OpenAI-compatible API.",
@@ -46,16 +59,22 @@ RunDirOption = Annotated[
 ]
 
 
+ModelOption = Annotated[ModelShort | None, typer.Option(help="What to serve [default: the profile's model].")]
+ProfileOption = Annotated[ProfileName | None, typer.Option(help="Operating point [default: balanced].")]
+PortOption = Annotated[int | None, typer.Option(help="Of the OpenAI API; Triton takes the next three [default: 8000].")]
+HostOption = Annotated[str | None, typer.Option(help="Where the OpenAI API listens [default: 127.0.0.1].")]
+CheckpointOption = Annotated[str | None, typer.Option(help="A checkpoint folder, in place of the model's own.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
 @app.command()
 def serve(
     *,
-    model: Annotated[ModelShort | None, typer.Option(help="What to serve [default: the profile's model].")] = None,
-    profile: Annotated[ProfileName | None, typer.Option(help="Operating point [default: balanced].")] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Of the OpenAI API; Triton takes the next three [default: 8000].")
-    ] = None,
-    host: Annotated[str | None, typer.Option(help="Where the OpenAI API listens [default: 127.0.0.1].")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="A checkpoint folder, in place of the model's own.")] = None,
+    model: ModelOption = None,
+    profile: ProfileOption = None,
+    port: PortOption = None,
+    host: HostOption = None,
+    checkpoint: CheckpointOption = None,
     config: ConfigOption = None,
     run_dir: RunDirOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when ready; the server goes on.")] = False,
@@ -65,17 +84,85 @@ def serve(
     replace: Annotated[bool, typer.Option("--replace", help="End the server of the same run directory first.")] = False,
 ) -> None:
     """Start Triton and the API, and keep watch until Ctrl-C."""
-    server = {"port": port, "host": host, "run_dir": run_dir}
-    settings = _load(config, {"model": model, "profile": profile, "server": server})
-    if checkpoint is not None:
-        checkpoints = {**settings.checkpoints, settings.served_model: checkpoint}
-        settings = settings.model_copy(update={"checkpoints": checkpoints})
-    settings = _with_absolute_paths(settings)
+    overrides = _overrides(config, model, profile, port, host, checkpoint, run_dir)
+    settings = _with_absolute_paths(_load(config, overrides))
     if replace:
         _end_earlier(settings)
     if auto_port:
         settings = _on_free_ports(settings)
     raise typer.Exit(serve_until_stopped(settings, _console(), detach=detach))
+
+
+@app.command("config")
+def show_config(
+    *,
+    model: ModelOption = None,
+    profile: ProfileOption = None,
+    port: PortOption = None,
+    host: HostOption = None,
+    checkpoint: CheckpointOption = None,
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every setting that `serve` would use with these options, its value and where that comes from."""
+    overrides = _overrides(config, model, profile, port, host, checkpoint, run_dir)
+    settings = config_command.sourced_settings(_load(config, overrides), setting_layers(overrides, config=config))
+    _console().print(config_command.as_json(settings) if as_json else "\n".join(config_command.as_table(settings)))
+
+
+@app.command("doctor")
+def examine(
+    *,
+    model: ModelOption = None,
+    profile: ProfileOption = None,
+    port: PortOption = None,
+    host: HostOption = None,
+    checkpoint: CheckpointOption = None,
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look whether `serve` would work with these options, and say what to do: exit status 0 if it would, else 1."""
+    overrides = _overrides(config, model, profile, port, host, checkpoint, run_dir)
+    findings = doctor.diagnose(_with_absolute_paths(_load(config, overrides)))
+    _console().print(doctor.as_json(findings) if as_json else "\n".join(doctor.as_lines(findings)))
+    raise typer.Exit(doctor.exit_status(findings))
+
+
+@app.command("pull")
+def pull_checkpoint(
+    name: Annotated[str, typer.Argument(metavar="20b|120b|OWNER/NAME", help="A model, or a repository of the Hub.")],
+    *,
+    config: ConfigOption = None,
+) -> None:
+    """Fetch a checkpoint into the local Hugging Face cache (HF_HOME); what was interrupted goes on where it stopped."""
+    from gptoss_client.pull import pull, repository_of  # here: the Hub's library takes a moment to load
+
+    console = _console()
+    try:
+        folder = pull(repository_of(name, _load(config, {})), console)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on where this one was")
+        raise typer.Exit(_INTERRUPTED) from None
+    console.print(f"{name} is in {folder}")
+
+
+@app.command("make-checkpoint")
+def make_random_checkpoint(
+    path: Annotated[Path, typer.Argument(help="The folder to make.")],
+    *,
+    shape: Annotated[ShapeName, typer.Option(help="Whose sizes it has.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = DEFAULT_SEED,
+    experts: Annotated[ExpertFormat, typer.Option(help="How the experts are stored.")] = "mxfp4",
+) -> None:
+    """Make a checkpoint of random weights in the published layout, to try and to measure sizes without the weights."""
+    folder = Path(os.path.abspath(path.expanduser()))
+    order = CheckpointOrder(folder, shape, seed, experts)
+    with StopSignal() as stop:
+        # it reads no settings; the file's name only keeps ours out of its environment
+        is_made = make_checkpoint(order, child_environment(folder / "config.yaml"), stop, _console())
+    raise typer.Exit(0 if is_made else _INTERRUPTED)
 
 
 @app.command()
@@ -117,6 +204,34 @@ def logs(
                 console.print(line)
 
 
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Whose key it is; the log names it.")],
+    *,
+    max_concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Requests at once [default: the server's].")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="The file of keys [default: adapter.keys_path].")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make an API key, and print it this once: the file keeps its hash only."""
+    path = keys if keys is not None else _load(config, {}).adapter.keys_path
+    _console().print(add_key(path, name, max_concurrency))
+
+
+@app.command()
+def join(
+    *,
+    node_rank: Annotated[int, typer.Option(help="Which of the nodes this is; the first, 0, runs `gptoss serve`.")],
+    model: Annotated[ModelShort | None, typer.Option(help="What is served [default: the profile's model].")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="A checkpoint folder, in place of the model's own.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Hold this host's part of a model whose engine runs on another, until Ctrl-C."""
+    settings = _load(config, _overrides(config, model, None, None, None, checkpoint, None))
+    raise typer.Exit(join_engine(_with_absolute_paths(settings), node_rank, _console()))
+
+
 def _end_earlier(settings: Settings) -> None:
     run = RunDirectory(settings.server.run_dir)
     if stop_server(run, settings.server.shutdown_timeout_s):
@@ -131,6 +246,23 @@ def _on_free_ports(settings: Settings) -> Settings:
         f"{server.metrics_port} (metrics), {server.http_port} (HTTP)"
     )
     return settings
+
+
+def _overrides(
+    config: Path | None,
+    model: ModelShort | None,
+    profile: ProfileName | None,
+    port: int | None,
+    host: str | None,
+    checkpoint: str | None,
+    run_dir: Path | None,
+) -> dict[str, Any]:
+    """Return what serve's options say, as the settings file would hold it."""
+    server = {"port": port, "host": host, "run_dir": run_dir}
+    overrides: dict[str, Any] = {"model": model, "profile": profile, "server": server}
+    if checkpoint is not None:  # it is the served model's, whichever the other sources make that
+        overrides["checkpoints"] = {_load(config, overrides).served_model: checkpoint}
+    return overrides
 
 
 def _load(config: Path | None, overrides: dict[str, Any]) -> Settings:

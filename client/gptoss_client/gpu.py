@@ -1,30 +1,71 @@
-"""Whether Triton has an NVIDIA GPU to work with.
+"""The NVIDIA GPUs of this machine, as their driver tells.
 
-Stage: start of a server.
-Owns: that question.
+Stage: start of a server, and `gptoss doctor`.
+Owns: whether Triton has a GPU to work with, and which there are.
 Does not know: what differs with the answer.
 """
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-_ANSWER_TIMEOUT_S = 20.0  # the driver takes seconds to wake where it is not kept awake
+_ANSWER_TIMEOUT_S: Final = 20.0  # the driver takes seconds to wake where it is not kept awake
+_HIDDEN: Final = {"", "-1", "none", "NoDevFiles"}
+_FIELDS: Final = ("index", "name", "driver_version", "memory.total", "memory.free")
+_MIB: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One card."""
+
+    index: int
+    name: str
+    driver: str
+    total_bytes: int
+    free_bytes: int
 
 
 def has_nvidia_gpu(environment: Mapping[str, str], device: Path = Path("/dev/nvidia0")) -> bool:
     """Tell whether a process with this environment sees a GPU. Blocks for seconds where the driver has to wake."""
-    if environment.get("CUDA_VISIBLE_DEVICES", "all").strip() in {"", "-1", "none", "NoDevFiles"}:
+    if _visible(environment) in _HIDDEN:
         return False
-    return device.exists() or _driver_lists_a_gpu(environment)
+    if device.exists():
+        return True
+    return any(line.startswith("GPU ") for line in _ask_driver(environment, "-L").splitlines())
 
 
-def _driver_lists_a_gpu(environment: Mapping[str, str]) -> bool:
+def list_gpus(environment: Mapping[str, str]) -> list[Gpu]:
+    """Return the cards that a process with this environment sees; none where the driver gives no answer. Blocks."""
+    visible = _visible(environment)
+    if visible in _HIDDEN:
+        return []
+    answer = _ask_driver(environment, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
+    gpus = []
+    for row in csv.reader(answer.splitlines(), skipinitialspace=True):
+        with contextlib.suppress(ValueError):  # a line of words, or a card that does not tell its memory
+            index, name, driver, total, free = row
+            gpus.append(Gpu(int(index), name, driver, int(total) * _MIB, int(free) * _MIB))
+    chosen = visible.split(",")
+    # by number only: who names cards by their UUID is shown all of them
+    return [gpu for gpu in gpus if not all(entry.isdigit() for entry in chosen) or str(gpu.index) in chosen]
+
+
+def _visible(environment: Mapping[str, str]) -> str:
+    return environment.get("CUDA_VISIBLE_DEVICES", "all").strip()
+
+
+def _ask_driver(environment: Mapping[str, str], *arguments: str) -> str:
+    """Return what nvidia-smi prints; nothing where it fails or is not there."""
     try:
         answer = subprocess.run(
-            ("nvidia-smi", "-L"),
+            ("nvidia-smi", *arguments),
             env=dict(environment),
             capture_output=True,
             text=True,
@@ -32,5 +73,5 @@ def _driver_lists_a_gpu(environment: Mapping[str, str]) -> bool:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return answer.returncode == 0 and any(line.startswith("GPU ") for line in answer.stdout.splitlines())
+        return ""
+    return answer.stdout if answer.returncode == 0 else ""

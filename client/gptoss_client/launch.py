@@ -19,6 +19,7 @@ import httpx
 from gptoss_backend.contract import MODELS_BY_SHORT, PREPROCESS, ModelName
 from gptoss_backend.settings import ServerSettings, Settings, child_environment
 from gptoss_client.errors import PortError
+from gptoss_client.liveness import adapter_hang, triton_hang
 from gptoss_client.logs import tail
 from gptoss_client.ports import Listener, is_free
 from gptoss_client.process import ProcessSpec
@@ -28,7 +29,6 @@ from gptoss_client.triton_runtime import TritonRuntime
 TRITON: Final = "tritonserver"
 TRITON_LOG: Final = "triton"
 ADAPTER: Final = "adapter"
-CPU_CONFIG: Final = "cpu"
 
 _SHARED_MEMORY: Final = Path("/dev/shm")
 # A container's /dev/shm is 64 MB unless asked for; tensors here are token ids and text. A region grows when it must.
@@ -52,11 +52,14 @@ class Addresses:
     metrics: str
     triton_ready: str
     adapter_ready: str
+    adapter_live: str
 
     @classmethod
-    def of(cls, server: ServerSettings) -> Addresses:
+    def of(cls, settings: Settings) -> Addresses:
         """Derive them from where the processes listen."""
-        api = f"http://{_reachable(server.host, server.port)}"
+        server = settings.server
+        scheme = "https" if settings.adapter.tls_certificate is not None else "http"
+        api = f"{scheme}://{_reachable(server.host, server.port)}"
         triton_http = f"http://{_reachable(server.triton_host, server.http_port)}"
         return cls(
             api=f"{api}/v1",
@@ -65,6 +68,7 @@ class Addresses:
             metrics=f"http://{_reachable(server.triton_host, server.metrics_port)}/metrics",
             triton_ready=f"{triton_http}/v2/health/ready",
             adapter_ready=f"{api}/health",
+            adapter_live=f"{api}/health/live",
         )
 
 
@@ -102,7 +106,7 @@ def processes(
 ) -> tuple[ProcessSpec, ...]:
     """Return the server's processes in the order of their start. Rotates their logs."""
     model = MODELS_BY_SHORT[settings.served_model]
-    addresses = Addresses.of(settings.server)
+    addresses = Addresses.of(settings)
     environment = child_environment(run.config)
     return (
         ProcessSpec(
@@ -113,6 +117,7 @@ def processes(
             awaited=f"loads {model.triton}",
             is_ready=http_probe(addresses.triton_ready),
             needs_children=True,
+            hang=triton_hang(addresses.metrics, settings.server.step_timeout_s),
             reason_in=load_failure,
             clean_up=lambda: remove_shared_memory(shm_prefix),
         ),
@@ -123,6 +128,7 @@ def processes(
             log=run.new_log("adapter"),
             awaited=f"waits for {TRITON}",
             is_ready=http_probe(addresses.adapter_ready),
+            hang=adapter_hang(addresses.adapter_live),
         ),
     )
 
@@ -163,7 +169,7 @@ def http_probe(url: str) -> Callable[[], bool]:
 def probe(url: str) -> str:
     """Ask once and return "ready" or what is the matter, for people. Blocks for two seconds at most."""
     try:
-        # neither proxies nor certificates: it is this machine that is asked, in plain HTTP
+        # neither proxies nor certificates: it is this machine that is asked, by an address no certificate names
         with httpx.Client(trust_env=False, verify=False, timeout=_PROBE_TIMEOUT_S) as client:
             status = client.get(url).status_code
     except httpx.TimeoutException:

@@ -1,4 +1,4 @@
-"""One process of the server: its start, the signs of its death, its end.
+"""One process of the server: its start, the signs that it is dead or hangs, its end.
 
 Stage: the life of a server.
 Owns: a running process and the group it leads.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from gptoss_client.errors import CommandError
+from gptoss_client.hang_watch import HangWatch
 from gptoss_client.process_group import ProcessRecord, crashed_children, kill_group
 from gptoss_client.stop_signal import StopSignal
 
@@ -39,6 +40,9 @@ class ProcessSpec:
     """Asked several times a second until it says yes; must not block for long."""
     needs_children: bool = False
     """Whether it is of no use any more when one of its children crashes."""
+    hang: Callable[[], str | None] = lambda: None
+    """Asked every second, in a thread, once it is ready: returns what does not get on, None where all does. It may block
+    for some seconds."""
     reason_in: Callable[[Path], str | None] = lambda log: None
     """Finds in its log why it died, where it says so in a sentence for people."""
     clean_up: Callable[[], None] = lambda: None
@@ -58,6 +62,7 @@ class Process:
         self.record = ProcessRecord.of(spec.name, self._process.pid)
         self._crashed_before: set[int] = set()
         self._next_child_check = 0.0
+        self._hang_watch: HangWatch | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -78,6 +83,16 @@ class Process:
         self._crashed_before = crashed
         return f"{self._spec.name} lost a process it cannot do without (pid {min(lasting)})" if lasting else None
 
+    def watch_for_hangs(self, limit_s: float) -> None:
+        """From now on `hang` tells when the process has not got on for `limit_s`."""
+        if self._hang_watch is None:
+            self._hang_watch = HangWatch(self._spec.name, self._spec.hang, limit_s)
+
+    def hang(self) -> str | None:
+        """Return what of the process hangs, for longer than it may; None where it gets on."""
+        trouble = self._hang_watch.verdict if self._hang_watch else None
+        return f"{self._spec.name} hangs: {trouble}" if trouble else None
+
     def end(self, grace_s: float, stop: StopSignal) -> None:
         """Ask the process to end and kill what is left of its group after `grace_s`, or at once if `stop` says so."""
         if not self.has_ended:
@@ -91,6 +106,8 @@ class Process:
         """Kill what is left of the process and its group, and clean up after it."""
         kill_group(self.record)
         self._process.wait()
+        if self._hang_watch:
+            self._hang_watch.close()
         self._spec.clean_up()
 
 

@@ -24,9 +24,9 @@ from gptoss_backend.settings import Settings, child_environment
 from gptoss_client.checkpoint import ensure_checkpoint
 from gptoss_client.display import Display, failure_in, farewell
 from gptoss_client.errors import CommandError, ProcessDiedError
-from gptoss_client.gpu import has_nvidia_gpu
-from gptoss_client.launch import CPU_CONFIG, TRITON_LOG, Addresses, listeners, processes
+from gptoss_client.launch import TRITON_LOG, Addresses, listeners, processes
 from gptoss_client.logs import bound_sizes
+from gptoss_client.placing import config_variant
 from gptoss_client.ports import check_ports
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.run_state import Death, Phase, RunDirectory, RunState
@@ -63,7 +63,7 @@ def supervise(
     Raises CommandError when a process dies or is not ready in time; nothing runs any more then.
     """
     shm_prefix = f"gptoss_{secrets.token_hex(4)}_"
-    config_name = settings.server.triton_config_name or _config_for_this_machine(run)
+    config_name = config_variant(settings, run)
     specs = processes(settings, runtime, run, config_name=config_name, shm_prefix=shm_prefix)
     keeper = _StateKeeper(run, shm_prefix, observer)
     try:
@@ -73,6 +73,7 @@ def supervise(
             stop,
             startup_timeout_s=settings.server.startup_timeout_s,
             shutdown_timeout_s=settings.server.shutdown_timeout_s,
+            hang_timeout_s=settings.server.hang_timeout_s,
             housekeeping=lambda: bound_sizes(run.logs, settings.server.log_max_bytes),
         ).run()
     except CommandError as error:
@@ -101,17 +102,13 @@ def _prepare(settings: Settings, run: RunDirectory, stop: StopSignal, console: C
     return runtime
 
 
-def _config_for_this_machine(run: RunDirectory) -> str | None:
-    return None if has_nvidia_gpu(child_environment(run.config)) else CPU_CONFIG
-
-
 def _first_state(phase: Phase, shm_prefix: str = "") -> RunState:
     return RunState(phase, ProcessRecord.of("supervisor", os.getpid()), started_at=time.time(), shm_prefix=shm_prefix)
 
 
 def _display(settings: Settings, run: RunDirectory, console: Console, how_to_stop: str) -> Display:
     model = MODELS_BY_SHORT[settings.served_model]
-    lines = farewell(model, Addresses.of(settings.server).api, run.logs, how_to_stop)
+    lines = farewell(model, Addresses.of(settings).api, run.logs, how_to_stop)
     return Display(console, lines, triton_log=run.logs / f"{TRITON_LOG}.log")
 
 

@@ -39,7 +39,7 @@ def report(run: RunDirectory) -> tuple[int, list[str]]:
 
 def _running(run: RunDirectory, state: RunState) -> tuple[int, list[str]]:
     settings = load_settings(config=run.config, environ={})
-    addresses = Addresses.of(settings.server)
+    addresses = Addresses.of(settings)
     health = {TRITON: probe(addresses.triton_ready), ADAPTER: probe(addresses.adapter_ready)}
     is_ready = state.phase is Phase.READY and set(health.values()) == {"ready"}
     phase = state.phase if is_ready or state.phase is not Phase.READY else "not ready"

@@ -1,8 +1,8 @@
-"""Starts processes, waits until they are ready, starts those that die again, and leaves none behind.
+"""Starts processes, waits until they are ready, starts those that die or hang again, and leaves none behind.
 
 Stage: the life of a server, from its start to its end.
 Owns: the order of start (as given) and end (the reverse); what a death means: the end of a server that was never ready,
-a restart of one that was.
+a restart of one that was. One that hangs is killed.
 Does not know: what the processes are, how their readiness is asked for, or who is told.
 """
 
@@ -77,15 +77,20 @@ class Supervisor:
         *,
         startup_timeout_s: float,
         shutdown_timeout_s: float,
+        hang_timeout_s: float = 0.0,
         new_backoff: Callable[[], Backoff] = Backoff,
         housekeeping: Callable[[], None] = lambda: None,
     ) -> None:
-        """housekeeping: called every few seconds; must be quick."""
+        """hang_timeout_s: how long a ready process may not get on before it is killed; 0: for ever.
+
+        housekeeping: called every few seconds; must be quick.
+        """
         self._members = [_Member(spec, new_backoff()) for spec in specs]
         self._observer = observer
         self._stop = stop
         self._startup_timeout_s = startup_timeout_s
         self._shutdown_timeout_s = shutdown_timeout_s
+        self._hang_timeout_s = hang_timeout_s
         self._housekeeping = housekeeping
         self._was_ready = False
         self._has_failed = False
@@ -127,7 +132,7 @@ class Supervisor:
 
     def _bury_dead(self) -> None:
         for member in self._members:
-            reason = member.process.death() if member.process else None
+            reason = (member.process.death() or member.process.hang()) if member.process else None
             if reason:
                 self._lose(member, reason, ProcessDiedError(_with_log(reason, member.spec)))
 
@@ -139,6 +144,8 @@ class Supervisor:
         for member in unready:
             if member.process and member.spec.is_ready():
                 member.ready_since = self._last_progress = time.monotonic()
+                if self._hang_timeout_s:
+                    member.process.watch_for_hangs(self._hang_timeout_s)
         self._tell([member for member in unready if member.ready_since is None])
 
     def _tell(self, awaited: list[_Member]) -> None:

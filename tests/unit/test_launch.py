@@ -120,7 +120,7 @@ def test_remove_shared_memory_when_others_have_regions_then_takes_only_its_own(t
     ],
 )
 def test_addresses_when_the_host_means_every_address_then_are_ones_that_can_be_reached(host: str, api: str) -> None:
-    assert Addresses.of(settings_with(host=host).server).api == api
+    assert Addresses.of(settings_with(host=host)).api == api
 
 
 @pytest.fixture
@@ -205,13 +205,11 @@ def test_absolute_when_given_a_folder_or_a_repository_then_only_the_folder_chang
     assert absolute("demo", "later") == str(tmp_path / "later")
 
 
-def test_ensure_checkpoint_when_a_folder_holds_none_then_refuses_but_lets_a_repository_pass(tmp_path: Path) -> None:
-    run = RunDirectory(tmp_path)
-    ensure_checkpoint(settings_with(), run, StopSignal())
+def test_ensure_checkpoint_when_a_folder_holds_none_then_refuses(tmp_path: Path) -> None:
     missing = load_settings({"model": "20b", "checkpoints": {"20b": str(tmp_path)}}, environ={})
 
     with pytest.raises(UsageError, match="there is no checkpoint in"):
-        ensure_checkpoint(missing, run, StopSignal())
+        ensure_checkpoint(missing, RunDirectory(tmp_path), StopSignal())
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,72 @@
-"""`python -m gptoss_backend.demo FOLDER`: make the demo checkpoint, where it is not there yet.
+"""`python -m gptoss_backend.demo FOLDER`: write a checkpoint of random weights, the demo's unless another is asked for.
 
-Stage: the first `gptoss serve --model demo`. The weights are random: the demo shows the road, not the model's wit.
+Stage: `gptoss make-checkpoint`, and the first start of the demo. What is there already stays as it is.
+Owns: the arguments, and what the process that started it reads: with --progress lines "bytes written, bytes in all" on
+stdout, and one sentence on stderr where it failed. Asked to end by a signal, it leaves nothing half made behind.
 """
 
 from __future__ import annotations
 
+import argparse
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import Final
 
-from gptoss_backend.demo.random_checkpoint import DEMO_NAME, DEMO_SHAPE, write_random_checkpoint
+from gptoss_backend.demo.random_checkpoint import DEMO_NAME, SHAPES, name_of, write_random_checkpoint
+from gptoss_backend.engine.errors import CheckpointError
+
+DEMO_SEED: Final = 20
+_TOLD_EVERY_S: Final = 0.1
+_INTERRUPTED: Final = 130  # what a shell reports of a command ended by Ctrl-C
 
 
 def main() -> int:
     """Write the checkpoint; returns the exit status."""
-    if len(sys.argv) != 2:
-        sys.stderr.write("usage: python -m gptoss_backend.demo FOLDER\n")
-        return 2
-    folder = Path(sys.argv[1])
-    if folder.exists():
-        sys.stdout.write(f"gpt-oss-demo: {folder} is there already\n")
+    arguments = _arguments()
+    if arguments.folder.exists():
         return 0
-    started_s = time.monotonic()
-    write_random_checkpoint(folder, DEMO_SHAPE, seed=20, name=DEMO_NAME)
-    sys.stdout.write(f"gpt-oss-demo: random weights written to {folder} in {time.monotonic() - started_s:.1f} s\n")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    name = DEMO_NAME if arguments.shape == "demo" else name_of(arguments.shape)
+    try:
+        write_random_checkpoint(
+            arguments.folder,
+            SHAPES[arguments.shape],
+            seed=arguments.seed,
+            name=name,
+            experts=arguments.experts,
+            progress=_Teller() if arguments.progress else None,
+        )
+    except (CheckpointError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     return 0
+
+
+class _Teller:
+    """Writes the progress to stdout, some times a second and at the end."""
+
+    def __init__(self) -> None:
+        self._told_at = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == total or time.monotonic() - self._told_at > _TOLD_EVERY_S:
+            self._told_at = time.monotonic()
+            sys.stdout.write(f"{done} {total}\n")
+            sys.stdout.flush()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m gptoss_backend.demo")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, default="demo")
+    parser.add_argument("--seed", type=int, default=DEMO_SEED)
+    parser.add_argument("--experts", choices=("mxfp4", "bfloat16"), default="mxfp4")
+    parser.add_argument("--progress", action="store_true")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Random GPT-OSS checkpoints in the published layout (MXFP4 experts, the rest bfloat16).
 
-Owns: named shapes and the writing of a folder that every GPT-OSS loader reads. Does not know: how it is served.
+Owns: named shapes and the writing of a folder that every GPT-OSS loader reads. Does not know: how numbers are drawn,
+how a checkpoint is served.
 
 The experts can be written as bfloat16 too, for loaders that know no MXFP4: the same numbers, in transformers' layout.
 """
@@ -9,23 +10,29 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
-
+from gptoss_backend.demo.random_tensors import Normal, Ones, RandomTensor, UnpackedExperts, expert_matrix, num_bytes
 from gptoss_backend.engine.checkpoint import INDEX_FILE
-from gptoss_backend.engine.mxfp4 import pack_mxfp4, unpack_mxfp4
+from gptoss_backend.engine.errors import CheckpointError
 
 _VOCAB_SIZE: Final = 201088
 _END_TOKENS: Final = [200002, 199999, 200012]
+_SPARE_BYTES: Final = 64 * 2**20  # headers, and what others write meanwhile
+_GB: Final = 10**9
+# a writer holds a piece or two, some 50 MB; more of them would only queue for the disk
+_MOST_WRITERS: Final = 8
 
 ExpertFormat = Literal["mxfp4", "bfloat16"]
+Progress = Callable[[int, int], None]
+"""Called with (bytes written, bytes in all), from several threads but never at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +66,13 @@ SHAPES: Final = {
 """tiny and small are what servers are compared with; 20b and 120b are OpenAI's sizes."""
 
 DEMO_SHAPE: Final = SHAPES["demo"]
-
-
 DEMO_NAME: Final = "gpt-oss-demo: random weights, not an OpenAI model"
 """What the demo's config.json says of itself."""
+
+
+def name_of(shape: str) -> str:
+    """Return what the config.json of a named shape's checkpoint says of itself."""
+    return f"gpt-oss-{shape}: random weights, not an OpenAI model"
 
 
 def is_demo(folder: Path) -> bool:
@@ -75,79 +85,162 @@ def is_demo(folder: Path) -> bool:
 
 
 def write_random_checkpoint(
-    folder: Path, shape: Shape, *, seed: int, name: str, experts: ExpertFormat = "mxfp4"
+    folder: Path,
+    shape: Shape,
+    *,
+    seed: int,
+    name: str,
+    experts: ExpertFormat = "mxfp4",
+    progress: Progress | None = None,
 ) -> None:
     """Write a checkpoint of random weights; the same seed gives the same bytes. One shard for each layer.
 
     name: kept in config.json, so that nobody takes the folder for a trained model.
     experts: how the experts' matrices are stored; their values are the same either way.
-    The folder appears whole or not at all; raises FileExistsError where it is there already.
+    The folder appears whole or not at all. Raises FileExistsError where it is there already, CheckpointError where
+    the disk has no room for it.
     """
     if folder.exists():
         raise FileExistsError(f"{folder} is there already")
+    shards = _shards(shape, experts)
+    total = sum(num_bytes(tensor) for shard in shards for tensor in shard)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _check_disk(folder.parent, total)
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(seed)
-    weight_map: dict[str, str] = {}
-    total = 0
-    for number, tensors in enumerate(_shards(shape, generator, experts)):
-        file = f"model-{number + 1:05d}-of-{shape.num_layers + 1:05d}.safetensors"
-        save_file(tensors, partial / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(tensors, file)
-        total += sum(tensor.nbytes for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (partial / INDEX_FILE).write_text(json.dumps(index, indent=1), encoding="utf-8")
-    (partial / "config.json").write_text(json.dumps(_config(shape, name, experts), indent=1), encoding="utf-8")
-    generation = {"bos_token_id": 199998, "eos_token_id": _END_TOKENS, "pad_token_id": 199999, "do_sample": True}
-    (partial / "generation_config.json").write_text(json.dumps(generation, indent=1), encoding="utf-8")
-    partial.rename(folder)
+    shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
+    partial.mkdir()
+    try:
+        files = {partial / f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors": s for n, s in enumerate(shards)}
+        _write_shards(files, seed, _Tally(total, progress))
+        _write_documents(partial, files, _config(shape, name, experts))
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
-def _shards(shape: Shape, generator: torch.Generator, experts: ExpertFormat) -> Iterator[dict[str, Tensor]]:
-    def normal(*size: int, std: float) -> Tensor:
-        return (torch.randn(*size, generator=generator) * std).bfloat16()
+def _check_disk(place: Path, total: int) -> None:
+    free = shutil.disk_usage(place).free
+    if total + _SPARE_BYTES > free:
+        raise CheckpointError(
+            f"the checkpoint takes {total / _GB:.1f} GB, but only {free / _GB:.1f} GB are free in {place}"
+        )
 
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+class _Tally:
+    """Counts bytes for all writers, and tells them when to give up."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.stopped = threading.Event()
+        self._lock = threading.Lock()  # guards _done, and keeps calls of `progress` apart
+        self._done = 0
+        self._total = total
+        self._progress = progress
+
+    def add(self, count: int) -> None:
+        """Note that bytes were written. Raises InterruptedError once another writer has failed."""
+        if self.stopped.is_set():
+            raise InterruptedError("the checkpoint's writing was given up")
+        with self._lock:
+            self._done += count
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+
+
+def _write_shards(files: Mapping[Path, Sequence[RandomTensor]], seed: int, tally: _Tally) -> None:
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), _MOST_WRITERS)) as writers:
+        shards = [writers.submit(_write_shard, path, tensors, seed, tally) for path, tensors in files.items()]
+        try:
+            for shard in as_completed(shards):
+                shard.result()
+        except BaseException:
+            tally.stopped.set()
+            writers.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _write_shard(path: Path, tensors: Sequence[RandomTensor], seed: int, tally: _Tally) -> None:
+    with path.open("wb") as file:
+        file.write(_header(tensors))
+        for tensor in tensors:
+            for piece in tensor.draw(seed):
+                file.write(piece.data)
+                tally.add(piece.nbytes)
+
+
+def _header(tensors: Sequence[RandomTensor]) -> bytes:
+    """Return what precedes the numbers in a file (https://github.com/huggingface/safetensors#format)."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        begin, end = end, end + num_bytes(tensor)
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
+    document = json.dumps(header, separators=(",", ":")).encode()
+    document += b" " * (-len(document) % 8)  # the numbers begin at a multiple of eight
+    return len(document).to_bytes(8, "little") + document
+
+
+def _write_documents(folder: Path, files: Mapping[Path, Sequence[RandomTensor]], config: dict[str, Any]) -> None:
+    weight_map = {tensor.name: path.name for path, tensors in files.items() for tensor in tensors}
+    total = sum(num_bytes(tensor) for tensors in files.values() for tensor in tensors)
+    documents = {
+        INDEX_FILE: {"metadata": {"total_size": total}, "weight_map": weight_map},
+        "config.json": config,
+        "generation_config.json": {
+            "bos_token_id": 199998,
+            "eos_token_id": _END_TOKENS,
+            "pad_token_id": 199999,
+            "do_sample": True,
+        },
+    }
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+# --- what is in it --------------------------------------------------------------------------------------------------
+
+
+def _shards(shape: Shape, experts: ExpertFormat) -> list[list[RandomTensor]]:
     hidden = shape.hidden_size
-    yield {
-        "model.embed_tokens.weight": normal(shape.vocab_size, hidden, std=1.0),
-        "model.norm.weight": torch.ones(hidden, dtype=torch.bfloat16),
+    around: list[RandomTensor] = [
+        Normal("model.embed_tokens.weight", (shape.vocab_size, hidden), std=1.0),
+        Ones("model.norm.weight", (hidden,)),
         # logits with a spread of about 3: neither one token always nor all alike
-        "lm_head.weight": normal(shape.vocab_size, hidden, std=3.0 / math.sqrt(hidden)),
-    }
-    for layer in range(shape.num_layers):
-        yield {f"model.layers.{layer}.{key}": value for key, value in _layer(shape, normal, experts).items()}
+        Normal("lm_head.weight", (shape.vocab_size, hidden), std=3.0 / math.sqrt(hidden)),
+    ]
+    return [around, *(_layer(shape, f"model.layers.{layer}", experts) for layer in range(shape.num_layers))]
 
 
-def _layer(
-    shape: Shape,
-    normal: Any,  # noqa: ANN401 (a local function with a keyword)
-    expert_format: ExpertFormat,
-) -> dict[str, Tensor]:
-    hidden, inner, experts = shape.hidden_size, shape.intermediate_size, shape.num_experts
-    widths = {"q": shape.num_heads * shape.head_dim, "k": shape.num_kv_heads * shape.head_dim}
-    widths["v"] = widths["k"]
-    layer = {f"self_attn.{n}_proj.weight": normal(width, hidden, std=hidden**-0.5) for n, width in widths.items()}
-    layer |= {f"self_attn.{n}_proj.bias": normal(width, std=0.02) for n, width in widths.items()}
-    layer |= {
-        "self_attn.o_proj.weight": normal(hidden, widths["q"], std=widths["q"] ** -0.5),
-        "self_attn.o_proj.bias": normal(hidden, std=0.02),
-        "self_attn.sinks": normal(shape.num_heads, std=1.0),
-        "input_layernorm.weight": torch.ones(hidden, dtype=torch.bfloat16),
-        "post_attention_layernorm.weight": torch.ones(hidden, dtype=torch.bfloat16),
-        "mlp.router.weight": normal(experts, hidden, std=hidden**-0.5),
-        "mlp.router.bias": normal(experts, std=0.02),
-        "mlp.experts.gate_up_proj_bias": normal(experts, 2 * inner, std=0.02),
-        "mlp.experts.down_proj_bias": normal(experts, hidden, std=0.02),
-    }
-    for name, size in {"gate_up_proj": (2 * inner, hidden), "down_proj": (hidden, inner)}.items():
-        blocks, scales = pack_mxfp4(normal(experts, *size, std=size[1] ** -0.5))
-        if expert_format == "mxfp4":
-            layer |= {f"mlp.experts.{name}_blocks": blocks, f"mlp.experts.{name}_scales": scales}
-        else:
-            # transformers multiplies rows by matrices: [experts, in, out]
-            layer[f"mlp.experts.{name}"] = unpack_mxfp4(blocks, scales, torch.bfloat16).transpose(1, 2).contiguous()
-    return layer
+def _layer(shape: Shape, prefix: str, experts: ExpertFormat) -> list[RandomTensor]:
+    """Return a layer's tensors. What is normed stays of size 1 through every matrix, so activations do too."""
+    hidden = shape.hidden_size
+    queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    attention = f"{prefix}.self_attn"
+    projections = {"q": (queries, hidden), "k": (keys, hidden), "v": (keys, hidden), "o": (hidden, queries)}
+    return [
+        *(Normal(f"{attention}.{n}_proj.weight", size, std=size[1] ** -0.5) for n, size in projections.items()),
+        *(Normal(f"{attention}.{n}_proj.bias", size[:1], std=0.02) for n, size in projections.items()),
+        Normal(f"{attention}.sinks", (shape.num_heads,), std=1.0),
+        Ones(f"{prefix}.input_layernorm.weight", (hidden,)),
+        Ones(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
+        Normal(f"{prefix}.mlp.router.weight", (shape.num_experts, hidden), std=hidden**-0.5),
+        Normal(f"{prefix}.mlp.router.bias", (shape.num_experts,), std=0.02),
+        *_experts(shape, f"{prefix}.mlp.experts", experts),
+    ]
+
+
+def _experts(shape: Shape, prefix: str, experts: ExpertFormat) -> list[RandomTensor]:
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    tensors: list[RandomTensor] = []
+    for name, rows, columns in (("gate_up_proj", 2 * inner, hidden), ("down_proj", hidden, inner)):
+        size = (shape.num_experts, rows, columns)
+        codes, scales = expert_matrix(f"{prefix}.{name}", size, std=columns**-0.5)
+        tensors += [codes, scales] if experts == "mxfp4" else [UnpackedExperts(f"{prefix}.{name}", codes, scales)]
+        tensors.append(Normal(f"{prefix}.{name}_bias", (shape.num_experts, rows), std=0.02))
+    return tensors
 
 
 def _config(shape: Shape, name: str, experts: ExpertFormat) -> dict[str, Any]:

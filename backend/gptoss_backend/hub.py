@@ -1,0 +1,37 @@
+"""Which files of a Hugging Face repository make a checkpoint, and where the local cache holds them.
+
+Stage: before a server starts, and its start. Owns: the choice of files, asked for in the same words by whoever fills
+the cache and whoever reads it: a snapshot counts as whole when it holds what the reader asks for.
+Does not know: downloads, what is in the files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+CHECKPOINT_FILES: Final = ("*.json", "*.safetensors")
+# OpenAI's repositories repeat the weights in other layouts below original/ and metal/; our tokenizer is oss-harmony's
+OTHER_FILES: Final = ("*/*", "tokenizer*", "special_tokens_map.json")
+
+
+def is_repository(name: str) -> bool:
+    """Tell whether a checkpoint's name is one of a repository, OWNER/NAME, rather than of a folder."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+
+
+def cached_checkpoint(repository: str) -> Path | None:
+    """Return the folder of the local Hugging Face cache that holds a repository's checkpoint whole, if there is one."""
+    from huggingface_hub import snapshot_download  # here: it takes a moment, and most starts need none of it
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            repository,
+            local_files_only=True,
+            allow_patterns=list(CHECKPOINT_FILES),
+            ignore_patterns=list(OTHER_FILES),
+        )
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return Path(folder)

@@ -1,0 +1,269 @@
+"""`gptoss doctor`: whether `gptoss serve` would work here, and what to do where it would not.
+
+Stage: before the start of a server; changes nothing.
+Owns: the checks, their order, and what they say.
+Does not know: how a checkpoint is laid out, how a server is started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from gptoss_backend.contract import ModelShort
+from gptoss_backend.hub import is_repository
+from gptoss_backend.settings import Settings, child_environment
+from gptoss_client.checkpoint import DEMO, find_checkpoint, missing
+from gptoss_client.doctor_checkpoint import BrokenCheckpointError, whole_checkpoint_bytes
+from gptoss_client.errors import PortError, RuntimeMissingError
+from gptoss_client.gpu import Gpu, has_nvidia_gpu, list_gpus
+from gptoss_client.launch import listeners
+from gptoss_client.ports import Listener, check_ports
+from gptoss_client.run_state import RunDirectory
+from gptoss_client.triton_runtime import WHEEL, find_runtime, find_wheel
+
+_GIB: Final = 2**30
+_GB: Final = 10**9
+# bytes of the weights as published, for where there are none to measure
+_PUBLISHED_BYTES: Final[dict[ModelShort, int]] = {"demo": 52_000_000, "20b": 13_761_000_000, "120b": 65_249_000_000}
+_WORK_BYTES: Final = 2 * _GIB  # activations, the smallest KV cache of use, torch itself
+_LOW_DISK_BYTES: Final = 1 * _GIB  # logs and kept responses
+_PROBE_TIMEOUT_S: Final = 120.0
+# in a process of its own: the client never loads torch, and a broken one may take its process with it
+_TORCH_PROBE: Final = """
+import json, torch
+from gptoss_backend.engine.memory import available_bytes
+print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "sees_gpu": torch.cuda.is_available(),
+                  "host_bytes": available_bytes(torch.device("cpu"))}))
+"""
+
+
+class Level(StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    subject: str
+    level: Level
+    words: str
+    remedy: str = ""
+
+
+def diagnose(settings: Settings) -> list[Finding]:
+    """Run every check for serving with these settings (with absolute paths). Blocks for some seconds."""
+    return list(_Examination(settings).findings())
+
+
+def exit_status(findings: Sequence[Finding]) -> int:
+    """Return 0 where serving would work, else 1."""
+    return int(any(finding.level is Level.PROBLEM for finding in findings))
+
+
+def as_lines(findings: Sequence[Finding]) -> list[str]:
+    """Return the findings for people: a line each, and one below it with what to do."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.level:<8} {finding.subject:<11} {finding.words}")
+        if finding.remedy:
+            lines.append(f"{'':<20} → {finding.remedy}")
+    return lines
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    """Return the findings as a JSON array."""
+    return json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False)
+
+
+class _Examination:
+    """One look at this machine; what several checks need is asked for once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._model = settings.served_model
+        self._run = RunDirectory(settings.server.run_dir)
+        self._environment = child_environment(self._run.config)
+
+    def findings(self) -> Iterator[Finding]:
+        yield self._python()
+        yield self._triton()
+        yield self._torch()
+        yield self._gpu()
+        yield self._checkpoint_there()
+        yield self._memory()
+        yield self._disk()
+        yield from self._ports()
+
+    @cached_property
+    def _gpus(self) -> list[Gpu]:
+        return list_gpus(self._environment)
+
+    @cached_property
+    def _torch_facts(self) -> Mapping[str, Any]:
+        """What torch says of itself; empty but for `error` where it cannot be imported."""
+        command = (sys.executable, "-c", _TORCH_PROBE)
+        try:
+            probe = subprocess.run(
+                command, env=self._environment, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=True
+            )
+            facts: dict[str, Any] = json.loads(probe.stdout)
+        except subprocess.CalledProcessError as error:
+            return {"error": error.stderr.strip().rpartition("\n")[2]}
+        except (subprocess.TimeoutExpired, ValueError) as error:
+            return {"error": str(error)}
+        return facts
+
+    @cached_property
+    def _folder(self) -> Path | None:
+        return find_checkpoint(self._settings.checkpoints[self._model])
+
+    @cached_property
+    def _weights_bytes(self) -> int:
+        """Of the checkpoint, or of the published one where it cannot be measured."""
+        if self._folder is not None:
+            try:
+                return whole_checkpoint_bytes(self._folder)
+            except BrokenCheckpointError:
+                pass
+        return _PUBLISHED_BYTES[self._model]
+
+    # --- software ---------------------------------------------------------------------------------------------------
+
+    def _python(self) -> Finding:
+        # which versions serve, the next check tells: the server needs a stub built for this one
+        return Finding("Python", Level.OK, f"{platform.python_version()} ({sys.executable})")
+
+    def _triton(self) -> Finding:
+        try:
+            runtime = find_runtime()
+            is_of_wheel = runtime.libraries != ()
+            version = f" ({WHEEL} {find_wheel().version})" if is_of_wheel else _version_beside(runtime.binary)
+        except RuntimeMissingError as error:
+            return Finding("Triton", Level.PROBLEM, str(error), "make setup installs what is missing")
+        return Finding("Triton", Level.OK, f"{runtime.binary}{version}")
+
+    def _torch(self) -> Finding:
+        facts = self._torch_facts
+        if "error" in facts:
+            return Finding(
+                "torch", Level.PROBLEM, f"cannot be imported: {facts['error']}", "make clean, then make setup"
+            )
+        words = f"{facts['version']}, " + (f"built for CUDA {facts['cuda']}" if facts["cuda"] else "built for CPUs")
+        if not self._gpus or facts["sees_gpu"]:
+            return Finding("torch", Level.OK, words)
+        if facts["cuda"] is None:
+            remedy = (
+                'make clean, then make setup TORCH_INSTALL="torch==2.13.0 --index-url URL" with a CUDA build\'s URL'
+            )
+            return Finding("torch", Level.PROBLEM, f"{words}, though there is a GPU", remedy)
+        words += f", sees no GPU with driver {self._gpus[0].driver}"
+        return Finding("torch", Level.PROBLEM, words, f"install a driver that supports CUDA {facts['cuda']}")
+
+    # --- hardware ---------------------------------------------------------------------------------------------------
+
+    def _gpu(self) -> Finding:
+        if self._gpus:
+            cards = "; ".join(
+                f"{gpu.index}: {gpu.name}, {gpu.free_bytes / _GIB:.1f} of {gpu.total_bytes / _GIB:.1f} GiB free"
+                for gpu in self._gpus
+            )
+            return Finding("GPU", Level.OK, f"{cards}; driver {self._gpus[0].driver}")
+        if has_nvidia_gpu(self._environment):
+            remedy = "see that nvidia-smi works (driver installed, container started with GPUs)"
+            return Finding("GPU", Level.PROBLEM, "there is one, but its driver does not answer", remedy)
+        if self._model == DEMO:
+            return Finding("GPU", Level.OK, "none, and none is needed for the demo")
+        remedy = (
+            "it will be slow; on a machine that has a GPU, see that nvidia-smi works and CUDA_VISIBLE_DEVICES shows it"
+        )
+        return Finding("GPU", Level.WARNING, f"none: {self._model} will be computed on the CPU", remedy)
+
+    def _memory(self) -> Finding:
+        needed = self._weights_bytes + _WORK_BYTES
+        if self._gpus:
+            free, where = sum(gpu.free_bytes for gpu in self._gpus), "GPU memory"
+            remedy = "end what else uses the GPU (nvidia-smi), show more GPUs, or serve a smaller --model"
+        elif "host_bytes" in self._torch_facts:
+            free, where = self._torch_facts["host_bytes"], "memory"
+            remedy = "end other programs, raise the container's limit, or serve a smaller --model"
+        else:
+            return Finding("memory", Level.WARNING, "not known, since torch cannot be imported")
+        words = f"{free / _GIB:.1f} GiB of {where} free, {self._model} needs about {needed / _GIB:.1f} GiB"
+        return Finding("memory", Level.OK, words) if free >= needed else Finding("memory", Level.PROBLEM, words, remedy)
+
+    # --- files ------------------------------------------------------------------------------------------------------
+
+    def _checkpoint_there(self) -> Finding:
+        name = self._settings.checkpoints[self._model]
+        if self._folder is None and self._model == DEMO:
+            return Finding("checkpoint", Level.OK, f"{name} will be made at the first start")
+        if self._folder is None:
+            return _split(missing(self._model, name), "checkpoint")
+        try:
+            size = whole_checkpoint_bytes(self._folder)
+        except BrokenCheckpointError as error:
+            remedy = f"gptoss pull {name}" if is_repository(name) else "copy or make it anew"
+            return Finding("checkpoint", Level.PROBLEM, str(error), remedy)
+        return Finding("checkpoint", Level.OK, f"{self._folder}, whole, {size / _GB:.1f} GB of weights")
+
+    def _disk(self) -> Finding:
+        root = self._run.root
+        place = next(folder for folder in (root, *root.parents) if folder.exists())
+        if not os.access(place, os.W_OK):
+            return Finding("disk", Level.PROBLEM, f"{place} cannot be written to", "choose another --run-dir")
+        free = shutil.disk_usage(place).free
+        words = f"{free / _GB:.1f} GB free for state and logs in {root}"
+        if free < _LOW_DISK_BYTES:
+            return Finding("disk", Level.WARNING, words, "make room, or choose another --run-dir")
+        return Finding("disk", Level.OK, words)
+
+    # --- ports ------------------------------------------------------------------------------------------------------
+
+    def _ports(self) -> Iterator[Finding]:
+        state = self._run.read_state()
+        if state is not None and state.supervisor.find():
+            words = f"a server already runs from {self._run.root} (pid {state.supervisor.pid})"
+            yield Finding("server", Level.PROBLEM, words, "gptoss stop ends it; gptoss serve --replace takes its place")
+            return
+        wanted = listeners(self._settings.server)
+        taken = [finding for listener in wanted if (finding := _taken(listener))]
+        free = Finding("ports", Level.OK, f"{', '.join(str(listener.port) for listener in wanted)} can be had")
+        yield from taken or [free]
+
+
+def _taken(listener: Listener) -> Finding | None:
+    try:
+        check_ports([listener])
+    except PortError as error:
+        return _split(f"{error}, or let --auto-port choose", "port")
+    return None
+
+
+def _split(sentence: str, subject: str) -> Finding:
+    """Return a problem whose sentence ends in what to do, after a colon."""
+    words, _, remedy = sentence.rpartition(": ")
+    return Finding(subject, Level.PROBLEM, words, remedy)
+
+
+def _version_beside(binary: Path) -> str:
+    """Return the version that NVIDIA's image keeps beside its server."""
+    try:
+        return f" ({(binary.parent.parent / 'TRITON_VERSION').read_text(encoding='utf-8').strip()})"
+    except OSError:
+        return ""

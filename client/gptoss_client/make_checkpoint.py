@@ -1,0 +1,91 @@
+"""Random checkpoints, made in a process of their own: the client never loads torch.
+
+Stage: `gptoss make-checkpoint`, and the first start of the demo.
+Owns: that process, the progress that a person sees, and that an interrupted one leaves nothing half made.
+Does not know: what is in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from gptoss_client.errors import CommandError, UsageError
+from gptoss_client.stop_signal import StopSignal
+
+ShapeName = Literal["20b", "120b", "small", "tiny", "demo"]
+ExpertFormat = Literal["mxfp4", "bfloat16"]
+DEFAULT_SEED: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointOrder:
+    """A checkpoint to be made."""
+
+    folder: Path
+    shape: ShapeName
+    seed: int = DEFAULT_SEED
+    experts: ExpertFormat = "mxfp4"
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What makes it."""
+        options = ("--shape", self.shape, "--seed", str(self.seed), "--experts", self.experts, "--progress")
+        return (sys.executable, "-m", "gptoss_backend.demo", str(self.folder), *options)
+
+
+def make_checkpoint(order: CheckpointOrder, environment: Mapping[str, str], stop: StopSignal, console: Console) -> bool:
+    """Make a checkpoint; returns False where a stop was asked for first.
+
+    Blocks. Raises CommandError with the reason.
+    """
+    if order.folder.exists():
+        raise UsageError(f"{order.folder} is there already: choose another place, or remove it")
+    started = time.monotonic()
+    # its own session: Ctrl-C is for us, who ask it to end in order
+    with subprocess.Popen(
+        order.command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as writer:
+        with _bar(console, f"gpt-oss-{order.shape}") as bar:
+            _follow(writer, bar, stop)
+        words = writer.stderr.read() if writer.stderr else ""
+    if stop.requested:
+        return False
+    if writer.returncode:
+        reason = words.strip().rpartition("\n")[2] or f"exit status {writer.returncode}"
+        raise CommandError(f"could not make a checkpoint in {order.folder}: {reason}")
+    elapsed_s = time.monotonic() - started
+    console.print(f"gpt-oss-{order.shape}: random weights written to {order.folder} in {elapsed_s:.1f} s")
+    return True
+
+
+def _follow(writer: subprocess.Popen[str], bar: Callable[[int, int], None], stop: StopSignal) -> None:
+    """Show what the writer tells until it ends; ask it to end once a stop is wished for."""
+    for line in writer.stdout or ():
+        done, total = map(int, line.split())
+        bar(done, total)
+        if stop.requested:
+            writer.terminate()
+
+
+@contextmanager
+def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,126 @@
+"""`gptoss pull`: a checkpoint from the Hugging Face Hub into the local cache, where a server finds it offline.
+
+Stage: before the first start of a server.
+Owns: what is fetched, the look at the disk before it, and sentences for what keeps it from working.
+Does not know: how files travel; `huggingface_hub` resumes what was interrupted and checks what arrived.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+from huggingface_hub import DryRunFileInfo, constants, snapshot_download
+from huggingface_hub.errors import (
+    DryRunError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from rich.console import Console
+
+from gptoss_backend.hub import CHECKPOINT_FILES, OTHER_FILES, cached_checkpoint, is_repository
+from gptoss_backend.settings import Settings
+from gptoss_client.errors import CommandError, UsageError
+
+_GB: Final = 10**9
+_FILES: Final[dict[str, Any]] = {"allow_patterns": list(CHECKPOINT_FILES), "ignore_patterns": list(OTHER_FILES)}
+
+
+class PullError(CommandError):
+    """The Hub cannot be reached, or does not give what was asked for."""
+
+
+def repository_of(name: str, settings: Settings) -> str:
+    """Return the repository that a model's short name (as the settings have it) or a repository's name stands for.
+
+    Raises UsageError.
+    """
+    checkpoints: dict[str, str] = {model: place for model, place in settings.checkpoints.items() if model != "demo"}
+    repository = checkpoints.get(name, name)
+    if name in checkpoints and not is_repository(repository):
+        raise UsageError(f"the checkpoint of {name} is set to the folder {repository}: there is nothing to pull")
+    if not is_repository(repository):
+        raise UsageError(f"{name} is neither {' nor '.join(checkpoints)} nor a repository, OWNER/NAME")
+    return repository
+
+
+def pull(repository: str, console: Console) -> Path:
+    """Fetch what is not in the cache yet and return the checkpoint's folder. Blocks; raises CommandError.
+
+    Where the Hub cannot be asked, a checkpoint that is in the cache whole is as good.
+    """
+    try:
+        wanted = _list_wanted(repository)
+    except HFValidationError as error:
+        raise UsageError(f"{repository} is not a repository's name: {error}") from error
+    except (DryRunError, HfHubHTTPError) as error:
+        # a dry run tells of the network's fault as the cause of its own
+        reason = _sentence(repository, error.__cause__ or error)
+        folder = cached_checkpoint(repository)
+        if folder is None:
+            raise PullError(reason) from error
+        console.print(f"{repository} is in the cache whole; no newer one was looked for, since {reason}")
+        return folder
+    if not any(file.filename == "config.json" for file in wanted):
+        raise PullError(f"{repository} holds no config.json: it is not a checkpoint in Hugging Face's layout")
+    _check_disk(sum(file.file_size or 0 for file in wanted if file.will_download))
+    return _fetch(repository)
+
+
+def _list_wanted(repository: str) -> list[DryRunFileInfo]:
+    """Ask the Hub for the checkpoint's files, in silence: nothing is fetched yet."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what matters of its warnings, our sentences say
+    had_bars = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        files: list[DryRunFileInfo] = snapshot_download(repository, dry_run=True, **_FILES)
+    finally:
+        if had_bars:
+            enable_progress_bars()
+    return files
+
+
+def _fetch(repository: str) -> Path:
+    try:
+        return Path(snapshot_download(repository, **_FILES))
+    except OSError as error:  # the Hub's own errors are of this kind too
+        if error.errno == errno.ENOSPC:
+            raise PullError(f"the disk of {constants.HF_HUB_CACHE} is full: make room, then pull again") from error
+        raise PullError(_sentence(repository, error)) from error
+    except Exception as error:  # whatever the transport raises
+        raise PullError(_sentence(repository, error)) from error
+
+
+def _check_disk(num_bytes: int) -> None:
+    cache = Path(constants.HF_HUB_CACHE)
+    place = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if num_bytes > free:
+        raise PullError(
+            f"{num_bytes / _GB:.1f} GB are to come, but only {free / _GB:.1f} GB are free in {cache}: "
+            "make room, or set HF_HOME to a folder on a larger disk"
+        )
+
+
+def _sentence(repository: str, error: BaseException) -> str:
+    """Return what keeps a repository from being fetched, and what to do."""
+    hub = constants.ENDPOINT
+    match error:
+        case GatedRepoError():
+            return f"{repository} is gated: accept its terms at {hub}/{repository}, then log in with `hf auth login`"
+        case RepositoryNotFoundError():
+            return f"{hub} has no repository {repository}, or it is private: then log in with `hf auth login`"
+        case HfHubHTTPError():
+            return f"{hub} answered HTTP {error.response.status_code} for {repository}: try again later"
+        case _ if constants.HF_HUB_OFFLINE:
+            return "HF_HUB_OFFLINE is set: unset it to pull"
+        case _:
+            return (
+                f"{hub} cannot be reached ({error}): pull again where there is a network, it goes on where it stopped"
+            )

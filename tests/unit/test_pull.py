@@ -1,0 +1,168 @@
+"""`gptoss pull` against a little Hub on a socket, and what a server finds offline afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.hub_server import COMMIT, LittleHub, little_hub
+from support.stand_ins import free_ports
+
+REPOSITORY = "someone/tiny"
+WANTED = {"config.json": b'{"model_type": "gpt_oss"}', "model.safetensors": b"weights" * 1000}
+OTHERS = {
+    "original/config.json": b"{}",
+    "original/model.safetensors": b"again",
+    "metal/model.bin": b"again",
+    "tokenizer.json": b"{}",
+    "README.md": b"words",
+}
+FIND = """
+from gptoss_backend.engine.checkpoint import find_checkpoint
+from gptoss_backend.engine.errors import CheckpointError
+try:
+    print(find_checkpoint({!r}))
+except CheckpointError:
+    print(None)
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[LittleHub]:
+    with little_hub(REPOSITORY, WANTED | OTHERS) as hub:
+        yield hub
+
+
+class Person:
+    """Runs commands with a cache of their own."""
+
+    def __init__(self, home: Path, hub: LittleHub) -> None:
+        self.home = home
+        hidden = ("GPTOSS_", "HF_", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+        self._environment = {name: text for name, text in os.environ.items() if not name.startswith(hidden)}
+        self._environment |= {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            (sys.executable, *command),
+            env=self._environment | variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def gptoss(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return self.run("-m", "gptoss_client.cli", *arguments, **variables)
+
+    def found(self) -> str:
+        """Return where an engine without a network finds the checkpoint."""
+        return self.run("-c", FIND.format(REPOSITORY), HF_HUB_OFFLINE="1").stdout.strip()
+
+
+@pytest.fixture
+def person(tmp_path: Path, hub: LittleHub) -> Person:
+    return Person(tmp_path / "home", hub)
+
+
+def test_pull_when_a_model_is_named_then_its_checkpoint_only_is_in_the_cache(person: Person, hub: LittleHub) -> None:
+    pulled = person.gptoss("pull", "20b", GPTOSS_CHECKPOINTS=f"{{20b: {REPOSITORY}}}")
+
+    folder = person.home / "hub" / "models--someone--tiny" / "snapshots" / COMMIT
+    assert (pulled.returncode, pulled.stdout) == (0, f"20b is in {folder}\n"), pulled.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == WANTED
+    assert sorted(hub.fetched) == sorted(WANTED)
+    assert person.found() == str(folder)
+
+
+def test_pull_when_all_is_there_then_nothing_is_fetched_again_and_no_network_is_needed(
+    person: Person, hub: LittleHub
+) -> None:
+    person.gptoss("pull", REPOSITORY)
+    fetched = list(hub.fetched)
+
+    again = person.gptoss("pull", REPOSITORY)
+    alone = person.gptoss("pull", REPOSITORY, HF_ENDPOINT=f"http://127.0.0.1:{free_ports(1)[0]}")
+
+    assert (again.returncode, alone.returncode) == (0, 0)
+    assert hub.fetched == fetched
+    assert f"{REPOSITORY} is in the cache whole" in alone.stdout
+
+
+def test_pull_when_a_file_is_missing_then_the_rest_is_fetched_and_until_then_no_checkpoint_is_found(
+    person: Person, hub: LittleHub
+) -> None:
+    person.gptoss("pull", REPOSITORY)
+    folder = Path(person.found())
+    (folder / "model.safetensors").resolve().unlink()
+    (folder / "model.safetensors").unlink()
+    halfway = person.found()
+    hub.fetched.clear()
+
+    person.gptoss("pull", REPOSITORY)
+
+    assert halfway == "None"
+    assert hub.fetched == ["model.safetensors"]
+    assert person.found() == str(folder)
+
+
+def test_pull_when_it_cannot_be_then_says_why_in_a_sentence(person: Person, hub: LittleHub) -> None:
+    nowhere = f"http://127.0.0.1:{free_ports(1)[0]}"
+    unreachable = person.gptoss("pull", REPOSITORY, HF_ENDPOINT=nowhere)
+    offline = person.gptoss("pull", REPOSITORY, HF_HUB_OFFLINE="1")
+    absent = person.gptoss("pull", "someone/else")
+    nonsense = person.gptoss("pull", "7b")
+    folder = person.gptoss("pull", "20b", GPTOSS_CHECKPOINTS="{20b: /data/here}")
+    hub.is_gated = True
+    gated = person.gptoss("pull", REPOSITORY)
+
+    assert unreachable.stderr.startswith(f"error: {nowhere} cannot be reached (")
+    assert offline.stderr == "error: HF_HUB_OFFLINE is set: unset it to pull\n"
+    assert absent.stderr.startswith(f"error: {hub.url} has no repository someone/else, or it is private")
+    assert nonsense.stderr == "error: 7b is neither 20b nor 120b nor a repository, OWNER/NAME\n"
+    assert folder.stderr == "error: the checkpoint of 20b is set to the folder /data/here: there is nothing to pull\n"
+    assert gated.stderr.startswith(f"error: {REPOSITORY} is gated: accept its terms at {hub.url}/{REPOSITORY}")
+    runs = (unreachable, offline, absent, gated, nonsense, folder)
+    assert [run.returncode for run in runs] == [1, 1, 1, 1, 2, 2]
+
+
+def test_pull_when_the_disk_is_too_small_then_nothing_is_fetched(person: Person, hub: LittleHub) -> None:
+    program = (
+        "import shutil, sys; usage = shutil.disk_usage('/'); "
+        "shutil.disk_usage = lambda place: usage._replace(free=5000); "
+        "from gptoss_client import cli; sys.argv = ['gptoss', 'pull', 'someone/tiny']; sys.exit(cli.main())"
+    )
+
+    refused = person.run("-c", program)
+
+    assert refused.returncode == 1
+    assert "are free in" in refused.stderr
+    assert "HF_HOME" in refused.stderr
+    assert hub.fetched == []
+
+
+def test_pull_when_a_repository_is_no_checkpoint_then_says_so(tmp_path: Path) -> None:
+    with little_hub(REPOSITORY, {"README.md": b"words"}) as hub:
+        refused = Person(tmp_path, hub).gptoss("pull", REPOSITORY)
+
+    assert refused.stderr.startswith(f"error: {REPOSITORY} holds no config.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [(("--model", "20b"), "gptoss pull 20b"), (("--model", "20b", "--checkpoint", "a/b"), "gptoss pull a/b")],
+)
+def test_serve_when_the_checkpoint_is_not_in_the_cache_then_says_how_to_get_it(
+    person: Person, tmp_path: Path, options: tuple[str, ...], remedy: str
+) -> None:
+    port = str(free_ports(1)[0])
+
+    refused = person.gptoss("serve", "--auto-port", "--port", port, "--run-dir", str(tmp_path / "run"), *options)
+
+    assert refused.returncode == 2
+    assert refused.stderr.endswith(f"in the local Hugging Face cache: {remedy}\n")
