@@ -1,14 +1,17 @@
 """`python -m gptoss_adapter`: the HTTP process.
 
 Stage: start-up.
-Owns: how uvicorn runs the app: one process, one event loop, graceful ends.
+Owns: how uvicorn runs the app: one process, one event loop, TLS, a graceful end; what stops the start.
 Does not know: what the app does.
 """
 
 from __future__ import annotations
 
 import gc
+import ipaddress
+import logging
 import signal
+import ssl
 import sys
 from types import FrameType
 from typing import Final
@@ -16,44 +19,77 @@ from typing import Final
 import uvicorn
 
 from gptoss_adapter.app import create_app
+from gptoss_adapter.connection import ConnectionLimits, connection_class
+from gptoss_adapter.drain import Drain, DrainingServer
+from gptoss_adapter.inference import ModelServer
+from gptoss_adapter.keys import KeyFileError
 from gptoss_adapter.logs import log_config
 from gptoss_backend.settings import Settings, SettingsError, load_settings
 
-# what is left of `server.shutdown_timeout_s`, before the supervisor kills, for telling open streams that they end
-_FAREWELL_S: Final = 3
+logger = logging.getLogger(__name__)
+
+# after all requests have ended: for connections that are still open
+_CLOSE_S: Final = 1
 
 
-def http_server(settings: Settings) -> uvicorn.Server:
-    """Return the server, not yet running. Reads no environment.
+class StartError(Exception):
+    """The server cannot start. The message is a sentence."""
 
-    Told to end, it takes no new connection; open ones have most of `server.shutdown_timeout_s` before they are ended.
+
+def http_server(settings: Settings, model_server: ModelServer | None = None) -> DrainingServer:
+    """Return the server, not yet running. Reads no environment. Raises KeyFileError, StartError.
+
+    model_server: as `create_app` takes it.
     """
+    drain, adapter = Drain(), settings.adapter
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, model_server=model_server, drain=drain),
         host=settings.server.host,
         port=settings.server.port,
         loop="uvloop",
-        http="httptools",
+        http=connection_class(
+            ConnectionLimits(adapter.max_header_bytes, adapter.header_timeout_s, adapter.write_timeout_s)
+        ),
         ws="none",
         lifespan="on",
-        log_config=log_config(settings.adapter.log_level),
+        log_config=log_config(adapter.log_level, adapter.log_format),
         access_log=False,  # edge.py writes the line, with what the request did
         server_header=False,
-        timeout_graceful_shutdown=max(1, int(settings.server.shutdown_timeout_s) - _FAREWELL_S),
+        timeout_graceful_shutdown=_CLOSE_S,
+        ssl_certfile=adapter.tls_certificate,
+        ssl_keyfile=adapter.tls_key,
     )
-    return uvicorn.Server(config)
+    _load(config, settings)
+    if adapter.keys_path is None and not _is_loopback(settings.server.host):
+        logger.warning("anyone who reaches %s may use this server: adapter.keys_path is not set", settings.server.host)
+    return DrainingServer(config, drain, settings.server.shutdown_timeout_s)
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM, in the main thread. Reads no environment."""
-    # uvicorn raises the signal again after its shutdown: an end that was asked for is not a failure
+def serve(settings: Settings, model_server: ModelServer | None = None) -> None:
+    """Serve until SIGINT or SIGTERM, in the main thread. Reads no environment. Raises KeyFileError, StartError."""
+    # until the server has its own handlers: an end that was asked for is not a failure
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
-    server = http_server(settings)
+    server = http_server(settings, model_server)
     # what is there now stays: without this, a full garbage collection looks through all of FastAPI between two tokens
     gc.collect()
     gc.freeze()
     server.run()
+
+
+def _load(config: uvicorn.Config, settings: Settings) -> None:
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(str(path) for path in (settings.adapter.tls_certificate, settings.adapter.tls_key) if path)
+        raise StartError(f"cannot take adapter.tls_certificate and adapter.tls_key ({files}): {error}") from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -63,10 +99,9 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Serve as the settings say. Exits with a sentence where they are wrong."""
     try:
-        settings = load_settings()
-    except SettingsError as error:
+        serve(load_settings())
+    except (SettingsError, KeyFileError, StartError) as error:
         sys.exit(f"gptoss_adapter: {error}")
-    serve(settings)
 
 
 if __name__ == "__main__":

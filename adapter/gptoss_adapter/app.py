@@ -7,49 +7,77 @@ Does not know: settings' origin, the HTTP server that runs it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import date
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gptoss_adapter.admission import Admission
+from gptoss_adapter.context import REQUEST_ID_HEADER
+from gptoss_adapter.drain import Drain
 from gptoss_adapter.edge import Edge
-from gptoss_adapter.errors import ApiError
 from gptoss_adapter.inference import ModelServer
+from gptoss_adapter.keys import KeyFile
 from gptoss_adapter.metrics import Metrics
-from gptoss_adapter.routes import chat, completions, health, metrics, models, responses, tokens
+from gptoss_adapter.routes import chat, completions, health, metrics, models, responses, stats, tokens
 from gptoss_adapter.serving import VERSION, ServedModel, Services, utc_today
+from gptoss_adapter.stats_triton import TritonPage
 from gptoss_adapter.triton_client import TritonModelServer
 from gptoss_adapter.validation import api_error_of
 from gptoss_backend.harmony.vocabulary import encoding
-from gptoss_backend.settings import Settings
+from gptoss_backend.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from gptoss_adapter.tracing import Traces
 
 
 def create_app(
-    settings: Settings, *, model_server: ModelServer | None = None, today: Callable[[], date] = utc_today
+    settings: Settings,
+    *,
+    model_server: ModelServer | None = None,
+    today: Callable[[], date] = utc_today,
+    drain: Drain | None = None,
 ) -> FastAPI:
     """Return the app. It connects when it starts.
 
     model_server: the two steps; without it, Triton where `settings` say it listens. Closed with the app.
     today: the date that prompts name.
+    drain: of the HTTP server that runs the app.
+    Raises KeyFileError, SettingsError.
     """
     served = ServedModel.from_settings(settings)
     measured = Metrics()
+    traces = _traces(settings, served)
+    drain = drain or Drain()
+    keys = KeyFile(settings.adapter.keys_path) if settings.adapter.keys_path is not None else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         address = f"{settings.server.triton_host}:{settings.server.grpc_port}"
         server = model_server or TritonModelServer(address, served.name.triton)
+        if traces is not None:
+            server = traces.at(server)
+        page = TritonPage(f"http://{settings.server.triton_host}:{settings.server.metrics_port}/metrics")
         encoding()  # loads the vocabulary, 0.2 s, before a client waits for it
-        app.state.services = Services(settings, served, server, measured, today)
+        app.state.services = Services(settings, served, server, measured, page, today, drain)
+        watch = asyncio.create_task(keys.watch(), name="watch-keys") if keys is not None else None
         try:
             yield
         finally:
+            if watch is not None:
+                watch.cancel()
             await server.close()
+            await page.close()
+            if traces is not None:
+                await traces.close()
 
     app = FastAPI(
         title="GPT-OSS on Triton",
@@ -59,17 +87,40 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    for routes in (chat, completions, responses, tokens, models, health, metrics):
+    for routes in (chat, completions, responses, tokens, models, health, metrics, stats):
         app.include_router(routes.router)
-    for error_type in (ApiError, RequestValidationError, HTTPException):
+    for error_type in (RequestValidationError, HTTPException):
         app.add_exception_handler(error_type, _answer_error)
     app.add_middleware(
         Edge,
-        max_body_bytes=settings.adapter.max_body_bytes,
-        body_timeout_s=settings.adapter.body_timeout_s,
+        settings=settings.adapter,
+        admission=Admission(settings.adapter, keys, drain),
+        drain=drain,
         metrics=measured,
     )
+    if settings.adapter.cors_origins:
+        # around the Edge: errors, too, are read by the page only with these headers
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.adapter.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID_HEADER, "openai-processing-ms", "retry-after"],
+        )
+    if traces is not None:
+        app.add_middleware(traces.around)
     return app
+
+
+def _traces(settings: Settings, served: ServedModel) -> Traces | None:
+    if settings.adapter.otlp_endpoint is None:
+        return None
+    try:
+        from gptoss_adapter.tracing import Traces
+    except ImportError as error:
+        what = "adapter.otlp_endpoint is set, but OpenTelemetry is not installed"
+        raise SettingsError(f"{what}: pip install 'gptoss-triton[tracing]'") from error
+    return Traces(settings.adapter.otlp_endpoint, served)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -1,7 +1,7 @@
 """The outermost layer of the app: what every HTTP request goes through, whatever its route.
 
 Stage: 1 route.
-Owns: the request id in and out, the limits on bodies, the last resort for errors, the log line.
+Owns: the request id in and out, the limits on bodies, the answer to every error, the log line.
 Does not know: any route.
 """
 
@@ -11,20 +11,33 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gptoss_adapter.admission import Admission
 from gptoss_adapter.context import REQUEST_ID_HEADER, RequestRecord, begin_record
-from gptoss_adapter.errors import ApiError, BodyTimeoutError, BodyTooLargeError, ClientGoneError
+from gptoss_adapter.drain import Drain
+from gptoss_adapter.errors import (
+    ApiError,
+    BodyTimeoutError,
+    BodyTooLargeError,
+    ClientGoneError,
+    DrainingError,
+    TooManyRequestsError,
+)
+from gptoss_adapter.logs import fields
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.validation import api_error_of
+from gptoss_backend.settings import AdapterSettings
 
 logger = logging.getLogger(__name__)
 
-_QUIET_ROUTES: Final = frozenset({"/health", "/health/live", "/metrics"})
+_QUIET_ROUTES: Final = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/stats"})
+_MAX_LOGGED_BYTES: Final = 64 * 1024
 # a client may send any word for a method; the metrics keep to these
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -32,10 +45,13 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 class Edge:
     """ASGI middleware around the whole app."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, body_timeout_s: float, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: AdapterSettings, admission: Admission, drain: Drain, metrics: Metrics
+    ) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
-        self._body_timeout_s = body_timeout_s
+        self._settings = settings
+        self._admission = admission
+        self._drain = drain
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,33 +61,59 @@ class Edge:
             return
         headers = Headers(scope=scope)
         record = begin_record(headers.get(REQUEST_ID_HEADER))
+        content = Content() if self._settings.log_content and scope["method"] == "POST" else None
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], *_headers(record)]
+                message["headers"] = [*message["headers"], *self._headers(record)]
+            elif content is not None:
+                content.answer.add(message.get("body", b""))
             await send(message)
 
         try:
-            try:
-                async with asyncio.timeout(self._body_timeout_s):
-                    body = await self._read_body(headers, receive)
-            except TimeoutError:
-                raise BodyTimeoutError(self._body_timeout_s) from None
-            await self._app(scope, _replay(body, receive), send_with_headers)
+            await self._serve(scope, headers, record, content, receive, send_with_headers)
+        except asyncio.CancelledError:
+            if record.status or not self._drain.has_cut:
+                raise
+            await self._answer(DrainingError(), record, scope, receive, send_with_headers)
         except ApiError as error:
             await self._answer(error, record, scope, receive, send_with_headers)
         except Exception as error:
             logger.exception("unexpected error")
             await self._answer(error, record, scope, receive, send_with_headers)
         finally:
-            self._tell(record, scope)
+            self._tell(record, scope, content)
+
+    async def _serve(
+        self,
+        scope: Scope,
+        headers: Headers,
+        record: RequestRecord,
+        content: Content | None,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        key = self._admission.key_of(scope, headers)
+        if key is not None:
+            record.notes["key"] = key.name
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                body = await self._read_body(headers, receive)
+        except TimeoutError:
+            raise BodyTimeoutError(self._settings.body_timeout_s) from None
+        if content is not None:
+            content.request.add(body)
+        with self._admission.request(scope, key):
+            await self._app(scope, _replay(body, receive), send)
+        if scope["method"] == "POST" and record.status == 200:
+            self._admission.took(time.perf_counter() - record.started_at)
 
     async def _read_body(self, headers: Headers, receive: Receive) -> bytes:
         """Return the whole body. Raises BodyTooLargeError before reading more than is allowed, ClientGoneError."""
         declared = headers.get("content-length", "0")
-        if declared.isascii() and declared.isdigit() and int(declared) > self._max_body_bytes:
-            raise BodyTooLargeError(self._max_body_bytes)
+        if declared.isascii() and declared.isdigit() and int(declared) > self._settings.max_body_bytes:
+            raise BodyTooLargeError(self._settings.max_body_bytes)
         body = bytearray()
         more = True
         while more:
@@ -80,8 +122,8 @@ class Edge:
                 raise ClientGoneError
             body += message.get("body", b"")
             more = message.get("more_body", False)
-            if len(body) > self._max_body_bytes:
-                raise BodyTooLargeError(self._max_body_bytes)
+            if len(body) > self._settings.max_body_bytes:
+                raise BodyTooLargeError(self._settings.max_body_bytes)
         return bytes(body)
 
     async def _answer(
@@ -89,25 +131,60 @@ class Edge:
     ) -> None:
         if record.status:
             raise error  # the response has begun: all that is left is to break the connection
+        if isinstance(error, TooManyRequestsError) and error.retry_after_s is None:
+            error.headers["Retry-After"] = str(self._admission.retry_after_s())
         await api_error_of(error, Request(scope)).response()(scope, receive, send)
 
-    def _tell(self, record: RequestRecord, scope: Scope) -> None:
+    def _tell(self, record: RequestRecord, scope: Scope, content: Content | None) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.http_responses.labels(route, method, record.status).inc()
         level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
         if logger.isEnabledFor(level):
-            duration_ms = round((time.perf_counter() - record.started_at) * 1000, 1)
-            notes = "".join(f" {name}={value}" for name, value in record.notes.items())
-            line = "%s %s %d duration_ms=%s%s"
-            logger.log(level, line, scope["method"], scope["path"], record.status, duration_ms, notes)
+            told = {"duration_ms": round((time.perf_counter() - record.started_at) * 1000, 1), **record.notes}
+            if content is not None:
+                told |= {"request": content.request.text, "answer": content.answer.text}
+            # as it was sent: decoded, it could hold a line's end, and what looks like another line
+            path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")
+            head = {"method": scope["method"], "path": path, "status": record.status}
+            logger.log(level, "%s %s %d", *head.values(), extra=fields(told, in_message=head))
+
+    def _headers(self, record: RequestRecord) -> Iterator[tuple[bytes, bytes]]:
+        """Yield what every response says of itself. The time is that until its head: a stream has just begun."""
+        processing_ms = round((time.perf_counter() - record.started_at) * 1000)
+        yield REQUEST_ID_HEADER.encode(), record.request_id.encode()
+        yield b"openai-processing-ms", str(processing_ms).encode()
+        if self._drain.has_begun:
+            # another server behind the same address may take the next request: not on this connection
+            yield b"connection", b"close"
 
 
-def _headers(record: RequestRecord) -> Iterator[tuple[bytes, bytes]]:
-    """Yield what every response says of itself. The time is that until its head: a stream's answer has just begun."""
-    processing_ms = round((time.perf_counter() - record.started_at) * 1000)
-    yield REQUEST_ID_HEADER.encode(), record.request_id.encode()
-    yield b"openai-processing-ms", str(processing_ms).encode()
+class Excerpt:
+    """The beginning of a body, for the log."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._num_more = 0
+
+    def add(self, part: bytes) -> None:
+        """Take the next part."""
+        room = _MAX_LOGGED_BYTES - len(self._kept)
+        self._kept += part[:room]
+        self._num_more += max(0, len(part) - room)
+
+    @property
+    def text(self) -> str:
+        """As far as it is kept."""
+        more = f" … {self._num_more} bytes more" if self._num_more else ""
+        return self._kept.decode(errors="replace") + more
+
+
+@dataclass(slots=True)
+class Content:
+    """What a request said and what it was told, where `adapter.log_content` asks for that."""
+
+    request: Excerpt = field(default_factory=Excerpt)
+    answer: Excerpt = field(default_factory=Excerpt)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -89,6 +89,18 @@ class ContextLengthExceededError(InvalidRequestError):
         super().__init__(message, param="messages")
 
 
+class InvalidKeyError(InvalidRequestError):
+    """The request carries no API key, or none of this server's."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    def __init__(self, message: str, *, is_known: bool = True) -> None:
+        """is_known: False where there was a key, which is none of ours; RFC 6750 words the challenge so."""
+        challenge = "Bearer" if is_known else 'Bearer error="invalid_token"'
+        super().__init__(message, headers={"WWW-Authenticate": challenge})
+
+
 class NotFoundError(InvalidRequestError):
     """There is nothing at this URL."""
 
@@ -141,15 +153,27 @@ class UnsupportedMediaTypeError(InvalidRequestError):
     code = "unsupported_content_type"
 
 
+class HeadersTooLargeError(InvalidRequestError):
+    """The request's headers are longer than `adapter.max_header_bytes`."""
+
+    status = 431
+    code = "headers_too_large"
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"The request's headers are longer than the {max_bytes} bytes this server takes.")
+
+
 class TooManyRequestsError(ApiError):
-    """The queue is full: trying again a little later may succeed."""
+    """The queue is full, or the key has enough under way: trying again a little later may succeed."""
 
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"Retry-After": "1"})
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        """retry_after_s: None: the edge says it better than whoever raises this."""
+        self.retry_after_s = retry_after_s
+        super().__init__(message, headers={"Retry-After": str(retry_after_s or 1)})
 
 
 class ClientGoneError(ApiError):
@@ -194,3 +218,10 @@ class ServiceUnavailableError(ApiError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, headers={"Retry-After": "5"})
+
+
+class DrainingError(ServiceUnavailableError):
+    """This process is ending: it takes nothing more, or has no more time for what it took."""
+
+    def __init__(self, message: str = "The server is shutting down.") -> None:
+        super().__init__(message)

@@ -12,6 +12,7 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
@@ -24,9 +25,10 @@ from gptoss_adapter.errors import (
     TooManyRequestsError,
 )
 from gptoss_adapter.inference import GenerationStep, GenerationStream, PromptIds
-from gptoss_adapter.metrics import GenerationMeter, Outcome
+from gptoss_adapter.metrics import GenerationMeter
 from gptoss_adapter.schemas.answers import FinishReasonName, Usage
 from gptoss_adapter.serving import Services
+from gptoss_adapter.stats_activity import Outcome
 from gptoss_backend.contract import Finished, FinishReason, SamplingParams, Started, TokenLogprob
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class Generation(ABC, Generic[T_co]):
 
     def __init__(self, services: Services, sampling: SamplingParams, record: RequestRecord) -> None:
         self._services = services
-        self._sampling = sampling
+        self._sampling = replace(sampling, timeout_s=services.served.profile.request_timeout_s)
         self._record = record
         self._stream: GenerationStream | None = None
         self._early: list[T_co] = []  # the first response may bring the first token
@@ -68,7 +70,7 @@ class Generation(ABC, Generic[T_co]):
     ) -> None:
         """Let go of the stream and record how the generation ended."""
         outcome = self._outcome(error)
-        self._meter.ended(outcome)
+        self._meter.ended(outcome, self._finished.timings if self._finished is not None else None)
         self._write_notes(outcome)
         await self._let_go()
 
@@ -199,6 +201,9 @@ class Generation(ABC, Generic[T_co]):
             notes["outcome"] = outcome.value
         if self.is_over:
             notes["prompt_tokens"] = self.usage.prompt_tokens
+            notes["cached_tokens"] = self.usage.prompt_tokens_details.cached_tokens
+        if self._finished is not None:
+            notes.setdefault("queue_ms", round(self._finished.timings.queue_s * 1000, 1))
         num_before = notes.get("completion_tokens", 0)
         assert isinstance(num_before, int)  # noqa: S101 (nobody else writes it)
         notes["completion_tokens"] = num_before + self._meter.num_tokens

@@ -1,14 +1,15 @@
 """What Prometheus reads at /metrics.
 
 Stage: all of a request's way, seen from the adapter.
-Owns: metric names, buckets, labels. A name is vLLM's, after `gptoss_`, where the meaning is the same.
-Does not know: the engine's inside; Triton's metrics endpoint tells that.
+Owns: metric names, buckets, labels; that /metrics and /stats count the same. A name is vLLM's, `gptoss_` in place of
+`vllm:`, where the meaning is the same.
+Does not know: the engine's inside; Triton's metrics endpoint tells that, `gptoss_engine_` before the same names.
 """
 
 from __future__ import annotations
 
 import time
-from enum import StrEnum
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client import (
@@ -20,6 +21,12 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from gptoss_adapter.stats_activity import COMPLETED, Activities, Activity, Outcome
+from gptoss_adapter.stats_targets import measured_here
+from gptoss_backend.contract import Timings
 
 # 7 s and 20 s are the service targets: a bucket ends at each, so that the share within the target is exact
 TTFT_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2, 3, 5, 7, 10, 20, 40, 80)
@@ -28,72 +35,27 @@ E2E_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 7.5, 10, 15, 20, 30, 40, 
 _LABELS: Final = ("model", "profile")
 
 
-class Outcome(StrEnum):
-    """How a generation ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    TOOL_CALLS = "tool_calls"
-    CANCELLED = "cancelled"
-    """The client went away."""
-    REFUSED = "refused"
-    """The request was at fault, or the queue was full."""
-    ERROR = "error"
+PHASE_BUCKETS: Final = (0.005, 0.02, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 60, 120, 300)
+TOKENS_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 131072)
 
 
 class Metrics:
-    """The process's metrics, in a registry of their own."""
+    """The process's metrics, in a registry of their own, and what /stats tells of the same events."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        """clock: seconds that never go back; that of a request's `started_at`."""
         # series of start times, which promtool takes for misnamed counters
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        self.http_responses = Counter(
-            "gptoss_http_responses_total", "HTTP responses begun.", ("route", "method", "status"), registry=registry
+        self.activities = Activities(clock)
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._registry.register(_TargetsCollector(self.activities))
+        self.http_responses = self._counter(
+            "gptoss_http_responses_total", "HTTP responses begun.", ("route", "method", "status")
         )
-        self.requests = Counter(
-            "gptoss_requests_total", "Generations that ended, by outcome.", (*_LABELS, "outcome"), registry=registry
-        )
-        self.waiting = Gauge(
-            "gptoss_num_requests_waiting", "Generations the engine has not begun.", _LABELS, registry=registry
-        )
-        self.running = Gauge(
-            "gptoss_num_requests_running", "Generations the engine is computing.", _LABELS, registry=registry
-        )
-        self.prompt_tokens = Counter(
-            "gptoss_prompt_tokens_total", "Prompt tokens of generations begun.", _LABELS, registry=registry
-        )
-        self.cached_tokens = Counter(
-            "gptoss_prompt_tokens_cached_total",
-            "Of the prompt tokens, those found in the KV cache.",
-            _LABELS,
-            registry=registry,
-        )
-        self.generation_tokens = Counter(
-            "gptoss_generation_tokens_total", "Tokens generated.", _LABELS, registry=registry
-        )
-        self.time_to_first_token = Histogram(
-            "gptoss_time_to_first_token_seconds",
-            "Request received to first token.",
-            _LABELS,
-            buckets=TTFT_BUCKETS,
-            registry=registry,
-        )
-        self.inter_token_latency = Histogram(
-            "gptoss_inter_token_latency_seconds",
-            "Time from one token to the next; tokens that arrive together share the time since the one before.",
-            _LABELS,
-            buckets=INTER_TOKEN_BUCKETS,
-            registry=registry,
-        )
-        self.e2e_latency = Histogram(
-            "gptoss_e2e_request_latency_seconds",
-            "Request received to last token, for generations that completed.",
-            _LABELS,
-            buckets=E2E_BUCKETS,
-            registry=registry,
-        )
+        self._declare_requests()
+        self._declare_tokens()
+        self._declare_latencies()
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
@@ -101,50 +63,152 @@ class Metrics:
 
     def meter(self, model: str, profile: str, started_at: float) -> GenerationMeter:
         """Return the meter of one generation. started_at: perf_counter seconds, when its request was received."""
-        return GenerationMeter(self, model, profile, started_at)
+        return GenerationMeter(self, self.activities.of(model, profile), started_at)
+
+    def _declare_requests(self) -> None:
+        self.requests = self._counter(
+            "gptoss_requests_total", "Generations that ended, by outcome.", (*_LABELS, "outcome")
+        )
+        self.successes = self._counter(
+            "gptoss_request_success_total", "Generations that completed, by reason.", (*_LABELS, "finished_reason")
+        )
+        self.waiting = self._gauge("gptoss_num_requests_waiting", "Generations the engine has not begun.")
+        self.running = self._gauge("gptoss_num_requests_running", "Generations the engine is computing.")
+
+    def _declare_tokens(self) -> None:
+        self.prompt_tokens = self._counter("gptoss_prompt_tokens_total", "Prompt tokens of generations begun.")
+        self.cached_tokens = self._counter(
+            "gptoss_prompt_tokens_cached_total", "Of the prompt tokens, those found in the KV cache."
+        )
+        self.generation_tokens = self._counter("gptoss_generation_tokens_total", "Tokens generated.")
+        self.request_prompt_tokens = self._histogram(
+            "gptoss_request_prompt_tokens", "Prompt tokens of a generation begun.", TOKENS_BUCKETS
+        )
+        self.request_generation_tokens = self._histogram(
+            "gptoss_request_generation_tokens", "Tokens generated, of generations that completed.", TOKENS_BUCKETS
+        )
+
+    def _declare_latencies(self) -> None:
+        self.time_to_first_token = self._histogram(
+            "gptoss_time_to_first_token_seconds", "Request received to first token.", TTFT_BUCKETS
+        )
+        self.inter_token_latency = self._histogram(
+            "gptoss_inter_token_latency_seconds",
+            "Time from one token to the next; tokens that arrive together share the time since the one before.",
+            INTER_TOKEN_BUCKETS,
+        )
+        self.e2e_latency = self._histogram(
+            "gptoss_e2e_request_latency_seconds",
+            "Request received to last token, for generations that completed.",
+            E2E_BUCKETS,
+        )
+        self.queue_time = self._histogram(
+            "gptoss_request_queue_time_seconds", "Submission to the first step that computes a prompt.", PHASE_BUCKETS
+        )
+        self.prefill_time = self._histogram(
+            "gptoss_request_prefill_time_seconds", "First step that computes a prompt to first token.", PHASE_BUCKETS
+        )
+        self.decode_time = self._histogram(
+            "gptoss_request_decode_time_seconds", "First token to last token.", PHASE_BUCKETS
+        )
+
+    def _counter(self, name: str, text: str, labels: Sequence[str] = _LABELS) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, _LABELS, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, text, _LABELS, buckets=buckets, registry=self._registry)
+
+
+class _TargetsCollector(Collector):
+    """Looks at the service targets when the page is read."""
+
+    def __init__(self, activities: Activities) -> None:
+        self._activities = activities
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield a series for each target that something was measured for."""
+        text = "Whether a service target held over the last hour: 1 yes, 0 no; absent where nothing was measured."
+        family = GaugeMetricFamily("gptoss_slo_ok", text, labels=("target",))
+        for target, value in measured_here(self._activities).items():
+            if value is not None:
+                family.add_metric((target.name,), float(target.holds(value)))
+        yield family
 
 
 class GenerationMeter:
     """Measures one generation: waiting → begun → tokens … → ended."""
 
-    def __init__(self, metrics: Metrics, model: str, profile: str, started_at: float) -> None:
+    def __init__(self, metrics: Metrics, activity: Activity, started_at: float) -> None:
         self._metrics = metrics
-        self._labels = (model, profile)
+        self._activity = activity
+        self._clock = metrics.activities.clock
+        self._labels = (activity.model, activity.profile)
         self._inter_token = metrics.inter_token_latency.labels(*self._labels)
         self._generated = metrics.generation_tokens.labels(*self._labels)
         self._started_at = started_at
         self._last_token_at: float | None = None
-        self._in_flight = metrics.waiting.labels(*self._labels)
-        self._in_flight.inc()
+        self._is_running = False
+        metrics.waiting.labels(*self._labels).inc()
+        activity.num_waiting += 1
         self.num_tokens = 0
         self.first_token_s: float | None = None
         """Request received to first token, once there is one."""
 
     def begun(self, prompt_tokens: int, cached_tokens: int) -> None:
         """The engine has taken the generation from its queue."""
-        self._in_flight.dec()
-        self._in_flight = self._metrics.running.labels(*self._labels)
-        self._in_flight.inc()
-        self._metrics.prompt_tokens.labels(*self._labels).inc(prompt_tokens)
-        self._metrics.cached_tokens.labels(*self._labels).inc(cached_tokens)
+        metrics, labels = self._metrics, self._labels
+        self._leave()
+        self._is_running = True
+        metrics.running.labels(*labels).inc()
+        self._activity.num_running += 1
+        metrics.prompt_tokens.labels(*labels).inc(prompt_tokens)
+        metrics.cached_tokens.labels(*labels).inc(cached_tokens)
+        metrics.request_prompt_tokens.labels(*labels).observe(prompt_tokens)
+        self._activity.note_prompt(prompt_tokens, cached_tokens)
 
     def tokens(self, count: int) -> None:
         """`count` tokens, at least one, have arrived together."""
-        now = time.perf_counter()
+        now = self._clock()
         self.num_tokens += count
         self._generated.inc(count)
         if self._last_token_at is None:
             self.first_token_s = now - self._started_at
             self._metrics.time_to_first_token.labels(*self._labels).observe(self.first_token_s)
+            self._activity.note_first_token(self.first_token_s, count)
         else:
             gap_s = (now - self._last_token_at) / count
             for _ in range(count):
                 self._inter_token.observe(gap_s)
+            self._activity.note_tokens(gap_s, count)
         self._last_token_at = now
 
-    def ended(self, outcome: Outcome) -> None:
-        """The generation is over. Call once."""
-        self._in_flight.dec()
+    def ended(self, outcome: Outcome, timings: Timings | None = None) -> None:
+        """The generation is over. Call once. timings: the engine's, where it was the engine that ended it."""
+        seconds = self._clock() - self._started_at
+        self._leave()
+        self._activity.note_end(outcome, seconds)
         self._metrics.requests.labels(*self._labels, outcome).inc()
-        if outcome in (Outcome.STOP, Outcome.LENGTH, Outcome.TOOL_CALLS):
-            self._metrics.e2e_latency.labels(*self._labels).observe(time.perf_counter() - self._started_at)
+        if outcome in COMPLETED:
+            self._metrics.successes.labels(*self._labels, outcome).inc()
+            self._metrics.e2e_latency.labels(*self._labels).observe(seconds)
+            self._metrics.request_generation_tokens.labels(*self._labels).observe(self.num_tokens)
+        if timings is not None:
+            self._observe_phases(timings)
+
+    def _leave(self) -> None:
+        """Stop counting it as waiting, or as running."""
+        gauge = self._metrics.running if self._is_running else self._metrics.waiting
+        gauge.labels(*self._labels).dec()
+        if self._is_running:
+            self._activity.num_running -= 1
+        else:
+            self._activity.num_waiting -= 1
+
+    def _observe_phases(self, timings: Timings) -> None:
+        metrics, labels = self._metrics, self._labels
+        metrics.queue_time.labels(*labels).observe(timings.queue_s)
+        metrics.prefill_time.labels(*labels).observe(timings.first_token_s - timings.queue_s)
+        metrics.decode_time.labels(*labels).observe(timings.total_s - timings.first_token_s)

@@ -18,9 +18,11 @@ from typing import Annotated, Final
 from fastapi import Depends
 from starlette.requests import Request
 
+from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import ModelNotFoundError
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.metrics import Metrics
+from gptoss_adapter.stats_triton import TritonPage
 from gptoss_backend.contract import MODELS_BY_SHORT, ModelName
 from gptoss_backend.settings import ProfileSettings, Settings
 
@@ -70,7 +72,9 @@ class Services:
     served: ServedModel
     model_server: ModelServer
     metrics: Metrics
+    triton_page: TritonPage
     today: Callable[[], date]
+    drain: Drain
     started_at: float = field(default_factory=time.time)
     """Unix seconds."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from gptoss_adapter.context import current_request_id
 from gptoss_adapter.disconnect import until_disconnect
-from gptoss_adapter.errors import ApiError, InternalError, ServiceUnavailableError
+from gptoss_adapter.errors import ApiError, DrainingError, InternalError
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +46,22 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], keepalive_s: float) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        keepalive_s: float,
+        failure: Callable[[ApiError], bytes] = error_event,
+    ) -> None:
         """events: framed, one or more whole events an item; closed by this response.
 
         keepalive_s: a comment is sent when nothing else was for so long, so that no proxy takes the stream for dead.
+        failure: how this kind of stream tells of the error that ends it.
         """
         self.status_code = 200
         self.background = None
         self._events = events
         self._keepalive_s = keepalive_s
+        self._failure = failure
         self._last_sent_at = 0.0
         # X-Accel-Buffering: nginx otherwise gathers events until its buffer is full
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -69,12 +76,12 @@ class EventStream(Response):
                 await self._send_all(first, send)
             except asyncio.CancelledError:
                 # either the client has gone and hears nothing, or this process is ending and says so
-                await self._send(error_event(ServiceUnavailableError("The server is shutting down.")), send)
+                await self._send(self._failure(DrainingError()), send)
             except ApiError as error:
-                await self._send(error_event(error), send)
+                await self._send(self._failure(error), send)
             except Exception:
                 logger.exception("a stream failed")
-                await self._send(error_event(InternalError(current_request_id())), send)
+                await self._send(self._failure(InternalError(current_request_id())), send)
             finally:
                 keep_alive.cancel()
             await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -12,18 +12,20 @@ and starts the other processes with GPTOSS_CONFIG naming it, so all of them see 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gptoss_backend.contract import ModelShort, ReasoningEffort
 
 ENV_PREFIX: Final = "GPTOSS_"
 CONFIG_ENV: Final = "GPTOSS_CONFIG"
 DTYPE_ENV: Final = "TORCH_DTYPE"
+OTLP_ENV: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG: Final = PROJECT_ROOT / "configs" / "server_config.yaml"
 
@@ -54,6 +56,8 @@ class ServerSettings(_Section):
     model_repository: Path = PROJECT_ROOT / "model_repository"
     startup_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     shutdown_timeout_s: Annotated[float, Field(gt=0)] = 20.0
+    hang_timeout_s: Annotated[float, Field(ge=0)] = 30.0
+    step_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     response_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
     log_max_bytes: Annotated[int, Field(ge=64 * 1024)] = 64 * 1024 * 1024
 
@@ -78,14 +82,37 @@ class AdapterSettings(_Section):
 
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
     body_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    max_header_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
+    header_timeout_s: Annotated[float, Field(gt=0)] = 20.0
+    write_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     max_messages: Annotated[int, Field(ge=1)] = 2048
     max_choices: Annotated[int, Field(ge=1)] = 128
+    max_tools: Annotated[int, Field(ge=1)] = 128
+    max_schema_bytes: Annotated[int, Field(ge=1024)] = 128 * 1024
+    max_schema_depth: Annotated[int, Field(ge=1, le=150)] = 64
     mirror_reasoning_content: bool = False
     keepalive_s: Annotated[float, Field(gt=0)] = 15.0
     responses_path: Path | None = None
     responses_keep_days: Annotated[float, Field(gt=0)] = 30.0
     responses_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 1024 * 1024 * 1024
+    keys_path: Path | None = None
+    open_metrics: bool = True
+    max_concurrency_per_key: Annotated[int, Field(ge=1)] | None = None
+    cors_origins: list[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]] = []
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "text", "json"] = "auto"
+    log_content: bool = False
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] | None = None
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise ValueError("tls_key is set, but tls_certificate is not")
+        if self.max_concurrency_per_key is not None and self.keys_path is None:
+            raise ValueError("max_concurrency_per_key is set, but keys_path is not")
+        return self
 
 
 class EngineSettings(_Section):
@@ -94,6 +121,7 @@ class EngineSettings(_Section):
     dtype: Dtype = "auto"
     num_threads: Annotated[int, Field(ge=1)] | None = None
     cpu_kernels: Literal["auto", "native", "torch"] = "auto"
+    experts: Literal["auto", "packed", "unpacked"] = "auto"
     max_model_len: Annotated[int, Field(ge=16)] | None = None
     block_size: Annotated[int, Field(ge=1)] = 16
     kv_cache_bytes: Annotated[int, Field(ge=1)] | None = None
@@ -108,20 +136,52 @@ class EngineSettings(_Section):
     drain_timeout_s: Annotated[float, Field(ge=0)] = 5.0
 
 
+class PlacementSettings(_Section):
+    """Where the model is put."""
+
+    mode: Literal["auto", "single", "pipeline", "tensor"] = "auto"
+    num_devices: Annotated[int, Field(ge=1)] | None = None
+    num_nodes: Annotated[int, Field(ge=1)] = 1
+    rendezvous: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")] | None = None
+    secret: str | None = None
+    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+
+    @model_validator(mode="after")
+    def _check_nodes(self) -> Self:
+        if self.num_nodes > 1 and not (self.rendezvous and self.secret and self.num_devices):
+            raise ValueError("several nodes need rendezvous, secret and num_devices")
+        if self.num_nodes > 1 and self.mode not in ("pipeline", "tensor"):
+            raise ValueError("several nodes need mode pipeline or tensor")
+        return self
+
+
 class ProfileSettings(_Section):
-    """An operating point: the model it serves and the defaults of a request that does not say."""
+    """An operating point: the model it serves, the defaults of a request that does not say, the limits of an engine."""
 
     model: ModelShort
     reasoning_effort: ReasoningEffort = ReasoningEffort.MEDIUM
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens_limit: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    request_timeout_s: Annotated[float, Field(gt=0)] | None = None
     max_num_seqs: Annotated[int, Field(ge=1)] | None = None
+    max_queue: Annotated[int, Field(ge=1)] | None = None
     prefill_chunk_tokens: Annotated[int, Field(ge=1)] | None = None
+    speculation_tokens: Annotated[int, Field(ge=0, le=64)] | None = None
+
+    @model_validator(mode="after")
+    def _check_tokens(self) -> Self:
+        if self.max_tokens and self.max_tokens_limit and self.max_tokens > self.max_tokens_limit:
+            raise ValueError(f"max_tokens ({self.max_tokens}) is above max_tokens_limit ({self.max_tokens_limit})")
+        return self
 
 
 class Settings(_Section):
     """All settings."""
 
     model: ModelShort | None = None
+    models: Annotated[list[ModelShort], Field(min_length=1)] | None = None
     profile: ProfileName = "balanced"
     checkpoints: dict[ModelShort, str] = {
         "demo": str(PROJECT_ROOT / ".checkpoints" / "gpt-oss-demo"),
@@ -131,25 +191,71 @@ class Settings(_Section):
     server: ServerSettings = ServerSettings()
     adapter: AdapterSettings = AdapterSettings()
     engine: EngineSettings = EngineSettings()
+    placement: PlacementSettings = PlacementSettings()
     profiles: dict[ProfileName, ProfileSettings] = {
         "latency_first": ProfileSettings(model="20b", reasoning_effort=ReasoningEffort.LOW),
         "quality_first": ProfileSettings(model="120b", reasoning_effort=ReasoningEffort.HIGH),
         "balanced": ProfileSettings(model="20b"),
     }
 
-    @property
-    def active_profile(self) -> ProfileSettings:
-        """The profile in force."""
-        return self.profiles[self.profile]
+    @model_validator(mode="after")
+    def _check_models(self) -> Self:
+        models = self.models or []
+        if len(set(models)) < len(models):
+            raise ValueError("models names one of them twice")
+        if models and self.model and self.model not in models:
+            raise ValueError(f"model is {self.model}, which is not among models ({', '.join(models)})")
+        if len(models) > 1 and self.placement.num_nodes > 1:
+            raise ValueError("models names several, but placement.num_nodes puts one on several hosts")
+        return self
 
     @property
     def served_model(self) -> ModelShort:
-        """The model to serve: `model` where set, else the profile's."""
-        return self.model or self.active_profile.model
+        """The model of the profile in force: `model` where set, else its own, else the first that is served."""
+        own = self.model or self.profiles[self.profile].model
+        return own if self.models is None or own in self.models else self.models[0]
+
+    @property
+    def served_models(self) -> tuple[ModelShort, ...]:
+        """All models to serve."""
+        return tuple(self.models or [self.served_model])
+
+    def model_of(self, profile: ProfileName) -> ModelShort:
+        """Return the model of a profile; it need not be served."""
+        return self.served_model if profile == self.profile else self.profiles[profile].model
+
+    def profile_of(self, model: ModelShort) -> ProfileName:
+        """Return the profile that a model runs under: the one in force, unless only others are of that model."""
+        own = [name for name in self.profiles if self.model_of(name) == model]
+        return self.profile if self.profile in own or not own else own[0]
 
     def dump_yaml(self) -> str:
         """Return the settings as YAML that `load_settings` reads back to an equal object."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What one source says of the settings, as the file would hold it. A None says nothing."""
+
+    source: str
+    tree: Mapping[str, Any]
+
+
+def setting_layers(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    config: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> list[Layer]:
+    """Return all that speaks of settings, the weakest source first; arguments and errors as in `load_settings`."""
+    env = os.environ if environ is None else environ
+    layers = [Layer("default", Settings().model_dump())]
+    path = config or (Path(env[CONFIG_ENV]) if env.get(CONFIG_ENV) else None)
+    if path is not None or DEFAULT_CONFIG.exists():
+        file = path or DEFAULT_CONFIG
+        layers.append(Layer(f"file {file}", _read_file(file)))
+    return [*layers, *_read_environment(env), Layer("command line", _without_none(overrides or {}))]
 
 
 def load_settings(
@@ -164,24 +270,42 @@ def load_settings(
     config: the file; without it GPTOSS_CONFIG, else configs/server_config.yaml where it exists.
     Raises SettingsError with the key's name.
     """
-    env = os.environ if environ is None else environ
-    tree: dict[str, Any] = Settings().model_dump()
-    path = config or (Path(env[CONFIG_ENV]) if env.get(CONFIG_ENV) else None)
-    if path is not None or DEFAULT_CONFIG.exists():
-        _merge(tree, _read_file(path or DEFAULT_CONFIG))
-    _merge(tree, _read_environment(env))
-    _merge(tree, _without_none(overrides or {}))
+    tree: dict[str, Any] = {}
+    for layer in setting_layers(overrides, config=config, environ=environ):
+        _merge(tree, layer.tree)
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
         raise SettingsError(_sentence(error)) from error
 
 
+def inherited_environment() -> dict[str, str]:
+    """Return the environment that this process was given."""
+    return dict(os.environ)
+
+
 def child_environment(config: Path) -> dict[str, str]:
     """Return the environment for a process that is to see the resolved settings of `config` and no others."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)}
     inherited.pop(DTYPE_ENV, None)
+    inherited.pop(OTLP_ENV, None)
     return inherited | {CONFIG_ENV: str(config)}
+
+
+def bind_to_card(device_id: int, environ: MutableMapping[str, str] | None = None) -> None:
+    """Let this process see one card only: number `device_id` of those that it sees. Before CUDA starts in it.
+
+    Through an outer CUDA_VISIBLE_DEVICES, whose entries may be numbers or UUIDs.
+    """
+    env = os.environ if environ is None else environ
+    outer = [entry.strip() for entry in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
+    env["CUDA_VISIBLE_DEVICES"] = outer[device_id] if outer else str(device_id)
+
+
+def bind_collectives_to(interface: str) -> None:
+    """Let torch.distributed's libraries talk over one network interface, unless they are told of another."""
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # the only way to tell them
+        os.environ.setdefault(name, interface)
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -200,18 +324,18 @@ def _read_file(path: Path) -> dict[str, Any]:
     return document
 
 
-def _read_environment(env: Mapping[str, str]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
+def _read_environment(env: Mapping[str, str]) -> Iterator[Layer]:
+    if env.get(DTYPE_ENV):
+        yield Layer(f"environment variable {DTYPE_ENV}", {"engine": {"dtype": env[DTYPE_ENV]}})
+    if env.get(OTLP_ENV):
+        yield Layer(f"environment variable {OTLP_ENV}", {"adapter": {"otlp_endpoint": env[OTLP_ENV]}})
     for name, text in env.items():
         if name.startswith(ENV_PREFIX) and name != CONFIG_ENV:
             *sections, leaf = name.removeprefix(ENV_PREFIX).lower().split("__")
             branch = {leaf: _parse_variable(name, text)}
             for section in reversed(sections):
                 branch = {section: branch}
-            _merge(tree, branch)
-    if env.get(DTYPE_ENV):
-        tree.setdefault("engine", {}).setdefault("dtype", env[DTYPE_ENV])
-    return tree
+            yield Layer(f"environment variable {name}", branch)
 
 
 def _parse_variable(name: str, text: str) -> Any:  # noqa: ANN401 (whatever YAML can say)

@@ -11,7 +11,7 @@ import pytest
 from support.live_server import LiveServer, wait_until
 
 MODEL = "gpt-oss-demo"
-RUNNING = "gptoss_engine_requests_running"
+RUNNING = "gptoss_engine_num_requests_running"
 CANCELLED = "gptoss_engine_requests_cancelled_total"
 ENDLESS = {"model": MODEL, "messages": [{"role": "user", "content": "count"}], "max_tokens": 50_000, "ignore_eos": True}
 DEADLINE_S = 0.25

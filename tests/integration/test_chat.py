@@ -164,7 +164,7 @@ def test_health_and_metrics_when_asked_then_they_tell_what_serves(server: LiveSe
     assert server.metric("gptoss_requests_total", model=MODEL, outcome="length") > 0
     # the page is 100 ms behind
     wait_until(lambda: server.triton_metric("gptoss_engine_generation_tokens_total", model="gpt_oss_demo") > 0)
-    for name in ("batch_size", "queue_seconds", "time_to_first_token_seconds", "time_per_output_token_seconds"):
+    for name in ("batch_size", "request_queue_time_seconds", "time_to_first_token_seconds"):
         assert server.triton_metric(f"gptoss_engine_{name}_count", model="gpt_oss_demo") > 0
         assert server.triton_metric(f"gptoss_engine_{name}_bucket", model="gpt_oss_demo", le="+Inf") > 0
 

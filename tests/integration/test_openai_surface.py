@@ -71,8 +71,8 @@ def test_choices_when_the_client_goes_away_then_the_engine_drops_all(server: Liv
         lines = answer.iter_lines()
         for _ in range(40):
             next(lines)
-        wait_until(lambda: server.triton_metric("gptoss_engine_requests_running") == 5)
-    wait_until(lambda: server.triton_metric("gptoss_engine_requests_running") == 0)
+        wait_until(lambda: server.triton_metric("gptoss_engine_num_requests_running") == 5)
+    wait_until(lambda: server.triton_metric("gptoss_engine_num_requests_running") == 0)
 
 
 # --- stop strings ---------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -14,13 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gptoss_backend.settings import load_settings
+from gptoss_client.keys import add_key
+from gptoss_client.launch import Addresses, probe
+from support.fake_adapter import adapter_process
 from support.live_app import chat_body
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+from support.ports import free_port
 
 
 def start(**settings: object) -> subprocess.Popen[str]:
@@ -33,7 +32,8 @@ def start(**settings: object) -> subprocess.Popen[str]:
 @pytest.fixture
 def process() -> Iterator[tuple[subprocess.Popen[str], str]]:
     port = free_port()
-    process = start(MODEL="demo", SERVER__PORT=port, SERVER__TRITON_GRPC_PORT=free_port())
+    ports = {"SERVER__PORT": port, "SERVER__TRITON_GRPC_PORT": free_port()}
+    process = start(MODEL="demo", ADAPTER__LOG_FORMAT="text", **ports)
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 30
     while True:
@@ -86,3 +86,60 @@ def test_process_when_a_setting_is_unknown_then_it_ends_with_a_sentence() -> Non
     _, log = process.communicate(timeout=30)
     assert process.returncode == 1
     assert log == "gptoss_adapter: adapter.speed: no such setting\n"
+
+
+def test_process_when_a_file_of_keys_or_a_certificate_is_not_there_then_it_ends_with_a_sentence(tmp_path: Path) -> None:
+    for setting, sentence in (
+        ({"ADAPTER__KEYS_PATH": tmp_path / "keys"}, f"cannot read the API keys of {tmp_path}/keys: No such file"),
+        (
+            {"ADAPTER__TLS_CERTIFICATE": tmp_path / "cert"},
+            f"cannot take adapter.tls_certificate and adapter.tls_key ({tmp_path}",
+        ),
+    ):
+        process = start(**setting)
+        _, log = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert log.startswith(f"gptoss_adapter: {sentence}"), log
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "warned"), [("127.0.0.1", False, False), ("0.0.0.0", False, True), ("0.0.0.0", True, False)]
+)
+def test_process_when_the_network_reaches_it_without_keys_then_it_warns(
+    tmp_path: Path, host: str, keys: bool, warned: bool
+) -> None:
+    settings: dict[str, object] = {"SERVER__HOST": host}
+    if keys:
+        add_key(tmp_path / "keys", "alice")
+        settings["ADAPTER__KEYS_PATH"] = tmp_path / "keys"
+    with adapter_process(**settings) as adapter:
+        adapter.process.terminate()
+        _, log = adapter.process.communicate(timeout=10)
+    assert ("anyone who reaches 0.0.0.0 may use this server" in log) == warned
+
+
+def test_process_when_the_disk_of_its_log_is_full_then_it_answers_and_ends_well() -> None:
+    with Path("/dev/full").open("w") as full, adapter_process(stderr=full) as adapter:
+        for _ in range(3):
+            assert httpx.post(f"{adapter.url}/v1/chat/completions", json=chat_body()).status_code == 200
+        adapter.process.terminate()
+        assert adapter.process.wait(timeout=10) == 0
+
+
+def test_process_when_it_has_a_certificate_then_it_speaks_https_and_the_probe_takes_it_for_ready(
+    tmp_path: Path,
+) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *subject]
+    subprocess.run([*make, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    settings = {"ADAPTER__TLS_CERTIFICATE": certificate, "ADAPTER__TLS_KEY": key}
+    with adapter_process(scheme="https", **settings) as adapter:
+        trust = ssl.create_default_context(cafile=certificate)
+        response = httpx.post(f"{adapter.url}/v1/chat/completions", json=chat_body(stream=True), verify=trust)
+        server = {"port": adapter.port}
+        sections = {"server": server, "adapter": {"tls_certificate": str(certificate), "tls_key": str(key)}}
+        addresses = Addresses.of(load_settings(sections, environ={}))
+        assert probe(addresses.adapter_ready) == "ready"
+    assert response.text.endswith("data: [DONE]\n\n")
+    assert addresses.api == f"{adapter.url}/v1"

@@ -53,6 +53,7 @@ def test_health_when_all_is_there_then_200(client: httpx.Client) -> None:
     assert document["triton"] == {"live": True, "missing": []}
     assert document["versions"]["triton"] == "2.51.0"
     assert document["uptime_s"] >= 0
+    assert client.get("/health/ready").json() == {"status": "ok"}
 
 
 @pytest.mark.parametrize(
@@ -68,12 +69,14 @@ def test_health_when_all_is_there_then_200(client: httpx.Client) -> None:
 def test_health_when_something_is_missing_then_503_names_it(
     client: httpx.Client, server: FakeModelServer, status: ModelServerStatus, missing: list[str]
 ) -> None:
-    ready, server.status_now = server.status_now, status
+    before, server.status_now = server.status_now, status
     try:
         response = client.get("/health")
         assert client.get("/health/live").status_code == 200
+        ready = client.get("/health/ready")
+        assert (ready.status_code, ready.json()) == (503, {"status": "unavailable", "missing": missing})
     finally:
-        server.status_now = ready
+        server.status_now = before
     assert response.status_code == 503
     assert response.json()["status"] == "unavailable"
     assert response.json()["triton"]["missing"] == missing

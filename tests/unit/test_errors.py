@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import ApiError, ServiceUnavailableError, TooManyRequestsError, refusal_of
+from gptoss_adapter.logs import RequestIdFilter, TextFormatter
 from gptoss_backend.contract import GenerationErrorCode, decode_error, encode_error
 from gptoss_backend.settings import load_settings
 from support.fake_model_server import FakeModelServer
@@ -322,13 +323,13 @@ def test_log_when_a_request_ends_then_one_line_tells_it(client: httpx.Client, ca
         client.get("/v1/nothing")
         # a line is written after its response
         wait_until(lambda: len(caplog.messages) == 2)
-    first, second = caplog.messages
-    assert re.fullmatch(
-        r"POST /v1/chat/completions 200 duration_ms=[\d.]+ model=gpt-oss-demo profile=balanced outcome=stop"
-        r" prompt_tokens=7 completion_tokens=\d+ ttft_ms=[\d.]+",
+    first, second = (TextFormatter().format(one) for one in caplog.records if RequestIdFilter().filter(one))
+    assert re.search(
+        r" POST /v1/chat/completions 200 duration_ms=[\d.]+ model=gpt-oss-demo profile=balanced outcome=stop"
+        r" prompt_tokens=7 cached_tokens=3 queue_ms=0.0 completion_tokens=\d+ ttft_ms=[\d.]+$",
         first,
     )
-    assert second.startswith("GET /v1/nothing 404")
+    assert " GET /v1/nothing 404" in second
 
 
 # --- the contract's half: errors out of the stubs -------------------------------------------------------------------

@@ -16,6 +16,7 @@ import pytest
 from gptoss_backend.contract import CHAT, CHAT_CODEC, PROMPT_IDS, SAMPLING, Refusal, SamplingParams, decode_sampling
 from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.structure import output_structure
+from gptoss_backend.heartbeat import HEARTBEAT
 from support.stub_tensor import Tensor
 
 if TYPE_CHECKING:
@@ -55,14 +56,28 @@ def get_input(request: Request, name: str) -> np.ndarray:
     return np.frombuffer(bytearray(request.chat), np.uint8)
 
 
+class MetricFamily:
+    GAUGE = "gauge"
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        assert (name, kind) == (HEARTBEAT, self.GAUGE)
+
+    def Metric(self, labels: dict[str, str]) -> MetricFamily:  # noqa: N802 (Triton's)
+        assert labels == {"model": "preprocess", "instance": "preprocess_0_0"}
+        return self
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Preprocess]:
     library = ModuleType("triton_python_backend_utils")
     Logger.lines = []
     parts = {"Tensor": Tensor, "InferenceRequest": Request, "InferenceResponse": Response, "Logger": Logger}
-    vars(library).update(parts, get_input_tensor_by_name=get_input)
+    vars(library).update(parts, get_input_tensor_by_name=get_input, MetricFamily=MetricFamily)
     monkeypatch.setitem(sys.modules, library.__name__, library)
-    ours = [f"gptoss_backend.triton.{name}" for name in ("preprocess", "tensors", "logs")]
+    ours = [f"gptoss_backend.triton.{name}" for name in ("preprocess", "tensors", "logs", "heartbeat")]
     for name in ours:
         monkeypatch.delitem(sys.modules, name, raising=False)
     logger = logging.getLogger("gptoss_backend")  # the stub takes its process's log over
@@ -71,7 +86,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Preprocess]:
     from gptoss_backend.triton.preprocess import Preprocess
 
     model = Preprocess()
-    model.initialize({})
+    model.initialize({"model_name": "preprocess", "model_instance_name": "preprocess_0_0"})
     yield model
     model.finalize()
     for name in ours:

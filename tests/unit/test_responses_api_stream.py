@@ -176,6 +176,23 @@ def test_stream_when_it_fails_after_it_began_then_its_last_event_says_so_and_not
     assert client.get(f"{RESPONSES}/{failed['id']}").status_code == 404
 
 
+def test_stream_when_it_breaks_then_its_last_event_is_typed_and_tells_no_secret(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = [*HELLO[:5], ValueError("a secret")]
+    failed = stream(client)[-1]["response"]
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
+    assert "secret" not in failed["error"]["message"]
+
+
+def test_stream_when_it_fails_late_and_before_it_was_created_then_the_error_is_an_event_of_its_own(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = [Pause(0.3), ServiceUnavailableError("Gone.")]
+    [event] = stream(client)
+    assert (event["type"], event["code"], event["message"]) == ("error", "service_unavailable", "Gone.")
+
+
 def test_stream_when_the_engine_is_silent_then_comments_keep_it_alive(
     client: httpx.Client, server: FakeModelServer
 ) -> None:

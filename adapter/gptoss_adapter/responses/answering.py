@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Literal, Self
 
+from pydantic import JsonValue
+
 from gptoss_adapter.context import current_record
 from gptoss_adapter.errors import (
     ApiError,
@@ -20,6 +22,7 @@ from gptoss_adapter.errors import (
     ServiceUnavailableError,
     TooManyRequestsError,
 )
+from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.prompting import check_answer_fields
 from gptoss_adapter.responses.items import own_items
 from gptoss_adapter.responses.output import Event, Output
@@ -35,7 +38,7 @@ from gptoss_adapter.schemas.response_answers import (
     ResponseUsage,
 )
 from gptoss_adapter.schemas.response_items import Item
-from gptoss_adapter.schemas.responses import ResponseRequest
+from gptoss_adapter.schemas.responses import ResponseRequest, SchemaText
 from gptoss_adapter.serving import Services
 from gptoss_adapter.turn import Turn
 from gptoss_backend.contract import ChatRequest
@@ -138,7 +141,10 @@ async def asked_chat(body: ResponseRequest, services: Services, store: ResponseS
         raise InvalidRequestError(message, param="input", code="missing_required_parameter")
     own_input = await own_items(body.input, store)
     earlier = await store.conversation(body.previous_response_id) if body.previous_response_id is not None else []
-    _check_length(len(earlier) + len(own_input), services.settings.adapter.max_messages)
+    limits = services.settings.adapter
+    _check_length(len(earlier) + len(own_input), limits.max_messages)
+    check_tools(body.tools, limits)
+    check_schemas(dict(_schemas(body)), limits)
     return chat_request(body, [*earlier, *own_input], services.served.profile, services.today()), own_input
 
 
@@ -160,6 +166,13 @@ def _check_length(num_items: int, max_items: int) -> None:
     if num_items > max_items:
         message = f"The conversation has {num_items} items; this server takes {max_items}."
         raise InvalidRequestError(message, param="input", code="invalid_value")
+
+
+def _schemas(body: ResponseRequest) -> Iterator[tuple[str, dict[str, JsonValue] | None]]:
+    for at, tool in enumerate(body.tools or ()):
+        yield f"tools[{at}].parameters", tool.parameters
+    if body.text is not None and isinstance(body.text.format, SchemaText):
+        yield "text.format.schema", body.text.format.schema_
 
 
 def _usage(usage: Usage) -> ResponseUsage:

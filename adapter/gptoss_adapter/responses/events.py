@@ -24,6 +24,11 @@ class EventWriter:
     def __init__(self) -> None:
         self._next_number = 0
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether an event was framed."""
+        return self._next_number > 0
+
     def write(self, events: Iterable[Event]) -> bytes:
         """Return the events framed, nothing for none."""
         return b"".join([self._frame(kind, fields) for kind, fields in events])

@@ -7,10 +7,11 @@ Does not know: gRPC, Harmony, how an event is framed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 
 from fastapi import APIRouter
+from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,9 +20,10 @@ from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.heads import AnswerHead, Frame
+from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.prompting import chat_request, check_answer_fields, copies_of, sampling_params
 from gptoss_adapter.schemas.answers import ChatCompletion, Choice, ErrorBody, Usage
-from gptoss_adapter.schemas.chat import ChatCompletionRequest, PromptFields
+from gptoss_adapter.schemas.chat import ChatCompletionRequest, JsonSchemaFormat, PromptFields
 from gptoss_adapter.serving import Services, Shared
 from gptoss_adapter.sse import DONE, STREAMED, EventStream
 from gptoss_adapter.together import gather, interleave
@@ -54,11 +56,21 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
 
 
 def check_length(body: PromptFields, services: Services) -> None:
-    """Raise InvalidRequestError where the conversation has more messages than this server takes."""
-    max_messages = services.settings.adapter.max_messages
+    """Raise InvalidRequestError where the conversation, its tools or a schema are larger than this server takes."""
+    limits = services.settings.adapter
+    max_messages = limits.max_messages
     if len(body.messages) > max_messages:
         message = f"The conversation has {len(body.messages)} messages; this server takes {max_messages}."
         raise InvalidRequestError(message, param="messages", code="invalid_value")
+    check_tools(body.tools, limits)
+    check_schemas(dict(_schemas(body)), limits)
+
+
+def _schemas(body: PromptFields) -> Iterator[tuple[str, dict[str, JsonValue] | None]]:
+    for at, tool in enumerate(body.tools or ()):
+        yield f"tools[{at}].function.parameters", tool.function.parameters
+    if isinstance(body.response_format, JsonSchemaFormat):
+        yield "response_format.json_schema.schema", body.response_format.json_schema.schema_
 
 
 def _plan(body: ChatCompletionRequest, services: Services) -> list[Turn]:

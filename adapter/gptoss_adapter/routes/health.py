@@ -1,41 +1,96 @@
-"""GET /health and GET /health/live.
+"""GET /health, /health/ready and /health/live.
 
 Stage: 1 route.
-Owns: what "healthy" means: a chat sent now would be answered.
+Owns: what "ready" means: a chat sent now would be answered.
 Does not know: the engine's inside.
 """
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import time
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
-from gptoss_adapter.serving import VERSION, Shared
+from gptoss_adapter.inference import ModelServerStatus
+from gptoss_adapter.serving import VERSION, Services, Shared
+from gptoss_adapter.stats_triton import TritonFigures
+from gptoss_backend.heartbeat import stuck_parts
 
 router = APIRouter(tags=["health"])
+
+State = Literal["ok", "unavailable", "stuck", "draining"]
 
 
 @router.get("/health")
 async def health(services: Shared) -> JSONResponse:
-    """200 when a chat sent now would be answered, else 503 and what is missing."""
-    status = await services.model_server.status()
-    missing = list(status.missing_models) if status.live else ["tritonserver", *status.missing_models]
+    """200 when a chat sent now would be answered, else 503 and what is missing or stuck."""
+    status, figures = await _ask_triton(services)
+    stuck = _stuck(services, figures)
+    state = _state(services, status, stuck)
     document: dict[str, Any] = {
-        "status": "ok" if status.ready else "unavailable",
+        "status": state,
         "model": services.served.name.openai,
         "profile": services.served.profile_name,
-        "triton": {"live": status.live, "missing": missing},
+        "requests_under_way": services.drain.num_under_way,
+        "triton": {"live": status.live, "missing": _missing(status)},
+        "stuck": stuck,
+        "engines": _engines(figures),
         "versions": {"gptoss": VERSION, "triton": status.version, "python": platform.python_version()},
         "uptime_s": round(time.time() - services.started_at, 1),
     }
-    return JSONResponse(document, status_code=200 if status.ready else 503)
+    return JSONResponse(document, status_code=200 if state == "ok" else 503)
+
+
+@router.get("/health/ready")
+async def ready(services: Shared) -> JSONResponse:
+    """200 when a chat sent now would be answered, else 503: what a load balancer asks."""
+    if services.drain.has_begun:
+        return JSONResponse({"status": "draining"}, status_code=503)
+    status, figures = await _ask_triton(services)
+    stuck = _stuck(services, figures)
+    state = _state(services, status, stuck)
+    document: dict[str, Any] = {"status": state}
+    if state != "ok":
+        document |= {"missing": _missing(status), "stuck": stuck}
+    return JSONResponse(document, status_code=200 if state == "ok" else 503)
 
 
 @router.get("/health/live")
 async def live() -> dict[str, str]:
     """200 for as long as this process answers at all."""
     return {"status": "ok"}
+
+
+async def _ask_triton(services: Services) -> tuple[ModelServerStatus, TritonFigures | None]:
+    """Return what Triton says it has and what its metrics page says; no figures where it does not tell."""
+    status, figures = await asyncio.gather(services.model_server.status(), services.triton_page.figures())
+    return status, None if isinstance(figures, str) else figures
+
+
+def _stuck(services: Services, figures: TritonFigures | None) -> list[str]:
+    """Return what lives but does not get on, which Triton itself takes for ready."""
+    step_timeout_s = services.settings.server.step_timeout_s
+    return stuck_parts(figures.page, time.time(), step_timeout_s) if figures is not None else []
+
+
+def _engines(figures: TritonFigures | None) -> list[dict[str, str]] | None:
+    """Return what each engine says of itself: device, precision, placement and why; None where Triton does not tell."""
+    if figures is None:
+        return None
+    return [{"model": one.model, "instance": one.instance} | one.info for one in figures.engines]
+
+
+def _state(services: Services, status: ModelServerStatus, stuck: list[str]) -> State:
+    if services.drain.has_begun:
+        return "draining"
+    if not status.ready:
+        return "unavailable"
+    return "stuck" if stuck else "ok"
+
+
+def _missing(status: ModelServerStatus) -> list[str]:
+    return list(status.missing_models) if status.live else ["tritonserver", *status.missing_models]

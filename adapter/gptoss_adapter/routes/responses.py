@@ -73,7 +73,12 @@ async def create_response(body: ResponseRequest, request: Request, services: Sha
     services.served.check_serves(body.model)
     answering = await Answering.of(body, services, store)
     if body.stream:
-        return EventStream(_streamed(answering), services.settings.adapter.keepalive_s)
+        events = EventWriter()
+        return EventStream(
+            _streamed(answering, events),
+            services.settings.adapter.keepalive_s,
+            failure=lambda error: _failure(answering, events, error),
+        )
     async with until_disconnect(request.receive), answering:
         await answering.start()
         async for _ in answering:
@@ -83,25 +88,24 @@ async def create_response(body: ResponseRequest, request: Request, services: Sha
     return Response(response.json_bytes(), media_type="application/json")
 
 
-async def _streamed(answering: Answering) -> AsyncGenerator[bytes, None]:
-    events = EventWriter()
-    started = False
-    try:
-        async with answering:
-            await answering.start()
-            started = True
-            created = events.lifecycle("response.created", answering.response)
-            yield created + events.lifecycle("response.in_progress", answering.response)
-            async for told in answering:
-                if told:
-                    yield events.write(told)
-            ended = events.write(answering.end())
-            response = await answering.kept()
-            yield ended + events.lifecycle(f"response.{response.status}", response)
-    except ApiError as error:
-        if not started:
-            raise
-        yield events.lifecycle("response.failed", answering.failed(error))
+async def _streamed(answering: Answering, events: EventWriter) -> AsyncGenerator[bytes, None]:
+    async with answering:
+        await answering.start()
+        created = events.lifecycle("response.created", answering.response)
+        yield created + events.lifecycle("response.in_progress", answering.response)
+        async for told in answering:
+            if told:
+                yield events.write(told)
+        ended = events.write(answering.end())
+        response = await answering.kept()
+        yield ended + events.lifecycle(f"response.{response.status}", response)
+
+
+def _failure(answering: Answering, events: EventWriter, error: ApiError) -> bytes:
+    """Return the event that ends a stream: the failed response, or the bare error where none was created yet."""
+    if events.has_begun:
+        return events.lifecycle("response.failed", answering.failed(error))
+    return events.write([("error", {"code": error.code, "message": error.message, "param": error.param})])
 
 
 @router.post("/v1/responses/input_tokens")

@@ -1,0 +1,98 @@
+"""The door: who may come in, and how many at once.
+
+Stage: 1 route.
+Owns: which paths ask for a key, the requests of each key under way, when a refused one should come back.
+Does not know: how keys are kept, what a request asks for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from statistics import median
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from gptoss_adapter.drain import Drain
+from gptoss_adapter.errors import DrainingError, TooManyRequestsError
+from gptoss_adapter.keys import KeyFile
+from gptoss_backend.keys import ApiKey
+from gptoss_backend.settings import AdapterSettings
+
+_HEALTH: Final = frozenset({"/health", "/health/live", "/health/ready"})
+_METRICS: Final = frozenset({"/metrics", "/stats"})
+_OPERATORS: Final = _HEALTH | _METRICS
+"""Answered to the last, and waited for by nobody."""
+_NUM_DURATIONS: Final = 64
+_MAX_RETRY_S: Final = 60
+
+
+class Admission:
+    """Lets requests in or raises why not."""
+
+    def __init__(self, settings: AdapterSettings, keys: KeyFile | None, drain: Drain) -> None:
+        """keys: None: whoever comes may come in."""
+        self._keys = keys
+        self._drain = drain
+        self._max_concurrency = settings.max_concurrency_per_key
+        self._keyless = _OPERATORS if settings.open_metrics else _HEALTH
+        self._under_way: Counter[str] = Counter()
+        self._durations_s: deque[float] = deque(maxlen=_NUM_DURATIONS)
+
+    def key_of(self, scope: Scope, headers: Headers) -> ApiKey | None:
+        """Return whose request this is; None: it needs no key. Looks at its head only.
+
+        Raises InvalidKeyError, DrainingError.
+        """
+        self._check_open(scope)
+        if self._keys is None or scope["path"] in self._keyless:
+            return None
+        return self._keys.check(headers.get("authorization"))
+
+    @contextmanager
+    def request(self, scope: Scope, key: ApiKey | None) -> Iterator[None]:
+        """Let a request in, its body read, for as long as its answer takes.
+
+        Raises DrainingError, TooManyRequestsError.
+        """
+        self._check_open(scope)
+        counted = self._counted(key) if key is not None and scope["method"] == "POST" else nullcontext()
+        waited_for = self._drain.request() if scope["path"] not in _OPERATORS else nullcontext()
+        with counted, waited_for:
+            yield
+
+    def _check_open(self, scope: Scope) -> None:
+        if self._drain.has_begun and scope["path"] not in _OPERATORS:
+            raise DrainingError
+
+    def retry_after_s(self, num_under_way: int | None = None) -> int:
+        """Return when one of the requests under way is likely to have ended, in whole seconds.
+
+        By Little's law: while each takes T and N are under way, one ends every T / N. num_under_way: None: all.
+        """
+        if not self._durations_s:
+            return 1
+        between_ends_s = median(self._durations_s) / max(1, num_under_way or self._drain.num_under_way)
+        return min(max(1, math.ceil(between_ends_s)), _MAX_RETRY_S)
+
+    def took(self, duration_s: float) -> None:
+        """Take note of how long an answer took."""
+        self._durations_s.append(duration_s)
+
+    @contextmanager
+    def _counted(self, key: ApiKey) -> Iterator[None]:
+        limit, num = key.max_concurrency or self._max_concurrency, self._under_way[key.name]
+        if limit is not None and num >= limit:
+            message = f"The key '{key.name}' has {num} requests under way, as many as it may. Try again when one ends."
+            raise TooManyRequestsError(message, retry_after_s=self.retry_after_s(num))
+        self._under_way[key.name] += 1
+        try:
+            yield
+        finally:
+            self._under_way[key.name] -= 1
+            if not self._under_way[key.name]:
+                del self._under_way[key.name]

@@ -1,0 +1,146 @@
+"""The GPU kernels against their torch references: in Triton's interpreter, or on the GPU where there is one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gptoss_backend.engine.experts import ExpertWeights
+from gptoss_backend.engine.kernels.experts import mix_packed_experts
+from gptoss_backend.engine.kernels.gemv import gate_up_for_pairs
+from gptoss_backend.engine.kernels.mxfp4 import dequantise
+from gptoss_backend.engine.kernels.routing import Routes, pick_experts, sort_pairs
+from gptoss_backend.engine.mxfp4 import PackedMatrices, unpack_mxfp4
+from support.packed_experts import Case, Sizes, relative_error
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# the interpreter computes with NumPy, which warns where a GPU does not
+OVERFLOWS = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+# tokens * top_k decides between the kernels for few rows and those for many
+FEW = [
+    Sizes(1, 4, 2, 64, 96),
+    Sizes(3, 32, 4, 160, 64),
+    Sizes(2, 8, 3, 96, 160),
+    Sizes(1, 2, 1, 2880, 32),
+    Sizes(1, 4, 1, 96, 736),
+]
+MANY = [Sizes(3, 4, 2, 64, 96), Sizes(17, 8, 4, 160, 224), Sizes(70, 32, 4, 96, 64), Sizes(70, 5, 3, 288, 32)]
+
+
+@OVERFLOWS
+@pytest.mark.parametrize(
+    ("dtype", "least_scale"),
+    # the interpreter makes zeros of bfloat16's subnormals
+    [(torch.float32, 0), (torch.bfloat16, 2 if DEVICE.type == "cpu" else 0), (torch.float16, 0)],
+)
+def test_dequantise_when_every_byte_and_scale_occurs_then_the_bits_are_the_reference_s(
+    dtype: torch.dtype, least_scale: int
+) -> None:
+    scales = torch.arange(least_scale, 255, dtype=torch.uint8).view(1, -1, 1).repeat(1, 1, 16)
+    blocks = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(1, scales.shape[1], 1, 1)
+    found = dequantise(PackedMatrices(blocks.to(DEVICE), scales.to(DEVICE), dtype))
+    bits = torch.int32 if dtype == torch.float32 else torch.int16
+    assert torch.equal(found.cpu().view(bits), unpack_mxfp4(blocks, scales, dtype).view(bits))
+
+
+@pytest.mark.parametrize("sizes", FEW + MANY, ids=str)
+def test_mix_when_float32_then_matches_the_reference_up_to_rounding(sizes: Sizes) -> None:
+    case = Case.random(sizes, torch.float32, DEVICE)
+    expected = case.exact()
+    found = mix_packed_experts(case.hidden, case.weights, case.shape)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "bound"),
+    [
+        (Sizes(2, 4, 2, 96, 64), torch.float16, 2e-3),
+        (Sizes(2, 4, 2, 96, 64), torch.bfloat16, 1e-2),
+        (Sizes(17, 8, 4, 96, 64), torch.float16, 2e-3),
+        pytest.param(
+            *(Sizes(17, 8, 4, 96, 64), torch.bfloat16, 1e-2),
+            marks=pytest.mark.skipif(
+                DEVICE.type == "cpu", reason="the interpreter multiplies bfloat16's bits as integers"
+            ),
+        ),
+    ],
+    ids=str,
+)
+def test_mix_when_half_precision_then_only_rounding_is_lost(sizes: Sizes, dtype: torch.dtype, bound: float) -> None:
+    case = Case.random(sizes, dtype, DEVICE)
+    assert relative_error(mix_packed_experts(case.hidden, case.weights, case.shape), case.exact()) < bound
+
+
+@pytest.mark.parametrize("num_tokens", [2, 20])
+def test_mix_when_float16_and_the_sum_outgrows_it_then_it_is_right(num_tokens: int) -> None:
+    case = Case.random(Sizes(num_tokens, 4, 2, 64, 64), torch.float16, DEVICE)
+    down = case.weights.down
+    assert isinstance(down, PackedMatrices)
+    down = dataclasses.replace(down, scales=down.scales + 18)
+    case = dataclasses.replace(case, weights=dataclasses.replace(case.weights, down=down))
+    expected = case.exact()
+    assert float(expected.abs().max()) > torch.finfo(torch.float16).max
+    assert relative_error(mix_packed_experts(case.hidden, case.weights, case.shape), expected) < 2e-3
+
+
+def test_mix_when_all_tokens_choose_the_same_experts_then_it_is_right() -> None:
+    case = Case.random(Sizes(40, 16, 2, 64, 32), torch.float32, DEVICE)
+    bias = torch.zeros_like(case.weights.router_bias)
+    bias[[3, 15]] = 1000
+    weights: ExpertWeights = dataclasses.replace(case.weights, router_bias=bias)
+    case = dataclasses.replace(case, weights=weights)
+    assert relative_error(mix_packed_experts(case.hidden, weights, case.shape), case.exact()) < 1e-5
+
+
+def test_gate_up_when_few_rows_share_a_batch_then_each_has_the_bits_it_has_alone() -> None:
+    case = Case.random(Sizes(3, 4, 2, 96, 32), torch.float32, DEVICE)
+    matrices, bias = case.weights.gate_up, case.weights.gate_up_bias
+    assert isinstance(matrices, PackedMatrices)
+    routes = pick_experts(F.linear(case.hidden, case.weights.router), 2)
+    together = gate_up_for_pairs(case.hidden, routes, matrices, bias, case.shape)
+    for row in range(3):
+        route = Routes(routes.experts[[row]], routes.shares[[row]])
+        alone = gate_up_for_pairs(case.hidden[[row]], route, matrices, bias, case.shape)
+        assert torch.equal(alone, together[2 * row : 2 * row + 2])
+
+
+@pytest.mark.parametrize(("num_experts", "top_k"), [(4, 2), (5, 3), (32, 4), (128, 4), (8, 1)])
+def test_pick_when_scores_differ_then_matches_torch(num_experts: int, top_k: int) -> None:
+    scores = torch.randn(9, num_experts, generator=torch.Generator().manual_seed(num_experts)).to(DEVICE)
+    routes = pick_experts(scores, top_k)
+    expected = torch.topk(scores, top_k, dim=-1)
+    assert torch.equal(routes.experts.long(), expected.indices)
+    torch.testing.assert_close(routes.shares, torch.softmax(expected.values, dim=-1))
+
+
+def test_pick_when_scores_are_equal_then_takes_the_first_and_none_twice() -> None:
+    routes = pick_experts(torch.tensor([[1.0, 2.0, 2.0, 2.0, 1.0]], device=DEVICE), 4)
+    assert routes.experts.tolist() == [[1, 2, 3, 0]]
+
+
+@OVERFLOWS
+def test_pick_when_scores_are_no_numbers_then_experts_exist() -> None:
+    nan, infinity = float("nan"), float("inf")
+    rows = [[nan, 1.0, nan, 2.0, nan], [-infinity] * 5, [infinity] * 5, [-infinity, nan, 1.0, infinity, nan]]
+    experts = pick_experts(torch.tensor(rows, device=DEVICE), 4).experts
+    assert int(experts.min()) >= 0
+    assert int(experts.max()) < 5
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 4), st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_sort_when_pairs_are_random_then_matches_a_stable_sort(
+    num_tokens: int, top_k: int, num_experts: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    experts = torch.randint(num_experts, (num_tokens, top_k), generator=generator, dtype=torch.int32)
+    order = sort_pairs(experts.to(DEVICE), num_experts)
+    assert torch.equal(order.pairs.cpu().long(), torch.argsort(experts.flatten(), stable=True))
+    counts = torch.bincount(experts.flatten(), minlength=num_experts)
+    assert torch.equal(order.ends.cpu().long(), counts.cumsum(0))

@@ -1,0 +1,55 @@
+"""The GPU kernels compiled for cards that are not there: they compile, and what is to be fast spills nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FEW, MANY = 1, 2048
+CASES = [f"90:bfloat16:{FEW}", f"90:bfloat16:{MANY}", f"80:bfloat16:{MANY}", f"75:float16:{FEW}"]
+ROUTING = {"_pick_experts", "_sum_experts", "_dequantise"}
+GEMV = {"_gate_up_for_pairs", "_down_for_pairs"}
+GEMM = {"_gate_up_for_sorted", "_down_for_sorted"}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    environment = dict(
+        os.environ, PYTHONPATH=str(ROOT / "tests"), TRITON_CACHE_DIR=str(tmp_path_factory.mktemp("cache"))
+    )
+    # in a process of its own, because the interpreter is chosen for a whole process
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, "-m", "support.compile_kernels", *CASES]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    kernels: list[dict[str, Any]] = json.loads(run.stdout)
+    return kernels
+
+
+@pytest.mark.parametrize(("capability", "names"), [(90, GEMV | GEMM), (80, GEMM), (75, GEMV)])
+def test_kernels_when_compiled_for_a_card_then_all_are_there_and_none_spills(
+    compiled: list[dict[str, Any]], capability: int, names: set[str]
+) -> None:
+    kernels = [kernel for kernel in compiled if kernel["capability"] == capability]
+    assert {kernel["name"] for kernel in kernels} - {"_sort_pairs"} == ROUTING | names
+    assert [kernel for kernel in kernels if kernel["stack_bytes"]] == []
+
+
+def test_gemv_when_compiled_for_hopper_then_half_of_the_registers_suffice(compiled: list[dict[str, Any]]) -> None:
+    # 128 registers leave room for 16 warps on a multiprocessor, whose loads together hide the memory's latency
+    kernels = [kernel for kernel in compiled if kernel["name"] in GEMV and kernel["capability"] == 90]
+    assert [kernel["name"] for kernel in kernels if kernel["registers"] > 128] == []
+
+
+@pytest.mark.parametrize("capability", [90, 80])
+def test_gemm_when_compiled_then_it_runs_on_the_tensor_cores(compiled: list[dict[str, Any]], capability: int) -> None:
+    kernels = [kernel for kernel in compiled if kernel["name"] in GEMM and kernel["capability"] == capability]
+    assert len(kernels) == len(GEMM)
+    assert all(kernel["tensor_core_instructions"] for kernel in kernels)

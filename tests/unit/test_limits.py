@@ -1,0 +1,281 @@
+"""What clients may do to a server: heads, bodies, readers that never read, large schemas, other sites' pages."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+
+from gptoss_adapter.admission import Admission
+from gptoss_adapter.app import create_app
+from gptoss_adapter.drain import Drain
+from gptoss_adapter.errors import TooManyRequestsError
+from gptoss_backend.settings import AdapterSettings, load_settings
+from support.fake_adapter import FakeAdapter, adapter_process
+from support.fake_model_server import FakeModelServer
+from support.live_app import chat_body, live, wait_until
+
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+
+# --- connections ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Iterator[FakeAdapter]:
+    limits = {"MAX_HEADER_BYTES": 2048, "HEADER_TIMEOUT_S": 0.5, "BODY_TIMEOUT_S": 0.5, "WRITE_TIMEOUT_S": 0.5}
+    with adapter_process("flood", **{f"ADAPTER__{name}": limit for name, limit in limits.items()}) as adapter:
+        yield adapter
+
+
+def connected(adapter: FakeAdapter, data: bytes = b"") -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", adapter.port), timeout=5)
+    client.sendall(data)
+    return client
+
+
+def read_to_end(client: socket.socket) -> bytes:
+    received = b""
+    try:
+        while part := client.recv(65536):
+            received += part
+    except ConnectionResetError:
+        pass
+    return received
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\nX-"], ids=["nothing", "half"])
+def test_connection_when_a_head_never_ends_then_it_is_closed(adapter: FakeAdapter, head: bytes) -> None:
+    with connected(adapter, head) as client:
+        begun = time.monotonic()
+        assert read_to_end(client) == b""
+        assert 0.3 < time.monotonic() - begun < 2.0
+
+
+def test_connection_when_a_head_comes_byte_by_byte_then_it_is_closed_all_the_same(adapter: FakeAdapter) -> None:
+    begun = time.monotonic()
+    head = itertools.chain([b"GET / HTTP/1.1\r\nX-"], itertools.repeat(b"x"))
+    with connected(adapter) as client, suppress(ConnectionError):
+        client.settimeout(0.05)
+        is_open = True
+        while is_open:
+            with suppress(TimeoutError):
+                client.sendall(next(head))
+                is_open = client.recv(1) != b""
+    assert 0.3 < time.monotonic() - begun < 2.0
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_connection_when_a_head_is_too_long_then_431_and_it_is_closed(adapter: FakeAdapter, ended: bool) -> None:
+    head = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 4096 + (b"\r\n\r\n" if ended else b"")
+    with connected(adapter, head) as client:
+        answer = read_to_end(client)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "headers_too_large"
+
+
+def test_connection_when_it_speaks_no_http_then_400_in_openais_shape(adapter: FakeAdapter) -> None:
+    with connected(adapter, b"EHLO example.com\r\n\r\n") as client:
+        answer = read_to_end(client)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
+
+
+def test_connection_when_a_body_never_ends_then_408(adapter: FakeAdapter) -> None:
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{{"
+    with connected(adapter, head.encode()) as client:
+        assert read_to_end(client).startswith(b"HTTP/1.1 408 ")
+
+
+def test_connection_when_it_is_used_again_after_a_while_then_it_works(adapter: FakeAdapter) -> None:
+    with httpx.Client(base_url=adapter.url) as client:
+        for _ in range(2):
+            assert client.get("/health").status_code == 200
+            time.sleep(0.7)  # longer than a head may take: nothing has begun
+
+
+def flooding(adapter: FakeAdapter) -> socket.socket:
+    body = json.dumps(chat_body(stream=True)).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    client.connect(("127.0.0.1", adapter.port))
+    client.sendall(head.encode() + body)
+    return client
+
+
+def num_running(adapter: FakeAdapter) -> int:
+    count: int = httpx.get(f"{adapter.url}/health").json()["requests_under_way"]
+    return count
+
+
+def test_reader_when_it_never_reads_then_it_is_cut_off_and_its_generation_ends(adapter: FakeAdapter) -> None:
+    with flooding(adapter):
+        wait_until(lambda: num_running(adapter) == 1)
+        assert wait_until(lambda: num_running(adapter) == 0, timeout_s=10) < 8
+
+
+def test_reader_when_it_reads_slowly_then_it_is_not_cut_off(adapter: FakeAdapter) -> None:
+    with flooding(adapter) as client:
+        wait_until(lambda: num_running(adapter) == 1)
+        for _ in range(15):
+            assert client.recv(16384)
+            time.sleep(0.1)
+        assert num_running(adapter) == 1
+    wait_until(lambda: num_running(adapter) == 0)
+
+
+# --- what a request holds -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> FakeModelServer:
+    return FakeModelServer()
+
+
+@pytest.fixture(scope="module")
+def client(server: FakeModelServer) -> Iterator[httpx.Client]:
+    limits = {"max_tools": 2, "max_schema_bytes": 1024, "max_schema_depth": 6}
+    sections = {
+        "model": "demo",
+        "profile": "balanced",
+        "profiles": {"balanced": {"model": "demo", "request_timeout_s": 7.5}},
+        "adapter": {**limits, "responses_path": ":memory:", "cors_origins": ["https://chat.example.com"]},
+    }
+    app = create_app(load_settings(sections, environ={}), model_server=server)
+    with live(app) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth - 1):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+LONG = {"type": "string", "description": "x" * 1024}
+
+
+def function(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "f", "parameters": schema}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(3)]}, "tools", "offers 3 tools"),
+        (
+            {"tools": [{"type": "function", "function": function(nested(7))}]},
+            "tools[0].function.parameters",
+            "nested 7 deep",
+        ),
+        (
+            {"tools": [{"type": "function", "function": function(LONG)}]},
+            "tools[0].function.parameters",
+            "bytes of JSON",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "f", "schema": nested(7)}}},
+            "response_format.json_schema.schema",
+            "nested 7 deep",
+        ),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+def test_chat_when_a_part_is_too_large_then_400_names_it(
+    client: httpx.Client, path: str, fields: dict[str, Any], param: str, words: str
+) -> None:
+    response = client.post(path, json=chat_body(**fields))
+    if path == "/tokenize" and response.json()["error"]["code"] == "unknown_parameter":
+        pytest.skip("/tokenize does not take this field")
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, param)
+    assert words in error["message"]
+
+
+def test_chat_when_a_part_is_as_large_as_may_be_then_it_is_answered(client: httpx.Client) -> None:
+    schema = {"type": "object", "properties": {"x": nested(4)}}
+    tools = [{"type": "function", "function": {"name": f"f{n}", "parameters": schema}} for n in range(2)]
+    assert client.post(CHAT, json=chat_body(tools=tools)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function", "name": f"f{n}"} for n in range(3)]}, "tools"),
+        ({"tools": [{"type": "function", **function(nested(7))}]}, "tools[0].parameters"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "f", "schema": nested(7)}}},
+            "text.format.schema",
+        ),
+    ],
+)
+def test_response_when_a_part_is_too_large_then_400_names_it(
+    client: httpx.Client, fields: dict[str, Any], param: str
+) -> None:
+    response = client.post(RESPONSES, json={"model": "gpt-oss", "input": "Hi", **fields})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, chat_body()),
+        ("/v1/completions", {"model": "gpt-oss", "prompt": "Hi"}),
+        (RESPONSES, {"model": "gpt-oss", "input": "Hi"}),
+    ],
+)
+def test_generation_when_the_profile_has_a_deadline_then_the_engine_is_told(
+    client: httpx.Client, server: FakeModelServer, path: str, body: dict[str, Any]
+) -> None:
+    server.forget()
+    assert client.post(path, json=body).status_code == 200
+    assert [sampling.timeout_s for sampling in server.samplings] == [7.5]
+
+
+# --- when to come back ----------------------------------------------------------------------------------------------
+
+
+def test_retry_after_when_the_queue_is_full_then_it_is_when_the_next_answer_is_likely_to_end(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = [TooManyRequestsError("Full.")]
+    try:
+        response = client.post(CHAT, json=chat_body())
+    finally:
+        server.forget()
+    assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+
+
+@pytest.mark.parametrize(("durations_s", "num", "told_s"), [([], 4, 1), ([30.0] * 3 + [500.0], 4, 8), ([900.0], 1, 60)])
+def test_retry_after_when_answers_take_long_then_it_says_so(durations_s: list[float], num: int, told_s: int) -> None:
+    admission = Admission(AdapterSettings(), None, Drain())
+    for duration_s in durations_s:
+        admission.took(duration_s)
+    assert admission.retry_after_s(num) == told_s
+
+
+# --- pages of other sites -------------------------------------------------------------------------------------------
+
+
+def test_cors_when_a_known_page_asks_then_its_browser_may_send_and_read_errors_too(client: httpx.Client) -> None:
+    origin = {"Origin": "https://chat.example.com"}
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    preflight = client.options(CHAT, headers={**origin, **asked})
+    refused = client.post(CHAT, json={}, headers=origin)
+    assert preflight.status_code == 200
+    assert "authorization" in preflight.headers["access-control-allow-headers"]
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (400, origin["Origin"])
+    assert "x-request-id" in refused.headers["access-control-expose-headers"]
+
+
+def test_cors_when_another_page_asks_then_its_browser_is_told_nothing(client: httpx.Client) -> None:
+    response = client.get("/v1/models", headers={"Origin": "https://evil.example.com"})
+    assert "access-control-allow-origin" not in response.headers
