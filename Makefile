@@ -23,11 +23,11 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve stop status test check lock clean
+.PHONY: help setup serve stop status test gpu-check check lock clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [MODEL=demo|20b|120b] [PORT=8000] [PROFILE=latency_first|quality_first|balanced] [ARGS=…]"
-	@sed -nE 's/^([a-z]+):.*  ## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z0-9-]+):.*  ## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(STAMP)  ## install the locked environment into .venv and make tritonserver runnable
 	@:
@@ -45,6 +45,10 @@ status:  ## say what runs, and how it is
 
 test: setup  ## run the tests (ARGS="-k words" picks some)
 	@$(VENV)/bin/pytest $(ARGS)
+
+gpu-check: setup  ## on a GPU: kernels, full-size models, memory, tokens/s, in one table (ARGS="--shapes 20b")
+	@$(VENV)/bin/pytest -q tests/gpu
+	@$(VENV)/bin/python -m load.gpu_check $(ARGS)
 
 check: setup  ## run ruff and mypy
 	$(VENV)/bin/ruff check .

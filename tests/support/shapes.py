@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
 from gptoss_backend.engine.config import FULL_ATTENTION, SLIDING_ATTENTION, ModelConfig, RopeConfig
 
 
@@ -31,16 +30,4 @@ def tiny_config(*, sliding_window: int = 128, vocab_size: int = 512, max_positio
 
 def published_config(size: str) -> ModelConfig:
     """Return the shape of OpenAI's "20b" or "120b"."""
-    num_layers, num_experts = {"20b": (24, 32), "120b": (36, 128)}[size]
-    return replace(
-        tiny_config(vocab_size=201088),
-        hidden_size=2880,
-        intermediate_size=2880,
-        num_layers=num_layers,
-        num_heads=64,
-        num_kv_heads=8,
-        head_dim=64,
-        num_experts=num_experts,
-        num_experts_per_token=4,
-        layer_types=(SLIDING_ATTENTION, FULL_ATTENTION) * (num_layers // 2),
-    )
+    return config_of(SHAPES[size])

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 
 from gptoss_backend.demo.random_tensors import Normal, Ones, RandomTensor, UnpackedExperts, expert_matrix, num_bytes
 from gptoss_backend.engine.checkpoint import INDEX_FILE
+from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
 
 _VOCAB_SIZE: Final = 201088
@@ -112,7 +113,7 @@ def write_random_checkpoint(
     try:
         files = {partial / f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors": s for n, s in enumerate(shards)}
         _write_shards(files, seed, _Tally(total, progress))
-        _write_documents(partial, files, _config(shape, name, experts))
+        _write_documents(partial, files, config_document(shape, name, experts))
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -203,6 +204,11 @@ def _write_documents(folder: Path, files: Mapping[Path, Sequence[RandomTensor]],
 # --- what is in it --------------------------------------------------------------------------------------------------
 
 
+def config_of(shape: Shape) -> ModelConfig:
+    """Return the architecture's numbers of a checkpoint of that shape."""
+    return ModelConfig.from_document(config_document(shape, ""))
+
+
 def _shards(shape: Shape, experts: ExpertFormat) -> list[list[RandomTensor]]:
     hidden = shape.hidden_size
     around: list[RandomTensor] = [
@@ -243,7 +249,8 @@ def _experts(shape: Shape, prefix: str, experts: ExpertFormat) -> list[RandomTen
     return tensors
 
 
-def _config(shape: Shape, name: str, experts: ExpertFormat) -> dict[str, Any]:
+def config_document(shape: Shape, name: str, experts: ExpertFormat = "mxfp4") -> dict[str, Any]:
+    """Return what config.json holds for a checkpoint of that shape. name: what it calls itself."""
     kinds = ("sliding_attention", "full_attention")
     config = {
         "_name_or_path": name,

@@ -81,14 +81,15 @@ class ModelConfig:
         if document.get("model_type") != "gpt_oss":
             raise CheckpointError(f"{path} is of model type {document.get('model_type')!r}, not 'gpt_oss'")
         try:
-            return cls._from_document(document)
+            return cls.from_document(document)
         except KeyError as error:
             raise CheckpointError(f"{path} lacks the key {error}") from error
         except (TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{path} holds a value of the wrong type: {error}") from error
 
     @classmethod
-    def _from_document(cls, document: dict[str, Any]) -> ModelConfig:
+    def from_document(cls, document: dict[str, Any]) -> ModelConfig:
+        """Read what config.json holds. Raises KeyError, TypeError, ValueError or CheckpointError."""
         num_layers = document["num_hidden_layers"]
         layer_types = document.get("layer_types") or [
             FULL_ATTENTION if i % 2 else SLIDING_ATTENTION for i in range(num_layers)

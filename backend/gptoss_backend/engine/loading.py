@@ -68,7 +68,8 @@ def load_model(
     native = device.type == "cpu" and is_alone and _use_native(config, dtype, block_size, cpu_kernels)
     precision = choose_precision(dtype, device, has_native_bfloat16=native)
     packed = experts == "packed" or (experts == "auto" and (native or device.type == "cuda"))
-    choice = _choose(config, device, precision, options, packed=packed and has_packed_experts(folder))
+    packed = packed and has_packed_experts(folder)
+    choice = _choose(config, device, precision, options, packed=packed)
     _tell(precision, choice)
     if choice.mode != SINGLE:
         return _load_spread(folder, choice, device, precision, options, progress)
@@ -86,7 +87,7 @@ def load_model(
         model = TorchModel(shard, weights)
     if device.type == "cuda":
         _compare(choice.plans[0], device)
-    model.info = _info(choice, device, precision, "C++" if native else "torch")
+    model.info = _info(choice, device, precision, "C++" if native else _torch_kernels(device, packed=packed))
     return model
 
 
@@ -154,8 +155,12 @@ def _load_spread(
         timeout_s=options.timeout_s,
     )
     model = DistributedModel(folder, choice.shards, cluster, precision.dtype, progress)
-    model.info = _info(choice, device, precision, "torch")
+    model.info = _info(choice, device, precision, _torch_kernels(device, packed=has_packed_experts(folder)))
     return model
+
+
+def _torch_kernels(device: torch.device, *, packed: bool) -> str:
+    return "torch, Triton-language for experts" if device.type == "cuda" and packed else "torch"
 
 
 def _info(choice: Choice, device: torch.device, precision: Precision, kernels: str) -> ModelInfo:

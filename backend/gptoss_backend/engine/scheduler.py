@@ -74,7 +74,7 @@ class Step:
             place = end
         return choices
 
-    def mark_in_flight(self, value: bool) -> None:  # noqa: FBT001 (what it is set to)
+    def mark_in_flight(self, value: bool) -> None:
         """Note of all its sequences whether the step is under way."""
         for sequence in self.decodes:
             sequence.is_in_flight = value

@@ -6,6 +6,7 @@ Does not know: requests, sampling, which sequence a token belongs to beyond its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 from gptoss_backend.engine.attention import AttentionPlan, attend
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
-from gptoss_backend.engine.experts import ExpertShape, mix_experts, project
+from gptoss_backend.engine.experts import ExpertShape, ExpertWeights, mix_experts, project
 from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
 from gptoss_backend.engine.model import LocalModel, StepOutput
+from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.rope import RotaryEmbedding
 from gptoss_backend.engine.shard import Shard
 
@@ -45,11 +47,26 @@ class Alone:
         return StepOutput(logits.argmax(dim=-1).tolist(), logits if with_logits else None)
 
 
+ExpertMixer = Callable[[Tensor, ExpertWeights, ExpertShape], Tensor]
+
+
+def mixer_for(weights: ExpertWeights) -> ExpertMixer:
+    """Return what applies such experts: kernels that take them packed on a GPU, else plain torch."""
+    if not (isinstance(weights.gate_up, PackedMatrices) and weights.router.device.type == "cuda"):
+        return mix_experts
+    # Triton-language comes with torch's CUDA build; where nothing else is computed, nobody needs it
+    from gptoss_backend.engine.kernels.experts import mix_packed_experts
+
+    return mix_packed_experts
+
+
 class TorchModel(LocalModel):
     """A GPT-OSS, or a shard of one, in plain torch operators, on any device: the reference for every kernel."""
 
-    def __init__(self, shard: Shard, weights: Weights, group: Group | None = None) -> None:
-        """group: needed where the shard holds a part of each layer."""
+    def __init__(
+        self, shard: Shard, weights: Weights, group: Group | None = None, mixer: ExpertMixer | None = None
+    ) -> None:
+        """group: needed where the shard holds a part of each layer. mixer: None: what is best for these experts."""
         self.config = shard.local_config()
         layer = weights.layers[0]
         self.device = layer.qkv.device
@@ -62,6 +79,7 @@ class TorchModel(LocalModel):
         self._rope = RotaryEmbedding(self.config.rope, self.config.head_dim, self.device)
         config = self.config
         self._expert_shape = ExpertShape(config.num_experts_per_token, config.swiglu_alpha, config.swiglu_limit)
+        self._mix_experts = mixer or mixer_for(layer.experts)
         self._is_sliding = [index in set(config.sliding_layers) for index in range(config.num_layers)]
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
@@ -101,7 +119,7 @@ class TorchModel(LocalModel):
         for index, layer in enumerate(self._weights.layers):
             plan = sliding if self._is_sliding[index] else full
             hidden = hidden + self._group.add_up(self._attention(index, layer, hidden, rotation, plan))
-            mixed = mix_experts(self._norm(hidden, layer.expert_norm), layer.experts, self._expert_shape)
+            mixed = self._mix_experts(self._norm(hidden, layer.expert_norm), layer.experts, self._expert_shape)
             hidden = hidden + self._group.add_up(mixed.to(hidden.dtype))
         return hidden
 

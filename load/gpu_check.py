@@ -1,0 +1,187 @@
+"""`make gpu-check`: everything about the engine that only a GPU can show, in one table.
+
+Full-size random models made on the device, their memory by part, the kernels' logits against the dequantised
+reference, tokens per second at several batch sizes. `--device cpu --shapes tiny` tries the script itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import platform
+import threading
+import time
+from dataclasses import replace
+from statistics import median
+
+import torch
+from rich.console import Console
+
+from gptoss_backend.contract import SamplingParams
+from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
+from gptoss_backend.engine.batch import Batch, ScheduledSequence
+from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.engine import Engine, EngineOptions
+from gptoss_backend.engine.experts import mix_experts
+from gptoss_backend.engine.kv_cache import KVCache
+from gptoss_backend.engine.placement.memory_plan import gib, plan_memory
+from gptoss_backend.engine.precision import choose_precision
+from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
+from gptoss_backend.engine.shard import Shard
+from gptoss_backend.engine.torch_model import TorchModel
+from load.bench.random_weights import RandomWeights
+
+_PROMPT_TOKENS = 128
+_MOST_ERROR = 1e-2
+_console = Console(markup=False, highlight=False, soft_wrap=True)
+
+
+def main() -> int:
+    """Run the checks; returns 0 when what can be right or wrong is right."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cuda", help="where to compute: cuda or cpu")
+    parser.add_argument("--shapes", nargs="+", default=["20b", "120b"], choices=sorted(SHAPES))
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--tokens", type=int, default=64, help="new tokens of each request")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    _console.print(
+        f"device: {_name(device)}; torch {torch.__version__}; {_PROMPT_TOKENS} prompt tokens, {options.tokens} new ones"
+    )
+    good = True
+    for name in options.shapes:
+        good &= check_shape(name, device, options.batches, options.tokens)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return 0 if good else 1
+
+
+def check_shape(name: str, device: torch.device, batches: list[int], num_new: int) -> bool:
+    """Print what is seen of one shape; returns whether logits and memory are as they should be."""
+    config = config_of(SHAPES[name])
+    precision = choose_precision("auto", device)
+    _console.print(f"\n{name}: {str(precision.dtype).removeprefix('torch.')} ({precision.reason})")
+    error = logits_error(config, device, precision.dtype)
+    _console.print(f"  logits of two layers, kernels against the dequantised reference: relative error {error:.2e}")
+    plan = plan_memory(Shard.of_all(config), element_size=precision.dtype.itemsize, packed=True)
+    _console.print(f"  planned: {plan}")
+    if device.type == "cuda" and plan.needed(8192) > torch.cuda.mem_get_info(device)[0]:
+        _console.print(f"  does not fit here: {gib(torch.cuda.mem_get_info(device)[0])} are free")
+        return error < _MOST_ERROR
+    before = _allocated(device)
+    started_s = time.monotonic()
+    model = TorchModel(Shard.of_all(config), RandomWeights(config, device, precision.dtype).model())
+    taken = _allocated(device) - before
+    _console.print(f"  made in {time.monotonic() - started_s:.1f} s; the allocator gave {gib(taken)}")
+    answers = _Answers()
+    engine = Engine(model, EngineOptions(max_num_seqs=max(batches), max_model_len=4096), answers)
+    engine.start()
+    _console.print("  | batch | tokens/s | per token | first token |\n  |---|---|---|---|")
+    for batch in batches:
+        first_s, per_token_s = decode(engine, answers, config, batch, num_new)
+        rate = batch / per_token_s
+        _console.print(f"  | {batch} | {rate:,.1f} | {per_token_s * 1000:.2f} ms | {first_s * 1000:.1f} ms |")
+    engine.stop(0.0)
+    as_planned = device.type != "cuda" or abs(taken - plan.weights) < 0.02 * plan.weights
+    if not as_planned:
+        _console.print("  the plan and the allocator differ by more than 2%")
+    return error < _MOST_ERROR and as_planned
+
+
+def logits_error(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> float:
+    """Return the relative error of a two-layer model's logits on the kernels' path, over a prompt."""
+    config = replace(config, num_layers=2, layer_types=config.layer_types[:2])
+    weights = RandomWeights(config, device, dtype, seed=1).model()
+    outputs = []
+    for reference in (False, True):
+        model = TorchModel(Shard.of_all(config), weights, mixer=mix_experts if reference else None)
+        outputs.append(_prompt_logits(model, _prompt(config, 0)).double())
+    got, expected = outputs
+    return float((got - expected).norm() / expected.norm())
+
+
+def decode(engine: Engine, answers: _Answers, config: ModelConfig, batch: int, num_new: int) -> tuple[float, float]:
+    """Return the median time to the first token and the time per token of `batch` requests; the first run warms up."""
+    times = []
+    for round_ in range(3):
+        answers.expect(batch)
+        started_s = time.monotonic()
+        for number in range(batch):
+            sampling = SamplingParams(temperature=0.0, max_tokens=num_new, ignore_eos=True)
+            prompt = _prompt(config, 1000 * round_ + number)
+            engine.submit(GenerationRequest(f"{batch}-{round_}-{number}", prompt, sampling))
+        first_s, all_first_s, end_s = answers.wait()
+        times.append((first_s - started_s, (end_s - all_first_s) / (num_new - 1)))
+    warm = times[1:]
+    return median(first for first, _ in warm), median(each for _, each in warm)
+
+
+class _Answers:
+    """The engine's sink: notes when all requests have a first token, and when all have ended."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._left: int = 0
+        self._begun: set[str] = set()
+        self._times = [0.0, 0.0, 0.0]
+        self._count = 0
+
+    def expect(self, count: int) -> None:
+        self._left = self._count = count
+        self._begun.clear()
+        self._ended.clear()
+
+    def wait(self) -> tuple[float, float, float]:
+        """Return when the first had a token, when all had, and when all had ended."""
+        self._ended.wait()
+        first, all_first, end = self._times
+        return first, all_first, end
+
+    def __call__(self, deltas: list[TokenDelta]) -> None:
+        now_s = time.monotonic()
+        for delta in deltas:
+            if delta.error:
+                raise RuntimeError(delta.error)
+            if delta.token_ids and delta.request_id not in self._begun:
+                if not self._begun:
+                    self._times[0] = now_s
+                self._begun.add(delta.request_id)
+                self._times[1] = now_s
+            if delta.is_last:
+                self._left -= 1
+        if self._left == 0:
+            self._times[2] = now_s
+            self._ended.set()
+
+
+def _prompt_logits(model: TorchModel, prompt: list[int]) -> torch.Tensor:
+    plan = model.plan_cache(CacheLimits(16, 2, 2 * len(prompt), max_model_len=256, kv_cache_bytes=2**27))
+    model.allocate_cache(plan)
+    cache = KVCache(plan, model.config.sliding_window)
+    sequence = Sequence(GenerationRequest("one", prompt, SamplingParams()), max_tokens=1)
+    sequence.row, _ = cache.open(prompt)
+    cache.reserve(sequence.row, len(prompt))
+    batch = Batch.build([], [ScheduledSequence(sequence, len(prompt), samples=True)])
+    logits = model.forward(replace(batch, samples=list(range(len(prompt)))), cache, with_logits=True).logits
+    if logits is None:
+        raise RuntimeError("no logits, though they were asked for")
+    return logits
+
+
+def _prompt(config: ModelConfig, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, config.vocab_size, (_PROMPT_TOKENS,), generator=generator).tolist()
+
+
+def _allocated(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,96 @@
+"""Which variant of the models' configs a machine calls for, over a stand-in for the driver's nvidia-smi."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gptoss_backend.demo.random_checkpoint import SHAPES, config_document
+from gptoss_backend.settings import Settings, load_settings
+from gptoss_client.cli import app
+from gptoss_client.errors import UsageError
+from gptoss_client.placing import config_variant
+from gptoss_client.run_state import RunDirectory
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What a checkpoint of 20B says of itself; nothing more is read before the start."""
+    folder = tmp_path / "20b"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config_document(SHAPES["20b"], "test")), encoding="utf-8")
+    return folder
+
+
+def settings_for(folder: Path, **placement: object) -> Settings:
+    return load_settings(
+        {"model": "20b", "checkpoints": {"20b": str(folder)}, "placement": placement}, environ={}, config=None
+    )
+
+
+def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *cards: tuple[str, float]) -> None:
+    """Put a driver in place that tells of these cards."""
+    rows = [f"{i}, {name}, 570.1, {int(gib * 1024)}, {int(gib * 1024)}" for i, (name, gib) in enumerate(cards)]
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    listing = "\n".join(f"GPU {i}: {name}" for i, (name, _) in enumerate(cards))
+    driver.write_text(
+        f"#!/bin/sh\nif [ \"$1\" = -L ]; then cat <<'E'\n{listing}\nE\nelse cat <<'E'\n" + "\n".join(rows) + "\nE\nfi\n"
+    )
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{driver.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("cards", "placement", "variant"),
+    [
+        ([("NVIDIA GeForce RTX 4090", 23.6)], {}, "replicas"),
+        ([("NVIDIA GeForce RTX 3060", 11.8)] * 2, {}, "spread"),
+        ([("NVIDIA GeForce RTX 4090", 23.6)] * 2, {"mode": "tensor"}, "spread"),
+    ],
+)
+def test_variant_when_there_are_cards_then_it_is_that_of_the_placement(
+    cards: list[tuple[str, float]],
+    placement: dict[str, object],
+    variant: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(tmp_path, monkeypatch, *cards)
+    assert config_variant(settings_for(folder, **placement), RunDirectory(tmp_path / "run")) == variant
+
+
+def test_variant_when_no_card_holds_the_model_then_it_is_refused_with_the_figures(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(tmp_path, monkeypatch, ("NVIDIA GeForce RTX 3060", 11.8))
+    with pytest.raises(UsageError, match=r"the model needs 14\.00 GiB on one card .* RTX 3060 has 11\.4"):
+        config_variant(settings_for(folder), RunDirectory(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("placement", "node_rank", "sentence"),
+    [
+        ({}, 1, "joining needs the placement settings of the first node"),
+        (
+            {"num_nodes": 2, "num_devices": 2, "rendezvous": "h:1", "secret": "s", "mode": "tensor"},
+            2,
+            "--node-rank is 2, but 1 to 1 join",
+        ),
+    ],
+)
+def test_join_when_it_cannot_then_a_sentence_says_why(
+    placement: dict[str, object], node_rank: int, sentence: str, folder: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"placement": placement}), encoding="utf-8")
+    options = ["join", "--node-rank", str(node_rank), "--config", str(config), "--checkpoint", str(folder)]
+    result = CliRunner().invoke(app, [*options, "--model", "20b"])
+    assert isinstance(result.exception, UsageError)
+    assert sentence in str(result.exception)
