@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import platform
 import threading
 import time
 from dataclasses import replace
@@ -25,6 +24,7 @@ from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine, EngineOptions
 from gptoss_backend.engine.experts import mix_experts
 from gptoss_backend.engine.kv_cache import KVCache
+from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.placement.memory_plan import gib, plan_memory
 from gptoss_backend.engine.precision import choose_precision
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
@@ -180,7 +180,7 @@ def _allocated(device: torch.device) -> int:
 
 
 def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
 
 
 if __name__ == "__main__":

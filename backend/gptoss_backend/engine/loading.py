@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -18,6 +17,7 @@ import torch
 from gptoss_backend.engine.checkpoint import Progress, Weights, has_packed_experts, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
+from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.model import LocalModel, Model, ModelInfo
 from gptoss_backend.engine.native.library import NativeUnavailableError
 from gptoss_backend.engine.native.model import NativeModel, check_native
@@ -165,7 +165,7 @@ def _torch_kernels(device: torch.device, *, packed: bool) -> str:
 
 def _info(choice: Choice, device: torch.device, precision: Precision, kernels: str) -> ModelInfo:
     return ModelInfo(
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         num_devices=len(choice.shards),
         dtype=str(precision.dtype).removeprefix("torch."),
         why_dtype=precision.reason,

@@ -1,4 +1,4 @@
-"""How much memory there is: on the host (cgroup limits counted) or on a GPU.
+"""What the host is: its processor, and how much memory there is (cgroup limits counted), or on a GPU.
 
 Owns: the readings. Does not know: what the memory is for.
 """
@@ -60,6 +60,14 @@ def _left_in(group: Path, limit: str, used: str, reclaimable: str) -> int:
     if most == "max":
         return _NO_LIMIT
     return max(int(most) - taken + int(fields.get(reclaimable, 0)), 0)
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return what the processor calls itself. platform.processor() would start a process to find out less."""
+    for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "CPU"
 
 
 def _host_available() -> int:

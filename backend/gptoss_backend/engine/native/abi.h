@@ -28,9 +28,11 @@ struct LayerSource {
   const float* expert_norm;
   const bf16* router;
   const bf16* router_bias;
-  const bf16* gate_up;
+  const void* gate_up;  // bf16, or blocks of MXFP4 where there are scales
+  const std::uint8_t* gate_up_scales;
   const bf16* gate_up_bias;
-  const bf16* down;
+  const void* down;
+  const std::uint8_t* down_scales;
   const bf16* down_bias;
   std::int32_t is_sliding;
 };

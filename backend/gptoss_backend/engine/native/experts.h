@@ -10,21 +10,28 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "abi.h"
 #include "matrix.h"
 #include "memory.h"
+#include "mxfp4.h"
 #include "rows.h"
 #include "threads.h"
 #include "vectors.h"
 
 namespace gptoss {
 
+template <typename Packed>
+struct ExpertMatrices {
+  std::vector<Packed> gate_up, down;  // by expert
+};
+
 struct ExpertLayer {
   RmsNorm norm;
   Matrix router;
-  std::vector<Matrix> gate_up, down;
+  std::variant<ExpertMatrices<Matrix>, ExpertMatrices<Fp4Matrix>> matrices;
 };
 
 class Experts {
@@ -45,14 +52,16 @@ class Experts {
       if (!assignments_[expert].empty()) used_.push_back({expert, total});
       total += static_cast<int>(assignments_[expert].size());
     }
-    const int stride = layer.down[0].num_outputs;
+    const int stride = (shape_.hidden_size + kLanes - 1) / kLanes * kLanes;
     float* outputs = updates_.get(std::size_t(total) * stride);
-    const auto task = [&](int index) {
-      const auto [expert, start] = used_[index];
-      apply_expert(layer, expert, normed, outputs + std::size_t(start) * stride);
-    };
     const std::int64_t work = std::int64_t(total) * 3 * shape_.hidden_size * shape_.intermediate_size;
-    share(pool_, work, static_cast<int>(used_.size()), task);
+    const auto apply_all = [&](const auto& matrices) {
+      share(pool_, work, static_cast<int>(used_.size()), [&](int index) {
+        const auto [expert, start] = used_[index];
+        apply_expert(matrices, expert, normed, outputs + std::size_t(start) * stride);
+      });
+    };
+    std::visit(apply_all, layer.matrices);
     for (const auto& [expert, start] : used_) {  // in the experts' order, the same for a token in any company
       for (std::size_t i = 0; i < assignments_[expert].size(); ++i) {
         const auto& [token, share] = assignments_[expert][i];
@@ -93,9 +102,10 @@ class Experts {
     }
   }
 
-  void apply_expert(const ExpertLayer& layer, int expert, const bf16* normed, float* output) const {
+  template <typename Packed>
+  void apply_expert(const ExpertMatrices<Packed>& matrices, int expert, const bf16* normed, float* output) const {
     const auto& list = assignments_[expert];
-    const Matrix &gate_up = layer.gate_up[expert], &down = layer.down[expert];
+    const Packed &gate_up = matrices.gate_up[expert], &down = matrices.down[expert];
     const int rows = static_cast<int>(list.size()), hidden = shape_.hidden_size;
     thread_local Scratch<bf16> gathered_storage, inner_storage;
     thread_local Scratch<float> product_storage;

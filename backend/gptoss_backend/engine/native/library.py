@@ -63,7 +63,8 @@ class LayerSourceStruct(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("attention_norm", "qkv", "qkv_bias", "output", "output_bias", "sinks")),
         *((name, ctypes.c_void_p) for name in ("expert_norm", "router", "router_bias")),
-        *((name, ctypes.c_void_p) for name in ("gate_up", "gate_up_bias", "down", "down_bias")),
+        *((name, ctypes.c_void_p) for name in ("gate_up", "gate_up_scales", "gate_up_bias")),
+        *((name, ctypes.c_void_p) for name in ("down", "down_scales", "down_bias")),
         ("is_sliding", ctypes.c_int32),
     )
 
@@ -87,9 +88,11 @@ def load_library() -> ctypes.CDLL:
     _check_processor()
     library = ctypes.CDLL(str(_built()))
     library.gptoss_create.restype = ctypes.c_void_p
-    library.gptoss_create.argtypes = (ctypes.c_void_p,) * 4 + (ctypes.c_int32,)
-    library.gptoss_set_unembedding.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
-    library.gptoss_add_layer.argtypes = (ctypes.c_void_p,) * 4
+    library.gptoss_create.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+    library.gptoss_set_embedding.argtypes = (ctypes.c_void_p,) * 2
+    library.gptoss_add_layer.argtypes = (ctypes.c_void_p,) * 2
+    library.gptoss_set_unembedding.argtypes = (ctypes.c_void_p,) * 3
+    library.gptoss_set_cache.argtypes = (ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p)
     library.gptoss_forward.argtypes = (ctypes.c_void_p,) * 4
     library.gptoss_destroy.argtypes = (ctypes.c_void_p,)
     return library

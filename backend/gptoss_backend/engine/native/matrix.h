@@ -50,6 +50,8 @@ template <typename Format>
 struct PanelMatrix {
   using Value = typename Format::Value;
   static constexpr int kGroup = 4 / sizeof(Value);
+  static constexpr int kInputBytes = sizeof(Value);
+  static constexpr int kMostRowsOfFour = 6;  // by which four panels are multiplied side by side
 
   Buffer<Value> panels;
   Buffer<typename Format::Start> starts;  // what each output's sum begins with
@@ -75,22 +77,34 @@ struct PanelMatrix {
 using Matrix = PanelMatrix<Bf16Pairs>;
 using ByteMatrix = PanelMatrix<ByteQuads>;
 
+// Rows as a checkpoint has them, one after the other.
+struct Bf16Rows {
+  using Packed = Matrix;
+
+  const bf16* values;
+
+  Bf16Rows matrix(int index, int num_rows, int num_inputs) const {
+    return {values + std::size_t(index) * num_rows * num_inputs};
+  }
+  void fetch(std::size_t count) const { gptoss::fetch(values, count * sizeof(bf16)); }
+};
+
 // Packs rows [num_rows, num_inputs], row r coming from source row order(r); a negative one gives zeros.
 template <typename Order>
-Matrix pack(const bf16* source, const bf16* bias, int num_rows, int num_inputs, Order order) {
+Matrix pack(const Bf16Rows& source, const bf16* bias, int num_rows, int num_inputs, Order order) {
   Matrix matrix(num_rows, num_inputs);
   for (int row = 0; row < matrix.num_outputs; ++row) {
     const int from = row < num_rows ? order(row) : -1;
     matrix.starts[row] = from >= 0 && bias != nullptr ? widen(bias[from]) : 0.0f;
     for (int i = 0; i < num_inputs; ++i) {
-      matrix.at(row, i) = from >= 0 ? source[std::size_t(from) * num_inputs + i] : 0;
+      matrix.at(row, i) = from >= 0 ? source.values[std::size_t(from) * num_inputs + i] : 0;
     }
   }
   return matrix;
 }
 
 inline Matrix pack(const bf16* source, const bf16* bias, int num_rows, int num_inputs) {
-  return pack(source, bias, num_rows, num_inputs, [](int row) { return row; });
+  return pack(Bf16Rows{source}, bias, num_rows, num_inputs, [](int row) { return row; });
 }
 
 // Where a product goes: written out as it is.
@@ -132,9 +146,9 @@ inline void multiply_tile(
 }
 
 // Calls the tile of as many rows as `count` says; kRowsLessOne counts from 0.
-template <int kPanels, typename Format, typename Sink, int... kRowsLessOne>
+template <int kPanels, typename Packed, typename Sink, int... kRowsLessOne>
 inline void dispatch_tile(
-    int count, std::integer_sequence<int, kRowsLessOne...>, const PanelMatrix<Format>& matrix, int panel,
+    int count, std::integer_sequence<int, kRowsLessOne...>, const Packed& matrix, int panel,
     const char* input, int row, std::size_t prefetch_bytes, Sink& sink) {
   ((count == kRowsLessOne + 1
         ? multiply_tile<kRowsLessOne + 1, kPanels>(matrix, panel, input, row, prefetch_bytes, sink)
@@ -142,37 +156,44 @@ inline void dispatch_tile(
    ...);
 }
 
-// As many rows at a time as leave registers for the operands, in tiles of about one size: a tile of one or two rows
-// would wait for its own sums and take as long as one of six. The first tile reads the panels from memory; those after
-// it find them in the cache, and fetch the panels that come next.
-template <int kPanels, typename Format, typename Sink>
-void multiply_rows(const PanelMatrix<Format>& matrix, int panel, const char* input, int num_rows, Sink& sink) {
-  constexpr int kMost = kPanels == 4 ? 6 : 12;
+// At most kMost rows at a time, in tiles of about one size: a tile of one or two rows would wait for its own sums and take
+// as long as one of six. The first tile reads the panels from memory; those after it find them in the cache, and fetch
+// what comes `ahead_bytes` later.
+template <int kPanels, int kMost, typename Packed, typename Sink>
+void multiply_in_tiles(
+    const Packed& matrix, int panel, const char* input, int num_rows, std::size_t ahead_bytes, Sink& sink) {
   std::size_t prefetch_bytes = kPrefetchBytes;
   for (int row = 0, tiles = (num_rows + kMost - 1) / kMost; tiles > 0; --tiles) {
     const int count = (num_rows - row + tiles - 1) / tiles;
     dispatch_tile<kPanels>(
         count, std::make_integer_sequence<int, kMost>{}, matrix, panel, input, row, prefetch_bytes, sink);
     row += count;
-    prefetch_bytes = kPanels * matrix.panel_bytes();
+    prefetch_bytes = ahead_bytes;
   }
 }
 
+// As many rows at a time as leave registers for the operands.
+template <int kPanels, typename Format, typename Sink>
+void multiply_rows(const PanelMatrix<Format>& matrix, int panel, const char* input, int num_rows, Sink& sink) {
+  constexpr int kMost = kPanels == 4 ? 6 : 12;
+  multiply_in_tiles<kPanels, kMost>(matrix, panel, input, num_rows, kPanels * matrix.panel_bytes(), sink);
+}
+
 // Multiplies input [num_rows, num_inputs] by the panels from first to last.
-template <typename Format, typename Input, typename Sink>
-void multiply_panels(
-    const PanelMatrix<Format>& matrix, int first, int last, const Input* rows, int num_rows, Sink& sink) {
-  static_assert(sizeof(Input) == sizeof(typename Format::Value));
+template <typename Packed, typename Input, typename Sink>
+void multiply_panels(const Packed& matrix, int first, int last, const Input* rows, int num_rows, Sink& sink) {
+  static_assert(sizeof(Input) == Packed::kInputBytes);
   const char* input = reinterpret_cast<const char*>(rows);
   int panel = first;
-  if (num_rows <= 6) {
+  if (num_rows <= Packed::kMostRowsOfFour) {
     for (; panel + 4 <= last; panel += 4) multiply_rows<4>(matrix, panel, input, num_rows, sink);
   }
   for (; panel + 2 <= last; panel += 2) multiply_rows<2>(matrix, panel, input, num_rows, sink);
   for (; panel < last; ++panel) multiply_rows<1>(matrix, panel, input, num_rows, sink);
 }
 
-inline void multiply_all(const Matrix& matrix, const bf16* input, int num_rows, float* output) {
+template <typename Packed>
+void multiply_all(const Packed& matrix, const bf16* input, int num_rows, float* output) {
   Store store{output, matrix.num_outputs};
   multiply_panels(matrix, 0, matrix.num_panels(), input, num_rows, store);
 }

@@ -2,7 +2,10 @@
 
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 
@@ -15,10 +18,21 @@ struct Free {
 template <typename T>
 using Buffer = std::unique_ptr<T[], Free>;
 
+// Large ones ask for huge pages: looking up gigabytes of small ones takes as long as reading what is in them.
 template <typename T>
 Buffer<T> allocate(std::size_t count) {
-  const std::size_t bytes = (count * sizeof(T) + 4095) / 4096 * 4096;
-  return Buffer<T>(static_cast<T*>(std::aligned_alloc(4096, bytes)));
+  constexpr std::size_t kPage = 4096, kHugePage = 512 * kPage;
+  const std::size_t bytes = (count * sizeof(T) + kPage - 1) / kPage * kPage;
+  void* memory = std::aligned_alloc(kPage, bytes);
+  if (bytes >= kHugePage) madvise(memory, bytes, MADV_HUGEPAGE);
+  return Buffer<T>(static_cast<T*>(memory));
+}
+
+// Has what is mapped from a file read at once: left to the accesses, it comes in pieces of which each is waited for.
+inline void fetch(const void* source, std::size_t bytes) {
+  constexpr std::uintptr_t kPage = 4096;
+  const auto address = reinterpret_cast<std::uintptr_t>(source), start = address / kPage * kPage;
+  madvise(reinterpret_cast<void*>(start), bytes + (address - start), MADV_WILLNEED);
 }
 
 // A workspace that only grows, so that a steady state allocates nothing.

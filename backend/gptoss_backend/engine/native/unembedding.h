@@ -81,20 +81,20 @@ class Estimate {
   Estimate() = default;
 
   // source: [num_rows, num_inputs]; num_inputs a multiple of 4.
-  Estimate(const bf16* source, int num_rows, int num_inputs) : matrix_(num_rows, num_inputs) {
+  Estimate(Pool& pool, const bf16* source, int num_rows, int num_inputs) : matrix_(num_rows, num_inputs) {
     const int padded = matrix_.num_outputs;
     scales_ = allocate<float>(padded);
     errors_ = allocate<float>(padded);
     norms_ = allocate<float>(padded);
-    for (int row = 0; row < padded; ++row) {
-      if (row < num_rows) {
-        add(source + std::size_t(row) * num_inputs, row);
-      } else {
-        scales_[row] = errors_[row] = norms_[row] = 0.0f;
-        matrix_.starts[row] = 0;
-        for (int i = 0; i < num_inputs; ++i) matrix_.at(row, i) = 0;
+    pool.run(matrix_.num_panels(), [&](int panel) {
+      for (int row = panel * kLanes; row < (panel + 1) * kLanes; ++row) {
+        if (row < num_rows) {
+          add(source + std::size_t(row) * num_inputs, row);
+        } else {
+          add_zeros(row);
+        }
       }
-    }
+    });
   }
 
   const ByteMatrix& matrix() const { return matrix_; }
@@ -159,6 +159,12 @@ class Estimate {
     matrix_.starts[row] = -kShift * sum;
   }
 
+  void add_zeros(int row) {
+    scales_[row] = errors_[row] = norms_[row] = 0.0f;
+    matrix_.starts[row] = 0;
+    for (int i = 0; i < matrix_.num_inputs; ++i) matrix_.at(row, i) = 0;
+  }
+
   ByteMatrix matrix_;
   Buffer<float> scales_, errors_, norms_;  // by output
 };
@@ -202,11 +208,12 @@ struct CandidateSearch {
 class Unembedding {
  public:
   // source: [vocab_size, hidden_size].
-  void set(const bf16* source, int vocab_size, int hidden_size) {
+  void set(Pool& pool, const bf16* source, int vocab_size, int hidden_size) {
     vocab_size_ = vocab_size;
+    fetch(source, std::size_t(vocab_size) * hidden_size * sizeof(bf16));
     matrix_ = pack(source, nullptr, vocab_size, hidden_size);
     has_estimate_ = hidden_size % ByteMatrix::kGroup == 0;
-    if (has_estimate_) estimate_ = Estimate(source, vocab_size, hidden_size);
+    if (has_estimate_) estimate_ = Estimate(pool, source, vocab_size, hidden_size);
   }
 
   // The likeliest token after each row [count, hidden_size], the lowest among equals; logits [count, vocab_size] or null.
