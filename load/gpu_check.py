@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import argparse
 import gc
+import resource
+import tempfile
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 
 import torch
 from rich.console import Console
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
+from gptoss_backend.demo.random_checkpoint import SHAPES, config_of, write_random_checkpoint
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
 from gptoss_backend.engine.cache_sizing import CacheLimits
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine, EngineOptions
 from gptoss_backend.engine.experts import mix_experts
 from gptoss_backend.engine.kv_cache import KVCache
+from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.memory import processor_name
+from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.placement.memory_plan import gib, plan_memory
 from gptoss_backend.engine.precision import choose_precision
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
@@ -44,6 +49,9 @@ def main() -> int:
     parser.add_argument("--shapes", nargs="+", default=["20b", "120b"], choices=sorted(SHAPES))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, default=64, help="new tokens of each request")
+    parser.add_argument(
+        "--no-files", action="store_true", help="do not load a checkpoint of the first shape from files"
+    )
     options = parser.parse_args()
     device = torch.device(options.device)
     _console.print(
@@ -55,7 +63,29 @@ def main() -> int:
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
+    if not options.no_files:
+        check_files(options.shapes[0], device, options.batches, options.tokens)
     return 0 if good else 1
+
+
+def check_files(name: str, device: torch.device, batches: list[int], num_new: int) -> None:
+    """Print how a checkpoint in the published layout is read from files, and how it answers."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / name
+        started_s = time.monotonic()
+        try:
+            write_random_checkpoint(folder, SHAPES[name], seed=0, name=f"random {name}")
+        except OSError as error:
+            _console.print(f"\n{name} from files: left out, {error}")
+            return
+        _console.print(f"\n{name} from files: written in {time.monotonic() - started_s:.1f} s")
+        started_s = time.monotonic()
+        model = load_model(folder, device=device)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        _console.print(f"  loaded in {time.monotonic() - started_s:.1f} s; this process's peak on the host {gib(peak)}")
+        if model.info is not None:
+            _console.print(f"  {model.info}")
+        _measure(model, batches, num_new)
 
 
 def check_shape(name: str, device: torch.device, batches: list[int], num_new: int) -> bool:
@@ -75,19 +105,23 @@ def check_shape(name: str, device: torch.device, batches: list[int], num_new: in
     model = TorchModel(Shard.of_all(config), RandomWeights(config, device, precision.dtype).model())
     taken = _allocated(device) - before
     _console.print(f"  made in {time.monotonic() - started_s:.1f} s; the allocator gave {gib(taken)}")
+    _measure(model, batches, num_new)
+    as_planned = device.type != "cuda" or abs(taken - plan.weights) < 0.02 * plan.weights
+    if not as_planned:
+        _console.print("  the plan and the allocator differ by more than 2%")
+    return error < _MOST_ERROR and as_planned
+
+
+def _measure(model: Model, batches: list[int], num_new: int) -> None:
     answers = _Answers()
     engine = Engine(model, EngineOptions(max_num_seqs=max(batches), max_model_len=4096), answers)
     engine.start()
     _console.print("  | batch | tokens/s | per token | first token |\n  |---|---|---|---|")
     for batch in batches:
-        first_s, per_token_s = decode(engine, answers, config, batch, num_new)
+        first_s, per_token_s = decode(engine, answers, model.config, batch, num_new)
         rate = batch / per_token_s
         _console.print(f"  | {batch} | {rate:,.1f} | {per_token_s * 1000:.2f} ms | {first_s * 1000:.1f} ms |")
     engine.stop(0.0)
-    as_planned = device.type != "cuda" or abs(taken - plan.weights) < 0.02 * plan.weights
-    if not as_planned:
-        _console.print("  the plan and the allocator differ by more than 2%")
-    return error < _MOST_ERROR and as_planned
 
 
 def logits_error(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> float:

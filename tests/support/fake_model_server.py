@@ -14,6 +14,7 @@ from gptoss_backend.contract import (
     Continued,
     Finished,
     FinishReason,
+    ModelName,
     SamplingParams,
     Started,
     Timings,
@@ -85,6 +86,7 @@ class FakeModelServer:
     status_now: ModelServerStatus = field(default_factory=lambda: ModelServerStatus(True, "2.51.0", ()))
     chats: list[ChatRequest] = field(default_factory=list)
     prompts: list[list[int]] = field(default_factory=list)
+    models: list[ModelName] = field(default_factory=list)
     samplings: list[SamplingParams] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     streams: list[FakeStream] = field(default_factory=list)
@@ -97,8 +99,9 @@ class FakeModelServer:
         self.request_ids.append(request_id)
         return PromptIds(struct.pack(f"<{len(CHAT_PROMPT)}i", *CHAT_PROMPT))
 
-    def generate(self, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> FakeStream:
+    def generate(self, model: ModelName, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> FakeStream:
         self.prompts.append([token for (token,) in struct.iter_unpack("<i", prompt.raw)])
+        self.models.append(model)
         self.samplings.append(sampling)
         self.request_ids.append(request_id)
         self.streams.append(FakeStream(list(self.scripts.pop(0) if self.scripts else self.script)))
@@ -107,7 +110,7 @@ class FakeModelServer:
     def forget(self) -> None:
         """Play HELLO again, and forget what was asked."""
         self.script = HELLO
-        for memory in (self.scripts, self.chats, self.prompts, self.samplings, self.request_ids, self.streams):
+        for memory in (self.scripts, self.chats, self.prompts, self.models, self.samplings, self.request_ids, self.streams):
             memory.clear()
 
     async def status(self) -> ModelServerStatus:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,13 +74,24 @@ def metric_in(page: str, name: str, **labels: str) -> float:
     return total
 
 
-def start(run_dir: Path, checkpoint: Path, *options: str, environment: dict[str, str] | None = None) -> LiveServer:
-    """Start a server and wait until it answers; the caller ends it with `stop`."""
+def start(
+    run_dir: Path,
+    checkpoint: Path | None,
+    *options: str,
+    model: str = "demo",
+    environment: dict[str, str] | None = None,
+    wrapper: Sequence[str] = (),
+) -> LiveServer:
+    """Start a server and wait until it answers; the caller ends it with `stop`.
+
+    checkpoint: None: as configured. wrapper: a command that becomes the one that follows it.
+    """
     port = free_ports()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     command = [
-        *(str(GPTOSS), "serve", "--model", "demo", "--port", str(port)),
-        *("--checkpoint", str(checkpoint), "--run-dir", str(run_dir), *options),
+        *(*wrapper, str(GPTOSS), "serve", "--model", model, "--port", str(port), "--run-dir", str(run_dir)),
+        *(("--checkpoint", str(checkpoint)) if checkpoint else ()),
+        *options,
     ]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=inherited | (environment or {})

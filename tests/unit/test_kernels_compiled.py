@@ -43,7 +43,7 @@ def test_kernels_when_compiled_for_a_card_then_all_are_there_and_none_spills(
 
 
 def test_gemv_when_compiled_for_hopper_then_half_of_the_registers_suffice(compiled: list[dict[str, Any]]) -> None:
-    # 128 registers leave room for 16 warps on a multiprocessor, whose loads together hide the memory's latency
+    # up to 128 leave room for 16 warps on a multiprocessor, whose loads together hide the memory's latency
     kernels = [kernel for kernel in compiled if kernel["name"] in GEMV and kernel["capability"] == 90]
     assert [kernel["name"] for kernel in kernels if kernel["registers"] > 128] == []
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -118,7 +119,7 @@ def _choose(
             )
         mode = SINGLE if mode == AUTO else mode
         cards = [_HOST] * (options.num_devices or 1)
-    return choose_placement(
+    choice = choose_placement(
         config,
         cards,
         mode=mode,
@@ -126,6 +127,7 @@ def _choose(
         element_size=precision.dtype.itemsize,
         packed=packed,
     )
+    return choice if mode == options.mode else replace(choice, reason="one process: there is no GPU")
 
 
 def _tell(precision: Precision, choice: Choice) -> None:

@@ -1,0 +1,109 @@
+"""Which experts a token goes to, and the (token, expert) pairs brought into the experts' order, without a host's help.
+
+Owns: the router's top-k with its softmax, the sorting of pairs. A pair's number is token * top_k + rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_CHUNK_PAIRS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """The experts of each token."""
+
+    experts: Tensor
+    """[num_tokens, top_k] int32, the likeliest first; of equal ones the first"""
+    shares: Tensor
+    """[num_tokens, top_k] float32, which sum to 1 for each token"""
+
+
+@dataclass(frozen=True, slots=True)
+class PairOrder:
+    """Pairs sorted by expert; a token's pairs stay in the tokens' order."""
+
+    pairs: Tensor
+    """[num_pairs] int32, the pair in each place"""
+    ends: Tensor
+    """[num_experts] int32, the place after the last pair of each expert"""
+
+
+def pick_experts(scores: Tensor, top_k: int) -> Routes:
+    """Return the top_k experts of each token and the softmax of their scores, [num_tokens, num_experts]."""
+    num_tokens, num_experts = scores.shape
+    experts = torch.empty(num_tokens, top_k, dtype=torch.int32, device=scores.device)
+    shares = torch.empty(num_tokens, top_k, dtype=torch.float32, device=scores.device)
+    _pick_experts[(num_tokens,)](
+        scores.contiguous(),
+        experts,
+        shares,
+        NUM_EXPERTS=num_experts,
+        TOP_K=top_k,
+        LANES=triton.next_power_of_2(num_experts),
+        RANKS=triton.next_power_of_2(top_k),
+        num_warps=1,
+    )
+    return Routes(experts, shares)
+
+
+def sort_pairs(experts: Tensor, num_experts: int) -> PairOrder:
+    """Return the pairs in their experts' order. experts: [num_tokens, top_k] int32."""
+    pairs = torch.empty(experts.numel(), dtype=torch.int32, device=experts.device)
+    ends = torch.empty(num_experts, dtype=torch.int32, device=experts.device)
+    _sort_pairs[(num_experts,)](experts, pairs, ends, experts.numel(), CHUNK=_CHUNK_PAIRS)
+    return PairOrder(pairs, ends)
+
+
+@triton.jit
+def _pick_experts(
+    scores: tl.tensor,
+    experts: tl.tensor,
+    shares: tl.tensor,
+    NUM_EXPERTS: tl.constexpr,
+    TOP_K: tl.constexpr,
+    LANES: tl.constexpr,
+    RANKS: tl.constexpr,
+) -> None:
+    token = tl.program_id(0).to(tl.int64)
+    lanes = tl.arange(0, LANES)
+    ranks = tl.arange(0, RANKS)
+    left = tl.load(scores + token * NUM_EXPERTS + lanes, mask=lanes < NUM_EXPERTS, other=float("-inf")).to(tl.float32)
+    top_scores = tl.full([RANKS], float("-inf"), tl.float32)
+    top_experts = tl.zeros([RANKS], tl.int32)
+    for rank in tl.static_range(TOP_K):
+        score, expert = tl.max(left, axis=0, return_indices=True)
+        # scores that are no numbers must not lead outside of the weights
+        top_experts = tl.where(ranks == rank, tl.minimum(expert, NUM_EXPERTS - 1), top_experts)
+        top_scores = tl.where(ranks == rank, score, top_scores)
+        left = tl.where(lanes == expert, float("-inf"), left)
+    weights = tl.exp(top_scores - tl.max(top_scores, axis=0))
+    places = token * TOP_K + ranks
+    tl.store(experts + places, top_experts, mask=ranks < TOP_K)
+    tl.store(shares + places, weights / tl.sum(weights, axis=0), mask=ranks < TOP_K)
+
+
+@triton.jit(do_not_specialize=["num_pairs"])
+def _sort_pairs(
+    experts: tl.tensor, pairs: tl.tensor, ends: tl.tensor, num_pairs: tl.tensor, CHUNK: tl.constexpr
+) -> None:
+    # one program an expert: it counts what goes before its pairs, then places them
+    expert = tl.program_id(0)
+    lanes = tl.arange(0, CHUNK)
+    earlier = tl.zeros([CHUNK], tl.int32)
+    for first in range(0, num_pairs, CHUNK):
+        inside = first + lanes < num_pairs
+        earlier += (tl.load(experts + first + lanes, mask=inside, other=expert) < expert).to(tl.int32)
+    end = tl.sum(earlier, axis=0)
+    for first in range(0, num_pairs, CHUNK):
+        mine = tl.load(experts + first + lanes, mask=first + lanes < num_pairs, other=-1) == expert
+        count = tl.cumsum(mine.to(tl.int32), axis=0)
+        tl.store(pairs + end + count - 1, first + lanes, mask=mine)
+        end += tl.sum(mine.to(tl.int32), axis=0)
+    tl.store(ends + expert, end)
