@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from itertools import accumulate
 
@@ -33,11 +34,17 @@ class Simulation:
         rows: int = ROWS,
         max_len: int = MAX_LEN,
         speculation: Speculation | None = None,
+        num_micro_batches: int = 1,
     ) -> None:
+        """num_micro_batches: steps under way at once; their keys and values are written in the order of launch."""
         plan = CachePlan(BLOCK, rows, max_len, num_full, 1 + 2 * (rows * 5 + CHUNK), num_bytes=0)
         self.cache = KVCache(plan, sliding_window=8)
         self.speculation = speculation
-        self.scheduler = Scheduler(self.cache, CHUNK, PRIORITY_STEP_S, speculation)
+        self.scheduler = Scheduler(
+            self.cache, CHUNK, PRIORITY_STEP_S, speculation, num_micro_batches=num_micro_batches
+        )
+        self.num_micro_batches = num_micro_batches
+        self.launched: deque[tuple[Step, list[int]]] = deque()
         self.now_s = 0.0
         self.live: dict[str, Sequence] = {}
         self.left: dict[str, int] = {}
@@ -81,19 +88,33 @@ class Simulation:
         self.now_s += 1.0
         for name in [name for name, sequence in self.live.items() if sequence.deadline_s <= self.now_s]:
             self.end(name)
-        preemptions = self.scheduler.num_preemptions
-        step = self.scheduler.next_step()
-        self.check(step, preempted=self.scheduler.num_preemptions > preemptions)
-        self.write(step)
-        choices = step.choices(picks(step))
+        while len(self.launched) < self.num_micro_batches and self.launch():
+            pass
+        if not self.launched:
+            return Step()
+        step, picked = self.launched.popleft()
+        choices = step.choices(picked)
         self.scheduler.advance(step, choices)
         for sequence, tokens in choices:
+            if sequence.row < 0:  # ended while the step was under way
+                continue
             name = sequence.request.request_id
             self.left[name] -= len(tokens)
             if self.left[name] == 0:
                 check_tokens(sequence)
                 self.end(name)
         return step
+
+    def launch(self) -> bool:
+        """Begin a step; False where there is nothing for one."""
+        preemptions = self.scheduler.num_preemptions
+        under_way = [sequence for sequence in self.scheduler.running if sequence.is_in_flight]
+        step = self.scheduler.next_step()
+        self.check(step, under_way, preempted=self.scheduler.num_preemptions > preemptions)
+        self.write(step)
+        if step:
+            self.launched.append((step, picks(step)))
+        return bool(step)
 
     def run(self, most_steps: int) -> int:
         """Step until nobody is left; returns how many steps that took."""
@@ -103,7 +124,7 @@ class Simulation:
             self.step()
         raise AssertionError(f"after {most_steps} steps these are still there: {sorted(self.live)}")
 
-    def check(self, step: Step, *, preempted: bool) -> None:
+    def check(self, step: Step, under_way: list[Sequence], *, preempted: bool) -> None:
         scheduled = step.decodes + [part.sequence for part in step.prefills]
         scheduled += [draft.sequence for draft in step.drafts]
         assert not (step.drafts and step.prefills)
@@ -114,10 +135,12 @@ class Simulation:
         assert len(running) <= self.cache.plan.num_rows
         assert len(running) + self.scheduler.num_waiting == len(self.live), "a request was lost"
         assert [s.rank for s in running] == sorted(s.rank for s in running)
+        assert not set(map(id, scheduled)) & set(map(id, under_way)), "a sequence is in two steps under way"
+        assert all(sequence in running for sequence in under_way if sequence.row >= 0), "its blocks were taken away"
         if self.live:
-            assert scheduled, "requests wait, yet nothing runs"
-            assert running[0] in scheduled, "the most urgent of those running stands still"
-        for sequence in running:
+            assert scheduled or under_way, "requests wait, yet nothing runs"
+            assert running[0] in scheduled + under_way or self.num_micro_batches > 1, "the most urgent stands still"
+        for sequence in running if self.num_micro_batches == 1 else ():
             is_decoding = sequence.num_pending == 1
             assert not is_decoding or sequence in scheduled, "a decoding sequence was left out"
         assert not (preempted and step.admitted), "a newcomer took the room of one that was preempted"
@@ -191,7 +214,7 @@ def check_tokens(sequence: Sequence) -> None:
 @given(st.data())
 def test_scheduler_when_driven_at_random_then_nothing_is_lost_leaked_or_starved(data: st.DataObject) -> None:
     limits = data.draw(st.one_of(st.none(), st.builds(Speculation, st.integers(1, 6), st.integers(1, ROWS))))
-    simulation = Simulation(speculation=limits)
+    simulation = Simulation(speculation=limits, num_micro_batches=data.draw(st.integers(1, 3)))
     for _ in range(data.draw(st.integers(1, 12))):
         for _ in range(data.draw(st.integers(0, 4))):
             simulation.add(
@@ -207,6 +230,18 @@ def test_scheduler_when_driven_at_random_then_nothing_is_lost_leaked_or_starved(
             simulation.step()
     simulation.run(20 * sum(MAX_LEN + left for left in simulation.left.values()) + 10)
     simulation.check_nothing_is_held()
+
+
+def test_decoding_when_steps_may_be_under_way_together_then_each_has_its_share() -> None:
+    simulation = Simulation(num_micro_batches=2)
+    names = [simulation.add(3, 20, alphabet=alphabet) for alphabet in (1, 2, 3, 4)]
+    for _ in range(4):
+        simulation.step()
+    simulation.step()
+    [(step, _)] = simulation.launched
+    assert len(step.decodes) == 2, "as many as the step before it had"
+    simulation.run(200)
+    assert sorted(simulation.ended) == names
 
 
 def test_scheduler_when_blocks_run_out_then_the_youngest_gives_way_and_the_oldest_ends_first() -> None:
