@@ -15,8 +15,10 @@ import sys
 from types import FrameType
 from typing import Final
 
-from gptoss_backend.settings import Settings, SettingsError, load_settings
+from gptoss_backend.settings import Settings, SettingsError, inherited_environment, load_settings
+from gptoss_client.errors import CommandError
 from gptoss_client.launch import TRITON, remove_shared_memory, triton_command
+from gptoss_client.placing import config_variant
 from gptoss_client.process_group import ProcessRecord, crashed_children
 from gptoss_client.triton_runtime import find_runtime
 
@@ -38,6 +40,9 @@ def main() -> int:
     shm_prefix = f"gptoss_{secrets.token_hex(4)}_"
     try:
         return watch(start(settings, shm_prefix))
+    except CommandError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_status
     finally:
         # a pod's /dev/shm outlives its containers
         remove_shared_memory(shm_prefix)
@@ -45,10 +50,8 @@ def main() -> int:
 
 def start(settings: Settings, shm_prefix: str) -> subprocess.Popen[bytes]:
     """Start tritonserver; SIGTERM and SIGINT are passed on to it from here on."""
-    # the image is for GPU nodes: unless a variant is asked for, each model's own config.pbtxt holds
-    command = triton_command(
-        settings, find_runtime(), config_name=settings.server.triton_config_name, shm_prefix=shm_prefix
-    )
+    variant = config_variant(settings, inherited_environment())
+    command = triton_command(settings, find_runtime(), config_name=variant, shm_prefix=shm_prefix)
     server = subprocess.Popen(command)
 
     def pass_on(number: int, _: FrameType | None) -> None:

@@ -7,35 +7,40 @@ Does not know: how the choice is made (gptoss_backend.engine.placement), how it 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
+from gptoss_backend.contract import ModelShort
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.placement.choice import SINGLE, Card, choose_placement
-from gptoss_backend.settings import Settings, child_environment
+from gptoss_backend.settings import Settings
 from gptoss_client.checkpoint import DEMO, find_checkpoint
 from gptoss_client.errors import UsageError
 from gptoss_client.gpu import Gpu, has_nvidia_gpu, list_gpus
-from gptoss_client.run_state import RunDirectory
 
 CPU_VARIANT: Final = "cpu"
 REPLICAS_VARIANT: Final = "replicas"
 SPREAD_VARIANT: Final = "spread"
 
 
-def config_variant(settings: Settings, run: RunDirectory) -> str | None:
-    """Return the variant; None: config.pbtxt itself. Asks the driver, which may take seconds. Raises UsageError."""
-    environment = child_environment(run.config)
+def config_variant(settings: Settings, environment: Mapping[str, str]) -> str | None:
+    """Return the variant for processes with that environment; None: config.pbtxt itself.
+
+    Asks the driver, which may take seconds. Raises UsageError.
+    """
     if settings.server.triton_config_name:
         return settings.server.triton_config_name
     if not has_nvidia_gpu(environment):
         return CPU_VARIANT
     gpus = list_gpus(environment)
-    return None if settings.served_model == DEMO or not gpus else _by_placement(settings, gpus)
+    variants = {_by_placement(model, settings, gpus) for model in settings.served_models if model != DEMO and gpus}
+    # one for all: where a model is spread, each engine places its own
+    return SPREAD_VARIANT if SPREAD_VARIANT in variants else next(iter(variants - {None}), None)
 
 
-def _by_placement(settings: Settings, gpus: list[Gpu]) -> str | None:
-    folder = find_checkpoint(settings.checkpoints[settings.served_model])
+def _by_placement(model: ModelShort, settings: Settings, gpus: list[Gpu]) -> str | None:
+    folder = find_checkpoint(settings.checkpoints[model])
     if folder is None:
         return None  # the model's loading says so
     placement = settings.placement

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from gptoss_backend.contract import MODELS_BY_SHORT
 from gptoss_backend.settings import Settings, child_environment
-from gptoss_client.checkpoint import ensure_checkpoint
+from gptoss_client.checkpoint import ensure_checkpoints
 from gptoss_client.display import Display, failure_in, farewell
 from gptoss_client.errors import CommandError, ProcessDiedError
 from gptoss_client.launch import TRITON_LOG, Addresses, listeners, processes
@@ -63,7 +63,7 @@ def supervise(
     Raises CommandError when a process dies or is not ready in time; nothing runs any more then.
     """
     shm_prefix = f"gptoss_{secrets.token_hex(4)}_"
-    config_name = config_variant(settings, run)
+    config_name = config_variant(settings, child_environment(run.config))
     specs = processes(settings, runtime, run, config_name=config_name, shm_prefix=shm_prefix)
     keeper = _StateKeeper(run, shm_prefix, observer)
     try:
@@ -91,11 +91,11 @@ def _prepare(settings: Settings, run: RunDirectory, stop: StopSignal, console: C
         console.print(f"ended {left} processes that an earlier server left behind", highlight=False)
     check_ports(listeners(settings.server))
     runtime = find_runtime()
-    run.config.write_text(settings.dump_yaml(), encoding="utf-8")
+    run.write_config(settings)
     run.forget_failure()
     run.write_state(_first_state(Phase.PREPARING))
     try:
-        ensure_checkpoint(settings, run, stop)
+        ensure_checkpoints(settings, run, stop)
     except BaseException:
         run.forget_state()
         raise

@@ -301,7 +301,7 @@ def test_entrypoint_when_a_model_is_chosen_then_it_and_its_companions_are_loaded
         f"--load-model={name}" for name in (PREPROCESS, model.triton, model.ensemble)
     ]
     assert "--grpc-port=8001" in flags
-    assert not any(flag.startswith("--model-config-name") for flag in flags)
+    assert "--model-config-name=cpu" in flags, "there is no GPU here"
 
 
 def test_entrypoint_when_asked_to_stop_then_tritonserver_ends_in_good_order(tmp_path: Path) -> None:

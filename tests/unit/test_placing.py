@@ -14,7 +14,6 @@ from gptoss_backend.settings import Settings, load_settings
 from gptoss_client.cli import app
 from gptoss_client.errors import UsageError
 from gptoss_client.placing import config_variant
-from gptoss_client.run_state import RunDirectory
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def test_variant_when_there_are_cards_then_it_is_that_of_the_placement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pretend(tmp_path, monkeypatch, *cards)
-    assert config_variant(settings_for(folder, **placement), RunDirectory(tmp_path / "run")) == variant
+    assert config_variant(settings_for(folder, **placement), dict(os.environ)) == variant
 
 
 def test_variant_when_no_card_holds_the_model_then_it_is_refused_with_the_figures(
@@ -71,7 +70,7 @@ def test_variant_when_no_card_holds_the_model_then_it_is_refused_with_the_figure
 ) -> None:
     pretend(tmp_path, monkeypatch, ("NVIDIA GeForce RTX 3060", 11.8))
     with pytest.raises(UsageError, match=r"the model needs 14\.00 GiB on one card .* RTX 3060 has 11\.4"):
-        config_variant(settings_for(folder), RunDirectory(tmp_path / "run"))
+        config_variant(settings_for(folder), dict(os.environ))
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,9 @@ class Line:
 
     def __init__(self, connection: Connection[bytes, bytes]) -> None:
         self._connection = connection
-        with socket.socket(fileno=os.dup(connection.fileno())) as raw:
-            # a step must not wait for the last one's acknowledgement
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+        # a step must not wait for the last one's acknowledgement
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, message: bytes) -> None:
         """Send one message. Raises LineError."""
@@ -60,8 +60,11 @@ class Line:
         return document
 
     def close(self) -> None:
-        """End the connection."""
-        self._connection.close()
+        """End the connection, for whoever waits at either side, too."""
+        with contextlib.suppress(OSError):  # the other side was faster
+            # closing alone would tell nobody while a thread of ours still reads
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
 
 
 class Exchange:
