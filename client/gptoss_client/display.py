@@ -25,6 +25,7 @@ from gptoss_client.run_state import Death
 
 _REPEAT_S: Final = 10.0
 _BAR_WIDTH: Final = 24
+_FACT: Final = re.compile(r'"(precision|placement|memory plan|KV cache): ([^"\n]+)"')
 _LAYER: Final = re.compile(r"layer (\d+) of (\d+) loaded")
 # A closed terminal is an OSError; at a pipe that nobody reads, rich asks the process to exit. The server is to go on.
 _CONSOLE_GONE: Final = (OSError, SystemExit)
@@ -68,8 +69,8 @@ class Display:
         self._end_live()
         self._was_ready = True
         self.say(f"ready in {elapsed_s:.1f} s")
-        sizes = cache_sizes(self._triton_log) if self._triton_log else ()
-        for line in (*sizes, *self._farewell):
+        facts = engine_facts(self._triton_log) if self._triton_log else ()
+        for line in (*facts, *self._farewell):
             self.say(line)
 
     def died(self, death: Death, delay_s: float) -> None:
@@ -136,11 +137,11 @@ def loaded_layers(triton_log: Path) -> tuple[int, int]:
     return (int(found[-1][1]), int(found[-1][2])) if found else (0, 0)
 
 
-def cache_sizes(triton_log: Path) -> tuple[str, ...]:
-    """Return what the engines logged of the size of their KV caches, without repetitions."""
+def engine_facts(triton_log: Path) -> tuple[str, ...]:
+    """Return what the engines logged of their precision, placement and memory, without repetitions."""
     with contextlib.suppress(OSError):
         text = triton_log.read_text(encoding="utf-8", errors="replace")
-        return tuple(dict.fromkeys(f"KV cache    {size}" for size in re.findall(r'"KV cache: ([^"\n]+)"', text)))
+        return tuple(dict.fromkeys(f"{name:<11} {told}" for name, told in _FACT.findall(text)))
     return ()
 
 

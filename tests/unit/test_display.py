@@ -9,7 +9,8 @@ from rich.console import Console
 
 from gptoss_client.display import Display
 
-LOG = """I1123 17:56:28.677648 21118 logs.py:20] "KV cache: 1.2 GiB, 51,200 tokens"
+LOG = """I1123 17:56:28.600000 21118 logs.py:20] "placement: single (it fits on one H100)"
+I1123 17:56:28.677648 21118 logs.py:20] "KV cache: 1.2 GiB, 51,200 tokens"
 I1123 17:56:29.000000 21119 logs.py:20] "KV cache: 1.2 GiB, 51,200 tokens"
 I1123 17:56:29.100000 21118 logs.py:20] "gpt_oss_demo is ready on cpu"
 """
@@ -24,7 +25,8 @@ def told(log: Path) -> list[str]:
 def test_ready_when_the_engines_logged_their_caches_then_each_size_is_told_once(tmp_path: Path) -> None:
     log = tmp_path / "triton.log"
     log.write_text(LOG, encoding="utf-8")
-    assert told(log) == ["ready in 5.9 s", "KV cache    1.2 GiB, 51,200 tokens", "farewell"]
+    placement = "placement   single (it fits on one H100)"
+    assert told(log) == ["ready in 5.9 s", placement, "KV cache    1.2 GiB, 51,200 tokens", "farewell"]
 
 
 def test_ready_when_there_is_no_log_then_the_rest_is_told(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def _choose(
 
 
 def _tell(precision: Precision, choice: Choice) -> None:
-    logger.info("precision: %s (%s)", precision.dtype, precision.reason)
+    logger.info("precision: %s (%s)", _name_of(precision.dtype), precision.reason)
     logger.info("placement: %s (%s)", choice.mode, choice.reason)
     for line in choice.lines:
         logger.info("memory plan: %s", line)
@@ -157,6 +157,8 @@ def _load_spread(
         timeout_s=options.timeout_s,
     )
     model = DistributedModel(folder, choice.shards, cluster, precision.dtype, progress)
+    if device.type == "cuda":
+        _compare(choice.plans[0], device)
     model.info = _info(choice, device, precision, _torch_kernels(device, packed=has_packed_experts(folder)))
     return model
 
@@ -169,13 +171,17 @@ def _info(choice: Choice, device: torch.device, precision: Precision, kernels: s
     return ModelInfo(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         num_devices=len(choice.shards),
-        dtype=str(precision.dtype).removeprefix("torch."),
+        dtype=_name_of(precision.dtype),
         why_dtype=precision.reason,
         placement=choice.mode,
         why_placed=choice.reason,
         kernels=kernels,
         weight_bytes=max(plan.weights for plan in choice.plans),
     )
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _compare(plan: MemoryPlan, device: torch.device) -> None:
