@@ -3,6 +3,10 @@
 MODEL ?= demo
 PORT ?= 8000
 PROFILE ?=
+URL ?=
+DURATION ?= 10m
+DURATION_S ?= 30
+USERS ?= 8
 ARGS ?=
 
 PYTHON ?= $(shell for python in python3.11 python3; do \
@@ -23,7 +27,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve stop status test gpu-check check lock clean
+.PHONY: help setup serve stop status test test-p0 test-performance soak gpu-check check lock clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [MODEL=demo|20b|120b] [PORT=8000] [PROFILE=latency_first|quality_first|balanced] [ARGS=…]"
@@ -45,6 +49,16 @@ status:  ## say what runs, and how it is
 
 test: setup  ## run the tests (ARGS="-k words" picks some)
 	@$(VENV)/bin/pytest $(ARGS)
+
+test-p0: setup  ## run the operators' tests against MODEL, or the server at URL=http://…
+	@MODEL=$(MODEL) $(VENV)/bin/pytest tests/p0 $(if $(URL),--url $(URL)) $(ARGS)
+
+test-performance: setup  ## check the service targets under a load of USERS for DURATION_S seconds, on MODEL or URL
+	@MODEL=$(MODEL) USERS=$(USERS) DURATION_S=$(DURATION_S) \
+	  $(VENV)/bin/pytest -q -s tests/p0/test_performance_targets.py $(if $(URL),--url $(URL)) $(ARGS)
+
+soak: setup  ## mixed load on MODEL by USERS for DURATION (90s, 10m, 2h): do memory, files and blocks stay flat?
+	@$(VENV)/bin/python -m load.soak --duration $(DURATION) --users $(USERS) --model $(MODEL) $(ARGS)
 
 gpu-check: setup  ## on a GPU: kernels, full-size models, memory, tokens/s, in one table (ARGS="--shapes 20b")
 	@$(VENV)/bin/pytest -q tests/gpu

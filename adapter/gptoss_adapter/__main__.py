@@ -13,6 +13,7 @@ import logging
 import signal
 import ssl
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -24,7 +25,7 @@ from gptoss_adapter.drain import Drain, DrainingServer
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFileError
 from gptoss_adapter.logs import log_config
-from gptoss_backend.settings import Settings, SettingsError, load_settings
+from gptoss_backend.settings import Settings, SettingsError, load_settings, named_file
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +37,16 @@ class StartError(Exception):
     """The server cannot start. The message is a sentence."""
 
 
-def http_server(settings: Settings, model_server: ModelServer | None = None) -> DrainingServer:
+def http_server(
+    settings: Settings, model_server: ModelServer | None = None, settings_file: Path | None = None
+) -> DrainingServer:
     """Return the server, not yet running. Reads no environment. Raises KeyFileError, StartError.
 
-    model_server: as `create_app` takes it.
+    model_server, settings_file: as `create_app` takes them.
     """
     drain, adapter = Drain(), settings.adapter
     config = uvicorn.Config(
-        create_app(settings, model_server=model_server, drain=drain),
+        create_app(settings, model_server=model_server, drain=drain, settings_file=settings_file),
         host=settings.server.host,
         port=settings.server.port,
         loop="uvloop",
@@ -65,12 +68,12 @@ def http_server(settings: Settings, model_server: ModelServer | None = None) -> 
     return DrainingServer(config, drain, settings.server.shutdown_timeout_s)
 
 
-def serve(settings: Settings, model_server: ModelServer | None = None) -> None:
+def serve(settings: Settings, model_server: ModelServer | None = None, settings_file: Path | None = None) -> None:
     """Serve until SIGINT or SIGTERM, in the main thread. Reads no environment. Raises KeyFileError, StartError."""
     # until the server has its own handlers: an end that was asked for is not a failure
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
-    server = http_server(settings, model_server)
+    server = http_server(settings, model_server, settings_file)
     # what is there now stays: without this, a full garbage collection looks through all of FastAPI between two tokens
     gc.collect()
     gc.freeze()
@@ -99,7 +102,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Serve as the settings say. Exits with a sentence where they are wrong."""
     try:
-        serve(load_settings())
+        serve(load_settings(), settings_file=named_file())
     except (SettingsError, KeyFileError, StartError) as error:
         sys.exit(f"gptoss_adapter: {error}")
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -21,14 +22,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gptoss_adapter.admission import Admission
-from gptoss_adapter.context import REQUEST_ID_HEADER
+from gptoss_adapter.context import PROFILE_HEADER, REQUEST_ID_HEADER
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.edge import Edge
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFile
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.routes import chat, completions, health, metrics, models, responses, stats, tokens
-from gptoss_adapter.serving import VERSION, ServedModel, Services, utc_today
+from gptoss_adapter.serving import VERSION, ServedModels, Services, utc_today
 from gptoss_adapter.stats_triton import TritonPage
 from gptoss_adapter.triton_client import TritonModelServer
 from gptoss_adapter.validation import api_error_of
@@ -45,24 +46,26 @@ def create_app(
     model_server: ModelServer | None = None,
     today: Callable[[], date] = utc_today,
     drain: Drain | None = None,
+    settings_file: Path | None = None,
 ) -> FastAPI:
     """Return the app. It connects when it starts.
 
     model_server: the two steps; without it, Triton where `settings` say it listens. Closed with the app.
     today: the date that prompts name.
     drain: of the HTTP server that runs the app.
+    settings_file: where `gptoss reload` writes what it has loaded.
     Raises KeyFileError, SettingsError.
     """
-    served = ServedModel.from_settings(settings)
+    served = ServedModels(settings, settings_file)
     measured = Metrics()
-    traces = _traces(settings, served)
+    traces = _traces(settings)
     drain = drain or Drain()
     keys = KeyFile(settings.adapter.keys_path) if settings.adapter.keys_path is not None else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         address = f"{settings.server.triton_host}:{settings.server.grpc_port}"
-        server = model_server or TritonModelServer(address, served.name.triton)
+        server = model_server or TritonModelServer(address, served.names)
         if traces is not None:
             server = traces.at(server)
         page = TritonPage(f"http://{settings.server.triton_host}:{settings.server.metrics_port}/metrics")
@@ -105,14 +108,14 @@ def create_app(
             allow_origins=settings.adapter.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=[REQUEST_ID_HEADER, "openai-processing-ms", "retry-after"],
+            expose_headers=[REQUEST_ID_HEADER, PROFILE_HEADER, "openai-processing-ms", "retry-after"],
         )
     if traces is not None:
         app.add_middleware(traces.around)
     return app
 
 
-def _traces(settings: Settings, served: ServedModel) -> Traces | None:
+def _traces(settings: Settings) -> Traces | None:
     if settings.adapter.otlp_endpoint is None:
         return None
     try:
@@ -120,7 +123,7 @@ def _traces(settings: Settings, served: ServedModel) -> Traces | None:
     except ImportError as error:
         what = "adapter.otlp_endpoint is set, but OpenTelemetry is not installed"
         raise SettingsError(f"{what}: pip install 'gptoss-triton[tracing]'") from error
-    return Traces(settings.adapter.otlp_endpoint, served)
+    return Traces(settings.adapter.otlp_endpoint)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

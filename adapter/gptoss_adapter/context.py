@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 REQUEST_ID_HEADER: Final = "x-request-id"
+PROFILE_HEADER: Final = "x-gptoss-profile"
+"""Of the response: the profile it was made at."""
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 

@@ -14,7 +14,7 @@ from gptoss_adapter.content import ContentGate
 from gptoss_adapter.context import RequestRecord
 from gptoss_adapter.generation import Generation
 from gptoss_adapter.inference import PromptIds
-from gptoss_adapter.serving import Services
+from gptoss_adapter.serving import ServedModel, Services
 from gptoss_backend.contract import SamplingParams, TokenLogprob
 from gptoss_backend.harmony.channels import ContentDelta
 from gptoss_backend.harmony.vocabulary import FIRST_SPECIAL, TextDecoder
@@ -30,6 +30,7 @@ class Continuation(Generation[ContentDelta]):
     def __init__(
         self,
         services: Services,
+        served: ServedModel,
         prompt: PromptIds,
         sampling: SamplingParams,
         record: RequestRecord,
@@ -37,7 +38,7 @@ class Continuation(Generation[ContentDelta]):
         stop: Sequence[str] = (),
     ) -> None:
         """stop: strings in the text that end it."""
-        super().__init__(services, sampling, record)
+        super().__init__(services, served, sampling, record)
         self._prompt = prompt
         self._decoder = TextDecoder()
         self._gate = ContentGate(stop)

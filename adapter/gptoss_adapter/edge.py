@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptoss_adapter.admission import Admission
-from gptoss_adapter.context import REQUEST_ID_HEADER, RequestRecord, begin_record
+from gptoss_adapter.context import PROFILE_HEADER, REQUEST_ID_HEADER, RequestRecord, begin_record
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import (
     ApiError,
@@ -154,6 +154,8 @@ class Edge:
         processing_ms = round((time.perf_counter() - record.started_at) * 1000)
         yield REQUEST_ID_HEADER.encode(), record.request_id.encode()
         yield b"openai-processing-ms", str(processing_ms).encode()
+        if (profile := record.notes.get("profile")) is not None:
+            yield PROFILE_HEADER.encode(), str(profile).encode()
         if self._drain.has_begun:
             # another server behind the same address may take the next request: not on this connection
             yield b"connection", b"close"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
 from starlette.responses import Response
@@ -113,8 +113,9 @@ class ModelNotFoundError(NotFoundError):
 
     code = "model_not_found"
 
-    def __init__(self, model: str, served: str) -> None:
-        super().__init__(f"The model '{model}' does not exist here; this server serves '{served}'.", param="model")
+    def __init__(self, model: str, served: Sequence[str]) -> None:
+        names = " and ".join(f"'{name}'" for name in served)
+        super().__init__(f"The model '{model}' does not exist here; this server serves {names}.", param="model")
 
 
 class BodyTimeoutError(InvalidRequestError):

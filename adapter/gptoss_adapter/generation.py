@@ -27,7 +27,7 @@ from gptoss_adapter.errors import (
 from gptoss_adapter.inference import GenerationStep, GenerationStream, PromptIds
 from gptoss_adapter.metrics import GenerationMeter
 from gptoss_adapter.schemas.answers import FinishReasonName, Usage
-from gptoss_adapter.serving import Services
+from gptoss_adapter.serving import ServedModel, Services
 from gptoss_adapter.stats_activity import Outcome
 from gptoss_backend.contract import Finished, FinishReason, SamplingParams, Started, TokenLogprob
 
@@ -48,9 +48,12 @@ class Generation(ABC, Generic[T_co]):
     _meter: GenerationMeter
     _started: Started
 
-    def __init__(self, services: Services, sampling: SamplingParams, record: RequestRecord) -> None:
+    def __init__(
+        self, services: Services, served: ServedModel, sampling: SamplingParams, record: RequestRecord
+    ) -> None:
         self._services = services
-        self._sampling = replace(sampling, timeout_s=services.served.profile.request_timeout_s)
+        self._served = served
+        self._sampling = replace(sampling, timeout_s=served.profile.request_timeout_s)
         self._record = record
         self._stream: GenerationStream | None = None
         self._early: list[T_co] = []  # the first response may bring the first token
@@ -60,9 +63,8 @@ class Generation(ABC, Generic[T_co]):
 
     async def __aenter__(self) -> Self:
         """Begin to count the generation as in flight."""
-        served, record = self._services.served, self._record
-        self._meter = self._services.metrics.meter(served.name.openai, served.profile_name, record.started_at)
-        record.notes |= {"model": served.name.openai, "profile": served.profile_name}
+        model, profile = self._served.name.openai, self._served.profile_name
+        self._meter = self._services.metrics.meter(model, profile, self._record.started_at)
         return self
 
     async def __aexit__(
@@ -131,7 +133,8 @@ class Generation(ABC, Generic[T_co]):
 
     async def _begin(self, prompt: PromptIds) -> None:
         """Submit the prompt and wait until the engine takes it up. Raises ApiError."""
-        self._stream = self._services.model_server.generate(prompt, self._sampling, self._record.request_id)
+        model, request_id = self._served.name, self._record.request_id
+        self._stream = self._services.model_server.generate(model, prompt, self._sampling, request_id)
         step = await self._next_step()
         if not isinstance(step.event, Started):
             raise self._broken_contract("its first response does not say that it started")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from gptoss_backend.contract import ChatRequest, GenerationEvent, SamplingParams
+from gptoss_backend.contract import ChatRequest, GenerationEvent, ModelName, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,13 @@ class ModelServer(Protocol):
     async def preprocess(self, chat: ChatRequest, request_id: str) -> PromptIds:
         """Return the chat's prompt. Raises ApiError."""
 
-    def generate(self, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> GenerationStream:
-        """Submit the prompt and return its stream; iterating waits for the model."""
+    def generate(
+        self, model: ModelName, prompt: PromptIds, sampling: SamplingParams, request_id: str
+    ) -> GenerationStream:
+        """Submit the prompt to `model` and return its stream; iterating waits for the model."""
 
     async def status(self) -> ModelServerStatus:
-        """Ask whether the server lives and which of the two models are missing. Never raises."""
+        """Ask whether the server lives and which of its models are missing. Never raises."""
 
     async def close(self) -> None:
         """Close the connection, and with it every stream still open."""

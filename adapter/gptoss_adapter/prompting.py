@@ -74,10 +74,11 @@ def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> Sa
     if body.top_logprobs and not body.logprobs:
         raise _invalid("'top_logprobs' is only allowed when 'logprobs' is true.", "top_logprobs")
     logprobs = body.top_logprobs or 0 if body.logprobs else None
-    return sampling_of(body, _max_tokens(body) or profile.max_tokens, logprobs)
+    param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    return sampling_of(body, profile, max_tokens_of(profile, _asked_tokens(body), param), logprobs)
 
 
-def _max_tokens(body: ChatCompletionRequest) -> int | None:
+def _asked_tokens(body: ChatCompletionRequest) -> int | None:
     old, new = body.max_tokens, body.max_completion_tokens
     if old is not None and new is not None and old != new:
         message = f"'max_tokens' ({old}) and 'max_completion_tokens' ({new}) differ; send one of them."
@@ -155,14 +156,15 @@ def _response_format(body: PromptFields) -> ResponseFormat | None:
 # --- completions ----------------------------------------------------------------------------------------------------
 
 
-def completion_sampling(body: CompletionRequest) -> SamplingParams:
+def completion_sampling(body: CompletionRequest, profile: ProfileSettings) -> SamplingParams:
     """Return how a text's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise _invalid("'best_of' is only taken where it equals 'n': this server ranks no answers.", "best_of")
     if body.echo and body.logprobs is not None:
         message = "'echo' cannot be combined with 'logprobs': log probabilities of a prompt are not computed here."
         raise _invalid(message, "echo")
-    return sampling_of(body, body.max_tokens or COMPLETION_MAX_TOKENS, body.logprobs)
+    max_tokens = max_tokens_of(profile, body.max_tokens, "max_tokens", default=COMPLETION_MAX_TOKENS)
+    return sampling_of(body, profile, max_tokens, body.logprobs)
 
 
 # --- both -----------------------------------------------------------------------------------------------------------
@@ -175,11 +177,8 @@ def copies_of(sampling: SamplingParams, count: int) -> list[SamplingParams]:
     return [replace(sampling, seed=_as_int64(sampling.seed + index)) for index in range(count)]
 
 
-def check_answer_fields(body: GenerationFields, served_profile: str, num_choices: int, max_choices: int) -> None:
+def check_answer_fields(body: GenerationFields, num_choices: int, max_choices: int) -> None:
     """Raise InvalidRequestError where the request asks for another way of answering than this server's."""
-    if body.profile is not None and body.profile != served_profile:
-        message = f"'profile' is '{body.profile}', but this server runs '{served_profile}'; leave it out or send that."
-        raise _invalid(message, "profile")
     if num_choices > max_choices:
         message = f"The request asks for {num_choices} answers ('n' for each prompt); this server gives {max_choices}."
         raise _invalid(message, "n")
@@ -187,7 +186,21 @@ def check_answer_fields(body: GenerationFields, served_profile: str, num_choices
         raise _invalid("'stream_options' is only allowed when 'stream' is true.", "stream_options")
 
 
-def sampling_of(body: GenerationFields, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+def max_tokens_of(profile: ProfileSettings, asked: int | None, param: str, *, default: int | None = None) -> int | None:
+    """Return how long an answer may get; None: as long as the context allows.
+
+    asked: by the field `param`. default: in place of the profile's. Raises InvalidRequestError above its limit.
+    """
+    limit = profile.max_tokens_limit
+    if asked is not None and limit is not None and asked > limit:
+        raise _invalid(f"'{param}' is {asked}; this profile gives at most {limit} tokens.", param)
+    wanted = asked or default or profile.max_tokens
+    return min(wanted, limit) if wanted and limit else wanted or limit
+
+
+def sampling_of(
+    body: GenerationFields, profile: ProfileSettings, max_tokens: int | None, logprobs: int | None
+) -> SamplingParams:
     """Return how an answer's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
     defaults = SamplingParams()
     min_tokens = or_default(body.min_tokens, defaults.min_tokens)
@@ -195,8 +208,8 @@ def sampling_of(body: GenerationFields, max_tokens: int | None, logprobs: int | 
         raise _invalid(f"'min_tokens' ({min_tokens}) is more than the {max_tokens} tokens allowed.", "min_tokens")
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=or_default(body.temperature, defaults.temperature),
-        top_p=or_default(body.top_p, defaults.top_p),
+        temperature=or_default(body.temperature, or_default(profile.temperature, defaults.temperature)),
+        top_p=or_default(body.top_p, or_default(profile.top_p, defaults.top_p)),
         top_k=max(or_default(body.top_k, defaults.top_k), 0),
         min_p=or_default(body.min_p, defaults.min_p),
         seed=body.seed,

@@ -1,62 +1,144 @@
 """What this process serves, and the parts every route shares.
 
 Stage: start-up, and 1 route.
-Owns: the names the served model answers to, the profile's defaults, `Services` and how a route reaches them.
+Owns: the names the served models answer to, which model and profile a request gets, `Services` and how a route
+reaches them.
 Does not know: any one request.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from importlib.metadata import version
-from typing import Annotated, Final
+from pathlib import Path
+from typing import Annotated, Final, get_args
 
 from fastapi import Depends
 from starlette.requests import Request
 
+from gptoss_adapter.context import current_record
 from gptoss_adapter.drain import Drain
-from gptoss_adapter.errors import ModelNotFoundError
+from gptoss_adapter.errors import InvalidRequestError, ModelNotFoundError
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.stats_triton import TritonPage
-from gptoss_backend.contract import MODELS_BY_SHORT, ModelName
-from gptoss_backend.settings import ProfileSettings, Settings
+from gptoss_backend.contract import MODELS_BY_SHORT, ModelName, ModelShort
+from gptoss_backend.settings import ProfileName, ProfileSettings, Settings, SettingsError, load_settings
 
 MODEL_ALIAS: Final = "gpt-oss"
-"""Names whatever model the profile serves."""
+"""Names whatever model a request's profile runs on."""
 VERSION: Final = version("gptoss-triton")
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The model this process serves and the operating point it serves it at."""
+    """The model that serves a request, and the operating point it serves it at."""
 
     name: ModelName
-    profile_name: str
+    profile_name: ProfileName
     profile: ProfileSettings
     fingerprint: str
     """OpenAI's system_fingerprint: changes when the model, its weights or this software do."""
 
-    @classmethod
-    def from_settings(cls, settings: Settings) -> ServedModel:
-        """Return what `settings` say is served."""
-        short = settings.served_model
-        identity = f"{VERSION} {short} {settings.checkpoints.get(short)} {settings.engine.dtype}"
-        return cls(
-            name=MODELS_BY_SHORT[short],
-            profile_name=settings.profile,
-            profile=settings.active_profile,
-            fingerprint=f"fp_{hashlib.sha256(identity.encode()).hexdigest()[:10]}",
-        )
 
-    def check_serves(self, model: str) -> None:
-        """Raise ModelNotFoundError unless `model` names what is served."""
-        if model not in (self.name.openai, MODEL_ALIAS):
-            raise ModelNotFoundError(model, self.name.openai)
+class ServedModels:
+    """The models of this server under their profiles, and which of them a request gets."""
+
+    def __init__(self, settings: Settings, settings_file: Path | None = None) -> None:
+        """settings_file: where `gptoss reload` writes what it has loaded."""
+        self.names = tuple(MODELS_BY_SHORT[short] for short in settings.served_models)
+        self._settings = settings
+        self._checkpoints = _Checkpoints(settings, settings_file)
+
+    @property
+    def default(self) -> ServedModel:
+        """What serves a request that names neither a model of its own nor a profile."""
+        return self.route(MODEL_ALIAS)
+
+    def all(self) -> list[ServedModel]:
+        """Return every model at its own profile."""
+        return [self.route(name.openai) for name in self.names]
+
+    def route(self, model: str, profile: str | None = None) -> ServedModel:
+        """Return what serves a request for `model`, by its name or the alias, at `profile`.
+
+        A model that is named wins; the alias goes to the model of the profile, or of the one in force.
+        Raises ModelNotFoundError, InvalidRequestError.
+        """
+        asked = None if profile is None else _profile_name(profile)
+        if model == MODEL_ALIAS:
+            return self._of_profile(asked or self._settings.profile)
+        name = self._named(model)
+        return self._at(name, asked or self._settings.profile_of(name.short))
+
+    def profiles_of(self, model: str) -> list[ProfileName]:
+        """Return the profiles by which the alias leads to `model`, its own first; of the alias: all that lead anywhere.
+
+        Raises ModelNotFoundError.
+        """
+        names = self.names if model == MODEL_ALIAS else (self._named(model),)
+        settings = self._settings
+        own = settings.profile if model == MODEL_ALIAS else settings.profile_of(names[0].short)
+        leading = [name for name in settings.profiles if MODELS_BY_SHORT[settings.model_of(name)] in names]
+        return [own, *(name for name in leading if name != own)]
+
+    def _named(self, model: str) -> ModelName:
+        for name in self.names:
+            if name.openai == model:
+                return name
+        raise ModelNotFoundError(model, [name.openai for name in self.names])
+
+    def _of_profile(self, profile: ProfileName) -> ServedModel:
+        name = MODELS_BY_SHORT[self._settings.model_of(profile)]
+        if name not in self.names:
+            able = ", ".join(f"'{one}' ({self._settings.model_of(one)})" for one in self.profiles_of(MODEL_ALIAS))
+            message = f"'profile' is '{profile}', whose model {name.openai} is not served here; these are: {able}."
+            raise InvalidRequestError(message, param="profile", code="invalid_value")
+        return self._at(name, profile)
+
+    def _at(self, name: ModelName, profile: ProfileName) -> ServedModel:
+        return ServedModel(name, profile, self._settings.profiles[profile], self._fingerprint(name))
+
+    def _fingerprint(self, name: ModelName) -> str:
+        weights = self._checkpoints.of(name.short)
+        identity = f"{VERSION} {name.short} {weights} {self._settings.engine.dtype}"
+        return f"fp_{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
+
+
+class _Checkpoints:
+    """Which checkpoint each model has, read anew when the file of the settings has changed."""
+
+    def __init__(self, settings: Settings, file: Path | None) -> None:
+        self._checkpoints = settings.checkpoints
+        self._file = file
+        self._changed_ns = self._last_change_ns()
+
+    def of(self, model: ModelShort) -> str | None:
+        changed_ns = self._last_change_ns()
+        if self._file is not None and changed_ns != self._changed_ns:
+            with contextlib.suppress(SettingsError):  # what was is still the best that is known
+                self._checkpoints = load_settings(config=self._file, environ={}).checkpoints
+            self._changed_ns = changed_ns
+        return self._checkpoints.get(model)
+
+    def _last_change_ns(self) -> int:
+        with contextlib.suppress(OSError):
+            return self._file.stat().st_mtime_ns if self._file is not None else 0
+        return 0
+
+
+def _profile_name(profile: str) -> ProfileName:
+    for name in get_args(ProfileName):
+        if name == profile:
+            known: ProfileName = name
+            return known
+    message = f"'profile' is '{profile}', which is none of {', '.join(get_args(ProfileName))}."
+    raise InvalidRequestError(message, param="profile", code="invalid_value")
 
 
 def utc_today() -> date:
@@ -69,7 +151,7 @@ class Services:
     """What routes work with. One instance per process."""
 
     settings: Settings
-    served: ServedModel
+    models: ServedModels
     model_server: ModelServer
     metrics: Metrics
     triton_page: TritonPage
@@ -77,6 +159,15 @@ class Services:
     drain: Drain
     started_at: float = field(default_factory=time.time)
     """Unix seconds."""
+
+    def route(self, model: str | None, profile: str | None = None) -> ServedModel:
+        """Return what serves the current request, and tag its log line, its response and its trace with that.
+
+        model: None: the alias. Raises ModelNotFoundError, InvalidRequestError.
+        """
+        served = self.models.route(MODEL_ALIAS if model is None else model, profile)
+        current_record().notes |= {"model": served.name.openai, "profile": served.profile_name}
+        return served
 
 
 async def _services_of(request: Request) -> Services:

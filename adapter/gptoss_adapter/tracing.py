@@ -19,12 +19,12 @@ from opentelemetry.util.types import AttributeValue
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gptoss_adapter.context import REQUEST_ID_HEADER
+from gptoss_adapter.context import REQUEST_ID_HEADER, current_record
 from gptoss_adapter.errors import ApiError
 from gptoss_adapter.inference import GenerationStep, GenerationStream, ModelServer, ModelServerStatus, PromptIds
-from gptoss_adapter.serving import VERSION, ServedModel
+from gptoss_adapter.serving import VERSION
 from gptoss_adapter.tracing_delivery import Delivery
-from gptoss_backend.contract import ChatRequest, Finished, SamplingParams, Started, Timings
+from gptoss_backend.contract import ChatRequest, Finished, ModelName, SamplingParams, Started, Timings
 
 # the path of a request that generates, and the conventions' word for what it does
 _OPERATIONS: Final = {
@@ -39,14 +39,13 @@ Attributes = dict[str, AttributeValue]
 class Traces:
     """The two places where requests are watched, and where their spans go."""
 
-    def __init__(self, endpoint: str, served: ServedModel) -> None:
+    def __init__(self, endpoint: str) -> None:
         """endpoint: of an OTLP collector, over HTTP."""
-        self._served = served
         self._delivery = Delivery(endpoint, VERSION)
 
     def around(self, app: ASGIApp) -> TraceRequests:
         """Return the app, with its requests traced."""
-        return TraceRequests(app, self._delivery.tracer, self._served)
+        return TraceRequests(app, self._delivery.tracer)
 
     def at(self, server: ModelServer) -> TracedModelServer:
         """Return the model server, with its work shown in the request's trace."""
@@ -103,6 +102,13 @@ class RequestTrace:
         if status >= 400:
             self._fail(str(status), is_ours=status >= 500)
 
+    def served_by(self, operation: str, model: str, profile: str) -> None:
+        """Note what it was routed to, as far as it came."""
+        self._span.update_name(f"{operation} {model}")
+        self._span.set_attributes(
+            {"gen_ai.request.model": model, "gen_ai.response.model": model, "gptoss.profile": profile}
+        )
+
     def end(self) -> None:
         """The request is over."""
         prompts = self._prompts.values()
@@ -133,10 +139,9 @@ _current: ContextVar[RequestTrace | None] = ContextVar("request_trace", default=
 class TraceRequests:
     """ASGI middleware around the whole app: makes the span, in the client's trace where it names one."""
 
-    def __init__(self, app: ASGIApp, tracer: Tracer, served: ServedModel) -> None:
+    def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
         self._app = app
         self._tracer = tracer
-        self._served = served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -158,20 +163,20 @@ class TraceRequests:
             raise
         finally:
             _current.reset(token)
+            notes = current_record().notes
+            if "model" in notes:
+                trace.served_by(_OPERATIONS[scope["path"]], str(notes["model"]), str(notes["profile"]))
             trace.end()
 
     def _span_of(self, scope: Scope) -> Span:
-        operation, model = _OPERATIONS[scope["path"]], self._served.name.openai
+        operation = _OPERATIONS[scope["path"]]
         return self._tracer.start_span(
-            f"{operation} {model}",
+            operation,
             _W3C.extract(Headers(scope=scope)),
             SpanKind.SERVER,
             {
                 "gen_ai.operation.name": operation,
                 "gen_ai.provider.name": "gptoss",
-                "gen_ai.request.model": model,
-                "gen_ai.response.model": model,
-                "gptoss.profile": self._served.profile_name,
                 "http.request.method": "POST",
                 "http.route": scope["path"],
                 "url.path": scope["path"],
@@ -194,9 +199,11 @@ class TracedModelServer:
             if trace is not None:
                 trace.phase("preprocess", begun_ns, time.time_ns())
 
-    def generate(self, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> GenerationStream:
+    def generate(
+        self, model: ModelName, prompt: PromptIds, sampling: SamplingParams, request_id: str
+    ) -> GenerationStream:
         """Submit the prompt and return its stream."""
-        stream, trace = self._server.generate(prompt, sampling, request_id), _current.get()
+        stream, trace = self._server.generate(model, prompt, sampling, request_id), _current.get()
         return stream if trace is None else _TracedStream(stream, _Generation(trace, prompt, sampling))
 
     async def status(self) -> ModelServerStatus:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import re
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import grpc
@@ -44,6 +44,7 @@ from gptoss_backend.contract import (
     TOKEN_IDS,
     ChatRequest,
     GenerationErrorCode,
+    ModelName,
     Refusal,
     SamplingParams,
     TensorSpec,
@@ -79,11 +80,11 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {"UINT8": np.dtype("u1"), "INT32": np
 
 
 class TritonModelServer:
-    """Triton with `preprocess` and one generation model. One instance serves every request of the process."""
+    """Triton with `preprocess` and the generation models. One instance serves every request of the process."""
 
-    def __init__(self, address: str, generation_model: str) -> None:
+    def __init__(self, address: str, models: Sequence[ModelName]) -> None:
         """address: host:port of Triton's gRPC service. Connects on first use; must be made inside the event loop."""
-        self._model = generation_model
+        self._models = models
         self._client = triton.InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
 
     async def preprocess(self, chat: ChatRequest, request_id: str) -> PromptIds:
@@ -107,12 +108,12 @@ class TritonModelServer:
             raise _refusal_error(sampling, request_id)
         return PromptIds(outputs[PROMPT_IDS.name])
 
-    def generate(self, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> TritonStream:
-        """Submit the prompt and return its stream."""
+    def generate(self, model: ModelName, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> TritonStream:
+        """Submit the prompt to `model` and return its stream."""
 
         async def requests() -> AsyncIterator[dict[str, Any]]:
             yield {
-                "model_name": self._model,
+                "model_name": model.triton,
                 "inputs": [_input(PROMPT_IDS, prompt.raw), _input(SAMPLING, SAMPLING_CODEC.encode(sampling))],
                 "request_id": request_id,
             }
@@ -122,8 +123,8 @@ class TritonModelServer:
         return TritonStream(self._client.stream_infer(requests()))
 
     async def status(self) -> ModelServerStatus:
-        """Ask whether Triton lives and which of the two models are missing. Never raises."""
-        models = (PREPROCESS, self._model)
+        """Ask whether Triton lives and which of its models are missing. Never raises."""
+        models = (PREPROCESS, *(model.triton for model in self._models))
         try:
             metadata, *ready = await asyncio.gather(
                 self._client.get_server_metadata(client_timeout=STATUS_TIMEOUT_S),

@@ -19,7 +19,7 @@ from gptoss_adapter.errors import refusal_of
 from gptoss_adapter.generation import Generation
 from gptoss_adapter.inference import ModelServer, PromptIds
 from gptoss_adapter.schemas.answers import FinishReasonName
-from gptoss_adapter.serving import Services
+from gptoss_adapter.serving import ServedModel, Services
 from gptoss_backend.contract import ChatRequest, OutputStructure, SamplingParams, TokenLogprob, ToolChoiceMode
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta, ToolCallDelta
 from gptoss_backend.harmony.prompt import PromptError
@@ -64,6 +64,7 @@ class Turn(Generation[Delta]):
     def __init__(
         self,
         services: Services,
+        served: ServedModel,
         chat: ChatRequest,
         sampling: SamplingParams,
         record: RequestRecord,
@@ -75,7 +76,7 @@ class Turn(Generation[Delta]):
 
         Raises InvalidRequestError where the answer cannot be held to what the chat asks for.
         """
-        super().__init__(services, replace(sampling, structure=_structure(chat)), record)
+        super().__init__(services, served, replace(sampling, structure=_structure(chat)), record)
         self._prompt = prompt or ChatPrompt(services.model_server, chat, record.request_id)
         self._may_call = chat.tool_choice.mode is not ToolChoiceMode.NONE
         self._splitter = ChannelSplitter([tool.name for tool in chat.tools] if self._may_call else [])

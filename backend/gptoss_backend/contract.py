@@ -46,6 +46,8 @@ MODELS: Final = (
     ModelName("120b", "gpt-oss-120b", "gpt_oss_120b"),
 )
 MODELS_BY_SHORT: Final = {model.short: model for model in MODELS}
+CHECKPOINT_PARAMETER: Final = "checkpoint"
+"""Of a generation model's config in Triton: the checkpoint to load in place of that of the settings."""
 MODELS_BY_TRITON: Final = {model.triton: model for model in MODELS}
 
 # --- tensors --------------------------------------------------------------------------------------------------------

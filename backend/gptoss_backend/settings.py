@@ -242,6 +242,12 @@ class Layer:
     tree: Mapping[str, Any]
 
 
+def named_file(environ: Mapping[str, str] | None = None) -> Path | None:
+    """Return the settings file that GPTOSS_CONFIG names; None: it names none."""
+    named = (os.environ if environ is None else environ).get(CONFIG_ENV)
+    return Path(named) if named else None
+
+
 def setting_layers(
     overrides: Mapping[str, Any] | None = None,
     *,
@@ -251,7 +257,7 @@ def setting_layers(
     """Return all that speaks of settings, the weakest source first; arguments and errors as in `load_settings`."""
     env = os.environ if environ is None else environ
     layers = [Layer("default", Settings().model_dump())]
-    path = config or (Path(env[CONFIG_ENV]) if env.get(CONFIG_ENV) else None)
+    path = config or named_file(env)
     if path is not None or DEFAULT_CONFIG.exists():
         file = path or DEFAULT_CONFIG
         layers.append(Layer(f"file {file}", _read_file(file)))

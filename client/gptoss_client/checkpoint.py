@@ -31,18 +31,23 @@ def absolute(model: str, checkpoint: str) -> str:
     return os.path.abspath(folder) if is_folder else checkpoint
 
 
-def ensure_checkpoint(settings: Settings, run: RunDirectory, stop: StopSignal) -> None:
-    """Make the demo's checkpoint if it is not there yet; see that any other is there.
+def ensure_checkpoints(settings: Settings, run: RunDirectory, stop: StopSignal) -> None:
+    """See that the checkpoint of each served model is there; make the demo's if it is not.
 
     Blocks while one is made, which shows its progress. Raises UsageError or CommandError.
     """
-    model, checkpoint = settings.served_model, settings.checkpoints[settings.served_model]
-    if is_checkpoint(Path(checkpoint)):
-        return
-    if model == DEMO:
-        console = Console(soft_wrap=True, markup=False, highlight=False)
-        make_checkpoint(CheckpointOrder(Path(checkpoint), DEMO), child_environment(run.config), stop, console)
-    elif not find_checkpoint(checkpoint):
+    for model in settings.served_models:
+        checkpoint = settings.checkpoints[model]
+        if model != DEMO:
+            check_there(model, checkpoint)
+        elif not is_checkpoint(Path(checkpoint)):
+            console = Console(soft_wrap=True, markup=False, highlight=False)
+            make_checkpoint(CheckpointOrder(Path(checkpoint), DEMO), child_environment(run.config), stop, console)
+
+
+def check_there(model: ModelShort, checkpoint: str) -> None:
+    """Raise UsageError where the checkpoint is not on this machine."""
+    if not find_checkpoint(checkpoint):
         raise UsageError(missing(model, checkpoint))
 
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -34,6 +35,7 @@ from gptoss_client.join import join as join_engine
 from gptoss_client.keys import add_key
 from gptoss_client.launch import on_free_ports
 from gptoss_client.make_checkpoint import DEFAULT_SEED, CheckpointOrder, ExpertFormat, ShapeName, make_checkpoint
+from gptoss_client.reload import reload
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.serve import serve as serve_until_stopped
 from gptoss_client.status import report
@@ -59,7 +61,14 @@ RunDirOption = Annotated[
 ]
 
 
-ModelOption = Annotated[ModelShort | None, typer.Option(help="What to serve [default: the profile's model].")]
+ModelsOption = Annotated[
+    list[str] | None,  # typer takes no list of choices; the settings' own check refuses others
+    typer.Option(
+        "--model",
+        metavar="demo|20b|120b",
+        help="What to serve; once more for another beside it [default: the profile's model].",
+    ),
+]
 ProfileOption = Annotated[ProfileName | None, typer.Option(help="Operating point [default: balanced].")]
 PortOption = Annotated[int | None, typer.Option(help="Of the OpenAI API; Triton takes the next three [default: 8000].")]
 HostOption = Annotated[str | None, typer.Option(help="Where the OpenAI API listens [default: 127.0.0.1].")]
@@ -70,7 +79,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 @app.command()
 def serve(
     *,
-    model: ModelOption = None,
+    models: ModelsOption = None,
     profile: ProfileOption = None,
     port: PortOption = None,
     host: HostOption = None,
@@ -84,7 +93,7 @@ def serve(
     replace: Annotated[bool, typer.Option("--replace", help="End the server of the same run directory first.")] = False,
 ) -> None:
     """Start Triton and the API, and keep watch until Ctrl-C."""
-    overrides = _overrides(config, model, profile, port, host, checkpoint, run_dir)
+    overrides = _overrides(config, models, profile, port, host, checkpoint, run_dir)
     settings = _with_absolute_paths(_load(config, overrides))
     if replace:
         _end_earlier(settings)
@@ -96,7 +105,7 @@ def serve(
 @app.command("config")
 def show_config(
     *,
-    model: ModelOption = None,
+    models: ModelsOption = None,
     profile: ProfileOption = None,
     port: PortOption = None,
     host: HostOption = None,
@@ -106,7 +115,7 @@ def show_config(
     as_json: JsonOption = False,
 ) -> None:
     """Show every setting that `serve` would use with these options, its value and where that comes from."""
-    overrides = _overrides(config, model, profile, port, host, checkpoint, run_dir)
+    overrides = _overrides(config, models, profile, port, host, checkpoint, run_dir)
     settings = config_command.sourced_settings(_load(config, overrides), setting_layers(overrides, config=config))
     _console().print(config_command.as_json(settings) if as_json else "\n".join(config_command.as_table(settings)))
 
@@ -114,7 +123,7 @@ def show_config(
 @app.command("doctor")
 def examine(
     *,
-    model: ModelOption = None,
+    models: ModelsOption = None,
     profile: ProfileOption = None,
     port: PortOption = None,
     host: HostOption = None,
@@ -124,7 +133,7 @@ def examine(
     as_json: JsonOption = False,
 ) -> None:
     """Look whether `serve` would work with these options, and say what to do: exit status 0 if it would, else 1."""
-    overrides = _overrides(config, model, profile, port, host, checkpoint, run_dir)
+    overrides = _overrides(config, models, profile, port, host, checkpoint, run_dir)
     findings = doctor.diagnose(_with_absolute_paths(_load(config, overrides)))
     _console().print(doctor.as_json(findings) if as_json else "\n".join(doctor.as_lines(findings)))
     raise typer.Exit(doctor.exit_status(findings))
@@ -183,6 +192,19 @@ def status(*, config: ConfigOption = None, run_dir: RunDirOption = None) -> None
     raise typer.Exit(exit_status)
 
 
+@app.command("reload")
+def reload_model(
+    model: Annotated[ModelShort | None, typer.Argument(help="Which [default: the only one served].")] = None,
+    *,
+    checkpoint: Annotated[str | None, typer.Option(help="What to load [default: the same place anew].")] = None,
+    config: ConfigOption = None,
+    run_dir: RunDirOption = None,
+) -> None:
+    """Load another checkpoint for a served model while it and the others go on; both take memory for as long."""
+    settings = _load(config, {"server": {"run_dir": run_dir}})
+    reload(RunDirectory(Path(os.path.abspath(settings.server.run_dir))), model, checkpoint, _console())
+
+
 @app.command()
 def logs(
     *,
@@ -228,7 +250,8 @@ def join(
     config: ConfigOption = None,
 ) -> None:
     """Hold this host's part of a model whose engine runs on another, until Ctrl-C."""
-    settings = _load(config, _overrides(config, model, None, None, None, checkpoint, None))
+    models = None if model is None else [model]
+    settings = _load(config, _overrides(config, models, None, None, None, checkpoint, None))
     raise typer.Exit(join_engine(_with_absolute_paths(settings), node_rank, _console()))
 
 
@@ -250,7 +273,7 @@ def _on_free_ports(settings: Settings) -> Settings:
 
 def _overrides(
     config: Path | None,
-    model: ModelShort | None,
+    models: Sequence[str] | None,
     profile: ProfileName | None,
     port: int | None,
     host: str | None,
@@ -259,9 +282,15 @@ def _overrides(
 ) -> dict[str, Any]:
     """Return what serve's options say, as the settings file would hold it."""
     server = {"port": port, "host": host, "run_dir": run_dir}
-    overrides: dict[str, Any] = {"model": model, "profile": profile, "server": server}
+    overrides: dict[str, Any] = {"models": list(models) if models else None, "profile": profile, "server": server}
+    if models and len(models) == 1:  # whatever the profile and the other sources say
+        overrides["model"] = models[0]
     if checkpoint is not None:  # it is the served model's, whichever the other sources make that
-        overrides["checkpoints"] = {_load(config, overrides).served_model: checkpoint}
+        served = _load(config, overrides).served_models
+        if len(served) > 1:
+            names = " and ".join(served)
+            raise UsageError(f"--checkpoint is one model's, not that of {names}: set checkpoints.{served[0]} instead")
+        overrides["checkpoints"] = {served[0]: checkpoint}
     return overrides
 
 

@@ -96,7 +96,7 @@ class _Examination:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._model = settings.served_model
+        self._models = settings.served_models
         self._run = RunDirectory(settings.server.run_dir)
         self._environment = child_environment(self._run.config)
 
@@ -105,7 +105,7 @@ class _Examination:
         yield self._triton()
         yield self._torch()
         yield self._gpu()
-        yield self._checkpoint_there()
+        yield from map(self._checkpoint_there, self._models)
         yield self._memory()
         yield self._disk()
         yield from self._ports()
@@ -130,18 +130,21 @@ class _Examination:
         return facts
 
     @cached_property
-    def _folder(self) -> Path | None:
-        return find_checkpoint(self._settings.checkpoints[self._model])
+    def _folders(self) -> Mapping[ModelShort, Path | None]:
+        return {model: find_checkpoint(self._settings.checkpoints[model]) for model in self._models}
 
-    @cached_property
-    def _weights_bytes(self) -> int:
-        """Of the checkpoint, or of the published one where it cannot be measured."""
-        if self._folder is not None:
+    @property
+    def _names(self) -> str:
+        return " and ".join(self._models)
+
+    def _weights_bytes(self, model: ModelShort) -> int:
+        """Return those of the checkpoint, or of the published one where it cannot be measured."""
+        if (folder := self._folders[model]) is not None:
             try:
-                return whole_checkpoint_bytes(self._folder)
+                return whole_checkpoint_bytes(folder)
             except BrokenCheckpointError:
                 pass
-        return _PUBLISHED_BYTES[self._model]
+        return _PUBLISHED_BYTES[model]
 
     # --- software ---------------------------------------------------------------------------------------------------
 
@@ -187,15 +190,15 @@ class _Examination:
         if has_nvidia_gpu(self._environment):
             remedy = "see that nvidia-smi works (driver installed, container started with GPUs)"
             return Finding("GPU", Level.PROBLEM, "there is one, but its driver does not answer", remedy)
-        if self._model == DEMO:
+        if self._models == (DEMO,):
             return Finding("GPU", Level.OK, "none, and none is needed for the demo")
         remedy = (
             "it will be slow; on a machine that has a GPU, see that nvidia-smi works and CUDA_VISIBLE_DEVICES shows it"
         )
-        return Finding("GPU", Level.WARNING, f"none: {self._model} will be computed on the CPU", remedy)
+        return Finding("GPU", Level.WARNING, f"none: {self._names} will be computed on the CPU", remedy)
 
     def _memory(self) -> Finding:
-        needed = self._weights_bytes + _WORK_BYTES
+        needed = sum(self._weights_bytes(model) + _WORK_BYTES for model in self._models)
         if self._gpus:
             free, where = sum(gpu.free_bytes for gpu in self._gpus), "GPU memory"
             remedy = "end what else uses the GPU (nvidia-smi), show more GPUs, or serve a smaller --model"
@@ -204,23 +207,24 @@ class _Examination:
             remedy = "end other programs, raise the container's limit, or serve a smaller --model"
         else:
             return Finding("memory", Level.WARNING, "not known, since torch cannot be imported")
-        words = f"{free / _GIB:.1f} GiB of {where} free, {self._model} needs about {needed / _GIB:.1f} GiB"
+        needs = "needs" if len(self._models) == 1 else "need"
+        words = f"{free / _GIB:.1f} GiB of {where} free, {self._names} {needs} about {needed / _GIB:.1f} GiB"
         return Finding("memory", Level.OK, words) if free >= needed else Finding("memory", Level.PROBLEM, words, remedy)
 
     # --- files ------------------------------------------------------------------------------------------------------
 
-    def _checkpoint_there(self) -> Finding:
-        name = self._settings.checkpoints[self._model]
-        if self._folder is None and self._model == DEMO:
+    def _checkpoint_there(self, model: ModelShort) -> Finding:
+        name, folder = self._settings.checkpoints[model], self._folders[model]
+        if folder is None and model == DEMO:
             return Finding("checkpoint", Level.OK, f"{name} will be made at the first start")
-        if self._folder is None:
-            return _split(missing(self._model, name), "checkpoint")
+        if folder is None:
+            return _split(missing(model, name), "checkpoint")
         try:
-            size = whole_checkpoint_bytes(self._folder)
+            size = whole_checkpoint_bytes(folder)
         except BrokenCheckpointError as error:
             remedy = f"gptoss pull {name}" if is_repository(name) else "copy or make it anew"
             return Finding("checkpoint", Level.PROBLEM, str(error), remedy)
-        return Finding("checkpoint", Level.OK, f"{self._folder}, whole, {size / _GB:.1f} GB of weights")
+        return Finding("checkpoint", Level.OK, f"{folder}, whole, {size / _GB:.1f} GB of weights")
 
     def _disk(self) -> Finding:
         root = self._run.root

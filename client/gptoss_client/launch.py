@@ -7,9 +7,11 @@ Does not know: how processes are started, watched or ended.
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -105,7 +107,6 @@ def processes(
     settings: Settings, runtime: TritonRuntime, run: RunDirectory, *, config_name: str | None, shm_prefix: str
 ) -> tuple[ProcessSpec, ...]:
     """Return the server's processes in the order of their start. Rotates their logs."""
-    model = MODELS_BY_SHORT[settings.served_model]
     addresses = Addresses.of(settings)
     environment = child_environment(run.config)
     return (
@@ -114,7 +115,7 @@ def processes(
             command=triton_command(settings, runtime, config_name=config_name, shm_prefix=shm_prefix),
             environment=runtime.environment(environment),
             log=run.new_log(TRITON_LOG),
-            awaited=f"loads {model.triton}",
+            awaited=f"loads {', '.join(model.triton for model in _served(settings))}",
             is_ready=http_probe(addresses.triton_ready),
             needs_children=True,
             hang=triton_hang(addresses.metrics, settings.server.step_timeout_s),
@@ -142,7 +143,7 @@ def triton_command(
         str(runtime.binary),
         f"--model-repository={server.model_repository}",
         "--model-control-mode=explicit",
-        *(f"--load-model={name}" for name in _models(MODELS_BY_SHORT[settings.served_model])),
+        *(f"--load-model={name}" for name in (PREPROCESS, *_with_ensembles(_served(settings)))),
         "--disable-auto-complete-config",
         *([f"--model-config-name={config_name}"] if config_name else []),
         *([f"--backend-directory={runtime.backend_directory}"] if runtime.backend_directory else []),
@@ -150,6 +151,7 @@ def triton_command(
         f"--backend-config=python,shm-growth-byte-size={_SHM_REGION_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         *_cache_flags(server, runtime),
+        *_restriction_flags(server),
         f"--grpc-address={server.triton_host}",
         f"--grpc-port={server.grpc_port}",
         f"--http-address={server.triton_host}",
@@ -181,8 +183,14 @@ def probe(url: str) -> str:
 
 def load_failure(log: Path) -> str | None:
     """Return the sentence with which a model's stub refused to start, as Triton repeats it in its log."""
-    sentences = [found[1] for line in tail(log) if (found := _LOAD_FAILURE.search(line))]
+    sentences = [sentence for line in tail(log) if (sentence := load_failure_in(line))]
     return sentences[-1] if sentences else None
+
+
+def load_failure_in(line: str) -> str | None:
+    """Return that sentence of a line of Triton's, where it tells of such a failure."""
+    found = _LOAD_FAILURE.search(line)
+    return found[1] if found else None
 
 
 def remove_shared_memory(prefix: str, folder: Path = _SHARED_MEMORY) -> None:
@@ -191,8 +199,13 @@ def remove_shared_memory(prefix: str, folder: Path = _SHARED_MEMORY) -> None:
         region.unlink(missing_ok=True)
 
 
-def _models(model: ModelName) -> tuple[str, ...]:
-    return (PREPROCESS, model.triton, model.ensemble)
+def _served(settings: Settings) -> list[ModelName]:
+    return [MODELS_BY_SHORT[model] for model in settings.served_models]
+
+
+def _with_ensembles(models: list[ModelName]) -> Iterator[str]:
+    for model in models:
+        yield from (model.triton, model.ensemble)
 
 
 def _cache_flags(server: ServerSettings, runtime: TritonRuntime) -> list[str]:
@@ -200,6 +213,23 @@ def _cache_flags(server: ServerSettings, runtime: TritonRuntime) -> list[str]:
         return []
     folder = [f"--cache-directory={runtime.cache_directory}"] if runtime.cache_directory else []
     return [f"--cache-config=local,size={server.response_cache_bytes}", *folder]
+
+
+def _restriction_flags(server: ServerSettings) -> list[str]:
+    """Return what keeps the network from loading and unloading models, where Triton listens to it."""
+    if is_loopback(server.triton_host):
+        return []
+    # a key that nobody is told
+    closed = f"model-repository:gptoss-key={secrets.token_hex(16)}"
+    return [f"--http-restricted-api={closed}", f"--grpc-restricted-protocol={closed}"]
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches who listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _reachable(host: str, port: int) -> str:

@@ -36,7 +36,7 @@ def triton_hang(metrics_url: str, step_timeout_s: float) -> Callable[[], str | N
 
 
 def _get(url: str) -> str | None:
-    """Return the page; None where no answer came in time. Whoever refuses does not hang: what died is seen elsewhere."""
+    """Return the page; None where no answer came in time. Whoever refuses does not hang, and may be dead."""
     try:
         with httpx.Client(trust_env=False, verify=False, timeout=_ANSWER_WITHIN_S) as client:
             return client.get(url).text

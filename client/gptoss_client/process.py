@@ -41,8 +41,8 @@ class ProcessSpec:
     needs_children: bool = False
     """Whether it is of no use any more when one of its children crashes."""
     hang: Callable[[], str | None] = lambda: None
-    """Asked every second, in a thread, once it is ready: returns what does not get on, None where all does. It may block
-    for some seconds."""
+    """Asked every second, in a thread, once it is ready: returns what does not get on, None where all does.
+    May block for some seconds."""
     reason_in: Callable[[Path], str | None] = lambda log: None
     """Finds in its log why it died, where it says so in a sentence for people."""
     clean_up: Callable[[], None] = lambda: None

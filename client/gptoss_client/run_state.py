@@ -18,6 +18,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from gptoss_backend.settings import Settings
 from gptoss_client.errors import CommandError, RunningError
 from gptoss_client.process_group import ProcessRecord
 
@@ -103,6 +104,12 @@ class RunDirectory:
                 f"a server{by} already runs from {self.root}: end it with `gptoss stop`, "
                 "or give this one another --run-dir"
             ) from None
+
+    def write_config(self, settings: Settings) -> None:
+        """Replace the resolved settings in one step."""
+        fresh = self.config.with_suffix(".new")
+        fresh.write_text(settings.dump_yaml(), encoding="utf-8")
+        fresh.replace(self.config)
 
     def read_state(self) -> RunState | None:
         """Return what the last server wrote, if it did not clean up itself; it need not run any more."""

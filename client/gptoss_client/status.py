@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from gptoss_backend.contract import MODELS_BY_SHORT
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings import Settings, load_settings
 from gptoss_client.launch import ADAPTER, TRITON, Addresses, probe
 from gptoss_client.run_state import Death, Phase, RunDirectory, RunState
 
@@ -43,9 +43,8 @@ def _running(run: RunDirectory, state: RunState) -> tuple[int, list[str]]:
     health = {TRITON: probe(addresses.triton_ready), ADAPTER: probe(addresses.adapter_ready)}
     is_ready = state.phase is Phase.READY and set(health.values()) == {"ready"}
     phase = state.phase if is_ready or state.phase is not Phase.READY else "not ready"
-    model = MODELS_BY_SHORT[settings.served_model].openai
     lines = [
-        f"{model} (profile {settings.profile}): {phase}, up {_duration(time.time() - state.started_at)}",
+        f"{_served(settings)}: {phase}, up {_duration(time.time() - state.started_at)}",
         *(f"  {record.name:<13} pid {record.pid:<8} {health.get(record.name, '')}" for record in state.processes),
         f"  {'supervisor':<13} pid {state.supervisor.pid}",
         *(f"  awaited: {sentence}" for sentence in state.awaited),
@@ -55,6 +54,12 @@ def _running(run: RunDirectory, state: RunState) -> tuple[int, list[str]]:
         f"  logs          {run.logs}",
     ]
     return READY if is_ready else NOT_READY, lines
+
+
+def _served(settings: Settings) -> str:
+    return ", ".join(
+        f"{MODELS_BY_SHORT[model].openai} (profile {settings.profile_of(model)})" for model in settings.served_models
+    )
 
 
 def _told(death: Death) -> str:

@@ -67,7 +67,7 @@ def test_sources_when_listed_then_every_room_has_some() -> None:
 def test_process_without_a_model_when_read_then_it_never_imports_torch(room: str) -> None:
     load = ROOT / "load"
     # these run a model in their own process
-    benchmarks = {load / "engine_bench.py", load / "full_size.py", *(load / "bench").iterdir()}
+    benchmarks = {load / "engine_bench.py", load / "full_size.py", load / "gpu_check.py", *(load / "bench").iterdir()}
     files = [path for path in SOURCES if path.is_relative_to(ROOT / room) and path not in benchmarks]
     assert importers(files, "torch", "transformers", "accelerate", "safetensors") == []
     engine = importers(files, "gptoss_backend.engine")
@@ -89,9 +89,11 @@ def test_process_without_a_model_when_all_of_it_is_imported_then_torch_is_not(ro
 
 def test_preprocess_when_read_then_nothing_it_imports_imports_torch() -> None:
     files = [path for path in SOURCES if path.is_relative_to(BACKEND / "harmony")]
-    files += [BACKEND / "triton" / name for name in ("__init__.py", "preprocess.py", "tensors.py", "logs.py")]
+    files += [
+        BACKEND / "triton" / name for name in ("__init__.py", "preprocess.py", "heartbeat.py", "tensors.py", "logs.py")
+    ]
     files += [BACKEND / "structure" / name for name in ("__init__.py", "schemas.py")]
-    files += [BACKEND / "__init__.py", BACKEND / "contract.py", BACKEND / "settings.py"]
+    files += [BACKEND / "__init__.py", BACKEND / "contract.py", BACKEND / "heartbeat.py", BACKEND / "settings.py"]
     assert importers(files, "torch", "transformers", "gptoss_backend.engine") == []
     ours = {name.rsplit(".", 1)[0] for path in files for name in imports(path) if name.startswith("gptoss_backend.")}
     known = {".".join(path.relative_to(ROOT / "backend").with_suffix("").parts) for path in files}

@@ -150,7 +150,7 @@ def test_prompt_when_asked_again_then_triton_answers_preprocess_from_its_cache_a
 
 
 def test_models_when_listed_then_the_served_one_is_there_and_says_that_it_is_the_demo(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == [MODEL]
+    assert [model.id for model in client.models.list()] == [MODEL, "gpt-oss"]
     assert client.models.retrieve(MODEL).id == MODEL
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-4o")

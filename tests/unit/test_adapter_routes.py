@@ -31,11 +31,13 @@ def client(server: FakeModelServer) -> Iterator[httpx.Client]:
 
 def test_models_when_listed_then_the_served_one_is_there(client: httpx.Client) -> None:
     document = client.get("/v1/models").json()
-    (card,) = document["data"]
+    card, alias = document["data"]
     assert document["object"] == "list"
     assert (card["id"], card["object"], card["owned_by"]) == ("gpt-oss-demo", "model", "gptoss-triton")
     assert client.get("/v1/models/gpt-oss-demo").json() == card
-    assert client.get("/v1/models/gpt-oss").json() == card
+    assert (card["root"], card["profiles"]) == ("gpt-oss-demo", ["latency_first"])
+    assert alias == {**card, "id": "gpt-oss"}
+    assert client.get("/v1/models/gpt-oss").json() == alias
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "openai/gpt-oss-20b"])

@@ -13,10 +13,10 @@ from transformers import GptOssForCausalLM
 from gptoss_backend.demo.random_checkpoint import DEMO_NAME, Shape, is_demo, write_random_checkpoint
 from gptoss_backend.engine.checkpoint import find_checkpoint, load_weights
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.errors import CheckpointError
 from gptoss_backend.engine.mxfp4 import unpack_mxfp4
 from gptoss_backend.engine.rope import RotaryEmbedding
+from gptoss_backend.engine.shard import Shard
 from support.reference import make_reference, reference_logits
 from support.stepping import StepByStep, load_torch_model
 

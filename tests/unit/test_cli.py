@@ -342,7 +342,7 @@ def test_stop_and_status_when_nothing_runs_then_say_so(terminal: Terminal) -> No
             ("serve", "--model", "20b", "--checkpoint", "/does/not/exist"),
             "error: there is no checkpoint in /does/not/exist",
         ),
-        (("serve", "--model", "7b"), "'7b' is not one of 'demo', '20b', '120b'"),
+        (("serve", "--model", "7b"), "Input should be 'demo', '20b' or '120b'"),
     ],
 )
 def test_serve_when_asked_for_what_cannot_be_then_says_so_in_a_sentence(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_backend.settings import Settings, load_settings
-from gptoss_client.checkpoint import absolute, ensure_checkpoint
+from gptoss_client.checkpoint import absolute, ensure_checkpoints
 from gptoss_client.errors import CommandError, PortError, RunningError, UsageError
 from gptoss_client.gpu import has_nvidia_gpu
 from gptoss_client.launch import (
@@ -209,7 +209,7 @@ def test_ensure_checkpoint_when_a_folder_holds_none_then_refuses(tmp_path: Path)
     missing = load_settings({"model": "20b", "checkpoints": {"20b": str(tmp_path)}}, environ={})
 
     with pytest.raises(UsageError, match="there is no checkpoint in"):
-        ensure_checkpoint(missing, RunDirectory(tmp_path), StopSignal())
+        ensure_checkpoints(missing, RunDirectory(tmp_path), StopSignal())
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,7 @@ def test_items_when_they_tell_of_a_call_then_the_model_sees_its_reasoning_and_th
         ({"max_tokens": 5}, "max_tokens", "unsupported_parameter"),
         ({"n": 2}, "n", "unsupported_parameter"),
         ({"min_tokens": 9, "max_output_tokens": 8}, "min_tokens", "invalid_value"),
-        ({"profile": "quality_first"}, "profile", "invalid_value"),
+        ({"model": "gpt-oss", "profile": "quality_first"}, "profile", "invalid_value"),
         ({"stop": ["a"] * 5}, "stop", "invalid_value"),
         ({"stream_options": {}}, "stream_options", "invalid_value"),
         ({"metadata": {"a": "b" * 513}}, "metadata.a", "invalid_value"),

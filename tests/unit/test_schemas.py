@@ -352,8 +352,10 @@ def test_prompt_when_it_is_empty_or_mixed_then_it_is_refused(prompt: object) -> 
 
 
 def test_completion_when_nothing_is_said_then_openai_decides() -> None:
-    assert completion_sampling(completion()) == SamplingParams(max_tokens=16)
-    assert completion_sampling(completion(max_tokens=5, logprobs=2)) == SamplingParams(max_tokens=5, logprobs=2)
+    assert completion_sampling(completion(), PROFILE) == SamplingParams(max_tokens=16)
+    assert completion_sampling(completion(max_tokens=5, logprobs=2), PROFILE) == SamplingParams(
+        max_tokens=5, logprobs=2
+    )
 
 
 @pytest.mark.parametrize(
@@ -362,12 +364,12 @@ def test_completion_when_nothing_is_said_then_openai_decides() -> None:
 )
 def test_completion_when_fields_are_at_odds_then_one_is_named(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:
-        completion_sampling(completion(**fields))
+        completion_sampling(completion(**fields), PROFILE)
     assert refused.value.param == param
 
 
 def test_completion_when_best_of_is_n_then_it_asks_for_nothing() -> None:
-    assert completion_sampling(completion(n=2, best_of=2)) == completion_sampling(completion(n=2))
+    assert completion_sampling(completion(n=2, best_of=2), PROFILE) == completion_sampling(completion(n=2), PROFILE)
 
 
 # --- malformed ------------------------------------------------------------------------------------------------------

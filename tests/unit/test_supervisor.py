@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -36,6 +37,7 @@ def supervisor(
     *,
     startup_timeout_s: float = 20,
     shutdown_timeout_s: float = 20,
+    hang_timeout_s: float = 0,
 ) -> Supervisor:
     return Supervisor(
         specs,
@@ -43,6 +45,7 @@ def supervisor(
         stop,
         startup_timeout_s=startup_timeout_s,
         shutdown_timeout_s=shutdown_timeout_s,
+        hang_timeout_s=hang_timeout_s,
         new_backoff=lambda: Backoff(first_s=0.2, longest_s=0.8),
     )
 
@@ -365,3 +368,52 @@ def test_process_record_when_the_id_belongs_to_another_process_then_it_is_not_fo
 
 def test_kill_group_when_nothing_of_it_is_left_then_kills_nothing() -> None:
     assert kill_group(ProcessRecord("gone", 2**22 - 1, time.time())) == 0
+
+
+def hanging_while(folder: Path, name: str, trouble: Callable[[], str | None]) -> ProcessSpec:
+    return replace(python_process(folder, name, READY + FOREVER), hang=trouble)
+
+
+def test_run_when_one_hangs_for_too_long_then_only_that_is_killed_and_started_again(tmp_path: Path) -> None:
+    stop = StopSignal()
+    diary = Diary(stop, stop_at="recovered")
+    asked: list[None] = []
+
+    def trouble() -> str | None:
+        asked.append(None)
+        return "it stares" if len(asked) < 4 else None
+
+    specs = [hanging_while(tmp_path, "server", trouble), python_process(tmp_path, "adapter", READY + FOREVER)]
+    supervisor(specs, diary, stop, hang_timeout_s=1.5).run()
+
+    assert [(death.name, death.reason) for death in diary.deaths] == [("server", "server hangs: it stares")]
+    assert not any(is_alive(process.pid) for process in diary.processes)
+
+
+def test_run_when_one_gets_on_again_in_time_then_it_is_left_alone(tmp_path: Path) -> None:
+    stop = StopSignal()
+    diary = Diary(stop)
+    answers = [None, "it stares", "it stares", None, "it stares", None]
+
+    def trouble() -> str | None:
+        if not answers:
+            stop.request()
+            return None
+        return answers.pop(0)
+
+    supervisor([hanging_while(tmp_path, "server", trouble)], diary, stop, hang_timeout_s=1.5).run()
+
+    assert diary.deaths == []
+
+
+def test_run_when_hangs_are_not_to_be_looked_for_then_nobody_is_asked(tmp_path: Path) -> None:
+    stop = StopSignal()
+    diary = Diary(stop)
+    asked: list[None] = []
+    spec = hanging_while(tmp_path, "server", lambda: asked.append(None))
+    threading.Timer(2.0, stop.request).start()
+
+    supervisor([spec], diary, stop).run()
+
+    assert "ready" in diary.events
+    assert asked == []

@@ -29,6 +29,7 @@ from gptoss_backend.contract import (
     CHAT,
     CHAT_CODEC,
     EVENT_CODEC,
+    MODELS_BY_SHORT,
     REFUSAL_CODEC,
     SAMPLING_CODEC,
     ChatMessage,
@@ -50,6 +51,7 @@ CHAT_REQUEST = ChatRequest(messages=(ChatMessage(Role.USER, "Hi"),))
 Context = grpc.aio.ServicerContext
 Requests = AsyncIterator[pb.ModelInferRequest]
 Responses = AsyncIterator[pb.ModelStreamInferResponse]
+DEMO = MODELS_BY_SHORT["demo"]
 PROMPT = PromptIds(struct.pack("<3i", 200006, 5, -1))
 
 
@@ -121,7 +123,7 @@ async def serving(fake: FakeTriton, port: int = 0) -> AsyncIterator[int]:
 @asynccontextmanager
 async def connected(fake: FakeTriton) -> AsyncIterator[TritonModelServer]:
     async with serving(fake) as port:
-        client = TritonModelServer(f"127.0.0.1:{port}", "gpt_oss_demo")
+        client = TritonModelServer(f"127.0.0.1:{port}", [DEMO])
         try:
             yield client
         finally:
@@ -138,7 +140,7 @@ def run(test: Callable[[FakeTriton, TritonModelServer], Awaitable[None]]) -> Non
 
 
 async def steps_of(client: TritonModelServer) -> list[GenerationStep]:
-    return [step async for step in client.generate(PROMPT, SamplingParams(seed=1), "req-1")]
+    return [step async for step in client.generate(DEMO, PROMPT, SamplingParams(seed=1), "req-1")]
 
 
 def test_preprocess_when_answered_then_the_prompt_is_passed_on_untouched() -> None:
@@ -203,7 +205,7 @@ def test_generate_when_the_last_response_is_empty_then_it_is_an_empty_step() -> 
 def test_generate_when_cancelled_then_the_server_hears_of_it() -> None:
     async def test(fake: FakeTriton, client: TritonModelServer) -> None:
         fake.hang = True
-        stream = client.generate(PROMPT, SamplingParams(), "req-1")
+        stream = client.generate(DEMO, PROMPT, SamplingParams(), "req-1")
         assert await anext(stream) == GenerationStep([], STARTED)
         assert not fake.stream_ended.is_set()
         stream.cancel()
@@ -327,7 +329,7 @@ def test_stream_when_an_error_came_then_its_end_is_waited_for_rather_than_cancel
     async def connect() -> None:
         triton = Slow()
         async with connected(triton) as client:
-            stream = client.generate(PROMPT, SamplingParams(), "req-1")
+            stream = client.generate(DEMO, PROMPT, SamplingParams(), "req-1")
             with pytest.raises(InternalError):
                 await anext(stream)
             stream.cancel()
@@ -338,7 +340,7 @@ def test_stream_when_an_error_came_then_its_end_is_waited_for_rather_than_cancel
 
 def test_client_when_triton_is_not_there_then_service_unavailable_and_not_live() -> None:
     async def connect() -> None:
-        client = TritonModelServer("127.0.0.1:1", "gpt_oss_demo")
+        client = TritonModelServer("127.0.0.1:1", [DEMO])
         with pytest.raises(ServiceUnavailableError):
             await client.preprocess(CHAT_REQUEST, "req-1")
         with pytest.raises(ServiceUnavailableError):
@@ -365,7 +367,7 @@ def test_client_when_triton_comes_up_later_then_it_is_found_within_two_seconds()
     async def come_up_late() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
-        client = TritonModelServer(f"127.0.0.1:{port}", "gpt_oss_demo")
+        client = TritonModelServer(f"127.0.0.1:{port}", [DEMO])
         for _ in range(5):
             assert not (await client.status()).live
             await asyncio.sleep(0.1)

@@ -17,7 +17,7 @@ from gptoss_adapter.drain import Drain
 from gptoss_adapter.inference import GenerationStep
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.schemas.answers import Choice
-from gptoss_adapter.serving import ServedModel, Services, utc_today
+from gptoss_adapter.serving import ServedModels, Services, utc_today
 from gptoss_adapter.stats_triton import TritonPage
 from gptoss_adapter.turn import Turn
 from gptoss_backend.contract import ChatMessage, ChatRequest, FinishReason, Role, SamplingParams, ToolChoice
@@ -27,6 +27,7 @@ from gptoss_backend.settings import load_settings
 from support.fake_model_server import FOREVER, STARTED, FakeModelServer, Scene, answer, finished, scored, token_ids
 
 SETTINGS = load_settings({"model": "demo"}, environ={})
+MODELS = ServedModels(SETTINGS)
 PAGE = TritonPage("http://127.0.0.1:9/metrics")
 SPECIAL = [200002, 200003, 200005, 200006, 200007, 200008, 200012]
 WORDS = encoding().encode("analysis final commentary to=functions.f assistant ab é 🧑‍🚀 \n\n {} x")
@@ -51,9 +52,9 @@ def play(
 
     async def run() -> tuple[Choice, Turn, list[ScoredContent]]:
         server = FakeModelServer(scenes)
-        services = Services(SETTINGS, ServedModel.from_settings(SETTINGS), server, Metrics(), PAGE, utc_today, Drain())
+        services = Services(SETTINGS, MODELS, server, Metrics(), PAGE, utc_today, Drain())
         sampling = SamplingParams(logprobs=logprobs)
-        turn = Turn(services, chat(mode), sampling, RequestRecord("req"), stop=stop or [])
+        turn = Turn(services, MODELS.default, chat(mode), sampling, RequestRecord("req"), stop=stop or [])
         builder, pieces = ChoiceBuilder(AnswerStyle()), []
         async with turn:
             await turn.start()
@@ -120,9 +121,9 @@ def test_turn_when_tools_are_barred_then_a_call_is_content_also_where_it_is_scor
 def test_turn_when_left_early_then_it_is_cancelled_and_counted_so(error: Exception | None) -> None:
     async def run() -> tuple[FakeModelServer, Metrics]:
         server, metrics = FakeModelServer([STARTED, GenerationStep([5]), FOREVER]), Metrics()
-        services = Services(SETTINGS, ServedModel.from_settings(SETTINGS), server, metrics, PAGE, utc_today, Drain())
+        services = Services(SETTINGS, MODELS, server, metrics, PAGE, utc_today, Drain())
         with nullcontext() if error is None else pytest.raises(type(error)):
-            async with Turn(services, chat(), SamplingParams(), RequestRecord("req")) as turn:
+            async with Turn(services, MODELS.default, chat(), SamplingParams(), RequestRecord("req")) as turn:
                 await turn.start()
                 await anext(turn)
                 if error is not None:

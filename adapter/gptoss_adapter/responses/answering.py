@@ -39,7 +39,7 @@ from gptoss_adapter.schemas.response_answers import (
 )
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_adapter.schemas.responses import ResponseRequest, SchemaText
-from gptoss_adapter.serving import Services
+from gptoss_adapter.serving import ServedModel, Services
 from gptoss_adapter.turn import Turn
 from gptoss_backend.contract import ChatRequest
 
@@ -61,14 +61,15 @@ class Answering:
     @classmethod
     async def of(cls, body: ResponseRequest, services: Services, store: ResponseStore) -> Self:
         """Gather the conversation and return the response, not yet begun. Raises ApiError."""
-        check_answer_fields(body, services.served.profile_name, num_choices=1, max_choices=1)
-        chat, own_input = await asked_chat(body, services, store)
-        sampling = sampling_params(body, services.served.profile)
-        begun = begun_response(body, services.served, sampling)
+        served = services.route(body.model, body.profile)
+        check_answer_fields(body, num_choices=1, max_choices=1)
+        chat, own_input = await asked_chat(body, served, services, store)
+        sampling = sampling_params(body, served.profile)
+        begun = begun_response(body, served, sampling)
         record = current_record()
         record.notes["response_id"] = begun.id
         with naming_fields_of_this_api():
-            turn = Turn(services, chat, sampling, record, stop=body.stop_strings)
+            turn = Turn(services, served, chat, sampling, record, stop=body.stop_strings)
         return cls(turn, begun, own_input, store)
 
     async def __aenter__(self) -> Self:
@@ -134,7 +135,9 @@ class Answering:
         )
 
 
-async def asked_chat(body: ResponseRequest, services: Services, store: ResponseStore) -> tuple[ChatRequest, list[Item]]:
+async def asked_chat(
+    body: ResponseRequest, served: ServedModel, services: Services, store: ResponseStore
+) -> tuple[ChatRequest, list[Item]]:
     """Gather the conversation: return its chat, and the items that the request adds to it. Raises ApiError."""
     if body.input is None and body.previous_response_id is None:
         message = "Missing required parameter: one of 'input' and 'previous_response_id' must be there."
@@ -145,7 +148,7 @@ async def asked_chat(body: ResponseRequest, services: Services, store: ResponseS
     _check_length(len(earlier) + len(own_input), limits.max_messages)
     check_tools(body.tools, limits)
     check_schemas(dict(_schemas(body)), limits)
-    return chat_request(body, [*earlier, *own_input], services.served.profile, services.today()), own_input
+    return chat_request(body, [*earlier, *own_input], served.profile, services.today()), own_input
 
 
 @contextmanager

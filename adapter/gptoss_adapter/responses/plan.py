@@ -14,7 +14,7 @@ from datetime import date
 from pydantic import JsonValue
 
 from gptoss_adapter.errors import InvalidRequestError
-from gptoss_adapter.prompting import or_default, sampling_of
+from gptoss_adapter.prompting import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.responses.conversation import chat_messages
 from gptoss_adapter.responses.ids import new_response_id
 from gptoss_adapter.schemas.response_answers import ResponseObject
@@ -63,7 +63,8 @@ def chat_request(body: ResponseRequest, items: Sequence[Item], profile: ProfileS
 
 def sampling_params(body: ResponseRequest, profile: ProfileSettings) -> SamplingParams:
     """Return how the answer's tokens are chosen. Raises InvalidRequestError."""
-    return sampling_of(body, body.max_output_tokens or profile.max_tokens, _num_alternatives(body))
+    max_tokens = max_tokens_of(profile, body.max_output_tokens, "max_output_tokens")
+    return sampling_of(body, profile, max_tokens, _num_alternatives(body))
 
 
 def _num_alternatives(body: ResponseRequest) -> int | None:

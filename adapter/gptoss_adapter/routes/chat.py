@@ -24,7 +24,7 @@ from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.prompting import chat_request, check_answer_fields, copies_of, sampling_params
 from gptoss_adapter.schemas.answers import ChatCompletion, Choice, ErrorBody, Usage
 from gptoss_adapter.schemas.chat import ChatCompletionRequest, JsonSchemaFormat, PromptFields
-from gptoss_adapter.serving import Services, Shared
+from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.sse import DONE, STREAMED, EventStream
 from gptoss_adapter.together import gather, interleave
 from gptoss_adapter.turn import ChatPrompt, Turn
@@ -40,9 +40,9 @@ router = APIRouter(tags=["chat"], route_class=StrictJsonRoute)
 )
 async def create_chat_completion(body: ChatCompletionRequest, request: Request, services: Shared) -> Response:
     """Continue a chat by one assistant turn, or by several to choose from, streamed or whole."""
-    services.served.check_serves(body.model)
-    turns = _plan(body, services)
-    head = AnswerHead.of(services.served, "chatcmpl", body.service_tier)
+    served = services.route(body.model, body.profile)
+    turns = _plan(body, served, services)
+    head = AnswerHead.of(served, "chatcmpl", body.service_tier)
     style = AnswerStyle(
         include_reasoning=body.include_reasoning is not False,
         mirror_reasoning_content=services.settings.adapter.mirror_reasoning_content,
@@ -73,16 +73,16 @@ def _schemas(body: PromptFields) -> Iterator[tuple[str, dict[str, JsonValue] | N
         yield "response_format.json_schema.schema", body.response_format.json_schema.schema_
 
 
-def _plan(body: ChatCompletionRequest, services: Services) -> list[Turn]:
+def _plan(body: ChatCompletionRequest, served: ServedModel, services: Services) -> list[Turn]:
     """Return the turns, one a choice, not yet begun. Raises InvalidRequestError."""
-    count, profile, record = body.n or 1, services.served.profile, current_record()
+    count, record = body.n or 1, current_record()
     check_length(body, services)
-    check_answer_fields(body, services.served.profile_name, count, services.settings.adapter.max_choices)
-    chat = chat_request(body, profile, services.today())
+    check_answer_fields(body, count, services.settings.adapter.max_choices)
+    chat = chat_request(body, served.profile, services.today())
     prompt = ChatPrompt(services.model_server, chat, record.request_id)
     return [
-        Turn(services, chat, sampling, record, stop=body.stop_strings, prompt=prompt)
-        for sampling in copies_of(sampling_params(body, profile), count)
+        Turn(services, served, chat, sampling, record, stop=body.stop_strings, prompt=prompt)
+        for sampling in copies_of(sampling_params(body, served.profile), count)
     ]
 
 

@@ -24,7 +24,7 @@ from gptoss_adapter.prompting import check_answer_fields, completion_sampling, c
 from gptoss_adapter.raw_prompts import decode_text, prompt_ids, raw_prompts
 from gptoss_adapter.schemas.answers import ErrorBody, TextChoice, TextCompletion, Usage
 from gptoss_adapter.schemas.completions import CompletionRequest
-from gptoss_adapter.serving import Services, Shared
+from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.sse import DONE, STREAMED, EventStream
 from gptoss_adapter.text_chunks import TextChoiceBuilder, TextChunkWriter
 from gptoss_adapter.together import gather, interleave
@@ -56,9 +56,9 @@ class _Plan:
 )
 async def create_completion(body: CompletionRequest, request: Request, services: Shared) -> Response:
     """Continue raw text or token ids, streamed or whole."""
-    services.served.check_serves(body.model)
-    plan = await _plan(body, services)
-    head = AnswerHead.of(services.served, "cmpl")
+    served = services.route(body.model, body.profile)
+    plan = await _plan(body, served, services)
+    head = AnswerHead.of(served, "cmpl")
     if body.stream:
         frame = Frame(head, "text_completion", include_usage=body.include_usage)
         return EventStream(_stream_answer(plan, frame), services.settings.adapter.keepalive_s)
@@ -66,16 +66,15 @@ async def create_completion(body: CompletionRequest, request: Request, services:
     return Response(answer.json_bytes(), media_type="application/json")
 
 
-async def _plan(body: CompletionRequest, services: Services) -> _Plan:
+async def _plan(body: CompletionRequest, served: ServedModel, services: Services) -> _Plan:
     """Raises InvalidRequestError."""
     num_prompts, num_copies, record = len(body.prompts), body.n or 1, current_record()
-    served, max_choices = services.served, services.settings.adapter.max_choices
-    check_answer_fields(body, served.profile_name, num_prompts * num_copies, max_choices)
-    samplings = copies_of(completion_sampling(body), num_copies)
+    check_answer_fields(body, num_prompts * num_copies, services.settings.adapter.max_choices)
+    samplings = copies_of(completion_sampling(body, served.profile), num_copies)
     prompts = await raw_prompts(body)
     return _Plan(
         continuations=[
-            Continuation(services, prompt_ids(prompt), sampling, record, stop=body.stop_strings)
+            Continuation(services, served, prompt_ids(prompt), sampling, record, stop=body.stop_strings)
             for prompt in prompts
             for sampling in samplings
         ],

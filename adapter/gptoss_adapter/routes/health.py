@@ -30,11 +30,12 @@ async def health(services: Shared) -> JSONResponse:
     """200 when a chat sent now would be answered, else 503 and what is missing or stuck."""
     status, figures = await _ask_triton(services)
     stuck = _stuck(services, figures)
-    state = _state(services, status, stuck)
+    state, default = _state(services, status, stuck), services.models.default
     document: dict[str, Any] = {
         "status": state,
-        "model": services.served.name.openai,
-        "profile": services.served.profile_name,
+        "model": default.name.openai,
+        "profile": default.profile_name,
+        "models": _models(services, status),
         "requests_under_way": services.drain.num_under_way,
         "triton": {"live": status.live, "missing": _missing(status)},
         "stuck": stuck,
@@ -54,8 +55,10 @@ async def ready(services: Shared) -> JSONResponse:
     stuck = _stuck(services, figures)
     state = _state(services, status, stuck)
     document: dict[str, Any] = {"status": state}
-    if state != "ok":
-        document |= {"missing": _missing(status), "stuck": stuck}
+    if state == "unavailable":
+        document["missing"] = _missing(status)
+    elif state == "stuck":
+        document["stuck"] = stuck
     return JSONResponse(document, status_code=200 if state == "ok" else 503)
 
 
@@ -63,6 +66,14 @@ async def ready(services: Shared) -> JSONResponse:
 async def live() -> dict[str, str]:
     """200 for as long as this process answers at all."""
     return {"status": "ok"}
+
+
+def _models(services: Services, status: ModelServerStatus) -> list[dict[str, Any]]:
+    """Return each model with the profile it runs at where a request names none."""
+    return [
+        {"model": one.name.openai, "profile": one.profile_name, "ready": one.name.triton not in status.missing_models}
+        for one in services.models.all()
+    ]
 
 
 async def _ask_triton(services: Services) -> tuple[ModelServerStatus, TritonFigures | None]:

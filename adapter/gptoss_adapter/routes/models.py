@@ -1,8 +1,8 @@
 """GET /v1/models and GET /v1/models/{id}.
 
 Stage: 1 route.
-Owns: how the served model is described.
-Does not know: whether it is ready (health.py).
+Owns: how the served models, and the name that stands for whichever the profile runs on, are described.
+Does not know: whether they are ready (health.py).
 """
 
 from __future__ import annotations
@@ -10,26 +10,32 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from gptoss_adapter.schemas.answers import ErrorBody, ModelCard, ModelList
-from gptoss_adapter.serving import Services, Shared
+from gptoss_adapter.serving import MODEL_ALIAS, Services, Shared
 
 router = APIRouter(tags=["models"])
 
 
 @router.get("/v1/models")
 async def list_models(services: Shared) -> ModelList:
-    """List the models served here."""
-    return ModelList(object="list", data=[_card(services)])
+    """List the models served here, and the alias."""
+    names = [*(name.openai for name in services.models.names), MODEL_ALIAS]
+    return ModelList(object="list", data=[_card(name, services) for name in names])
 
 
 @router.get("/v1/models/{model:path}", responses={"4XX": {"model": ErrorBody}})
 async def get_model(model: str, services: Shared) -> ModelCard:
     """Describe one model."""
-    services.served.check_serves(model)
-    return _card(services)
+    return _card(model, services)
 
 
-def _card(services: Services) -> ModelCard:
-    name = services.served.name
-    # the demo's random weights are nobody's but ours
-    owner = "gptoss-triton" if name.short == "demo" else "openai"
-    return ModelCard(id=name.openai, object="model", created=int(services.started_at), owned_by=owner)
+def _card(model: str, services: Services) -> ModelCard:
+    name = services.models.route(model).name
+    return ModelCard(
+        id=model,
+        object="model",
+        created=int(services.started_at),
+        # the demo's random weights are nobody's but ours
+        owned_by="gptoss-triton" if name.short == "demo" else "openai",
+        root=name.openai,
+        profiles=list(services.models.profiles_of(model)),
+    )

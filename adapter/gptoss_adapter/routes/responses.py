@@ -70,7 +70,6 @@ router = APIRouter(
 )
 async def create_response(body: ResponseRequest, request: Request, services: Shared, store: Store) -> Response:
     """Answer a conversation, or the next part of one, streamed or whole."""
-    services.served.check_serves(body.model)
     answering = await Answering.of(body, services, store)
     if body.stream:
         events = EventWriter()
@@ -113,8 +112,7 @@ async def count_input_tokens(
     body: ResponseRequest, request: Request, services: Shared, store: Store
 ) -> CountedInputTokens:
     """Count the tokens of the prompt that a request would make."""
-    services.served.check_serves(body.model)
-    chat, _ = await asked_chat(body, services, store)
+    chat, _ = await asked_chat(body, services.route(body.model, body.profile), services, store)
     async with until_disconnect(request.receive):
         with naming_fields_of_this_api():
             prompt = await services.model_server.preprocess(chat, current_record().request_id)

@@ -20,8 +20,9 @@ router = APIRouter(tags=["metrics"])
 @router.get("/stats")
 async def stats(services: Shared) -> StatsReport:
     """Say how the service does: latencies, throughput, caches, GPUs, and whether the service targets hold."""
-    served, activities = services.served, services.metrics.activities
-    activities.of(served.name.openai, served.profile_name)  # told of also before its first request
+    activities = services.metrics.activities
+    for served in services.models.all():
+        activities.of(served.name.openai, served.profile_name)  # told of also before its first request
     triton = await services.triton_page.figures()
     now_s = time.time()
     return stats_report(activities, triton, now_s, now_s - services.started_at)

@@ -20,7 +20,7 @@ from gptoss_adapter.raw_prompts import decode_text, encode_text, token_ids
 from gptoss_adapter.routes.chat import check_length
 from gptoss_adapter.schemas.answers import DetokenizedText, ErrorBody, Tokens
 from gptoss_adapter.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
-from gptoss_adapter.serving import Services, Shared
+from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.validation import StrictJsonRoute
 from gptoss_backend.harmony.vocabulary import NUM_TOKENS
 
@@ -30,11 +30,10 @@ router = APIRouter(tags=["tokens"], route_class=StrictJsonRoute)
 @router.post("/tokenize", response_model=Tokens, responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}})
 async def tokenize(body: TokenizeRequest, request: Request, services: Shared) -> Response:
     """Return the tokens of a text, or of the prompt that is made of a chat."""
-    if body.model is not None:
-        services.served.check_serves(body.model)
+    served = services.route(body.model)
     if isinstance(body, TokenizeChatRequest):
         async with until_disconnect(request.receive):
-            tokens = await _chat_tokens(body, services)
+            tokens = await _chat_tokens(body, served, services)
     else:
         tokens = await encode_text(body.prompt)
     answer = Tokens(count=len(tokens), max_model_len=services.settings.engine.max_model_len, tokens=tokens)
@@ -46,8 +45,7 @@ async def tokenize(body: TokenizeRequest, request: Request, services: Shared) ->
 @router.post("/detokenize", response_model=DetokenizedText, responses={"4XX": {"model": ErrorBody}})
 async def detokenize(body: DetokenizeRequest, services: Shared) -> Response:
     """Return the text of tokens."""
-    if body.model is not None:
-        services.served.check_serves(body.model)
+    services.route(body.model)
     for place, token in enumerate(body.tokens):
         if token >= NUM_TOKENS:
             message = f"'tokens[{place}]' is {token}; the vocabulary ends at {NUM_TOKENS - 1}."
@@ -56,7 +54,7 @@ async def detokenize(body: DetokenizeRequest, services: Shared) -> Response:
     return Response(text.json_bytes(), media_type="application/json")
 
 
-async def _chat_tokens(body: TokenizeChatRequest, services: Services) -> list[int]:
+async def _chat_tokens(body: TokenizeChatRequest, served: ServedModel, services: Services) -> list[int]:
     check_length(body, services)
-    chat = chat_request(body, services.served.profile, services.today())
+    chat = chat_request(body, served.profile, services.today())
     return token_ids(await services.model_server.preprocess(chat, current_record().request_id))

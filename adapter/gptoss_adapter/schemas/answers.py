@@ -195,6 +195,10 @@ class ModelCard(AnswerModel):
     object: Literal["model"]
     created: int
     owned_by: str
+    root: str
+    """The model behind the name: another one for the alias only."""
+    profiles: list[str]
+    """Those by which `gpt-oss` leads to this model, its own first."""
 
 
 class ModelList(AnswerModel):

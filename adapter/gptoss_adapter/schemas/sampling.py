@@ -80,7 +80,7 @@ class GenerationFields(RequestModel):
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
     """The lower, the sooner."""
     profile: str | None = None
-    """Only the profile being served is taken."""
+    """The operating point: defaults and limits, and for the model `gpt-oss` which model answers."""
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None

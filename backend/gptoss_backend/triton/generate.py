@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 import logging
 import os
 import threading
@@ -20,6 +21,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from gptoss_backend.contract import (
+    CHECKPOINT_PARAMETER,
     MODELS_BY_TRITON,
     PROMPT_IDS,
     SAMPLING,
@@ -42,7 +44,6 @@ from gptoss_backend.settings import (
     EngineSettings,
     PlacementSettings,
     ProfileSettings,
-    Settings,
     bind_to_card,
     load_settings,
 )
@@ -83,7 +84,7 @@ class Generate:
         )
         load_vocabulary()  # now: later it would hold up every stream for a second
         self._engine = Engine.load(
-            _checkpoint(settings, model),
+            _checkpoint(_asked_checkpoint(args["model_config"]) or settings.checkpoints[model.short], model),
             _options(settings.engine, settings.profiles[settings.profile_of(model.short)]),
             self._sender.put,
             device=device,
@@ -182,9 +183,15 @@ def _refusal(request_id: str, error: Exception) -> tuple[str, int]:
             return "the server failed to take this request", status.INTERNAL
 
 
-def _checkpoint(settings: Settings, model: ModelName) -> Path:
+def _asked_checkpoint(model_config: str) -> str | None:
+    """Return the checkpoint that the loading asks for (`gptoss reload`), in place of that of the settings."""
+    parameter = json.loads(model_config).get("parameters", {}).get(CHECKPOINT_PARAMETER)
+    return str(parameter["string_value"]) if parameter else None
+
+
+def _checkpoint(checkpoint: str, model: ModelName) -> Path:
     """Return the checkpoint's folder. Raises CheckpointError, also where random weights would pass for OpenAI's."""
-    folder = find_checkpoint(settings.checkpoints[model.short])
+    folder = find_checkpoint(checkpoint)
     if is_demo(folder) and model.short != "demo":
         raise CheckpointError(f"{folder} holds the demo's random weights, which are not served as {model.openai}")
     return folder

@@ -33,6 +33,7 @@ from gptoss_backend.contract import (
 from gptoss_backend.harmony.prompt import PromptError, render_prompt
 from gptoss_backend.harmony.structure import output_structure
 from gptoss_backend.structure.schemas import StructureError, check_structure
+from gptoss_backend.triton.heartbeat import Heartbeat, HeartbeatThread
 from gptoss_backend.triton.logs import log_to_triton
 from gptoss_backend.triton.tensors import bytes_tensor, ids_tensor, read_bytes
 
@@ -48,13 +49,15 @@ class Preprocess:
         """Load the vocabulary, so that no request waits for it."""
         log_to_triton()
         render_prompt(ChatRequest(messages=(ChatMessage(role=Role.USER, content=""),)))
+        self._heartbeat = HeartbeatThread(Heartbeat(args["model_name"], args["model_instance_name"]))
 
     def execute(self, requests: Sequence[pb_utils.InferenceRequest]) -> list[pb_utils.InferenceResponse]:
         """Answer each request by itself: none harms another."""
         return [_answer(request) for request in requests]
 
     def finalize(self) -> None:
-        """Nothing is held."""
+        """Join the thread."""
+        self._heartbeat.close()
 
 
 def _answer(request: pb_utils.InferenceRequest) -> pb_utils.InferenceResponse:

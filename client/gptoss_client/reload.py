@@ -1,0 +1,124 @@
+"""`gptoss reload`: another checkpoint for one model of a running server, through Triton's load API.
+
+Stage: while a server runs.
+Owns: what is asked of Triton, and what is written down once it is done.
+Does not know: how a checkpoint is loaded, how requests move from the old engine to the new.
+
+Triton starts the new engine beside the old one, gives new requests to the new one from the moment it is ready, and ends
+the old one with its last request: until then there are two in memory. Where loading fails, the old one stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import httpx
+from rich.console import Console
+
+from gptoss_backend.contract import CHECKPOINT_PARAMETER, MODELS_BY_SHORT, ModelName, ModelShort
+from gptoss_backend.settings import Settings, load_settings
+from gptoss_client.checkpoint import absolute, check_there
+from gptoss_client.errors import CommandError, RunningError, UsageError
+from gptoss_client.launch import Addresses, is_loopback, load_failure_in
+from gptoss_client.run_state import Phase, RunDirectory
+
+# Triton takes a config that is equal for no change at all, and goes on with the engine it has
+_TIME_PARAMETER: Final = "reloaded_at"
+_ASK_TIMEOUT_S: Final = 10.0
+
+
+def reload(run: RunDirectory, model: ModelShort | None, checkpoint: str | None, console: Console) -> None:
+    """Load the checkpoint in place of the one `model` has; without one, what its folder holds now.
+
+    model: None: the only one. Blocks until it answers requests. Raises CommandError; the old engine serves on then.
+    """
+    with _alone(run):
+        settings = _running(run)
+        short = _chosen(settings, model)
+        name = MODELS_BY_SHORT[short]
+        place = absolute(short, checkpoint) if checkpoint else settings.checkpoints[short]
+        check_there(short, place)
+        console.print(f"{name.openai}: loading {place} beside what serves now, for which both need memory")
+        begun = time.monotonic()
+        _load(Addresses.of(settings).triton_http, name, place, settings.server.startup_timeout_s)
+        # now, not before: whoever starts Triton again is to load what was last served
+        run.write_config(settings.model_copy(update={"checkpoints": {**settings.checkpoints, short: place}}))
+        console.print(
+            f"{name.openai}: new requests go to the new checkpoint after {time.monotonic() - begun:.1f} s; "
+            "those under way end with the old one"
+        )
+
+
+@contextlib.contextmanager
+def _alone(run: RunDirectory) -> Iterator[None]:
+    """Keep a second reload out. Raises RunningError."""
+    if run.read_state() is None:
+        raise CommandError(f"no server runs from {run.root}")
+    with (run.root / "reload.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunningError(f"another reload of the server of {run.root} is under way") from None
+        yield
+
+
+def _running(run: RunDirectory) -> Settings:
+    state = run.read_state()
+    if state is None or state.supervisor.find() is None:
+        raise CommandError(f"no server runs from {run.root}")
+    if state.phase is not Phase.READY:
+        raise CommandError(f"the server of {run.root} is {state.phase}: try again when it is ready")
+    settings = load_settings(config=run.config, environ={})
+    if not is_loopback(settings.server.triton_host):
+        where = f"Triton listens on {settings.server.triton_host} (server.triton_host)"
+        raise UsageError(f"{where}, and loads nothing at the network's word: start the server anew")
+    if settings.placement.num_nodes > 1:
+        raise UsageError("a model that is spread over several hosts is not reloaded: start its nodes anew")
+    return settings
+
+
+def _chosen(settings: Settings, model: ModelShort | None) -> ModelShort:
+    served = settings.served_models
+    if model is None and len(served) == 1:
+        return served[0]
+    if model is None:
+        raise UsageError(f"the server has {' and '.join(served)}: say which to reload")
+    if model not in served:
+        raise UsageError(f"the server does not have {model}, but {' and '.join(served)}")
+    return model
+
+
+def _load(triton: str, model: ModelName, checkpoint: str, timeout_s: float) -> None:
+    """Ask Triton for a new engine and wait for it. Raises CommandError with what kept it from loading."""
+    # a proxy for the web is not for Triton
+    with httpx.Client(base_url=triton, trust_env=False, timeout=_ASK_TIMEOUT_S) as client:
+        try:
+            config = client.get(f"/v2/models/{model.triton}/config").raise_for_status().json()
+            order = {"parameters": {"config": json.dumps(_changed(config, checkpoint))}}
+            answer = client.post(f"/v2/repository/models/{model.triton}/load", json=order, timeout=timeout_s)
+        except httpx.TimeoutException:
+            late = f"{model.openai} was not loaded after {timeout_s:.0f} s (server.startup_timeout_s)"
+            raise CommandError(f"{late}; Triton goes on loading it") from None
+        except httpx.HTTPError as error:
+            raise CommandError(f"Triton cannot be asked to load {model.openai}: {error}") from error
+    if answer.status_code != httpx.codes.OK:
+        raise CommandError(f"{_reason(answer)}; {model.openai} serves on with what it had")
+
+
+def _changed(config: dict[str, Any], checkpoint: str) -> dict[str, Any]:
+    parameters = {CHECKPOINT_PARAMETER: checkpoint, _TIME_PARAMETER: str(time.time())}
+    told = {name: {"string_value": text} for name, text in parameters.items()}
+    return {**config, "parameters": {**config.get("parameters", {}), **told}}
+
+
+def _reason(answer: httpx.Response) -> str:
+    try:
+        text = str(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        text = f"Triton answered {answer.status_code}"
+    return (load_failure_in(text) or text).strip().rstrip(";")

@@ -1,0 +1,183 @@
+"""The Kubernetes variants and components: each does what it is for, and the README says how."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import PurePosixPath
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from gptoss_backend.settings import PROJECT_ROOT, Settings
+from gptoss_client.cli import app as command
+from support.manifests import (
+    BASE,
+    KUBERNETES,
+    README,
+    VARIANTS,
+    Document,
+    matches,
+    of_kind,
+    render,
+    settings_in,
+    workload,
+    workloads,
+)
+
+FLEET, DEMO, LARGE, GROUP = "overlays/fleet", "overlays/demo", "overlays/120b", "overlays/120b-multinode"
+ANY_PORT = [{"port": "any"}]
+
+each_variant = pytest.mark.parametrize("variant", VARIANTS)
+
+
+@each_variant
+def test_triton_when_a_checkpoint_is_pulled_first_then_it_is_the_one_it_serves(variant: str) -> None:
+    pulls = [(one, init) for one in workloads(variant) for init in one.pod.get("initContainers", [])]
+
+    assert bool(pulls) == (variant != DEMO)
+    for one, init in pulls:
+        assert init["args"] == ["gptoss", "pull", settings_in(variant, one).served_model]
+    assert "pull" in CliRunner().invoke(command, ["--help"]).output
+
+
+@each_variant
+def test_triton_when_it_is_reached_then_by_the_adapter_and_for_figures_only(variant: str) -> None:
+    policies = [one["spec"] for one in of_kind(variant, "NetworkPolicy") if matches_triton(one)]
+    rules = [rule for spec in policies for rule in spec["ingress"]]
+    ways = [(source, port["port"]) for one in rules for source in one["from"] for port in one.get("ports", ANY_PORT)]
+
+    adapter = workload(variant, "adapter").labels
+    for source, port in ways:
+        if "namespaceSelector" in source:
+            assert port == "metrics"
+        elif matches(source["podSelector"], adapter):
+            assert port in ("grpc", "metrics")
+        else:
+            assert (variant, port) == (GROUP, "any")  # ranks among themselves
+    assert all(spec["policyTypes"] == ["Ingress"] for spec in policies)
+
+
+def matches_triton(policy: Document) -> bool:
+    return bool(policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "triton")
+
+
+def test_demo_when_tried_on_a_laptop_then_it_needs_no_gpu_no_key_and_no_download() -> None:
+    triton, adapter = workload(DEMO, "triton"), workload(DEMO, "adapter")
+    settings = settings_in(DEMO, triton)
+
+    assert settings.served_model == "demo"
+    assert "nvidia.com/gpu" not in str(triton.owner)
+    assert settings_in(DEMO, adapter).adapter.keys_path is None
+    assert [volume["name"] for volume in adapter.pod["volumes"]] == ["tmp"]
+    assert settings.engine.num_threads == int(triton.container["resources"]["requests"]["cpu"])
+
+
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != DEMO])
+def test_adapter_when_it_serves_others_then_its_keys_are_the_secrets(variant: str) -> None:
+    adapter = workload(variant, "adapter")
+    path = settings_in(variant, adapter).adapter.keys_path
+    (mount,) = (mount for mount in adapter.container["volumeMounts"] if mount["name"] == "keys")
+
+    assert path == PurePosixPath(mount["mountPath"]) / "keys.txt"
+    assert "subPath" not in mount, "which a changed Secret does not reach"
+    assert "--from-file=keys.txt" in README
+
+
+def test_group_when_it_spreads_a_model_then_its_nodes_and_gpus_are_the_settings() -> None:
+    leader, worker = workload(GROUP, "triton", "leader"), workload(GROUP, "triton", "worker")
+    placement = settings_in(GROUP, leader).placement
+    size = leader.owner["spec"]["leaderWorkerTemplate"]["size"]
+
+    assert placement == settings_in(GROUP, worker).placement
+    assert placement.num_nodes == size
+    for one in (leader, worker):
+        assert one.container["resources"]["limits"]["nvidia.com/gpu"] * size == placement.num_devices
+    assert placement.rendezvous == "$(LWS_LEADER_ADDRESS):29500"
+    assert settings_in(GROUP, workload(GROUP, "adapter")).placement == Settings().placement
+
+
+def test_group_when_it_starts_then_the_leader_serves_and_the_workers_join() -> None:
+    leader, worker = workload(GROUP, "triton", "leader"), workload(GROUP, "triton", "worker")
+    arguments = [*worker.container["args"][1:-1], "0"]
+
+    assert "args" not in leader.container
+    assert worker.container["args"][-1] == "$(LWS_WORKER_INDEX)"
+    assert "joining needs the placement settings" in str(CliRunner().invoke(command, arguments).exception)
+    assert leader.owner["spec"]["startupPolicy"] == "LeaderCreated", "a leader is ready when its workers have come"
+    assert not of_kind(GROUP, "StatefulSet")
+
+
+def test_group_when_the_adapter_looks_for_triton_then_it_finds_leaders_only() -> None:
+    (service,) = (one for one in of_kind(GROUP, "Service") if one["spec"].get("clusterIP") == "None")
+    selector = {"matchLabels": service["spec"]["selector"]}
+
+    assert matches(selector, workload(GROUP, "triton", "leader").labels)
+    assert not matches(selector, workload(GROUP, "triton", "worker").labels)
+    # the controller makes a Service of the set's name
+    assert of_kind(GROUP, "LeaderWorkerSet")[0]["metadata"]["name"] != service["metadata"]["name"]
+
+
+def test_large_model_when_deployed_beside_the_small_one_then_in_a_namespace_of_its_own() -> None:
+    namespaces = [{document["metadata"].get("namespace") for document in render(one)} - {None} for one in (BASE, LARGE)]
+
+    assert all(len(found) == 1 for found in namespaces)
+    assert namespaces[0] != namespaces[1]
+
+
+def test_fleet_when_it_scales_then_by_metrics_we_publish_of_its_own_engines() -> None:
+    (scaled,) = of_kind(FLEET, "ScaledObject")
+    (trigger,) = scaled["spec"]["triggers"]
+    asked = re.findall(r'(gptoss_\w+)\{namespace="([\w-]+)"\}', trigger["metadata"]["query"])
+    published = (PROJECT_ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+    assert {name for name, _ in asked} == {"gptoss_engine_num_requests_waiting", "gptoss_engine_num_requests_running"}
+    assert all(f"| `{name}` | gauge |" in published for name, _ in asked)
+    assert {namespace for _, namespace in asked} == {scaled["metadata"]["namespace"]}
+    settings = settings_in(FLEET, workload(FLEET, "triton"))
+    max_num_seqs = settings.profiles[settings.profile].max_num_seqs
+    assert max_num_seqs is not None
+    assert 0 < float(trigger["metadata"]["threshold"]) < max_num_seqs
+
+
+def test_fleet_when_applied_again_then_the_autoscalers_numbers_stay() -> None:
+    scalers = of_kind(FLEET, "ScaledObject") + of_kind(FLEET, "HorizontalPodAutoscaler")
+    targets = {(one["spec"]["scaleTargetRef"]["kind"], one["spec"]["scaleTargetRef"]["name"]) for one in scalers}
+
+    assert targets == {(one.owner["kind"], one.owner["metadata"]["name"]) for one in workloads(FLEET)}
+    assert not [one for one in workloads(FLEET) if "replicas" in one.owner["spec"]]
+
+
+def test_fleet_when_scraped_then_prometheus_finds_both_services_and_names_their_jobs_as_our_rules_do() -> None:
+    scraped = yaml.safe_load((PROJECT_ROOT / "docker/prometheus/prometheus.yml").read_text(encoding="utf-8"))
+    jobs = set()
+    for monitor in of_kind(FLEET, "ServiceMonitor"):
+        (endpoint,) = monitor["spec"]["endpoints"]
+        (service,) = (
+            one for one in of_kind(FLEET, "Service") if matches(monitor["spec"]["selector"], one["metadata"]["labels"])
+        )
+        assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+        assert endpoint["path"] == "/metrics"
+        jobs.add(service["metadata"]["labels"][monitor["spec"]["jobLabel"]])
+
+    assert jobs == {job["job_name"] for job in scraped["scrape_configs"]}
+
+
+# --- the instructions -----------------------------------------------------------------------------------------------
+
+
+def test_readme_when_it_tells_of_variants_and_components_then_of_all_of_them() -> None:
+    components = {f"components/{folder.name}" for folder in (KUBERNETES / "components").iterdir()}
+
+    assert set(re.findall(r"`((?:base|overlays/|components/)[\w-]*)`", README)) == {*VARIANTS, *components}
+
+
+def test_readme_when_its_command_for_alerts_is_run_then_it_applies_all_of_our_rules() -> None:
+    found = re.search(r"^(\{ printf .*?; \}) \| kubectl apply", README, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    printed = subprocess.run(("bash", "-c", found[1]), cwd=PROJECT_ROOT, capture_output=True, timeout=20, check=True)
+    rule = yaml.safe_load(printed.stdout)
+
+    assert (rule["apiVersion"], rule["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((PROJECT_ROOT / "docker/prometheus/rules.yml").read_text(encoding="utf-8"))

@@ -1,0 +1,201 @@
+"""`gptoss reload` against a Triton that plays a part."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gptoss_backend.contract import ModelShort
+from gptoss_backend.settings import Settings, load_settings
+from gptoss_client.errors import CommandError, RunningError, UsageError
+from gptoss_client.process_group import ProcessRecord
+from gptoss_client.reload import reload
+from gptoss_client.run_state import Phase, RunDirectory, RunState
+
+REFUSAL = (
+    "load failed for model 'gpt_oss_20b': version 1 is at UNAVAILABLE state: "
+    "Internal: CheckpointError: there is no config.json in /new;\n"
+)
+
+
+class Triton(http.server.ThreadingHTTPServer):
+    """Knows one config, and answers a load as told."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.error: str | None = None
+        self.delay_s = 0.0
+        self.asked: list[str] = []
+        self.loaded: list[dict[str, Any]] = []
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Triton
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        self._answer(200, {"name": "gpt_oss_20b", "parameters": {"kept": {"string_value": "yes"}}})
+
+    def do_POST(self) -> None:
+        order = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        time.sleep(self.server.delay_s)
+        if self.server.error is not None:
+            self._answer(400, {"error": self.server.error})
+            return
+        self.server.asked.append(self.path)
+        self.server.loaded.append(json.loads(order["parameters"]["config"]))
+        self._answer(200, {})
+
+    def _answer(self, status: int, document: dict[str, Any]) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def triton() -> Iterator[Triton]:
+    with Triton() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def checkpoint(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, triton: Triton) -> RunDirectory:
+    """The run directory of a server with two models; its supervisor is this process."""
+    directory = RunDirectory(tmp_path / "run")
+    directory.root.mkdir()
+    tree = {
+        "models": ["demo", "20b"],
+        "checkpoints": {"20b": str(checkpoint(tmp_path / "old"))},
+        "server": {"triton_http_port": triton.server_address[1], "run_dir": str(directory.root)},
+    }
+    directory.write_config(load_settings(tree, environ={}))
+    directory.write_state(RunState(Phase.READY, ProcessRecord.of("supervisor", os.getpid()), time.time(), "x"))
+    return directory
+
+
+def silent() -> Console:
+    return Console(file=StringIO())
+
+
+def written(run: RunDirectory) -> Settings:
+    return load_settings(config=run.config, environ={})
+
+
+def test_reload_when_it_succeeds_then_the_stub_is_told_the_checkpoint_and_the_next_start_takes_it(
+    run: RunDirectory, triton: Triton, tmp_path: Path
+) -> None:
+    new = checkpoint(tmp_path / "new")
+    others = {model: place for model, place in written(run).checkpoints.items() if model != "20b"}
+
+    reload(run, "20b", str(new), silent())
+
+    assert triton.asked == ["/v2/models/gpt_oss_20b/config", "/v2/repository/models/gpt_oss_20b/load"]
+    (config,) = triton.loaded
+    assert config["parameters"]["checkpoint"] == {"string_value": str(new)}
+    assert config["parameters"]["kept"] == {"string_value": "yes"}
+    assert written(run).checkpoints == {**others, "20b": str(new)}
+
+
+def test_reload_when_done_twice_with_one_checkpoint_then_triton_sees_another_config_each_time(
+    run: RunDirectory, triton: Triton
+) -> None:
+    for _ in range(2):
+        reload(run, "20b", None, silent())
+    first, second = triton.loaded
+    assert first["parameters"]["checkpoint"] == second["parameters"]["checkpoint"]
+    assert first != second
+
+
+def test_reload_when_loading_fails_then_the_reason_is_told_and_nothing_is_written(
+    run: RunDirectory, triton: Triton, tmp_path: Path
+) -> None:
+    before, triton.error = run.config.read_bytes(), REFUSAL
+    with pytest.raises(CommandError) as refused:
+        reload(run, "20b", str(checkpoint(tmp_path / "new")), silent())
+    assert str(refused.value) == "there is no config.json in /new; gpt-oss-20b serves on with what it had"
+    assert run.config.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("model", "place", "words"),
+    [
+        (None, None, "the server has demo and 20b: say which"),
+        ("120b", None, "does not have 120b, but demo and 20b"),
+        ("20b", "nowhere/at/all", "there is no checkpoint in"),
+    ],
+)
+def test_reload_when_asked_for_what_cannot_be_then_triton_is_not_asked(
+    run: RunDirectory, triton: Triton, model: ModelShort | None, place: str | None, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        reload(run, model, place, silent())
+    assert triton.asked == []
+
+
+def test_reload_when_no_server_is_ready_then_it_says_so(run: RunDirectory, tmp_path: Path) -> None:
+    state = run.read_state()
+    assert state is not None
+    run.write_state(replace(state, phase=Phase.RESTARTING))
+    with pytest.raises(CommandError, match="is restarting: try again"):
+        reload(run, "20b", None, silent())
+    run.forget_state()
+    with pytest.raises(CommandError, match="no server runs from"):
+        reload(run, "20b", None, silent())
+    with pytest.raises(CommandError, match="no server runs from"):
+        reload(RunDirectory(tmp_path / "never"), "20b", None, silent())
+
+
+def test_reload_when_triton_listens_to_the_network_then_it_cannot_be_had(run: RunDirectory, triton: Triton) -> None:
+    settings = written(run)
+    server = settings.server.model_copy(update={"triton_host": "0.0.0.0"})
+    run.write_config(settings.model_copy(update={"server": server}))
+    with pytest.raises(UsageError, match=r"server\.triton_host.*start the server anew"):
+        reload(run, "20b", None, silent())
+    assert triton.asked == []
+
+
+def test_reload_when_triton_takes_too_long_then_it_says_which_setting(run: RunDirectory, triton: Triton) -> None:
+    triton.delay_s = 1.0
+    settings = written(run)
+    server = settings.server.model_copy(update={"startup_timeout_s": 0.1})
+    run.write_config(settings.model_copy(update={"server": server}))
+    with pytest.raises(CommandError, match=r"server\.startup_timeout_s.*goes on loading"):
+        reload(run, "20b", None, silent())
+
+
+def test_reload_when_another_is_under_way_then_it_is_refused(run: RunDirectory, triton: Triton) -> None:
+    triton.delay_s = 1.0
+    first = threading.Thread(target=reload, args=(run, "20b", None, silent()))
+    first.start()
+    while not triton.asked:
+        time.sleep(0.01)
+    with pytest.raises(RunningError, match="another reload"):
+        reload(run, "20b", None, silent())
+    first.join()
+    assert len(triton.loaded) == 1
