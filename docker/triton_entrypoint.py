@@ -35,7 +35,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"error: {error}\n")
         return _BAD_SETTINGS
-    if settings.served_model == "demo":
+    if "demo" in settings.served_models:
         subprocess.run((sys.executable, "-m", "gptoss_backend.demo", settings.checkpoints["demo"]), check=True)
     shm_prefix = f"gptoss_{secrets.token_hex(4)}_"
     try:

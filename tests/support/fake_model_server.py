@@ -110,7 +110,15 @@ class FakeModelServer:
     def forget(self) -> None:
         """Play HELLO again, and forget what was asked."""
         self.script = HELLO
-        for memory in (self.scripts, self.chats, self.prompts, self.models, self.samplings, self.request_ids, self.streams):
+        for memory in (
+            self.scripts,
+            self.chats,
+            self.prompts,
+            self.models,
+            self.samplings,
+            self.request_ids,
+            self.streams,
+        ):
             memory.clear()
 
     async def status(self) -> ModelServerStatus:

@@ -45,7 +45,7 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def built_in(document: Document) -> Iterator[Document]:
-    """Return the document, or the parts of an operator's that are Kubernetes' own: for the rest no schema is at hand."""
+    """Return the document, or what of Kubernetes' own is inside an operator's, whose schema is not at hand."""
     if document["kind"] not in OPERATORS:
         yield document
     metadata = {"name": document["metadata"]["name"]}

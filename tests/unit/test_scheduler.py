@@ -40,9 +40,7 @@ class Simulation:
         plan = CachePlan(BLOCK, rows, max_len, num_full, 1 + 2 * (rows * 5 + CHUNK), num_bytes=0)
         self.cache = KVCache(plan, sliding_window=8)
         self.speculation = speculation
-        self.scheduler = Scheduler(
-            self.cache, CHUNK, PRIORITY_STEP_S, speculation, num_micro_batches=num_micro_batches
-        )
+        self.scheduler = Scheduler(self.cache, CHUNK, PRIORITY_STEP_S, speculation, num_micro_batches=num_micro_batches)
         self.num_micro_batches = num_micro_batches
         self.launched: deque[tuple[Step, list[int]]] = deque()
         self.now_s = 0.0
