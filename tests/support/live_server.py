@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from gptoss_backend.settings import ENV_PREFIX
+from gptoss_client.run_state import Phase, RunDirectory
 
 GPTOSS = Path(sys.executable).with_name("gptoss")
 START_TIMEOUT_S = 180.0
@@ -98,7 +99,7 @@ def start(
     )
     server = LiveServer(process, port, run_dir)
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not _answers(server):
+    while not (_answers(server) and _is_ready(run_dir)):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             raise RuntimeError(f"the server did not start:\n{process.communicate()[0]}")
@@ -120,6 +121,12 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0, period_s:
         assert time.monotonic() - started < timeout_s, "waited in vain"
         time.sleep(period_s)
     return time.monotonic() - started
+
+
+def _is_ready(run_dir: Path) -> bool:
+    """Whether the supervisor has noticed, too: ended before, a server counts as one that was never ready."""
+    state = RunDirectory(run_dir).read_state()
+    return state is not None and state.phase is Phase.READY
 
 
 def _answers(server: LiveServer) -> bool:

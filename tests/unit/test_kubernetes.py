@@ -24,7 +24,6 @@ from support.manifests import (
     Workload,
     containers,
     environment_in,
-    image_environment,
     image_user,
     matches,
     of_kind,
@@ -247,9 +246,11 @@ def test_pods_when_confined_then_they_are_the_images_user_and_can_write_where_th
         }
         assert one.pod["automountServiceAccountToken"] is False
         writable = {PurePosixPath(m["mountPath"]) for m in container["volumeMounts"] if not m.get("readOnly")}
-        image = image_environment(one.service)
-        written = {
-            image[name] for name in ("HF_HOME", "TRITON_HOME", "GPTOSS_SERVER__RUN_DIR", "HOME") if name in image
-        }
-        for path in written | {settings_in(variant, one).checkpoints["demo"]} if one.service == "triton" else written:
-            assert writable & set(PurePosixPath(path).parents), path
+        environment = environment_in(variant, one.service, container)
+        for name in {
+            "HF_HOME",
+            "TRITON_HOME",
+            "GPTOSS_SERVER__RUN_DIR",
+            "GPTOSS_CHECKPOINTS__DEMO",
+        } & environment.keys():
+            assert writable & set(PurePosixPath(environment[name]).parents), name
