@@ -20,6 +20,7 @@ from gptoss_client.run_state import Phase, RunDirectory
 
 GPTOSS = Path(sys.executable).with_name("gptoss")
 START_TIMEOUT_S = 180.0
+NOTICE_TIMEOUT_S = 3.0
 
 
 def free_ports(count: int = 4) -> int:
@@ -99,11 +100,15 @@ def start(
     )
     server = LiveServer(process, port, run_dir)
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not (_answers(server) and _is_ready(run_dir)):
+    while not _answers(server):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             raise RuntimeError(f"the server did not start:\n{process.communicate()[0]}")
         time.sleep(0.2)
+    # ended before the supervisor has noticed, too, it would count as never ready; on a full disk it cannot say so
+    noticed_by = time.monotonic() + NOTICE_TIMEOUT_S
+    while not _is_ready(run_dir) and time.monotonic() < noticed_by:
+        time.sleep(0.05)
     return server
 
 
@@ -124,7 +129,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0, period_s:
 
 
 def _is_ready(run_dir: Path) -> bool:
-    """Whether the supervisor has noticed, too: ended before, a server counts as one that was never ready."""
+    """Whether the supervisor says so."""
     state = RunDirectory(run_dir).read_state()
     return state is not None and state.phase is Phase.READY
 
