@@ -42,7 +42,8 @@ def encoding() -> HarmonyEncoding:
     return load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
 
 
-@lru_cache(maxsize=NUM_TOKENS)
+# Text of a language keeps to a few thousand tokens. With room for all, hours of many languages would hold 30 MB more.
+@lru_cache(maxsize=16_384)
 def token_bytes(token_id: int) -> bytes:
     """Return the bytes a token stands for: part of a character, or several. An id outside the vocabulary is b""."""
     if not 0 <= token_id < NUM_TOKENS:
