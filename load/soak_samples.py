@@ -20,6 +20,7 @@ import psutil
 from gptoss_client.run_state import RunDirectory
 
 MIB: Final = 1024 * 1024
+# By requests; judged by what is left when all have gone.
 _HELD: Final = ("num_requests_running", "num_requests_waiting", "kv_cache_blocks_used")
 # Allocators and caches settle by so much; a leak of a kibibyte a request is more within minutes.
 _FLAT_SHARE: Final = 0.02
@@ -50,7 +51,9 @@ class Trend:
 
     @property
     def is_flat(self) -> bool:
-        """Whether it grew by no more than what settles."""
+        """Whether it grew by no more than what settles. True of what requests hold: that goes up and down with them."""
+        if self.name in _HELD:
+            return True
         if self.name.startswith("RSS"):
             return self.growth <= max(_FLAT_SHARE * self.last, _FLAT_BYTES)
         return self.growth <= _FLAT_COUNT
@@ -97,9 +100,8 @@ def render(found: Sequence[Trend]) -> str:
     for trend in found:
         unit = MIB if trend.name.startswith("RSS") else 1
         numbers = "".join(f"{value / unit:10.1f}" for value in (trend.first, trend.last, trend.peak))
-        lines.append(
-            f"{trend.name:28}{numbers}{trend.per_hour / unit:11.1f}  {'flat' if trend.is_flat else 'NOT FLAT'}"
-        )
+        verdict = "" if trend.name in _HELD else "flat" if trend.is_flat else "NOT FLAT"
+        lines.append(f"{trend.name:28}{numbers}{trend.per_hour / unit:11.1f}  {verdict}".rstrip())
     return "\n".join(lines)
 
 
