@@ -27,7 +27,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve stop status test test-p0 test-performance soak gpu-check check lock clean
+.PHONY: help setup serve stop status test test-p0 test-performance load load-sweep soak gpu-check gpu-bench check lock clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [MODEL=demo|20b|120b] [PORT=8000] [PROFILE=latency_first|quality_first|balanced] [ARGS=…]"
@@ -57,12 +57,24 @@ test-performance: setup  ## check the service targets under a load of USERS for 
 	@MODEL=$(MODEL) USERS=$(USERS) DURATION_S=$(DURATION_S) \
 	  $(VENV)/bin/pytest -q -s tests/p0/test_performance_targets.py $(if $(URL),--url $(URL)) $(ARGS)
 
+load: setup  ## USERS people chat with MODEL, or the server at URL, for DURATION; ends with a report (RATE=5: messages/s; WEB=1)
+	@$(VENV)/bin/python -m load.run --model $(MODEL) --users $(USERS) --duration $(DURATION) $(if $(PROFILE),--profile $(PROFILE)) \
+	  $(if $(URL),--url $(URL)) $(if $(RATE),--rate $(RATE)) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT)) $(if $(WEB),--web) \
+	  -- $(ARGS)
+
+load-sweep: setup  ## the highest rate of messages at which MODEL, or the server at URL, holds its targets (STEP=20s BUDGET=10m)
+	@$(VENV)/bin/python -m load.sweep --model $(MODEL) $(if $(PROFILE),--profile $(PROFILE)) $(if $(URL),--url $(URL)) \
+	  $(if $(STEP),--step $(STEP)) $(if $(BUDGET),--budget $(BUDGET)) $(if $(SEED),--seed $(SEED)) $(if $(OUT),--out $(OUT)) -- $(ARGS)
+
 soak: setup  ## mixed load on MODEL by USERS for DURATION (90s, 10m, 2h): do memory, files and blocks stay flat?
 	@$(VENV)/bin/python -m load.soak --duration $(DURATION) --users $(USERS) --model $(MODEL) $(ARGS)
 
 gpu-check: setup  ## on a GPU: kernels, full-size models, memory, tokens/s, in one table (ARGS="--shapes 20b")
 	@$(VENV)/bin/pytest -q tests/gpu
 	@$(VENV)/bin/python -m load.gpu_check $(ARGS)
+
+gpu-bench: setup  ## on a GPU: steps against the memory's limit, time to the first token (ARGS="--shapes 20b --profile")
+	@$(VENV)/bin/python -m load.gpu_bench $(ARGS)
 
 check: setup  ## run ruff and mypy
 	$(VENV)/bin/ruff check .

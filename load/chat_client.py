@@ -26,11 +26,13 @@ _HEADERS: Final = {"Content-Type": "application/json", "Accept": "text/event-str
 class ChatClient:
     """Streams chat completions over one kept-alive connection. One chat at a time.
 
+    host: where the server is, with or without the `/v1` that OpenAI's clients end it with.
     silence_s: a stream that sends nothing, not even a comment, for so long has failed.
     """
 
-    def __init__(self, host: str, *, silence_s: float = 60.0) -> None:
-        url = URL(host)
+    def __init__(self, host: str, *, api_key: str | None = None, silence_s: float = 60.0) -> None:
+        url = URL(host.rstrip("/").removesuffix("/v1"))
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._base_path = url.path.rstrip("/")
         self._http = HTTPClient.from_url(url, concurrency=1, connection_timeout=10.0, network_timeout=silence_s)
 
@@ -41,25 +43,32 @@ class ChatClient:
     def first_model(self) -> str:
         """Return the first model the server lists. Raises ChatError."""
         try:
-            with self._http.request("GET", f"{self._base_path}/v1/models") as response:
-                models = json.loads(_read_ok(response))["data"]
-                return str(models[0]["id"])
+            return str(self.get_json("/v1/models")["data"][0]["id"])
+        except (LookupError, TypeError) as error:
+            raise ChatError("/v1/models does not list a model") from error
+
+    def get_json(self, path: str) -> Any:  # noqa: ANN401 (whatever the server says)
+        """Return the JSON document at `path`. Raises ChatError."""
+        try:
+            with self._http.request("GET", f"{self._base_path}{path}", headers=self._headers) as response:
+                return json.loads(_read_ok(response))
         except (OSError, HTTPParseError) as error:
             raise _connection_fault(error) from error
-        except (ValueError, LookupError, TypeError) as error:
-            raise ChatError("/v1/models does not list a model") from error
+        except ValueError as error:
+            raise ChatError(f"{path} is not JSON") from error
 
     def chat(self) -> Chat:
         """Return a chat that has not begun."""
-        return Chat(self._http, f"{self._base_path}/v1/chat/completions")
+        return Chat(self._http, f"{self._base_path}/v1/chat/completions", _HEADERS | self._headers)
 
 
 class Chat:
     """One chat completion. `answer` holds what is known so far, also after a fault."""
 
-    def __init__(self, http: HTTPClient, path: str) -> None:
+    def __init__(self, http: HTTPClient, path: str, headers: dict[str, str]) -> None:
         self._http = http
         self._path = path
+        self._headers = headers
         self.answer = AnswerReader(perf_counter())
 
     @property
@@ -77,7 +86,7 @@ class Chat:
         self.answer = AnswerReader(perf_counter())
         try:
             # leaving the block with an unread body closes the socket, which is how an impatient user leaves
-            with self._http.request("POST", self._path, body=raw, headers=_HEADERS) as response:
+            with self._http.request("POST", self._path, body=raw, headers=self._headers) as response:
                 return self._read(response, leave_after_deltas)
         except (OSError, HTTPParseError) as error:
             raise _connection_fault(error) from error
@@ -94,19 +103,6 @@ class Chat:
                 return False
         self.answer.check_complete()
         return True
-
-
-def fetch_text(url: str) -> str:
-    """Return the page at `url`. Raises ChatError."""
-    parsed = URL(url)
-    client = HTTPClient.from_url(parsed, connection_timeout=5.0, network_timeout=5.0)
-    try:
-        with client.request("GET", parsed.request_uri) as response:
-            return _read_ok(response).decode()
-    except (OSError, HTTPParseError) as error:
-        raise _connection_fault(error) from error
-    finally:
-        client.close()
 
 
 def _read_ok(response: HTTPSocketPoolResponse) -> bytes:

@@ -30,6 +30,7 @@ from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.model import Model
+from gptoss_backend.engine.operators import TorchOperators
 from gptoss_backend.engine.placement.memory_plan import gib, plan_memory
 from gptoss_backend.engine.precision import choose_precision
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
@@ -130,7 +131,12 @@ def logits_error(config: ModelConfig, device: torch.device, dtype: torch.dtype) 
     weights = RandomWeights(config, device, dtype, seed=1).model()
     outputs = []
     for reference in (False, True):
-        model = TorchModel(Shard.of_all(config), weights, mixer=mix_experts if reference else None)
+        model = TorchModel(
+            Shard.of_all(config),
+            weights,
+            mixer=mix_experts if reference else None,
+            operators=TorchOperators(device) if reference else None,
+        )
         outputs.append(_prompt_logits(model, _prompt(config, 0)).double())
     got, expected = outputs
     return float((got - expected).norm() / expected.norm())

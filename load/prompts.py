@@ -12,7 +12,7 @@ of half a minute to come back to them: how often caches can hit is what this fil
 from __future__ import annotations
 
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 QUESTIONS: Final = (
     "What is the capital of Australia, and why is it not Sydney?",
@@ -38,6 +38,38 @@ DOCUMENT_QUESTIONS: Final = (
     "List every decision in the report, with who is responsible.",
 )
 NUM_DOCUMENTS: Final = 2
+TIDE_TOOL: Final[dict[str, Any]] = {
+    "type": "function",
+    "function": {
+        "name": "tide",
+        "description": "When the tide is high",
+        "parameters": {
+            "type": "object",
+            "properties": {"harbour": {"enum": ["Hamburg", "Bremen"]}, "hours": {"type": "integer", "maximum": 99}},
+            "required": ["harbour"],
+            "additionalProperties": False,
+        },
+    },
+}
+TIDE_TABLE: Final = "high water at 04:12 and 16:38, low water at 10:25 and 22:51"
+"""What the tool says."""
+BERTH_FORM: Final[dict[str, Any]] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "berth",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {
+                "port": {"enum": ["Hamburg", "Bremen"]},
+                "depth": {"type": "integer", "minimum": 0, "maximum": 99},
+            },
+            "required": ["port", "depth"],
+            "additionalProperties": False,
+        },
+    },
+}
+"""A response format."""
 
 _WHO: Final = ("The harbour office", "The survey team", "The council", "Our supplier", "The night shift", "The auditor")
 _DID: Final = ("measured", "postponed", "approved", "questioned", "repaired", "recorded", "reviewed", "replaced")

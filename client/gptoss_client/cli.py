@@ -35,12 +35,14 @@ from gptoss_client.join import join as join_engine
 from gptoss_client.keys import add_key
 from gptoss_client.launch import on_free_ports
 from gptoss_client.make_checkpoint import DEFAULT_SEED, CheckpointOrder, ExpertFormat, ShapeName, make_checkpoint
+from gptoss_client.plan import plan
 from gptoss_client.reload import reload
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.serve import serve as serve_until_stopped
 from gptoss_client.status import report
 from gptoss_client.stop import stop_server
 from gptoss_client.stop_signal import StopSignal
+from gptoss_client.talk_commands import ask, bench, chat
 
 _FOLLOW_PERIOD_S: Final = 0.2
 _INTERRUPTED: Final = 130  # what a shell reports of a command ended by Ctrl-C
@@ -165,13 +167,23 @@ def make_random_checkpoint(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = DEFAULT_SEED,
     experts: Annotated[ExpertFormat, typer.Option(help="How the experts are stored.")] = "mxfp4",
 ) -> None:
-    """Make a checkpoint of random weights in the published layout, to try and to measure sizes without the weights."""
+    """Make a checkpoint of random weights in the published layout, to try and to measure sizes without the weights.
+
+    The shape `demo` is the trained demo model.
+    """
     folder = Path(os.path.abspath(path.expanduser()))
     order = CheckpointOrder(folder, shape, seed, experts)
     with StopSignal() as stop:
         # it reads no settings; the file's name only keeps ours out of its environment
         is_made = make_checkpoint(order, child_environment(folder / "config.yaml"), stop, _console())
     raise typer.Exit(0 if is_made else _INTERRUPTED)
+
+
+app.command("plan")(plan)
+
+
+for command in (chat, ask, bench):
+    app.command()(command)
 
 
 @app.command()

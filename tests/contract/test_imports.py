@@ -67,7 +67,13 @@ def test_sources_when_listed_then_every_room_has_some() -> None:
 def test_process_without_a_model_when_read_then_it_never_imports_torch(room: str) -> None:
     load = ROOT / "load"
     # these run a model in their own process
-    benchmarks = {load / "engine_bench.py", load / "full_size.py", load / "gpu_check.py", *(load / "bench").iterdir()}
+    benchmarks = {
+        load / "engine_bench.py",
+        load / "full_size.py",
+        load / "gpu_check.py",
+        load / "gpu_bench.py",
+        *(load / "bench").iterdir(),
+    }
     files = [path for path in SOURCES if path.is_relative_to(ROOT / room) and path not in benchmarks]
     assert importers(files, "torch", "transformers", "accelerate", "safetensors") == []
     engine = importers(files, "gptoss_backend.engine")

@@ -1,4 +1,4 @@
-"""Compile the expert kernels as a launch would, for cards that are not there, and print what they take as JSON.
+"""Compile the kernels as a launch would, for cards that are not there, and print what they take as JSON.
 
 Run as `python -m support.compile_kernels CAPABILITY:DTYPE:NUM_TOKENS …`, without TRITON_INTERPRET.
 """
@@ -20,12 +20,19 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from gptoss_backend.engine.config import RopeConfig
 from gptoss_backend.engine.experts import ExpertShape, ExpertWeights
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.mxfp4 import dequantise
+from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.mxfp4 import PackedMatrices
+from gptoss_backend.engine.operators import LayerCache
+from gptoss_backend.engine.rope import RotaryEmbedding
+from support.attention_cases import AttentionCase, Heads
 
 HIDDEN = INNER = 2880
+META = torch.device("meta")
+ROPE = RopeConfig(150000.0, 32.0, 32.0, 1.0, 4096, truncate=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +77,14 @@ def main(wanted: list[str]) -> None:
     for case in wanted:
         capability, dtype, num_tokens = case.split(":")
         cards.capability = int(capability)
-        run_all(getattr(torch, dtype), int(num_tokens))
+        run_experts(getattr(torch, dtype), int(num_tokens))
+        if cards.capability >= 80:  # before, plain torch does the rest
+            run_operators(getattr(torch, dtype), int(num_tokens))
     json.dump([dataclasses.asdict(one) for one in found], sys.stdout)
 
 
-def run_all(dtype: torch.dtype, num_tokens: int) -> None:
-    """Call what launches kernels, at the size of GPT-OSS 20B, with tensors that have no memory."""
+def run_experts(dtype: torch.dtype, num_tokens: int) -> None:
+    """Call what launches the experts' kernels, at the size of GPT-OSS 20B, with tensors that have no memory."""
 
     def empty(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -88,6 +97,18 @@ def run_all(dtype: torch.dtype, num_tokens: int) -> None:
     weights = ExpertWeights(empty(32, HIDDEN), empty(32), gate_up, empty(32, 2 * INNER), down, empty(32, HIDDEN))
     mix_packed_experts(empty(num_tokens, HIDDEN), weights, ExpertShape(4, 1.702, 7.0))
     dequantise(down)
+
+
+def run_operators(dtype: torch.dtype, num_tokens: int) -> None:
+    """Call what launches the other kernels, for as many decoding rows, or for a chunk where there are many tokens."""
+    decodes, chunks = ([1000] * num_tokens, []) if num_tokens <= 256 else ([], [(0, num_tokens)])
+    case = AttentionCase.random(decodes, chunks, Heads(64, 8, 64), window=128, dtype=dtype, device=META)
+    operators = KernelOperators(META)
+    attention = operators.attention(case.batch, case.tables, RotaryEmbedding(ROPE, 64, META), dtype)
+    for is_sliding in (False, True):
+        attention.attend(case.heads, LayerCache(case.keys, case.values, is_sliding), case.sinks)
+    hidden = torch.empty(num_tokens, HIDDEN, dtype=dtype, device=META)
+    operators.add_and_norm(hidden, hidden.float(), torch.empty(HIDDEN, device=META), 1e-5, dtype)
 
 
 def measure(name: str, capability: int, cubin: bytes) -> Compiled:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 FEW, MANY = 1, 2048
 CASES = [f"90:bfloat16:{FEW}", f"90:bfloat16:{MANY}", f"80:bfloat16:{MANY}", f"75:float16:{FEW}"]
 ROUTING = {"_pick_experts", "_sum_experts", "_dequantise"}
+ATTENTION = {"_attend_tiles", "_rotate_and_store", "_add_and_norm"}
 GEMV = {"_gate_up_for_pairs", "_down_for_pairs"}
 GEMM = {"_gate_up_for_sorted", "_down_for_sorted"}
 
@@ -33,7 +34,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return kernels
 
 
-@pytest.mark.parametrize(("capability", "names"), [(90, GEMV | GEMM), (80, GEMM), (75, GEMV)])
+@pytest.mark.parametrize(
+    ("capability", "names"), [(90, GEMV | GEMM | ATTENTION | {"_join_splits"}), (80, GEMM | ATTENTION), (75, GEMV)]
+)
 def test_kernels_when_compiled_for_a_card_then_all_are_there_and_none_spills(
     compiled: list[dict[str, Any]], capability: int, names: set[str]
 ) -> None:
@@ -46,6 +49,16 @@ def test_gemv_when_compiled_for_hopper_then_half_of_the_registers_suffice(compil
     # up to 128 leave room for 16 warps on a multiprocessor, whose loads together hide the memory's latency
     kernels = [kernel for kernel in compiled if kernel["name"] in GEMV and kernel["capability"] == 90]
     assert [kernel["name"] for kernel in kernels if kernel["registers"] > 128] == []
+
+
+def test_attention_when_compiled_for_hopper_then_decoding_leaves_room_for_many_warps(
+    compiled: list[dict[str, Any]],
+) -> None:
+    kernels = [kernel for kernel in compiled if kernel["name"] == "_attend_tiles" and kernel["capability"] == 90]
+    few, many = kernels[:2], kernels[2:]  # full and sliding layers each
+    assert max(kernel["registers"] for kernel in few) <= 80
+    assert max(kernel["registers"] for kernel in many) <= 168
+    assert all(kernel["tensor_core_instructions"] for kernel in kernels)
 
 
 @pytest.mark.parametrize("capability", [90, 80])

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from load.answer import AnswerReader, ChatError, error_message
+from load.answer import AnswerReader, CalledTool, ChatError, error_message
 from load.sse import SseEvent
 
 
@@ -104,6 +104,22 @@ def test_answer_when_an_event_is_an_error_or_no_chunk_then_that_is_a_failure(eve
 def test_answer_when_the_stream_goes_on_after_done_then_that_is_a_failure() -> None:
     with pytest.raises(ChatError, match=r"went on after \[DONE\]"):
         read((101.0, DONE), (101.0, ROLE))
+
+
+def test_answer_when_tool_calls_come_in_pieces_then_they_are_put_together_in_order() -> None:
+    def part(index: int, **fields: object) -> SseEvent:
+        return chunk({"tool_calls": [{"index": index, **fields}]})
+
+    answer = read(
+        (101.0, part(0, id="a", function={"name": "tide", "arguments": ""})),
+        (102.0, part(0, function={"arguments": '{"harbour"'})),
+        (103.0, part(1, id="b", function={"name": "tide", "arguments": "{}"})),
+        (104.0, part(0, function={"arguments": ': "Bremen"}'})),
+        (105.0, chunk({}, "tool_calls")),
+    )
+
+    assert answer.tool_calls == [CalledTool("a", "tide", '{"harbour": "Bremen"}'), CalledTool("b", "tide", "{}")]
+    assert answer.ttft_s == 1.0
 
 
 def test_error_message_when_the_body_is_not_openais_then_it_is_given_as_it_is() -> None:

@@ -1,134 +1,167 @@
-"""The verdict on the service targets."""
+"""The verdict on the service targets, and the report's files."""
 
 from __future__ import annotations
 
+import csv
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
 import pytest
-from load.report import Samples, Targets, Verdict, all_held, judge, percentile, render
+from load.records import ChatRecord, Outcome
+from load.report.files import write_run
+from load.report.summary import Verdict, judge, seconds, summarize
+from load.report.text import render
+
+from support.load_runs import STARTED_S, facts
 
 
-def good_run() -> Samples:
-    return Samples(ttft_s=[0.5] * 1000, answer_s=[4.0] * 1000, inter_token_s=[0.02] * 1000, num_tokens=64_000)
+def answered(count: int, *, ttft_s: float = 0.5, e2e_s: float = 4.0, kind: str = "short chat") -> list[ChatRecord]:
+    return [ChatRecord(kind, Outcome.ANSWERED.value, STARTED_S + n % 5, e2e_s, ttft_s, 0.02, 64) for n in range(count)]
 
 
-def verdicts(
-    samples: Samples, cache_hit_share: float | None = None, *, cache_asked: bool = False
-) -> dict[str, Verdict]:
-    rows = judge(samples, Targets(), cache_hit_share=cache_hit_share, cache_asked=cache_asked)
-    return {row.measure: row for row in rows}
+def failed(count: int, fault: str = "HTTP 503: busy") -> list[ChatRecord]:
+    return [ChatRecord("document", Outcome.FAILED.value, STARTED_S + 1, 0.1, fault=fault) for _ in range(count)]
 
 
-@pytest.mark.parametrize(
-    ("samples", "share", "expected"),
-    [
-        ([], 0.95, None),
-        ([3.0], 0.95, 3.0),
-        ([2.0, 1.0], 0.50, 1.0),
-        ([float(n) for n in range(1, 101)], 0.95, 95.0),
-        ([float(n) for n in range(1, 21)], 0.95, 19.0),
-        ([float(n) for n in range(1, 20)], 0.95, 19.0),
-    ],
-)
-def test_percentile_when_taken_then_it_is_the_nearest_rank(
-    samples: list[float], share: float, expected: float | None
-) -> None:
-    assert percentile(samples, share) == expected
+def cut_off(count: int, age_s: float, ttft_s: float | None = 0.5) -> list[ChatRecord]:
+    return [ChatRecord("short chat", Outcome.CUT_OFF.value, STARTED_S + 1, age_s, ttft_s) for _ in range(count)]
+
+
+def left(count: int) -> list[ChatRecord]:
+    return [ChatRecord("impatient", Outcome.LEFT.value, STARTED_S + 2, 1.0, 0.5, None, 3) for _ in range(count)]
+
+
+def verdicts(records: list[ChatRecord], **measured: float) -> dict[str, Verdict]:
+    return {row.measure: row for row in judge(records, replace(facts(), **measured))}
 
 
 def test_judge_when_all_is_well_then_every_target_is_held() -> None:
-    rows = verdicts(good_run(), 0.42, cache_asked=True)
+    rows = verdicts(answered(1000), cache_hit_share=0.42, weights_per_gpu=13.76e9)
 
     assert {row.held for row in rows.values()} == {True}
-    assert rows["TTFT p95"].measured == "0.50 s"
-    assert rows["prompt cache hits"].measured == "42.00%"
-
-
-def test_judge_when_more_than_a_twentieth_is_late_then_only_that_target_is_broken() -> None:
-    samples = good_run()
-    samples.ttft_s[:51] = [7.01] * 51
-
-    rows = verdicts(samples)
-    assert rows["TTFT p95"].held is False
-    assert rows["whole answer p95"].held is True
-    assert not all_held(list(rows.values()))
-
-
-def test_judge_when_exactly_on_the_limit_then_the_target_is_held() -> None:
-    samples = Samples(ttft_s=[7.0], answer_s=[20.0])
-
-    rows = verdicts(samples)
-    assert rows["TTFT p95"].held is True
-    assert rows["whole answer p95"].held is True
-
-
-def test_judge_when_one_chat_in_two_hundred_fails_then_the_errors_are_too_many() -> None:
-    samples = Samples(ttft_s=[1.0], answer_s=[1.0] * 199, num_failed=1)
-    assert verdicts(samples)["errors"].held is False
-
-    samples.num_left_early = 1  # a chat that was left is one that did not fail
-    assert verdicts(samples)["errors"].held is True
-
-
-def test_judge_when_nothing_was_measured_then_nothing_is_held() -> None:
-    rows = verdicts(Samples())
-
-    assert [rows[name].held for name in ("TTFT p95", "whole answer p95", "errors")] == [False, False, False]
-
-
-def test_judge_when_chats_were_cut_off_then_those_already_too_old_count_as_late() -> None:
-    samples = good_run()
-    samples.cut_off_s = [5.0] * 100
-    assert verdicts(samples)["whole answer p95"].held is True
-
-    samples.cut_off_s = [21.0] * 100
-    assert verdicts(samples)["whole answer p95"].held is False
-
-
-@pytest.mark.parametrize(
-    ("share", "asked", "held"), [(0.30, True, True), (0.29, True, False), (None, True, False), (None, False, None)]
-)
-def test_judge_when_the_cache_was_or_was_not_asked_for_then_its_target_is_judged_or_not(
-    share: float | None, asked: bool, held: bool | None
-) -> None:
-    rows = verdicts(good_run(), share, cache_asked=asked)
-
-    assert rows["prompt cache hits"].held is held
-    assert all_held(list(rows.values())) is (held is not False)
-
-
-def test_samples_when_drained_and_merged_then_nothing_is_lost_or_counted_twice() -> None:
-    worker, master = Samples(ttft_s=[1.0], num_failed=2), Samples(ttft_s=[2.0], num_failed=1)
-
-    master.merge(worker.drain())
-    master.merge(worker.drain())
-
-    assert master == Samples(ttft_s=[2.0, 1.0], num_failed=3)
-    assert worker == Samples()
-
-
-def test_render_when_a_target_is_broken_then_its_row_says_so() -> None:
-    samples = good_run()
-    samples.num_failed, samples.num_left_early, samples.cut_off_s = 10, 3, [2.5]
-    rows = judge(samples, Targets(), cache_hit_share=None, cache_asked=False)
-
-    assert render(samples, rows, duration_s=100.0).splitlines() == [
-        "1000 answered, 10 failed, 3 left early in 100.0 s; 64000 tokens, 640.0 tokens/s",
-        "TTFT: p50 0.50 s, p95 0.50 s, p99 0.50 s",
-        "whole answer: p50 4.00 s, p95 4.00 s, p99 4.00 s",
-        "inter-token: p50 20.00 ms, p95 20.00 ms, p99 20.00 ms",
-        "1 chats were cut off by the end of the run, the oldest after 2.5 s; a longer --stop-timeout lets them end",
-        "",
-        "target             promised  measured       verdict",
-        "---------------------------------------------------",
-        "TTFT p95           <= 7 s    0.50 s         held",
-        "whole answer p95   <= 20 s   4.00 s         held",
-        "errors             < 0.50%   0.99%          BROKEN",
-        "prompt cache hits  >= 30%    not asked for  -",
+    assert [(row.target, row.measured) for row in rows.values()] == [
+        ("≤ 7 s", "500 ms"),
+        ("≤ 20 s", "4 s"),
+        ("< 0.5%", "0%"),
+        ("≥ 30%", "42%"),
+        ("< 15 GB", "13.8 GB"),
     ]
 
 
-def test_render_when_nothing_was_measured_then_it_still_renders() -> None:
-    rows = judge(Samples(), Targets(), cache_hit_share=None, cache_asked=True)
+def test_judge_when_more_than_a_twentieth_is_late_then_only_that_target_is_broken() -> None:
+    rows = verdicts(answered(949) + answered(51, ttft_s=7.01))
 
-    text = render(Samples(), rows, duration_s=0.0)
-    assert "TTFT: no sample" in text
-    assert text.count("BROKEN") == 4
+    assert rows["TTFT p95"].held is False
+    assert rows["end-to-end p95"].held is True
+
+
+def test_judge_when_exactly_on_the_limit_then_the_target_is_held() -> None:
+    rows = verdicts(answered(1, ttft_s=7.0, e2e_s=20.0))
+
+    assert rows["TTFT p95"].held is True
+    assert rows["end-to-end p95"].held is True
+
+
+def test_judge_when_one_chat_in_two_hundred_fails_then_the_errors_are_too_many() -> None:
+    assert verdicts(answered(199) + failed(1))["errors"].held is False
+    # a chat that was left is one that did not fail
+    assert verdicts(answered(199) + failed(1) + left(1))["errors"].held is True
+
+
+def test_judge_when_nothing_was_measured_then_what_must_be_is_broken_and_the_rest_has_no_verdict() -> None:
+    rows = verdicts([])
+
+    assert [rows[name].held for name in ("TTFT p95", "end-to-end p95", "errors")] == [False, False, False]
+    assert [rows[name].held for name in ("prompt cache hits", "weights per GPU")] == [None, None]
+
+
+def test_judge_when_chats_were_cut_off_then_those_already_too_old_count_as_late() -> None:
+    assert verdicts(answered(1000) + cut_off(100, 5.0))["end-to-end p95"].held is True
+    assert verdicts(answered(1000) + cut_off(100, 21.0))["end-to-end p95"].held is False
+
+
+def test_judge_when_chats_were_cut_off_without_a_token_then_those_already_too_old_count_as_late() -> None:
+    assert verdicts(answered(1000) + cut_off(100, 5.0, None))["TTFT p95"].held is True
+    assert verdicts(answered(1000) + cut_off(100, 8.0, None))["TTFT p95"].held is False
+
+
+@pytest.mark.parametrize(("share", "held"), [(0.30, True), (0.29, False)])
+def test_judge_when_the_cache_hits_more_or_less_then_its_target_is_held_or_broken(share: float, held: bool) -> None:
+    assert verdicts(answered(9), cache_hit_share=share)["prompt cache hits"].held is held
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0"), (0.0035, "3.5 ms"), (0.9996, "1 s"), (0.25, "250 ms"), (12.345, "12.3 s")]
+)
+def test_seconds_when_told_then_with_three_digits(value: float, text: str) -> None:
+    assert seconds(value) == text
+
+
+def test_render_when_a_target_is_broken_then_its_row_says_so() -> None:
+    records = answered(990) + failed(10) + left(3) + cut_off(1, 2.5)
+    text = render(summarize(records, replace(facts(), cache_hit_share=0.2)))
+
+    assert text.splitlines()[0] == (
+        "990 answered, 10 failed, 3 left early, 1 cut off in 10 s; the oldest that the end cut off was 2.5 s old"
+    )
+    assert "document: HTTP 503: busy (10 times)" in text
+    assert [line.split()[-1] for line in text.splitlines()[-5:]] == ["held", "held", "BROKEN", "BROKEN", "—"]
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, its figures' titles, and whether its tags match."""
+
+    VOID = frozenset({"meta"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.num_figures = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "data", "action")]
+        self.num_figures += tag == "figure"
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("records", [answered(40) + failed(3, "<b>&</b>") + left(4), failed(2), []])
+def test_report_when_written_then_its_page_is_whole_and_needs_nothing_beside_it(
+    records: list[ChatRecord], tmp_path: Path
+) -> None:
+    page = write_run(tmp_path / "report", records, summarize(records, facts())).read_text(encoding="utf-8")
+    parsed = Page(page)
+
+    assert parsed.open == []
+    assert parsed.references == []
+    assert parsed.num_figures == 8
+    assert not re.search(r"url\(|@import|nan|inf\b", page)
+    assert "<b>&</b>" not in page
+
+
+def test_report_when_written_then_programs_and_people_read_the_same(tmp_path: Path) -> None:
+    records = answered(40) + failed(2) + left(3)
+    write_run(tmp_path, records, summarize(records, facts()))
+
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    with (tmp_path / "chats.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+
+    assert summary["all"]["outcomes"] == {"answered": 40, "failed": 2, "left early": 3}
+    assert [verdict["held"] for verdict in summary["verdicts"]] == [True, True, False, None, None]
+    assert len(rows) == 45
+    assert {row["kind"] for row in rows} == {"short chat", "document", "impatient"}
+    assert "| errors | < 0.5% | 4.44% | BROKEN |" in markdown
+    assert "| 2 | document: HTTP 503: busy |" in markdown

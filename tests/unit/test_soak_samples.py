@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-
 from load.soak_samples import MIB, Sample, held, render, trends
 
 NUM_SAMPLES = 40

@@ -1,4 +1,4 @@
-"""GPT-OSS's forward pass over one step's batch, in plain torch.
+"""GPT-OSS's forward pass over one step's batch: torch's matmuls, and operators and experts of the device's kind.
 
 Stage 5 of a request: step. Owns: a shard's weights and cache memory, the order of the layers.
 Does not know: requests, sampling, which sequence a token belongs to beyond its cache row, how devices talk.
@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptoss_backend.engine.attention import AttentionPlan, attend
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.experts import ExpertShape, ExpertWeights, mix_experts, project
 from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
 from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.mxfp4 import PackedMatrices
+from gptoss_backend.engine.operators import LayerCache, Operators, StepAttention, operators_for
 from gptoss_backend.engine.rope import RotaryEmbedding
 from gptoss_backend.engine.shard import Shard
 
@@ -61,12 +61,17 @@ def mixer_for(weights: ExpertWeights) -> ExpertMixer:
 
 
 class TorchModel(LocalModel):
-    """A GPT-OSS, or a shard of one, in plain torch operators, on any device: the reference for every kernel."""
+    """A GPT-OSS, or a shard of one, on any device: with plain torch operators and experts, the kernels' reference."""
 
     def __init__(
-        self, shard: Shard, weights: Weights, group: Group | None = None, mixer: ExpertMixer | None = None
+        self,
+        shard: Shard,
+        weights: Weights,
+        group: Group | None = None,
+        mixer: ExpertMixer | None = None,
+        operators: Operators | None = None,
     ) -> None:
-        """group: needed where the shard holds a part of each layer. mixer: None: what is best for these experts."""
+        """group: needed where the shard holds a part of each layer. mixer, operators: None: what is best here."""
         self.config = shard.local_config()
         layer = weights.layers[0]
         self.device = layer.qkv.device
@@ -81,21 +86,20 @@ class TorchModel(LocalModel):
         self._expert_shape = ExpertShape(config.num_experts_per_token, config.swiglu_alpha, config.swiglu_limit)
         self._mix_experts = mixer or mixer_for(layer.experts)
         self._is_sliding = [index in set(config.sliding_layers) for index in range(config.num_layers)]
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
+        self._operators = operators or operators_for(self.device, self.dtype)
+        self._cache: list[LayerCache] = []
 
     def allocate_cache(self, plan: CachePlan) -> None:
         """Take the memory for keys and values, in place of any taken before; the null block is zero."""
-        self._keys.clear()
-        self._values.clear()
+        self._cache.clear()
         for is_sliding in self._is_sliding:
             num_blocks = plan.num_sliding_blocks if is_sliding else plan.num_full_blocks
             # head-major, so that gathering one head's positions gives a matrix; [num_kv_heads, num_slots, head_dim]
             shape = (self.config.num_kv_heads, num_blocks * plan.block_size, self.config.head_dim)
-            for side in (self._keys, self._values):
-                memory = torch.empty(shape, dtype=self.dtype, device=self.device)
+            keys, values = (torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2))
+            for memory in (keys, values):
                 memory[:, : plan.block_size].zero_()
-                side.append(memory)
+            self._cache.append(LayerCache(keys, values, is_sliding))
 
     def forward(self, batch: Batch, tables: BlockTables, *, with_logits: bool) -> StepOutput:
         """Compute a step with all layers here, as `LocalModel.forward` says."""
@@ -112,16 +116,16 @@ class TorchModel(LocalModel):
     @torch.inference_mode()
     def run_layers(self, hidden: Tensor, batch: Batch, tables: BlockTables) -> Tensor:
         """Return the residual stream [num_tokens, hidden] after this shard's layers, writing keys and values."""
-        block_size = tables.plan.block_size
-        rotation = self._rope.angles(torch.tensor(batch.positions, device=self.device), self.dtype)
-        full = AttentionPlan.build(batch, tables.full, block_size, self.device)
-        sliding = AttentionPlan.build(batch, tables.sliding, block_size, self.device)
-        for index, layer in enumerate(self._weights.layers):
-            plan = sliding if self._is_sliding[index] else full
-            hidden = hidden + self._group.add_up(self._attention(index, layer, hidden, rotation, plan))
-            mixed = self._mix_experts(self._norm(hidden, layer.expert_norm), layer.experts, self._expert_shape)
-            hidden = hidden + self._group.add_up(mixed.to(hidden.dtype))
-        return hidden
+        attention = self._operators.attention(batch, tables, self._rope, self.dtype)
+        addition: Tensor | None = None
+        for layer, cache in zip(self._weights.layers, self._cache, strict=True):
+            hidden, normed = self._add_and_norm(hidden, addition, layer.attention_norm)
+            attended = self._group.add_up(self._attention(normed, layer, cache, attention))
+            hidden, normed = self._add_and_norm(hidden, attended, layer.expert_norm)
+            mixed = self._mix_experts(normed, layer.experts, self._expert_shape)
+            # parts exchange no more bytes than the stream has; a whole layer leaves the rounding to the sum
+            addition = self._group.add_up(mixed.to(hidden.dtype)) if self._shard.num_parts > 1 else mixed
+        return hidden if addition is None else hidden + addition.to(hidden.dtype)
 
     @torch.inference_mode()
     def unembed(self, hidden: Tensor, batch: Batch, *, with_logits: bool) -> StepOutput:
@@ -129,7 +133,7 @@ class TorchModel(LocalModel):
         norm, unembedding = self._weights.norm, self._weights.unembedding
         assert norm is not None and unembedding is not None  # noqa: S101, PT018 (the last shard has them)
         samples = torch.tensor(batch.samples, dtype=torch.int64, device=self.device)
-        last = self._norm(hidden.index_select(0, samples), norm)
+        _, last = self._add_and_norm(hidden.index_select(0, samples), None, norm)
         logits = F.linear(last, unembedding).float()
         return self._group.join_output(logits, self._shard.vocab, with_logits=with_logits)
 
@@ -138,29 +142,10 @@ class TorchModel(LocalModel):
         shape = (num_tokens, self.config.hidden_size)
         return torch.empty(shape, dtype=self._residual_dtype, device=self.device)
 
-    def _attention(
-        self,
-        index: int,
-        layer: LayerWeights,
-        hidden: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        plan: AttentionPlan,
-    ) -> Tensor:
-        config = self.config
-        normed = self._norm(hidden, layer.attention_norm)
-        heads = F.linear(normed, layer.qkv, layer.qkv_bias).view(len(normed), -1, config.head_dim)
-        queries, keys, values = torch.split(heads, [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=1)
-        mixed = attend(
-            self._rope.rotate(queries, *rotation),
-            self._rope.rotate(keys, *rotation),
-            values,
-            self._keys[index],
-            self._values[index],
-            layer.sinks,
-            plan,
-        )
-        return project(mixed.flatten(1), layer.output, layer.output_bias)
+    @staticmethod
+    def _attention(normed: Tensor, layer: LayerWeights, cache: LayerCache, attention: StepAttention) -> Tensor:
+        mixed = attention.attend(F.linear(normed, layer.qkv, layer.qkv_bias), cache, layer.sinks)
+        return project(mixed, layer.output, layer.output_bias)
 
-    def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm in float32, whatever the compute dtype."""
-        return F.rms_norm(hidden.float(), weight.shape, weight, self.config.rms_norm_eps).to(self.dtype)
+    def _add_and_norm(self, hidden: Tensor, addition: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return self._operators.add_and_norm(hidden, addition, weight, self.config.rms_norm_eps, self.dtype)

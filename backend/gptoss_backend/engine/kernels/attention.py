@@ -1,0 +1,231 @@
+"""Paged attention with sinks on the device: the torch reference is `engine/attention.py`.
+
+Owns: the softmax over cached keys, for decoding rows and prefill chunks alike, with and without a window.
+Does not know: how keys got into the cache.
+
+A program takes one tile of a sequence's consecutive queries, one kv head with all the heads that share it, and one
+part of the keys the tile sees; so a key is read once for all of these. Where keys are divided, a second kernel joins
+the parts. Nothing is added atomically: the same step gives the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_LOG2_E = tl.constexpr(1.4426950408889634)  # the exponential is one of base 2
+# below every score; finite, since the difference of two infinities is no number
+_NOTHING = tl.constexpr(-1.0e30)
+_MIN_DOT = 16  # of each side of a tile multiplication
+_KEYS = 64
+# about four programs for each multiprocessor of an H100: enough loads under way to hide the memory's latency
+_WANTED_PROGRAMS = 512
+_MOST_SPLITS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class QueryTiles:
+    """Runs of consecutive queries, each of one sequence."""
+
+    places: Tensor
+    """[num_tiles, 4] int32: first token in the batch, number of tokens, row of the block table, first position"""
+    width: int
+    """Tokens that a tile holds at most"""
+    num_splits: int
+    """Parts into which the keys of a tile are divided where there is no window"""
+
+
+@dataclass(frozen=True, slots=True)
+class PagedCache:
+    """Where a layer's keys and values are found."""
+
+    keys: Tensor
+    """[num_kv_heads, num_slots, head_dim]"""
+    values: Tensor
+    table: Tensor
+    """[num_rows, num_blocks] int32, on the device"""
+    block_size: int
+    window: int | None
+
+
+def splits_for(num_tiles: int, num_kv_heads: int, longest: int, least: int = 1) -> int:
+    """Return into how many parts to divide the keys, so that the device has enough to do; `longest`: of contexts."""
+    wanted = max(least, _WANTED_PROGRAMS // max(1, num_tiles * num_kv_heads))
+    return max(1, min(wanted, _MOST_SPLITS, -(-longest // _KEYS)))
+
+
+def attend_tiles(queries: Tensor, cache: PagedCache, sinks: Tensor, tiles: QueryTiles, output: Tensor) -> None:
+    """Attend from the tokens of `tiles` to all keys they see, into their rows of `output`; the others are left alone.
+
+    queries, output: [num_tokens, num_heads, head_dim], contiguous. sinks: [num_heads] float32. The tokens' own keys
+    are in the cache already.
+    """
+    num_heads, head_dim = queries.shape[1:]
+    num_kv_heads, num_slots, _ = cache.keys.shape
+    num_splits = 1 if cache.window is not None else tiles.num_splits
+    is_split = num_splits > 1
+    parts, states = (output, output) if not is_split else _memory_for_parts(queries, num_splits)
+    rows = max(_MIN_DOT, triton.next_power_of_2(tiles.width * (num_heads // num_kv_heads)))
+    _attend_tiles[(len(tiles.places), num_kv_heads, num_splits)](
+        queries,
+        cache.keys,
+        cache.values,
+        sinks,
+        tiles.places,
+        cache.table,
+        parts,
+        states,
+        head_dim**-0.5 * _LOG2_E.value,
+        num_slots,
+        cache.table.stride(0),
+        GROUP=num_heads // num_kv_heads,
+        HEAD_DIM=head_dim,
+        LANES=max(_MIN_DOT, triton.next_power_of_2(head_dim)),
+        ROWS=rows,
+        KEYS=_KEYS,
+        BLOCK_SIZE=cache.block_size,
+        WINDOW=cache.window or 0,
+        IS_SPLIT=is_split,
+        # the interpreter would multiply bfloat16's bits as integers
+        WIDEN=queries.device.type == "cpu",
+        num_warps=4 if rows <= 64 else 8,
+        # in float32, three stages would outgrow the shared memory of cards that have 99 KiB
+        num_stages=3 if queries.element_size() <= 2 else 1,
+    )
+    if is_split:
+        _join_splits[(len(tiles.places), tiles.width, num_heads)](
+            parts,
+            states,
+            tiles.places,
+            output,
+            num_splits,
+            HEAD_DIM=head_dim,
+            LANES=triton.next_power_of_2(head_dim),
+            MOST_SPLITS=_MOST_SPLITS,
+            num_warps=4,
+        )
+
+
+def _memory_for_parts(queries: Tensor, num_splits: int) -> tuple[Tensor, Tensor]:
+    """Return memory for unnormalised outputs, and for the peak and the sum of each."""
+    shape = (*queries.shape[:2], num_splits)
+    return (
+        torch.empty(*shape, queries.shape[2], dtype=torch.float32, device=queries.device),
+        torch.empty(*shape, 2, dtype=torch.float32, device=queries.device),
+    )
+
+
+# how many parts there are and how wide the table is changes as contexts grow: nothing is to be compiled for it then
+@triton.jit(do_not_specialize=["table_stride"])
+def _attend_tiles(
+    queries: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    sinks: tl.tensor,
+    places: tl.tensor,
+    table: tl.tensor,
+    outputs: tl.tensor,
+    states: tl.tensor,
+    scale: tl.tensor,
+    num_slots: tl.tensor,
+    table_stride: tl.tensor,
+    GROUP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    LANES: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
+    WIDEN: tl.constexpr,
+) -> None:
+    place, kv_head = places + tl.program_id(0) * 4, tl.program_id(1)
+    split, num_splits = tl.program_id(2), tl.num_programs(2)
+    count, position = tl.load(place + 1), tl.load(place + 3)
+    # heads that share keys are rows of one matrix, token after token
+    row = tl.arange(0, ROWS)
+    token, head = row // GROUP, kv_head * GROUP + row % GROUP
+    real = token < count
+    lane = tl.arange(0, LANES)
+    vector = (tl.load(place).to(tl.int64) + token) * (tl.num_programs(1) * GROUP) + head
+    inside = real[:, None] & (lane < HEAD_DIM)[None, :]
+    query = tl.load(queries + vector[:, None] * HEAD_DIM + lane[None, :], mask=inside, other=0)
+
+    # the sink is one more key, without a value, of the first part
+    sink = tl.load(sinks + head, mask=real, other=0).to(tl.float32) * _LOG2_E
+    peak = tl.where(split == 0, sink, _NOTHING)
+    total = tl.where(split == 0, tl.full([ROWS], 1.0, tl.float32), 0.0)
+    mixed = tl.zeros([ROWS, LANES], tl.float32)
+    end = position + count
+    first = 0
+    if WINDOW:
+        first = tl.maximum(position - WINDOW + 1, 0)
+    share = tl.cdiv(tl.cdiv(end - first, num_splits), KEYS) * KEYS
+    first += split * share
+    last = tl.minimum(first + share, end)
+    blocks = table + tl.load(place + 2).to(tl.int64) * table_stride
+    cache = kv_head.to(tl.int64) * num_slots
+    for start in range(first, last, KEYS):
+        key = start + tl.arange(0, KEYS)
+        within = key < last
+        block = tl.load(blocks + key // BLOCK_SIZE, mask=within, other=0)
+        vectors = (cache + block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE)[:, None] * HEAD_DIM + lane[None, :]
+        present = within[:, None] & (lane < HEAD_DIM)[None, :]
+        scores = _dot(query, tl.trans(tl.load(keys + vectors, mask=present, other=0)), WIDEN) * scale
+        seen = within[None, :] & (key[None, :] <= (position + token)[:, None])
+        if WINDOW:
+            seen &= key[None, :] > (position + token - WINDOW)[:, None]
+        scores = tl.where(seen, scores, _NOTHING)
+        higher = tl.maximum(peak, tl.max(scores, axis=1))
+        weights = tl.where(seen, tl.exp2(scores - higher[:, None]), 0.0)
+        shrunk = tl.exp2(peak - higher)
+        total = total * shrunk + tl.sum(weights, axis=1)
+        loaded = tl.load(values + vectors, mask=present, other=0)
+        mixed = mixed * shrunk[:, None] + _dot(weights.to(loaded.dtype), loaded, WIDEN)
+        peak = higher
+
+    if IS_SPLIT:
+        part = vector * num_splits + split
+        tl.store(states + part * 2, peak, mask=real)
+        tl.store(states + part * 2 + 1, total, mask=real)
+        # what an empty part holds is never read
+        tl.store(outputs + part[:, None] * HEAD_DIM + lane[None, :], mixed, mask=inside & (first < last))
+    else:
+        mixed = (mixed / total[:, None]).to(outputs.dtype.element_ty)
+        tl.store(outputs + vector[:, None] * HEAD_DIM + lane[None, :], mixed, mask=inside)
+
+
+@triton.jit
+def _dot(left: tl.tensor, right: tl.tensor, WIDEN: tl.constexpr) -> tl.tensor:
+    if WIDEN:
+        left, right = left.to(tl.float32), right.to(tl.float32)
+    return tl.dot(left, right, input_precision="ieee")
+
+
+@triton.jit(do_not_specialize=["num_splits"])
+def _join_splits(
+    parts: tl.tensor,
+    states: tl.tensor,
+    places: tl.tensor,
+    output: tl.tensor,
+    num_splits: tl.tensor,
+    HEAD_DIM: tl.constexpr,
+    LANES: tl.constexpr,
+    MOST_SPLITS: tl.constexpr,
+) -> None:
+    place, token = places + tl.program_id(0) * 4, tl.program_id(1)
+    if token < tl.load(place + 1):
+        vector = (tl.load(place).to(tl.int64) + token) * tl.num_programs(2) + tl.program_id(2)
+        split, lane = tl.arange(0, MOST_SPLITS), tl.arange(0, LANES)
+        part = vector * num_splits + split
+        peak = tl.load(states + part * 2, mask=split < num_splits, other=_NOTHING)
+        total = tl.load(states + part * 2 + 1, mask=split < num_splits, other=0)
+        weight = tl.exp2(peak - tl.max(peak, axis=0))
+        used = (total > 0)[:, None] & (lane < HEAD_DIM)[None, :]
+        mixed = tl.load(parts + part[:, None] * HEAD_DIM + lane[None, :], mask=used, other=0)
+        mixed = tl.sum(mixed * weight[:, None], axis=0) / tl.sum(total * weight, axis=0)
+        tl.store(output + vector * HEAD_DIM + lane, mixed.to(output.dtype.element_ty), mask=lane < HEAD_DIM)

@@ -1,0 +1,118 @@
+"""A step's attention and norms by the kernels in here; the torch reference is `engine/operators.py`.
+
+Owns: what a step's kernels are told of its batch. Nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.kernels.attention import PagedCache, QueryTiles, attend_tiles, splits_for
+from gptoss_backend.engine.kernels.norm import add_and_norm
+from gptoss_backend.engine.kernels.rotary import rotate_and_store
+from gptoss_backend.engine.kv_cache import BlockTable, BlockTables
+from gptoss_backend.engine.operators import LayerCache
+from gptoss_backend.engine.rope import RotaryEmbedding
+
+# eight heads that share keys times 16 tokens are 128 rows of a tile multiplication
+_CHUNK_TILE = 16
+# one long row among many short ones must not be read by a single program
+_LEAST_DECODE_SPLITS = 8
+
+
+class KernelOperators:
+    """What a forward pass is made of besides matmuls and experts, as kernels in the Triton language."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def attention(
+        self, batch: Batch, tables: BlockTables, rope: RotaryEmbedding, dtype: torch.dtype
+    ) -> _KernelAttention:
+        """Tell the device where the step's tokens stand, and make what all layers share.
+
+        Angles stay float32, whatever `dtype` is: a rotation is rounded once.
+        """
+        device, block_size = self._device, tables.plan.block_size
+        positions, rows = torch.tensor([batch.positions, batch.rows], device=device)
+        longest = max(batch.positions) + 1
+        groups = [_Group.of(group, rows, positions, longest, block_size, device) for group in _both(tables)]
+        return _KernelAttention(
+            rotation=rope.angles(positions, torch.float32),
+            block_size=block_size,
+            longest=longest,
+            full=groups[0],
+            sliding=groups[1],
+            decodes=_decode_places(batch, device),
+            chunks=_chunk_places(batch, device),
+        )
+
+    def add_and_norm(
+        self, hidden: Tensor, addition: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Add and normalise in one kernel, as `Operators` says."""
+        with torch.cuda.device_of(hidden):  # type: ignore[no-untyped-call]
+            return add_and_norm(hidden, addition, weight, eps, dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """One layer group in one step."""
+
+    table: Tensor
+    slots: Tensor
+    window: int | None
+
+    @classmethod
+    def of(
+        cls, group: BlockTable, rows: Tensor, positions: Tensor, longest: int, block_size: int, device: torch.device
+    ) -> _Group:
+        # no more of the table's width than the longest context takes: at 131,072 positions it is 32 KiB a row
+        table = group.table[:, : -(-longest // block_size)].to(device)
+        slots = table[rows, positions // block_size].long() * block_size + positions % block_size
+        return cls(table, slots, group.window)
+
+
+@dataclass(frozen=True, slots=True)
+class _KernelAttention:
+    rotation: tuple[Tensor, Tensor]
+    block_size: int
+    longest: int
+    full: _Group
+    sliding: _Group
+    decodes: Tensor
+    chunks: Tensor
+
+    def attend(self, heads: Tensor, cache: LayerCache, sinks: Tensor) -> Tensor:
+        group = self.sliding if cache.is_sliding else self.full
+        paged = PagedCache(cache.keys, cache.values, group.table, self.block_size, group.window)
+        with torch.cuda.device_of(heads):  # type: ignore[no-untyped-call]
+            queries = rotate_and_store(heads, self.rotation, group.slots, cache.keys, cache.values)
+            output = torch.empty_like(queries)
+            for places, width, least in ((self.decodes, 1, _LEAST_DECODE_SPLITS), (self.chunks, _CHUNK_TILE, 1)):
+                if len(places):
+                    num_splits = splits_for(len(places), len(cache.keys), self.longest, least)
+                    attend_tiles(queries, paged, sinks, QueryTiles(places, width, num_splits), output)
+        return output.flatten(1)
+
+
+def _both(tables: BlockTables) -> tuple[BlockTable, BlockTable]:
+    return tables.full, tables.sliding
+
+
+def _decode_places(batch: Batch, device: torch.device) -> Tensor:
+    places = [(token, 1, batch.rows[token], batch.positions[token]) for token in range(batch.num_decodes)]
+    return torch.tensor(places, dtype=torch.int32, device=device)
+
+
+def _chunk_places(batch: Batch, device: torch.device) -> Tensor:
+    places = [
+        (chunk.start + first, min(_CHUNK_TILE, chunk.length - first), chunk.row, chunk.position + first)
+        for chunk in batch.chunks
+        for first in range(0, chunk.length, _CHUNK_TILE)
+    ]
+    return torch.tensor(places, dtype=torch.int32, device=device)

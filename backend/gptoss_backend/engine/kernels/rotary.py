@@ -1,0 +1,84 @@
+"""Rotary embedding and the writing of keys and values into the paged cache, in one pass over a token's heads.
+
+Owns: `rotate_and_store`. The torch references are `RotaryEmbedding.rotate` and the writes of `attention.attend`.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+def rotate_and_store(
+    heads: Tensor, rotation: tuple[Tensor, Tensor], slots: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    """Write a step's keys, rotated, and values into their slots of the cache, in place; returns the rotated queries.
+
+    heads: [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim], queries, keys, values. rotation: cosines and sines,
+    [num_tokens, 1, head_dim / 2]. slots: [num_tokens] int64. keys, values: [num_kv_heads, num_slots, head_dim].
+    Returns [num_tokens, num_heads, head_dim]. The arithmetic is float32, rounded once.
+    """
+    num_kv_heads, num_slots, head_dim = keys.shape
+    num_tokens = len(heads)
+    num_all = heads.shape[1] // head_dim
+    num_heads = num_all - 2 * num_kv_heads
+    queries = torch.empty(num_tokens, num_heads, head_dim, dtype=heads.dtype, device=heads.device)
+    _rotate_and_store[(num_tokens, num_all)](
+        heads,
+        *rotation,
+        slots,
+        queries,
+        keys,
+        values,
+        num_heads,
+        num_kv_heads,
+        num_slots,
+        HALF=head_dim // 2,
+        LANES=triton.next_power_of_2(head_dim // 2),
+        num_warps=1,
+    )
+    return queries
+
+
+@triton.jit
+def _rotate_and_store(
+    heads: tl.tensor,
+    cosines: tl.tensor,
+    sines: tl.tensor,
+    slots: tl.tensor,
+    queries: tl.tensor,
+    keys: tl.tensor,
+    values: tl.tensor,
+    num_heads: tl.tensor,
+    num_kv_heads: tl.tensor,
+    num_slots: tl.tensor,
+    HALF: tl.constexpr,
+    LANES: tl.constexpr,
+) -> None:
+    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    lane = tl.arange(0, LANES)
+    inside = lane < HALF
+    source = heads + (token * tl.num_programs(1) + head) * (2 * HALF) + lane
+    first, second = tl.load(source, mask=inside), tl.load(source + HALF, mask=inside)
+    slot = tl.load(slots + token)
+    if head >= num_heads + num_kv_heads:
+        kv_head = (head - num_heads - num_kv_heads).to(tl.int64)
+        target = values + (kv_head * num_slots + slot) * (2 * HALF) + lane
+        tl.store(target, first, mask=inside)
+        tl.store(target + HALF, second, mask=inside)
+    else:
+        cosine = tl.load(cosines + token * HALF + lane, mask=inside).to(tl.float32)
+        sine = tl.load(sines + token * HALF + lane, mask=inside).to(tl.float32)
+        left, right = first.to(tl.float32), second.to(tl.float32)
+        first = (left * cosine - right * sine).to(first.dtype)
+        second = (right * cosine + left * sine).to(second.dtype)
+        if head < num_heads:
+            target = queries + (token * num_heads + head) * (2 * HALF) + lane
+            tl.store(target, first, mask=inside)
+            tl.store(target + HALF, second, mask=inside)
+        else:
+            target = keys + ((head - num_heads).to(tl.int64) * num_slots + slot) * (2 * HALF) + lane
+            tl.store(target, first, mask=inside)
+            tl.store(target + HALF, second, mask=inside)

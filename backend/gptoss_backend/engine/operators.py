@@ -1,0 +1,102 @@
+"""What a forward pass is made of besides matmuls and experts, in the ways it can be computed.
+
+Owns: `Operators`, their plain torch kind, which runs anywhere and is the reference, and the choice for a device.
+`kernels.operators.KernelOperators` is the GPU's kind. Does not know: weights, the order of the layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptoss_backend.engine.attention import AttentionPlan, attend
+from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.kv_cache import BlockTables
+from gptoss_backend.engine.rope import RotaryEmbedding
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """One layer's memory."""
+
+    keys: Tensor
+    """[num_kv_heads, num_slots, head_dim]"""
+    values: Tensor
+    is_sliding: bool
+
+
+class StepAttention(Protocol):
+    """Attention in all layers of one step: what they have in common is looked up once."""
+
+    def attend(self, heads: Tensor, cache: LayerCache, sinks: Tensor) -> Tensor:
+        """Write the step's keys and values into the cache, in place, and return [num_tokens, num_heads * head_dim].
+
+        heads: [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]: queries, keys, values, not yet rotated.
+        sinks: [num_heads].
+        """
+
+
+class Operators(Protocol):
+    """One way to compute."""
+
+    def attention(self, batch: Batch, tables: BlockTables, rope: RotaryEmbedding, dtype: torch.dtype) -> StepAttention:
+        """Look up what the layers of a step read and write. dtype: what they compute in."""
+
+    def add_and_norm(
+        self, hidden: Tensor, addition: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Return (hidden + addition in hidden's dtype, its RMSNorm in `dtype`), all [num_tokens, hidden]."""
+
+
+class TorchOperators:
+    """Plain torch."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def attention(self, batch: Batch, tables: BlockTables, rope: RotaryEmbedding, dtype: torch.dtype) -> StepAttention:
+        """Look up slots and angles, as `Operators` says."""
+        block_size, device = tables.plan.block_size, self._device
+        return _TorchAttention(
+            rope.angles(torch.tensor(batch.positions, device=device), dtype),
+            AttentionPlan.build(batch, tables.full, block_size, device),
+            AttentionPlan.build(batch, tables.sliding, block_size, device),
+        )
+
+    @staticmethod
+    def add_and_norm(
+        hidden: Tensor, addition: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Add, then RMSNorm in float32, whatever the compute dtype."""
+        if addition is not None:
+            hidden = hidden + addition.to(hidden.dtype)
+        return hidden, F.rms_norm(hidden.float(), weight.shape, weight, eps).to(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class _TorchAttention:
+    rotation: tuple[Tensor, Tensor]
+    full: AttentionPlan
+    sliding: AttentionPlan
+
+    def attend(self, heads: Tensor, cache: LayerCache, sinks: Tensor) -> Tensor:
+        num_kv_heads, _, head_dim = cache.keys.shape
+        sizes = [len(sinks), num_kv_heads, num_kv_heads]
+        queries, keys, values = torch.split(heads.view(len(heads), -1, head_dim), sizes, dim=1)
+        queries, keys = (RotaryEmbedding.rotate(part, *self.rotation) for part in (queries, keys))
+        plan = self.sliding if cache.is_sliding else self.full
+        return attend(queries, keys, values, cache.keys, cache.values, sinks, plan).flatten(1)
+
+
+def operators_for(device: torch.device, dtype: torch.dtype) -> Operators:
+    """Return what computes best on a device: kernels where it multiplies tiles of that dtype on tensor cores."""
+    if device.type != "cuda" or dtype.itemsize > 2 or torch.cuda.get_device_capability(device) < (8, 0):
+        return TorchOperators(device)
+    # Triton-language comes with torch's CUDA build; where nothing else is computed, nobody needs it
+    from gptoss_backend.engine.kernels.operators import KernelOperators
+
+    return KernelOperators(device)

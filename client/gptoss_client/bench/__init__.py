@@ -1,0 +1,1 @@
+"""`gptoss bench`: how fast a running server answers, in a minute."""

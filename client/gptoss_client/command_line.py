@@ -1,0 +1,61 @@
+"""What the commands that talk to a server share on the command line.
+
+Stage: the edge between a person and the client.
+Owns: their options, how these lead to a server, what a broken pipe means.
+Does not know: what is asked of the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gptoss_backend.contract import ReasoningEffort
+from gptoss_backend.settings import ProfileName, SettingsError, load_settings
+from gptoss_client.api_errors import ClientError
+from gptoss_client.errors import CommandError, UsageError
+from gptoss_client.run_state import RunDirectory
+from gptoss_client.server_address import ServerAddress, named_server, running_server
+
+UrlOption = Annotated[
+    str | None, typer.Option(metavar="http://HOST:PORT", help="The server [default: the one of the run directory].")
+]
+KeyOption = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Where the server asks for one.")]
+RunDirOption = Annotated[Path | None, typer.Option(help="Of the running server [default: .run in the project].")]
+ModelOption = Annotated[str, typer.Option(help="Who answers; gpt-oss is the profile's model.")]
+AtProfileOption = Annotated[ProfileName | None, typer.Option(help="Operating point [default: the server's].")]
+EffortOption = Annotated[ReasoningEffort | None, typer.Option(help="How long to reason [default: the profile's].")]
+SystemOption = Annotated[str | None, typer.Option(help="A system message.")]
+MaxTokensOption = Annotated[int | None, typer.Option(min=1, help="Of an answer [default: the profile's].")]
+
+
+def server_address(url: str | None, api_key: str | None, run_dir: Path | None) -> ServerAddress:
+    """Return the server that the options mean. Raises UsageError, CommandError."""
+    if url is not None:
+        return named_server(url, api_key)
+    try:
+        settings = load_settings({"server": {"run_dir": run_dir}})
+    except SettingsError as error:
+        raise UsageError(str(error)) from error
+    return running_server(RunDirectory(Path(os.path.abspath(settings.server.run_dir))), api_key)
+
+
+@contextlib.contextmanager
+def told_to_person() -> Iterator[None]:
+    """Make what a server or a pipe does to a command its exit status: 1 with a sentence, 130 after Ctrl-C."""
+    try:
+        yield
+    except ClientError as error:
+        raise CommandError(str(error)) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        # whoever read has what they wanted; the interpreter would complain at its own last flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(141) from None

@@ -1,0 +1,118 @@
+"""One chat straight with Triton: the request for the ensemble preprocess → generation, and how its stream is read.
+
+Stage: 3 prompt … 6 split channels, without the adapter; the part that the blocking and the asyncio client share.
+Owns: the gRPC message, the order of the parts, what Triton's errors mean to the caller.
+Does not know: channels, sockets, threads.
+"""
+
+from __future__ import annotations
+
+import uuid
+from array import array
+from collections.abc import Iterator
+from typing import Any, Final
+
+import grpc
+from tritonclient.grpc import service_pb2
+
+from gptoss_backend.contract import (
+    CHAT,
+    CHAT_CODEC,
+    EVENT,
+    EVENT_CODEC,
+    MODELS,
+    TOKEN_IDS,
+    ChatRequest,
+    ContractError,
+    Finished,
+    decode_error,
+)
+from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta, ReasoningDelta, ToolCallDelta
+from gptoss_client.answer import AnswerPart, CallPart, Content, Ended, Reasoning, Usage
+from gptoss_client.api_errors import ClientError, ProtocolError, ServerError, UnreachableError
+
+CHANNEL_OPTIONS: Final = (("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0))
+_UNREACHABLE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+class EnsembleChat:
+    """One chat: the request to send, and the reader of its responses."""
+
+    def __init__(self, model: str, chat: ChatRequest) -> None:
+        """model: by any of its names. Raises ClientError for an unknown one."""
+        self.request = _request(_ensemble_of(model), CHAT_CODEC.encode(chat))
+        self._splitter = ChannelSplitter([tool.name for tool in chat.tools])
+        self._has_ended = False
+
+    def read(self, response: Any) -> Iterator[AnswerPart]:  # noqa: ANN401 (generated code has no types)
+        """Return what the next response brings. Raises ServerError, ProtocolError."""
+        if response.error_message:
+            raise _server_error(response.error_message)
+        outputs = _outputs(response.infer_response)
+        yield from map(_part, self._splitter.push(array("i", outputs.get(TOKEN_IDS.name, b"")).tolist()))
+        if (finished := _finished(outputs.get(EVENT.name, b""))) is not None:
+            yield from map(_part, self._splitter.finish())
+            yield self._end(finished)
+
+    def check_whole(self) -> None:
+        """Raise ProtocolError unless the last part came."""
+        if not self._has_ended:
+            raise ProtocolError("Triton ended the stream before the answer's last event")
+
+    def _end(self, finished: Finished) -> Ended:
+        self._has_ended = True
+        usage = Usage(finished.prompt_tokens, finished.completion_tokens, finished.cached_tokens)
+        is_call = finished.finish_reason == "stop" and self._splitter.num_tool_calls
+        return Ended("tool_calls" if is_call else str(finished.finish_reason), usage, finished.timings)
+
+
+def grpc_error(address: str, error: grpc.RpcError) -> ClientError:
+    """Return what a broken call means."""
+    if error.code() in _UNREACHABLE:
+        return UnreachableError(f"Triton does not answer at {address}: {error.details()}")
+    return _server_error(error.details() or error.code().name)
+
+
+def _ensemble_of(model: str) -> str:
+    for name in MODELS:
+        if model in (name.openai, name.short, name.triton, name.ensemble):
+            return name.ensemble
+    known = ", ".join(name.openai for name in MODELS)
+    raise ClientError(f"there is no model {model!r}: it is one of {known}")
+
+
+def _request(ensemble: str, raw: bytes) -> Any:  # noqa: ANN401 (generated code has no types)
+    request = service_pb2.ModelInferRequest(model_name=ensemble)
+    request.inputs.add(name=CHAT.name, datatype=CHAT.datatype, shape=[len(raw)])
+    request.raw_input_contents.append(raw)
+    return request
+
+
+def _outputs(response: Any) -> dict[str, bytes]:  # noqa: ANN401 (generated code has no types)
+    return {output.name: raw for output, raw in zip(response.outputs, response.raw_output_contents, strict=False)}
+
+
+def _finished(raw: bytes) -> Finished | None:
+    try:
+        event = EVENT_CODEC.decode(raw) if raw else None
+    except ContractError as error:
+        raise ProtocolError(str(error)) from error
+    return event if isinstance(event, Finished) else None
+
+
+def _part(delta: Delta) -> AnswerPart:
+    match delta:
+        case ReasoningDelta(text):
+            return Reasoning(text)
+        case ContentDelta(text):
+            return Content(text)
+        case ToolCallDelta(index, None, arguments):
+            return CallPart(index, "", "", arguments)
+        case ToolCallDelta(index, str(name), arguments):
+            return CallPart(index, f"call_{uuid.uuid4().hex[:24]}", name, arguments)
+    raise AssertionError(f"an unknown delta: {delta!r}")
+
+
+def _server_error(text: str) -> ServerError:
+    code, sentence = decode_error(text)
+    return ServerError(sentence, code=code)

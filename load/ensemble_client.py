@@ -1,0 +1,125 @@
+"""gRPC under gevent: one user's way straight to Triton, to the ensemble preprocess → generation.
+
+Stage: before 3 prompt and behind 6 detokenize; the adapter has no part in it.
+Owns: the channel, the clock, when an answer is whole.
+Does not know: locust, what is asked, HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from time import perf_counter
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from gptoss_backend.contract import (
+    CHAT,
+    CHAT_CODEC,
+    EVENT,
+    EVENT_CODEC,
+    MODELS,
+    TOKEN_IDS,
+    ChatRequest,
+    ContractError,
+    Finished,
+    decode_error,
+)
+from load.answer import AnswerTimes, ChatError
+
+
+def ensemble_of(model: str) -> str:
+    """Return the ensemble of a model by its OpenAI name; of one that goes by another, the demo's."""
+    return next((name for name in MODELS if name.openai == model), MODELS[0]).ensemble
+
+
+class EnsembleClient:
+    """Streams chats over one channel. One chat at a time.
+
+    address: HOST:PORT of Triton's gRPC.
+    """
+
+    def __init__(self, address: str, ensemble: str) -> None:
+        _make_grpc_yield()
+        # without its own pool each user would share one connection, which no crowd of clients does
+        self._channel = grpc.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+        self._ensemble = ensemble
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def chat(self) -> EnsembleChat:
+        """Return a chat that has not begun."""
+        return EnsembleChat(self._stub, self._ensemble)
+
+
+class EnsembleChat:
+    """One chat with the ensemble. `answer` holds what is known so far, also after a fault."""
+
+    def __init__(self, stub: Any, ensemble: str) -> None:  # noqa: ANN401 (generated code has no types)
+        self._stub = stub
+        self._ensemble = ensemble
+        self.answer = AnswerTimes(perf_counter())
+
+    @property
+    def age_s(self) -> float:
+        """Time since the request was sent."""
+        return self.answer.elapsed_s(perf_counter())
+
+    def run(self, chat: ChatRequest) -> None:
+        """Send the request and read the answer; blocks its greenlet. Raises ChatError."""
+        self.answer = AnswerTimes(perf_counter())
+        request = _request(self._ensemble, CHAT_CODEC.encode(chat))
+        try:
+            read_answer(self._stub.ModelStreamInfer(iter([request])), self.answer)
+        except grpc.RpcError as error:
+            raise ChatError(f"gRPC {error.code().name}: {error.details()}") from error
+
+
+def read_answer(responses: Iterable[Any], answer: AnswerTimes) -> None:
+    """Read the stream's responses to their end. Raises ChatError where that is no proper one."""
+    is_finished = False
+    for response in responses:
+        if response.error_message:
+            raise ChatError(f"Triton: {decode_error(response.error_message)[1]}")
+        outputs = _outputs(response.infer_response)
+        if outputs.get(TOKEN_IDS.name):
+            answer.mark_delta(perf_counter())
+        if finished := _finished(outputs.get(EVENT.name, b"")):
+            answer.count_tokens(finished.completion_tokens)
+            is_finished = True
+    if not is_finished:
+        raise ChatError("the stream ended without its last event")
+
+
+@cache
+def _make_grpc_yield() -> None:
+    from grpc.experimental import gevent  # here: once, after locust has patched the standard library
+
+    gevent.init_gevent()
+
+
+def _request(ensemble: str, raw: bytes) -> Any:  # noqa: ANN401 (generated code has no types)
+    request = service_pb2.ModelInferRequest(model_name=ensemble)
+    request.inputs.add(name=CHAT.name, datatype=CHAT.datatype, shape=[len(raw)])
+    request.raw_input_contents.append(raw)
+    request.parameters["triton_enable_empty_final_response"].bool_param = True
+    return request
+
+
+def _outputs(response: Any) -> dict[str, bytes]:  # noqa: ANN401 (generated code has no types)
+    return {output.name: raw for output, raw in zip(response.outputs, response.raw_output_contents, strict=False)}
+
+
+def _finished(raw: bytes) -> Finished | None:
+    if not raw:
+        return None
+    try:
+        event = EVENT_CODEC.decode(raw)
+    except ContractError as error:
+        raise ChatError(str(error)) from error
+    return event if isinstance(event, Finished) else None

@@ -1,0 +1,1 @@
+"""What a run comes to: figures, verdict, pictures, files. Knows no locust and no HTTP."""

@@ -1,0 +1,1 @@
+"""The simulated people: what each kind does, when they come, what is measured of them."""

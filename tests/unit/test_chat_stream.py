@@ -1,0 +1,77 @@
+"""The commands' reader of a streamed chat completion."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptoss_client.answer import Answer, AnswerPart
+from gptoss_client.api_errors import ProtocolError, ServerError
+from gptoss_client.chat_stream import ChunkReader
+
+
+def event(document: object) -> bytes:
+    return b"data: " + json.dumps(document, ensure_ascii=False).encode() + b"\n\n"
+
+
+def delta(finish_reason: str | None = None, **fields: object) -> bytes:
+    return event({"choices": [{"index": 0, "delta": fields, "finish_reason": finish_reason}]})
+
+
+CALL = {"index": 0, "id": "call_1", "function": {"name": "f", "arguments": ""}}
+USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 1}}
+STREAM = b"".join(
+    [
+        delta(role="assistant", content=""),
+        delta(reasoning="Hm\u2028m."),
+        b": keep-alive\n\n",
+        delta(content="Grüße 🌍"),
+        delta(tool_calls=[CALL]),
+        delta(tool_calls=[{"index": 0, "function": {"arguments": '{"a":'}}]),
+        delta(tool_calls=[{"index": 0, "function": {"arguments": "1}"}}]),
+        delta("tool_calls"),
+        event({"choices": [], "usage": USAGE}),
+        b"data: [DONE]\n\n",
+    ]
+)
+
+
+def read(*pieces: bytes) -> Answer:
+    reader = ChunkReader()
+    parts: list[AnswerPart] = [part for piece in pieces for part in reader.feed(piece)]
+    return Answer.of([*parts, reader.end()])
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=20))
+def test_reader_when_the_bytes_are_cut_anywhere_then_the_answer_is_the_same(cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), len(STREAM)]
+    answer = read(*(STREAM[begin:end] for begin, end in itertools.pairwise(places)))
+    assert answer.reasoning == "Hm\u2028m."
+    assert answer.content == "Grüße 🌍"
+    assert [(call.id, call.name, call.arguments) for call in answer.tool_calls] == [("call_1", "f", '{"a":1}')]
+    assert answer.ended is not None
+    assert answer.ended.finish_reason == "tool_calls"
+    assert answer.ended.usage is not None
+    assert (answer.ended.usage.completion_tokens, answer.ended.usage.cached_tokens) == (5, 1)
+
+
+@pytest.mark.parametrize("cut", [b"data: [DONE]", delta("tool_calls")])
+def test_reader_when_the_end_is_missing_then_the_answer_is_not_taken_for_whole(cut: bytes) -> None:
+    with pytest.raises(ProtocolError, match="in the middle"):
+        read(STREAM.replace(cut, b""))
+
+
+def test_reader_when_the_stream_holds_an_error_then_it_is_the_servers_sentence() -> None:
+    with pytest.raises(ServerError, match=r"^The model server is gone\.$") as failed:
+        read(event({"error": {"message": "The model server is gone.", "code": "service_unavailable"}}))
+    assert failed.value.code == "service_unavailable"
+
+
+@pytest.mark.parametrize("data", [b"nonsense", b"[]", b"3", b'{"choices": [1]}', b'{"usage": {"a": 1}}'])
+def test_reader_when_an_event_is_no_chunk_then_it_says_so(data: bytes) -> None:
+    with pytest.raises(ProtocolError, match="no chunk"):
+        read(b"data: " + data + b"\n\n")

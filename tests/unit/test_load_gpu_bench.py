@@ -1,0 +1,27 @@
+"""What the GPU bench holds a step against."""
+
+from __future__ import annotations
+
+import pytest
+from load.gpu_bench import Traffic
+
+from support.shapes import published_config
+
+
+@pytest.mark.parametrize(("size", "gigabytes"), [("20b", 3.7), ("120b", 5.0)])
+def test_traffic_when_one_row_decodes_then_it_is_what_the_literature_counts(size: str, gigabytes: float) -> None:
+    assert Traffic.of(published_config(size), 1, 1, 2).weights / 1e9 == pytest.approx(gigabytes, rel=0.05)
+
+
+def test_traffic_when_many_rows_decode_then_no_expert_is_counted_twice() -> None:
+    config = published_config("20b")
+    one, many, more = (Traffic.of(config, batch, 1024, 2) for batch in (1, 256, 10_000))
+    assert one.weights < many.weights
+    assert more.weights == pytest.approx(many.weights, rel=1e-6)
+    assert many.cache == 256 * one.cache
+
+
+def test_traffic_when_contexts_grow_then_sliding_layers_read_their_window_only() -> None:
+    config = published_config("20b")
+    near, far = (Traffic.of(config, 1, context, 2).cache for context in (1024, 2048))
+    assert far - near == 1024 * 2 * 8 * 64 * 2 * len(config.full_layers)
