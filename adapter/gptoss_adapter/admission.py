@@ -20,6 +20,7 @@ from starlette.types import Scope
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import DrainingError, TooManyRequestsError
 from gptoss_adapter.keys import KeyFile
+from gptoss_adapter.routes.page import PAGE, PAGE_FILES
 from gptoss_backend.keys import ApiKey
 from gptoss_backend.settings import AdapterSettings
 
@@ -49,7 +50,9 @@ class Admission:
         Raises InvalidKeyError, DrainingError.
         """
         self._check_open(scope)
-        if self._keys is None or scope["path"] in self._keyless:
+        path = scope["path"]
+        # the page is open: it is nobody's, and asks for a key where the API does
+        if self._keys is None or path in self._keyless or path == PAGE or path.startswith(PAGE_FILES):
             return None
         return self._keys.check(headers.get("authorization"))
 

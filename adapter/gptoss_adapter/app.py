@@ -28,7 +28,7 @@ from gptoss_adapter.edge import Edge
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFile
 from gptoss_adapter.metrics import Metrics
-from gptoss_adapter.routes import chat, completions, health, metrics, models, responses, stats, tokens
+from gptoss_adapter.routes import chat, completions, health, metrics, models, page, responses, stats, tokens
 from gptoss_adapter.serving import VERSION, ServedModels, Services, utc_today
 from gptoss_adapter.stats_triton import TritonPage
 from gptoss_adapter.triton_client import TritonModelServer
@@ -68,9 +68,9 @@ def create_app(
         server = model_server or TritonModelServer(address, served.names)
         if traces is not None:
             server = traces.at(server)
-        page = TritonPage(f"http://{settings.server.triton_host}:{settings.server.metrics_port}/metrics")
+        triton_page = TritonPage(f"http://{settings.server.triton_host}:{settings.server.metrics_port}/metrics")
         encoding()  # loads the vocabulary, 0.2 s, before a client waits for it
-        app.state.services = Services(settings, served, server, measured, page, today, drain)
+        app.state.services = Services(settings, served, server, measured, triton_page, today, drain)
         watch = asyncio.create_task(keys.watch(), name="watch-keys") if keys is not None else None
         try:
             yield
@@ -78,7 +78,7 @@ def create_app(
             if watch is not None:
                 watch.cancel()
             await server.close()
-            await page.close()
+            await triton_page.close()
             if traces is not None:
                 await traces.close()
 
@@ -92,6 +92,8 @@ def create_app(
     )
     for routes in (chat, completions, responses, tokens, models, health, metrics, stats):
         app.include_router(routes.router)
+    if settings.adapter.page:
+        app.include_router(page.router)
     for error_type in (RequestValidationError, HTTPException):
         app.add_exception_handler(error_type, _answer_error)
     app.add_middleware(

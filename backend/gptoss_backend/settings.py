@@ -97,6 +97,7 @@ class AdapterSettings(_Section):
     responses_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 1024 * 1024 * 1024
     keys_path: Path | None = None
     open_metrics: bool = True
+    page: bool = True
     max_concurrency_per_key: Annotated[int, Field(ge=1)] | None = None
     cors_origins: list[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]] = []
     tls_certificate: Path | None = None

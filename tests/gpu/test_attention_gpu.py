@@ -16,12 +16,13 @@ pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0), reason="needs an Ampere GPU or later"
 )
 CUDA = torch.device("cuda")
-ROPE = RotaryEmbedding(RopeConfig(150000.0, 32.0, 32.0, 1.0, 4096, truncate=False), 64, CUDA)
+ROPE = RopeConfig(150000.0, 32.0, 32.0, 1.0, 4096, truncate=False)
 
 
 def run(operators: Operators, case: AttentionCase, sliding: bool) -> torch.Tensor:
     cache = LayerCache(case.keys.clone(), case.values.clone(), is_sliding=sliding)
-    step = operators.attention(case.batch, case.tables, ROPE, case.heads.dtype)
+    rope = RotaryEmbedding(ROPE, 64, CUDA)
+    step = operators.attention(case.batch, case.tables, rope, case.heads.dtype)
     return step.attend(case.heads, cache, case.sinks)
 
 

@@ -195,14 +195,17 @@ def test_request_when_the_official_client_has_a_key_then_it_is_answered_and_else
         ask("sk-other")
 
 
-@pytest.mark.parametrize("path_", ["/health", "/health/live", "/health/ready", "/metrics"])
+@pytest.mark.parametrize("path_", ["/health", "/health/live", "/health/ready", "/metrics", "/"])
 def test_operators_paths_when_asked_without_a_key_then_they_are_open(client: httpx.Client, path_: str) -> None:
     assert client.get(path_).status_code == 200
 
 
-@pytest.mark.parametrize("path_", ["/v1/models", "/openapi.json", "/nothing", "/health/../v1/models", "//health"])
+@pytest.mark.parametrize(
+    "path_", ["/v1/models", "/openapi.json", "/nothing", "/page", "/health/../v1/models", "//health"]
+)
 def test_any_other_path_when_asked_without_a_key_then_401(client: httpx.Client, path_: str) -> None:
-    assert client.get(path_).status_code == 401
+    # the whole URL: joined to the client's, two slashes would be one
+    assert client.get(f"{client.base_url}{path_}").status_code == 401
 
 
 def test_metrics_when_they_are_not_open_then_they_ask_for_a_key(path: Path, key: str, server: FakeModelServer) -> None:

@@ -1,0 +1,235 @@
+// The chat: what is asked, and what comes of it.
+
+import { ApiError, chat, json } from "./api.js";
+import { element } from "./markdown.js";
+import { button, fillAnswer, messageView, welcome } from "./messages.js";
+import { Talks, choices } from "./store.js";
+
+const REDRAW_MS = 50;
+const CHOSEN = ["model", "profile", "effort", "instructions", "temperature", "max-tokens", "tools"];
+const $ = (id) => document.getElementById(id);
+
+const talks = new Talks();
+let models = [];
+let running = null; // what stops the answer under way
+
+export async function startChat(askKey) {
+  $("ask").addEventListener("submit", (event) => (event.preventDefault(), send()));
+  $("question").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) (event.preventDefault(), send());
+  });
+  document.addEventListener("keydown", (event) => event.key === "Escape" && running?.abort());
+  $("stop").addEventListener("click", () => running?.abort());
+  $("new-talk").addEventListener("click", () => (leave(), talks.begin(), draw(), $("question").focus()));
+  $("open-settings").addEventListener("click", () => showSettings($("settings").hidden));
+  for (const id of CHOSEN) $(id).addEventListener("change", keepChoices);
+  $("model").addEventListener("change", offerProfiles);
+  draw();
+
+  async function send() {
+    const text = $("question").value.trim();
+    if (!text || running) return;
+    $("question").value = "";
+    talks.current.messages.push({ role: "user", content: text });
+    talks.current.title ||= text.slice(0, 60);
+    await answer(askKey);
+  }
+  sendResult = async (call, content) => {
+    talks.current.messages.push({ role: "tool", tool_call_id: call.id, content });
+    const asked = talks.current.messages.findLast((message) => message.tool_calls).tool_calls;
+    const given = new Set(talks.current.messages.map((message) => message.tool_call_id));
+    if (asked.every((one) => given.has(one.id))) await answer(askKey);
+    else (talks.save(), draw());
+  };
+  retry = async () => {
+    while (talks.current.messages.at(-1)?.role === "assistant") talks.current.messages.pop();
+    await answer(askKey);
+  };
+  await offerModels(askKey);
+}
+
+let sendResult, retry;
+
+// --- choices --------------------------------------------------------------------------------------------------------
+
+async function offerModels(askKey) {
+  try {
+    models = (await json("/v1/models")).data;
+  } catch (error) {
+    if (error.status === 401 && (await askKey(error.message))) return offerModels(askKey);
+    $("messages").replaceChildren(element("p", { class: "fault", role: "alert" }, error.message));
+    return;
+  }
+  // the name that stands for the profile's model comes first: it is what most want
+  const names = models.map((model) => model.id).sort((one, other) => (other === "gpt-oss") - (one === "gpt-oss"));
+  $("model").replaceChildren(...names.map((name) => element("option", {}, name)));
+  const kept = choices.read();
+  for (const id of CHOSEN) if (kept[id] !== undefined && id !== "profile") $(id).value = kept[id];
+  if (!$("model").value) $("model").value = names[0];
+  offerProfiles();
+  if ([...$("profile").options].some((option) => option.value === kept.profile)) $("profile").value = kept.profile;
+  if (kept.instructions || kept.temperature || kept["max-tokens"] || kept.tools) showSettings(true);
+}
+
+function offerProfiles() {
+  const profiles = models.find((model) => model.id === $("model").value)?.profiles ?? [];
+  $("profile").replaceChildren(element("option", { value: "" }, "default"), ...profiles.map((name) => element("option", {}, name)));
+}
+
+function keepChoices() {
+  choices.write(Object.fromEntries(CHOSEN.map((id) => [id, $(id).value])));
+}
+
+function showSettings(isShown) {
+  $("settings").hidden = !isShown;
+  $("open-settings").setAttribute("aria-expanded", isShown);
+}
+
+function request() {
+  const { messages } = talks.current;
+  const instructions = $("instructions").value.trim();
+  const tools = $("tools").value.trim();
+  const body = {
+    model: $("model").value,
+    messages: [...(instructions ? [{ role: "developer", content: instructions }] : []), ...messages.map(sent)],
+    stream: true,
+    stream_options: { include_usage: true },
+  };
+  if ($("profile").value) body.profile = $("profile").value;
+  if ($("effort").value) body.reasoning_effort = $("effort").value;
+  if ($("temperature").value) body.temperature = Number($("temperature").value);
+  if ($("max-tokens").value) body.max_tokens = Number($("max-tokens").value);
+  if (tools) body.tools = parsedTools(tools);
+  return body;
+}
+
+function parsedTools(text) {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new ApiError(`The tools in the settings are not JSON: ${error.message}`, 400);
+  }
+}
+
+function sent(message) {
+  if (message.role !== "assistant") return message;
+  const calls = message.tool_calls?.map((call) => ({ id: call.id, type: "function", function: { name: call.name, arguments: call.arguments } }));
+  return { role: "assistant", content: message.content, ...(calls ? { tool_calls: calls } : {}) };
+}
+
+// --- one answer -----------------------------------------------------------------------------------------------------
+
+async function answer(askKey) {
+  const talk = talks.current;
+  const message = { role: "assistant", content: "" };
+  const stopper = new AbortController();
+  running = stopper;
+  talks.save();
+  draw();
+  const view = messageView(message, { isRunning: true });
+  $("messages").append(view);
+  scrollDown(true);
+  let drawing;
+  try {
+    const began = performance.now();
+    for await (const chunk of chat(request(), stopper.signal)) {
+      take(message, chunk, performance.now() - began);
+      drawing ??= setTimeout(() => ((drawing = undefined), redraw(view, message)), REDRAW_MS);
+    }
+  } catch (error) {
+    if (error.name === "AbortError") message.stopped = true;
+    else if (error.status === 401 && !message.content && (await askKey(error.message))) return void (await answer(askKey));
+    else message.fault = error.message;
+  } finally {
+    clearTimeout(drawing);
+    if (running === stopper) running = null;
+  }
+  talk.messages.push(message);
+  if (talks.current === talk) (talks.save(), draw(), $("question").focus());
+}
+
+function redraw(view, message) {
+  const isAtEnd = isScrolledDown();
+  fillAnswer(view, message, { isRunning: true });
+  if (isAtEnd) scrollDown();
+}
+
+function take(message, chunk, elapsed_ms) {
+  message.served = chunk.model;
+  const { delta, finish_reason } = chunk.choices?.[0] ?? {};
+  if (delta?.reasoning || delta?.content || delta?.tool_calls) message.first_ms ??= elapsed_ms;
+  if (delta?.reasoning) message.reasoning = (message.reasoning ?? "") + delta.reasoning;
+  if (delta?.content) message.content += delta.content;
+  for (const part of delta?.tool_calls ?? []) {
+    message.tool_calls ??= [];
+    const call = (message.tool_calls[part.index] ??= { id: "", name: "", arguments: "" });
+    call.id ||= part.id ?? "";
+    call.name += part.function?.name ?? "";
+    call.arguments += part.function?.arguments ?? "";
+  }
+  if (finish_reason === "length") message.fault = "The answer is cut: it reached the most tokens it may have.";
+  if (chunk.usage) message.figures = figures(chunk.usage, message.first_ms ?? elapsed_ms, elapsed_ms);
+}
+
+function figures(usage, first_ms, whole_ms) {
+  const rate = usage.completion_tokens / Math.max(whole_ms / 1000, 0.001);
+  return `${usage.completion_tokens} tokens · first after ${(first_ms / 1000).toFixed(2)} s · ${rate.toFixed(0)} tokens/s`;
+}
+
+// --- drawing --------------------------------------------------------------------------------------------------------
+
+function leave() {
+  running?.abort();
+}
+
+function draw() {
+  const { messages } = talks.current;
+  const given = new Set(messages.map((message) => message.tool_call_id));
+  const views = messages.map((message, index) =>
+    messageView(message, {
+      edit: message.role === "user" && index >= messages.findLastIndex((one) => one.role === "user") && !running ? () => edit(index) : undefined,
+      retry: index === messages.length - 1 && !running ? retry : undefined,
+      result: message.tool_calls?.some((call) => !given.has(call.id)) && !running ? sendResult : undefined,
+    }),
+  );
+  $("messages").replaceChildren(...(views.length ? views : [welcome()]));
+  $("messages").setAttribute("aria-busy", Boolean(running));
+  $("stop").hidden = !running;
+  $("send").disabled = Boolean(running);
+  drawTalks();
+  scrollDown();
+}
+
+function edit(index) {
+  $("question").value = talks.current.messages[index].content;
+  talks.current.messages.splice(index);
+  talks.save();
+  draw();
+  $("question").focus();
+}
+
+function drawTalks() {
+  const items = talks.all.map((talk) => {
+    const open = element("button", { type: "button", class: "open", title: talk.title, onclick: () => (leave(), talks.open(talk.id), draw()) }, talk.title);
+    const rename = button("✎", () => renameTalk(talk));
+    rename.setAttribute("aria-label", `Rename ${talk.title}`);
+    const remove = button("×", () => (talk === talks.current && leave(), talks.remove(talk.id), draw()));
+    remove.setAttribute("aria-label", `Delete ${talk.title}`);
+    return element("li", talk === talks.current ? { "aria-current": "true" } : {}, open, rename, remove);
+  });
+  $("talks").replaceChildren(...items);
+}
+
+function renameTalk(talk) {
+  const title = prompt("The conversation's name", talk.title)?.trim();
+  if (title) (talks.rename(talk.id, title), drawTalks());
+}
+
+function isScrolledDown() {
+  const box = $("messages");
+  return box.scrollHeight - box.scrollTop - box.clientHeight < 80;
+}
+
+function scrollDown() {
+  $("messages").scrollTop = $("messages").scrollHeight;
+}

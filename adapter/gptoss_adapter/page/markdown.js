@@ -1,0 +1,126 @@
+// Markdown to DOM nodes. A model's words only ever become text: nothing in them is parsed as HTML, and links open the
+// web or mail, no other scheme.
+
+const BLOCK_STARTS = /^(```|~~~|#{1,6} |> ?|\s*([-*+]|\d{1,9}[.)]) |\|.*\|\s*$|(-{3,}|\*{3,})\s*$)/;
+const INLINE = /(`+)([\s\S]+?)\1|\*\*([\s\S]+?)\*\*|\*([^*\s][^*]*)\*|\[([^\]]*)\]\(([^()\s]+)\)|(https?:\/\/[^\s<>()]+)/g;
+
+export function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value !== undefined) made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+/** Return the text's blocks, as nodes. */
+export function markdown(text) {
+  const lines = text.split("\n");
+  const nodes = [];
+  for (let at = 0; at < lines.length; ) {
+    const [node, next] = block(lines, at);
+    if (node) nodes.push(node);
+    at = next;
+  }
+  return nodes;
+}
+
+function block(lines, at) {
+  const line = lines[at];
+  const fence = line.match(/^(```+|~~~+)\s*(\S*)/);
+  if (fence) return codeBlock(lines, at, fence);
+  const heading = line.match(/^(#{1,6}) (.*)/);
+  if (heading) return [element(`h${Math.min(heading[1].length, 3)}`, {}, ...inline(heading[2])), at + 1];
+  if (/^(-{3,}|\*{3,})\s*$/.test(line)) return [element("hr"), at + 1];
+  if (/^> ?/.test(line)) {
+    const [quoted, next] = taken(lines, at, /^> ?/);
+    return [element("blockquote", {}, ...markdown(quoted.map((one) => one.replace(/^> ?/, "")).join("\n"))), next];
+  }
+  if (isTable(lines, at)) return table(lines, at);
+  if (itemOf(line)) return list(lines, at);
+  if (!line.trim()) return [null, at + 1];
+  let end = at + 1;
+  while (end < lines.length && lines[end].trim() && !BLOCK_STARTS.test(lines[end])) end += 1;
+  return [element("p", {}, ...inline(lines.slice(at, end).join("\n"))), end];
+}
+
+function taken(lines, at, pattern) {
+  let end = at;
+  while (end < lines.length && pattern.test(lines[end])) end += 1;
+  return [lines.slice(at, end), end];
+}
+
+function codeBlock(lines, at, [, mark, language]) {
+  let end = at + 1;
+  while (end < lines.length && !lines[end].startsWith(mark)) end += 1;
+  const code = lines.slice(at + 1, end).join("\n");
+  const copy = element("button", { type: "button", class: "plain", onclick: () => copyText(code, copy) }, "Copy");
+  const inside = element("code", { "data-language": language || undefined }, code);
+  return [element("div", { class: "code" }, element("pre", { tabindex: "0" }, inside), copy), end + 1];
+}
+
+export async function copyText(text, button) {
+  const label = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "Not allowed here";
+  }
+  setTimeout(() => (button.textContent = label), 1500);
+}
+
+function isTable(lines, at) {
+  return /^\s*\|.*\|\s*$/.test(lines[at]) && /^\s*\|([\s:-]+\|)+\s*$/.test(lines[at + 1] ?? "");
+}
+
+function table(lines, at) {
+  const cells = (line) => line.trim().slice(1, -1).split("|").map((cell) => inline(cell.trim()));
+  const [rows, next] = taken(lines, at, /^\s*\|.*\|\s*$/);
+  const head = element("tr", {}, ...cells(rows[0]).map((cell) => element("th", {}, ...cell)));
+  const body = rows.slice(2).map((row) => element("tr", {}, ...cells(row).map((cell) => element("td", {}, ...cell))));
+  const made = element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
+  return [element("div", { class: "scroll", tabindex: "0" }, made), next];
+}
+
+function itemOf(line) {
+  return line.match(/^(\s*)([-*+]|\d{1,9}[.)]) (.*)/);
+}
+
+function list(lines, at) {
+  const [, indent, mark] = itemOf(lines[at]);
+  const isOrdered = /\d/.test(mark);
+  const made = element(isOrdered ? "ol" : "ul", { start: isOrdered ? parseInt(mark, 10) : undefined });
+  while (at < lines.length) {
+    const item = itemOf(lines[at]);
+    if (!item || item[1].length !== indent.length || /\d/.test(item[2]) !== isOrdered) break;
+    let end = at + 1;
+    while (end < lines.length && lines[end].trim() && !(itemOf(lines[end])?.[1].length <= indent.length) && /^\s/.test(lines[end])) end += 1;
+    const inner = lines.slice(at + 1, end).map((line) => line.slice(Math.min(indent.length + 2, line.search(/\S/))));
+    made.append(element("li", {}, ...inline(item[3]), ...markdown(inner.join("\n"))));
+    at = end;
+  }
+  return [made, at];
+}
+
+function inline(text) {
+  const nodes = [];
+  let at = 0;
+  for (const match of text.matchAll(INLINE)) {
+    nodes.push(text.slice(at, match.index));
+    const [whole, , code, strong, emphasis, label, target, url] = match;
+    if (code !== undefined) nodes.push(element("code", {}, code));
+    else if (strong !== undefined) nodes.push(element("strong", {}, ...inline(strong)));
+    else if (emphasis !== undefined) nodes.push(element("em", {}, ...inline(emphasis)));
+    else nodes.push(link(label ?? url, target ?? url) ?? whole);
+    at = match.index + whole.length;
+  }
+  nodes.push(text.slice(at));
+  return nodes.filter((node) => node !== "");
+}
+
+function link(label, target) {
+  if (!/^(https?:\/\/|mailto:)/i.test(target)) return null;
+  return element("a", { href: target, target: "_blank", rel: "noopener noreferrer" }, label);
+}

@@ -1,0 +1,237 @@
+"""The page at /, in a real Chromium, before the real adapter with a scripted model server."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from gptoss_adapter.app import create_app
+from gptoss_adapter.errors import ServiceUnavailableError
+from gptoss_backend.keys import digest_of
+from gptoss_backend.settings import load_settings
+from support.browser import browser as chromium
+from support.fake_model_server import FOREVER, STARTED, FakeModelServer, answer
+from support.live_app import live, wait_until
+
+SETTINGS = load_settings({"model": "demo"}, environ={})
+PHONE = {"width": 390, "height": 760}
+
+
+def final(text: str) -> str:
+    """Return an answer of reasoning and `text`, in Harmony."""
+    return (
+        f"<|channel|>analysis<|message|>Let me see.<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
+    )
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server() -> FakeModelServer:
+    return FakeModelServer()
+
+
+@pytest.fixture(scope="module")
+def url(server: FakeModelServer) -> Iterator[str]:
+    with live(create_app(SETTINGS, model_server=server)) as url:
+        yield url
+
+
+@pytest.fixture
+def context(browser: Browser, server: FakeModelServer) -> Iterator[BrowserContext]:
+    server.forget()
+    context = browser.new_context()
+    context.set_default_timeout(15_000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, url: str) -> Page:
+    page = context.new_page()
+    page.goto(url)
+    expect(page.locator("#model option")).not_to_have_count(0)
+    return page
+
+
+def ask(page: Page, text: str) -> None:
+    """Type a question and send it, by keyboard."""
+    page.locator("#question").fill(text)
+    page.keyboard.press("Enter")
+
+
+def test_question_when_sent_then_the_answer_comes_with_its_reasoning_folded(page: Page) -> None:
+    ask(page, "Hi")
+    expect(page.locator("article.user")).to_contain_text("Hi")
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+    reasoning = page.locator("details.reasoning")
+    expect(reasoning.locator("div")).to_be_hidden()
+    reasoning.locator("summary").click()
+    expect(reasoning.locator("div")).to_have_text("Easy.")
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens/s")
+
+
+def test_choices_when_made_then_the_request_carries_them(page: Page, server: FakeModelServer) -> None:
+    page.locator("#effort").select_option("high")
+    page.locator("#open-settings").click()
+    page.locator("#instructions").fill("Be brief.")
+    page.locator("#max-tokens").fill("77")
+    ask(page, "Hi")
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+    [chat] = server.chats
+    assert (chat.reasoning_effort, chat.messages[0].content) == ("high", "Be brief.")
+    assert server.samplings[0].max_tokens == 77
+
+
+def test_stop_when_escape_is_pressed_then_what_came_stays_and_the_engine_is_free(
+    page: Page, server: FakeModelServer
+) -> None:
+    server.script = [*answer(final("Once upon a time"))[:-2], FOREVER]
+    ask(page, "Tell me a story")
+    expect(page.locator("article.assistant .body")).to_contain_text("Once upon")
+    page.keyboard.press("Escape")
+    expect(page.locator("article.assistant footer")).to_contain_text("stopped")
+    expect(page.locator("article.assistant .body")).to_contain_text("Once upon")
+    wait_until(lambda: server.streams[0].abandoned)
+    expect(page.locator("#send")).to_be_enabled()
+
+
+def test_error_when_the_server_fails_then_it_is_shown_and_retry_answers(page: Page, server: FakeModelServer) -> None:
+    server.scripts = [[STARTED, ServiceUnavailableError("The model server is restarting.")]]
+    ask(page, "Hi")
+    expect(page.locator("article.assistant .fault")).to_contain_text("The model server is restarting.")
+    page.get_by_role("button", name="Retry").click()
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+    expect(page.locator(".fault")).to_have_count(0)
+
+
+def test_talk_when_the_page_is_loaded_again_then_it_is_still_there_and_goes_on(
+    page: Page, server: FakeModelServer
+) -> None:
+    ask(page, "First question")
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+    page.reload()
+    expect(page.locator("article.user")).to_contain_text("First question")
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+    ask(page, "Second question")
+    expect(page.locator("article.assistant")).to_have_count(2)
+    expect(page.locator("#send")).to_be_enabled()
+    assert [message.content for message in server.chats[-1].messages] == ["First question", "Hello!", "Second question"]
+
+
+def test_answer_when_it_holds_scripts_then_none_runs(page: Page, server: FakeModelServer) -> None:
+    attacks = (
+        "<script>window.hacked = 1</script> <img src=x onerror='window.hacked = 2'> "
+        "[press](javascript:window.hacked=3) [data](data:text/html,x) **<b onclick=1>bold</b>** [web](https://example.com)"
+    )
+    server.script = answer(final(attacks))
+    ask(page, "<script>window.hacked = 4</script>")
+    body = page.locator("article.assistant .body")
+    expect(body).to_contain_text("<script>window.hacked = 1</script>")
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens")
+    assert body.locator("a").evaluate_all("links => links.map(link => link.href)") == ["https://example.com/"]
+    assert page.locator("#messages").locator("script, img, b").count() == 0
+    assert page.evaluate("window.hacked") is None
+
+
+def test_answer_when_it_is_markdown_then_it_is_shown_as_such(page: Page, server: FakeModelServer) -> None:
+    text = (
+        "# Title\n\n- one\n- **two**\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nprint('<b>')\n```\n\n1. x\n2. `y`"
+    )
+    server.script = answer(final(text))
+    ask(page, "Show")
+    body = page.locator("article.assistant .body")
+    expect(body.locator("ol li code")).to_have_text("y")
+    assert body.locator("h1").inner_text() == "Title"
+    assert body.locator("ul li strong").inner_text() == "two"
+    assert body.locator("td").all_inner_texts() == ["1", "2"]
+    assert body.locator("pre code").inner_text() == "print('<b>')"
+
+
+def test_tool_when_called_then_the_call_is_shown_and_its_result_goes_back(page: Page, server: FakeModelServer) -> None:
+    tools = [{"type": "function", "function": {"name": "tide", "parameters": {"type": "object", "properties": {}}}}]
+    call = '<|channel|>commentary to=functions.tide<|constrain|>json<|message|>{"harbour":"Husum"}<|call|>'
+    server.scripts = [answer(call)]
+    page.locator("#open-settings").click()
+    page.locator("#tools").fill(json.dumps(tools))
+    ask(page, "When is high tide?")
+    shown = page.locator(".call")
+    expect(shown.locator("strong")).to_have_text("tide")
+    expect(shown.locator("pre")).to_contain_text('"harbour": "Husum"')
+    shown.locator("textarea").fill("At noon")
+    page.get_by_role("button", name="Give result").click()
+    expect(page.locator("article.assistant .body").last).to_have_text("Hello!")
+    assert server.chats[-1].messages[-1].content == "At noon"
+
+
+def test_page_when_used_by_keyboard_alone_then_a_new_talk_is_begun(page: Page) -> None:
+    ask(page, "Hi")
+    expect(page.locator("#talks li")).to_have_count(1)
+    expect(page.locator("#send")).to_be_enabled()
+    page.locator("#new-talk").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".welcome")).to_be_visible()
+    expect(page.locator("#question")).to_be_focused()
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    assert page.locator("#question").input_value() == "one\ntwo"
+
+
+def test_live_when_a_chat_was_answered_then_its_figures_are_there(page: Page) -> None:
+    ask(page, "Hi")
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+    page.locator("#to-live").click()
+    expect(page.locator("#targets .tile")).to_have_count(5)
+    expect(page.locator("#targets .tile").first).to_contain_text("held")
+    expect(page.locator("#charts svg")).to_have_count(6)
+    expect(page.locator("#latencies td").first).to_have_text("gpt-oss-demo")
+
+
+def test_page_when_on_a_phone_then_nothing_is_wider_than_it(context: BrowserContext, url: str) -> None:
+    page = context.new_page()
+    page.set_viewport_size({"width": PHONE["width"], "height": PHONE["height"]})
+    for view in ("#chat", "#live"):
+        page.goto(f"{url}/{view}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_page_when_keys_are_asked_for_then_it_asks_for_one_and_works(browser: Browser, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"visitor {digest_of(b'sesame').hex()}\n", encoding="utf-8")
+    settings = load_settings({"model": "demo", "adapter": {"keys_path": str(keys)}}, environ={})
+    with live(create_app(settings, model_server=FakeModelServer())) as url:
+        page = browser.new_page()
+        page.goto(url)
+        page.locator("#key").fill("sesame")
+        page.keyboard.press("Enter")
+        expect(page.locator("#model option")).not_to_have_count(0)
+        ask(page, "Hi")
+        expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+        page.close()
+
+
+def test_file_when_the_browser_has_it_then_it_is_not_sent_again(url: str) -> None:
+    first = httpx.get(f"{url}/")
+    again = httpx.get(f"{url}/", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert "script-src 'self'" in first.headers["content-security-policy"]
+    named = re.findall(r'(?:src|href)="(/page/[^"]+)"', first.text)
+    assert [httpx.get(url + path).status_code for path in named] == [200, 200]
+    assert httpx.get(f"{url}/page/../app.py").status_code == 404
+
+
+def test_page_when_switched_off_then_404() -> None:
+    settings = load_settings({"model": "demo", "adapter": {"page": False}}, environ={})
+    with live(create_app(settings, model_server=FakeModelServer())) as url:
+        assert httpx.get(f"{url}/").status_code == 404
