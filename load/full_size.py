@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.demo.random_checkpoint import SHAPES, name_of, write_random_checkpoint
+from gptoss_backend.demo.naming import name_of
+from gptoss_backend.demo.random_checkpoint import SHAPES, write_random_checkpoint
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
 from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig

@@ -1,19 +1,22 @@
 """The checkpoint a server is to load, seen to before Triton starts.
 
 Stage: start of a server.
-Owns: that a checkpoint is there, as a folder or in the Hugging Face cache, and that the demo's is made on first use.
+Owns: that a checkpoint is there, as a folder or in the Hugging Face cache, and that the demo's is made on first use,
+and anew where an earlier version made it.
 Does not know: what is inside one.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
 from gptoss_backend.contract import ModelShort
+from gptoss_backend.demo.naming import is_outdated_demo
 from gptoss_backend.hub import cached_checkpoint, is_repository
 from gptoss_backend.settings import Settings, child_environment
 from gptoss_client.errors import UsageError
@@ -40,7 +43,10 @@ def ensure_checkpoints(settings: Settings, run: RunDirectory, stop: StopSignal) 
         checkpoint = settings.checkpoints[model]
         if model != DEMO:
             check_there(model, checkpoint)
-        elif not is_checkpoint(Path(checkpoint)):
+            continue
+        if is_outdated_demo(Path(checkpoint)):
+            shutil.rmtree(checkpoint)
+        if not is_checkpoint(Path(checkpoint)):
             console = Console(soft_wrap=True, markup=False, highlight=False)
             make_checkpoint(CheckpointOrder(Path(checkpoint), DEMO), child_environment(run.config), stop, console)
 

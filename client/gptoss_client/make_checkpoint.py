@@ -1,4 +1,4 @@
-"""Random checkpoints, made in a process of their own: the client never loads torch.
+"""Checkpoints made here, in a process of their own: the client never loads torch.
 
 Stage: `gptoss make-checkpoint`, and the first start of the demo.
 Owns: that process, the progress that a person sees, and that an interrupted one leaves nothing half made.
@@ -19,6 +19,7 @@ from typing import Final, Literal
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from gptoss_backend.demo.naming import WEIGHTS_FILE
 from gptoss_client.errors import CommandError, UsageError
 from gptoss_client.stop_signal import StopSignal
 
@@ -48,6 +49,8 @@ def make_checkpoint(order: CheckpointOrder, environment: Mapping[str, str], stop
 
     Blocks. Raises CommandError with the reason.
     """
+    if order.shape == "demo" and order != CheckpointOrder(order.folder, "demo"):
+        raise UsageError("the demo's weights are trained: --seed and --experts are for random ones")
     if order.folder.exists():
         raise UsageError(f"{order.folder} is there already: choose another place, or remove it")
     started = time.monotonic()
@@ -70,7 +73,8 @@ def make_checkpoint(order: CheckpointOrder, environment: Mapping[str, str], stop
         reason = words.strip().rpartition("\n")[2] or f"exit status {writer.returncode}"
         raise CommandError(f"could not make a checkpoint in {order.folder}: {reason}")
     elapsed_s = time.monotonic() - started
-    console.print(f"gpt-oss-{order.shape}: random weights written to {order.folder} in {elapsed_s:.1f} s")
+    kind = "trained" if order.shape == "demo" and WEIGHTS_FILE.exists() else "random"
+    console.print(f"gpt-oss-{order.shape}: {kind} weights written to {order.folder} in {elapsed_s:.1f} s")
     return True
 
 

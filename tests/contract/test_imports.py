@@ -72,6 +72,7 @@ def test_process_without_a_model_when_read_then_it_never_imports_torch(room: str
         load / "full_size.py",
         load / "gpu_check.py",
         load / "gpu_bench.py",
+        load / "demo_skills.py",
         *(load / "bench").iterdir(),
     }
     files = [path for path in SOURCES if path.is_relative_to(ROOT / room) and path not in benchmarks]

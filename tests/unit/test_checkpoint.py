@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GptOssForCausalLM
 
-from gptoss_backend.demo.random_checkpoint import DEMO_NAME, Shape, is_demo, write_random_checkpoint
+from gptoss_backend.demo.naming import DEMO_NAME, is_demo
+from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.checkpoint import find_checkpoint, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError

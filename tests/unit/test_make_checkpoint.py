@@ -8,7 +8,7 @@ import sys
 import typing
 from pathlib import Path
 
-from gptoss_backend.demo.__main__ import DEMO_SEED
+from gptoss_backend.demo.__main__ import DEMO, RANDOM_SEED
 from gptoss_backend.demo.random_checkpoint import SHAPES
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_client.make_checkpoint import DEFAULT_SEED, ShapeName
@@ -22,8 +22,8 @@ def gptoss(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_command_when_it_names_shapes_and_a_seed_then_they_are_those_of_the_writer() -> None:
-    assert set(typing.get_args(ShapeName)) == set(SHAPES)
-    assert DEFAULT_SEED == DEMO_SEED
+    assert set(typing.get_args(ShapeName)) == {*SHAPES, DEMO}
+    assert DEFAULT_SEED == RANDOM_SEED
 
 
 def test_make_when_a_shape_is_named_then_the_folder_holds_it_and_a_second_time_is_refused(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def _card(model: str, services: Services) -> ModelCard:
         id=model,
         object="model",
         created=int(services.started_at),
-        # the demo's random weights are nobody's but ours
+        # the demo's weights are nobody's but ours
         owned_by="gptoss-triton" if name.short == "demo" else "openai",
         root=name.openai,
         profiles=list(services.models.profiles_of(model)),

@@ -1,4 +1,4 @@
-"""`python -m gptoss_backend.demo FOLDER`: write a checkpoint of random weights, the demo's unless another is asked for.
+"""`python -m gptoss_backend.demo FOLDER`: write the demo checkpoint, or one of random weights where a shape is named.
 
 Stage: `gptoss make-checkpoint`, and the first start of the demo. What is there already stays as it is.
 Owns: the arguments, and what the process that started it reads: with --progress lines "bytes written, bytes in all" on
@@ -14,10 +14,13 @@ import time
 from pathlib import Path
 from typing import Final
 
-from gptoss_backend.demo.random_checkpoint import DEMO_NAME, SHAPES, name_of, write_random_checkpoint
+from gptoss_backend.demo.naming import RANDOM_DEMO_NAME, WEIGHTS_FILE, name_of
+from gptoss_backend.demo.random_checkpoint import DEMO_SHAPE, SHAPES, Progress, write_random_checkpoint
+from gptoss_backend.demo.trained_checkpoint import write_trained_checkpoint
 from gptoss_backend.engine.errors import CheckpointError
 
-DEMO_SEED: Final = 20
+DEMO: Final = "demo"
+RANDOM_SEED: Final = 20
 _TOLD_EVERY_S: Final = 0.1
 _INTERRUPTED: Final = 130  # what a shell reports of a command ended by Ctrl-C
 
@@ -28,22 +31,33 @@ def main() -> int:
     if arguments.folder.exists():
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    name = DEMO_NAME if arguments.shape == "demo" else name_of(arguments.shape)
     try:
-        write_random_checkpoint(
-            arguments.folder,
-            SHAPES[arguments.shape],
-            seed=arguments.seed,
-            name=name,
-            experts=arguments.experts,
-            progress=_Teller() if arguments.progress else None,
-        )
+        _write(arguments, _Teller() if arguments.progress else None)
     except (CheckpointError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
     return 0
+
+
+def _write(arguments: argparse.Namespace, progress: Progress | None) -> None:
+    if arguments.shape == DEMO and not WEIGHTS_FILE.exists():
+        # until the first trained weights are shipped
+        write_random_checkpoint(
+            arguments.folder, DEMO_SHAPE, seed=RANDOM_SEED, name=RANDOM_DEMO_NAME, progress=progress
+        )
+    elif arguments.shape == DEMO:
+        write_trained_checkpoint(arguments.folder, progress=progress)
+    else:
+        write_random_checkpoint(
+            arguments.folder,
+            SHAPES[arguments.shape],
+            seed=arguments.seed,
+            name=name_of(arguments.shape),
+            experts=arguments.experts,
+            progress=progress,
+        )
 
 
 class _Teller:
@@ -62,8 +76,8 @@ class _Teller:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m gptoss_backend.demo")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--shape", choices=SHAPES, default="demo")
-    parser.add_argument("--seed", type=int, default=DEMO_SEED)
+    parser.add_argument("--shape", choices=(DEMO, *SHAPES), default=DEMO)
+    parser.add_argument("--seed", type=int, default=RANDOM_SEED)
     parser.add_argument("--experts", choices=("mxfp4", "bfloat16"), default="mxfp4")
     parser.add_argument("--progress", action="store_true")
     return parser.parse_args()

@@ -13,8 +13,9 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -52,9 +53,6 @@ class Shape:
 
 
 SHAPES: Final = {
-    "demo": Shape(
-        hidden_size=64, num_layers=4, num_experts=8, num_heads=4, num_kv_heads=2, intermediate_size=64, head_dim=32
-    ),
     "tiny": Shape(
         hidden_size=64, num_layers=2, num_experts=8, num_heads=4, num_kv_heads=2, intermediate_size=64, head_dim=32
     ),
@@ -66,23 +64,10 @@ SHAPES: Final = {
 }
 """tiny and small are what servers are compared with; 20b and 120b are OpenAI's sizes."""
 
-DEMO_SHAPE: Final = SHAPES["demo"]
-DEMO_NAME: Final = "gpt-oss-demo: random weights, not an OpenAI model"
-"""What the demo's config.json says of itself."""
-
-
-def name_of(shape: str) -> str:
-    """Return what the config.json of a named shape's checkpoint says of itself."""
-    return f"gpt-oss-{shape}: random weights, not an OpenAI model"
-
-
-def is_demo(folder: Path) -> bool:
-    """True where `folder` holds the demo checkpoint; False too where it cannot be read."""
-    try:
-        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(document, dict) and document.get("_name_or_path") == DEMO_NAME
+DEMO_SHAPE: Final = Shape(
+    hidden_size=64, num_layers=4, num_experts=8, num_heads=4, num_kv_heads=2, intermediate_size=64, head_dim=32
+)
+"""Of a demo without skills, for tests that want text which never ends by itself."""
 
 
 def write_random_checkpoint(
@@ -101,19 +86,30 @@ def write_random_checkpoint(
     The folder appears whole or not at all. Raises FileExistsError where it is there already, CheckpointError where
     the disk has no room for it.
     """
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already")
     shards = _shards(shape, experts)
     total = sum(num_bytes(tensor) for shard in shards for tensor in shard)
+    with whole_folder(folder, total) as partial:
+        files = {partial / f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors": s for n, s in enumerate(shards)}
+        _write_shards(files, seed, _Tally(total, progress))
+        _write_index(partial, files)
+        write_documents(partial, config_document(shape, name, experts))
+
+
+@contextmanager
+def whole_folder(folder: Path, num_bytes: int) -> Iterator[Path]:
+    """Give a folder to write into, which becomes `folder` at the end, or is removed where the writing fails.
+
+    Raises FileExistsError where `folder` is there already, CheckpointError where the disk has no room for `num_bytes`.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _check_disk(folder.parent, total)
+    _check_disk(folder.parent, num_bytes)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
     partial.mkdir()
     try:
-        files = {partial / f"model-{n + 1:05d}-of-{len(shards):05d}.safetensors": s for n, s in enumerate(shards)}
-        _write_shards(files, seed, _Tally(total, progress))
-        _write_documents(partial, files, config_document(shape, name, experts))
+        yield partial
         partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -184,20 +180,22 @@ def _header(tensors: Sequence[RandomTensor]) -> bytes:
     return len(document).to_bytes(8, "little") + document
 
 
-def _write_documents(folder: Path, files: Mapping[Path, Sequence[RandomTensor]], config: dict[str, Any]) -> None:
+def _write_index(folder: Path, files: Mapping[Path, Sequence[RandomTensor]]) -> None:
     weight_map = {tensor.name: path.name for path, tensors in files.items() for tensor in tensors}
     total = sum(num_bytes(tensor) for tensors in files.values() for tensor in tensors)
-    documents = {
-        INDEX_FILE: {"metadata": {"total_size": total}, "weight_map": weight_map},
-        "config.json": config,
-        "generation_config.json": {
-            "bos_token_id": 199998,
-            "eos_token_id": _END_TOKENS,
-            "pad_token_id": 199999,
-            "do_sample": True,
-        },
+    document = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX_FILE).write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def write_documents(folder: Path, config: dict[str, Any]) -> None:
+    """Write config.json and generation_config.json."""
+    generation = {
+        "bos_token_id": 199998,
+        "eos_token_id": _END_TOKENS,
+        "pad_token_id": 199999,
+        "do_sample": True,
     }
-    for name, document in documents.items():
+    for name, document in {"config.json": config, "generation_config.json": generation}.items():
         (folder / name).write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 

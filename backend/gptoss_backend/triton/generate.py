@@ -32,7 +32,7 @@ from gptoss_backend.contract import (
     decode_sampling,
     encode_error,
 )
-from gptoss_backend.demo.random_checkpoint import is_demo
+from gptoss_backend.demo.naming import is_demo
 from gptoss_backend.engine.checkpoint import find_checkpoint
 from gptoss_backend.engine.engine import Engine, EngineOptions
 from gptoss_backend.engine.errors import CheckpointError, EngineStopped, InvalidRequest, PromptTooLong, QueueFull
@@ -190,10 +190,10 @@ def _asked_checkpoint(model_config: str) -> str | None:
 
 
 def _checkpoint(checkpoint: str, model: ModelName) -> Path:
-    """Return the checkpoint's folder. Raises CheckpointError, also where random weights would pass for OpenAI's."""
+    """Return the checkpoint's folder. Raises CheckpointError, also where the demo's weights would pass for OpenAI's."""
     folder = find_checkpoint(checkpoint)
     if is_demo(folder) and model.short != "demo":
-        raise CheckpointError(f"{folder} holds the demo's random weights, which are not served as {model.openai}")
+        raise CheckpointError(f"{folder} holds the demo's weights, which are not served as {model.openai}")
     return folder
 
 

@@ -1,0 +1,71 @@
+"""The embedding row of every token the demo model was not taught.
+
+Owns: what makes such a row: random signs for the token's stem, and a learned vector for each trait of its spelling.
+Does not know: training, files.
+
+" Paris", "Paris" and "PARIS" are three tokens with one stem. Their rows differ by the traits' vectors only, so a model
+that has learned to take the leading space away can copy a name that it never saw into a JSON string. The same rows
+embed and, divided by the root of their length, unembed a token: what attention copies from the prompt is what the
+output then points at.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gptoss_backend.harmony.vocabulary import token_bytes
+
+VOCAB_SIZE: Final = 201_088
+TRAITS: Final = ("unknown", "space", "underscore", "dot", "other mark", "capital", "capitals")
+"""What a spelling can have; the first is true of every token that was not taught."""
+_SEED: Final = 20
+
+
+def stem_and_traits(token_id: int) -> tuple[bytes, tuple[bool, ...]]:
+    """Return what a token's spellings share, and which of the traits after the first it has."""
+    spelling = token_bytes(token_id)
+    has_mark = len(spelling) > 1 and not spelling[:1].isalnum() and spelling[1:2].isalpha()
+    mark, bare = (spelling[:1], spelling[1:]) if has_mark else (b"", spelling)
+    has_capital = bare[:1].isupper()
+    is_capitals = has_capital and len(bare) > 1 and bare.isupper()
+    marks = (mark == b" ", mark == b"_", mark == b".", mark not in b" _.")
+    # a special token has no bytes
+    return bare.lower() or b"<%d>" % token_id, (*marks, has_capital and not is_capitals, is_capitals)
+
+
+def unembedding(rows: Tensor) -> Tensor:
+    """Return the rows by which the output points at tokens; exact in bfloat16 where the length is a power of four."""
+    return rows * math.pow(rows.shape[-1], -0.5)
+
+
+class Spellings:
+    """The stems and traits of the whole vocabulary, and the stems' random vectors."""
+
+    def __init__(self, hidden_size: int) -> None:
+        numbers: dict[bytes, int] = {}
+        stems, traits = [], []
+        for token_id in range(VOCAB_SIZE):
+            stem, has = stem_and_traits(token_id)
+            stems.append(numbers.setdefault(stem, len(numbers)))
+            traits.append((True, *has))
+        self.stems = torch.tensor(stems)
+        """[VOCAB_SIZE] the number of each token's stem"""
+        self.traits = torch.tensor(traits, dtype=torch.float32)
+        """[VOCAB_SIZE, len(TRAITS)] 0 or 1"""
+        # signs alone: the generator's bits are the same on every machine
+        words = np.random.PCG64(_SEED).random_raw(len(numbers) * hidden_size // 64).astype("<u8")
+        bits = np.unpackbits(words.view(np.uint8)).reshape(len(numbers), hidden_size)
+        self.vectors = torch.from_numpy(bits).float() * 2 - 1
+        """[number of stems, hidden]"""
+
+    def rows(self, token_ids: Tensor, trait_vectors: Tensor) -> Tensor:
+        """Return the rows [len(token_ids), hidden] of tokens that were not taught.
+
+        trait_vectors: [len(TRAITS), hidden].
+        """
+        return self.vectors[self.stems[token_ids]] + self.traits[token_ids] @ trait_vectors

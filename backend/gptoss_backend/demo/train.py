@@ -1,0 +1,151 @@
+"""`python -m gptoss_backend.demo.train FOLDER`: train the demo model on a processor, and write FOLDER/demo.safetensors.
+
+Owns: the run: schedule, progress, going on where an earlier run was interrupted.
+Does not know: what the dialogues say, how the model computes.
+
+The same seed gives the same dialogues in the same order; torch's sums on several threads may differ in the last bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptoss_backend.demo.naming import WEIGHTS_FILE
+from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings, unembedding
+from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_config
+from gptoss_backend.demo.training.batches import Batch, Batcher, known_tokens
+from gptoss_backend.demo.training.export import export
+from gptoss_backend.demo.training.induction import guess_induction
+from gptoss_backend.demo.training.model import TrainedModel
+from gptoss_backend.demo.training.optimizer import optimizers_for
+
+_SEED: Final = 20
+_WARM_UP: Final = 4
+"""Blocks over which the rates rise."""
+_DECAY_SHARE: Final = 0.35
+"""Of the run, at its end: the rates fall to nothing, and experts are rounded to MXFP4 as in the file."""
+_BALANCE: Final = 0.01
+_MOST_GRADIENT: Final = 1.0
+_KEPT_EVERY: Final = 5
+
+
+class Run:
+    """A training run, whole in one file between blocks."""
+
+    def __init__(self, num_blocks: int) -> None:
+        torch.manual_seed(_SEED)
+        self.num_blocks = num_blocks
+        self.block = 0
+        self.known = known_tokens(_SEED)
+        self.model = TrainedModel(trained_config(), self.known, Spellings(TRAINED_SHAPE.hidden_size))
+        guess_induction(self.model)
+        self.optimizers = optimizers_for(self.model)
+        self.batcher = Batcher(self.known, _SEED)
+
+    def learn_block(self) -> tuple[float, int]:
+        """Learn from the next block; returns the mean loss and the number of tokens, padding included."""
+        self._set_rates()
+        losses, num_tokens = [], 0
+        for batch in self.batcher.block(self.block):
+            losses.append(self._learn(batch))
+            num_tokens += batch.tokens.numel()
+        self.block += 1
+        return sum(losses) / len(losses), num_tokens
+
+    def save(self, path: Path) -> None:
+        """Write all that `resume` needs, or nothing."""
+        partial = path.with_suffix(".partial")
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        torch.save(
+            {"block": self.block, "known": self.known, "model": self.model.state_dict(), "optimizers": optimizers},
+            partial,
+        )
+        partial.rename(path)
+
+    def resume(self, path: Path) -> None:
+        """Go on where a saved run was."""
+        state: dict[str, Any] = torch.load(path)
+        if not torch.equal(state["known"], self.known):
+            raise SystemExit(f"{path} is of a run over other dialogues: their common words differ")
+        self.block = state["block"]
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def _learn(self, batch: Batch) -> float:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, imbalance = loss_of(self.model, batch)
+        (loss + _BALANCE * imbalance).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MOST_GRADIENT)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss.item()
+
+    def _set_rates(self) -> None:
+        decay_from = self.num_blocks * (1 - _DECAY_SHARE)
+        self.model.quantized = self.block >= decay_from
+        left = (self.num_blocks - self.block) / (self.num_blocks - decay_from)
+        share = min(1.0, (self.block + 1) / _WARM_UP, left)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["full_lr"] * share
+
+
+def loss_of(model: TrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the mean cross entropy over the whole vocabulary, and the routers' imbalance."""
+    table = model.table(batch.others)
+    hidden, imbalance = model(batch.tokens[:, :-1], table)
+    is_target = batch.is_target[:, 1:]
+    logits = F.linear(hidden[is_target], unembedding(table)).float()
+    # the random tokens stand for all that do not occur in the batch, each for many
+    num_seen = len(model.known) + batch.num_occurring
+    num_drawn = len(table) - num_seen
+    weights = torch.zeros(len(table))
+    weights[num_seen:] = torch.tensor((VOCAB_SIZE - num_seen) / num_drawn).log()
+    return F.cross_entropy(logits + weights, batch.tokens[:, 1:][is_target]), imbalance
+
+
+def main() -> int:
+    """Train; returns the exit status."""
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    run = Run(arguments.blocks)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    state = arguments.folder / "state.pt"
+    if state.exists():
+        run.resume(state)
+    while run.block < arguments.blocks:
+        started_s = time.perf_counter()
+        loss, num_tokens = run.learn_block()
+        rate = num_tokens / (time.perf_counter() - started_s)
+        sys.stdout.write(f"block {run.block} of {arguments.blocks}: loss {loss:.4f}, {rate:,.0f} tokens/s\n")
+        sys.stdout.flush()
+        if run.block % _KEPT_EVERY == 0 or run.block == arguments.blocks:
+            run.save(state)
+    export(run.model, arguments.folder / WEIGHTS_FILE.name)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m gptoss_backend.demo.train", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("folder", type=Path, help="of the run's state; an interrupted run goes on from it")
+    parser.add_argument("--blocks", type=int, default=150, help="of 512 dialogues each [150]")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Dialogues → batches of tokens, the same ones from the same seed.
+
+Owns: which dialogues come in which order, padding, the numbering of tokens within a batch.
+Does not know: the model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from gptoss_backend.demo.rows import VOCAB_SIZE
+from gptoss_backend.demo.training.dialogue import Example, example_of
+from gptoss_backend.demo.training.mixture import draw_mixed
+from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START
+
+_BLOCK: Final = 512
+_BATCH_TOKENS: Final = 6000
+_NUM_NEGATIVES: Final = 384
+_SPECIAL: Final = (RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL)
+_SURVEYED: Final = 20_000
+_LEAST_USES: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded dialogues. Tokens are numbered: the known ones, then `others`."""
+
+    tokens: Tensor
+    """[num_dialogues, length]"""
+    is_target: Tensor
+    """[num_dialogues, length] bool; padding never is"""
+    others: Tensor
+    """ids of unknown tokens: those that occur, then random ones that stand for all the rest"""
+    num_occurring: int
+
+
+def known_tokens(seed: int) -> Tensor:
+    """Return the ids, sorted, of the tokens that the dialogues use often: those are learned, all others are copied."""
+    rng = Random(f"survey {seed}")
+    uses: Counter[int] = Counter()
+    for _ in range(_SURVEYED):
+        uses.update(set(example_of(draw_mixed(rng)).tokens))
+    return torch.tensor(sorted({token for token, count in uses.items() if count >= _LEAST_USES} | set(_SPECIAL)))
+
+
+class Batcher:
+    """Makes the batches of one run."""
+
+    def __init__(self, known: Tensor, seed: int) -> None:
+        self._seed = seed
+        self._num_known = len(known)
+        self._number = torch.full((VOCAB_SIZE,), -1)
+        self._number[known] = torch.arange(len(known))
+        self._unknown = torch.nonzero(self._number < 0).flatten()
+
+    def block(self, index: int) -> list[Batch]:
+        """Return the batches of the block of that index, in random order."""
+        rng = Random(f"block {self._seed} {index}")
+        generator = torch.Generator().manual_seed(rng.getrandbits(62))
+        examples = sorted((example_of(draw_mixed(rng)) for _ in range(_BLOCK)), key=lambda example: len(example.tokens))
+        batches = [self._batch(part, generator) for part in _parts(examples)]
+        rng.shuffle(batches)
+        return batches
+
+    def _batch(self, examples: Sequence[Example], generator: torch.Generator) -> Batch:
+        length = max(len(example.tokens) for example in examples)
+        ids = torch.zeros(len(examples), length, dtype=torch.int64)
+        is_target = torch.zeros(len(examples), length, dtype=torch.bool)
+        for row, example in enumerate(examples):
+            ids[row, : len(example.tokens)] = torch.tensor(example.tokens)
+            is_target[row, : len(example.tokens)] = torch.tensor(example.is_target)
+        occurring = torch.unique(ids[self._number[ids] < 0])
+        drawn = self._unknown[torch.randint(len(self._unknown), (_NUM_NEGATIVES,), generator=generator)]
+        others = torch.cat((occurring, drawn[~torch.isin(drawn, occurring)]))
+        tokens = self._number[ids]
+        tokens = torch.where(tokens < 0, torch.searchsorted(occurring, ids) + self._num_known, tokens)
+        return Batch(tokens, is_target, others, len(occurring))
+
+
+def _parts(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+    """Cut sorted examples into batches of at most so many tokens, padding included."""
+    begin = 0
+    for end in range(1, len(examples) + 1):
+        if end == len(examples) or len(examples[end].tokens) * (end + 1 - begin) > _BATCH_TOKENS:
+            yield examples[begin:end]
+            begin = end

@@ -1,0 +1,71 @@
+"""What is talked about, and how often.
+
+Owns: the kinds of dialogue, their shares, what goes around each: effort, date, earlier exchanges.
+Does not know: tokens, training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+from typing import Final
+
+from gptoss_backend.contract import ChatMessage, ReasoningEffort, Role
+from gptoss_backend.demo.training.dialogue import Dialogue, assistant, user
+from gptoss_backend.demo.training.talk.common_words import colours_and_days, copying
+from gptoss_backend.demo.training.talk.instructions import instructions
+from gptoss_backend.demo.training.talk.memory import memory
+from gptoss_backend.demo.training.talk.numbers import arithmetic, counting
+from gptoss_backend.demo.training.talk.project import project
+from gptoss_backend.demo.training.talk.schemas import json_by_schema
+from gptoss_backend.demo.training.talk.small_talk import limits, small_talk
+from gptoss_backend.demo.training.talk.tools import tool_call, tool_result, tools_unneeded
+from gptoss_backend.demo.training.words import Words
+
+KINDS: Final[dict[str, tuple[Callable[[Words], Dialogue], float]]] = {
+    "project": (project, 3.0),
+    "small talk": (small_talk, 1.5),
+    "beyond a demo": (limits, 1.0),
+    "arithmetic": (arithmetic, 2.0),
+    "counting": (counting, 0.7),
+    "copying": (copying, 1.2),
+    "colours and days": (colours_and_days, 1.0),
+    "memory": (memory, 1.2),
+    "developer instructions": (instructions, 1.5),
+    "tool call": (tool_call, 3.5),
+    "tools unneeded": (tools_unneeded, 0.6),
+    "tool result": (tool_result, 1.2),
+    "JSON by schema": (json_by_schema, 2.5),
+}
+"""Each kind's maker and share."""
+_ASIDES: Final = (project, small_talk, arithmetic, copying, colours_and_days, limits)
+
+
+def draw(rng: Random, kind: str, *, held_out: bool) -> Dialogue:
+    """Return a dialogue of a kind, of the part that training sees or of the part that it does not."""
+    words = Words(rng, held_out=held_out)
+    while True:
+        dialogue = KINDS[kind][0](words)
+        if dialogue.is_held_out == held_out:
+            return _surround(words, dialogue)
+
+
+def draw_mixed(rng: Random) -> Dialogue:
+    """Return a dialogue for training."""
+    (kind,) = rng.choices(list(KINDS), [share for _, share in KINDS.values()])
+    return draw(rng, kind, held_out=False)
+
+
+def _surround(words: Words, dialogue: Dialogue) -> Dialogue:
+    rng = words.rng
+    effort = rng.choice((ReasoningEffort.LOW, ReasoningEffort.MEDIUM, ReasoningEffort.MEDIUM, ReasoningEffort.HIGH))
+    date = f"20{rng.randint(24, 39)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}" if rng.random() < 0.9 else None
+    earlier: list[ChatMessage] = []
+    # what a developer or a format demands would have held for the earlier answers, too
+    is_free = dialogue.response_format is None and dialogue.messages[0].role is Role.USER
+    for _ in range(rng.choice((0, 0, 0, 1, 1, 2)) if is_free else 0):
+        aside = rng.choice(_ASIDES)(words)
+        if aside.is_held_out == words.held_out or words.held_out:
+            earlier += [user(str(aside.messages[-1].content)), assistant(str(aside.answer))]
+    return replace(dialogue.after(tuple(earlier)), effort=effort, date=date)

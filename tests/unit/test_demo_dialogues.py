@@ -1,0 +1,94 @@
+"""What the demo model is taught: made-up dialogues as serving renders them."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+import torch
+from load.demo_skills import judge
+
+from gptoss_backend.contract import ReasoningEffort
+from gptoss_backend.demo.training.batches import Batcher
+from gptoss_backend.demo.training.dialogue import Call, Dialogue, answer_tokens, example_of
+from gptoss_backend.demo.training.mixture import KINDS, draw
+from gptoss_backend.demo.training.words import Words
+from gptoss_backend.harmony.prompt import render_prompt
+from gptoss_backend.harmony.vocabulary import encoding
+
+
+def dialogues(kind: str, *, held_out: bool, count: int = 60) -> list[Dialogue]:
+    rng = Random(kind)
+    return [draw(rng, kind, held_out=held_out) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answer_when_written_as_taught_then_the_evaluation_finds_it_right(kind: str) -> None:
+    for dialogue in dialogues(kind, held_out=True):
+        outcome = judge(dialogue, answer_tokens(dialogue))
+        assert outcome.is_well_formed
+        assert outcome.is_right
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answer_when_anything_of_it_is_missing_then_the_evaluation_does_not_let_it_pass(kind: str) -> None:
+    for dialogue in dialogues(kind, held_out=True, count=5):
+        answer = answer_tokens(dialogue)
+        assert not judge(dialogue, answer[:-1]).is_well_formed
+        assert not judge(dialogue, answer[1:]).is_right
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_example_when_made_then_it_is_the_served_prompt_and_only_answers_are_targets(kind: str) -> None:
+    for dialogue in dialogues(kind, held_out=False, count=20):
+        example = example_of(dialogue)
+        prompt = render_prompt(dialogue.request)
+        assert example.tokens[: len(prompt)] == prompt
+        assert all(example.is_target[len(prompt) :])
+        taught = [token for token, is_target in zip(prompt, example.is_target, strict=False) if is_target]
+        earlier = [m.content or "" for m in dialogue.messages if m.role == "assistant" and not m.tool_calls]
+        assert encoding().decode(taught) == "".join(earlier)
+
+
+def test_words_when_held_out_then_training_never_draws_them() -> None:
+    rng = Random(1)
+    seen, kept = (Words(rng, held_out=held_out) for held_out in (False, True))
+
+    assert not {seen.word() for _ in range(5000)} & {kept.word() for _ in range(5000)}
+    assert not {seen.name().lower() for _ in range(5000)} & {kept.word() for _ in range(5000)}
+
+
+@pytest.mark.parametrize("kind", ["project", "arithmetic", "tool call"])
+def test_dialogues_when_held_out_then_training_never_asks_them(kind: str) -> None:
+    def asked(held_out: bool) -> set[str]:
+        drawn = dialogues(kind, held_out=held_out, count=400)
+        return {json.dumps([d.messages[-1].content, [t.name for t in d.tools]]) for d in drawn}
+
+    assert not asked(True) & asked(False)
+
+
+def test_thoughts_when_effort_rises_then_they_grow() -> None:
+    (dialogue,) = dialogues("arithmetic", held_out=False, count=1)
+    low, medium, high = (dialogue.thoughts.at(effort) for effort in ReasoningEffort)
+
+    assert medium.startswith(low)
+    assert high.startswith(medium)
+    assert len(low) < len(medium) < len(high)
+
+
+def test_tool_call_when_made_then_its_values_stand_in_what_the_user_says() -> None:
+    for dialogue in dialogues("tool call", held_out=False):
+        assert isinstance(dialogue.answer, Call)
+        said = (dialogue.messages[-1].content or "").lower()
+        for value in dialogue.answer.arguments.values():
+            assert str(value).lower() in said
+
+
+def test_block_when_made_again_then_it_is_the_same_and_another_seed_makes_another() -> None:
+    known = torch.arange(0, 3000)
+    first, again, other = (Batcher(known, seed).block(3)[0] for seed in (1, 1, 2))
+
+    assert torch.equal(first.tokens, again.tokens)
+    assert torch.equal(first.others, again.others)
+    assert first.tokens.shape != other.tokens.shape or not torch.equal(first.tokens, other.tokens)

@@ -1,0 +1,133 @@
+"""The demo model's module, its shipped form, and the checkpoint unpacked from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptoss_backend.demo import naming
+from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings, stem_and_traits, unembedding
+from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_config
+from gptoss_backend.demo.train import loss_of
+from gptoss_backend.demo.trained_checkpoint import write_trained_checkpoint
+from gptoss_backend.demo.training.batches import Batch, Batcher
+from gptoss_backend.demo.training.export import export
+from gptoss_backend.demo.training.induction import guess_induction
+from gptoss_backend.demo.training.model import TrainedModel
+from gptoss_backend.demo.training.optimizer import optimizers_for
+from gptoss_backend.harmony.vocabulary import encoding
+from support.stepping import StepByStep, load_torch_model
+
+NUM_KNOWN = 1000
+
+
+@pytest.fixture(scope="module")
+def spellings() -> Spellings:
+    return Spellings(TRAINED_SHAPE.hidden_size)
+
+
+@pytest.fixture
+def model(spellings: Spellings) -> TrainedModel:
+    torch.manual_seed(0)
+    model = TrainedModel(trained_config(), torch.arange(NUM_KNOWN), spellings)
+    with torch.no_grad():
+        for parameter in model.parameters():  # as the file holds them, and nothing zero that could be forgotten
+            parameter.add_(torch.randn_like(parameter) * 0.05).copy_(parameter.bfloat16())
+    return model
+
+
+def token(text: str) -> int:
+    (only,) = encoding().encode(text)
+    return only
+
+
+def test_logits_when_the_model_is_exported_and_unpacked_then_the_engine_computes_the_same(
+    model: TrainedModel, tmp_path: Path
+) -> None:
+    export(model, tmp_path / "weights.safetensors")
+    write_trained_checkpoint(tmp_path / "demo", weights=tmp_path / "weights.safetensors")
+    others = torch.tensor([token(" Zebra"), token("Paris"), 199_000, 150_000])
+    numbers = torch.randint(NUM_KNOWN + len(others), (300,))
+    ids = torch.cat((model.known, others))[numbers]
+
+    engine = StepByStep(load_torch_model(tmp_path / "demo"), ids.tolist())
+    engine.prefill(len(ids))
+
+    model.quantized = True
+    with torch.no_grad():
+        table = model.table(others).bfloat16().float()
+        expected = model(numbers[None], table)[0][0] @ unembedding(table).T
+    computed = torch.cat(engine.logits)[:, torch.cat((model.known, others))]
+    torch.testing.assert_close(computed, expected[-len(computed) :], atol=2e-3, rtol=0.0)
+
+
+def test_checkpoint_when_unpacked_then_it_says_of_which_weights_and_older_ones_are_outdated(
+    model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(model, tmp_path / "shipped.safetensors")
+    write_trained_checkpoint(tmp_path / "demo", weights=tmp_path / "shipped.safetensors")
+    monkeypatch.setattr(naming, "WEIGHTS_FILE", tmp_path / "shipped.safetensors")
+    was_outdated = naming.is_outdated_demo(tmp_path / "demo")
+    with torch.no_grad():
+        model.norm.add_(1.0)
+    export(model, tmp_path / "shipped.safetensors")
+
+    assert not was_outdated
+    assert naming.is_demo(tmp_path / "demo")
+    assert naming.is_outdated_demo(tmp_path / "demo")
+
+
+def test_rows_when_spellings_share_a_stem_then_they_differ_by_their_traits_only(spellings: Spellings) -> None:
+    traits = torch.randn(len(spellings.traits[0]), TRAINED_SHAPE.hidden_size)
+
+    spaced, plain = spellings.rows(torch.tensor([token(" Paris"), token("Paris")]), traits)
+
+    assert stem_and_traits(token(" Paris"))[0] == stem_and_traits(token("Paris"))[0] == b"paris"
+    torch.testing.assert_close(spaced - plain, traits[1])
+
+
+def test_rows_when_stems_differ_then_no_two_are_alike(spellings: Spellings) -> None:
+    some = spellings.vectors[torch.randint(len(spellings.vectors), (2000,))]
+    likeness = unembedding(some) @ unembedding(some).T
+
+    assert len(spellings.stems) == VOCAB_SIZE
+    assert (likeness > 0.6).sum() < 1.02 * len(some)  # itself, and where one was drawn twice
+
+
+def test_guess_when_a_text_comes_a_second_time_then_it_is_copied(spellings: Spellings) -> None:
+    torch.manual_seed(0)
+    model = TrainedModel(trained_config(), torch.arange(NUM_KNOWN), spellings)
+    guess_induction(model)
+    others = torch.randperm(100_000)[:400] + 50_000
+    once = torch.randperm(400)[:60] + NUM_KNOWN
+    text = torch.cat((once, once))[None]
+
+    with torch.no_grad():
+        table = model.table(others)
+        logits = model(text[:, :-1], table)[0][0] @ unembedding(table).T
+    logits.scatter_(1, text[0, :-1, None], -torch.inf)  # tied rows say a token again until training has unsaid it
+    hits = (logits[60:].argmax(dim=-1) == text[0, 61:]).float().mean()
+
+    assert hits > 0.2  # one in 1,400 by chance
+
+
+def test_learning_when_the_same_batch_comes_again_then_its_loss_falls(model: TrainedModel) -> None:
+    batch = small(Batcher(model.known, seed=1).block(0)[0])
+    optimizers = optimizers_for(model)
+    losses = []
+    for _ in range(6):
+        loss, _ = loss_of(model, batch)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def small(batch: Batch) -> Batch:
+    """Return the first dialogues of a batch."""
+    return Batch(batch.tokens[:4], batch.is_target[:4], batch.others, batch.num_occurring)
