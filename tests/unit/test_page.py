@@ -16,7 +16,7 @@ from gptoss_adapter.errors import ServiceUnavailableError
 from gptoss_backend.keys import digest_of
 from gptoss_backend.settings import load_settings
 from support.browser import browser as chromium
-from support.fake_model_server import FOREVER, STARTED, FakeModelServer, answer
+from support.fake_model_server import FOREVER, STARTED, FakeModelServer, Pause, Scene, answer
 from support.live_app import live, wait_until
 
 SETTINGS = load_settings({"model": "demo"}, environ={})
@@ -28,6 +28,16 @@ def final(text: str) -> str:
     return (
         f"<|channel|>analysis<|message|>Let me see.<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
     )
+
+
+def slowly(text: str) -> list[Scene]:
+    """Return the script of an answer that takes its time."""
+    return [part for scene in answer(final(text)) for part in (scene, Pause(0.03))][:-1]
+
+
+def without_end(text: str) -> list[Scene]:
+    """Return the script of an answer that stays away before it is done."""
+    return [*answer(final(text))[:-2], FOREVER]
 
 
 @pytest.fixture(scope="module")
@@ -235,3 +245,140 @@ def test_page_when_switched_off_then_404() -> None:
     settings = load_settings({"model": "demo", "adapter": {"page": False}}, environ={})
     with live(create_app(settings, model_server=FakeModelServer())) as url:
         assert httpx.get(f"{url}/").status_code == 404
+
+
+def test_answer_when_left_for_a_new_talk_then_that_one_can_be_sent(page: Page, server: FakeModelServer) -> None:
+    server.scripts = [without_end("Once upon a time")]
+    ask(page, "Tell me a story")
+    expect(page.locator("article.assistant .body")).to_contain_text("Once upon")
+    page.locator("#new-talk").click()
+    expect(page.locator("#stop")).to_be_hidden()
+    page.locator("#question").fill("Hi")
+    page.locator("#send").click()
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+    page.locator("#talks .open").last.click()
+    expect(page.locator("article.assistant .body")).to_contain_text("Once upon")
+
+
+def test_page_when_loaded_again_during_an_answer_then_what_came_is_kept(page: Page, server: FakeModelServer) -> None:
+    server.scripts = [without_end("Once upon a time")]
+    ask(page, "Tell me a story")
+    expect(page.locator("article.assistant .body")).to_contain_text("Once upon")
+    page.reload()
+    expect(page.locator("article.assistant .body")).to_contain_text("Once upon")
+    page.get_by_role("button", name="Retry").click()
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+
+
+def test_talks_when_two_tabs_keep_one_each_then_both_are_kept(page: Page, context: BrowserContext, url: str) -> None:
+    other = context.new_page()
+    other.goto(url)
+    expect(other.locator("#model option")).not_to_have_count(0)
+    for tab, text in ((page, "in one tab"), (other, "in the other")):
+        ask(tab, text)
+        expect(tab.locator("article.assistant .body")).to_have_text("Hello!")
+    expect(page.locator("#talks li")).to_have_count(2)
+    page.reload()
+    expect(page.locator("#talks .open")).to_have_text(["in the other", "in one tab"])
+
+
+def test_talk_when_deleted_and_confirmed_then_it_is_gone(page: Page) -> None:
+    ask(page, "Hi")
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+    page.get_by_role("button", name="Delete Hi").click()  # playwright answers No where nobody listens
+    expect(page.locator("#talks li")).to_have_count(1)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete Hi").click()
+    expect(page.locator("#talks li")).to_have_count(0)
+    page.reload()
+    expect(page.locator(".welcome")).to_be_visible()
+
+
+def test_reasoning_when_pressed_while_the_answer_streams_then_it_opens(page: Page, server: FakeModelServer) -> None:
+    server.scripts = [slowly("word " * 60)]
+    ask(page, "Hi")
+    expect(page.locator("article.assistant .body")).to_contain_text("word")
+    place = page.locator("details.reasoning summary").bounding_box()
+    assert place is not None
+    page.mouse.move(place["x"] + 20, place["y"] + 8)
+    page.mouse.down()
+    page.wait_for_timeout(150)  # as long as a finger presses; the answer grows meanwhile
+    page.mouse.up()
+    expect(page.locator("details.reasoning div")).to_be_visible()
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens")
+    expect(page.locator("details.reasoning div")).to_be_visible()
+
+
+def test_reader_when_the_answer_ends_then_neither_place_nor_focus_is_taken(page: Page, server: FakeModelServer) -> None:
+    server.scripts = [answer(final("line\n\n" * 80)), slowly("word " * 30)]
+    ask(page, "First")
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens")
+    page.locator("#open-settings").click()
+    ask(page, "Second")
+    expect(page.locator("article.assistant .body").last).to_contain_text("word")
+    page.locator("#instructions").focus()
+    page.locator("#messages").evaluate("box => (box.scrollTop = 40)")
+    expect(page.locator("#send")).to_be_enabled()
+    assert page.locator("#messages").evaluate("box => box.scrollTop") == 40
+    expect(page.locator("#instructions")).to_be_focused()
+
+
+def test_answer_when_its_quotes_never_end_then_the_page_lives(page: Page, server: FakeModelServer) -> None:
+    server.scripts = [answer(final(">" * 12000), tokens_a_step=50)]
+    ask(page, "Hi")
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens")
+    page.reload()
+    ask(page, "Still there?")
+    expect(page.locator("article.assistant .body").last).to_have_text("Hello!")
+
+
+def test_answer_when_it_failed_then_the_next_request_does_not_hold_it(page: Page, server: FakeModelServer) -> None:
+    server.scripts = [[STARTED, ServiceUnavailableError("The model server is restarting.")]]
+    ask(page, "First")
+    expect(page.locator("article.assistant .fault")).to_be_visible()
+    ask(page, "Second")
+    expect(page.locator("article.assistant .body").last).to_have_text("Hello!")
+    assert [message.content for message in server.chats[-1].messages] == ["First", "Second"]
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("1. a\n\n   ```sh\n   x\n   ```\n\n2. b", "<ol><li>a<pre>x</pre></li><li>b</li></ol>"),
+        ("- a\n\n- b", "<ul><li>a</li><li>b</li></ul>"),
+        ("- a\n    - b\n- c", "<ul><li>a<ul><li>b</li></ul></li><li>c</li></ul>"),
+        ("See https://e.com/a.", "<p>See <a>https://e.com/a</a>.</p>"),
+        ("[x](https://e.com/a_(b))", "<p><a>x</a></p>"),
+        ('[x](https://e.com "title")', "<p><a>x</a></p>"),
+        ("2 * 3 * 4", "<p>2 * 3 * 4</p>"),
+    ],
+)
+def test_markdown_when_drawn_then_it_has_these_elements(page: Page, text: str, html: str) -> None:
+    drawn = page.evaluate(
+        """async (text) => {
+            const { markdown } = await import("/page/markdown.js");
+            const box = document.createElement("div");
+            box.append(...markdown(text));
+            box.querySelectorAll("button").forEach((one) => one.remove());
+            return box.innerHTML;
+        }""",
+        text,
+    )
+    bare = re.sub(r"</?(?:div|code)[^>]*>", "", drawn)
+    assert re.sub(r"<(\w+) [^>]*>", r"<\1>", bare) == html
+
+
+def test_key_when_refused_to_the_live_view_then_it_is_not_asked_for_again(browser: Browser, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"visitor {digest_of(b'sesame').hex()}\n", encoding="utf-8")
+    closed = {"keys_path": str(keys), "open_metrics": False}
+    settings = load_settings({"model": "demo", "adapter": closed}, environ={})
+    with live(create_app(settings, model_server=FakeModelServer())) as url:
+        page = browser.new_page()
+        page.goto(f"{url}/#live")
+        expect(page.locator("#key-dialog")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.locator("#live-fault")).to_be_visible()
+        page.wait_for_timeout(2500)
+        expect(page.locator("#key-dialog")).to_be_hidden()
+        page.close()

@@ -44,13 +44,18 @@ export async function json(path) {
 export async function* chat(body, signal) {
   const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal };
   const response = await call("/v1/chat/completions", options);
-  for await (const data of events(response.body)) {
-    if (data === "[DONE]") return;
-    const chunk = JSON.parse(data);
-    if (chunk.error) throw new ApiError(chunk.error.message, chunk.error.code);
-    yield chunk;
+  try {
+    for await (const data of events(response.body)) {
+      if (data === "[DONE]") return;
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new ApiError(chunk.error.message, chunk.error.code);
+      yield chunk;
+    }
+  } catch (error) {
+    // a lost connection is a TypeError in words that differ from browser to browser
+    if (!(error instanceof TypeError)) throw error;
   }
-  throw new ApiError("The answer broke off: the connection ended before the server was done.", 0);
+  throw new ApiError("The answer broke off: the connection ended before the server was done. Retry asks again.", 0);
 }
 
 async function* events(stream) {

@@ -3,7 +3,7 @@
 import { ApiError, chat, json } from "./api.js";
 import { element } from "./markdown.js";
 import { button, fillAnswer, messageView, welcome } from "./messages.js";
-import { Talks, choices } from "./store.js";
+import { TALKS, Talks, choices } from "./store.js";
 
 const REDRAW_MS = 50;
 const CHOSEN = ["model", "profile", "effort", "instructions", "temperature", "max-tokens", "tools"];
@@ -11,20 +11,21 @@ const $ = (id) => document.getElementById(id);
 
 const talks = new Talks();
 let models = [];
-let running = null; // what stops the answer under way
+let running = null; // the answer under way: its talk, its message, and what stops it
 
 export async function startChat(askKey) {
   $("ask").addEventListener("submit", (event) => (event.preventDefault(), send()));
   $("question").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) (event.preventDefault(), send());
   });
-  document.addEventListener("keydown", (event) => event.key === "Escape" && running?.abort());
-  $("stop").addEventListener("click", () => running?.abort());
-  $("new-talk").addEventListener("click", () => (leave(), talks.begin(), draw(), $("question").focus()));
+  document.addEventListener("keydown", (event) => event.key === "Escape" && running?.stopper.abort());
+  $("stop").addEventListener("click", () => running?.stopper.abort());
+  $("new-talk").addEventListener("click", () => (leave(), talks.begin(), draw(true), $("question").focus()));
   $("open-settings").addEventListener("click", () => showSettings($("settings").hidden));
   for (const id of CHOSEN) $(id).addEventListener("change", keepChoices);
   $("model").addEventListener("change", offerProfiles);
-  draw();
+  addEventListener("pagehide", keepWhatCame);
+  addEventListener("storage", (event) => event.key === TALKS && (talks.refresh(), drawTalks()));
 
   async function send() {
     const text = $("question").value.trim();
@@ -45,6 +46,7 @@ export async function startChat(askKey) {
     while (talks.current.messages.at(-1)?.role === "assistant") talks.current.messages.pop();
     await answer(askKey);
   };
+  draw(true);
   await offerModels(askKey);
 }
 
@@ -91,7 +93,7 @@ function request() {
   const tools = $("tools").value.trim();
   const body = {
     model: $("model").value,
-    messages: [...(instructions ? [{ role: "developer", content: instructions }] : []), ...messages.map(sent)],
+    messages: [...(instructions ? [{ role: "developer", content: instructions }] : []), ...messages.filter(saysSomething).map(sent)],
     stream: true,
     stream_options: { include_usage: true },
   };
@@ -111,9 +113,18 @@ function parsedTools(text) {
   }
 }
 
+// an answer that failed at once is none, and the model need not see it
+function saysSomething(message) {
+  return message.role !== "assistant" || message.content || isWhole(message) && message.tool_calls;
+}
+
+function isWhole(message) {
+  return !message.stopped && !message.fault;
+}
+
 function sent(message) {
   if (message.role !== "assistant") return message;
-  const calls = message.tool_calls?.map((call) => ({ id: call.id, type: "function", function: { name: call.name, arguments: call.arguments } }));
+  const calls = isWhole(message) && message.tool_calls?.map((call) => ({ id: call.id, type: "function", function: { name: call.name, arguments: call.arguments } }));
   return { role: "assistant", content: message.content, ...(calls ? { tool_calls: calls } : {}) };
 }
 
@@ -123,7 +134,7 @@ async function answer(askKey) {
   const talk = talks.current;
   const message = { role: "assistant", content: "" };
   const stopper = new AbortController();
-  running = stopper;
+  running = { talk, message, stopper };
   talks.save();
   draw();
   const view = messageView(message, { isRunning: true });
@@ -142,10 +153,24 @@ async function answer(askKey) {
     else message.fault = error.message;
   } finally {
     clearTimeout(drawing);
-    if (running === stopper) running = null;
+    if (running?.stopper === stopper) running = null;
   }
-  talk.messages.push(message);
-  if (talks.current === talk) (talks.save(), draw(), $("question").focus());
+  keep(talk, message);
+  if (talks.current !== talk) return;
+  draw();
+  // whoever is typing elsewhere goes on there; on a phone the keyboard would cover the answer
+  if (document.activeElement === document.body && matchMedia("(pointer: fine)").matches) $("question").focus();
+}
+
+function keep(talk, message) {
+  if (!talk.messages.includes(message)) talk.messages.push(message);
+  talks.update(talk);
+}
+
+function keepWhatCame() {
+  if (!running) return;
+  running.message.stopped = true;
+  keep(running.talk, running.message);
 }
 
 function redraw(view, message) {
@@ -179,17 +204,19 @@ function figures(usage, first_ms, whole_ms) {
 // --- drawing --------------------------------------------------------------------------------------------------------
 
 function leave() {
-  running?.abort();
+  running?.stopper.abort();
+  running = null;
 }
 
-function draw() {
+function draw(toEnd = false) {
+  const place = toEnd || isScrolledDown() ? Infinity : $("messages").scrollTop;
   const { messages } = talks.current;
   const given = new Set(messages.map((message) => message.tool_call_id));
   const views = messages.map((message, index) =>
     messageView(message, {
       edit: message.role === "user" && index >= messages.findLastIndex((one) => one.role === "user") && !running ? () => edit(index) : undefined,
       retry: index === messages.length - 1 && !running ? retry : undefined,
-      result: message.tool_calls?.some((call) => !given.has(call.id)) && !running ? sendResult : undefined,
+      result: message.tool_calls?.some((call) => !given.has(call.id)) && isWhole(message) && !running ? sendResult : undefined,
     }),
   );
   $("messages").replaceChildren(...(views.length ? views : [welcome()]));
@@ -197,7 +224,7 @@ function draw() {
   $("stop").hidden = !running;
   $("send").disabled = Boolean(running);
   drawTalks();
-  scrollDown();
+  $("messages").scrollTop = Math.min(place, $("messages").scrollHeight);
 }
 
 function edit(index) {
@@ -210,12 +237,12 @@ function edit(index) {
 
 function drawTalks() {
   const items = talks.all.map((talk) => {
-    const open = element("button", { type: "button", class: "open", title: talk.title, onclick: () => (leave(), talks.open(talk.id), draw()) }, talk.title);
+    const open = element("button", { type: "button", class: "open", title: talk.title, onclick: () => (leave(), talks.open(talk.id), draw(true)) }, talk.title);
     const rename = button("✎", () => renameTalk(talk));
     rename.setAttribute("aria-label", `Rename ${talk.title}`);
-    const remove = button("×", () => (talk === talks.current && leave(), talks.remove(talk.id), draw()));
+    const remove = button("×", () => removeTalk(talk));
     remove.setAttribute("aria-label", `Delete ${talk.title}`);
-    return element("li", talk === talks.current ? { "aria-current": "true" } : {}, open, rename, remove);
+    return element("li", talk.id === talks.current.id ? { "aria-current": "true" } : {}, open, rename, remove);
   });
   $("talks").replaceChildren(...items);
 }
@@ -223,6 +250,13 @@ function drawTalks() {
 function renameTalk(talk) {
   const title = prompt("The conversation's name", talk.title)?.trim();
   if (title) (talks.rename(talk.id, title), drawTalks());
+}
+
+function removeTalk(talk) {
+  if (!confirm(`Delete “${talk.title}”?`)) return;
+  if (talk.id === talks.current.id) leave();
+  talks.remove(talk.id);
+  draw(true);
 }
 
 function isScrolledDown() {

@@ -37,6 +37,7 @@ async function look(askKey) {
     $("live-fault").hidden = true;
   } catch (error) {
     if (error.status === 401 && (await askKey(error.message))) return look(askKey);
+    if (error.status === 401) isShown = false; // not asked again until someone comes back to this view
     $("live-fault").textContent = `${error.message} The figures below are the last that were seen.`;
     $("live-fault").hidden = false;
   }
@@ -76,16 +77,17 @@ function targetTile(target) {
 function chartTile([title, read, format, note], index, now) {
   const value = read(now);
   const points = history[index];
-  points.push(value ?? 0);
+  points.push(value);
   if (points.length > MOST_POINTS) points.shift();
   return tile(title, value === null ? "–" : format(value), chart(points, `${title}: ${value === null ? "nothing measured" : format(value)}`), element("small", {}, note));
 }
 
 function chart(points, label) {
   const top = Math.max(...points, 1e-9);
-  const at = (value, index) => `${(MOST_POINTS - points.length + index).toFixed(1)},${(60 - (56 * value) / top).toFixed(1)}`;
+  // where nothing was measured the line has a gap
+  const at = (value, index) => (value === null ? "" : `${(points[index - 1] ?? null) === null ? "M" : "L"}${(MOST_POINTS - points.length + index).toFixed(1)},${(60 - (56 * value) / top).toFixed(1)}`);
   const made = svg("svg", { viewBox: `0 0 ${MOST_POINTS - 1} 62`, preserveAspectRatio: "none", role: "img", "aria-label": label });
-  made.append(svg("path", { class: "ground", d: `M0,60H${MOST_POINTS}` }), svg("path", { d: `M${points.map(at).join("L")}` }));
+  made.append(svg("path", { class: "ground", d: `M0,60H${MOST_POINTS}` }), svg("path", { d: points.map(at).join("") }));
   return made;
 }
 
@@ -146,7 +148,11 @@ function mean(now, read) {
 }
 
 function duration(seconds) {
-  return seconds < 1 ? `${(seconds * 1000).toPrecision(3)} ms` : `${seconds.toPrecision(3)} s`;
+  return seconds < 0.9995 ? `${threeDigits(seconds * 1000)} ms` : `${threeDigits(seconds)} s`;
+}
+
+function threeDigits(value) {
+  return value < 99.95 ? value.toPrecision(3) : value.toFixed(0);
 }
 
 function percent(share) {

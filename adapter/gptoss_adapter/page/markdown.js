@@ -1,8 +1,9 @@
 // Markdown to DOM nodes. A model's words only ever become text: nothing in them is parsed as HTML, and links open the
 // web or mail, no other scheme.
 
-const BLOCK_STARTS = /^(```|~~~|#{1,6} |> ?|\s*([-*+]|\d{1,9}[.)]) |\|.*\|\s*$|(-{3,}|\*{3,})\s*$)/;
-const INLINE = /(`+)([\s\S]+?)\1|\*\*([\s\S]+?)\*\*|\*([^*\s][^*]*)\*|\[([^\]]*)\]\(([^()\s]+)\)|(https?:\/\/[^\s<>()]+)/g;
+const DEEPEST = 12; // quotes and lists within each other; what is deeper is shown as it is written
+const BLOCK_STARTS = /^( *(```|~~~)|#{1,6} |> ?|\s*([-*+]|\d{1,9}[.)]) |\|.*\|\s*$|(-{3,}|\*{3,})\s*$)/;
+const INLINE = /(`+)([\s\S]+?)\1|\*\*([\s\S]+?)\*\*|\*([^*\s][^*]*)\*|\[([^\]\n]{0,300})\]\(((?:[^()\s]|\([^()\s]*\))+)(?:\s+"[^"\n]*")?\)|(https?:\/\/(?:[^\s<>()]|\([^\s<>()]*\))+(?<![.,;:!?'"*]))/g;
 
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -15,30 +16,31 @@ export function element(tag, attributes = {}, ...children) {
 }
 
 /** Return the text's blocks, as nodes. */
-export function markdown(text) {
+export function markdown(text, depth = 0) {
+  if (depth > DEEPEST) return [element("p", {}, text)];
   const lines = text.split("\n");
   const nodes = [];
   for (let at = 0; at < lines.length; ) {
-    const [node, next] = block(lines, at);
+    const [node, next] = block(lines, at, depth);
     if (node) nodes.push(node);
     at = next;
   }
   return nodes;
 }
 
-function block(lines, at) {
+function block(lines, at, depth) {
   const line = lines[at];
-  const fence = line.match(/^(```+|~~~+)\s*(\S*)/);
+  const fence = line.match(/^( *)(```+|~~~+)\s*(\S*)/);
   if (fence) return codeBlock(lines, at, fence);
   const heading = line.match(/^(#{1,6}) (.*)/);
   if (heading) return [element(`h${Math.min(heading[1].length, 3)}`, {}, ...inline(heading[2])), at + 1];
   if (/^(-{3,}|\*{3,})\s*$/.test(line)) return [element("hr"), at + 1];
   if (/^> ?/.test(line)) {
     const [quoted, next] = taken(lines, at, /^> ?/);
-    return [element("blockquote", {}, ...markdown(quoted.map((one) => one.replace(/^> ?/, "")).join("\n"))), next];
+    return [element("blockquote", {}, ...markdown(quoted.map((one) => one.replace(/^> ?/, "")).join("\n"), depth + 1)), next];
   }
   if (isTable(lines, at)) return table(lines, at);
-  if (itemOf(line)) return list(lines, at);
+  if (itemOf(line)) return list(lines, at, depth);
   if (!line.trim()) return [null, at + 1];
   let end = at + 1;
   while (end < lines.length && lines[end].trim() && !BLOCK_STARTS.test(lines[end])) end += 1;
@@ -51,10 +53,10 @@ function taken(lines, at, pattern) {
   return [lines.slice(at, end), end];
 }
 
-function codeBlock(lines, at, [, mark, language]) {
+function codeBlock(lines, at, [, indent, mark, language]) {
   let end = at + 1;
-  while (end < lines.length && !lines[end].startsWith(mark)) end += 1;
-  const code = lines.slice(at + 1, end).join("\n");
+  while (end < lines.length && !lines[end].trimStart().startsWith(mark)) end += 1;
+  const code = dedented(lines.slice(at + 1, end), indent.length);
   const copy = element("button", { type: "button", class: "plain", onclick: () => copyText(code, copy) }, "Copy");
   const inside = element("code", { "data-language": language || undefined }, code);
   return [element("div", { class: "code" }, element("pre", { tabindex: "0" }, inside), copy), end + 1];
@@ -63,12 +65,24 @@ function codeBlock(lines, at, [, mark, language]) {
 export async function copyText(text, button) {
   const label = button.textContent;
   try {
-    await navigator.clipboard.writeText(text);
+    if (navigator.clipboard) await navigator.clipboard.writeText(text);
+    else copySelected(text);
     button.textContent = "Copied";
   } catch {
     button.textContent = "Not allowed here";
   }
   setTimeout(() => (button.textContent = label), 1500);
+}
+
+// over plain HTTP, from another machine, browsers offer no clipboard
+function copySelected(text) {
+  const field = element("textarea", { class: "hidden" });
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  const isCopied = document.execCommand("copy");
+  field.remove();
+  if (!isCopied) throw new Error("refused");
 }
 
 function isTable(lines, at) {
@@ -88,7 +102,16 @@ function itemOf(line) {
   return line.match(/^(\s*)([-*+]|\d{1,9}[.)]) (.*)/);
 }
 
-function list(lines, at) {
+function indentOf(line) {
+  return line.length - line.trimStart().length;
+}
+
+function dedented(lines, margin) {
+  return lines.map((line) => line.slice(Math.min(margin, indentOf(line)))).join("\n");
+}
+
+/** Items may hold blocks, and blank lines between them: what is indented deeper than the mark belongs to it. */
+function list(lines, at, depth) {
   const [, indent, mark] = itemOf(lines[at]);
   const isOrdered = /\d/.test(mark);
   const made = element(isOrdered ? "ol" : "ul", { start: isOrdered ? parseInt(mark, 10) : undefined });
@@ -96,9 +119,9 @@ function list(lines, at) {
     const item = itemOf(lines[at]);
     if (!item || item[1].length !== indent.length || /\d/.test(item[2]) !== isOrdered) break;
     let end = at + 1;
-    while (end < lines.length && lines[end].trim() && !(itemOf(lines[end])?.[1].length <= indent.length) && /^\s/.test(lines[end])) end += 1;
-    const inner = lines.slice(at + 1, end).map((line) => line.slice(Math.min(indent.length + 2, line.search(/\S/))));
-    made.append(element("li", {}, ...inline(item[3]), ...markdown(inner.join("\n"))));
+    while (end < lines.length && (!lines[end].trim() || indentOf(lines[end]) > indent.length)) end += 1;
+    const inner = dedented(lines.slice(at + 1, end), indent.length + item[2].length + 1);
+    made.append(element("li", {}, ...inline(item[3]), ...markdown(inner, depth + 1)));
     at = end;
   }
   return [made, at];

@@ -2,18 +2,23 @@
 
 import { copyText, element, markdown } from "./markdown.js";
 
+const answers = new WeakMap();
+
 /** Return what shows a message. actions: what its buttons do; edit, retry and result may be missing. */
 export function messageView(message, actions = {}) {
   if (message.role === "user") return userView(message, actions);
   if (message.role === "tool") return toolView(message);
-  const view = element("article", { class: "assistant" });
+  // the same one as before, so that what was opened stays open
+  const view = answers.get(message) ?? element("article", { class: "assistant" });
+  answers.set(message, view);
   fillAnswer(view, message, actions);
   return view;
 }
 
-function userView(message, { edit }) {
+function userView(message, { edit, retry }) {
   const view = element("article", { class: "user", "aria-label": "You" }, message.content);
-  if (edit) view.append(element("footer", {}, button("Edit", edit)));
+  const actions = [...(edit ? [button("Edit", edit)] : []), ...(retry ? [button("Retry", retry)] : [])];
+  if (actions.length) view.append(element("footer", {}, ...actions));
   return view;
 }
 
@@ -21,25 +26,33 @@ function toolView(message) {
   return element("article", { class: "tool" }, element("div", { class: "call" }, element("small", {}, "Result given"), element("pre", {}, message.content)));
 }
 
-/** Show an answer as far as it has come. */
+/** Show an answer as far as it has come. What stands already is left alone: it may be pressed, scrolled or selected. */
 export function fillAnswer(view, message, { retry, result, isRunning } = {}) {
-  const isOpen = view.querySelector("details.reasoning")?.open ?? false;
+  const body = view.querySelector(":scope > .body") ?? view.appendChild(element("div", { class: "body" }));
+  if (message.reasoning) fillReasoning(view, message, isRunning);
+  replaceChanged(body, markdown(message.content ?? ""));
+  body.classList.toggle("waiting", Boolean(isRunning));
+  while (body.nextSibling) body.nextSibling.remove();
   const parts = [];
-  if (message.reasoning) parts.push(reasoning(message, isOpen, isRunning));
-  const body = element("div", { class: "body" }, ...markdown(message.content ?? ""));
-  if (isRunning) body.classList.add("waiting");
-  parts.push(body);
   for (const call of message.tool_calls ?? []) parts.push(callView(call, result));
   if (message.fault) parts.push(element("p", { class: "fault", role: "alert" }, message.fault));
   if (!isRunning) parts.push(footer(message, retry));
-  view.replaceChildren(...parts);
+  view.append(...parts);
 }
 
-function reasoning(message, isOpen, isRunning) {
+function fillReasoning(view, message, isRunning) {
+  let details = view.querySelector(":scope > details.reasoning");
+  if (!details) view.prepend((details = element("details", { class: "reasoning" }, element("summary"), element("div"))));
   const label = isRunning && !message.content ? "Thinking…" : "Reasoning";
-  const details = element("details", { class: "reasoning" }, element("summary", {}, label), element("div", {}, message.reasoning));
-  details.open = isOpen;
-  return details;
+  if (details.firstChild.textContent !== label) details.firstChild.textContent = label;
+  if (details.lastChild.textContent !== message.reasoning) details.lastChild.textContent = message.reasoning;
+}
+
+function replaceChanged(view, nodes) {
+  let same = 0;
+  while (same < nodes.length && view.childNodes[same]?.isEqualNode(nodes[same])) same += 1;
+  while (view.childNodes.length > same) view.lastChild.remove();
+  view.append(...nodes.slice(same));
 }
 
 function callView(call, result) {

@@ -1,6 +1,6 @@
 // Conversations and choices, kept in this browser and nowhere else.
 
-const TALKS = "gptoss.talks";
+export const TALKS = "gptoss.talks";
 const CHOICES = "gptoss.choices";
 const MOST_TALKS = 50;
 
@@ -37,21 +37,39 @@ export class Talks {
   }
 
   rename(id, title) {
-    this.all.find((talk) => talk.id === id).title = title;
-    this.save(false);
+    this.#change((all) => {
+      const renamed = all.find((talk) => talk.id === id);
+      if (renamed) renamed.title = title;
+      return all;
+    });
   }
 
   remove(id) {
-    this.all = this.all.filter((talk) => talk.id !== id);
+    this.#change((all) => all.filter((talk) => talk.id !== id));
     if (this.current.id === id) this.current = this.all[0] ?? this.begin();
-    this.save(false);
   }
 
-  /** Keep the current conversation, as the newest. Where the browser has no room left, the oldest make some. */
-  save(isNewest = true) {
-    if (isNewest && this.current.messages.length) {
-      this.all = [this.current, ...this.all.filter((talk) => talk !== this.current)].slice(0, MOST_TALKS);
-    }
+  /** Keep the current conversation, as the newest. */
+  save() {
+    const { current } = this;
+    if (current.messages.length) this.#change((all) => [current, ...all.filter((talk) => talk.id !== current.id)].slice(0, MOST_TALKS));
+  }
+
+  /** Keep what was added to a conversation, unless it was deleted meanwhile. */
+  update(changed) {
+    this.#change((all) => all.map((talk) => (talk.id === changed.id ? changed : talk)));
+  }
+
+  /** Take over what another tab has kept. The current conversation stays as it is here. */
+  refresh() {
+    this.all = read(TALKS, this.all).map((talk) => (talk.id === this.current.id ? this.current : talk));
+  }
+
+  // From what is kept now, not from what this tab once read: other tabs write there, too.
+  #change(make) {
+    this.refresh();
+    this.all = make(this.all);
+    // no room left in this browser: the oldest make some
     while (!write(TALKS, this.all) && this.all.length > 1) this.all.pop();
   }
 }
