@@ -16,7 +16,7 @@ from gptoss_backend.demo.training.batches import Batch, Batcher
 from gptoss_backend.demo.training.export import export
 from gptoss_backend.demo.training.induction import guess_induction
 from gptoss_backend.demo.training.model import TrainedModel
-from gptoss_backend.demo.training.optimizer import optimizers_for
+from gptoss_backend.demo.training.optimizer import optimizer_for
 from gptoss_backend.harmony.vocabulary import encoding
 from support.stepping import StepByStep, load_torch_model
 
@@ -115,14 +115,13 @@ def test_guess_when_a_text_comes_a_second_time_then_it_is_copied(spellings: Spel
 
 def test_learning_when_the_same_batch_comes_again_then_its_loss_falls(model: TrainedModel) -> None:
     batch = small(Batcher(model.known, seed=1).block(0)[0])
-    optimizers = optimizers_for(model)
+    optimizer = optimizer_for(model)
     losses = []
     for _ in range(6):
         loss, _ = loss_of(model, batch)
         loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
 
     assert losses[-1] < 0.8 * losses[0]

@@ -26,7 +26,7 @@ from gptoss_backend.demo.training.batches import Batch, Batcher, known_tokens
 from gptoss_backend.demo.training.export import export
 from gptoss_backend.demo.training.induction import guess_induction
 from gptoss_backend.demo.training.model import TrainedModel
-from gptoss_backend.demo.training.optimizer import optimizers_for
+from gptoss_backend.demo.training.optimizer import optimizer_for
 
 _SEED: Final = 20
 _WARM_UP: Final = 4
@@ -48,7 +48,7 @@ class Run:
         self.known = known_tokens(_SEED)
         self.model = TrainedModel(trained_config(), self.known, Spellings(TRAINED_SHAPE.hidden_size))
         guess_induction(self.model)
-        self.optimizers = optimizers_for(self.model)
+        self.optimizer = optimizer_for(self.model)
         self.batcher = Batcher(self.known, _SEED)
 
     def learn_block(self) -> tuple[float, int]:
@@ -64,11 +64,8 @@ class Run:
     def save(self, path: Path) -> None:
         """Write all that `resume` needs, or nothing."""
         partial = path.with_suffix(".partial")
-        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        torch.save(
-            {"block": self.block, "known": self.known, "model": self.model.state_dict(), "optimizers": optimizers},
-            partial,
-        )
+        model, optimizer = self.model.state_dict(), self.optimizer.state_dict()
+        torch.save({"block": self.block, "known": self.known, "model": model, "optimizer": optimizer}, partial)
         partial.rename(path)
 
     def resume(self, path: Path) -> None:
@@ -78,18 +75,15 @@ class Run:
             raise SystemExit(f"{path} is of a run over other dialogues: their common words differ")
         self.block = state["block"]
         self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
 
     def _learn(self, batch: Batch) -> float:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16):
             loss, imbalance = loss_of(self.model, batch)
         (loss + _BALANCE * imbalance).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MOST_GRADIENT)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.optimizer.step()
         return loss.item()
 
     def _set_rates(self) -> None:
@@ -97,9 +91,8 @@ class Run:
         self.model.quantized = self.block >= decay_from
         left = (self.num_blocks - self.block) / (self.num_blocks - decay_from)
         share = min(1.0, (self.block + 1) / _WARM_UP, left)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["full_lr"] * share
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["full_lr"] * share
 
 
 def loss_of(model: TrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
