@@ -75,7 +75,10 @@ def prometheus(server: LiveServer, gpu_page: str, tmp_path_factory: pytest.TempP
 
 
 def work(server: LiveServer) -> None:
-    """Let two people ask for `LOAD_S`: one the same again and again, one always something new."""
+    """Let two people ask for `LOAD_S`: one the same again and again, one always something new.
+
+    Answers are long: greedy ones of random weights then begin to repeat themselves, and tokens are guessed ahead.
+    """
     until_s = time.monotonic() + LOAD_S
 
     def ask(new: bool) -> None:
@@ -87,7 +90,7 @@ def work(server: LiveServer) -> None:
                     model="gpt-oss-demo",
                     messages=[{"role": "user", "content": text}],
                     temperature=0,
-                    max_tokens=64,
+                    max_tokens=400,
                     extra_body={"ignore_eos": True},
                 )
                 turn += 1
