@@ -82,15 +82,10 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {"UINT8": np.dtype("u1"), "INT32": np
 class TritonModelServer:
     """Triton with `preprocess` and the generation models. One instance serves every request of the process."""
 
-    def __init__(
-        self, address: str, models: Sequence[ModelName], channel_options: Sequence[tuple[str, object]] = ()
-    ) -> None:
-        """address: host:port of Triton's gRPC service, or another target of gRPC. channel_options: beside ours.
-
-        Connects on first use; must be made inside the event loop.
-        """
+    def __init__(self, address: str, models: Sequence[ModelName]) -> None:
+        """address: host:port of Triton's gRPC service. Connects on first use; must be made inside the event loop."""
         self._models = models
-        self._client = triton.InferenceServerClient(address, channel_args=[*CHANNEL_OPTIONS, *channel_options])
+        self._client = triton.InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
 
     async def preprocess(self, chat: ChatRequest, request_id: str) -> PromptIds:
         """Return the chat's prompt. Raises ApiError."""
