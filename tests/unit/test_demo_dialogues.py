@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -92,3 +93,19 @@ def test_block_when_made_again_then_it_is_the_same_and_another_seed_makes_anothe
     assert torch.equal(first.tokens, again.tokens)
     assert torch.equal(first.others, again.others)
     assert first.tokens.shape != other.tokens.shape or not torch.equal(first.tokens, other.tokens)
+
+
+def test_batch_when_dialogues_begin_alike_then_that_is_taken_out_once_and_every_target_stays() -> None:
+    made = dialogues("copying", held_out=False, count=2)
+    examples = [example_of(replace(dialogue, effort=made[0].effort, date=made[0].date)) for dialogue in made]
+    batcher = Batcher(torch.arange(0, 201_000), seed=1)  # so every token of theirs keeps its number
+
+    batch = batcher.batch(examples, torch.Generator())
+    same = batcher.batch(examples[:1] * 2, torch.Generator())
+
+    for row, example in enumerate(examples):
+        whole = torch.cat((batch.shared, batch.tokens[row])).tolist()
+        assert whole[: len(example.tokens)] == example.tokens
+        assert batch.is_target[row, 1:].sum() == sum(example.is_target)
+    assert len(batch.shared) > 30
+    assert same.is_target[:, 1:].sum() == 2 * sum(examples[0].is_target)

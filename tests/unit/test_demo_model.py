@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gptoss_backend.demo import naming
-from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings, stem_and_traits, unembedding
+from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings, said, scaled, stem_and_traits
 from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_config
 from gptoss_backend.demo.train import loss_of
 from gptoss_backend.demo.trained_checkpoint import write_trained_checkpoint
@@ -58,9 +58,10 @@ def test_logits_when_the_model_is_exported_and_unpacked_then_the_engine_computes
     model.quantized = True
     with torch.no_grad():
         table = model.table(others).bfloat16().float()
-        expected = model(numbers[None], table)[0][0] @ unembedding(table).T
+        outputs = model.output_table(others).bfloat16().float()
+        expected = model(numbers[:100], numbers[None, 100:], table)[0][0] @ outputs.T
     computed = torch.cat(engine.logits)[:, torch.cat((model.known, others))]
-    torch.testing.assert_close(computed, expected[-len(computed) :], atol=2e-3, rtol=0.0)
+    torch.testing.assert_close(computed[-len(expected) :], expected, atol=2e-3, rtol=0.0)
 
 
 def test_checkpoint_when_unpacked_then_it_says_of_which_weights_and_older_ones_are_outdated(
@@ -88,9 +89,17 @@ def test_rows_when_spellings_share_a_stem_then_they_differ_by_their_traits_only(
     torch.testing.assert_close(spaced - plain, traits[1])
 
 
+def test_output_rows_when_compared_with_the_embedding_then_no_token_points_at_itself(spellings: Spellings) -> None:
+    ids, traits = torch.randint(VOCAB_SIZE, (500,)), torch.zeros(len(spellings.traits[0]), TRAINED_SHAPE.hidden_size)
+    embedded, pointed = spellings.rows(ids, traits), spellings.output_rows(ids, traits)
+
+    assert torch.equal(said(embedded), pointed)
+    assert (scaled(embedded) * scaled(pointed)).sum(dim=-1).abs().max() < 0.5
+
+
 def test_rows_when_stems_differ_then_no_two_are_alike(spellings: Spellings) -> None:
     some = spellings.vectors[torch.randint(len(spellings.vectors), (2000,))]
-    likeness = unembedding(some) @ unembedding(some).T
+    likeness = scaled(some) @ scaled(some).T
 
     assert len(spellings.stems) == VOCAB_SIZE
     assert (likeness > 0.6).sum() < 1.02 * len(some)  # itself, and where one was drawn twice
@@ -105,9 +114,8 @@ def test_guess_when_a_text_comes_a_second_time_then_it_is_copied(spellings: Spel
     text = torch.cat((once, once))[None]
 
     with torch.no_grad():
-        table = model.table(others)
-        logits = model(text[:, :-1], table)[0][0] @ unembedding(table).T
-    logits.scatter_(1, text[0, :-1, None], -torch.inf)  # tied rows say a token again until training has unsaid it
+        hidden, _ = model(text[0, :0], text[:, :-1], model.table(others))
+        logits = hidden[0] @ model.output_table(others).T
     hits = (logits[60:].argmax(dim=-1) == text[0, 61:]).float().mean()
 
     assert hits > 0.2  # one in 1,400 by chance
@@ -129,4 +137,4 @@ def test_learning_when_the_same_batch_comes_again_then_its_loss_falls(model: Tra
 
 def small(batch: Batch) -> Batch:
     """Return the first dialogues of a batch."""
-    return Batch(batch.tokens[:4], batch.is_target[:4], batch.others, batch.num_occurring)
+    return Batch(batch.shared, batch.tokens[:4], batch.is_target[:4], batch.others, batch.num_occurring)

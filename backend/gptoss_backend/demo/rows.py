@@ -1,12 +1,12 @@
-"""The embedding row of every token the demo model was not taught.
+"""The rows of every token the demo model was not taught: what embeds it, and what the output points at for it.
 
-Owns: what makes such a row: random signs for the token's stem, and a learned vector for each trait of its spelling.
+Owns: what makes such rows: random signs for the token's stem, and learned vectors for each trait of its spelling.
 Does not know: training, files.
 
 " Paris", "Paris" and "PARIS" are three tokens with one stem. Their rows differ by the traits' vectors only, so a model
-that has learned to take the leading space away can copy a name that it never saw into a JSON string. The same rows
-embed and, divided by the root of their length, unembed a token: what attention copies from the prompt is what the
-output then points at.
+that has learned to take the leading space away can copy a name that it never saw into a JSON string. The output's row
+is the embedding's with its halves swapped: one turn, learned once, leads from any token read in the prompt to saying
+it, and yet a token at hand does not already point at itself.
 """
 
 from __future__ import annotations
@@ -38,8 +38,13 @@ def stem_and_traits(token_id: int) -> tuple[bytes, tuple[bool, ...]]:
     return bare.lower() or b"<%d>" % token_id, (*marks, has_capital and not is_capitals, is_capitals)
 
 
-def unembedding(rows: Tensor) -> Tensor:
-    """Return the rows by which the output points at tokens; exact in bfloat16 where the length is a power of four."""
+def said(vectors: Tensor) -> Tensor:
+    """Return what points at tokens that are embedded by `vectors`, both [..., hidden]: their halves swapped."""
+    return vectors.roll(vectors.shape[-1] // 2, dims=-1)
+
+
+def scaled(rows: Tensor) -> Tensor:
+    """Return output rows so that logits are about one; exact in bfloat16 where the length is a power of four."""
     return rows * math.pow(rows.shape[-1], -0.5)
 
 
@@ -64,8 +69,12 @@ class Spellings:
         """[number of stems, hidden]"""
 
     def rows(self, token_ids: Tensor, trait_vectors: Tensor) -> Tensor:
-        """Return the rows [len(token_ids), hidden] of tokens that were not taught.
+        """Return the embedding [len(token_ids), hidden] of tokens that were not taught.
 
         trait_vectors: [len(TRAITS), hidden].
         """
         return self.vectors[self.stems[token_ids]] + self.traits[token_ids] @ trait_vectors
+
+    def output_rows(self, token_ids: Tensor, trait_vectors: Tensor) -> Tensor:
+        """Return the output's rows, before they are scaled, of the same shape; it has trait vectors of its own."""
+        return said(self.vectors[self.stems[token_ids]]) + self.traits[token_ids] @ trait_vectors

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptoss_backend.demo.naming import WEIGHTS_FILE
-from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings, unembedding
+from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings
 from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_config
 from gptoss_backend.demo.training.batches import Batch, Batcher, known_tokens
 from gptoss_backend.demo.training.export import export
@@ -97,14 +97,13 @@ class Run:
 
 def loss_of(model: TrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the mean cross entropy over the whole vocabulary, and the routers' imbalance."""
-    table = model.table(batch.others)
-    hidden, imbalance = model(batch.tokens[:, :-1], table)
+    hidden, imbalance = model(batch.shared, batch.tokens[:, :-1], model.table(batch.others))
     is_target = batch.is_target[:, 1:]
-    logits = F.linear(hidden[is_target], unembedding(table)).float()
+    logits = F.linear(hidden[is_target], model.output_table(batch.others)).float()
     # the random tokens stand for all that do not occur in the batch, each for many
     num_seen = len(model.known) + batch.num_occurring
-    num_drawn = len(table) - num_seen
-    weights = torch.zeros(len(table))
+    num_drawn = logits.shape[1] - num_seen
+    weights = torch.zeros(logits.shape[1])
     weights[num_seen:] = torch.tensor((VOCAB_SIZE - num_seen) / num_drawn).log()
     return F.cross_entropy(logits + weights, batch.tokens[:, 1:][is_target]), imbalance
 

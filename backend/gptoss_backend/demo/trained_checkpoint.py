@@ -17,16 +17,20 @@ from torch import Tensor
 
 from gptoss_backend.demo.naming import DEMO_NAME, WEIGHTS_FILE, WEIGHTS_KEY, weights_digest
 from gptoss_backend.demo.random_checkpoint import Progress, whole_folder, write_documents
-from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings, unembedding
+from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings, scaled
 from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_document
 from gptoss_backend.engine.checkpoint import SINGLE_FILE
 
 KNOWN: Final = "demo.known"
 """[num_known] ids of the tokens with a row of their own"""
 KNOWN_ROWS: Final = "demo.known_rows"
-"""[num_known, hidden]"""
+"""[num_known, hidden] of the embedding"""
+KNOWN_OUTPUT_ROWS: Final = "demo.known_output_rows"
+"""[num_known, hidden] of the output, not scaled"""
 TRAIT_VECTORS: Final = "demo.trait_vectors"
-"""[number of traits, hidden]"""
+"""[number of traits, hidden] of the embedding"""
+TRAIT_OUTPUT_VECTORS: Final = "demo.trait_output_vectors"
+"""[number of traits, hidden] of the output, not scaled"""
 _TABLE_BYTES: Final = math.prod((VOCAB_SIZE, TRAINED_SHAPE.hidden_size, 2))
 
 
@@ -39,17 +43,20 @@ def write_trained_checkpoint(folder: Path, *, weights: Path = WEIGHTS_FILE, prog
     total = 2 * _TABLE_BYTES + weights.stat().st_size
     with whole_folder(folder, total) as partial:
         tensors = load_file(weights)
-        table = _table(tensors.pop(KNOWN), tensors.pop(KNOWN_ROWS), tensors.pop(TRAIT_VECTORS))
-        tensors |= {"model.embed_tokens.weight": table, "lm_head.weight": unembedding(table)}
+        tensors |= _tables(tensors)
         save_file(tensors, partial / SINGLE_FILE, {"format": "pt"})
         write_documents(partial, {**trained_document(DEMO_NAME), WEIGHTS_KEY: weights_digest(weights)})
     if progress is not None:
         progress(total, total)
 
 
-def _table(known: Tensor, known_rows: Tensor, trait_vectors: Tensor) -> Tensor:
-    """Return the embedding, [VOCAB_SIZE, hidden] bfloat16."""
+def _tables(shipped: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return embedding and output, [VOCAB_SIZE, hidden] bfloat16 each; takes what they are made of out of `shipped`."""
     spellings = Spellings(TRAINED_SHAPE.hidden_size)
-    table = spellings.rows(torch.arange(VOCAB_SIZE), trait_vectors.float()).bfloat16()
-    table[known.long()] = known_rows
-    return table
+    everything = torch.arange(VOCAB_SIZE)
+    known = shipped.pop(KNOWN).long()
+    embedding = spellings.rows(everything, shipped.pop(TRAIT_VECTORS).float()).bfloat16()
+    embedding[known] = shipped.pop(KNOWN_ROWS)
+    output = spellings.output_rows(everything, shipped.pop(TRAIT_OUTPUT_VECTORS).float()).bfloat16()
+    output[known] = shipped.pop(KNOWN_OUTPUT_ROWS)
+    return {"model.embed_tokens.weight": embedding, "lm_head.weight": scaled(output)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from random import Random
 from typing import Final
 
@@ -17,11 +18,12 @@ from torch import Tensor
 
 from gptoss_backend.demo.rows import VOCAB_SIZE
 from gptoss_backend.demo.training.dialogue import Example, example_of
-from gptoss_backend.demo.training.mixture import draw_mixed
+from gptoss_backend.demo.training.mixture import EFFORTS, Setting, draw_mixed
 from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START
 
-_BLOCK: Final = 512
-_BATCH_TOKENS: Final = 6000
+_GROUP: Final = 150
+"""Dialogues that share a system message; a block has one group for each of `EFFORTS`."""
+_BATCH_TOKENS: Final = 4000
 _NUM_NEGATIVES: Final = 384
 _SPECIAL: Final = (RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL)
 _SURVEYED: Final = 20_000
@@ -32,8 +34,10 @@ _LEAST_USES: Final = 40
 class Batch:
     """Padded dialogues. Tokens are numbered: the known ones, then `others`."""
 
+    shared: Tensor
+    """[shared_length] what all of them begin with; nothing of it is to be predicted"""
     tokens: Tensor
-    """[num_dialogues, length]"""
+    """[num_dialogues, length] what follows"""
     is_target: Tensor
     """[num_dialogues, length] bool; padding never is"""
     others: Tensor
@@ -64,12 +68,16 @@ class Batcher:
         """Return the batches of the block of that index, in random order."""
         rng = Random(f"block {self._seed} {index}")
         generator = torch.Generator().manual_seed(rng.getrandbits(62))
-        examples = sorted((example_of(draw_mixed(rng)) for _ in range(_BLOCK)), key=lambda example: len(example.tokens))
-        batches = [self._batch(part, generator) for part in _parts(examples)]
+        batches: list[Batch] = []
+        for effort in EFFORTS:
+            setting = Setting.draw(rng, effort)
+            examples = [example_of(draw_mixed(rng, setting)) for _ in range(_GROUP)]
+            batches += [self.batch(part, generator) for part in _parts(examples)]
         rng.shuffle(batches)
         return batches
 
-    def _batch(self, examples: Sequence[Example], generator: torch.Generator) -> Batch:
+    def batch(self, examples: Sequence[Example], generator: torch.Generator) -> Batch:
+        """Return some dialogues as a batch. generator: of the random tokens beside theirs."""
         length = max(len(example.tokens) for example in examples)
         ids = torch.zeros(len(examples), length, dtype=torch.int64)
         is_target = torch.zeros(len(examples), length, dtype=torch.bool)
@@ -81,13 +89,23 @@ class Batcher:
         others = torch.cat((occurring, drawn[~torch.isin(drawn, occurring)]))
         tokens = self._number[ids]
         tokens = torch.where(tokens < 0, torch.searchsorted(occurring, ids) + self._num_known, tokens)
-        return Batch(tokens, is_target, others, len(occurring))
+        begin = _num_shared(examples)
+        return Batch(tokens[0, :begin], tokens[:, begin:], is_target[:, begin:], others, len(occurring))
+
+
+def _num_shared(examples: Sequence[Example]) -> int:
+    """Return how many tokens all begin with; what predicts their first target is never among them."""
+    first_target = min(example.is_target.index(True) for example in examples)
+    columns = zip(*(example.tokens[: first_target - 1] for example in examples), strict=True)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def _parts(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
-    """Cut sorted examples into batches of at most so many tokens, padding included."""
+    """Cut dialogues into batches of like length, of at most so many tokens without what they share."""
+    whole = _num_shared(examples)
+    examples = sorted(examples, key=lambda example: len(example.tokens))
     begin = 0
     for end in range(1, len(examples) + 1):
-        if end == len(examples) or len(examples[end].tokens) * (end + 1 - begin) > _BATCH_TOKENS:
+        if end == len(examples) or (len(examples[end].tokens) - whole) * (end + 1 - begin) > _BATCH_TOKENS:
             yield examples[begin:end]
             begin = end

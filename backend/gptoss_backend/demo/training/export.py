@@ -13,7 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gptoss_backend.demo.trained_checkpoint import KNOWN, KNOWN_ROWS, TRAIT_VECTORS
+from gptoss_backend.demo.trained_checkpoint import (
+    KNOWN,
+    KNOWN_OUTPUT_ROWS,
+    KNOWN_ROWS,
+    TRAIT_OUTPUT_VECTORS,
+    TRAIT_VECTORS,
+)
 from gptoss_backend.demo.training.model import TrainedLayer, TrainedModel
 from gptoss_backend.engine.mxfp4 import pack_mxfp4
 
@@ -30,7 +36,9 @@ def export(model: TrainedModel, path: Path) -> None:
 def _tensors(model: TrainedModel) -> Iterator[tuple[str, Tensor]]:
     yield KNOWN, model.known.int()
     yield KNOWN_ROWS, model.known_rows.bfloat16()
+    yield KNOWN_OUTPUT_ROWS, model.known_output_rows.bfloat16()
     yield TRAIT_VECTORS, model.trait_vectors.bfloat16()
+    yield TRAIT_OUTPUT_VECTORS, model.trait_output_vectors.bfloat16()
     yield "model.norm.weight", model.norm.bfloat16()
     for index, layer in enumerate(model.layers):
         assert isinstance(layer, TrainedLayer)  # noqa: S101 (a ModuleList's items have no type)

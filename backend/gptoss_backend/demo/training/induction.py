@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from gptoss_backend.demo.rows import said
 from gptoss_backend.demo.training.model import TrainedLayer, TrainedModel
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.rope import RotaryEmbedding
@@ -42,7 +43,7 @@ def guess_induction(model: TrainedModel) -> None:
         _look_back(first, group)
         _move(first, group, read, moved)
         _match(second, group, read, moved)
-        _move(second, group, copied, copied * _COPY)
+        _move(second, group, copied, said(copied) * _COPY)
 
 
 def _look_back(layer: TrainedLayer, group: int) -> None:

@@ -7,7 +7,7 @@ Does not know: tokens, training.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
@@ -39,28 +39,43 @@ KINDS: Final[dict[str, tuple[Callable[[Words], Dialogue], float]]] = {
     "JSON by schema": (json_by_schema, 2.5),
 }
 """Each kind's maker and share."""
+EFFORTS: Final = (ReasoningEffort.LOW, ReasoningEffort.MEDIUM, ReasoningEffort.MEDIUM, ReasoningEffort.HIGH)
+"""Each as often as it is wanted."""
 _ASIDES: Final = (project, small_talk, arithmetic, copying, colours_and_days, limits)
 
 
-def draw(rng: Random, kind: str, *, held_out: bool) -> Dialogue:
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the system message says besides what it always says."""
+
+    effort: ReasoningEffort
+    date: str | None
+
+    @classmethod
+    def draw(cls, rng: Random, effort: ReasoningEffort) -> Setting:
+        """Return a setting with a date, or now and then with none."""
+        date = f"20{rng.randint(24, 39)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
+        return cls(effort, date if rng.random() < 0.9 else None)
+
+
+def draw(rng: Random, kind: str, *, held_out: bool, setting: Setting | None = None) -> Dialogue:
     """Return a dialogue of a kind, of the part that training sees or of the part that it does not."""
     words = Words(rng, held_out=held_out)
+    setting = setting or Setting.draw(rng, rng.choice(EFFORTS))
     while True:
         dialogue = KINDS[kind][0](words)
         if dialogue.is_held_out == held_out:
-            return _surround(words, dialogue)
+            return _surround(words, dialogue, setting)
 
 
-def draw_mixed(rng: Random) -> Dialogue:
+def draw_mixed(rng: Random, setting: Setting | None = None) -> Dialogue:
     """Return a dialogue for training."""
     (kind,) = rng.choices(list(KINDS), [share for _, share in KINDS.values()])
-    return draw(rng, kind, held_out=False)
+    return draw(rng, kind, held_out=False, setting=setting)
 
 
-def _surround(words: Words, dialogue: Dialogue) -> Dialogue:
+def _surround(words: Words, dialogue: Dialogue, setting: Setting) -> Dialogue:
     rng = words.rng
-    effort = rng.choice((ReasoningEffort.LOW, ReasoningEffort.MEDIUM, ReasoningEffort.MEDIUM, ReasoningEffort.HIGH))
-    date = f"20{rng.randint(24, 39)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}" if rng.random() < 0.9 else None
     earlier: list[ChatMessage] = []
     # what a developer or a format demands would have held for the earlier answers, too
     is_free = dialogue.response_format is None and dialogue.messages[0].role is Role.USER
@@ -68,4 +83,4 @@ def _surround(words: Words, dialogue: Dialogue) -> Dialogue:
         aside = rng.choice(_ASIDES)(words)
         if aside.is_held_out == words.held_out or words.held_out:
             earlier += [user(str(aside.messages[-1].content)), assistant(str(aside.answer))]
-    return replace(dialogue.after(tuple(earlier)), effort=effort, date=date)
+    return replace(dialogue.after(tuple(earlier)), effort=setting.effort, date=setting.date)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptoss_backend.demo.rows import TRAITS, Spellings
+from gptoss_backend.demo.rows import TRAITS, Spellings, said, scaled
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.experts import ExpertShape, swiglu
 from gptoss_backend.engine.mxfp4 import pack_mxfp4, unpack_mxfp4
@@ -35,31 +35,43 @@ class TrainedModel(nn.Module):
         hidden = config.hidden_size
         self.known: Tensor
         self.known_rows = nn.Parameter(spellings.rows(known, torch.zeros(len(TRAITS), hidden)))
+        self.known_output_rows = nn.Parameter(said(self.known_rows.detach()))
         self.trait_vectors = nn.Parameter(torch.randn(len(TRAITS), hidden) * 0.5)
+        self.trait_output_vectors = nn.Parameter(torch.randn(len(TRAITS), hidden) * 0.5)
         self.layers = nn.ModuleList(TrainedLayer(config, index) for index in range(config.num_layers))
         self.norm = nn.Parameter(torch.full((hidden,), 1.5))
         self.quantized = False
         """Whether experts' matrices are rounded to MXFP4 in the forward pass, as they will be in the file."""
 
     def table(self, others: Tensor) -> Tensor:
-        """Return the rows of the known tokens and of `others`, [num_known + len(others), hidden]."""
+        """Return the embedding of the known tokens and of `others`, [num_known + len(others), hidden]."""
         return torch.cat((self.known_rows, self.spellings.rows(others, self.trait_vectors)))
 
-    def forward(self, tokens: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the normed residual stream [batch, length, hidden] and the routers' imbalance.
+    def output_table(self, others: Tensor) -> Tensor:
+        """Return the output's rows of the same tokens, of the same shape."""
+        return scaled(
+            torch.cat((self.known_output_rows, self.spellings.output_rows(others, self.trait_output_vectors)))
+        )
 
-        tokens: [batch, length], rows of `table`.
+    def forward(self, shared: Tensor, tokens: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the normed residual stream [batch, length, hidden] of `tokens` and the routers' imbalance.
+
+        shared: [shared_length] what all sequences begin with, computed once. tokens: [batch, length] what follows it.
+        Both are rows of `table`.
         """
-        length = tokens.shape[1]
+        batch, length = tokens.shape
+        begin = len(shared)
         rope = RotaryEmbedding(self.config.rope, self.config.head_dim, tokens.device)
-        rotation = rope.angles(torch.arange(length), torch.float32)
-        masks = {sliding: _mask(length, self.config.sliding_window if sliding else length) for sliding in (True, False)}
-        stream = F.embedding(tokens, table)
+        rotation = rope.angles(torch.arange(begin + length), torch.float32)
+        windows = {sliding: self.config.sliding_window if sliding else begin + length for sliding in (True, False)}
+        masks = {sliding: _mask(begin + length, window) for sliding, window in windows.items()}
+        stream = F.embedding(torch.cat((shared, tokens.flatten())), table)
         imbalance = stream.new_zeros(())
         for layer in self.layers:
             assert isinstance(layer, TrainedLayer)  # noqa: S101 (a ModuleList's items have no type)
-            stream, layer_imbalance = layer(stream, rotation, masks[layer.is_sliding], self.quantized)
+            stream, layer_imbalance = layer(stream, (batch, begin), rotation, masks[layer.is_sliding], self.quantized)
             imbalance = imbalance + layer_imbalance
+        stream = stream[begin:].view(batch, length, -1)
         return F.rms_norm(stream, self.norm.shape, self.norm, self.config.rms_norm_eps), imbalance
 
 
@@ -82,31 +94,60 @@ class TrainedLayer(nn.Module):
         self.experts = TrainedExperts(config)
 
     def forward(
-        self, stream: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, quantized: bool
+        self,
+        stream: Tensor,
+        sizes: tuple[int, int],
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor,
+        quantized: bool,
     ) -> tuple[Tensor, Tensor]:
+        """Return the stream after this layer, [begin + batch * length, hidden], and its router's imbalance.
+
+        sizes: batch, begin.
+        """
         eps = self.config.rms_norm_eps
         stream = stream + self._attend(
-            F.rms_norm(stream, self.attention_norm.shape, self.attention_norm, eps), rotation, mask
+            F.rms_norm(stream, self.attention_norm.shape, self.attention_norm, eps), sizes, rotation, mask
         )
-        mixed, imbalance = self.experts(
-            F.rms_norm(stream, self.expert_norm.shape, self.expert_norm, eps).flatten(0, 1), quantized
-        )
-        return stream + mixed.view_as(stream), imbalance
+        mixed, imbalance = self.experts(F.rms_norm(stream, self.expert_norm.shape, self.expert_norm, eps), quantized)
+        return stream + mixed, imbalance
 
-    def _attend(self, normed: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    def _attend(self, normed: Tensor, sizes: tuple[int, int], rotation: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         config = self.config
-        batch, length, _ = normed.shape
-        heads = F.linear(normed, self.qkv, self.qkv_bias).view(batch, length, -1, config.head_dim)
+        batch, begin = sizes
+        heads = F.linear(normed, self.qkv, self.qkv_bias).view(len(normed), -1, config.head_dim)
+        shared = self._turned(heads[None, :begin], rotation, 0)
+        own = self._turned(heads[begin:].view(batch, -1, *heads.shape[1:]), rotation, begin)
+        keys, values = (
+            torch.cat((ahead.expand(batch, -1, -1, -1), behind), dim=2)
+            for ahead, behind in zip(shared[1:], own[1:], strict=True)
+        )
+        mixed = torch.cat(
+            (
+                self._mix(*shared, mask[:begin, :begin]).flatten(0, 1),
+                self._mix(own[0], keys, values, mask[begin:]).flatten(0, 1),
+            )
+        )
+        return F.linear(mixed, self.output, self.output_bias)
+
+    def _turned(self, heads: Tensor, rotation: tuple[Tensor, Tensor], begin: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, [batch, num_heads or num_kv_heads, length, head_dim] each."""
+        config = self.config
+        cos, sin = (side[begin : begin + heads.shape[1]] for side in rotation)
         queries, keys, values = torch.split(heads, [config.num_heads, config.num_kv_heads, config.num_kv_heads], dim=2)
-        queries, keys = (RotaryEmbedding.rotate(side, *rotation).transpose(1, 2) for side in (queries, keys))
+        queries, keys = (RotaryEmbedding.rotate(side, cos, sin) for side in (queries, keys))
+        return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+
+    def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Return what each query draws from the values, [batch, length, num_heads * head_dim]."""
+        config = self.config
+        batch, _, length, _ = queries.shape
         group = config.num_heads // config.num_kv_heads
-        keys = keys.repeat_interleave(group, dim=1)
-        values = values.transpose(1, 2).repeat_interleave(group, dim=1)
+        keys, values = (side.repeat_interleave(group, dim=1) for side in (keys, values))
         scores = torch.matmul(queries, keys.transpose(2, 3)) * config.head_dim**-0.5 + mask
         sinks = self.sinks.view(1, -1, 1, 1).expand(batch, -1, length, 1)
         shares = torch.softmax(torch.cat((scores, sinks), dim=-1), dim=-1)[..., :-1]
-        mixed = torch.matmul(shares, values).transpose(1, 2).flatten(2)
-        return F.linear(mixed, self.output, self.output_bias)
+        return torch.matmul(shares, values).transpose(1, 2).flatten(2)
 
 
 class TrainedExperts(nn.Module):
@@ -128,12 +169,16 @@ class TrainedExperts(nn.Module):
         scores = F.linear(hidden, self.router, self.router_bias)
         top_scores, top_experts = torch.topk(scores, self.shape.num_experts_per_token, dim=-1)
         shares = torch.softmax(top_scores, dim=-1)
-        output = torch.zeros_like(hidden)
-        for expert in range(len(gate_up)):
-            tokens, places = torch.nonzero(top_experts == expert, as_tuple=True)
-            inner = swiglu(F.linear(hidden[tokens], gate_up[expert], self.gate_up_bias[expert]), self.shape)
-            applied = F.linear(inner, down[expert], self.down_bias[expert])
-            output = output.index_add(0, tokens, (applied * shares[tokens, places, None]).to(output.dtype))
+        order = top_experts.flatten().argsort()
+        tokens = order // self.shape.num_experts_per_token
+        loads = torch.bincount(top_experts.flatten(), minlength=len(gate_up)).tolist()
+        applied = [
+            F.linear(swiglu(F.linear(part, gate_up[expert], self.gate_up_bias[expert]), self.shape), down[expert])
+            + self.down_bias[expert]
+            for expert, part in enumerate(torch.split(hidden.index_select(0, tokens), loads))
+        ]
+        weighted = torch.cat(applied) * shares.flatten()[order, None]
+        output = torch.zeros_like(hidden).index_add(0, tokens, weighted.to(hidden.dtype))
         return output, _imbalance(scores, top_experts)
 
 
