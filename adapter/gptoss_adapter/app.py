@@ -25,6 +25,9 @@ from gptoss_adapter.admission import Admission
 from gptoss_adapter.context import PROFILE_HEADER, REQUEST_ID_HEADER
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.edge import Edge
+from gptoss_adapter.fleet import Fleet
+from gptoss_adapter.fleet_addresses import ReplicaNames
+from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFile
 from gptoss_adapter.metrics import Metrics
@@ -34,7 +37,7 @@ from gptoss_adapter.stats_triton import TritonPage
 from gptoss_adapter.triton_client import TritonModelServer
 from gptoss_adapter.validation import api_error_of
 from gptoss_backend.harmony.vocabulary import encoding
-from gptoss_backend.settings import Settings, SettingsError
+from gptoss_backend.settings import ServerSettings, Settings, SettingsError
 
 if TYPE_CHECKING:
     from gptoss_adapter.tracing import Traces
@@ -64,11 +67,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        address = f"{settings.server.triton_host}:{settings.server.grpc_port}"
-        server = model_server or TritonModelServer(address, served.names)
+        server, triton_page = await _model_server(settings.server, served, measured, model_server)
         if traces is not None:
             server = traces.at(server)
-        triton_page = TritonPage(f"http://{settings.server.triton_host}:{settings.server.metrics_port}/metrics")
         encoding()  # loads the vocabulary, 0.2 s, before a client waits for it
         app.state.services = Services(settings, served, server, measured, triton_page, today, drain)
         watch = asyncio.create_task(keys.watch(), name="watch-keys") if keys is not None else None
@@ -115,6 +116,18 @@ def create_app(
     if traces is not None:
         app.add_middleware(traces.around)
     return app
+
+
+async def _model_server(
+    server: ServerSettings, served: ServedModels, measured: Metrics, given: ModelServer | None
+) -> tuple[ModelServer, TritonPage | FleetPage]:
+    """Return the given one, else Triton, one or several; and Triton's metrics."""
+    if server.triton_replicas is not None and given is None:
+        fleet = await Fleet.open(ReplicaNames(server.triton_replicas), served.names)
+        measured.register(FleetCollector(fleet))
+        return fleet, FleetPage(fleet.addresses, server.metrics_port - server.grpc_port)
+    page = TritonPage(f"http://{server.triton_host}:{server.metrics_port}/metrics")
+    return given or TritonModelServer(f"{server.triton_host}:{server.grpc_port}", served.names), page
 
 
 def _traces(settings: Settings) -> Traces | None:

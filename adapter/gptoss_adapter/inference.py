@@ -42,12 +42,30 @@ class GenerationStream(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """How one of several model servers does."""
+
+    address: str
+    live: bool
+    missing_models: tuple[str, ...]
+    num_in_flight: int
+    """Generations of this process that run or wait there."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers chats."""
+        return self.live and not self.missing_models
+
+
+@dataclass(frozen=True, slots=True)
 class ModelServerStatus:
     """Whether the model server can answer chats."""
 
     live: bool
     version: str | None
     missing_models: tuple[str, ...]
+    replicas: tuple[ReplicaStatus, ...] = ()
+    """Of a fleet."""
 
     @property
     def ready(self) -> bool:
@@ -64,7 +82,10 @@ class ModelServer(Protocol):
     def generate(
         self, model: ModelName, prompt: PromptIds, sampling: SamplingParams, request_id: str
     ) -> GenerationStream:
-        """Submit the prompt to `model` and return its stream; iterating waits for the model."""
+        """Submit the prompt to `model` and return its stream; iterating waits for the model.
+
+        Raises ServiceUnavailableError where there is nobody to submit it to.
+        """
 
     async def status(self) -> ModelServerStatus:
         """Ask whether the server lives and which of its models are missing. Never raises."""

@@ -57,6 +57,10 @@ class Metrics:
         self._declare_tokens()
         self._declare_latencies()
 
+    def register(self, collector: Collector) -> None:
+        """Show on the page what `collector` yields."""
+        self._registry.register(collector)
+
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -24,6 +24,7 @@ from starlette.requests import Request
 from gptoss_adapter.context import current_record
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import InvalidRequestError, ModelNotFoundError
+from gptoss_adapter.fleet_metrics import FleetPage
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.stats_triton import TritonPage
@@ -154,7 +155,7 @@ class Services:
     models: ServedModels
     model_server: ModelServer
     metrics: Metrics
-    triton_page: TritonPage
+    triton_page: TritonPage | FleetPage
     today: Callable[[], date]
     drain: Drain
     started_at: float = field(default_factory=time.time)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 import httpx
@@ -53,8 +53,8 @@ class TritonFigures:
     cache_hits: float | None
     """Prompts that Triton's response cache answered since its start; None: it has no such cache."""
     cache_misses: float | None
-    page: str = ""
-    """The page itself."""
+    pages: tuple[str, ...] = ()
+    """The page itself, of each replica where there are several."""
 
 
 class TritonPage:
@@ -120,8 +120,29 @@ def read_page(page: str) -> TritonFigures:
         gpus=dict(gpus),
         cache_hits=cache.get(_CACHE_HITS),
         cache_misses=cache.get(_CACHE_MISSES),
-        page=page,
+        pages=(page,),
     )
+
+
+def merged(replicas: Mapping[str, TritonFigures]) -> TritonFigures:
+    """Return the figures of several replicas, by their addresses, as one server's."""
+    every = list(replicas.values())
+    return TritonFigures(
+        engines=tuple(
+            replace(engine, instance=f"{address}/{engine.instance}")
+            for address, figures in replicas.items()
+            for engine in figures.engines
+        ),
+        gpus={uuid: values for figures in every for uuid, values in figures.gpus.items()},
+        cache_hits=_total(figures.cache_hits for figures in every),
+        cache_misses=_total(figures.cache_misses for figures in every),
+        pages=tuple(page for figures in every for page in figures.pages),
+    )
+
+
+def _total(counts: Iterable[float | None]) -> float | None:
+    told = [count for count in counts if count is not None]
+    return sum(told) if told else None
 
 
 def _without_names(labels: dict[str, str]) -> dict[str, str]:

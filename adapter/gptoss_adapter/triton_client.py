@@ -82,10 +82,17 @@ _DTYPES: Final[dict[str, np.dtype[Any]]] = {"UINT8": np.dtype("u1"), "INT32": np
 class TritonModelServer:
     """Triton with `preprocess` and the generation models. One instance serves every request of the process."""
 
-    def __init__(self, address: str, models: Sequence[ModelName]) -> None:
-        """address: host:port of Triton's gRPC service. Connects on first use; must be made inside the event loop."""
+    def __init__(
+        self, address: str, models: Sequence[ModelName], channel_options: Sequence[tuple[str, object]] = ()
+    ) -> None:
+        """address: host:port of Triton's gRPC service, or another target of gRPC.
+
+        channel_options: beside CHANNEL_OPTIONS, or in their place.
+        Connects on first use; must be made inside the event loop.
+        """
         self._models = models
-        self._client = triton.InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
+        options = {**dict(CHANNEL_OPTIONS), **dict(channel_options)}
+        self._client = triton.InferenceServerClient(address, channel_args=list(options.items()))
 
     async def preprocess(self, chat: ChatRequest, request_id: str) -> PromptIds:
         """Return the chat's prompt. Raises ApiError."""

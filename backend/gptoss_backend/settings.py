@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gptoss_backend.contract import ModelShort, ReasoningEffort
 
@@ -29,6 +29,9 @@ OTLP_ENV: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG: Final = PROJECT_ROOT / "configs" / "server_config.yaml"
 
+DNS_SCHEME: Final = "dns:///"
+
+ReplicaTarget = Annotated[str, Field(pattern=rf"^({DNS_SCHEME})?(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{{1,5}}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 ProfileName = Literal["latency_first", "quality_first", "balanced"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -51,6 +54,7 @@ class ServerSettings(_Section):
     triton_grpc_port: Port | None = None
     triton_metrics_port: Port | None = None
     triton_http_port: Port | None = None
+    triton_replicas: Annotated[list[ReplicaTarget], Field(min_length=1)] | None = None
     triton_config_name: Annotated[str, Field(pattern=r"^\S+$")] | None = None
     run_dir: Path = PROJECT_ROOT / ".run"
     model_repository: Path = PROJECT_ROOT / "model_repository"
@@ -60,6 +64,12 @@ class ServerSettings(_Section):
     step_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     response_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
     log_max_bytes: Annotated[int, Field(ge=64 * 1024)] = 64 * 1024 * 1024
+
+    @field_validator("triton_replicas", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """A variable of the environment says it shorter without brackets."""
+        return [one.strip() for one in value.split(",")] if isinstance(value, str) else value
 
     @property
     def grpc_port(self) -> int:

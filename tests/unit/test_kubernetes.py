@@ -13,7 +13,7 @@ import pytest
 from starlette.routing import Route
 
 from gptoss_adapter.app import create_app
-from gptoss_backend.settings import ENV_PREFIX, PROJECT_ROOT, Settings, SettingsError, load_settings
+from gptoss_backend.settings import DNS_SCHEME, ENV_PREFIX, PROJECT_ROOT, Settings, SettingsError, load_settings
 from gptoss_client.launch import Addresses
 from support.fake_model_server import FakeModelServer
 from support.manifests import (
@@ -169,7 +169,11 @@ def test_pods_when_they_listen_then_it_is_where_their_settings_say(variant: str)
 @each_variant
 def test_adapter_when_it_looks_for_triton_then_it_is_told_of_every_replica(variant: str) -> None:
     server = settings_in(variant, workload(variant, "adapter")).server
-    (service,) = (one for one in of_kind(variant, "Service") if one["metadata"]["name"] == server.triton_host)
+    assert server.triton_replicas is not None
+    (name,) = (
+        target.removeprefix(DNS_SCHEME).removesuffix(f":{server.grpc_port}") for target in server.triton_replicas
+    )
+    (service,) = (one for one in of_kind(variant, "Service") if one["metadata"]["name"] == name)
 
     assert service["spec"]["clusterIP"] == "None"
     assert {port["name"]: port["port"] for port in service["spec"]["ports"]} == {

@@ -141,6 +141,12 @@ def test_fleet_when_it_scales_then_by_metrics_we_publish_of_its_own_engines() ->
     assert 0 < float(trigger["metadata"]["threshold"]) < max_num_seqs
 
 
+def test_fleet_when_there_are_no_figures_then_its_size_stays() -> None:
+    (scaled,) = of_kind(FLEET, "ScaledObject")
+    assert all(trigger["metadata"]["ignoreNullValues"] == "false" for trigger in scaled["spec"]["triggers"])
+    assert scaled["spec"]["fallback"]["behavior"] == "currentReplicasIfHigher"
+
+
 def test_fleet_when_applied_again_then_the_autoscalers_numbers_stay() -> None:
     scalers = of_kind(FLEET, "ScaledObject") + of_kind(FLEET, "HorizontalPodAutoscaler")
     targets = {(one["spec"]["scaleTargetRef"]["kind"], one["spec"]["scaleTargetRef"]["name"]) for one in scalers}

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.server
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -22,6 +17,7 @@ from gptoss_adapter.stats_triton import TritonFigures, TritonPage, read_page
 from gptoss_backend.settings import load_settings
 from support.fake_model_server import HELLO, FakeModelServer
 from support.live_app import chat_body, live
+from support.triton_page import triton_with
 
 # as tritonserver 2.51 prints them, shortened
 PAGE = """\
@@ -162,32 +158,6 @@ def test_targets_when_nothing_was_measured_then_each_is_null() -> None:
 
 
 # --- over sockets ---------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def triton_with(page: str, status: int = 200, delay_s: float = 0.0) -> Iterator[tuple[int, list[str]]]:
-    """Serve a metrics page; yields the port and the paths that were asked for."""
-    asked: list[str] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            time.sleep(delay_s)
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(page.encode())
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server.server_address[1], asked
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def figures(port: int, times: int = 1) -> list[TritonFigures | str]:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
-from gptoss_adapter.inference import ModelServerStatus
+from gptoss_adapter.inference import ModelServerStatus, ReplicaStatus
 from gptoss_adapter.serving import VERSION, Services, Shared
 from gptoss_adapter.stats_triton import TritonFigures
 from gptoss_backend.heartbeat import stuck_parts
@@ -43,6 +43,8 @@ async def health(services: Shared) -> JSONResponse:
         "versions": {"gptoss": VERSION, "triton": status.version, "python": platform.python_version()},
         "uptime_s": round(time.time() - services.started_at, 1),
     }
+    if status.replicas:
+        document["replicas"] = [_replica(one) for one in status.replicas]
     return JSONResponse(document, status_code=200 if state == "ok" else 503)
 
 
@@ -85,7 +87,10 @@ async def _ask_triton(services: Services) -> tuple[ModelServerStatus, TritonFigu
 def _stuck(services: Services, figures: TritonFigures | None) -> list[str]:
     """Return what lives but does not get on, which Triton itself takes for ready."""
     step_timeout_s = services.settings.server.step_timeout_s
-    return stuck_parts(figures.page, time.time(), step_timeout_s) if figures is not None else []
+    now_s = time.time()
+    stuck = [stuck_parts(page, now_s, step_timeout_s) for page in (figures.pages if figures is not None else ())]
+    # as long as one of several replicas gets on, a chat sent now is answered
+    return [part for parts in stuck for part in parts] if all(stuck) else []
 
 
 def _engines(figures: TritonFigures | None) -> list[dict[str, str]] | None:
@@ -101,6 +106,16 @@ def _state(services: Services, status: ModelServerStatus, stuck: list[str]) -> S
     if not status.ready:
         return "unavailable"
     return "stuck" if stuck else "ok"
+
+
+def _replica(replica: ReplicaStatus) -> dict[str, Any]:
+    return {
+        "address": replica.address,
+        "live": replica.live,
+        "ready": replica.ready,
+        "missing": list(replica.missing_models),
+        "generations_under_way": replica.num_in_flight,
+    }
 
 
 def _missing(status: ModelServerStatus) -> list[str]:

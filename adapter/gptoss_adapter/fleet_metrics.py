@@ -1,0 +1,78 @@
+"""What /metrics and /stats tell of a fleet's replicas.
+
+Owns: the names of the replicas' metrics; that what the replicas say of their engines is told together.
+Does not know: the choice among replicas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gptoss_adapter.fleet import Fleet
+from gptoss_adapter.stats_triton import TritonFigures, TritonPage, merged
+
+_LABELS: Final = ("replica",)
+
+
+class FleetCollector(Collector):
+    """Looks at the replicas when the page is read: one that is gone is on it no more."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield a series of each kind for each replica."""
+        requests = CounterMetricFamily(
+            "gptoss_replica_requests", "Generations submitted to a replica of Triton.", labels=_LABELS
+        )
+        in_flight = GaugeMetricFamily(
+            "gptoss_replica_in_flight", "Generations running or waiting at a replica of Triton.", labels=_LABELS
+        )
+        ready = GaugeMetricFamily(
+            "gptoss_replica_ready", "Whether a replica of Triton serves all models.", labels=_LABELS
+        )
+        for replica in self._fleet.replicas:
+            requests.add_metric((replica.address,), replica.num_requests)
+            in_flight.add_metric((replica.address,), replica.num_in_flight)
+            ready.add_metric((replica.address,), float(replica.status.ready))
+        yield from (requests, in_flight, ready)
+
+
+class FleetPage:
+    """The metrics pages of all replicas as one. Of one event loop."""
+
+    def __init__(self, replicas: Callable[[], list[str]], port_offset: int) -> None:
+        """replicas: their gRPC addresses. port_offset: from a replica's gRPC port to that of its metrics."""
+        self._replicas = replicas
+        self._port_offset = port_offset
+        self._pages: dict[str, TritonPage] = {}
+
+    async def figures(self) -> TritonFigures | str:
+        """Return what the pages say together; where none can be had, why."""
+        pages = await self._current_pages()
+        answers = await asyncio.gather(*(page.figures() for page in pages.values()))
+        told = {one: answer for one, answer in zip(pages, answers, strict=True) if not isinstance(answer, str)}
+        if told:
+            return merged(told)
+        return next((answer for answer in answers if isinstance(answer, str)), "There is no replica of Triton.")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for page in self._pages.values():
+            await page.close()
+
+    async def _current_pages(self) -> Mapping[str, TritonPage]:
+        known, addresses = self._pages, self._replicas()
+        self._pages = {one: known.get(one) or TritonPage(self._url(one)) for one in addresses}
+        for address in known.keys() - self._pages.keys():
+            await known[address].close()
+        return dict(self._pages)
+
+    def _url(self, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        return f"http://{host}:{int(port) + self._port_offset}/metrics"

@@ -1,0 +1,377 @@
+"""Several tritonservers as one model server: gRPC servers that speak Triton's protocol stand for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+import httpx
+import pytest
+
+from gptoss_adapter.app import create_app
+from gptoss_adapter.errors import ApiError, ServiceUnavailableError, TooManyRequestsError
+from gptoss_adapter.fleet import Fleet
+from gptoss_adapter.fleet_addresses import ReplicaNames
+from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
+from gptoss_adapter.inference import GenerationStep, PromptIds
+from gptoss_adapter.metrics import Metrics
+from gptoss_adapter.stats_triton import TritonFigures
+from gptoss_backend.contract import GenerationErrorCode, SamplingParams, Started, encode_error
+from gptoss_backend.settings import load_settings
+from support.fake_triton import (
+    CHAT_REQUEST,
+    DEMO,
+    FINISHED,
+    PROMPT,
+    STARTED,
+    Context,
+    FakeTriton,
+    Requests,
+    Responses,
+    response,
+    serving,
+)
+from support.live_app import live
+from support.triton_page import triton_with
+
+LOST = (grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+
+class Names(ReplicaNames):
+    """Stand for what the test says."""
+
+    def __init__(self, addresses: list[str]) -> None:
+        super().__init__(())
+        self.addresses = addresses
+
+    async def look_up(self) -> tuple[str, ...]:
+        return tuple(self.addresses)
+
+
+class Servers:
+    """Replicas that can be ended and begun one by one, and the names they have."""
+
+    def __init__(self) -> None:
+        self.names = Names([])
+        self._running: dict[str, AsyncExitStack] = {}
+        self.tritons: dict[str, FakeTriton] = {}
+
+    async def begin(self, triton: FakeTriton | None = None) -> str:
+        stack, triton = AsyncExitStack(), triton or FakeTriton()
+        address = f"127.0.0.1:{await stack.enter_async_context(serving(triton))}"
+        self._running[address], self.tritons[address] = stack, triton
+        self.names.addresses.append(address)
+        return address
+
+    async def end(self, address: str) -> None:
+        await self._running.pop(address).aclose()
+
+    async def end_all(self) -> None:
+        for address in list(self._running):
+            await self.end(address)
+
+    def asked(self, model: str) -> Counter[str]:
+        """Return how many requests each replica got."""
+        tritons = self.tritons.items()
+        return Counter({one: sum(r.model_name == model for r in triton.requests) for one, triton in tritons})
+
+
+@asynccontextmanager
+async def fleet_of(*tritons: FakeTriton) -> AsyncIterator[tuple[Servers, Fleet]]:
+    servers = Servers()
+    for triton in tritons:
+        await servers.begin(triton)
+    fleet = await Fleet.open(servers.names, [DEMO])
+    try:
+        yield servers, fleet
+    finally:
+        await fleet.close()
+        await servers.end_all()
+
+
+def run(test: Callable[[Servers, Fleet], Awaitable[None]], *tritons: FakeTriton) -> None:
+    async def connect() -> None:
+        async with asyncio.timeout(15), fleet_of(*tritons) as (servers, fleet):
+            await test(servers, fleet)
+
+    asyncio.run(connect())
+
+
+async def answer_of(fleet: Fleet, prompt: PromptIds = PROMPT) -> list[GenerationStep]:
+    stream = fleet.generate(DEMO, prompt, SamplingParams(), "req-1")
+    try:
+        return [step async for step in stream]
+    finally:
+        stream.cancel()
+
+
+def prompt(number: int) -> PromptIds:
+    return PromptIds(number.to_bytes(4, "little"))
+
+
+WHOLE = [GenerationStep([], STARTED), GenerationStep([7, 8]), GenerationStep([200002], FINISHED)]
+
+
+# --- where requests go ----------------------------------------------------------------------------------------------
+
+
+def test_preprocess_when_there_are_several_replicas_then_they_take_turns() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        await asyncio.sleep(0.2)  # until all are connected
+        before = servers.asked("preprocess")
+        for _ in range(30):
+            assert await fleet.preprocess(CHAT_REQUEST, "req-1") == PROMPT
+        assert servers.asked("preprocess") - before == Counter(dict.fromkeys(servers.tritons, 10))
+
+    run(test, FakeTriton(), FakeTriton(), FakeTriton())
+
+
+def test_preprocess_when_a_replica_loses_it_then_another_renders_it() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        await asyncio.sleep(0.2)  # until both are connected
+        servers.tritons[servers.names.addresses[0]].error = LOST
+        for _ in range(10):
+            assert await fleet.preprocess(CHAT_REQUEST, "req-1") == PROMPT
+        assert min(servers.asked("preprocess").values()) >= 5
+
+    run(test, FakeTriton(), FakeTriton())
+
+
+def test_generate_when_a_conversation_comes_back_then_it_goes_to_the_same_replica() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        for _ in range(8):
+            assert await answer_of(fleet) == WHOLE
+        assert sorted(servers.asked("gpt_oss_demo").values()) == [0, 0, 8]
+        for number in range(60):
+            await answer_of(fleet, prompt(number))
+        assert min(servers.asked("gpt_oss_demo").values()) >= 8
+
+    run(test, FakeTriton(), FakeTriton(), FakeTriton())
+
+
+def test_generate_when_one_conversation_is_asked_many_times_at_once_then_others_help() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        for triton in servers.tritons.values():
+            triton.hang = True
+        streams = [fleet.generate(DEMO, PROMPT, SamplingParams(), "req-1") for _ in range(30)]
+        assert max(one.num_in_flight for one in fleet.replicas) <= 1.25 * 10 + 2
+        assert sum(one.num_in_flight for one in fleet.replicas) == 30
+        for stream in streams:
+            stream.cancel()
+            stream.cancel()
+        assert [one.num_in_flight for one in fleet.replicas] == [0, 0, 0]
+
+    run(test, FakeTriton(), FakeTriton(), FakeTriton())
+
+
+def test_generate_when_a_replica_lacks_the_model_then_it_goes_elsewhere() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        lacking, serving_it = servers.names.addresses
+        servers.tritons[lacking].unready = {"gpt_oss_demo"}
+        await fleet.refresh()
+        for number in range(10):
+            await answer_of(fleet, prompt(number))
+        assert servers.asked("gpt_oss_demo") == Counter({serving_it: 10, lacking: 0})
+
+    run(test, FakeTriton(), FakeTriton())
+
+
+# --- replicas that come and go --------------------------------------------------------------------------------------
+
+
+class Breaking(FakeTriton):
+    """Loses each generation after `self.responses`."""
+
+    async def ModelStreamInfer(self, requests: Requests, context: Context) -> Responses:  # noqa: N802
+        async for one in super().ModelStreamInfer(requests, context):
+            yield one
+        await context.abort(*LOST)
+
+
+def breaking_after(*steps: tuple[list[int], Started | None]) -> FakeTriton:
+    triton = Breaking()
+    triton.responses = [response(token_ids, event) for token_ids, event in steps]
+    return triton
+
+
+@pytest.mark.parametrize("begun", [[], [([], STARTED)]])
+def test_stream_when_its_replica_is_lost_before_the_first_token_then_another_answers(
+    begun: list[tuple[list[int], Started | None]],
+) -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        for number in range(10):
+            await fleet.refresh()
+            answer = await answer_of(fleet, prompt(number))
+            assert [step.token_ids for step in answer if step.token_ids] == [[7, 8], [200002]]
+            assert sum(isinstance(step.event, Started) for step in answer) == 1
+        assert servers.asked("gpt_oss_demo")[servers.names.addresses[0]] > 0, "the breaking one was tried"
+        assert [one.num_in_flight for one in fleet.replicas] == [0, 0]
+
+    run(test, breaking_after(*begun), FakeTriton())
+
+
+def test_stream_when_its_replica_is_lost_after_the_first_token_then_the_client_is_told() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        with pytest.raises(ServiceUnavailableError):
+            await answer_of(fleet)
+        assert sum(servers.asked("gpt_oss_demo").values()) == 1
+
+    tritons = [breaking_after(([], STARTED), ([7], None)) for _ in range(2)]
+    run(test, *tritons)
+
+
+def test_stream_when_both_replicas_lose_it_then_there_is_no_third_attempt() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        with pytest.raises(ServiceUnavailableError):
+            await answer_of(fleet)
+        assert sum(servers.asked("gpt_oss_demo").values()) == 2
+        assert [one.num_in_flight for one in fleet.replicas] == [0, 0, 0]
+
+    run(test, breaking_after(), breaking_after(), breaking_after())
+
+
+def test_stream_when_the_replica_refuses_then_it_is_not_tried_again() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        full = (grpc.StatusCode.UNAVAILABLE, encode_error(GenerationErrorCode.QUEUE_FULL, "512 wait"))
+        for triton in servers.tritons.values():
+            triton.responses, triton.error = [], full
+        with pytest.raises(TooManyRequestsError):
+            await answer_of(fleet)
+        assert sum(servers.asked("gpt_oss_demo").values()) == 1
+
+    run(test, FakeTriton(), FakeTriton())
+
+
+def test_fleet_when_a_replica_ends_then_no_request_fails() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        gone, left = servers.names.addresses
+        await fleet.preprocess(CHAT_REQUEST, "req-1")
+        await servers.end(gone)
+        for number in range(20):
+            await fleet.preprocess(CHAT_REQUEST, "req-1")
+            assert await answer_of(fleet, prompt(number)) == WHOLE
+        assert servers.asked("gpt_oss_demo")[left] == 20
+
+    run(test, FakeTriton(), FakeTriton())
+
+
+def test_fleet_when_a_replica_is_added_to_the_names_then_it_gets_its_share() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        added = await servers.begin()
+        async with asyncio.timeout(5):  # by itself
+            while added not in fleet.addresses() or not fleet.replicas[-1].status.ready:
+                await asyncio.sleep(0.05)
+        for number in range(40):
+            await fleet.preprocess(CHAT_REQUEST, "req-1")
+            await answer_of(fleet, prompt(number))
+        assert servers.asked("gpt_oss_demo")[added] >= 8
+        assert servers.asked("preprocess")[added] >= 8
+
+    run(test, FakeTriton(), FakeTriton())
+
+
+def test_fleet_when_a_replica_leaves_the_names_then_its_streams_run_on_and_it_gets_no_more() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        (leaving,) = servers.names.addresses
+        servers.tritons[leaving].hang = True
+        stream = fleet.generate(DEMO, PROMPT, SamplingParams(), "req-1")
+        assert await anext(stream) == WHOLE[0]
+        await servers.begin()
+        servers.names.addresses.remove(leaving)
+        await fleet.refresh()
+        await answer_of(fleet)
+        assert servers.asked("gpt_oss_demo")[leaving] == 1
+        assert [await anext(stream) for _ in range(2)] == WHOLE[1:]
+        assert not servers.tritons[leaving].stream_ended.is_set()
+        stream.cancel()
+        await asyncio.wait_for(servers.tritons[leaving].stream_ended.wait(), 2)
+
+    run(test, FakeTriton())
+
+
+def test_fleet_when_the_names_stand_for_nobody_then_it_says_so() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        with pytest.raises(ApiError, match="No model server"):
+            await fleet.preprocess(CHAT_REQUEST, "req-1")
+        with pytest.raises(ApiError, match="No model server"):
+            fleet.generate(DEMO, PROMPT, SamplingParams(), "req-1")
+        status = await fleet.status()
+        assert (status.live, status.ready, status.replicas) == (False, False, ())
+
+    run(test)
+
+
+# --- what is told of them -------------------------------------------------------------------------------------------
+
+
+def test_status_when_one_of_two_serves_then_the_fleet_is_ready_and_each_is_told_of() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        first, second = servers.names.addresses
+        await servers.end(first)
+        status = await fleet.status()
+        assert status.ready
+        assert [(one.address, one.ready) for one in status.replicas] == [(first, False), (second, True)]
+        servers.tritons[second].unready = {"gpt_oss_demo"}
+        assert (await fleet.status()).missing_models == ("gpt_oss_demo",)
+        await servers.end(second)
+        assert (await fleet.status()).missing_models == ("preprocess", "gpt_oss_demo")
+
+    run(test, FakeTriton(), FakeTriton())
+
+
+def test_metrics_when_a_replica_is_gone_then_its_series_are_too() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        metrics = Metrics()
+        metrics.register(FleetCollector(fleet))
+        first, second = servers.names.addresses
+        await answer_of(fleet)
+        page = metrics.exposition().decode()
+        shares = [f'gptoss_replica_requests_total{{replica="{one}"}}' for one in (first, second)]
+        assert sorted(line.split()[-1] for line in page.splitlines() if line.startswith(tuple(shares))) == [
+            "0.0",
+            "1.0",
+        ]
+        assert f'gptoss_replica_ready{{replica="{first}"}} 1.0' in page
+        servers.names.addresses.remove(first)
+        await fleet.refresh()
+        assert first not in metrics.exposition().decode()
+
+    run(test, FakeTriton(), FakeTriton())
+
+
+ENGINE = 'gptoss_engine_num_requests_running{model="gpt_oss_demo",instance="0"} 2\n'
+CACHE = 'nv_cache_num_hits_per_model{model="preprocess",version="1"} 3\n'
+
+
+def test_page_when_there_are_several_replicas_then_their_figures_are_told_together() -> None:
+    async def figures(*ports: int) -> TritonFigures | str:
+        page = FleetPage(lambda: [f"127.0.0.1:{port - 1}" for port in ports], port_offset=1)
+        try:
+            return await page.figures()
+        finally:
+            await page.close()
+
+    with triton_with(ENGINE + CACHE) as (first, _), triton_with(ENGINE + CACHE) as (second, _):
+        told = asyncio.run(figures(first, second, 1))
+    assert isinstance(told, TritonFigures)
+    assert [one.instance for one in told.engines] == [f"127.0.0.1:{port - 1}/0" for port in (first, second)]
+    assert (told.cache_hits, told.cache_misses) == (6, None)
+    assert len(told.pages) == 2
+    assert "cannot be reached" in str(asyncio.run(figures(1)))
+    assert asyncio.run(figures()) == "There is no replica of Triton."
+
+
+def test_health_when_replicas_are_set_then_it_lists_them() -> None:
+    settings = load_settings(
+        {"model": "demo", "server": {"triton_replicas": ["127.0.0.1:1", "127.0.0.1:2"]}}, environ={}
+    )
+    with live(create_app(settings)) as url:
+        health = httpx.get(f"{url}/health")
+        metrics = httpx.get(f"{url}/metrics").text
+    assert health.status_code == 503
+    assert [one["address"] for one in health.json()["replicas"]] == ["127.0.0.1:1", "127.0.0.1:2"]
+    assert health.json()["triton"] == {"live": False, "missing": ["tritonserver", "preprocess", "gpt_oss_demo"]}
+    assert 'gptoss_replica_ready{replica="127.0.0.1:1"} 0.0' in metrics
