@@ -338,3 +338,20 @@ def test_entrypoint_when_the_model_is_unknown_then_it_refuses_with_a_sentence(tm
     assert errors.startswith("error: model: ")
     assert len(errors.splitlines()) == 1
     assert output == ""
+
+
+@pytest.mark.parametrize("dockerfile", list(DOCKERFILES.values()), ids=list(DOCKERFILES))
+def test_dockerfile_when_linted_then_hadolint_finds_nothing(dockerfile: Path) -> None:
+    found = hadolint(dockerfile.read_text(encoding="utf-8"))
+
+    assert found == ""
+
+
+def test_dockerfile_when_it_breaks_a_rule_then_hadolint_says_so() -> None:
+    assert "DL3006" in hadolint("FROM debian\n")
+
+
+def hadolint(dockerfile: str) -> str:
+    """Return what hadolint has against a Dockerfile."""
+    command = (Path(sys.executable).parent / "hadolint", "--no-color", "-")
+    return subprocess.run(command, input=dockerfile, capture_output=True, text=True, timeout=60, check=False).stdout
