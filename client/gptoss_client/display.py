@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.status import Status
 
 from gptoss_backend.contract import ModelName
+from gptoss_client.launch import Addresses
 from gptoss_client.logs import tail
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.run_state import Death
@@ -145,9 +146,11 @@ def engine_facts(triton_log: Path) -> tuple[str, ...]:
     return ()
 
 
-def farewell(model: ModelName, api: str, logs: Path, how_to_stop: str) -> tuple[str, ...]:
-    """Return what a person needs once the server is ready: the address, a first request, the way out."""
-    return (f"OpenAI API  {api}", f"logs        {logs}", "", curl_line(model, api), "", how_to_stop)
+def farewell(model: ModelName, addresses: Addresses, logs: Path, how_to_stop: str) -> tuple[str, ...]:
+    """Return what a person needs once the server is ready: what to open, a first request, the way out."""
+    page = (f"to look at  {addresses.page}",) if addresses.page is not None else ()
+    api = f"OpenAI API  {addresses.api}"
+    return (api, *page, f"logs        {logs}", "", curl_line(model, addresses.api), "", how_to_stop)
 
 
 def curl_line(model: ModelName, api: str) -> str:

@@ -49,6 +49,7 @@ class Addresses:
     """Where a server is reached from this machine."""
 
     api: str
+    page: str | None
     triton_grpc: str
     triton_http: str
     metrics: str
@@ -65,6 +66,7 @@ class Addresses:
         triton_http = f"http://{_reachable(server.triton_host, server.http_port)}"
         return cls(
             api=f"{api}/v1",
+            page=f"{api}/" if settings.adapter.page else None,
             triton_grpc=_reachable(server.triton_host, server.grpc_port),
             triton_http=triton_http,
             metrics=f"http://{_reachable(server.triton_host, server.metrics_port)}/metrics",

@@ -124,6 +124,7 @@ def test_serve_when_interrupted_then_ends_both_processes_and_succeeds(terminal: 
     assert ready == httpx.codes.OK
     assert server.returncode == 0
     assert f"OpenAI API  http://127.0.0.1:{terminal.port}/v1" in words
+    assert f"to look at  http://127.0.0.1:{terminal.port}/\n" in words
     assert f"curl -N http://127.0.0.1:{terminal.port}/v1/chat/completions" in words
     assert words.endswith("stopping adapter\nstopping tritonserver\n")
     assert gone(pids)
