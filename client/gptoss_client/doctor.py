@@ -35,7 +35,7 @@ from gptoss_client.triton_runtime import WHEEL, find_runtime, find_wheel
 _GIB: Final = 2**30
 _GB: Final = 10**9
 # bytes of the weights as published, for where there are none to measure
-_PUBLISHED_BYTES: Final[dict[ModelShort, int]] = {"demo": 52_000_000, "20b": 13_761_000_000, "120b": 65_249_000_000}
+_PUBLISHED_BYTES: Final[dict[ModelShort, int]] = {"demo": 212_000_000, "20b": 13_761_000_000, "120b": 65_249_000_000}
 _WORK_BYTES: Final = 2 * _GIB  # activations, the smallest KV cache of use, torch itself
 _LOW_DISK_BYTES: Final = 1 * _GIB  # logs and kept responses
 _PROBE_TIMEOUT_S: Final = 120.0

@@ -19,7 +19,6 @@ from typing import Final, Literal
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from gptoss_backend.demo.naming import WEIGHTS_FILE
 from gptoss_client.errors import CommandError, UsageError
 from gptoss_client.stop_signal import StopSignal
 
@@ -73,7 +72,7 @@ def make_checkpoint(order: CheckpointOrder, environment: Mapping[str, str], stop
         reason = words.strip().rpartition("\n")[2] or f"exit status {writer.returncode}"
         raise CommandError(f"could not make a checkpoint in {order.folder}: {reason}")
     elapsed_s = time.monotonic() - started
-    kind = "trained" if order.shape == "demo" and WEIGHTS_FILE.exists() else "random"
+    kind = "trained" if order.shape == "demo" else "random"
     console.print(f"gpt-oss-{order.shape}: {kind} weights written to {order.folder} in {elapsed_s:.1f} s")
     return True
 

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from gptoss_backend.demo.naming import RANDOM_DEMO_NAME, WEIGHTS_FILE, name_of
-from gptoss_backend.demo.random_checkpoint import DEMO_SHAPE, SHAPES, Progress, write_random_checkpoint
+from gptoss_backend.demo.naming import name_of
+from gptoss_backend.demo.random_checkpoint import SHAPES, Progress, write_random_checkpoint
 from gptoss_backend.demo.trained_checkpoint import write_trained_checkpoint
 from gptoss_backend.engine.errors import CheckpointError
 
@@ -42,12 +42,7 @@ def main() -> int:
 
 
 def _write(arguments: argparse.Namespace, progress: Progress | None) -> None:
-    if arguments.shape == DEMO and not WEIGHTS_FILE.exists():
-        # until the first trained weights are shipped
-        write_random_checkpoint(
-            arguments.folder, DEMO_SHAPE, seed=RANDOM_SEED, name=RANDOM_DEMO_NAME, progress=progress
-        )
-    elif arguments.shape == DEMO:
+    if arguments.shape == DEMO:
         write_trained_checkpoint(arguments.folder, progress=progress)
     else:
         write_random_checkpoint(

@@ -33,9 +33,7 @@ def is_demo(folder: Path) -> bool:
 
 def is_outdated_demo(folder: Path) -> bool:
     """True where `folder` holds a demo checkpoint made of other weights than those shipped now."""
-    return (
-        WEIGHTS_FILE.exists() and is_demo(folder) and _config(folder).get(WEIGHTS_KEY) != weights_digest(WEIGHTS_FILE)
-    )
+    return is_demo(folder) and _config(folder).get(WEIGHTS_KEY) != weights_digest(WEIGHTS_FILE)
 
 
 def weights_digest(weights: Path) -> str:
