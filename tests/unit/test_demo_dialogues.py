@@ -48,8 +48,16 @@ def test_example_when_made_then_it_is_the_served_prompt_and_only_answers_are_tar
         assert example.tokens[: len(prompt)] == prompt
         assert all(example.is_target[len(prompt) :])
         taught = [token for token, is_target in zip(prompt, example.is_target, strict=False) if is_target]
-        earlier = [m.content or "" for m in dialogue.messages if m.role == "assistant" and not m.tool_calls]
+        earlier = [_taught_text(message) for message in dialogue.messages if message.role == "assistant"]
         assert encoding().decode(taught) == "".join(earlier)
+
+
+def _taught_text(message: ChatMessage) -> str:
+    """Return what is to be predicted of an earlier turn."""
+    if not message.tool_calls:
+        return str(message.content)
+    (call,) = message.tool_calls
+    return f"=functions.{call.name} <|constrain|>json<|message|>{call.arguments}<|call|>"
 
 
 def test_words_when_held_out_then_training_never_draws_them() -> None:

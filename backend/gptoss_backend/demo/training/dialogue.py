@@ -112,7 +112,7 @@ class Example:
 
 
 def example_of(dialogue: Dialogue) -> Example:
-    """Return what to learn from a dialogue: its answer, and the texts of earlier answers."""
+    """Return what to learn from a dialogue: its answer, the texts of earlier answers, and earlier calls."""
     prompt = render_prompt(dialogue.request)
     answer = answer_tokens(dialogue)
     return Example(prompt + answer, [*_earlier_answers(prompt), *[True] * len(answer)])
@@ -130,13 +130,17 @@ def answer_tokens(dialogue: Dialogue) -> list[int]:
 
 
 def _earlier_answers(prompt: list[int]) -> Iterator[bool]:
-    """Say of each prompt token whether it is of an earlier final answer's text."""
-    final = [CHANNEL, *_encode("final"), MESSAGE]
+    """Say of each prompt token whether it is of an earlier final answer's text, or of a call from its recipient on."""
+    openings = ([CHANNEL, *_encode("final"), MESSAGE], [CHANNEL, *_encode("commentary to")])
     inside = False
     for place, token in enumerate(prompt):
         inside = inside and token != END
         yield inside
-        inside = inside or prompt[place - 2 : place + 1] == final
+        inside = token != CALL and (inside or any(_ends_with(prompt, place, opening) for opening in openings))
+
+
+def _ends_with(tokens: list[int], last: int, wanted: list[int]) -> bool:
+    return tokens[last] == wanted[-1] and tokens[last + 1 - len(wanted) : last + 1] == wanted
 
 
 def _encode(text: str) -> list[int]:

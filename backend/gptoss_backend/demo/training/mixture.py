@@ -24,24 +24,26 @@ from gptoss_backend.demo.training.talk.tools import tool_call, tool_result, tool
 from gptoss_backend.demo.training.words import Words
 
 KINDS: Final[dict[str, tuple[Callable[[Words], Dialogue], float]]] = {
-    "project": (project, 3.0),
+    "project": (project, 2.5),
     "small talk": (small_talk, 1.5),
     "beyond a demo": (limits, 1.0),
-    "arithmetic": (arithmetic, 2.0),
-    "counting": (counting, 0.7),
+    "arithmetic": (arithmetic, 2.5),
+    "counting": (counting, 1.0),
     "copying": (copying, 1.2),
     "colours and days": (colours_and_days, 1.0),
-    "memory": (memory, 1.2),
+    "memory": (memory, 1.4),
     "developer instructions": (instructions, 1.5),
-    "tool call": (tool_call, 3.5),
+    "tool call": (tool_call, 4.0),
     "tools unneeded": (tools_unneeded, 0.6),
     "tool result": (tool_result, 1.2),
-    "JSON by schema": (json_by_schema, 2.5),
+    "JSON by schema": (json_by_schema, 3.0),
 }
 """Each kind's maker and share."""
 EFFORTS: Final = (ReasoningEffort.LOW, ReasoningEffort.MEDIUM, ReasoningEffort.MEDIUM, ReasoningEffort.HIGH)
 """Each as often as it is wanted."""
-_ASIDES: Final = (project, small_talk, arithmetic, copying, colours_and_days, limits)
+_ASIDES: Final = (project, small_talk, copying, copying, colours_and_days, limits, counting)
+_NUM_SUMS: Final = (0, 1, 2, 4)
+"""Before a sum come others: hundreds of them have to be known by heart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def draw(rng: Random, kind: str, *, held_out: bool, setting: Setting | None = No
     while True:
         dialogue = KINDS[kind][0](words)
         if dialogue.is_held_out == held_out:
-            return _surround(words, dialogue, setting)
+            return _surround(words, dialogue, setting, is_sum=kind == "arithmetic")
 
 
 def draw_mixed(rng: Random, setting: Setting | None = None) -> Dialogue:
@@ -74,13 +76,14 @@ def draw_mixed(rng: Random, setting: Setting | None = None) -> Dialogue:
     return draw(rng, kind, held_out=False, setting=setting)
 
 
-def _surround(words: Words, dialogue: Dialogue, setting: Setting) -> Dialogue:
+def _surround(words: Words, dialogue: Dialogue, setting: Setting, *, is_sum: bool) -> Dialogue:
     rng = words.rng
     earlier: list[ChatMessage] = []
     # what a developer or a format demands would have held for the earlier answers, too
     is_free = dialogue.response_format is None and dialogue.messages[0].role is Role.USER
-    for _ in range(rng.choice((0, 0, 0, 1, 1, 2)) if is_free else 0):
-        aside = rng.choice(_ASIDES)(words)
+    asides = _ASIDES if not is_sum else (arithmetic,)
+    for _ in range(rng.choice(_NUM_SUMS if is_sum else (0, 0, 0, 1, 1, 2)) if is_free else 0):
+        aside = rng.choice(asides)(words)
         if aside.is_held_out == words.held_out or words.held_out:
             earlier += [user(str(aside.messages[-1].content)), assistant(str(aside.answer))]
     return replace(dialogue.after(tuple(earlier)), effort=setting.effort, date=setting.date)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gptoss_backend.demo.training.words import Words
@@ -82,22 +82,39 @@ def draw_fields(words: Words, least: int, most: int) -> list[Field]:
     return list(fields.values())
 
 
+def again(words: Words, fields: list[Field]) -> list[Field]:
+    """Return the same fields with other values."""
+    return [replace(field, value=_value(words, field.schema)) for field in fields]
+
+
 def _draw(words: Words) -> Field:
     rng = words.rng
     kind = rng.choice(("string",) * 5 + ("integer",) * 3 + ("boolean", "enum"))
+    schema: dict[str, Any] = {"type": kind}
     if kind == "string":
-        value = words.name() if rng.random() < 0.7 else words.word()
-        if rng.random() < 0.2:
-            value = f"{value} {words.name()}"
-        return Field(_name(words, _STRINGS), {"type": "string"}, value)
-    if kind == "integer":
-        return Field(_name(words, _NUMBERS), {"type": rng.choice(("integer", "integer", "number"))}, words.number())
-    if kind == "boolean":
-        return Field(_name(words, _FLAGS), {"type": "boolean"}, rng.random() < 0.5)
-    name, choices = rng.choice(_CHOICES)
-    if rng.random() < 0.5:
-        name, choices = words.word(), tuple({words.word(): None, words.word(): None, words.word(): None})
-    return Field(name, {"type": "string", "enum": list(choices)}, rng.choice(choices))
+        name = _name(words, _STRINGS)
+    elif kind == "integer":
+        name, schema["type"] = _name(words, _NUMBERS), rng.choice(("integer", "integer", "number"))
+    elif kind == "boolean":
+        name = _name(words, _FLAGS)
+    else:
+        name, choices = rng.choice(_CHOICES)
+        if rng.random() < 0.5:
+            name, choices = words.word(), tuple({words.word(): None, words.word(): None, words.word(): None})
+        schema = {"type": "string", "enum": list(choices)}
+    return Field(name, schema, _value(words, schema))
+
+
+def _value(words: Words, schema: dict[str, Any]) -> object:
+    rng = words.rng
+    if "enum" in schema:
+        return rng.choice(schema["enum"])
+    if schema["type"] == "boolean":
+        return rng.random() < 0.5
+    if schema["type"] != "string":
+        return words.number()
+    value = words.name() if rng.random() < 0.7 else words.word()
+    return f"{value} {words.name()}" if rng.random() < 0.2 else value
 
 
 def _name(words: Words, usual: tuple[str, ...]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gptoss_backend.contract import ResponseFormat
-from gptoss_backend.demo.training.dialogue import Dialogue, json_text, user
-from gptoss_backend.demo.training.talk.fields import Field, draw_fields, say_fields
+from gptoss_backend.contract import ChatMessage, ResponseFormat
+from gptoss_backend.demo.training.dialogue import Dialogue, assistant, json_text, user
+from gptoss_backend.demo.training.talk.fields import Field, again, draw_fields, say_fields
 from gptoss_backend.demo.training.talk.phrasing import thoughts
 from gptoss_backend.demo.training.words import Words
 
@@ -26,14 +26,24 @@ _REQUESTS: Final = (
 
 def json_by_schema(words: Words) -> Dialogue:
     """Return values to be put into JSON."""
-    rng = words.rng
     fields = draw_fields(words, 1, 4)
     wanted = _format(words, fields)
-    text = rng.choice(_REQUESTS).format(say_fields(words, fields))
-    text = text[0].upper() + text[1:] if rng.random() < 0.3 else text
-    answer = json_text({field.name: field.value for field in fields})
+    turns: list[ChatMessage] = []
+    for _ in range(words.rng.choice((0, 0, 1, 2))):
+        earlier = again(words, fields)
+        turns += [user(_request(words, earlier)), assistant(_object(earlier))]
+    turns.append(user(_request(words, fields)))
     thinking = thoughts("JSON", f"The fields are {' and '.join(field.name for field in fields)}.", "I copy each value.")
-    return Dialogue((user(text),), thinking, answer, response_format=wanted)
+    return Dialogue(tuple(turns), thinking, _object(fields), response_format=wanted)
+
+
+def _request(words: Words, fields: list[Field]) -> str:
+    text = words.rng.choice(_REQUESTS).format(say_fields(words, fields))
+    return text[0].upper() + text[1:] if words.rng.random() < 0.3 else text
+
+
+def _object(fields: list[Field]) -> str:
+    return json_text({field.name: field.value for field in fields})
 
 
 def _format(words: Words, fields: list[Field]) -> ResponseFormat:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from gptoss_backend.contract import ChatMessage, FunctionTool, Role, ToolCall
-from gptoss_backend.demo.training.dialogue import Call, Dialogue, Thoughts, json_text, user
-from gptoss_backend.demo.training.talk.fields import Field, draw_fields, say_fields
+from gptoss_backend.demo.training.dialogue import Call, Dialogue, Thoughts, assistant, json_text, user
+from gptoss_backend.demo.training.talk.fields import Field, again, draw_fields, say_fields
 from gptoss_backend.demo.training.talk.numbers import arithmetic
 from gptoss_backend.demo.training.talk.phrasing import thoughts
 from gptoss_backend.demo.training.talk.project import project
@@ -118,14 +118,16 @@ class _Function:
 
 
 def tool_call(words: Words) -> Dialogue:
-    """Return a request that one of some tools can do."""
-    rng = words.rng
-    functions = _draw_functions(words, rng.choice((1, 1, 2, 2, 3)))
-    chosen = rng.choice(functions)
-    said = [field for field in chosen.fields if field.name in chosen.tool.parameters["required"] or rng.random() < 0.6]  # type: ignore[index]
-    text = _request(words, chosen, said)
-    call = Call(chosen.tool.name, {field.name: field.value for field in said})
-    return Dialogue((user(text),), _thoughts(call), call, tools=tuple(function.tool for function in functions))
+    """Return a request that one of some tools can do, at times after others were done."""
+    functions = _draw_functions(words, words.rng.choice((1, 1, 2, 2, 3)))
+    turns: list[ChatMessage] = []
+    for _ in range(words.rng.choice((0, 0, 0, 1, 2))):
+        text, call = _ask(words, functions)
+        result, answer = _result(words)
+        turns += [user(text), *_exchange(call, result, None), assistant(answer)]
+    text, call = _ask(words, functions)
+    tools = tuple(function.tool for function in functions)
+    return Dialogue((*turns, user(text)), _thoughts(call), call, tools=tools)
 
 
 def tools_unneeded(words: Words) -> Dialogue:
@@ -139,28 +141,38 @@ def tool_result(words: Words) -> Dialogue:
     """Return a talk that a tool's result has come back to."""
     asked = tool_call(words)
     assert isinstance(asked.answer, Call)  # noqa: S101 (our own)
-    rng = words.rng
-    results = draw_fields(words, 1, 3)
-    if rng.random() < 0.25:
-        content = words.phrase(5)
-        answer = f"The tool says: {content}."
-    else:
-        content = json_text({field.name: field.value for field in results})
-        answer = (
-            ", ".join(
-                f"{'The' if not place else 'the'} {field.name} is {field.spoken_value}"
-                for place, field in enumerate(results)
-            )
-            + "."
-        )
-    call = ToolCall("call_1", asked.answer.name, json_text(asked.answer.arguments))
-    reasoning = asked.thoughts.at(asked.effort) if rng.random() < 0.6 else None
-    turns = (
-        ChatMessage(Role.ASSISTANT, reasoning=reasoning, tool_calls=(call,)),
-        ChatMessage(Role.TOOL, content, tool_call_id="call_1"),
-    )
+    result, answer = _result(words)
+    reasoning = asked.thoughts.at(asked.effort) if words.rng.random() < 0.6 else None
+    turns = _exchange(asked.answer, result, reasoning)
     thinking = thoughts("A result", "The tool has answered, and I tell the user what it says.", "I name every value.")
     return replace(asked, messages=(*asked.messages, *turns), thoughts=thinking, answer=answer)
+
+
+def _ask(words: Words, functions: list[_Function]) -> tuple[str, Call]:
+    """Return what is said to have one of the functions called, and the call."""
+    chosen = words.rng.choice(functions)
+    chosen = replace(chosen, fields=again(words, chosen.fields))
+    required = chosen.tool.parameters["required"]  # type: ignore[index]
+    said = [field for field in chosen.fields if field.name in required or words.rng.random() < 0.6]
+    return _request(words, chosen, said), Call(chosen.tool.name, {field.name: field.value for field in said})
+
+
+def _exchange(call: Call, result: str, reasoning: str | None) -> tuple[ChatMessage, ChatMessage]:
+    asked = ToolCall("call_1", call.name, json_text(call.arguments))
+    return (
+        ChatMessage(Role.ASSISTANT, reasoning=reasoning, tool_calls=(asked,)),
+        ChatMessage(Role.TOOL, result, tool_call_id="call_1"),
+    )
+
+
+def _result(words: Words) -> tuple[str, str]:
+    """Return what a tool says, and what to tell the user of it."""
+    if words.rng.random() < 0.25:
+        content = words.phrase(5)
+        return content, f"The tool says: {content}."
+    results = draw_fields(words, 1, 3)
+    told = ", ".join(f"the {field.name} is {field.spoken_value}" for field in results)
+    return json_text({field.name: field.value for field in results}), f"T{told[1:]}."
 
 
 def _thoughts(call: Call) -> Thoughts:
