@@ -10,7 +10,7 @@ import pytest
 import torch
 from load.demo_skills import judge
 
-from gptoss_backend.contract import ReasoningEffort
+from gptoss_backend.contract import ChatMessage, ReasoningEffort
 from gptoss_backend.demo.training.batches import Batcher
 from gptoss_backend.demo.training.dialogue import Call, Dialogue, answer_tokens, example_of
 from gptoss_backend.demo.training.mixture import KINDS, draw
