@@ -12,14 +12,17 @@ import secrets
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from gptoss_backend.settings import Settings, SettingsError, inherited_environment, load_settings
+from gptoss_client.checkpoint import DEMO, ensure_demo
 from gptoss_client.errors import CommandError
 from gptoss_client.launch import TRITON, remove_shared_memory, triton_command
 from gptoss_client.placing import config_variant
 from gptoss_client.process_group import ProcessRecord, crashed_children
+from gptoss_client.stop_signal import StopSignal
 from gptoss_client.triton_runtime import find_runtime
 
 CHECK_PERIOD_S: Final = 1.0
@@ -35,10 +38,13 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"error: {error}\n")
         return _BAD_SETTINGS
-    if "demo" in settings.served_models:
-        subprocess.run((sys.executable, "-m", "gptoss_backend.demo", settings.checkpoints["demo"]), check=True)
     shm_prefix = f"gptoss_{secrets.token_hex(4)}_"
     try:
+        if DEMO in settings.served_models:
+            with StopSignal() as stop:
+                ensure_demo(Path(settings.checkpoints[DEMO]), inherited_environment(), stop)
+            if stop.requested:
+                return 0
         return watch(start(settings, shm_prefix))
     except CommandError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from gptoss_backend.contract import ModelShort
 from gptoss_backend.demo.naming import is_outdated_demo
 from gptoss_backend.hub import cached_checkpoint, is_repository
 from gptoss_backend.settings import Settings, child_environment
-from gptoss_client.errors import UsageError
+from gptoss_client.errors import CommandError, UsageError
 from gptoss_client.make_checkpoint import CheckpointOrder, make_checkpoint
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.stop_signal import StopSignal
@@ -41,14 +42,32 @@ def ensure_checkpoints(settings: Settings, run: RunDirectory, stop: StopSignal) 
     """
     for model in settings.served_models:
         checkpoint = settings.checkpoints[model]
-        if model != DEMO:
+        if model == DEMO:
+            ensure_demo(Path(checkpoint), child_environment(run.config), stop)
+        else:
             check_there(model, checkpoint)
-            continue
-        if is_outdated_demo(Path(checkpoint)):
-            shutil.rmtree(checkpoint)
-        if not is_checkpoint(Path(checkpoint)):
-            console = Console(soft_wrap=True, markup=False, highlight=False)
-            make_checkpoint(CheckpointOrder(Path(checkpoint), DEMO), child_environment(run.config), stop, console)
+
+
+def ensure_demo(folder: Path, environment: Mapping[str, str], stop: StopSignal) -> None:
+    """See that `folder` holds a checkpoint; make the demo's where there is none, or one of an earlier version's demo.
+
+    Blocks while it is made, which shows its progress. Raises UsageError or CommandError.
+    """
+    console = Console(soft_wrap=True, markup=False, highlight=False)
+    try:
+        if is_outdated_demo(folder):
+            shutil.rmtree(folder)
+        if not is_checkpoint(folder):
+            make_checkpoint(CheckpointOrder(folder, DEMO), environment, stop, console)
+    except UsageError:  # says already what to do
+        raise
+    except (CommandError, OSError) as error:
+        raise CommandError(_demo_failed(folder, error)) from error
+
+
+def _demo_failed(folder: Path, error: CommandError | OSError) -> str:
+    failed = str(error) if isinstance(error, CommandError) else f"could not make a checkpoint in {folder}: {error}"
+    return f"{failed}; if the place is at fault, name another: --checkpoint, or checkpoints.demo in the settings"
 
 
 def check_there(model: ModelShort, checkpoint: str) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from gptoss_backend.demo.naming import DEMO_NAME, RANDOM_DEMO_NAME, WEIGHTS_KEY,
 from gptoss_backend.settings import Settings
 from gptoss_client import checkpoint
 from gptoss_client.checkpoint import ensure_checkpoints
+from gptoss_client.errors import CommandError
 from gptoss_client.make_checkpoint import CheckpointOrder
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.stop_signal import StopSignal
@@ -83,4 +87,43 @@ def test_serve_when_the_folder_holds_another_checkpoint_then_it_stays(
     serve(folder, tmp_path)
 
     assert made == []
+    assert folder.is_dir()
+
+
+def test_serve_when_the_demo_cannot_be_made_then_a_sentence_says_why_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "demo"
+
+    with pytest.raises(CommandError) as raised:
+        serve(folder, tmp_path)
+
+    assert str(raised.value).startswith(f"could not make a checkpoint in {folder}: ")
+    assert "--checkpoint" in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_serve_when_the_outdated_demo_cannot_be_removed_then_a_sentence_says_why_and_what_to_do(
+    tmp_path: Path, weights: Path, made: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    folder = demo_folder(tmp_path, _name_or_path=DEMO_NAME, **{WEIGHTS_KEY: "another"})
+
+    with pytest.raises(CommandError, match=r"Permission denied.*--checkpoint"):
+        serve(folder, tmp_path)
+
+    assert made == []
+
+
+def test_serve_when_the_shipped_weights_are_missing_then_a_sentence_names_them(
+    tmp_path: Path, weights: Path, made: list[Path]
+) -> None:
+    folder = demo_folder(tmp_path, _name_or_path=DEMO_NAME, **{WEIGHTS_KEY: "another"})
+    weights.unlink()
+
+    with pytest.raises(CommandError, match=re.escape(str(weights))):
+        serve(folder, tmp_path)
+
     assert folder.is_dir()
