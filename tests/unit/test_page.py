@@ -21,6 +21,8 @@ from support.live_app import live, wait_until
 
 SETTINGS = load_settings({"model": "demo"}, environ={})
 PHONE = {"width": 390, "height": 760}
+TABLE = "<table><thead><tr><th>a</th><th>b</th></tr></thead>"
+ROW = "<tr><td>x | y</td><td></td></tr>"
 
 
 def final(text: str) -> str:
@@ -216,6 +218,19 @@ def test_page_when_on_a_phone_then_nothing_is_wider_than_it(context: BrowserCont
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
+def test_live_when_on_a_phone_then_two_tiles_stand_side_by_side_and_hold_their_words(
+    context: BrowserContext, url: str
+) -> None:
+    page = context.new_page()
+    page.set_viewport_size({"width": PHONE["width"], "height": PHONE["height"]})
+    page.goto(f"{url}/#live")
+    for tiles, number in ((page.locator("#targets .tile"), 5), (page.locator("#charts .tile"), 6)):
+        expect(tiles).to_have_count(number)
+        tops = tiles.evaluate_all("tiles => tiles.map(tile => tile.getBoundingClientRect().top)")
+        assert tops[0] == tops[1] < tops[2]
+        assert tiles.evaluate_all("tiles => tiles.every(tile => tile.scrollWidth <= tile.clientWidth)")
+
+
 def test_page_when_keys_are_asked_for_then_it_asks_for_one_and_works(browser: Browser, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"visitor {digest_of(b'sesame').hex()}\n", encoding="utf-8")
@@ -351,6 +366,11 @@ def test_answer_when_it_failed_then_the_next_request_does_not_hold_it(page: Page
         ("[x](https://e.com/a_(b))", "<p><a>x</a></p>"),
         ('[x](https://e.com "title")', "<p><a>x</a></p>"),
         ("2 * 3 * 4", "<p>2 * 3 * 4</p>"),
+        ("a | b\n--|:-:\n1 | 2\n\nend", f"{TABLE}<tbody><tr><td>1</td><td>2</td></tr></tbody></table><p>end</p>"),
+        ("so:\na | b |\n---|---|", f"<p>so:</p>{TABLE}<tbody></tbody></table>"),
+        ("| a | b |\n|---|---|\n| x \\| y | |\n- c | d", f"{TABLE}<tbody>{ROW}</tbody></table><ul><li>c | d</li></ul>"),
+        ("a | b\n---", "<p>a | b</p><hr>"),
+        ("a | b\n--|--|--", "<p>a | b\n--|--|--</p>"),
     ],
 )
 def test_markdown_when_drawn_then_it_has_these_elements(page: Page, text: str, html: str) -> None:
@@ -382,3 +402,105 @@ def test_key_when_refused_to_the_live_view_then_it_is_not_asked_for_again(browse
         page.wait_for_timeout(2500)
         expect(page.locator("#key-dialog")).to_be_hidden()
         page.close()
+
+
+def test_edit_when_left_then_the_talk_and_the_draft_are_as_before(page: Page, server: FakeModelServer) -> None:
+    ask(page, "First")
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens")
+    page.locator("#question").fill("a draft")
+    for leave in (lambda: page.keyboard.press("Escape"), lambda: page.locator("#cancel-edit").click()):
+        page.get_by_role("button", name="Edit").click()
+        expect(page.locator("#question")).to_have_value("First")
+        expect(page.locator("#editing")).to_be_visible()
+        expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+        leave()
+        expect(page.locator("#editing")).to_be_hidden()
+        expect(page.locator("#question")).to_have_value("a draft")
+    page.get_by_role("button", name="Edit").click()
+    page.reload()
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+    assert len(server.chats) == 1
+
+
+def test_edit_when_sent_then_it_takes_the_place_of_the_message_and_its_answer(
+    page: Page, server: FakeModelServer
+) -> None:
+    ask(page, "First")
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens")
+    page.get_by_role("button", name="Edit").click()
+    ask(page, "Better")
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens")
+    expect(page.locator("article.user")).to_have_count(1)
+    expect(page.locator("article.user")).to_contain_text("Better")
+    expect(page.locator("#editing")).to_be_hidden()
+    assert [message.content for message in server.chats[-1].messages] == ["Better"]
+
+
+def test_edit_when_another_talk_is_opened_then_what_is_sent_there_leaves_the_first_whole(page: Page) -> None:
+    ask(page, "First")
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens")
+    page.get_by_role("button", name="Edit").click()
+    page.locator("#new-talk").click()
+    expect(page.locator("#editing")).to_be_hidden()
+    ask(page, "Second")
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens")
+    page.locator("#talks .open").last.click()
+    expect(page.locator("article.user")).to_contain_text("First")
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+
+
+def keep_talks(page: Page, *talks: tuple[str, str]) -> None:
+    """Let the browser hold talks of one message, given as title and message, when the page is loaded next."""
+    kept = [
+        {"id": str(number), "title": title, "messages": [{"role": "user", "content": text}]}
+        for number, (title, text) in enumerate(talks)
+    ]
+    page.evaluate("kept => localStorage.setItem('gptoss.talks', JSON.stringify(kept))", kept)
+    page.reload()
+    expect(page.locator("#talks li")).to_have_count(len(talks))
+
+
+def test_talks_when_there_are_many_then_none_is_dropped(page: Page) -> None:
+    keep_talks(page, *((f"Talk {number}", "Hi") for number in range(60)))
+    page.locator("#new-talk").click()
+    ask(page, "One more")
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+    page.reload()
+    expect(page.locator("#talks li")).to_have_count(61)
+    expect(page.locator("#no-room")).to_be_hidden()
+
+
+def test_talks_when_the_browser_has_no_room_then_it_says_so_and_a_deleted_one_makes_some(page: Page) -> None:
+    keep_talks(page, ("Short", "Hi"), ("Long", "long " * 2000))
+    page.evaluate(
+        """() => {
+            let filler = "x".repeat(1 << 22);
+            for (let part = 0; filler.length; part += 1) {
+                try { localStorage.setItem(`filler ${part}`, filler); }
+                catch { filler = filler.slice(filler.length / 2 + 1); }
+            }
+        }"""
+    )
+    page.locator("#new-talk").click()
+    ask(page, "New")
+    expect(page.locator("#no-room")).to_contain_text("no room left")
+    expect(page.locator("#talks .open")).to_have_text(["New", "Short", "Long"])
+    expect(page.locator("#send")).to_be_enabled()
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete Long").click()
+    expect(page.locator("#no-room")).to_be_hidden()
+    page.reload()
+    expect(page.locator("#talks .open")).to_have_text(["New", "Short"])
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+
+
+def test_screen_reader_when_an_answer_ends_then_it_hears_that_one_once(page: Page, server: FakeModelServer) -> None:
+    fault = ServiceUnavailableError("The model server is restarting.")
+    server.scripts = [answer(final("One.")), answer(final("Two:\n\n```\nx = 2\n```")), [STARTED, fault]]
+    announcer = page.get_by_role("status").and_(page.locator("#announcer"))
+    for question, words in (("First", "One."), ("Second", "Two: x = 2"), ("Third", "The model server is restarting.")):
+        ask(page, question)
+        expect(announcer).to_have_text(words)
+    # what is drawn anew must not be live itself
+    expect(page.get_by_role("log")).to_have_attribute("aria-live", "off")
+    expect(page.get_by_role("log").locator("[role=alert], [role=status], [aria-live]")).to_have_count(0)

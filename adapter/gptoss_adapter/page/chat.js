@@ -2,24 +2,27 @@
 
 import { ApiError, chat, json } from "./api.js";
 import { element } from "./markdown.js";
-import { button, fillAnswer, messageView, welcome } from "./messages.js";
+import { button, fillAnswer, messageView, spoken, welcome } from "./messages.js";
 import { TALKS, Talks, choices } from "./store.js";
 
 const REDRAW_MS = 50;
 const CHOSEN = ["model", "profile", "effort", "instructions", "temperature", "max-tokens", "tools"];
+const NO_ROOM = "This browser has no room left: what is new is gone when this page is closed. Delete a conversation to keep it.";
 const $ = (id) => document.getElementById(id);
 
 const talks = new Talks();
 let models = [];
 let running = null; // the answer under way: its talk, its message, and what stops it
+let editing = null; // the message that is written anew, and the draft that made room for it
 
 export async function startChat(askKey) {
   $("ask").addEventListener("submit", (event) => (event.preventDefault(), send()));
   $("question").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) (event.preventDefault(), send());
   });
-  document.addEventListener("keydown", (event) => event.key === "Escape" && running?.stopper.abort());
+  document.addEventListener("keydown", (event) => event.key === "Escape" && !event.isComposing && (running ? running.stopper.abort() : endEdit()));
   $("stop").addEventListener("click", () => running?.stopper.abort());
+  $("cancel-edit").addEventListener("click", () => (endEdit(), $("question").focus()));
   $("new-talk").addEventListener("click", () => (leave(), talks.begin(), draw(true), $("question").focus()));
   $("open-settings").addEventListener("click", () => showSettings($("settings").hidden));
   for (const id of CHOSEN) $(id).addEventListener("change", keepChoices);
@@ -30,8 +33,11 @@ export async function startChat(askKey) {
   async function send() {
     const text = $("question").value.trim();
     if (!text || running) return;
-    $("question").value = "";
-    talks.current.messages.push({ role: "user", content: text });
+    const { messages } = talks.current;
+    if (editing) messages.splice(messages.indexOf(editing.message));
+    $("question").value = editing?.draft ?? "";
+    editing = null;
+    messages.push({ role: "user", content: text });
     talks.current.title ||= text.slice(0, 60);
     await answer(askKey);
   }
@@ -137,6 +143,7 @@ async function answer(askKey) {
   running = { talk, message, stopper };
   talks.save();
   draw();
+  announce("");
   const view = messageView(message, { isRunning: true });
   $("messages").append(view);
   scrollDown(true);
@@ -158,6 +165,7 @@ async function answer(askKey) {
   keep(talk, message);
   if (talks.current !== talk) return;
   draw();
+  announce(spoken(view));
   // whoever is typing elsewhere goes on there; on a phone the keyboard would cover the answer
   if (document.activeElement === document.body && matchMedia("(pointer: fine)").matches) $("question").focus();
 }
@@ -206,33 +214,50 @@ function figures(usage, first_ms, whole_ms) {
 function leave() {
   running?.stopper.abort();
   running = null;
+  endEdit();
 }
 
 function draw(toEnd = false) {
   const place = toEnd || isScrolledDown() ? Infinity : $("messages").scrollTop;
   const { messages } = talks.current;
   const given = new Set(messages.map((message) => message.tool_call_id));
+  const isIdle = !running && !editing;
   const views = messages.map((message, index) =>
     messageView(message, {
-      edit: message.role === "user" && index >= messages.findLastIndex((one) => one.role === "user") && !running ? () => edit(index) : undefined,
-      retry: index === messages.length - 1 && !running ? retry : undefined,
-      result: message.tool_calls?.some((call) => !given.has(call.id)) && isWhole(message) && !running ? sendResult : undefined,
+      edit: message.role === "user" && index >= messages.findLastIndex((one) => one.role === "user") && isIdle ? () => edit(message) : undefined,
+      retry: index === messages.length - 1 && isIdle ? retry : undefined,
+      result: message.tool_calls?.some((call) => !given.has(call.id)) && isWhole(message) && isIdle ? sendResult : undefined,
     }),
   );
+  const firstToGo = editing ? messages.indexOf(editing.message) : Infinity;
+  views.forEach((view, index) => view.classList.toggle("to-go", index >= firstToGo));
   $("messages").replaceChildren(...(views.length ? views : [welcome()]));
-  $("messages").setAttribute("aria-busy", Boolean(running));
+  $("editing").hidden = !editing;
   $("stop").hidden = !running;
   $("send").disabled = Boolean(running);
   drawTalks();
   $("messages").scrollTop = Math.min(place, $("messages").scrollHeight);
 }
 
-function edit(index) {
-  $("question").value = talks.current.messages[index].content;
-  talks.current.messages.splice(index);
-  talks.save();
+// the talk stays as it is until the message is sent
+function edit(message) {
+  editing = { message, draft: $("question").value };
+  $("question").value = message.content;
   draw();
+  announce("Editing your message. Escape leaves it as it was.");
   $("question").focus();
+}
+
+function endEdit() {
+  if (!editing) return;
+  $("question").value = editing.draft;
+  editing = null;
+  draw();
+  announce("");
+}
+
+function announce(text) {
+  $("announcer").textContent = text;
 }
 
 function drawTalks() {
@@ -245,6 +270,7 @@ function drawTalks() {
     return element("li", talk.id === talks.current.id ? { "aria-current": "true" } : {}, open, rename, remove);
   });
   $("talks").replaceChildren(...items);
+  $("no-room").textContent = talks.isFull ? NO_ROOM : "";
 }
 
 function renameTalk(talk) {

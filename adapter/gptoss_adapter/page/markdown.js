@@ -2,7 +2,7 @@
 // web or mail, no other scheme.
 
 const DEEPEST = 12; // quotes and lists within each other; what is deeper is shown as it is written
-const BLOCK_STARTS = /^( *(```|~~~)|#{1,6} |> ?|\s*([-*+]|\d{1,9}[.)]) |\|.*\|\s*$|(-{3,}|\*{3,})\s*$)/;
+const BLOCK_STARTS = /^( *(```|~~~)|#{1,6} |> ?|\s*([-*+]|\d{1,9}[.)]) |(-{3,}|\*{3,})\s*$)/;
 const INLINE = /(`+)([\s\S]+?)\1|\*\*([\s\S]+?)\*\*|\*([^*\s][^*]*)\*|\[([^\]\n]{0,300})\]\(((?:[^()\s]|\([^()\s]*\))+)(?:\s+"[^"\n]*")?\)|(https?:\/\/(?:[^\s<>()]|\([^\s<>()]*\))+(?<![.,;:!?'"*]))/g;
 
 export function element(tag, attributes = {}, ...children) {
@@ -43,7 +43,7 @@ function block(lines, at, depth) {
   if (itemOf(line)) return list(lines, at, depth);
   if (!line.trim()) return [null, at + 1];
   let end = at + 1;
-  while (end < lines.length && lines[end].trim() && !BLOCK_STARTS.test(lines[end])) end += 1;
+  while (end < lines.length && lines[end].trim() && !BLOCK_STARTS.test(lines[end]) && !isTable(lines, end)) end += 1;
   return [element("p", {}, ...inline(lines.slice(at, end).join("\n"))), end];
 }
 
@@ -85,17 +85,30 @@ function copySelected(text) {
   if (!isCopied) throw new Error("refused");
 }
 
+/** As GitHub has it: a row, then as many dashed cells. The pipes at both ends may be missing. */
 function isTable(lines, at) {
-  return /^\s*\|.*\|\s*$/.test(lines[at]) && /^\s*\|([\s:-]+\|)+\s*$/.test(lines[at + 1] ?? "");
+  const rule = lines[at + 1] ?? "";
+  if (!isRow(lines[at]) || !rule.includes("|") || !/^[\s|:-]+$/.test(rule)) return false;
+  const marks = cells(rule);
+  return marks.every((mark) => /^:?-+:?$/.test(mark)) && marks.length === cells(lines[at]).length;
+}
+
+function isRow(line) {
+  return line.includes("|") && !BLOCK_STARTS.test(line);
+}
+
+function cells(line) {
+  const inside = line.trim().replace(/^\|/, "").replace(/(?<!\\)\|$/, "");
+  return inside.split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
 }
 
 function table(lines, at) {
-  const cells = (line) => line.trim().slice(1, -1).split("|").map((cell) => inline(cell.trim()));
-  const [rows, next] = taken(lines, at, /^\s*\|.*\|\s*$/);
-  const head = element("tr", {}, ...cells(rows[0]).map((cell) => element("th", {}, ...cell)));
-  const body = rows.slice(2).map((row) => element("tr", {}, ...cells(row).map((cell) => element("td", {}, ...cell))));
-  const made = element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
-  return [element("div", { class: "scroll", tabindex: "0" }, made), next];
+  let end = at + 2;
+  while (end < lines.length && isRow(lines[end])) end += 1;
+  const row = (line, tag) => element("tr", {}, ...cells(line).map((cell) => element(tag, {}, ...inline(cell))));
+  const head = element("thead", {}, row(lines[at], "th"));
+  const body = element("tbody", {}, ...lines.slice(at + 2, end).map((line) => row(line, "td")));
+  return [element("div", { class: "scroll", tabindex: "0" }, element("table", {}, head, body)), end];
 }
 
 function itemOf(line) {

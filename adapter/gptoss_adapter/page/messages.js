@@ -35,7 +35,7 @@ export function fillAnswer(view, message, { retry, result, isRunning } = {}) {
   while (body.nextSibling) body.nextSibling.remove();
   const parts = [];
   for (const call of message.tool_calls ?? []) parts.push(callView(call, result));
-  if (message.fault) parts.push(element("p", { class: "fault", role: "alert" }, message.fault));
+  if (message.fault) parts.push(element("p", { class: "fault" }, message.fault));
   if (!isRunning) parts.push(footer(message, retry));
   view.append(...parts);
 }
@@ -53,6 +53,12 @@ function replaceChanged(view, nodes) {
   while (same < nodes.length && view.childNodes[same]?.isEqualNode(nodes[same])) same += 1;
   while (view.childNodes.length > same) view.lastChild.remove();
   view.append(...nodes.slice(same));
+}
+
+/** Return the words of an answer's view, for those who do not see it. */
+export function spoken(view) {
+  const said = view.querySelectorAll(":scope > .body > :not(.code), :scope > .body > .code > pre, :scope > .call > strong, :scope > .fault");
+  return [...said].map((part) => (part.tagName === "STRONG" ? `Calls ${part.innerText}` : part.innerText)).join("\n");
 }
 
 function callView(call, result) {

@@ -2,7 +2,6 @@
 
 export const TALKS = "gptoss.talks";
 const CHOICES = "gptoss.choices";
-const MOST_TALKS = 50;
 
 function read(name, otherwise) {
   try {
@@ -22,9 +21,16 @@ function write(name, value) {
 }
 
 export class Talks {
+  #unkept = new Map(); // by id: what found no room in this browser and is here alone
+
   constructor() {
     this.all = read(TALKS, []);
     this.current = this.all[0] ?? this.begin();
+  }
+
+  /** Whether something here is not kept. */
+  get isFull() {
+    return this.#unkept.size > 0;
   }
 
   begin() {
@@ -37,7 +43,7 @@ export class Talks {
   }
 
   rename(id, title) {
-    this.#change((all) => {
+    this.#change(id, (all) => {
       const renamed = all.find((talk) => talk.id === id);
       if (renamed) renamed.title = title;
       return all;
@@ -45,32 +51,40 @@ export class Talks {
   }
 
   remove(id) {
-    this.#change((all) => all.filter((talk) => talk.id !== id));
+    this.#unkept.delete(id);
+    // first from what is kept: less finds room even where the rest does not
+    write(TALKS, read(TALKS, []).filter((talk) => talk.id !== id));
+    this.#change(id, (all) => all.filter((talk) => talk.id !== id));
     if (this.current.id === id) this.current = this.all[0] ?? this.begin();
   }
 
   /** Keep the current conversation, as the newest. */
   save() {
     const { current } = this;
-    if (current.messages.length) this.#change((all) => [current, ...all.filter((talk) => talk.id !== current.id)].slice(0, MOST_TALKS));
+    if (current.messages.length) this.#change(current.id, (all) => [current, ...all.filter((talk) => talk.id !== current.id)]);
   }
 
   /** Keep what was added to a conversation, unless it was deleted meanwhile. */
   update(changed) {
-    this.#change((all) => all.map((talk) => (talk.id === changed.id ? changed : talk)));
+    this.#change(changed.id, (all) => all.map((talk) => (talk.id === changed.id ? changed : talk)));
   }
 
-  /** Take over what another tab has kept. The current conversation stays as it is here. */
+  /** Take over what another tab has kept. The current conversation stays as it is here, and so does what found no room. */
   refresh() {
-    this.all = read(TALKS, this.all).map((talk) => (talk.id === this.current.id ? this.current : talk));
+    const here = new Map([...this.#unkept, [this.current.id, this.current]]);
+    const kept = read(TALKS, this.all);
+    const known = new Set(kept.map((talk) => talk.id));
+    const added = [...this.#unkept.values()].filter((talk) => !known.has(talk.id));
+    this.all = [...added, ...kept.map((talk) => here.get(talk.id) ?? talk)];
   }
 
   // From what is kept now, not from what this tab once read: other tabs write there, too.
-  #change(make) {
+  #change(id, make) {
     this.refresh();
     this.all = make(this.all);
-    // no room left in this browser: the oldest make some
-    while (!write(TALKS, this.all) && this.all.length > 1) this.all.pop();
+    const changed = this.all.find((talk) => talk.id === id);
+    if (write(TALKS, this.all)) this.#unkept.clear();
+    else if (changed) this.#unkept.set(id, changed);
   }
 }
 
