@@ -11,7 +11,7 @@ COPY requirements/lock.txt requirements/
 COPY backend/ backend/
 COPY adapter/ adapter/
 # in the versions the tests ran with: a constraint fixes them and installs nothing by itself
-RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint requirements/lock.txt ".[adapter]"
+RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint requirements/lock.txt ".[adapter,tracing]"
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/venv /opt/venv
@@ -21,7 +21,9 @@ ENV PATH=/opt/venv/bin:$PATH \
     GPTOSS_CONFIG=/etc/gptoss/server_config.yaml \
     GPTOSS_SERVER__HOST=0.0.0.0 \
     GPTOSS_SERVER__PORT=8000 \
-    GPTOSS_SERVER__RUN_DIR=/tmp/gptoss
+    GPTOSS_SERVER__RUN_DIR=/var/lib/gptoss
+# a volume made here takes over whose it is
+RUN install --directory --owner=65532 --group=65532 /var/lib/gptoss
 # a number, so that Kubernetes can check runAsNonRoot
 USER 65532:65532
 EXPOSE 8000

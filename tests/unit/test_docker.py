@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -19,6 +20,8 @@ import pytest
 import yaml
 
 from gptoss_backend.contract import MODELS_BY_SHORT, PREPROCESS
+from gptoss_backend.demo.naming import DEMO_NAME, WEIGHTS_FILE, WEIGHTS_KEY, weights_digest
+from gptoss_backend.engine.checkpoint import SINGLE_FILE
 from gptoss_backend.settings import CONFIG_ENV, ENV_PREFIX, PROJECT_ROOT, Settings, load_settings
 
 DOCKER = PROJECT_ROOT / "docker"
@@ -130,10 +133,12 @@ def test_dockerfile_when_its_process_runs_then_it_is_not_root_and_is_asked_for_i
 def test_adapter_image_when_its_extra_is_installed_then_torch_is_not() -> None:
     project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     installed = [word for rest in arguments("adapter", "RUN") for word in shlex.split(rest) if word.startswith(".")]
-    wanted = project["dependencies"] + project["optional-dependencies"]["adapter"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["adapter"] + extras["tracing"]
     names = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in wanted}
 
-    assert installed == [".[adapter]"]
+    # the manifests' README sets adapter.otlp_endpoint, which needs the second
+    assert installed == [".[adapter,tracing]"]
     assert not names & {"torch", "transformers", "accelerate", "safetensors", "gptoss-triton"}
 
 
@@ -228,6 +233,20 @@ def test_compose_when_stopped_then_triton_has_longer_than_it_takes_to_drain() ->
     for service in DOCKERFILES:
         grace_s = int(compose()["services"][service]["stop_grace_period"].removesuffix("s"))
         assert grace_s > container_settings(service).server.shutdown_timeout_s
+
+
+def test_compose_when_the_adapters_container_is_made_anew_then_the_answers_it_keeps_are_still_there() -> None:
+    tree = compose()
+    folder = container_environment("adapter")["GPTOSS_SERVER__RUN_DIR"]
+    owned = [words for words in map(shlex.split, arguments("adapter", "RUN")) if words[0] == "install"]
+
+    (mount,) = tree["services"]["adapter"]["volumes"]
+    volume, _, path = mount.partition(":")
+    assert path == folder
+    assert volume in tree["volumes"]
+    # else a new volume is root's, and the image's user cannot write
+    assert owned == [["install", "--directory", "--owner=65532", "--group=65532", folder]]
+    assert arguments("adapter", "USER") == ["65532:65532"]
 
 
 def test_compose_when_started_then_the_adapter_waits_for_a_healthy_triton() -> None:
@@ -336,6 +355,31 @@ def test_entrypoint_when_the_model_is_unknown_then_it_refuses_with_a_sentence(tm
 
     assert process.returncode == 2
     assert errors.startswith("error: model: ")
+    assert len(errors.splitlines()) == 1
+    assert output == ""
+
+
+def test_entrypoint_when_the_volume_holds_the_demo_of_an_earlier_version_then_it_is_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "volume" / "gpt-oss-demo"
+    folder.mkdir(parents=True)
+    config = folder / "config.json"
+    config.write_text(json.dumps({"_name_or_path": DEMO_NAME, WEIGHTS_KEY: "another"}), encoding="utf-8")
+
+    with entrypoint(tmp_path, "serves", GPTOSS_MODEL="demo", GPTOSS_CHECKPOINTS__DEMO=str(folder)) as process:
+        read_until_serving(process)
+
+    assert json.loads(config.read_text(encoding="utf-8"))[WEIGHTS_KEY] == weights_digest(WEIGHTS_FILE)
+    assert (folder / SINGLE_FILE).stat().st_size > WEIGHTS_FILE.stat().st_size
+
+
+def test_entrypoint_when_the_demo_cannot_be_made_then_it_refuses_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "gpt-oss-demo"
+    with entrypoint(tmp_path, "serves", GPTOSS_MODEL="demo", GPTOSS_CHECKPOINTS__DEMO=str(folder)) as process:
+        output, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert errors.startswith(f"error: could not make a checkpoint in {folder}: ")
     assert len(errors.splitlines()) == 1
     assert output == ""
 

@@ -257,4 +257,5 @@ def test_pods_when_confined_then_they_are_the_images_user_and_can_write_where_th
             "GPTOSS_SERVER__RUN_DIR",
             "GPTOSS_CHECKPOINTS__DEMO",
         } & environment.keys():
-            assert writable & set(PurePosixPath(environment[name]).parents), name
+            folder = PurePosixPath(environment[name])
+            assert writable & {folder, *folder.parents}, name

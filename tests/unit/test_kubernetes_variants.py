@@ -70,7 +70,7 @@ def test_demo_when_tried_on_a_laptop_then_it_needs_no_gpu_no_key_and_no_download
     assert settings.served_model == "demo"
     assert "nvidia.com/gpu" not in str(triton.owner)
     assert settings_in(DEMO, adapter).adapter.keys_path is None
-    assert [volume["name"] for volume in adapter.pod["volumes"]] == ["tmp"]
+    assert [volume["name"] for volume in adapter.pod["volumes"]] == ["tmp", "run"]
     assert settings.engine.num_threads == int(triton.container["resources"]["requests"]["cpu"])
 
 
