@@ -4,6 +4,7 @@ Stage: none of a request's; stage 5 alone, without the engine's loop, Triton and
 Owns: the command, what is timed, the limit it is held against. Does not know: how a model computes.
 
     .venv/bin/python -m load.gpu_bench
+    .venv/bin/python -m load.gpu_bench --no-graphs
     .venv/bin/python -m load.gpu_bench --device cpu --shapes tiny --batches 1 4 --contexts 64 --prompts 64
 
 The limit of a step is the bytes it has to read over the rate of a large copy in the same run.
@@ -29,6 +30,7 @@ from gptoss_backend.engine.cache_sizing import CacheLimits
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.kv_cache import KVCache
+from gptoss_backend.engine.loading import make_model
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.precision import choose_precision
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
@@ -101,7 +103,7 @@ class Rows:
     def _run(self, batch: Batch, sequences: list[Sequence], num_tokens: int) -> None:
         for sequence in sequences:
             self._cache.reserve(sequence.row, sequence.num_computed + num_tokens)
-        best = self._model.forward(batch, self._cache, with_logits=False).best
+        best = self._model.launch(batch, self._cache, with_logits=False).result().best
         for sequence in sequences:
             sequence.num_computed += num_tokens
             self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
@@ -120,8 +122,10 @@ def main() -> int:
     _console.print(f"{name}; torch {torch.__version__}; {dtype}; a copy moves {rate / 1e9:,.0f} GB/s")
     for shape in options.shapes:
         config = config_of(SHAPES[shape])
-        model = TorchModel(Shard.of_all(config), RandomWeights(config, device, precision.dtype).model())
-        _console.print(f"\n{shape}\n\n| batch | context | step | tokens/s | of the limit |\n|---|---|---|---|---|")
+        weights = RandomWeights(config, device, precision.dtype).model()
+        model = make_model(Shard.of_all(config), weights, cuda_graphs=options.graphs)
+        _console.print(f"\n{shape}, {type(model).__name__}\n")
+        _console.print("| batch | context | step | tokens/s | of the limit |\n|---|---|---|---|---|")
         for context in options.contexts:
             for batch in options.batches:
                 _console.print(decode_row(model, batch, context, rate))
@@ -130,7 +134,7 @@ def main() -> int:
             _console.print(prompt_row(model, length))
         if options.profile:
             _console.print(kernel_times(model, options.batches[0], options.contexts[0]))
-        del model
+        del model, weights
         _free(device)
     return 0
 
@@ -210,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 128, 256])
     parser.add_argument("--contexts", nargs="+", type=int, default=[1024, 8192])
     parser.add_argument("--prompts", nargs="+", type=int, default=[256, 2048, 16384], help="lengths to time")
+    parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="launch each kernel from the host")
     parser.add_argument("--profile", action="store_true", help="print where the time of one step goes")
     return parser
 

@@ -133,6 +133,7 @@ class EngineSettings(_Section):
     num_threads: Annotated[int, Field(ge=1)] | None = None
     cpu_kernels: Literal["auto", "native", "torch"] = "auto"
     experts: Literal["auto", "packed", "unpacked"] = "auto"
+    cuda_graphs: bool = True
     max_model_len: Annotated[int, Field(ge=16)] | None = None
     block_size: Annotated[int, Field(ge=1)] = 16
     kv_cache_bytes: Annotated[int, Field(ge=1)] | None = None

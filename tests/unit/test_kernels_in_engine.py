@@ -13,6 +13,7 @@ from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import EngineOptions
 from gptoss_backend.engine.experts import mix_experts
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
+from gptoss_backend.engine.kernels.graphed_model import CudaRecorder, GraphedModel, Work, graph_sizes
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.operators import TorchOperators
 from gptoss_backend.engine.shard import Shard
@@ -41,19 +42,42 @@ def load(folder: Path, shape: Shape) -> tuple[Shard, Weights]:
     return shard, load_weights(folder, shard, torch.float32, DEVICE, packed=True)
 
 
+class CountingRecorder:
+    """Does as CUDA does, where there is none too: work is done while it is recorded, and again at each replay."""
+
+    def __init__(self) -> None:
+        self.num_replays = 0
+        self._record = CudaRecorder(DEVICE) if DEVICE.type == "cuda" else None
+
+    def __call__(self, work: Work) -> Work:
+        work()
+        again = self._record(work) if self._record else work
+
+        def replay() -> None:
+            self.num_replays += 1
+            again()
+
+        return replay
+
+
 def models(shard: Shard, weights: Weights) -> list[TorchModel]:
-    """Return the reference and the kernels' path."""
+    """Return the reference, the kernels' path, and the same with its decode steps recorded."""
     return [
         TorchModel(shard, weights, mixer=mix_experts, operators=TorchOperators(DEVICE)),
         TorchModel(shard, weights, mixer=mix_packed_experts, operators=KernelOperators(DEVICE)),
+        graphed(shard, weights, CountingRecorder()),
     ]
+
+
+def graphed(shard: Shard, weights: Weights, recorder: CountingRecorder) -> GraphedModel:
+    return GraphedModel(shard, weights, recorder, mix_packed_experts, KernelOperators(DEVICE))
 
 
 def test_engine_when_kernels_compute_then_its_tokens_are_those_of_plain_torch(tmp_path: Path) -> None:
     # the second prompt spans two chunks and joins the first one's decoding
     prompts = [prompt_of(length, seed=length) for length in (3, 20)]
     tokens = [generate(model, prompts, 5, OPTIONS)[0] for model in models(*load(tmp_path / "checkpoint", SHAPE))]
-    assert tokens[0] == tokens[1]
+    assert tokens[0] == tokens[1] == tokens[2]
 
 
 def test_engine_when_prompts_share_a_prefix_and_leave_the_window_then_kernels_give_torch_s_tokens(
@@ -67,5 +91,27 @@ def test_engine_when_prompts_share_a_prefix_and_leave_the_window_then_kernels_gi
         generate(model, prompts, 4, dataclasses.replace(OPTIONS, prefill_chunk_tokens=32))
         for model in models(Shard.of_all(config), weights)
     ]
-    assert found[0][0] == found[1][0]
+    assert found[0][0] == found[1][0] == found[2][0]
     assert found[1][1].num_prefix_hits >= 16
+
+
+def test_engine_when_steps_are_replayed_then_sampling_gets_the_logits_of_plain_torch(tmp_path: Path) -> None:
+    prompts = [prompt_of(length, seed=length) for length in (2, 4, 5)]  # three rows in a graph of four
+    shard, weights = load(tmp_path / "checkpoint", SHAPE)
+    recorder = CountingRecorder()
+    plain = TorchModel(shard, weights, mixer=mix_experts, operators=TorchOperators(DEVICE))
+    replayed = graphed(shard, weights, recorder)
+    answers = [generate(model, prompts, 6, OPTIONS, temperature=1.0, seed=7)[0] for model in (plain, replayed)]
+    assert answers[0] == answers[1]
+    assert recorder.num_replays >= 5
+    for layer in replayed._cache:  # a row that stands in for another, or for none, writes nothing
+        assert not layer.keys[:, :16].any()
+        assert not layer.values[:, :16].any()
+
+
+def test_graph_sizes_when_all_are_recorded_then_every_batch_finds_one() -> None:
+    assert graph_sizes(1) == [1]
+    assert graph_sizes(5) == [1, 2, 4, 8]
+    assert graph_sizes(20) == [1, 2, 4, 8, 16, 24]
+    assert graph_sizes(1000)[-1] == 256
+    assert len(graph_sizes(256)) == 35

@@ -58,6 +58,7 @@ class EngineOptions:
     num_threads: int | None = None
     cpu_kernels: CpuKernels = "auto"
     experts: ExpertFormat = "auto"
+    cuda_graphs: bool = True
     request_timeout_s: float | None = None
     """The longest a request may take; it may ask for less. None: no limit."""
     priority_step_s: float = PRIORITY_STEP_S
@@ -150,6 +151,7 @@ class Engine:
                 num_threads=options.num_threads,
                 cpu_kernels=options.cpu_kernels,
                 experts=options.experts,
+                cuda_graphs=options.cuda_graphs,
                 placement=placement,
                 progress=progress,
             ),

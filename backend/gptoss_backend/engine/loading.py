@@ -20,8 +20,10 @@ from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.model import LocalModel, Model, ModelInfo
+from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native.library import NativeUnavailableError
 from gptoss_backend.engine.native.model import NativeModel, check_native
+from gptoss_backend.engine.operators import has_kernels
 from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, choose_placement
 from gptoss_backend.engine.placement.driver import Cluster, DistributedModel
 from gptoss_backend.engine.placement.jobs import device_names
@@ -55,12 +57,13 @@ def load_model(
     num_threads: int | None = None,
     cpu_kernels: CpuKernels = "auto",
     experts: ExpertFormat = "auto",
+    cuda_graphs: bool = True,
     placement: PlacementOptions | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Load a checkpoint folder to `device`, or where `placement` puts it: then `device` is the first of several.
 
-    num_threads: of the CPU; None: as many as there are cores.
+    num_threads: of the CPU; None: as many as there are cores. cuda_graphs: replay decode steps where the GPU can.
     Raises EngineError (CheckpointError among them) with one sentence, before anything is read where it cannot fit.
     """
     config = ModelConfig.from_folder(folder)
@@ -85,11 +88,23 @@ def load_model(
     else:
         shard = Shard.of_all(config)
         weights = load_weights(folder, shard, precision.dtype, device, packed=packed, progress=progress)
-        model = TorchModel(shard, weights)
+        model = make_model(shard, weights, cuda_graphs=cuda_graphs)
     if device.type == "cuda":
         _compare(choice.plans[0], device)
     model.info = _info(choice, device, precision, "C++" if native else _torch_kernels(device, packed=packed))
     return model
+
+
+def make_model(shard: Shard, weights: Weights, *, cuda_graphs: bool) -> TorchModel:
+    """Return a whole model on its weights' device, one that replays its decode steps where it can."""
+    layer = weights.layers[0]
+    is_packed = isinstance(layer.experts.gate_up, PackedMatrices)  # plain torch's experts wait for the host
+    if not (cuda_graphs and is_packed and has_kernels(layer.qkv.device, layer.qkv.dtype)):
+        return TorchModel(shard, weights)
+    # Triton-language comes with torch's CUDA build; where nothing else is computed, nobody needs it
+    from gptoss_backend.engine.kernels.graphed_model import GraphedModel
+
+    return GraphedModel(shard, weights)
 
 
 def _layer_by_layer(folder: Path, config: ModelConfig, *, packed: bool, progress: Progress | None) -> Iterator[Weights]:

@@ -92,9 +92,14 @@ class _TorchAttention:
         return attend(queries, keys, values, cache.keys, cache.values, sinks, plan).flatten(1)
 
 
+def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """True where the kernels compute best: on a device that multiplies tiles of that dtype on tensor cores."""
+    return device.type == "cuda" and dtype.itemsize <= 2 and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def operators_for(device: torch.device, dtype: torch.dtype) -> Operators:
-    """Return what computes best on a device: kernels where it multiplies tiles of that dtype on tensor cores."""
-    if device.type != "cuda" or dtype.itemsize > 2 or torch.cuda.get_device_capability(device) < (8, 0):
+    """Return what computes best on a device."""
+    if not has_kernels(device, dtype):
         return TorchOperators(device)
     # Triton-language comes with torch's CUDA build; where nothing else is computed, nobody needs it
     from gptoss_backend.engine.kernels.operators import KernelOperators

@@ -108,15 +108,31 @@ class TorchModel(LocalModel):
     @torch.inference_mode()
     def embed(self, batch: Batch) -> Tensor:
         """Return the residual stream before the first layer, [num_tokens, hidden]. Only in the first shard."""
-        table = self._weights.embedding
-        assert table is not None  # noqa: S101 (the first shard has it)
-        rows = F.embedding(torch.tensor(batch.token_ids, device=table.device), table)
-        return rows.to(self.device, self._residual_dtype)
+        return self._embed(torch.tensor(batch.token_ids))
 
     @torch.inference_mode()
     def run_layers(self, hidden: Tensor, batch: Batch, tables: BlockTables) -> Tensor:
         """Return the residual stream [num_tokens, hidden] after this shard's layers, writing keys and values."""
-        attention = self._operators.attention(batch, tables, self._rope, self.dtype)
+        return self._through_layers(hidden, self._operators.attention(batch, tables, self._rope, self.dtype))
+
+    @torch.inference_mode()
+    def unembed(self, hidden: Tensor, batch: Batch, *, with_logits: bool) -> StepOutput:
+        """Return what follows the batch's samples, from the residual stream after the last layer."""
+        samples = torch.tensor(batch.samples, dtype=torch.int64, device=self.device)
+        logits = self._logits(hidden.index_select(0, samples)).float()
+        return self._group.join_output(logits, self._shard.vocab, with_logits=with_logits)
+
+    def empty_hidden(self, num_tokens: int) -> Tensor:
+        """Return memory for a residual stream."""
+        shape = (num_tokens, self.config.hidden_size)
+        return torch.empty(shape, dtype=self._residual_dtype, device=self.device)
+
+    def _embed(self, token_ids: Tensor) -> Tensor:
+        table = self._weights.embedding
+        assert table is not None  # noqa: S101 (the first shard has it)
+        return F.embedding(token_ids.to(table.device), table).to(self.device, self._residual_dtype)
+
+    def _through_layers(self, hidden: Tensor, attention: StepAttention) -> Tensor:
         addition: Tensor | None = None
         for layer, cache in zip(self._weights.layers, self._cache, strict=True):
             hidden, normed = self._add_and_norm(hidden, addition, layer.attention_norm)
@@ -127,20 +143,12 @@ class TorchModel(LocalModel):
             addition = self._group.add_up(mixed.to(hidden.dtype)) if self._shard.num_parts > 1 else mixed
         return hidden if addition is None else hidden + addition.to(hidden.dtype)
 
-    @torch.inference_mode()
-    def unembed(self, hidden: Tensor, batch: Batch, *, with_logits: bool) -> StepOutput:
-        """Return what follows the batch's samples, from the residual stream after the last layer."""
+    def _logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return [num_tokens, vocab] in the compute dtype, in `out` where there is one."""
         norm, unembedding = self._weights.norm, self._weights.unembedding
         assert norm is not None and unembedding is not None  # noqa: S101, PT018 (the last shard has them)
-        samples = torch.tensor(batch.samples, dtype=torch.int64, device=self.device)
-        _, last = self._add_and_norm(hidden.index_select(0, samples), None, norm)
-        logits = F.linear(last, unembedding).float()
-        return self._group.join_output(logits, self._shard.vocab, with_logits=with_logits)
-
-    def empty_hidden(self, num_tokens: int) -> Tensor:
-        """Return memory for a residual stream."""
-        shape = (num_tokens, self.config.hidden_size)
-        return torch.empty(shape, dtype=self._residual_dtype, device=self.device)
+        _, last = self._add_and_norm(hidden, None, norm)
+        return torch.mm(last, unembedding.t(), out=out)
 
     @staticmethod
     def _attention(normed: Tensor, layer: LayerWeights, cache: LayerCache, attention: StepAttention) -> Tensor:

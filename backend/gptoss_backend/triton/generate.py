@@ -236,6 +236,7 @@ def _options(engine: EngineSettings, profile: ProfileSettings) -> EngineOptions:
         num_threads=engine.num_threads,
         cpu_kernels=engine.cpu_kernels,
         experts=engine.experts,
+        cuda_graphs=engine.cuda_graphs,
         request_timeout_s=engine.request_timeout_s,
         priority_step_s=engine.priority_step_s,
         speculation=_speculation(engine, profile),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.kernels.attention import PagedCache, QueryTiles, attend_tiles, splits_for
+from gptoss_backend.engine.kernels.decode_inputs import DecodeRows, DeviceTables
 from gptoss_backend.engine.kernels.norm import add_and_norm
 from gptoss_backend.engine.kernels.rotary import rotate_and_store
 from gptoss_backend.engine.kv_cache import BlockTable, BlockTables
@@ -51,6 +52,28 @@ class KernelOperators:
             chunks=_chunk_places(batch, device),
         )
 
+    def decode_attention(
+        self, rows: DecodeRows, tables: DeviceTables, rope: RotaryEmbedding, longest: int
+    ) -> _KernelAttention:
+        """Do the same for one token of each row, by what is on the device already: nothing here waits or varies.
+
+        longest: what no context outgrows; it settles into how many parts their keys are divided.
+        """
+        positions, block_size = rows.positions, tables.plan.block_size
+        is_real = rows.is_real.bool()
+        groups = [_Group.at(table, rows, is_real, block_size, window) for table, window in tables.both()]
+        tokens = torch.arange(len(positions), device=positions.device)
+        places = torch.stack([tokens, torch.ones_like(tokens), rows.rows, positions], dim=1).to(torch.int32)
+        return _KernelAttention(
+            rotation=rope.angles(positions, torch.float32),
+            block_size=block_size,
+            longest=longest,
+            full=groups[0],
+            sliding=groups[1],
+            decodes=places,
+            chunks=places[:0],
+        )
+
     def add_and_norm(
         self, hidden: Tensor, addition: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
@@ -75,6 +98,12 @@ class _Group:
         table = group.table[:, : -(-longest // block_size)].to(device)
         slots = table[rows, positions // block_size].long() * block_size + positions % block_size
         return cls(table, slots, group.window)
+
+    @classmethod
+    def at(cls, table: Tensor, rows: DecodeRows, is_real: Tensor, block_size: int, window: int | None) -> _Group:
+        blocks = table[rows.rows, rows.positions // block_size].long()
+        slots = blocks * block_size + rows.positions % block_size
+        return cls(table, slots.masked_fill(~is_real, -1), window)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ def rotate_and_store(
     """Write a step's keys, rotated, and values into their slots of the cache, in place; returns the rotated queries.
 
     heads: [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim], queries, keys, values. rotation: cosines and sines,
-    [num_tokens, 1, head_dim / 2]. slots: [num_tokens] int64. keys, values: [num_kv_heads, num_slots, head_dim].
-    Returns [num_tokens, num_heads, head_dim]. The arithmetic is float32, rounded once.
+    [num_tokens, 1, head_dim / 2]. slots: [num_tokens] int64; nothing of a token with a negative one is written.
+    keys, values: [num_kv_heads, num_slots, head_dim]. Returns [num_tokens, num_heads, head_dim]. The arithmetic is
+    float32, rounded once.
     """
     num_kv_heads, num_slots, head_dim = keys.shape
     num_tokens = len(heads)
@@ -63,11 +64,12 @@ def _rotate_and_store(
     source = heads + (token * tl.num_programs(1) + head) * (2 * HALF) + lane
     first, second = tl.load(source, mask=inside), tl.load(source + HALF, mask=inside)
     slot = tl.load(slots + token)
+    kept = inside & (slot >= 0)
     if head >= num_heads + num_kv_heads:
         kv_head = (head - num_heads - num_kv_heads).to(tl.int64)
         target = values + (kv_head * num_slots + slot) * (2 * HALF) + lane
-        tl.store(target, first, mask=inside)
-        tl.store(target + HALF, second, mask=inside)
+        tl.store(target, first, mask=kept)
+        tl.store(target + HALF, second, mask=kept)
     else:
         cosine = tl.load(cosines + token * HALF + lane, mask=inside).to(tl.float32)
         sine = tl.load(sines + token * HALF + lane, mask=inside).to(tl.float32)
@@ -80,5 +82,5 @@ def _rotate_and_store(
             tl.store(target + HALF, second, mask=inside)
         else:
             target = keys + ((head - num_heads).to(tl.int64) * num_slots + slot) * (2 * HALF) + lane
-            tl.store(target, first, mask=inside)
-            tl.store(target + HALF, second, mask=inside)
+            tl.store(target, first, mask=kept)
+            tl.store(target + HALF, second, mask=kept)

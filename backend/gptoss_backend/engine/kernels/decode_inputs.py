@@ -1,0 +1,64 @@
+"""What a decode step that is recorded once and replayed reads: memory that stays where it is.
+
+Owns: the rows' numbers and the block tables on the device, and how they get there. Does not know: what is computed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.kv_cache import CachePlan, KVCache, LayerGroup
+
+
+class DecodeRows:
+    """One token for each of `size` rows of a batch; where there are fewer, the first one stands in for the others."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.size = size
+        on_gpu = device.type == "cuda"
+        # pinned, so that the copy to the device waits for nothing
+        self._staged = torch.zeros(4, size, dtype=torch.int64, pin_memory=on_gpu)
+        self._numbers = torch.zeros(4, size, dtype=torch.int64, device=device)
+        self.token_ids, self.positions, self.rows, self.is_real = self._numbers
+        """[size] int64 each. is_real: 0 where a row is a stand-in: it reads as the first one, writes nothing."""
+
+    def fill(self, batch: Batch) -> None:
+        """Send a batch of decodes to the device; the one sent before must have been computed."""
+        count = batch.num_decodes
+        for line, numbers in zip(self._staged, (batch.token_ids, batch.positions, batch.rows), strict=False):
+            line[:count] = torch.tensor(numbers)
+            line[count:] = numbers[0]
+        self._staged[3] = torch.arange(self.size) < count
+        self._numbers.copy_(self._staged, non_blocking=True)
+
+
+class DeviceTables:
+    """The block tables on the device, kept up with what the host changes: [num_rows, max_blocks_per_row] int32."""
+
+    def __init__(self, plan: CachePlan, sliding_window: int, device: torch.device) -> None:
+        self.plan = plan
+        self._window = sliding_window
+        shape = (plan.num_rows, plan.max_blocks_per_row)
+        self.full, self.sliding = (torch.zeros(shape, dtype=torch.int32, device=device) for _ in range(2))
+
+    def both(self) -> tuple[tuple[Tensor, int | None], tuple[Tensor, int | None]]:
+        """Return each layer group's table and window."""
+        return (self.full, None), (self.sliding, self._window)
+
+    def follow(self, cache: KVCache) -> None:
+        """Take over what has changed in the cache's tables since the last call."""
+        for table, group in ((self.full, cache.full), (self.sliding, cache.sliding)):
+            _follow(table, group)
+
+
+def _follow(table: Tensor, group: LayerGroup) -> None:
+    latest: dict[int, int] = {}
+    for row, first, entries in group.take_changes():
+        start = row * table.shape[1] + first
+        latest.update(zip(range(start, start + len(entries)), entries, strict=True))
+    if latest:
+        places = torch.tensor(list(latest), device=table.device)
+        blocks = torch.tensor(list(latest.values()), dtype=torch.int32, device=table.device)
+        table.view(-1).index_copy_(0, places, blocks)

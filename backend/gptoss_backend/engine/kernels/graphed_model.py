@@ -1,0 +1,153 @@
+"""A model on one GPU that replays its decode steps as CUDA graphs: one launch in place of hundreds.
+
+Stage 5 of a request: step. Owns: which steps are recorded, their memory, their replaying.
+Does not know: what a step computes, which is `TorchModel`'s; sequences.
+
+A graph is a step of a fixed number of rows, in memory that stays where it is. A batch takes the smallest that holds it.
+Prefill, drafts and batches beyond the largest graph are computed as `TorchModel` does.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.checkpoint import Weights
+from gptoss_backend.engine.errors import EngineError
+from gptoss_backend.engine.kernels.decode_inputs import DecodeRows, DeviceTables
+from gptoss_backend.engine.kernels.operators import KernelOperators
+from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.model import LaunchedStep, StepOutput
+from gptoss_backend.engine.shard import Shard
+from gptoss_backend.engine.torch_model import ExpertMixer, TorchModel
+
+logger = logging.getLogger(__name__)
+
+_LARGEST = 256
+_STRIDE = 8
+
+Work = Callable[[], None]
+Recorder = Callable[[Work], Work]
+"""Returns what does the same work again, on the same memory."""
+
+
+def graph_sizes(max_rows: int) -> list[int]:
+    """Return the numbers of rows to record steps for, so that all batches up to `max_rows`, or 256, find one."""
+    most = min(max_rows, _LARGEST)
+    sizes = [1, 2, 4, *range(_STRIDE, _LARGEST + 1, _STRIDE)]
+    return sizes[: bisect_left(sizes, most) + 1]
+
+
+class CudaRecorder:
+    """Records work as CUDA graphs that share one pool of memory: they must not run at the same time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Work) -> Work:
+        """Run the work twice, which compiles its kernels, and record it."""
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                work()
+                work()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # other threads of this process may use the device meanwhile
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                work()
+        return graph.replay
+
+
+class GraphedModel(TorchModel):
+    """A whole GPT-OSS with packed experts, by the kernels in here."""
+
+    def __init__(
+        self,
+        shard: Shard,
+        weights: Weights,
+        recorder: Recorder | None = None,
+        mixer: ExpertMixer | None = None,
+        operators: KernelOperators | None = None,
+    ) -> None:
+        """recorder: None: CUDA graphs. mixer, operators: None: what is best on the weights' device."""
+        self._kernels = operators or KernelOperators(weights.layers[0].qkv.device)
+        super().__init__(shard, weights, mixer=mixer, operators=self._kernels)
+        self._recorder = recorder
+        self._steps: list[_RecordedStep] = []
+
+    def allocate_cache(self, plan: CachePlan) -> None:
+        """Take the memory for keys and values, and record the decode steps on it. Raises EngineError."""
+        self._steps.clear()
+        super().allocate_cache(plan)
+        self._tables = DeviceTables(plan, self.config.sliding_window, self.device)
+        sizes = graph_sizes(plan.num_rows)
+        shape = (sizes[-1], self.config.vocab_size)
+        recorder = self._recorder or CudaRecorder(self.device)
+        try:
+            # one memory for the logits of all graphs, since only one of them is looked at
+            logits = torch.empty(shape, dtype=self.dtype, device=self.device)
+            # the largest first: the pool's memory then suffices for the others
+            for index, size in enumerate(reversed(sizes), start=1):
+                self._steps.insert(0, self._record(size, logits, recorder))
+                logger.info("recorded %d of %d decode graphs: %d rows", index, len(sizes), size)
+        except torch.cuda.OutOfMemoryError as error:
+            raise EngineError(
+                "the GPU has no memory left for CUDA graphs: lower engine.kv_cache_bytes or engine.max_num_seqs, "
+                "or set engine.cuda_graphs to false"
+            ) from error
+
+    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> LaunchedStep:
+        """Replay a recorded step where the batch is decodes only, else compute it."""
+        place = bisect_left(self._steps, batch.num_decodes, key=lambda step: step.rows.size)
+        if batch.chunks or place == len(self._steps):
+            return super().launch(batch, cache, with_logits=with_logits)
+        step = self._steps[place]
+        with torch.inference_mode():
+            self._tables.follow(cache)
+            step.rows.fill(batch)
+            step.replay()
+            return _Replayed(step.best[: batch.num_decodes], step.logits[: batch.num_decodes] if with_logits else None)
+
+    @torch.inference_mode()
+    def _record(self, size: int, all_logits: Tensor, recorder: Recorder) -> _RecordedStep:
+        rows, logits = DecodeRows(size, self.device), all_logits[:size]
+        best = torch.zeros(size, dtype=torch.int64, device=self.device)
+        longest = self._tables.plan.max_model_len
+
+        def compute() -> None:
+            attention = self._kernels.decode_attention(rows, self._tables, self._rope, longest)
+            self._logits(self._through_layers(self._embed(rows.token_ids), attention), out=logits)
+            torch.argmax(logits, dim=-1, out=best)
+
+        return _RecordedStep(rows, logits, best, recorder(compute))
+
+
+@dataclass(frozen=True, slots=True)
+class _RecordedStep:
+    rows: DecodeRows
+    logits: Tensor
+    """[size, vocab] in the compute dtype"""
+    best: Tensor
+    """[size] int64"""
+    replay: Work
+
+
+@dataclass(frozen=True, slots=True)
+class _Replayed:
+    """A step under way: what it leaves stays until the next one is launched."""
+
+    best: Tensor
+    logits: Tensor | None
+
+    def result(self) -> StepOutput:
+        """Wait for the device."""
+        return StepOutput(self.best.tolist(), None if self.logits is None else self.logits.float())
