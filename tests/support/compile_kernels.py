@@ -25,6 +25,7 @@ from gptoss_backend.engine.experts import ExpertShape, ExpertWeights
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.mxfp4 import dequantise
 from gptoss_backend.engine.kernels.operators import KernelOperators
+from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.operators import LayerCache
 from gptoss_backend.engine.rope import RotaryEmbedding
@@ -108,6 +109,10 @@ def run_operators(dtype: torch.dtype, num_tokens: int) -> None:
     for is_sliding in (False, True):
         attention.attend(case.heads, LayerCache(case.keys, case.values, is_sliding), case.sinks)
     hidden = torch.empty(num_tokens, HIDDEN, dtype=dtype, device=META)
+    if num_tokens <= 256:
+        logits = torch.empty(num_tokens, 201088, dtype=dtype, device=META)
+        draws = torch.empty(2, num_tokens, dtype=torch.float64, device=META)
+        choose_tokens(logits, draws, torch.empty(num_tokens, dtype=torch.int64, device=META))
     operators.add_and_norm(hidden, hidden.float(), torch.empty(HIDDEN, device=META), 1e-5, dtype)
 
 

@@ -17,6 +17,7 @@ CASES = [f"90:bfloat16:{FEW}", f"90:bfloat16:{MANY}", f"80:bfloat16:{MANY}", f"7
 ROUTING = {"_pick_experts", "_sum_experts", "_dequantise"}
 ATTENTION = {"_attend_tiles", "_rotate_and_store", "_add_and_norm"}
 GEMV = {"_gate_up_for_pairs", "_down_for_pairs"}
+SAMPLING = {"_sum_columns", "_choose"}
 GEMM = {"_gate_up_for_sorted", "_down_for_sorted"}
 
 
@@ -35,7 +36,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("capability", "names"), [(90, GEMV | GEMM | ATTENTION | {"_join_splits"}), (80, GEMM | ATTENTION), (75, GEMV)]
+    ("capability", "names"),
+    [(90, GEMV | GEMM | ATTENTION | SAMPLING | {"_join_splits"}), (80, GEMM | ATTENTION), (75, GEMV)],
 )
 def test_kernels_when_compiled_for_a_card_then_all_are_there_and_none_spills(
     compiled: list[dict[str, Any]], capability: int, names: set[str]

@@ -104,6 +104,8 @@ def test_engine_when_steps_are_replayed_then_sampling_gets_the_logits_of_plain_t
     answers = [generate(model, prompts, 6, OPTIONS, temperature=1.0, seed=7)[0] for model in (plain, replayed)]
     assert answers[0] == answers[1]
     assert recorder.num_replays >= 5
+    edited = [generate(model, prompts, 6, OPTIONS, temperature=1.0, seed=7, top_k=3)[0] for model in (plain, replayed)]
+    assert edited[0] == edited[1]  # filtered draws are made from the logits
     for layer in replayed._cache:  # a row that stands in for another, or for none, writes nothing
         assert not layer.keys[:, :16].any()
         assert not layer.values[:, :16].any()

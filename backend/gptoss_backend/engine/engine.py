@@ -241,7 +241,10 @@ class Engine:
             return False
         batch = Batch.build(step.decodes, step.prefills, step.drafts)
         with_logits = self._sampler.prepare(step.sampled)
-        self._launched.append((step, self._model.launch(batch, self._cache, with_logits=with_logits)))
+        draws = self._sampler.draws(step.sampled) if with_logits and self._model.can_draw else None
+        with_logits = with_logits and draws is None
+        launched = self._model.launch(batch, self._cache, with_logits=with_logits, draws=draws)
+        self._launched.append((step, launched))
         return True
 
     def _checked(self, request: GenerationRequest) -> Sequence:

@@ -20,11 +20,21 @@ from gptoss_backend.engine.kv_cache import BlockTables, CachePlan, KVCache
 
 
 @dataclass(frozen=True, slots=True)
+class Draws:
+    """How the token of each of a batch's samples is chosen from all tokens."""
+
+    temperatures: list[float]
+    """0: the likeliest"""
+    uniforms: list[float]
+    """From 0 to 1, without 1: where in the cumulative distribution the token lies"""
+
+
+@dataclass(frozen=True, slots=True)
 class StepOutput:
     """What a step says of the next tokens, one entry for each of the batch's samples."""
 
     best: list[int]
-    """The likeliest token, the lowest id among equals."""
+    """The likeliest token, the lowest id among equals; where the step was told of draws, what was drawn."""
     logits: Tensor | None
     """[num_samples, vocab] float32, where asked for."""
 
@@ -66,6 +76,8 @@ class Model(Protocol):
     """Of weights, keys and values."""
     info: ModelInfo | None
     """None for models that tests make."""
+    can_draw: bool
+    """True where `launch` takes draws."""
     max_in_flight: int
     """Steps that may be launched before the first of them is done; they must not have a sequence in common."""
 
@@ -82,7 +94,7 @@ class Model(Protocol):
     def allocate_cache(self, plan: CachePlan) -> None:
         """Take the memory for keys and values. Called once, before the first step."""
 
-    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> LaunchedStep:
+    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
         """Begin a step: it writes its keys and values into the blocks that `cache` has given to its rows by now.
 
         Steps compute in the order of their launch, so a block that changes hands between two of them is not torn.
@@ -97,6 +109,7 @@ class LocalModel(ABC):
     device: torch.device
     dtype: torch.dtype
     info: ModelInfo | None = None
+    can_draw = False
     max_in_flight = 1
     fault: str | None = None
 
@@ -107,8 +120,8 @@ class LocalModel(ABC):
         """Plan by what is free on the device, as `Model.plan_cache` says."""
         return size_cache(self.config, self.device, self.dtype.itemsize, limits)
 
-    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> LaunchedStep:
-        """Compute a step."""
+    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
+        """Compute a step, without draws."""
         return self.forward(batch, cache, with_logits=with_logits)
 
     @abstractmethod

@@ -18,7 +18,7 @@ from torch import Tensor
 from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.engine.drawing import Shortlist, draw_exactly, draw_filtered, draw_plain, has_filter
 from gptoss_backend.engine.logprobs import token_logprob
-from gptoss_backend.engine.model import StepOutput
+from gptoss_backend.engine.model import Draws, StepOutput
 from gptoss_backend.engine.sequence import Sequence
 
 
@@ -52,6 +52,19 @@ class Sampler:
         return wants_logits
 
     @staticmethod
+    def draws(sequences: list[Sequence]) -> Draws | None:
+        """Return how these get their tokens where a model that draws by itself can see to all of them, else None.
+
+        Each that samples draws its number here: none is left to draw once the step is computed.
+        """
+        if not all(_draws_plainly(sequence) for sequence in sequences):
+            return None
+        return Draws(
+            [0.0 if sequence.is_greedy else sequence.request.sampling.temperature for sequence in sequences],
+            [0.0 if sequence.is_greedy else sequence.random.random() for sequence in sequences],
+        )
+
+    @staticmethod
     def pick(output: StepOutput, sequences: list[Sequence]) -> Picks:
         """Choose one token for each sequence; output's logits are overwritten."""
         picks = Picks(list(output.best)) if output.logits is None else _pick(output.logits, output.best, sequences)
@@ -59,6 +72,12 @@ class Sampler:
             if sequence.edits is not None:
                 sequence.edits.accept(token)
         return picks
+
+
+def _draws_plainly(sequence: Sequence) -> bool:
+    """True where each token is the likeliest or drawn from all, and nothing else is asked about it."""
+    sampling = sequence.request.sampling
+    return (sequence.is_greedy or not has_filter(sampling)) and sequence.edits is None and sampling.logprobs is None
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache, LayerGroup
+from gptoss_backend.engine.model import Draws
 
 
 class DecodeRows:
@@ -20,18 +21,25 @@ class DecodeRows:
         on_gpu = device.type == "cuda"
         # pinned, so that the copy to the device waits for nothing
         self._staged = torch.zeros(4, size, dtype=torch.int64, pin_memory=on_gpu)
+        self._staged_draws = torch.zeros(2, size, dtype=torch.float64, pin_memory=on_gpu)
         self._numbers = torch.zeros(4, size, dtype=torch.int64, device=device)
+        self.draws = torch.zeros(2, size, dtype=torch.float64, device=device)
+        """Temperatures and uniform numbers, [size] each; a temperature of 0: the likeliest token."""
         self.token_ids, self.positions, self.rows, self.is_real = self._numbers
         """[size] int64 each. is_real: 0 where a row is a stand-in: it reads as the first one, writes nothing."""
 
-    def fill(self, batch: Batch) -> None:
-        """Send a batch of decodes to the device; the one sent before must have been computed."""
+    def fill(self, batch: Batch, draws: Draws | None) -> None:
+        """Send a batch of decodes to the device; the one sent before must have been computed. draws: None: none."""
         count = batch.num_decodes
         for line, numbers in zip(self._staged, (batch.token_ids, batch.positions, batch.rows), strict=False):
             line[:count] = torch.tensor(numbers)
             line[count:] = numbers[0]
         self._staged[3] = torch.arange(self.size) < count
         self._numbers.copy_(self._staged, non_blocking=True)
+        self._staged_draws.zero_()
+        if draws is not None:
+            self._staged_draws[:, :count] = torch.tensor([draws.temperatures, draws.uniforms], dtype=torch.float64)
+        self.draws.copy_(self._staged_draws, non_blocking=True)
 
 
 class DeviceTables:

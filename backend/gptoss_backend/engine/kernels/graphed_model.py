@@ -22,8 +22,9 @@ from gptoss_backend.engine.checkpoint import Weights
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.kernels.decode_inputs import DecodeRows, DeviceTables
 from gptoss_backend.engine.kernels.operators import KernelOperators
+from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
-from gptoss_backend.engine.model import LaunchedStep, StepOutput
+from gptoss_backend.engine.model import Draws, LaunchedStep, StepOutput
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import ExpertMixer, TorchModel
 
@@ -70,6 +71,8 @@ class CudaRecorder:
 class GraphedModel(TorchModel):
     """A whole GPT-OSS with packed experts, by the kernels in here."""
 
+    can_draw = True
+
     def __init__(
         self,
         shard: Shard,
@@ -105,15 +108,16 @@ class GraphedModel(TorchModel):
                 "or set engine.cuda_graphs to false"
             ) from error
 
-    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> LaunchedStep:
+    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
         """Replay a recorded step where the batch is decodes only, else compute it."""
         place = bisect_left(self._steps, batch.num_decodes, key=lambda step: step.rows.size)
         if batch.chunks or place == len(self._steps):
-            return super().launch(batch, cache, with_logits=with_logits)
+            output = self.forward(batch, cache, with_logits=with_logits or draws is not None)
+            return output if draws is None else _drawn(output, draws)
         step = self._steps[place]
         with torch.inference_mode():
             self._tables.follow(cache)
-            step.rows.fill(batch)
+            step.rows.fill(batch, draws)
             step.replay()
             return _Replayed(step.best[: batch.num_decodes], step.logits[: batch.num_decodes] if with_logits else None)
 
@@ -126,9 +130,19 @@ class GraphedModel(TorchModel):
         def compute() -> None:
             attention = self._kernels.decode_attention(rows, self._tables, self._rope, longest)
             self._logits(self._through_layers(self._embed(rows.token_ids), attention), out=logits)
-            torch.argmax(logits, dim=-1, out=best)
+            choose_tokens(logits, rows.draws, best)
 
         return _RecordedStep(rows, logits, best, recorder(compute))
+
+
+@torch.inference_mode()
+def _drawn(output: StepOutput, draws: Draws) -> StepOutput:
+    logits = output.logits
+    assert logits is not None  # noqa: S101 (asked for above)
+    tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
+    numbers = torch.tensor([draws.temperatures, draws.uniforms], dtype=torch.float64, device=logits.device)
+    choose_tokens(logits, numbers, tokens)
+    return StepOutput(tokens.tolist(), None)
 
 
 @dataclass(frozen=True, slots=True)

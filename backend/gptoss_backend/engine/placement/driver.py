@@ -30,7 +30,7 @@ from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
 from gptoss_backend.engine.checkpoint import Progress
 from gptoss_backend.engine.errors import EngineError, RankLost
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
-from gptoss_backend.engine.model import LaunchedStep, ModelInfo, StepOutput
+from gptoss_backend.engine.model import Draws, LaunchedStep, ModelInfo, StepOutput
 from gptoss_backend.engine.placement.control import Exchange, Line, LineError
 from gptoss_backend.engine.placement.group import address_towards, join_group, leave_group, open_store
 from gptoss_backend.engine.placement.jobs import Job, spawn
@@ -66,6 +66,8 @@ class Cluster:
 
 class DistributedModel:
     """A model over several ranks. Used by the engine's thread; `fault` by any."""
+
+    can_draw = False
 
     def __init__(
         self,
@@ -129,7 +131,7 @@ class DistributedModel:
             name = f"rank-{rank}"
             threading.Thread(target=self._listen, args=(rank, line), name=name, daemon=True).start()
 
-    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool) -> LaunchedStep:
+    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
         """Begin a step on all ranks, as `Model.launch` says. Raises RankLost."""
         message = StepMessage(batch, with_logits, cache.full.take_changes(), cache.sliding.take_changes())
         try:
