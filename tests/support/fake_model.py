@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import torch
 
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
-from gptoss_backend.engine.model import LocalModel, StepOutput
+from gptoss_backend.engine.kv_cache import BlockTables, CachePlan, KVCache
+from gptoss_backend.engine.model import Draws, LaunchedStep, LocalModel, StepOutput
 from support.shapes import tiny_config
 
 
@@ -40,3 +41,28 @@ class FakeModel(LocalModel):
         logits = torch.zeros(len(best), self.config.vocab_size)
         logits[range(len(best)), best] = 10.0
         return StepOutput(best, logits)
+
+
+class FakeAheadModel(FakeModel):
+    """The same, asked for further tokens before it has told the ones before."""
+
+    can_draw = True
+    max_rows_ahead = 256
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        super().__init__(config)
+        self.num_ahead = 0
+        self._last: Batch | None = None
+        self._chosen: list[int] = []
+
+    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
+        """Take the token ids of a batch that follows from the last one."""
+        if batch.follows:
+            assert self._last is not None
+            assert batch.rows == self._last.rows
+            assert batch.positions == [position + 1 for position in self._last.positions]
+            self.num_ahead += 1
+            batch = replace(batch, token_ids=self._chosen, follows=False)
+        output = self.forward(batch, cache, with_logits=with_logits)
+        self._last, self._chosen = batch, output.best
+        return output

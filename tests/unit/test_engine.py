@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 
@@ -15,7 +16,7 @@ from gptoss_backend.engine.engine import Engine, EngineOptions
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
 from gptoss_backend.engine.observations import Measure, Observations
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
-from support.fake_model import FakeModel
+from support.fake_model import FakeAheadModel, FakeModel
 from support.shapes import tiny_config
 
 OPTIONS = EngineOptions(
@@ -48,9 +49,9 @@ class Running:
         return deltas
 
 
-@pytest.fixture
-def running() -> Iterator[Running]:
-    running = Running(FakeModel(), OPTIONS)
+@pytest.fixture(params=[FakeModel, FakeAheadModel])
+def running(request: pytest.FixtureRequest) -> Iterator[Running]:
+    running = Running(request.param(), OPTIONS)
     yield running
     running.model.gate.set()
     running.engine.stop(drain_s=0.0)
@@ -296,6 +297,42 @@ def test_sink_when_it_fails_amid_a_step_then_the_requests_that_ended_in_it_are_a
     assert engine.stats().stalled_s == 0.0, "it still counts as under way"
     engine.stop(drain_s=0.0)
     running.engine.stop(drain_s=0.0)
+
+
+def test_steps_when_nothing_else_is_to_be_done_then_they_are_launched_before_the_last_one_is_told() -> None:
+    model = FakeAheadModel()
+    running = Running(model, OPTIONS)
+    running.submit("a", [5], dataclasses.replace(GREEDY, max_tokens=20))
+    assert tokens_of(running.until_last("a")["a"]) == list(range(6, 26))
+    assert model.num_ahead == 19  # all but the first
+    running.engine.stop(drain_s=0.0)
+
+
+def test_steps_when_they_run_ahead_and_requests_come_end_and_leave_then_every_answer_is_its_own() -> None:
+    model = FakeAheadModel(tiny_config(sliding_window=32, max_positions=4096, vocab_size=10_000))
+    # blocks for half of what may run: some are taken out and computed anew
+    options = dataclasses.replace(OPTIONS, max_num_seqs=8, max_queue=100, max_model_len=140, kv_cache_bytes=420_000)
+    running = Running(model, options)
+    model.gate.clear()
+    random = Random(3)
+    wanted = {str(number): random.randint(1, 95) for number in range(80)}
+    left = {name for name in wanted if random.random() < 0.2}
+    for name, num_tokens in wanted.items():
+        sampling = SamplingParams(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
+        running.submit(name, [100 * int(name)] * random.randint(1, 40), sampling)
+        if int(name) == 40:  # half of them find the engine busy, half come in between
+            model.gate.set()
+        if random.random() < 0.1:
+            running.engine.cancel(random.choice(sorted(left)))
+    answers = running.until_last(*wanted)
+    for name, num_tokens in wanted.items():
+        tokens = tokens_of(answers[name])
+        assert tokens == list(range(100 * int(name) + 1, 100 * int(name) + 1 + len(tokens)))
+        assert len(tokens) == num_tokens or name in left
+    assert model.num_ahead > 50
+    assert running.engine.stats().num_preemptions > 0
+    running.engine.stop(drain_s=0.0)
+    assert running.engine.stats().num_cache_blocks_used == 0
 
 
 def queue_s(deltas: list[TokenDelta]) -> float:

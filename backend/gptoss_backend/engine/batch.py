@@ -6,7 +6,7 @@ Owns: `Batch` and its making from what the scheduler chose. Does not know: how t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gptoss_backend.engine.sequence import Sequence, TokenIds
 
@@ -51,6 +51,8 @@ class Batch:
     """Indices of the tokens after which a next one is wanted."""
     num_decodes: int
     chunks: list[Chunk]
+    follows: bool = False
+    """True where the token ids are not known yet: they are what the batch launched before this one chooses."""
 
     @classmethod
     def build(cls, decodes: list[Sequence], prefills: list[ScheduledSequence], drafts: Iterable[Draft] = ()) -> Batch:
@@ -76,6 +78,11 @@ class Batch:
             batch._append(draft.sequence, [draft.sequence.token_ids[-1], *draft.tokens])
             batch.samples.extend(range(start, len(batch.token_ids)))
         return batch
+
+    def following(self) -> Batch:
+        """Return the batch that decodes the same rows one token on; of decodes only."""
+        positions = [position + 1 for position in self.positions]
+        return replace(self, token_ids=[], positions=positions, follows=True)
 
     def _append(self, sequence: Sequence, token_ids: TokenIds) -> None:
         first, count = sequence.num_computed, len(token_ids)

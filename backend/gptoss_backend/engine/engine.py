@@ -229,9 +229,12 @@ class Engine:
         if not self._launched:
             return
         step, launched = self._launched.popleft()
+        ahead = self._launch_ahead(step)
         picks = self._sampler.pick(launched.result(), step.sampled)
         choices = step.choices(picks.tokens)
         self._scheduler.advance(step, choices)
+        if ahead is not None:
+            ahead.mark_in_flight(True)
         self._deliver(step, choices, picks)
 
     def _launch_next(self) -> bool:
@@ -246,6 +249,18 @@ class Engine:
         launched = self._model.launch(batch, self._cache, with_logits=with_logits, draws=draws)
         self._launched.append((step, launched))
         return True
+
+    def _launch_ahead(self, step: Step) -> Step | None:
+        """Begin what comes after a step of decodes while that is under way, so that the device never waits for us."""
+        if len(step.decodes) > self._model.max_rows_ahead or self._launched:
+            return None
+        ahead = self._scheduler.step_after(step)
+        draws = None if ahead is None else self._sampler.draws(ahead.decodes)
+        if ahead is None or draws is None:
+            return None
+        batch = Batch.build(ahead.decodes, []).following()
+        self._launched.append((ahead, self._model.launch(batch, self._cache, with_logits=False, draws=draws)))
+        return ahead
 
     def _checked(self, request: GenerationRequest) -> Sequence:
         num_prompt, vocab_size = len(request.prompt_ids), self._model.config.vocab_size

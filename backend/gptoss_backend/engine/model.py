@@ -78,6 +78,8 @@ class Model(Protocol):
     """None for models that tests make."""
     can_draw: bool
     """True where `launch` takes draws."""
+    max_rows_ahead: int
+    """Decodes whose next tokens `launch` may be asked for before it is known what they follow; 0: it takes none."""
     max_in_flight: int
     """Steps that may be launched before the first of them is done; they must not have a sequence in common."""
 
@@ -110,6 +112,7 @@ class LocalModel(ABC):
     dtype: torch.dtype
     info: ModelInfo | None = None
     can_draw = False
+    max_rows_ahead = 0
     max_in_flight = 1
     fault: str | None = None
 

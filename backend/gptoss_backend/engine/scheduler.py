@@ -215,6 +215,27 @@ class Scheduler:
         step.mark_in_flight(True)
         return step
 
+    def step_after(self, step: Step) -> Step | None:
+        """Return the step that decodes all of `step` once more, before it is known what that chooses.
+
+        None where it might not be the next one: somebody could be admitted, begins or guesses, all are about to end, or
+        the cache has no room. What is computed of a sequence that ends meanwhile is in vain: nothing is noted of it.
+        """
+        decodes = step.decodes
+        could_admit = self._waiting and self._cache.num_free_rows
+        if step.prefills or step.drafts or could_admit or len(decodes) != len(self._running):
+            return None
+        if any(sequence.row < 0 or sequence.lookup is not None for sequence in decodes):
+            return None
+        if all(sequence.num_generated + 1 >= sequence.max_tokens for sequence in decodes):
+            return None
+        try:
+            for sequence in decodes:
+                self._cache.reserve(sequence.row, sequence.num_computed + 2)
+        except CacheFull:
+            return None
+        return Step(decodes=list(decodes))
+
     def advance(self, step: Step, choices: list[Choice]) -> None:
         """Note that `step` has been computed: its keys and values are in the cache, and `choices` follow.
 

@@ -5,6 +5,8 @@ Owns: the rows' numbers and the block tables on the device, and how they get the
 
 from __future__ import annotations
 
+from collections import deque
+
 import torch
 from torch import Tensor
 
@@ -18,28 +20,47 @@ class DecodeRows:
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.size = size
-        on_gpu = device.type == "cuda"
-        # pinned, so that the copy to the device waits for nothing
-        self._staged = torch.zeros(4, size, dtype=torch.int64, pin_memory=on_gpu)
-        self._staged_draws = torch.zeros(2, size, dtype=torch.float64, pin_memory=on_gpu)
+        # two, since one may still be on its way when the next is filled
+        self._staged = deque(_Staged(size, pinned=device.type == "cuda") for _ in range(2))
         self._numbers = torch.zeros(4, size, dtype=torch.int64, device=device)
         self.draws = torch.zeros(2, size, dtype=torch.float64, device=device)
         """Temperatures and uniform numbers, [size] each; a temperature of 0: the likeliest token."""
         self.token_ids, self.positions, self.rows, self.is_real = self._numbers
         """[size] int64 each. is_real: 0 where a row is a stand-in: it reads as the first one, writes nothing."""
 
+    def fill(self, batch: Batch, draws: Draws | None, chosen: Tensor) -> None:
+        """Send a batch of decodes to the device; the last but one sent must have been computed. draws: None: none.
+
+        chosen: [size] int64 on the device: the token ids of a batch that follows.
+        """
+        staged = self._staged[0]
+        self._staged.rotate()
+        staged.fill(batch, draws)
+        if batch.follows:
+            self.token_ids.copy_(chosen)
+        first = 1 if batch.follows else 0
+        self._numbers[first:].copy_(staged.numbers[first:], non_blocking=True)
+        self.draws.copy_(staged.draws, non_blocking=True)
+
+
+class _Staged:
+    """The same on the host."""
+
+    def __init__(self, size: int, *, pinned: bool) -> None:
+        # pinned, so that the copy to the device waits for nothing
+        self.numbers = torch.zeros(4, size, dtype=torch.int64, pin_memory=pinned)
+        self.draws = torch.zeros(2, size, dtype=torch.float64, pin_memory=pinned)
+
     def fill(self, batch: Batch, draws: Draws | None) -> None:
-        """Send a batch of decodes to the device; the one sent before must have been computed. draws: None: none."""
         count = batch.num_decodes
-        for line, numbers in zip(self._staged, (batch.token_ids, batch.positions, batch.rows), strict=False):
-            line[:count] = torch.tensor(numbers)
-            line[count:] = numbers[0]
-        self._staged[3] = torch.arange(self.size) < count
-        self._numbers.copy_(self._staged, non_blocking=True)
-        self._staged_draws.zero_()
+        for line, numbers in zip(self.numbers, (batch.token_ids, batch.positions, batch.rows), strict=False):
+            if numbers:  # token ids may not be known
+                line[:count] = torch.tensor(numbers)
+                line[count:] = numbers[0]
+        self.numbers[3, :count], self.numbers[3, count:] = 1, 0
+        self.draws.zero_()
         if draws is not None:
-            self._staged_draws[:, :count] = torch.tensor([draws.temperatures, draws.uniforms], dtype=torch.float64)
-        self.draws.copy_(self._staged_draws, non_blocking=True)
+            self.draws[:, :count] = torch.tensor([draws.temperatures, draws.uniforms], dtype=torch.float64)
 
 
 class DeviceTables:

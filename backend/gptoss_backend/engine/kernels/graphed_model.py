@@ -72,6 +72,7 @@ class GraphedModel(TorchModel):
     """A whole GPT-OSS with packed experts, by the kernels in here."""
 
     can_draw = True
+    max_rows_ahead = _LARGEST
 
     def __init__(
         self,
@@ -117,22 +118,22 @@ class GraphedModel(TorchModel):
         step = self._steps[place]
         with torch.inference_mode():
             self._tables.follow(cache)
-            step.rows.fill(batch, draws)
+            step.rows.fill(batch, draws, step.chosen)
             step.replay()
-            return _Replayed(step.best[: batch.num_decodes], step.logits[: batch.num_decodes] if with_logits else None)
+            return step.read(batch.num_decodes, with_logits=with_logits)
 
     @torch.inference_mode()
     def _record(self, size: int, all_logits: Tensor, recorder: Recorder) -> _RecordedStep:
         rows, logits = DecodeRows(size, self.device), all_logits[:size]
-        best = torch.zeros(size, dtype=torch.int64, device=self.device)
+        chosen = torch.zeros(size, dtype=torch.int64, device=self.device)
         longest = self._tables.plan.max_model_len
 
         def compute() -> None:
             attention = self._kernels.decode_attention(rows, self._tables, self._rope, longest)
             self._logits(self._through_layers(self._embed(rows.token_ids), attention), out=logits)
-            choose_tokens(logits, rows.draws, best)
+            choose_tokens(logits, rows.draws, chosen)
 
-        return _RecordedStep(rows, logits, best, recorder(compute))
+        return _RecordedStep(rows, logits, chosen, recorder(compute))
 
 
 @torch.inference_mode()
@@ -150,18 +151,34 @@ class _RecordedStep:
     rows: DecodeRows
     logits: Tensor
     """[size, vocab] in the compute dtype"""
-    best: Tensor
-    """[size] int64"""
+    chosen: Tensor
+    """[size] int64: the rows' next tokens"""
     replay: Work
+
+    def read(self, count: int, *, with_logits: bool) -> _Replayed:
+        """Send what the replay will leave of the first rows to the host, as soon as it is there."""
+        logits = self.logits[:count] if with_logits else None
+        if self.chosen.device.type != "cuda":
+            return _Replayed(self.chosen[:count].clone(), logits, None)
+        tokens = torch.empty(count, dtype=torch.int64, pin_memory=True)
+        tokens.copy_(self.chosen[:count], non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(self.chosen.device))
+        return _Replayed(tokens, logits, done)
 
 
 @dataclass(frozen=True, slots=True)
 class _Replayed:
-    """A step under way: what it leaves stays until the next one is launched."""
+    """A step under way. Its logits stay until the next one is launched."""
 
-    best: Tensor
+    tokens: Tensor
+    """On the host, once `done`"""
     logits: Tensor | None
+    done: torch.cuda.Event | None
+    """None: it is done"""
 
     def result(self) -> StepOutput:
-        """Wait for the device."""
-        return StepOutput(self.best.tolist(), None if self.logits is None else self.logits.float())
+        """Wait for this step, not for what was launched after it."""
+        if self.done is not None:
+            self.done.synchronize()
+        return StepOutput(self.tokens.tolist(), None if self.logits is None else self.logits.float())

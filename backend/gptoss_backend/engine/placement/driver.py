@@ -68,6 +68,7 @@ class DistributedModel:
     """A model over several ranks. Used by the engine's thread; `fault` by any."""
 
     can_draw = False
+    max_rows_ahead = 0
 
     def __init__(
         self,
