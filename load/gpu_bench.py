@@ -1,114 +1,88 @@
 """How near to the memory's limit a GPU decodes, and how soon a prompt is computed: random weights at full size.
 
 Stage: none of a request's; stage 5 alone, without the engine's loop, Triton and HTTP.
-Owns: the command, what is timed, the limit it is held against. Does not know: how a model computes.
+Owns: the command, its tables and its page. Does not know: how anything is timed (bench.gpu_steps).
 
-    .venv/bin/python -m load.gpu_bench
+    .venv/bin/python -m load.gpu_bench --out FOLDER --transformers
     .venv/bin/python -m load.gpu_bench --no-graphs
     .venv/bin/python -m load.gpu_bench --device cpu --shapes tiny --batches 1 4 --contexts 64 --prompts 64
-
-The limit of a step is the bytes it has to read over the rate of a large copy in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch.profiler import ProfilerActivity, profile
 
-from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
-from gptoss_backend.engine.batch import Batch, ScheduledSequence
-from gptoss_backend.engine.cache_sizing import CacheLimits
-from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.loading import make_model
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.precision import choose_precision
-from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.shard import Shard
-from gptoss_backend.engine.torch_model import TorchModel
+from load.bench.gpu_steps import DecodeFigures, copy_rate, free, kernel_times, time_decode, time_prompt
 from load.bench.random_weights import RandomWeights
+from load.report.axes import linear_axis, log_axis, number
+from load.report.page import page, section, table_of
+from load.report.svg import Series, line_chart
+from load.report.tables import Table
+from load.report.text import markdown_table
 
-_BLOCK_SIZE = 16
-_CHUNK_TOKENS = 2048
-_NUM_STEPS = 24
-_NUM_WARM_STEPS = 4
-_MXFP4_BYTES = 17 / 32  # 32 four-bit values and their scale
+_DOES_NOT_FIT = "does not fit"
 _console = Console(markup=False, highlight=False, soft_wrap=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """What a decode step has to read at least, in bytes."""
+@dataclass(slots=True)
+class ShapeFigures:
+    """What was measured of one shape."""
 
-    weights: float
-    cache: float
+    name: str
+    computed_by: str
+    decodes: list[DecodeFigures] = field(default_factory=list)
+    prompts: list[tuple[int, float | None]] = field(default_factory=list)
+    """Length and seconds to the first token"""
+    references: list[tuple[DecodeFigures, float | None]] = field(default_factory=list)
+    """Seconds of a step of transformers', beside ours"""
 
-    @classmethod
-    def of(cls, config: ModelConfig, batch: int, context: int, element_size: int) -> Traffic:
-        """Count a step of `batch` rows, all at `context`; each row picks its experts at random."""
-        heads = config.num_heads + 2 * config.num_kv_heads
-        attention = (heads + config.num_heads) * config.head_dim * config.hidden_size * element_size
-        router = config.num_experts * config.hidden_size * element_size
-        unread = (1 - config.num_experts_per_token / config.num_experts) ** batch
-        experts = config.num_experts * (1 - unread) * 3 * config.hidden_size * config.intermediate_size * _MXFP4_BYTES
-        unembedding = config.vocab_size * config.hidden_size * element_size
-        position = 2 * config.num_kv_heads * config.head_dim * element_size
-        seen = len(config.full_layers) * context + len(config.sliding_layers) * min(context, config.sliding_window)
-        return cls(config.num_layers * (attention + router + experts) + unembedding, batch * position * seen)
+    def tables(self) -> list[Table]:
+        """Return all as tables."""
+        header = ("batch", "context", "step", "tokens/s", "of the limit")
+        tables = [Table(header, tuple(_decode_cells(figures) for figures in self.decodes))]
+        prompts = tuple((f"{length:,}", _milliseconds(seconds)) for length, seconds in self.prompts)
+        tables.append(Table(("prompt", "first token"), prompts))
+        if self.references:
+            rows = tuple(_reference_cells(ours, theirs) for ours, theirs in self.references)
+            tables.append(Table(("batch", "context", "step", "transformers' step", "times as fast"), rows))
+        return tables
 
-
-class Rows:
-    """Sequences of one length, stepped through a model by hand."""
-
-    def __init__(self, model: TorchModel, num_rows: int, context: int, num_new: int) -> None:
-        """Raises EngineError where the cache has no room for them."""
-        self._model = model
-        limits = CacheLimits(_BLOCK_SIZE, num_rows, _CHUNK_TOKENS, context + num_new + 1, None)
-        plan = model.plan_cache(limits)
-        if plan.num_tokens < num_rows * (context + num_new):
-            raise EngineError(f"the cache holds {plan.num_tokens:,} positions")
-        model.allocate_cache(plan)
-        self._cache = KVCache(plan, model.config.sliding_window)
-        generator = torch.Generator().manual_seed(context)
-        self._sequences = []
-        for row in range(num_rows):
-            prompt = torch.randint(0, model.config.vocab_size, (context,), generator=generator).tolist()
-            sequence = Sequence(GenerationRequest(str(row), prompt, SamplingParams()), max_tokens=num_new)
-            sequence.row, _ = self._cache.open(prompt)
-            self._sequences.append(sequence)
-
-    def prefill(self) -> None:
-        """Compute all prompts, each followed by its first token."""
-        for sequence in self._sequences:
-            length = len(sequence.token_ids)
-            for start in range(0, length, _CHUNK_TOKENS):
-                count = min(_CHUNK_TOKENS, length - start)
-                part = ScheduledSequence(sequence, count, samples=start + count == length)
-                self._run(Batch.build([], [part]), [sequence], count)
-
-    def decode(self) -> None:
-        """Compute one token of each row."""
-        self._run(Batch.build(self._sequences, []), self._sequences, 1)
-
-    def _run(self, batch: Batch, sequences: list[Sequence], num_tokens: int) -> None:
-        for sequence in sequences:
-            self._cache.reserve(sequence.row, sequence.num_computed + num_tokens)
-        best = self._model.launch(batch, self._cache, with_logits=False).result().best
-        for sequence in sequences:
-            sequence.num_computed += num_tokens
-            self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
-        for sequence, token in zip(sequences, best, strict=False):  # a prompt's first chunks give none
-            sequence.token_ids.append(token)
+    def charts(self) -> list[str]:
+        """Return throughput and share of the limit by batch, a line for each context."""
+        done = [figures for figures in self.decodes if figures.step_s is not None]
+        contexts = sorted({figures.context for figures in done})
+        if len({figures.batch for figures in done}) < 2:
+            return []
+        x = log_axis("rows", min(figures.batch for figures in done), max(figures.batch for figures in done), number)
+        rates = [figures.tokens_per_s or 0.0 for figures in done]
+        shares = [figures.share or 0.0 for figures in done]
+        charts = []
+        for title, values, tell in (
+            ("Tokens a second", rates, number),
+            ("Share of the memory's limit", shares, _share),
+        ):
+            lines = [
+                Series(
+                    f"context {context:,}",
+                    [(one.batch, value) for one, value in zip(done, values, strict=True) if one.context == context],
+                    f"s{index}",
+                )
+                for index, context in enumerate(contexts, start=1)
+            ]
+            charts.append(line_chart(f"{self.name}: {title}", x, linear_axis("", max(values), tell), lines))
+        return charts
 
 
 def main() -> int:
@@ -119,92 +93,77 @@ def main() -> int:
     rate = copy_rate(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     dtype = str(precision.dtype).removeprefix("torch.")
-    _console.print(f"{name}; torch {torch.__version__}; {dtype}; a copy moves {rate / 1e9:,.0f} GB/s")
-    for shape in options.shapes:
-        config = config_of(SHAPES[shape])
-        weights = RandomWeights(config, device, precision.dtype).model()
-        model = make_model(Shard.of_all(config), weights, cuda_graphs=options.graphs)
-        _console.print(f"\n{shape}, {type(model).__name__}\n")
-        _console.print("| batch | context | step | tokens/s | of the limit |\n|---|---|---|---|---|")
-        for context in options.contexts:
-            for batch in options.batches:
-                _console.print(decode_row(model, batch, context, rate))
-        _console.print("\n| prompt | first token |\n|---|---|")
-        for length in options.prompts:
-            _console.print(prompt_row(model, length))
-        if options.profile:
-            _console.print(kernel_times(model, options.batches[0], options.contexts[0]))
-        del model, weights
-        _free(device)
+    where = f"{name}; torch {torch.__version__}; {dtype}; a copy moves {rate / 1e9:,.0f} GB/s"
+    _console.print(where)
+    shapes = [_measure(shape, options, device, precision.dtype, rate) for shape in options.shapes]
+    if options.out is not None:
+        _console.print(f"page: {_write_page(options.out, where, shapes)}")
     return 0
 
 
-def copy_rate(device: torch.device) -> float:
-    """Return how many bytes a second a large copy reads and writes."""
-    source = torch.ones(2**30 if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    times = [_seconds(lambda: target.copy_(source), device) for _ in range(10)]
-    return 2 * source.numel() / median(times[2:])
+def _measure(
+    name: str, options: argparse.Namespace, device: torch.device, dtype: torch.dtype, rate: float
+) -> ShapeFigures:
+    config = config_of(SHAPES[name])
+    weights = RandomWeights(config, device, dtype).model()
+    model = make_model(Shard.of_all(config), weights, cuda_graphs=options.graphs)
+    figures = ShapeFigures(name, type(model).__name__)
+    for context in options.contexts:
+        for batch in options.batches:
+            figures.decodes.append(time_decode(model, batch, context, rate))
+            _console.print(f"{name}: {batch} rows at {context:,}: {_milliseconds(figures.decodes[-1].step_s)} a step")
+    for length in options.prompts:
+        figures.prompts.append((length, time_prompt(model, length)))
+        _console.print(f"{name}: a prompt of {length:,}: {_milliseconds(figures.prompts[-1][1])}")
+    if options.profile:
+        _console.print(kernel_times(model, options.batches[0], options.contexts[0]))
+    del model, weights
+    free(device)
+    if options.transformers:
+        # transformers takes a second to load, and only this needs it
+        from load.bench.gpu_reference import time_reference
+
+        for ours in [decode for decode in figures.decodes if decode.context == options.contexts[0]]:
+            theirs = time_reference(SHAPES[name], ours.batch, ours.context, device, dtype)
+            figures.references.append((ours, theirs))
+            free(device)
+    _console.print(f"\n{name}, {figures.computed_by}\n")
+    for table in figures.tables():
+        _console.print(f"{markdown_table(table)}\n")
+    return figures
 
 
-def decode_row(model: TorchModel, batch: int, context: int, rate: float) -> str:
-    """Return a line of the table: the median step of `batch` rows at `context`, against what its bytes need."""
-    _free(model.device)
-    try:
-        rows = Rows(model, batch, context, _NUM_STEPS)
-    except EngineError as error:
-        return f"| {batch} | {context:,} | does not fit: {error} | | |"
-    rows.prefill()
-    times = [_seconds(rows.decode, model.device) for _ in range(_NUM_STEPS - 1)]
-    step_s = median(times[_NUM_WARM_STEPS:])
-    traffic = Traffic.of(model.config, batch, context, model.dtype.itemsize)
-    share = (traffic.weights + traffic.cache) / rate / step_s
-    return f"| {batch} | {context:,} | {step_s * 1e3:.2f} ms | {batch / step_s:,.0f} | {share:.0%} |"
+def _write_page(folder: Path, where: str, shapes: Sequence[ShapeFigures]) -> Path:
+    parts = ["<h1>Decode steps against the memory's limit</h1>", f"<p>{escape(where)}</p>"]
+    for figures in shapes:
+        pictures = f'<div class="charts">\n{chr(10).join(figures.charts())}\n</div>'
+        tables = "\n".join(table_of(table, numbers=True) for table in figures.tables())
+        parts.append(section(f"{figures.name}, {figures.computed_by}", f"{pictures}\n{tables}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "gpu_bench.html"
+    path.write_text(page("GPU bench", parts), encoding="utf-8")
+    return path
 
 
-def prompt_row(model: TorchModel, length: int) -> str:
-    """Return a line of the table: the median time from a prompt to its first token."""
-    times = []
-    for _ in range(4):  # the first warms up
-        _free(model.device)
-        try:
-            rows = Rows(model, 1, length, 1)
-        except EngineError as error:
-            return f"| {length:,} | does not fit: {error} |"
-        times.append(_seconds(rows.prefill, model.device))
-    return f"| {length:,} | {median(times[1:]) * 1e3:.1f} ms |"
+def _decode_cells(figures: DecodeFigures) -> tuple[str, ...]:
+    rate, share = figures.tokens_per_s, figures.share
+    if rate is None or share is None:
+        return (str(figures.batch), f"{figures.context:,}", _DOES_NOT_FIT, "", "")
+    return (str(figures.batch), f"{figures.context:,}", _milliseconds(figures.step_s), f"{rate:,.0f}", _share(share))
 
 
-def kernel_times(model: TorchModel, batch: int, context: int) -> str:
-    """Return where the time of one decode step goes."""
-    rows = Rows(model, batch, context, _NUM_STEPS)
-    rows.prefill()
-    for _ in range(_NUM_WARM_STEPS):
-        rows.decode()
-    on_gpu = model.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
-        rows.decode()
-    table: str = seen.key_averages().table(sort_by=f"self_{'cuda' if on_gpu else 'cpu'}_time_total", row_limit=20)
-    return f"\none step, {batch} rows at {context:,}\n{table}"
+def _reference_cells(ours: DecodeFigures, theirs: float | None) -> tuple[str, ...]:
+    ratio = f"{theirs / ours.step_s:.1f}" if theirs and ours.step_s else ""
+    place = (str(ours.batch), f"{ours.context:,}")
+    return (*place, _milliseconds(ours.step_s), _milliseconds(theirs), ratio)
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
-    started_s = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - started_s
+def _milliseconds(seconds: float | None) -> str:
+    return _DOES_NOT_FIT if seconds is None else f"{seconds * 1e3:.2f} ms"
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _free(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+def _share(value: float) -> str:
+    return f"{value:.0%}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -215,7 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--contexts", nargs="+", type=int, default=[1024, 8192])
     parser.add_argument("--prompts", nargs="+", type=int, default=[256, 2048, 16384], help="lengths to time")
     parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="launch each kernel from the host")
-    parser.add_argument("--profile", action="store_true", help="print where the time of one step goes")
+    parser.add_argument("--transformers", action="store_true", help="time its generate, too, where it fits")
+    parser.add_argument("--profile", action="store_true", help="print where the time of a few steps goes")
+    parser.add_argument("--out", type=Path, help="write gpu_bench.html with plots there")
     return parser
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from load.gpu_bench import Traffic
+from load.bench.gpu_steps import Traffic
 
 from support.shapes import published_config
 
