@@ -48,15 +48,18 @@ class ShapeFigures:
     references: list[tuple[DecodeFigures, float | None]] = field(default_factory=list)
     """Seconds of a step of transformers', beside ours"""
 
-    def tables(self) -> list[Table]:
-        """Return all as tables."""
+    def tables(self) -> dict[str, Table]:
+        """Return all as tables, by title."""
         header = ("batch", "context", "step", "tokens/s", "of the limit")
-        tables = [Table(header, tuple(_decode_cells(figures) for figures in self.decodes))]
         prompts = tuple((f"{length:,}", _milliseconds(seconds)) for length, seconds in self.prompts)
-        tables.append(Table(("prompt", "first token"), prompts))
+        tables = {
+            "decode steps": Table(header, tuple(_decode_cells(figures) for figures in self.decodes)),
+            "prompts": Table(("prompt", "first token"), prompts),
+        }
         if self.references:
             rows = tuple(_reference_cells(ours, theirs) for ours, theirs in self.references)
-            tables.append(Table(("batch", "context", "step", "transformers' step", "times as fast"), rows))
+            header = ("batch", "context", "step", "transformers' step", "times as fast")
+            tables["beside transformers"] = Table(header, rows)
         return tables
 
     def charts(self) -> list[str]:
@@ -127,9 +130,8 @@ def _measure(
             theirs = time_reference(SHAPES[name], ours.batch, ours.context, device, dtype)
             figures.references.append((ours, theirs))
             free(device)
-    _console.print(f"\n{name}, {figures.computed_by}\n")
-    for table in figures.tables():
-        _console.print(f"{markdown_table(table)}\n")
+    for title, table in figures.tables().items():
+        _console.print(f"\n{name}, {title} ({figures.computed_by})\n\n{markdown_table(table)}")
     return figures
 
 
@@ -137,8 +139,9 @@ def _write_page(folder: Path, where: str, shapes: Sequence[ShapeFigures]) -> Pat
     parts = ["<h1>Decode steps against the memory's limit</h1>", f"<p>{escape(where)}</p>"]
     for figures in shapes:
         pictures = f'<div class="charts">\n{chr(10).join(figures.charts())}\n</div>'
-        tables = "\n".join(table_of(table, numbers=True) for table in figures.tables())
-        parts.append(section(f"{figures.name}, {figures.computed_by}", f"{pictures}\n{tables}"))
+        parts.append(section(f"{figures.name}, {figures.computed_by}", pictures))
+        for title, table in figures.tables().items():
+            parts.append(section(f"{figures.name}, {title}", table_of(table, numbers=True)))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "gpu_bench.html"
     path.write_text(page("GPU bench", parts), encoding="utf-8")
