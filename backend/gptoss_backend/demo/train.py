@@ -134,7 +134,7 @@ def _arguments() -> argparse.Namespace:
         prog="python -m gptoss_backend.demo.train", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("folder", type=Path, help="of the run's state; an interrupted run goes on from it")
-    parser.add_argument("--blocks", type=int, default=150, help="of 512 dialogues each [150]")
+    parser.add_argument("--blocks", type=int, default=340, help="of 600 dialogues each [340]")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
 

@@ -91,7 +91,10 @@ def load_model(
         model = make_model(shard, weights, cuda_graphs=cuda_graphs)
     if device.type == "cuda":
         _compare(choice.plans[0], device)
-    model.info = _info(choice, device, precision, "C++" if native else _torch_kernels(device, packed=packed))
+    kernels = "C++" if native else _kernels_of(device, precision, packed=packed)
+    if not native and model.max_rows_ahead:
+        kernels += ", decode steps in CUDA graphs"
+    model.info = _info(choice, device, precision, kernels)
     return model
 
 
@@ -174,12 +177,17 @@ def _load_spread(
     model = DistributedModel(folder, choice.shards, cluster, precision.dtype, progress)
     if device.type == "cuda":
         _compare(choice.plans[0], device)
-    model.info = _info(choice, device, precision, _torch_kernels(device, packed=has_packed_experts(folder)))
+    kernels = _kernels_of(device, precision, packed=has_packed_experts(folder))
+    model.info = _info(choice, device, precision, kernels)
     return model
 
 
-def _torch_kernels(device: torch.device, *, packed: bool) -> str:
-    return "torch, Triton-language for experts" if device.type == "cuda" and packed else "torch"
+def _kernels_of(device: torch.device, precision: Precision, *, packed: bool) -> str:
+    in_triton = [
+        *(["experts"] if device.type == "cuda" and packed else []),
+        *(["attention and norms"] if has_kernels(device, precision.dtype) else []),
+    ]
+    return f"torch, Triton-language for {', '.join(in_triton)}" if in_triton else "torch"
 
 
 def _info(choice: Choice, device: torch.device, precision: Precision, kernels: str) -> ModelInfo:
