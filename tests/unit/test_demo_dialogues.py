@@ -11,12 +11,19 @@ import torch
 from load.demo_skills import judge
 
 from gptoss_backend.contract import ChatMessage, ReasoningEffort
+from gptoss_backend.demo.rows import Spellings
+from gptoss_backend.demo.shape import TRAINED_SHAPE
 from gptoss_backend.demo.training.batches import Batcher
-from gptoss_backend.demo.training.dialogue import Call, Dialogue, answer_tokens, example_of
+from gptoss_backend.demo.training.dialogue import Call, Dialogue, Thoughts, answer_tokens, example_of, user
 from gptoss_backend.demo.training.mixture import KINDS, draw
 from gptoss_backend.demo.training.words import Words
 from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.vocabulary import encoding
+
+
+@pytest.fixture(scope="module")
+def spellings() -> Spellings:
+    return Spellings(TRAINED_SHAPE.hidden_size)
 
 
 def dialogues(kind: str, *, held_out: bool, count: int = 60) -> list[Dialogue]:
@@ -94,19 +101,21 @@ def test_tool_call_when_made_then_its_values_stand_in_what_the_user_says() -> No
             assert str(value).lower() in said
 
 
-def test_block_when_made_again_then_it_is_the_same_and_another_seed_makes_another() -> None:
+def test_block_when_made_again_then_it_is_the_same_and_another_seed_makes_another(spellings: Spellings) -> None:
     known = torch.arange(0, 3000)
-    first, again, other = (Batcher(known, seed).block(3)[0] for seed in (1, 1, 2))
+    first, again, other = (Batcher(known, spellings, seed).block(3)[0] for seed in (1, 1, 2))
 
     assert torch.equal(first.tokens, again.tokens)
     assert torch.equal(first.others, again.others)
     assert first.tokens.shape != other.tokens.shape or not torch.equal(first.tokens, other.tokens)
 
 
-def test_batch_when_dialogues_begin_alike_then_that_is_taken_out_once_and_every_target_stays() -> None:
+def test_batch_when_dialogues_begin_alike_then_that_is_taken_out_once_and_every_target_stays(
+    spellings: Spellings,
+) -> None:
     made = dialogues("copying", held_out=False, count=2)
     examples = [example_of(replace(dialogue, effort=made[0].effort, date=made[0].date)) for dialogue in made]
-    batcher = Batcher(torch.arange(0, 201_000), seed=1)  # so every token of theirs keeps its number
+    batcher = Batcher(torch.arange(0, 201_000), spellings, seed=1)  # so every token of theirs keeps its number
 
     batch = batcher.batch(examples, torch.Generator())
     same = batcher.batch(examples[:1] * 2, torch.Generator())
@@ -117,3 +126,23 @@ def test_batch_when_dialogues_begin_alike_then_that_is_taken_out_once_and_every_
         assert batch.is_target[row, 1:].sum() == sum(example.is_target)
     assert len(batch.shared) > 30
     assert same.is_target[:, 1:].sum() == 2 * sum(examples[0].is_target)
+
+
+def test_batch_when_a_word_occurs_then_its_other_spellings_compete_with_it(spellings: Spellings) -> None:
+    asked = Dialogue((user("Say Berlin"),), Thoughts("", "", ""), "Berlin")
+    batcher = Batcher(torch.arange(0, 1000), spellings, seed=1)
+
+    batch = batcher.batch([example_of(asked)], torch.Generator())
+
+    listed = {encoding().decode([token]) for token in batch.others[: batch.num_listed].tolist()}
+    assert {" Berlin", "Berlin", " berlin"} <= listed
+    assert len(batch.others.unique()) == len(batch.others)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_name_parts_when_put_into_a_functions_name_then_each_is_one_token(held_out: bool) -> None:
+    words = Words(Random(0), held_out=held_out)
+    for _ in range(50):
+        verb, noun = words.name_part(), words.name_part()
+
+        assert len(encoding().encode(f".{verb}_{noun}")) == 2

@@ -13,9 +13,9 @@ from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_config
 from gptoss_backend.demo.train import loss_of
 from gptoss_backend.demo.trained_checkpoint import write_trained_checkpoint
 from gptoss_backend.demo.training.batches import Batch, Batcher
-from gptoss_backend.demo.training.export import export
+from gptoss_backend.demo.training.export import export, known_of, restore
 from gptoss_backend.demo.training.induction import guess_induction
-from gptoss_backend.demo.training.model import TrainedModel
+from gptoss_backend.demo.training.model import TrainedModel, rounded
 from gptoss_backend.demo.training.optimizer import optimizer_for
 from gptoss_backend.harmony.vocabulary import encoding
 from support.stepping import StepByStep, load_torch_model
@@ -62,6 +62,19 @@ def test_logits_when_the_model_is_exported_and_unpacked_then_the_engine_computes
         expected = model(numbers[:100], numbers[None, 100:], table)[0][0] @ outputs.T
     computed = torch.cat(engine.logits)[:, torch.cat((model.known, others))]
     torch.testing.assert_close(computed[-len(expected) :], expected, atol=2e-3, rtol=0.0)
+
+
+def test_model_when_exported_and_restored_then_it_has_the_files_numbers(
+    model: TrainedModel, spellings: Spellings, tmp_path: Path
+) -> None:
+    export(model, tmp_path / "weights.safetensors")
+    again = TrainedModel(trained_config(), known_of(tmp_path / "weights.safetensors"), spellings)
+
+    restore(again, tmp_path / "weights.safetensors")
+
+    for (name, parameter), other in zip(model.named_parameters(), again.parameters(), strict=True):
+        is_packed = name.endswith(("gate_up", "down"))
+        assert torch.equal(other, rounded(parameter) if is_packed else parameter), name
 
 
 def test_checkpoint_when_unpacked_then_it_says_of_which_weights_and_older_ones_are_outdated(
@@ -122,7 +135,7 @@ def test_guess_when_a_text_comes_a_second_time_then_it_is_copied(spellings: Spel
 
 
 def test_learning_when_the_same_batch_comes_again_then_its_loss_falls(model: TrainedModel) -> None:
-    batch = small(Batcher(model.known, seed=1).block(0)[0])
+    batch = small(Batcher(model.known, model.spellings, seed=1).block(0)[0])
     optimizer = optimizer_for(model)
     losses = []
     for _ in range(6):
@@ -137,4 +150,4 @@ def test_learning_when_the_same_batch_comes_again_then_its_loss_falls(model: Tra
 
 def small(batch: Batch) -> Batch:
     """Return the first dialogues of a batch."""
-    return Batch(batch.shared, batch.tokens[:4], batch.is_target[:4], batch.others, batch.num_occurring)
+    return Batch(batch.shared, batch.tokens[:4], batch.is_target[:4], batch.others, batch.num_listed)

@@ -23,7 +23,7 @@ from gptoss_backend.demo.naming import WEIGHTS_FILE
 from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings
 from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_config
 from gptoss_backend.demo.training.batches import Batch, Batcher, known_tokens
-from gptoss_backend.demo.training.export import export
+from gptoss_backend.demo.training.export import export, known_of, restore
 from gptoss_backend.demo.training.induction import guess_induction
 from gptoss_backend.demo.training.model import TrainedModel
 from gptoss_backend.demo.training.optimizer import optimizer_for
@@ -41,15 +41,20 @@ _KEPT_EVERY: Final = 5
 class Run:
     """A training run, whole in one file between blocks."""
 
-    def __init__(self, num_blocks: int) -> None:
-        torch.manual_seed(_SEED)
+    def __init__(self, num_blocks: int, seed: int, first_weights: Path | None) -> None:
+        """seed: of weights and dialogues. first_weights: a file written by an earlier run."""
+        torch.manual_seed(seed)
         self.num_blocks = num_blocks
         self.block = 0
-        self.known = known_tokens(_SEED)
-        self.model = TrainedModel(trained_config(), self.known, Spellings(TRAINED_SHAPE.hidden_size))
-        guess_induction(self.model)
+        self.known = known_tokens(seed) if first_weights is None else known_of(first_weights)
+        spellings = Spellings(TRAINED_SHAPE.hidden_size)
+        self.model = TrainedModel(trained_config(), self.known, spellings)
+        if first_weights is None:
+            guess_induction(self.model)
+        else:
+            restore(self.model, first_weights)
         self.optimizer = optimizer_for(self.model)
-        self.batcher = Batcher(self.known, _SEED)
+        self.batcher = Batcher(self.known, spellings, seed)
 
     def learn_block(self) -> tuple[float, int]:
         """Learn from the next block; returns the mean loss and the number of tokens, padding included."""
@@ -101,7 +106,7 @@ def loss_of(model: TrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     is_target = batch.is_target[:, 1:]
     logits = F.linear(hidden[is_target], model.output_table(batch.others)).float()
     # the random tokens stand for all that do not occur in the batch, each for many
-    num_seen = len(model.known) + batch.num_occurring
+    num_seen = len(model.known) + batch.num_listed
     num_drawn = logits.shape[1] - num_seen
     weights = torch.zeros(logits.shape[1])
     weights[num_seen:] = torch.tensor((VOCAB_SIZE - num_seen) / num_drawn).log()
@@ -112,7 +117,7 @@ def main() -> int:
     """Train; returns the exit status."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    run = Run(arguments.blocks)
+    run = Run(arguments.blocks, arguments.seed, arguments.first_weights)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     state = arguments.folder / "state.pt"
     if state.exists():
@@ -135,6 +140,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("folder", type=Path, help="of the run's state; an interrupted run goes on from it")
     parser.add_argument("--blocks", type=int, default=340, help="of 600 dialogues each [340]")
+    parser.add_argument("--seed", type=int, default=_SEED, help=f"of weights and dialogues [{_SEED}]")
+    parser.add_argument("--first-weights", type=Path, help="an earlier run's file to begin with [none]")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
 

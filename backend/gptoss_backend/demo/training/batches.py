@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gptoss_backend.demo.rows import VOCAB_SIZE
+from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings
 from gptoss_backend.demo.training.dialogue import Example, example_of
 from gptoss_backend.demo.training.mixture import EFFORTS, Setting, draw_mixed
 from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START
@@ -41,8 +41,9 @@ class Batch:
     is_target: Tensor
     """[num_dialogues, length] bool; padding never is"""
     others: Tensor
-    """ids of unknown tokens: those that occur, then random ones that stand for all the rest"""
-    num_occurring: int
+    """ids of unknown tokens: those that occur, their other spellings, then random ones that stand for all the rest"""
+    num_listed: int
+    """of `others`, how many stand for themselves alone"""
 
 
 def known_tokens(seed: int) -> Tensor:
@@ -57,8 +58,9 @@ def known_tokens(seed: int) -> Tensor:
 class Batcher:
     """Makes the batches of one run."""
 
-    def __init__(self, known: Tensor, seed: int) -> None:
+    def __init__(self, known: Tensor, spellings: Spellings, seed: int) -> None:
         self._seed = seed
+        self._stems = spellings.stems
         self._num_known = len(known)
         self._number = torch.full((VOCAB_SIZE,), -1)
         self._number[known] = torch.arange(len(known))
@@ -85,12 +87,22 @@ class Batcher:
             ids[row, : len(example.tokens)] = torch.tensor(example.tokens)
             is_target[row, : len(example.tokens)] = torch.tensor(example.is_target)
         occurring = torch.unique(ids[self._number[ids] < 0])
+        listed = torch.cat((occurring, self._other_spellings(occurring)))
         drawn = self._unknown[torch.randint(len(self._unknown), (_NUM_NEGATIVES,), generator=generator)]
-        others = torch.cat((occurring, drawn[~torch.isin(drawn, occurring)]))
+        others = torch.cat((listed, drawn[~torch.isin(drawn, listed)]))
         tokens = self._number[ids]
         tokens = torch.where(tokens < 0, torch.searchsorted(occurring, ids) + self._num_known, tokens)
         begin = _num_shared(examples)
-        return Batch(tokens[0, :begin], tokens[:, begin:], is_target[:, begin:], others, len(occurring))
+        return Batch(tokens[0, :begin], tokens[:, begin:], is_target[:, begin:], others, len(listed))
+
+    def _other_spellings(self, occurring: Tensor) -> Tensor:
+        """Return the unknown tokens that differ from one of these by their traits alone.
+
+        They are what a copy is most easily mistaken for, and too few for random tokens to name them.
+        """
+        is_related = torch.isin(self._stems[self._unknown], self._stems[occurring])
+        related = self._unknown[is_related]
+        return related[~torch.isin(related, occurring)]
 
 
 def _num_shared(examples: Sequence[Example]) -> int:

@@ -1,6 +1,7 @@
-"""A trained model → the one small file that is shipped.
+"""A trained model ⇄ the one small file that is shipped.
 
-Owns: the file's tensors: layers as a published checkpoint names and packs them, rows only of the known tokens.
+Owns: the file's tensors, written and read back: layers as a published checkpoint names and packs them, rows only of the
+known tokens.
 Does not know: how it is unpacked (trained_checkpoint.py).
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gptoss_backend.demo.trained_checkpoint import (
@@ -21,7 +22,7 @@ from gptoss_backend.demo.trained_checkpoint import (
     TRAIT_VECTORS,
 )
 from gptoss_backend.demo.training.model import TrainedLayer, TrainedModel
-from gptoss_backend.engine.mxfp4 import pack_mxfp4
+from gptoss_backend.engine.mxfp4 import pack_mxfp4, unpack_mxfp4
 
 
 def export(model: TrainedModel, path: Path) -> None:
@@ -31,6 +32,30 @@ def export(model: TrainedModel, path: Path) -> None:
     partial = path.with_suffix(".partial")
     save_file(tensors, partial)
     partial.rename(path)
+
+
+def known_of(path: Path) -> Tensor:
+    """Return the ids of the tokens that a shipped file has rows of, [num_known]."""
+    return load_file(path)[KNOWN].long()
+
+
+@torch.no_grad()
+def restore(model: TrainedModel, path: Path) -> None:
+    """Set the model's parameters to a shipped file's, in place; its known tokens must be the file's."""
+    tensors = load_file(path)
+    model.known_rows.copy_(tensors[KNOWN_ROWS])
+    model.known_output_rows.copy_(tensors[KNOWN_OUTPUT_ROWS])
+    model.trait_vectors.copy_(tensors[TRAIT_VECTORS])
+    model.trait_output_vectors.copy_(tensors[TRAIT_OUTPUT_VECTORS])
+    model.norm.copy_(tensors["model.norm.weight"])
+    for index, layer in enumerate(model.layers):
+        assert isinstance(layer, TrainedLayer)  # noqa: S101 (a ModuleList's items have no type)
+        prefix = f"model.layers.{index}"
+        for name, parameter in _plain(layer).items():
+            parameter.copy_(tensors[f"{prefix}.{name}"])
+        for name, matrices in _packed(layer).items():
+            blocks, scales = (tensors[f"{prefix}.mlp.experts.{name}_{part}"] for part in ("blocks", "scales"))
+            matrices.copy_(unpack_mxfp4(blocks, scales, torch.float32))
 
 
 def _tensors(model: TrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -46,6 +71,16 @@ def _tensors(model: TrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def _layer(layer: TrainedLayer, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in _plain(layer).items():
+        yield f"{prefix}.{name}", tensor.bfloat16()
+    for name, matrices in _packed(layer).items():
+        blocks, scales = pack_mxfp4(matrices.detach())
+        yield f"{prefix}.mlp.experts.{name}_blocks", blocks
+        yield f"{prefix}.mlp.experts.{name}_scales", scales
+
+
+def _plain(layer: TrainedLayer) -> dict[str, Tensor]:
+    """Return a layer's tensors that the file holds in bfloat16, by their published names; views of its parameters."""
     config, experts = layer.config, layer.experts
     sizes = [heads * config.head_dim for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
     plain: dict[str, Tensor] = {
@@ -62,9 +97,9 @@ def _layer(layer: TrainedLayer, prefix: str) -> Iterator[tuple[str, Tensor]]:
     weights, biases = (torch.split(whole.detach(), sizes) for whole in (layer.qkv, layer.qkv_bias))
     for side, weight, bias in zip("qkv", weights, biases, strict=True):
         plain |= {f"self_attn.{side}_proj.weight": weight, f"self_attn.{side}_proj.bias": bias}
-    for name, tensor in plain.items():
-        yield f"{prefix}.{name}", tensor.bfloat16()
-    for name, matrices in (("gate_up_proj", experts.gate_up), ("down_proj", experts.down)):
-        blocks, scales = pack_mxfp4(matrices.detach())
-        yield f"{prefix}.mlp.experts.{name}_blocks", blocks
-        yield f"{prefix}.mlp.experts.{name}_scales", scales
+    return plain
+
+
+def _packed(layer: TrainedLayer) -> dict[str, Tensor]:
+    """Return a layer's matrices that the file holds in MXFP4."""
+    return {"gate_up_proj": layer.experts.gate_up, "down_proj": layer.experts.down}

@@ -24,19 +24,19 @@ from gptoss_backend.demo.training.talk.tools import tool_call, tool_result, tool
 from gptoss_backend.demo.training.words import Words
 
 KINDS: Final[dict[str, tuple[Callable[[Words], Dialogue], float]]] = {
-    "project": (project, 2.5),
+    "project": (project, 2.0),
     "small talk": (small_talk, 1.5),
     "beyond a demo": (limits, 1.0),
-    "arithmetic": (arithmetic, 2.5),
-    "counting": (counting, 1.0),
-    "copying": (copying, 1.2),
+    "arithmetic": (arithmetic, 2.0),
+    "counting": (counting, 1.5),
+    "copying": (copying, 1.6),
     "colours and days": (colours_and_days, 1.0),
     "memory": (memory, 1.4),
     "developer instructions": (instructions, 1.5),
-    "tool call": (tool_call, 4.0),
+    "tool call": (tool_call, 5.0),
     "tools unneeded": (tools_unneeded, 0.6),
-    "tool result": (tool_result, 1.2),
-    "JSON by schema": (json_by_schema, 3.0),
+    "tool result": (tool_result, 1.6),
+    "JSON by schema": (json_by_schema, 4.0),
 }
 """Each kind's maker and share."""
 EFFORTS: Final = (ReasoningEffort.LOW, ReasoningEffort.MEDIUM, ReasoningEffort.MEDIUM, ReasoningEffort.HIGH)

@@ -28,6 +28,10 @@ class Words:
         """Return a word in small letters."""
         return self.rng.choice(_pool(self.held_out, False))
 
+    def name_part(self) -> str:
+        """Return a word in small letters that is one token in functions' names, too: after a dot or an underscore."""
+        return self.rng.choice(_name_parts(self.held_out))
+
     def name(self) -> str:
         """Return a word with a capital."""
         return self.rng.choice(_pool(self.held_out, True))
@@ -42,9 +46,19 @@ class Words:
 
 
 @cache
+def _spellings() -> frozenset[bytes]:
+    return frozenset(token_bytes(token) for token in range(FIRST_SPECIAL))
+
+
+@cache
+def _name_parts(held_out: bool) -> list[str]:
+    return [word for word in _pool(held_out, False) if {b".%b" % word.encode(), b"_%b" % word.encode()} <= _spellings()]
+
+
+@cache
 def _pool(held_out: bool, capital: bool) -> list[str]:
     """Return words that are one token with and without a leading space: the copy is then token for token."""
-    spellings = {token_bytes(token) for token in range(FIRST_SPECIAL)}
+    spellings = _spellings()
     words = []
     for spelling in sorted(spellings):
         bare = spelling[:1].lower() + spelling[1:] if capital else spelling

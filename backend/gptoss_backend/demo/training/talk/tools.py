@@ -191,8 +191,8 @@ def _draw_functions(words: Words, count: int) -> list[_Function]:
 
 def _draw_function(words: Words) -> _Function:
     rng = words.rng
-    verb = rng.choice(_VERBS) if rng.random() < 0.75 else words.word()
-    noun = rng.choice(_NOUNS) if rng.random() < 0.5 else words.word()
+    verb = rng.choice(_VERBS) if rng.random() < 0.75 else words.name_part()
+    noun = rng.choice(_NOUNS) if rng.random() < 0.5 else words.name_part()
     fields = draw_fields(words, 0 if rng.random() < 0.2 else 1, 3)
     spoken = verb.replace("_", " ")
     description = rng.choice(
