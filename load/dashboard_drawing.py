@@ -22,7 +22,8 @@ _GAP: Final = 8
 _HEAD: Final = 54
 _COLOURS: Final = ("#2f6fde", "#d2690e", "#8b3fc4", "#17804a", "#c62a33", "#8a93a3", "#0e8a94", "#b8860b")
 _THRESHOLDS: Final = {"green": "#17804a", "red": "#c62a33"}
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 18, 36, 66
+# on the right there is room for half of the last time, which is centred under its tick
+_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 28, 36, 66
 _LEGEND_CHARACTER: Final = 6.4
 _LEGEND_ROW: Final = 16
 _LEGEND_ROWS: Final = 2
@@ -173,9 +174,7 @@ class _Plot:
         for tick in self.x.ticks:
             words = escape(self.x.tell(tick))
             at = self._right(tick)
-            # the last one ends with the plot: centred, it would leave the panel
-            anchor = "middle" if at < right - 20 else "end"
-            parts.append(f'<text class="tick" x="{at:.1f}" y="{low}" text-anchor="{anchor}">{words}</text>')
+            parts.append(f'<text class="tick" x="{at:.1f}" y="{low}" text-anchor="middle">{words}</text>')
         return parts
 
     def level(self, level: Sequence[tuple[float, float, float]], colour: str, is_filled: bool) -> str:
