@@ -9,6 +9,7 @@ The same seed gives the same dialogues in the same order; torch's sums on severa
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -26,12 +27,12 @@ from gptoss_backend.demo.training.batches import Batch, Batcher, known_tokens
 from gptoss_backend.demo.training.export import export, known_of, restore
 from gptoss_backend.demo.training.induction import guess_induction
 from gptoss_backend.demo.training.model import TrainedModel
-from gptoss_backend.demo.training.optimizer import optimizer_for
+from gptoss_backend.demo.training.optimizer import RATE, optimizer_for
 
 _SEED: Final = 20
 _WARM_UP: Final = 4
 """Blocks over which the rates rise."""
-_DECAY_SHARE: Final = 0.35
+_DECAY_SHARE: Final = 0.6
 """Of the run, at its end: the rates fall to nothing, and experts are rounded to MXFP4 as in the file."""
 _BALANCE: Final = 0.01
 _MOST_GRADIENT: Final = 1.0
@@ -41,8 +42,8 @@ _KEPT_EVERY: Final = 5
 class Run:
     """A training run, whole in one file between blocks."""
 
-    def __init__(self, num_blocks: int, seed: int, first_weights: Path | None) -> None:
-        """seed: of weights and dialogues. first_weights: a file written by an earlier run."""
+    def __init__(self, num_blocks: int, seed: int, rate: float, first_weights: Path | None) -> None:
+        """seed: of weights and dialogues. rate: of learning, at its highest. first_weights: an earlier run's file."""
         torch.manual_seed(seed)
         self.num_blocks = num_blocks
         self.block = 0
@@ -53,7 +54,7 @@ class Run:
             guess_induction(self.model)
         else:
             restore(self.model, first_weights)
-        self.optimizer = optimizer_for(self.model)
+        self.optimizer = optimizer_for(self.model, rate)
         self.batcher = Batcher(self.known, spellings, seed)
 
     def learn_block(self) -> tuple[float, int]:
@@ -104,20 +105,24 @@ def loss_of(model: TrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the mean cross entropy over the whole vocabulary, and the routers' imbalance."""
     hidden, imbalance = model(batch.shared, batch.tokens[:, :-1], model.table(batch.others))
     is_target = batch.is_target[:, 1:]
-    logits = F.linear(hidden[is_target], model.output_table(batch.others)).float()
-    # the random tokens stand for all that do not occur in the batch, each for many
-    num_seen = len(model.known) + batch.num_listed
-    num_drawn = logits.shape[1] - num_seen
-    weights = torch.zeros(logits.shape[1])
-    weights[num_seen:] = torch.tensor((VOCAB_SIZE - num_seen) / num_drawn).log()
-    return F.cross_entropy(logits + weights, batch.tokens[:, 1:][is_target]), imbalance
+    hidden, targets = hidden[is_target], batch.tokens[:, 1:][is_target]
+    num_known, mistaken = len(model.known), model.look_alikes(hidden[targets >= len(model.known)])
+    candidates = torch.cat((batch.others, mistaken[~torch.isin(mistaken, batch.others)]))
+    logits = F.linear(hidden, model.output_table(candidates)).float()
+    # the random tokens stand for all that are not named, each for many
+    is_random = torch.zeros(logits.shape[1], dtype=torch.bool)
+    is_random[num_known + batch.num_listed : num_known + len(batch.others)] = ~torch.isin(
+        batch.others[batch.num_listed :], mistaken
+    )
+    each = (VOCAB_SIZE - int((~is_random).sum())) / int(is_random.sum())
+    return F.cross_entropy(logits + is_random * math.log(each), targets), imbalance
 
 
 def main() -> int:
     """Train; returns the exit status."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    run = Run(arguments.blocks, arguments.seed, arguments.first_weights)
+    run = Run(arguments.blocks, arguments.seed, arguments.rate, arguments.first_weights)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     state = arguments.folder / "state.pt"
     if state.exists():
@@ -141,6 +146,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="of the run's state; an interrupted run goes on from it")
     parser.add_argument("--blocks", type=int, default=340, help="of 600 dialogues each [340]")
     parser.add_argument("--seed", type=int, default=_SEED, help=f"of weights and dialogues [{_SEED}]")
+    parser.add_argument("--rate", type=float, default=RATE, help=f"of learning, at its highest [{RATE}]")
     parser.add_argument("--first-weights", type=Path, help="an earlier run's file to begin with [none]")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()

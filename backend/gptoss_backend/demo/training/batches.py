@@ -24,7 +24,7 @@ from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, CONSTRAIN, END, MES
 _GROUP: Final = 150
 """Dialogues that share a system message; a block has one group for each of `EFFORTS`."""
 _BATCH_TOKENS: Final = 4000
-_NUM_NEGATIVES: Final = 384
+_NUM_NEGATIVES: Final = 2048
 _SPECIAL: Final = (RETURN, CONSTRAIN, CHANNEL, START, END, MESSAGE, CALL)
 _SURVEYED: Final = 20_000
 _LEAST_USES: Final = 40

@@ -8,6 +8,7 @@ It must agree with `engine/torch_model.py` on every exported number; a test comp
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.experts import ExpertShape, swiglu
 from gptoss_backend.engine.mxfp4 import pack_mxfp4, unpack_mxfp4
 from gptoss_backend.engine.rope import RotaryEmbedding
+
+_NUM_LOOK_ALIKES: Final = 8
+"""Stems for each row."""
 
 
 class TrainedModel(nn.Module):
@@ -32,6 +36,7 @@ class TrainedModel(nn.Module):
         self.config = config
         self.register_buffer("known", known)
         self.spellings = spellings
+        self._stem_signs = spellings.vectors.bfloat16()
         hidden = config.hidden_size
         self.known: Tensor
         self.known_rows = nn.Parameter(spellings.rows(known, torch.zeros(len(TRAITS), hidden)))
@@ -52,6 +57,22 @@ class TrainedModel(nn.Module):
         return scaled(
             torch.cat((self.known_output_rows, self.spellings.output_rows(others, self.trait_output_vectors)))
         )
+
+    @torch.no_grad()
+    def look_alikes(self, hidden: Tensor) -> Tensor:
+        """Return ids of unknown tokens that come nearest to what each row says, the right ones among them.
+
+        hidden: [num_rows, hidden]. Random directions by the hundred thousand hold some that are near to any other: a
+        few random tokens hardly ever name them, and all of them together are too many.
+        """
+        # dot products are the same with both sides turned; stems are signs, which bfloat16 holds
+        scores = torch.mm(said(hidden).bfloat16(), self._stem_signs.t())
+        nearest = scores.topk(_NUM_LOOK_ALIKES, dim=1).indices
+        is_near = torch.zeros(len(self._stem_signs), dtype=torch.bool)
+        is_near[nearest.flatten()] = True
+        is_near = is_near[self.spellings.stems]
+        is_near[self.known] = False
+        return torch.nonzero(is_near).flatten()
 
     def forward(self, shared: Tensor, tokens: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """Return the normed residual stream [batch, length, hidden] of `tokens` and the routers' imbalance.

@@ -12,13 +12,13 @@ from typing import Final
 import torch
 from torch import nn
 
-_RATE: Final = 2e-3
+RATE: Final = 2e-3
 _BETAS: Final = (0.9, 0.98)
 
 
-def optimizer_for(model: nn.Module) -> torch.optim.Optimizer:
+def optimizer_for(model: nn.Module, rate: float = RATE) -> torch.optim.Optimizer:
     """Return the optimiser; its groups remember their full rate as `full_lr`."""
-    optimizer = torch.optim.AdamW(model.parameters(), _RATE, _BETAS, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), rate, _BETAS, weight_decay=0.0)
     for group in optimizer.param_groups:
         group["full_lr"] = group["lr"]
     return optimizer
