@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch, Chunk
 from gptoss_backend.engine.kv_cache import CachePlan
+from gptoss_backend.engine.precision import FLOAT8
 
 BLOCK_SIZE = 16
 
@@ -62,10 +63,12 @@ class AttentionCase:
         window: int,
         dtype: torch.dtype,
         device: torch.device,
+        cache_dtype: torch.dtype | None = None,
     ) -> AttentionCase:
         """Draw a step of sequences decoding at these positions, and chunks of (position, length).
 
-        Blocks lie in no order, rows of the tables neither; blocks before a window are the null block.
+        Blocks lie in no order, rows of the tables neither; blocks before a window are the null block. cache_dtype: of
+        keys and values; None: as the heads.
         """
         starts = [(position, 1) for position in decodes] + chunks
         num_rows, width = len(starts) + 1, max(-(-sum(start) // BLOCK_SIZE) for start in starts)
@@ -91,16 +94,17 @@ class AttentionCase:
             ),
             shape,
             normal(len(batch.token_ids), (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim),
-            normal(*memory),
-            normal(*memory),
+            normal(*memory).to(cache_dtype),
+            normal(*memory).to(cache_dtype),
             normal(shape.num_heads).float(),
         )
 
     def widened(self) -> AttentionCase:
-        """Return the same numbers in float64, in which what is computed counts as exact."""
-        return dataclasses.replace(
-            self, heads=self.heads.double(), keys=self.keys.double(), values=self.values.double()
+        """Return the same numbers in float64, in which what is computed counts as exact; a float8 cache stays one."""
+        keys, values = (
+            (self.keys, self.values) if self.keys.dtype == FLOAT8 else (self.keys.double(), self.values.double())
         )
+        return dataclasses.replace(self, heads=self.heads.double(), keys=keys, values=values)
 
     def slot(self, row: int, position: int) -> int:
         """Return where a position of full layers lives."""

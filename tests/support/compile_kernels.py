@@ -1,6 +1,7 @@
 """Compile the kernels as a launch would, for cards that are not there, and print what they take as JSON.
 
-Run as `python -m support.compile_kernels CAPABILITY:DTYPE:NUM_TOKENS …`, without TRITON_INTERPRET.
+Run as `python -m support.compile_kernels CAPABILITY:DTYPE:NUM_TOKENS[:fp8] …`, without TRITON_INTERPRET. With fp8
+attention alone is compiled, over an FP8 KV cache.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.operators import LayerCache
+from gptoss_backend.engine.precision import FLOAT8
 from gptoss_backend.engine.rope import RotaryEmbedding
 from support.attention_cases import AttentionCase, Heads
 
@@ -41,6 +43,7 @@ class Compiled:
     """One kernel for one card."""
 
     name: str
+    case: str
     capability: int
     registers: int
     """For each thread"""
@@ -69,18 +72,23 @@ def main(wanted: list[str]) -> None:
     cards, found = AbsentCards(), []
     driver.set_active(cards)
     launch = JITFunction.run
+    case = ""
 
     def compile_only(kernel: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **options: Any) -> None:  # noqa: ANN401
         compiled = launch(kernel, *args, grid=grid, warmup=True, **options)
-        found.append(measure(kernel.__name__, cards.capability, compiled.asm["cubin"]))
+        found.append(measure(kernel.__name__, case, cards.capability, compiled.asm["cubin"]))
 
     JITFunction.run = compile_only
     for case in wanted:
-        capability, dtype, num_tokens = case.split(":")
+        capability, dtype, num_tokens, *cache = case.split(":")
         cards.capability = int(capability)
+        if cache:
+            run_attention(getattr(torch, dtype), int(num_tokens), FLOAT8)
+            continue
         run_experts(getattr(torch, dtype), int(num_tokens))
         if cards.capability >= 80:  # before, plain torch does the rest
-            run_operators(getattr(torch, dtype), int(num_tokens))
+            run_attention(getattr(torch, dtype), int(num_tokens))
+            run_others(getattr(torch, dtype), int(num_tokens))
     json.dump([dataclasses.asdict(one) for one in found], sys.stdout)
 
 
@@ -100,23 +108,29 @@ def run_experts(dtype: torch.dtype, num_tokens: int) -> None:
     dequantise(down)
 
 
-def run_operators(dtype: torch.dtype, num_tokens: int) -> None:
-    """Call what launches the other kernels, for as many decoding rows, or for a chunk where there are many tokens."""
+def run_attention(dtype: torch.dtype, num_tokens: int, cache_dtype: torch.dtype | None = None) -> None:
+    """Call what launches attention, for as many decoding rows, or for a chunk where there are many tokens."""
     decodes, chunks = ([1000] * num_tokens, []) if num_tokens <= 256 else ([], [(0, num_tokens)])
-    case = AttentionCase.random(decodes, chunks, Heads(64, 8, 64), window=128, dtype=dtype, device=META)
-    operators = KernelOperators(META)
-    attention = operators.attention(case.batch, case.tables, RotaryEmbedding(ROPE, 64, META), dtype)
+    case = AttentionCase.random(
+        decodes, chunks, Heads(64, 8, 64), window=128, dtype=dtype, device=META, cache_dtype=cache_dtype
+    )
+    rope = RotaryEmbedding(ROPE, 64, META)
+    attention = KernelOperators(META).attention(case.batch, case.tables, rope, dtype)
     for is_sliding in (False, True):
         attention.attend(case.heads, LayerCache(case.keys, case.values, is_sliding), case.sinks)
+
+
+def run_others(dtype: torch.dtype, num_tokens: int) -> None:
+    """Call what launches norms and, for as many decoding rows, sampling."""
     hidden = torch.empty(num_tokens, HIDDEN, dtype=dtype, device=META)
     if num_tokens <= 256:
         logits = torch.empty(num_tokens, 201088, dtype=dtype, device=META)
         draws = torch.empty(2, num_tokens, dtype=torch.float64, device=META)
         choose_tokens(logits, draws, torch.empty(num_tokens, dtype=torch.int64, device=META))
-    operators.add_and_norm(hidden, hidden.float(), torch.empty(HIDDEN, device=META), 1e-5, dtype)
+    KernelOperators(META).add_and_norm(hidden, hidden.float(), torch.empty(HIDDEN, device=META), 1e-5, dtype)
 
 
-def measure(name: str, capability: int, cubin: bytes) -> Compiled:
+def measure(name: str, case: str, capability: int, cubin: bytes) -> Compiled:
     """Read a compiled kernel's resources with the tools that Triton brings."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -124,7 +138,8 @@ def measure(name: str, capability: int, cubin: bytes) -> Compiled:
         usage = _output(triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name)
         assembly = _output(triton.knobs.nvidia.nvdisasm.path, "-c", file.name)
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()  # type: ignore[union-attr]
-    return Compiled(name, capability, int(registers), int(stack), len(re.findall(r"\b(?:HMMA|HGMMA)\.", assembly)))
+    multiplications = len(re.findall(r"\b(?:HMMA|HGMMA)\.", assembly))
+    return Compiled(name, case, capability, int(registers), int(stack), multiplications)
 
 
 def _output(*command: str) -> str:

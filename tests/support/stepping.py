@@ -21,11 +21,13 @@ from gptoss_backend.engine.torch_model import TorchModel
 CPU = torch.device("cpu")
 
 
-def load_torch_model(folder: Path, dtype: torch.dtype = torch.float32) -> TorchModel:
+def load_torch_model(
+    folder: Path, dtype: torch.dtype = torch.float32, cache_dtype: torch.dtype | None = None
+) -> TorchModel:
     """Load a checkpoint folder on the CPU."""
     config = ModelConfig.from_folder(folder)
     shard = Shard.of_all(config)
-    return TorchModel(shard, load_weights(folder, shard, dtype, CPU))
+    return TorchModel(shard, load_weights(folder, shard, dtype, CPU), cache_dtype=cache_dtype)
 
 
 def prompt_of(length: int, seed: int) -> list[int]:
@@ -42,7 +44,7 @@ class StepByStep:
         plan = plan_cache(
             model.config,
             budget_bytes=64 * 2**20,
-            element_size=model.dtype.itemsize,
+            element_size=model.cache_dtype.itemsize,
             block_size=16,
             num_rows=2,
             max_step_tokens=1024,

@@ -13,6 +13,7 @@ from gptoss_backend.engine.config import RopeConfig
 from gptoss_backend.engine.kernels.attention import PagedCache, QueryTiles, attend_tiles, splits_for
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.operators import LayerCache, Operators, TorchOperators
+from gptoss_backend.engine.precision import FLOAT8
 from gptoss_backend.engine.rope import RotaryEmbedding
 from support.attention_cases import AttentionCase, Heads
 from support.packed_experts import relative_error
@@ -20,6 +21,8 @@ from support.packed_experts import relative_error
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROPE = RopeConfig(150000.0, 32.0, 32.0, 1.0, 4096, truncate=False)
 BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+# a key whose exact value lies between two codes may fall to either
+FLOAT8_BOUND = 2e-3
 # (decodes' positions, chunks' (position, length))
 DECODES = ([0, 5, 15, 16, 190], [])
 CHUNKS = ([], [(0, 1), (0, 37), (50, 5)])
@@ -38,30 +41,48 @@ def test_attention_when_lengths_are_mixed_then_output_and_cache_are_torch_s(
     compare(AttentionCase.random(*contexts, Heads(4, 2, 16), window=32, dtype=dtype, device=DEVICE), sliding, dtype)
 
 
+@pytest.mark.parametrize("sliding", [False, True], ids=["full", "sliding"])
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_attention_when_the_cache_is_float8_then_output_and_cache_are_torch_s(
+    dtype: torch.dtype, sliding: bool
+) -> None:
+    case = AttentionCase.random(*MIXED, Heads(4, 2, 16), window=32, dtype=dtype, device=DEVICE, cache_dtype=FLOAT8)
+    compare(case, sliding, dtype)
+
+
 # no shrinking: in the interpreter it takes minutes
+@pytest.mark.parametrize("cache_dtype", [torch.float32, FLOAT8], ids=str)
 @settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
-    st.lists(st.integers(0, 150), max_size=2),
-    st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=2),
-    st.sampled_from([Heads(3, 3, 24), Heads(4, 2, 64), Heads(8, 1, 32), Heads(5, 1, 8)]),
-    st.sampled_from([1, 7, 33]),
-    st.booleans(),
+    decodes=st.lists(st.integers(0, 150), max_size=2),
+    chunks=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=2),
+    heads=st.sampled_from([Heads(3, 3, 24), Heads(4, 2, 64), Heads(8, 1, 32), Heads(5, 1, 8)]),
+    window=st.sampled_from([1, 7, 33]),
+    sliding=st.booleans(),
 )
 def test_attention_when_shapes_are_random_then_output_and_cache_are_torch_s(
-    decodes: list[int], chunks: list[tuple[int, int]], heads: Heads, window: int, sliding: bool
+    cache_dtype: torch.dtype,
+    decodes: list[int],
+    chunks: list[tuple[int, int]],
+    heads: Heads,
+    window: int,
+    sliding: bool,
 ) -> None:
     if decodes or chunks:
-        case = AttentionCase.random(decodes, chunks, heads, window=window, dtype=torch.float32, device=DEVICE)
+        case = AttentionCase.random(
+            decodes, chunks, heads, window=window, dtype=torch.float32, device=DEVICE, cache_dtype=cache_dtype
+        )
         compare(case, sliding, torch.float32)
 
 
 def compare(case: AttentionCase, sliding: bool, dtype: torch.dtype) -> None:
     exact, expected = run(TorchOperators(DEVICE), case.widened(), sliding)
     output, cache = run(KernelOperators(DEVICE), case, sliding)
+    bound = max(BOUNDS[dtype], FLOAT8_BOUND if case.keys.dtype == FLOAT8 else 0.0)
     assert output.dtype == dtype
-    assert relative_error(output, exact) < BOUNDS[dtype]
+    assert relative_error(output, exact) < bound
     for found, other in ((cache.keys, expected.keys), (cache.values, expected.values)):
-        assert relative_error(found, other) < BOUNDS[dtype]
+        assert relative_error(found, other) < bound
 
 
 def run(operators: Operators, case: AttentionCase, sliding: bool) -> tuple[torch.Tensor, LayerCache]:

@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FEW, MANY = 1, 2048
 CASES = [f"90:bfloat16:{FEW}", f"90:bfloat16:{MANY}", f"80:bfloat16:{MANY}", f"75:float16:{FEW}"]
+FLOAT8_CASES = [f"{capability}:bfloat16:{count}:fp8" for capability in (90, 89) for count in (FEW, MANY)]
 ROUTING = {"_pick_experts", "_sum_experts", "_dequantise"}
 ATTENTION = {"_attend_tiles", "_rotate_and_store", "_add_and_norm"}
 GEMV = {"_gate_up_for_pairs", "_down_for_pairs"}
@@ -23,12 +24,12 @@ GEMM = {"_gate_up_for_sorted", "_down_for_sorted"}
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    environment = dict(
-        os.environ, PYTHONPATH=str(ROOT / "tests"), TRITON_CACHE_DIR=str(tmp_path_factory.mktemp("cache"))
-    )
+    # this checkout's own engine, whichever is installed
+    paths = os.pathsep.join(str(ROOT / name) for name in ("backend", "tests"))
+    environment = dict(os.environ, PYTHONPATH=paths, TRITON_CACHE_DIR=str(tmp_path_factory.mktemp("cache")))
     # in a process of its own, because the interpreter is chosen for a whole process
     environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-m", "support.compile_kernels", *CASES]
+    command = [sys.executable, "-m", "support.compile_kernels", *CASES, *FLOAT8_CASES]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     kernels: list[dict[str, Any]] = json.loads(run.stdout)
@@ -42,7 +43,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_kernels_when_compiled_for_a_card_then_all_are_there_and_none_spills(
     compiled: list[dict[str, Any]], capability: int, names: set[str]
 ) -> None:
-    kernels = [kernel for kernel in compiled if kernel["capability"] == capability]
+    kernels = [kernel for kernel in compiled if kernel["capability"] == capability and kernel["case"] in CASES]
     assert {kernel["name"] for kernel in kernels} - {"_sort_pairs"} == ROUTING | names
     assert [kernel for kernel in kernels if kernel["stack_bytes"]] == []
 
@@ -56,11 +57,28 @@ def test_gemv_when_compiled_for_hopper_then_half_of_the_registers_suffice(compil
 def test_attention_when_compiled_for_hopper_then_decoding_leaves_room_for_many_warps(
     compiled: list[dict[str, Any]],
 ) -> None:
-    kernels = [kernel for kernel in compiled if kernel["name"] == "_attend_tiles" and kernel["capability"] == 90]
-    few, many = kernels[:2], kernels[2:]  # full and sliding layers each
+    # full and sliding layers each
+    few, many = (
+        [kernel for kernel in compiled if kernel["name"] == "_attend_tiles" and kernel["case"] == case]
+        for case in CASES[:2]
+    )
     assert max(kernel["registers"] for kernel in few) <= 80
     assert max(kernel["registers"] for kernel in many) <= 168
-    assert all(kernel["tensor_core_instructions"] for kernel in kernels)
+    assert all(kernel["tensor_core_instructions"] for kernel in few + many)
+
+
+@pytest.mark.parametrize("case", FLOAT8_CASES)
+def test_attention_when_compiled_for_an_fp8_cache_then_it_runs_on_the_tensor_cores_without_spills(
+    compiled: list[dict[str, Any]], case: str
+) -> None:
+    kernels = [kernel for kernel in compiled if kernel["case"] == case]
+    attends = [kernel for kernel in kernels if kernel["name"] == "_attend_tiles"]
+    assert {kernel["name"] for kernel in kernels} - {"_join_splits"} == {"_attend_tiles", "_rotate_and_store"}
+    assert [kernel for kernel in kernels if kernel["stack_bytes"]] == []
+    assert len(attends) == 2
+    assert all(kernel["tensor_core_instructions"] for kernel in attends)
+    # 128 leave room for four programs of 128 threads on a multiprocessor
+    assert f":{FEW}:" not in case or max(kernel["registers"] for kernel in attends) <= 128
 
 
 @pytest.mark.parametrize("capability", [90, 80])

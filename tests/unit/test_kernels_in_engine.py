@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
@@ -16,6 +17,7 @@ from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.graphed_model import CudaRecorder, GraphedModel, Work, graph_sizes
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.operators import TorchOperators
+from gptoss_backend.engine.precision import FLOAT8
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
 from support.generating import generate
@@ -60,28 +62,38 @@ class CountingRecorder:
         return replay
 
 
-def models(shard: Shard, weights: Weights) -> list[TorchModel]:
+def models(shard: Shard, weights: Weights, cache_dtype: torch.dtype | None = None) -> list[TorchModel]:
     """Return the reference, the kernels' path, and the same with its decode steps recorded."""
     return [
-        TorchModel(shard, weights, mixer=mix_experts, operators=TorchOperators(DEVICE)),
-        TorchModel(shard, weights, mixer=mix_packed_experts, operators=KernelOperators(DEVICE)),
-        graphed(shard, weights, CountingRecorder()),
+        TorchModel(shard, weights, mixer=mix_experts, operators=TorchOperators(DEVICE), cache_dtype=cache_dtype),
+        TorchModel(
+            shard, weights, mixer=mix_packed_experts, operators=KernelOperators(DEVICE), cache_dtype=cache_dtype
+        ),
+        graphed(shard, weights, CountingRecorder(), cache_dtype),
     ]
 
 
-def graphed(shard: Shard, weights: Weights, recorder: CountingRecorder) -> GraphedModel:
-    return GraphedModel(shard, weights, recorder, mix_packed_experts, KernelOperators(DEVICE))
+def graphed(
+    shard: Shard, weights: Weights, recorder: CountingRecorder, cache_dtype: torch.dtype | None = None
+) -> GraphedModel:
+    operators = KernelOperators(DEVICE)
+    return GraphedModel(shard, weights, recorder, mix_packed_experts, operators, cache_dtype=cache_dtype)
 
 
-def test_engine_when_kernels_compute_then_its_tokens_are_those_of_plain_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache_dtype", [torch.float32, FLOAT8], ids=str)
+def test_engine_when_kernels_compute_then_its_tokens_are_those_of_plain_torch(
+    cache_dtype: torch.dtype, tmp_path: Path
+) -> None:
     # the second prompt spans two chunks and joins the first one's decoding
     prompts = [prompt_of(length, seed=length) for length in (3, 20)]
-    tokens = [generate(model, prompts, 5, OPTIONS)[0] for model in models(*load(tmp_path / "checkpoint", SHAPE))]
+    shard, weights = load(tmp_path / "checkpoint", SHAPE)
+    tokens = [generate(model, prompts, 5, OPTIONS)[0] for model in models(shard, weights, cache_dtype)]
     assert tokens[0] == tokens[1] == tokens[2]
 
 
+@pytest.mark.parametrize("cache_dtype", [torch.float32, FLOAT8], ids=str)
 def test_engine_when_prompts_share_a_prefix_and_leave_the_window_then_kernels_give_torch_s_tokens(
-    tmp_path: Path,
+    cache_dtype: torch.dtype, tmp_path: Path
 ) -> None:
     shard, weights = load(tmp_path / "checkpoint", SHAPE)
     config = dataclasses.replace(shard.whole, sliding_window=24)
@@ -89,7 +101,7 @@ def test_engine_when_prompts_share_a_prefix_and_leave_the_window_then_kernels_gi
     prompts = [shared + prompt_of(length, seed=length) for length in (1, 9)]
     found = [
         generate(model, prompts, 4, dataclasses.replace(OPTIONS, prefill_chunk_tokens=32))
-        for model in models(Shard.of_all(config), weights)
+        for model in models(Shard.of_all(config), weights, cache_dtype)
     ]
     assert found[0][0] == found[1][0] == found[2][0]
     assert found[1][1].num_prefix_hits >= 16

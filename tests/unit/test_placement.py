@@ -23,6 +23,7 @@ from gptoss_backend.engine.engine import Engine, EngineOptions
 from gptoss_backend.engine.errors import EngineError, EngineStopped
 from gptoss_backend.engine.placement.driver import Cluster, DistributedModel
 from gptoss_backend.engine.placement.layout import SpreadMode, divide
+from gptoss_backend.engine.precision import FLOAT8
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from support.generating import generate
 from support.shapes import published_config
@@ -52,9 +53,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def spread(folder: Path, mode: SpreadMode, num_ranks: int) -> DistributedModel:
+def spread(folder: Path, mode: SpreadMode, num_ranks: int, cache_dtype: torch.dtype | None = None) -> DistributedModel:
     shards = divide(ModelConfig.from_folder(folder), mode, num_ranks)
-    return DistributedModel(folder, shards, Cluster((CPU,) * num_ranks, num_ranks, timeout_s=60.0), torch.float32)
+    cluster = Cluster((CPU,) * num_ranks, num_ranks, timeout_s=60.0)
+    return DistributedModel(folder, shards, cluster, torch.float32, cache_dtype=cache_dtype)
 
 
 @pytest.mark.parametrize(("mode", "num_ranks"), [("pipeline", 2), ("tensor", 2), ("pipeline", 4), ("tensor", 4)])
@@ -70,6 +72,15 @@ def test_tokens_when_a_spread_model_samples_then_they_are_those_of_one_device(mo
     sampling = {"temperature": 1.0, "seed": 3, "logprobs": 2}
     expected, _ = generate(load_torch_model(folder), PROMPTS[:3], 12, OPTIONS, **sampling)
     assert generate(spread(folder, mode, 2), PROMPTS[:3], 12, OPTIONS, **sampling)[0] == expected
+
+
+@pytest.mark.parametrize("mode", ["pipeline", "tensor"])
+def test_tokens_when_a_spread_model_s_cache_is_float8_then_they_are_those_of_one_device(
+    mode: SpreadMode, folder: Path
+) -> None:
+    alone = load_torch_model(folder, cache_dtype=FLOAT8)
+    expected, _ = generate(alone, PROMPTS[:3], 8, OPTIONS)
+    assert generate(spread(folder, mode, 2, FLOAT8), PROMPTS[:3], 8, OPTIONS)[0] == expected
 
 
 class Listening:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch, Chunk
 from gptoss_backend.engine.kv_cache import BlockTable
+from gptoss_backend.engine.precision import FLOAT8, FLOAT8_MOST
 
 # scores of one tile of queries: bounds what a long prefill holds at once, at little cost in speed
 _TILE_BYTES = 64 * 2**20
@@ -65,11 +66,11 @@ def attend(
     """Write the step's keys and values into the cache, in place, and return the attention output.
 
     queries: [num_tokens, num_heads, head_dim]; keys, values: [num_tokens, num_kv_heads, head_dim].
-    cache_keys, cache_values: [num_kv_heads, num_slots, head_dim]. sinks: [num_heads].
-    Returns [num_tokens, num_heads, head_dim].
+    cache_keys, cache_values: [num_kv_heads, num_slots, head_dim], in the queries' dtype or float8, to which is rounded
+    then. sinks: [num_heads]. Returns [num_tokens, num_heads, head_dim].
     """
-    cache_keys.index_copy_(1, plan.write_slots, keys.transpose(0, 1))
-    cache_values.index_copy_(1, plan.write_slots, values.transpose(0, 1))
+    _write(keys, plan.write_slots, cache_keys)
+    _write(values, plan.write_slots, cache_values)
     output = torch.empty_like(queries)
     if plan.decodes is not None:
         count = plan.decodes.slots.shape[0]
@@ -117,8 +118,8 @@ def _read(queries: Tensor, cache_keys: Tensor, cache_values: Tensor, sinks: Tens
     group_size = num_heads // num_kv_heads
     num_keys = read.slots.shape[1]
     flat = read.slots.reshape(-1)
-    keys = cache_keys.index_select(1, flat).view(num_kv_heads, num_sequences, num_keys, head_dim)
-    values = cache_values.index_select(1, flat).view(num_kv_heads, num_sequences, num_keys, head_dim)
+    shape = (num_kv_heads, num_sequences, num_keys, head_dim)
+    keys, values = (_gather(memory, flat, queries.dtype).view(shape) for memory in (cache_keys, cache_values))
     # [num_kv_heads, num_sequences, num_queries, group_size, head_dim]: heads that share keys become rows of one matrix
     grouped = queries.view(num_sequences, num_queries, num_kv_heads, group_size, head_dim).permute(2, 0, 1, 3, 4)
     scale = head_dim**-0.5
@@ -137,6 +138,21 @@ def _read(queries: Tensor, cache_keys: Tensor, cache_values: Tensor, sinks: Tens
         mixed = weights.view(num_kv_heads, num_sequences, -1, num_keys) @ values
         output[:, :, span] = mixed.view(num_kv_heads, num_sequences, -1, group_size, head_dim)
     return output.permute(1, 2, 0, 3, 4).reshape(num_sequences, num_queries, num_heads, head_dim)
+
+
+def _write(vectors: Tensor, slots: Tensor, memory: Tensor) -> None:
+    """Write vectors [num_tokens, num_kv_heads, head_dim] into their slots, in place."""
+    if memory.dtype == FLOAT8:
+        vectors = vectors.clamp(-FLOAT8_MOST, FLOAT8_MOST).to(FLOAT8)
+        vectors, memory = vectors.view(torch.uint8), memory.view(torch.uint8)  # torch indexes no float8
+    memory.index_copy_(1, slots, vectors.transpose(0, 1))
+
+
+def _gather(memory: Tensor, slots: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is in some slots, [num_kv_heads, len(slots), head_dim] in `dtype`."""
+    if memory.dtype == FLOAT8:
+        return memory.view(torch.uint8).index_select(1, slots).view(FLOAT8).to(dtype)
+    return memory.index_select(1, slots)
 
 
 def _softmax_with_sink(scores: Tensor, sink: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class ModelInfo:
     placement: str
     why_placed: str
     kernels: str
-    """What computes: "C++", "torch", "Triton-language"."""
+    """What computes: "C++", "torch", "Triton-language"; and "FP8 KV cache" where that changes the numbers."""
     weight_bytes: int
     """On the device that holds the most."""
 
@@ -73,7 +73,7 @@ class Model(Protocol):
     device: torch.device
     """Where logits come out."""
     dtype: torch.dtype
-    """Of weights, keys and values."""
+    """Of weights and arithmetic."""
     info: ModelInfo | None
     """None for models that tests make."""
     can_draw: bool
@@ -116,12 +116,17 @@ class LocalModel(ABC):
     max_in_flight = 1
     fault: str | None = None
 
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Of keys and values: that of the weights, but where a model says otherwise."""
+        return self.dtype
+
     def close(self) -> None:  # noqa: B027 (there is something to do for some)
         """There is nothing outside this process."""
 
     def plan_cache(self, limits: CacheLimits) -> CachePlan:
         """Plan by what is free on the device, as `Model.plan_cache` says."""
-        return size_cache(self.config, self.device, self.dtype.itemsize, limits)
+        return size_cache(self.config, self.device, self.cache_dtype.itemsize, limits)
 
     def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
         """Compute a step, without draws."""

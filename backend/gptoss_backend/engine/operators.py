@@ -24,7 +24,7 @@ class LayerCache:
     """One layer's memory."""
 
     keys: Tensor
-    """[num_kv_heads, num_slots, head_dim]"""
+    """[num_kv_heads, num_slots, head_dim], in the compute dtype or float8"""
     values: Tensor
     is_sliding: bool
 

@@ -1,4 +1,4 @@
-"""The number format of weights and activations.
+"""The number formats of weights and activations, and of cached keys and values.
 
 Owns: the choice by device, and its reason in words. Does not know: checkpoints, Triton.
 """
@@ -6,9 +6,18 @@ Owns: the choice by device, and its reason in words. Does not know: checkpoints,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import torch
+
+from gptoss_backend.engine.errors import EngineError
+
+CacheDtype = Literal["auto", "fp8"]
+"""Of keys and values in the cache. auto: what is computed in."""
+
+FLOAT8: Final = torch.float8_e4m3fn
+FLOAT8_MOST: Final = 448.0
+"""The largest e4m3 number. It has no infinity; what is larger would become none."""
 
 _NAMED: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -26,6 +35,8 @@ _BY_CARD: Final = {
 _FIRST_WITH_BFLOAT16: Final = (8, 0)
 # GeForce RTX 30, of one make with the RTX 3090; the A10, A40 and RTX A6000 of the same capability are not
 _GEFORCE_AMPERE: Final = (8, 6)
+# before, neither the cards nor Triton-language convert e4m3
+_FIRST_WITH_FLOAT8: Final = (8, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,26 @@ def precision_of_card(name: str, capability: tuple[int, int]) -> Precision:
             return Precision(dtype, f"{name}: the choice for every {card}")
     dtype, reason = _unlisted(name, capability)
     return Precision(dtype, f"{name}, compute capability {capability[0]}.{capability[1]}: {reason}")
+
+
+def choose_cache_dtype(setting: CacheDtype, dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the dtype of keys and values where `dtype` is computed in. Raises EngineError where the card has none."""
+    if setting == "auto":
+        return dtype
+    check_cache_dtype(FLOAT8, device)
+    return FLOAT8
+
+
+def check_cache_dtype(dtype: torch.dtype, device: torch.device) -> None:
+    """Raise EngineError where `device` cannot read a cache of that dtype."""
+    if dtype != FLOAT8 or device.type != "cuda":
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _FIRST_WITH_FLOAT8:
+        raise EngineError(
+            f"engine.kv_cache_dtype is fp8, which takes compute capability 8.9 or later, but "
+            f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}: set it to auto"
+        )
 
 
 def _unlisted(name: str, capability: tuple[int, int]) -> tuple[torch.dtype, str]:

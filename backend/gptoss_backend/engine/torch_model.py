@@ -70,12 +70,18 @@ class TorchModel(LocalModel):
         group: Group | None = None,
         mixer: ExpertMixer | None = None,
         operators: Operators | None = None,
+        *,
+        cache_dtype: torch.dtype | None = None,
     ) -> None:
-        """group: needed where the shard holds a part of each layer. mixer, operators: None: what is best here."""
+        """group: needed where the shard holds a part of each layer. mixer, operators: None: what is best here.
+
+        cache_dtype: of keys and values; None: the weights'.
+        """
         self.config = shard.local_config()
         layer = weights.layers[0]
         self.device = layer.qkv.device
         self.dtype = layer.qkv.dtype
+        self._cache_dtype = cache_dtype or self.dtype
         self._shard = shard
         self._weights = weights
         self._group: Group = group or Alone()
@@ -89,6 +95,11 @@ class TorchModel(LocalModel):
         self._operators = operators or operators_for(self.device, self.dtype)
         self._cache: list[LayerCache] = []
 
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self._cache_dtype
+
     def allocate_cache(self, plan: CachePlan) -> None:
         """Take the memory for keys and values, in place of any taken before; the null block is zero."""
         self._cache.clear()
@@ -96,7 +107,7 @@ class TorchModel(LocalModel):
             num_blocks = plan.num_sliding_blocks if is_sliding else plan.num_full_blocks
             # head-major, so that gathering one head's positions gives a matrix; [num_kv_heads, num_slots, head_dim]
             shape = (self.config.num_kv_heads, num_blocks * plan.block_size, self.config.head_dim)
-            keys, values = (torch.empty(shape, dtype=self.dtype, device=self.device) for _ in range(2))
+            keys, values = (torch.empty(shape, dtype=self._cache_dtype, device=self.device) for _ in range(2))
             for memory in (keys, values):
                 memory[:, : plan.block_size].zero_()
             self._cache.append(LayerCache(keys, values, is_sliding))

@@ -44,7 +44,7 @@ class PagedCache:
     """Where a layer's keys and values are found."""
 
     keys: Tensor
-    """[num_kv_heads, num_slots, head_dim]"""
+    """[num_kv_heads, num_slots, head_dim], in the queries' dtype or float8"""
     values: Tensor
     table: Tensor
     """[num_rows, num_blocks] int32, on the device"""
@@ -175,7 +175,8 @@ def _attend_tiles(
         block = tl.load(blocks + key // BLOCK_SIZE, mask=within, other=0)
         vectors = (cache + block.to(tl.int64) * BLOCK_SIZE + key % BLOCK_SIZE)[:, None] * HEAD_DIM + lane[None, :]
         present = within[:, None] & (lane < HEAD_DIM)[None, :]
-        scores = _dot(query, tl.trans(tl.load(keys + vectors, mask=present, other=0)), WIDEN) * scale
+        loaded = tl.load(keys + vectors, mask=present, other=0.0).to(query.dtype)  # a float8 is widened in registers
+        scores = _dot(query, tl.trans(loaded), WIDEN) * scale
         seen = within[None, :] & (key[None, :] <= (position + token)[:, None])
         if WINDOW:
             seen &= key[None, :] > (position + token - WINDOW)[:, None]
@@ -184,7 +185,7 @@ def _attend_tiles(
         weights = tl.where(seen, tl.exp2(scores - higher[:, None]), 0.0)
         shrunk = tl.exp2(peak - higher)
         total = total * shrunk + tl.sum(weights, axis=1)
-        loaded = tl.load(values + vectors, mask=present, other=0)
+        loaded = tl.load(values + vectors, mask=present, other=0.0).to(query.dtype)
         mixed = mixed * shrunk[:, None] + _dot(weights.to(loaded.dtype), loaded, WIDEN)
         peak = higher
 

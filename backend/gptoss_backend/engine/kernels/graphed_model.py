@@ -81,10 +81,15 @@ class GraphedModel(TorchModel):
         recorder: Recorder | None = None,
         mixer: ExpertMixer | None = None,
         operators: KernelOperators | None = None,
+        *,
+        cache_dtype: torch.dtype | None = None,
     ) -> None:
-        """recorder: None: CUDA graphs. mixer, operators: None: what is best on the weights' device."""
+        """recorder: None: CUDA graphs. mixer, operators: None: what is best on the weights' device.
+
+        cache_dtype: as in `TorchModel`.
+        """
         self._kernels = operators or KernelOperators(weights.layers[0].qkv.device)
-        super().__init__(shard, weights, mixer=mixer, operators=self._kernels)
+        super().__init__(shard, weights, mixer=mixer, operators=self._kernels, cache_dtype=cache_dtype)
         self._recorder = recorder
         self._steps: list[_RecordedStep] = []
 

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gptoss_backend.engine.kernels.float8 import float8_of
+
 
 def rotate_and_store(
     heads: Tensor, rotation: tuple[Tensor, Tensor], slots: Tensor, keys: Tensor, values: Tensor
@@ -18,8 +20,8 @@ def rotate_and_store(
 
     heads: [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim], queries, keys, values. rotation: cosines and sines,
     [num_tokens, 1, head_dim / 2]. slots: [num_tokens] int64; nothing of a token with a negative one is written.
-    keys, values: [num_kv_heads, num_slots, head_dim]. Returns [num_tokens, num_heads, head_dim]. The arithmetic is
-    float32, rounded once.
+    keys, values: [num_kv_heads, num_slots, head_dim], in heads' dtype or float8. Returns [num_tokens, num_heads,
+    head_dim]. The arithmetic is float32, rounded once.
     """
     num_kv_heads, num_slots, head_dim = keys.shape
     num_tokens = len(heads)
@@ -67,20 +69,27 @@ def _rotate_and_store(
     kept = inside & (slot >= 0)
     if head >= num_heads + num_kv_heads:
         kv_head = (head - num_heads - num_kv_heads).to(tl.int64)
-        target = values + (kv_head * num_slots + slot) * (2 * HALF) + lane
-        tl.store(target, first, mask=kept)
-        tl.store(target + HALF, second, mask=kept)
+        value = values + (kv_head * num_slots + slot) * (2 * HALF) + lane
+        tl.store(value, _as_cached(first, value), mask=kept)
+        tl.store(value + HALF, _as_cached(second, value), mask=kept)
     else:
         cosine = tl.load(cosines + token * HALF + lane, mask=inside).to(tl.float32)
         sine = tl.load(sines + token * HALF + lane, mask=inside).to(tl.float32)
         left, right = first.to(tl.float32), second.to(tl.float32)
-        first = (left * cosine - right * sine).to(first.dtype)
-        second = (right * cosine + left * sine).to(second.dtype)
+        turned_left, turned_right = left * cosine - right * sine, right * cosine + left * sine
         if head < num_heads:
-            target = queries + (token * num_heads + head) * (2 * HALF) + lane
-            tl.store(target, first, mask=inside)
-            tl.store(target + HALF, second, mask=inside)
+            query = queries + (token * num_heads + head) * (2 * HALF) + lane
+            tl.store(query, turned_left.to(query.dtype.element_ty), mask=inside)
+            tl.store(query + HALF, turned_right.to(query.dtype.element_ty), mask=inside)
         else:
-            target = keys + ((head - num_heads).to(tl.int64) * num_slots + slot) * (2 * HALF) + lane
-            tl.store(target, first, mask=kept)
-            tl.store(target + HALF, second, mask=kept)
+            key = keys + ((head - num_heads).to(tl.int64) * num_slots + slot) * (2 * HALF) + lane
+            tl.store(key, _as_cached(turned_left, key), mask=kept)
+            tl.store(key + HALF, _as_cached(turned_right, key), mask=kept)
+
+
+@triton.jit
+def _as_cached(values: tl.tensor, target: tl.tensor) -> tl.tensor:
+    if target.dtype.element_ty == tl.float8e4nv:
+        return float8_of(values.to(tl.float32))
+    else:  # noqa: RET505 (Triton compiles what follows a return)
+        return values.to(target.dtype.element_ty)

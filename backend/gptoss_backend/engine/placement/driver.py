@@ -77,13 +77,17 @@ class DistributedModel:
         cluster: Cluster,
         dtype: torch.dtype,
         progress: Progress | None = None,
+        *,
+        cache_dtype: torch.dtype | None = None,
     ) -> None:
         """Start the other ranks of this host, wait for those elsewhere, load everybody's shard; blocks for as long.
 
+        cache_dtype: of keys and values; None: `dtype`.
         Raises EngineError with the sentence of whichever rank could not. Nothing is left running then.
         """
         self.config = shards[0].whole
         self.dtype = dtype
+        self._cache_dtype = cache_dtype or dtype
         self.device = cluster.devices[0]
         self.info: ModelInfo | None = None
         is_tensor = shards[0].num_parts > 1
@@ -111,7 +115,7 @@ class DistributedModel:
         for line in self._lines.values():
             line.tell(asdict(limits))
         model = self._stage.model
-        plans = [size_cache(model.config, self.device, self.dtype.itemsize, limits)]
+        plans = [size_cache(model.config, self.device, model.cache_dtype.itemsize, limits)]
         plans += [CachePlan(**self._hear(rank)) for rank in self._lines]
         # ranks with other layers come to other counts: what the tightest holds is what all hold
         return replace(
@@ -194,7 +198,7 @@ class DistributedModel:
         address = address_towards(cluster.host, store.port)
         timeout_s = cluster.timeout_s
         join_group(store, 0, cluster.num_ranks, self.device, address=address, timeout_s=timeout_s)
-        self._stage = Stage(shards[0], weights)
+        self._stage = Stage(shards[0], weights, self._cache_dtype)
 
     def _job(self, rank: int, folder: Path, port: int) -> Job:
         cluster = self._cluster
@@ -237,8 +241,16 @@ class DistributedModel:
         logger.info("rank %d has come (pid %s)", rank, hello.get("pid"))
         self._lines[rank] = line
         shard = shards[rank]
-        layers, dtype = shard.layers, str(self.dtype).removeprefix("torch.")
-        line.tell(asdict(Assignment(layers.start, layers.stop, shard.part, shard.num_parts, len(shards), dtype)))
+        assignment = Assignment(
+            shard.layers.start,
+            shard.layers.stop,
+            shard.part,
+            shard.num_parts,
+            len(shards),
+            dtype=str(self.dtype).removeprefix("torch."),
+            cache_dtype=str(self._cache_dtype).removeprefix("torch."),
+        )
+        line.tell(asdict(assignment))
 
     def _check_started(self) -> None:
         for rank, process in enumerate(self._processes, 1):

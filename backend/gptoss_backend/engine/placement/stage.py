@@ -22,10 +22,11 @@ from gptoss_backend.engine.torch_model import TorchModel
 class Stage:
     """A shard in the process group. Made once all ranks have joined it."""
 
-    def __init__(self, shard: Shard, weights: Weights) -> None:
+    def __init__(self, shard: Shard, weights: Weights, cache_dtype: torch.dtype) -> None:
         self.shard = shard
         is_tensor = shard.num_parts > 1
-        self.model = TorchModel(shard, weights, TensorGroup(shard.whole.vocab_size) if is_tensor else None)
+        group = TensorGroup(shard.whole.vocab_size) if is_tensor else None
+        self.model = TorchModel(shard, weights, group, cache_dtype=cache_dtype)
         self._links = None if is_tensor else StageLinks()
 
     def run(self, batch: Batch, tables: BlockTables, *, with_logits: bool) -> StepOutput | None:

@@ -31,6 +31,7 @@ from gptoss_backend.engine.placement.group import address_towards, join_group, o
 from gptoss_backend.engine.placement.jobs import Job
 from gptoss_backend.engine.placement.messages import MirroredTables, StepMessage
 from gptoss_backend.engine.placement.stage import Stage, load_shard
+from gptoss_backend.engine.precision import check_cache_dtype
 from gptoss_backend.engine.shard import Shard
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class Assignment:
     num_parts: int
     world_size: int
     dtype: str
+    cache_dtype: str
+    """Of keys and values; both as torch names them."""
 
     def shard_of(self, config: ModelConfig) -> Shard:
         """Return the shard meant."""
@@ -75,6 +78,8 @@ def main() -> int:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         torch.set_num_threads(job.num_threads)
+        cache_dtype = getattr(torch, assignment.cache_dtype)
+        check_cache_dtype(cache_dtype, device)
         folder = Path(job.folder)
         shard = assignment.shard_of(ModelConfig.from_folder(folder))
         weights = load_shard(folder, shard, getattr(torch, assignment.dtype), device)
@@ -88,7 +93,7 @@ def main() -> int:
             address=address_towards(job.rendezvous_host, job.rendezvous_port),
             timeout_s=job.timeout_s,
         )
-        stage = Stage(shard, weights)
+        stage = Stage(shard, weights, cache_dtype)
         del weights
         tables = _make_cache(stage, line, inbox)
     except EngineError as error:
@@ -102,7 +107,7 @@ def _make_cache(stage: Stage, line: Line, inbox: queue.SimpleQueue[bytes]) -> Mi
     """Say what there is room for here; take memory for what all have agreed on."""
     model = stage.model
     limits = CacheLimits(**json.loads(_next(inbox)))
-    line.tell(asdict(size_cache(model.config, model.device, model.dtype.itemsize, limits)))
+    line.tell(asdict(size_cache(model.config, model.device, model.cache_dtype.itemsize, limits)))
     plan = CachePlan(**json.loads(_next(inbox)))
     model.allocate_cache(plan)
     line.tell({"ready": True})
