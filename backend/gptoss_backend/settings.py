@@ -131,6 +131,7 @@ class EngineSettings(_Section):
 
     dtype: Dtype = "auto"
     num_threads: Annotated[int, Field(ge=1)] | None = None
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
     cpu_kernels: Literal["auto", "native", "torch"] = "auto"
     experts: Literal["auto", "packed", "unpacked"] = "auto"
     cuda_graphs: bool = True

@@ -52,6 +52,7 @@ def _by_placement(model: ModelShort, settings: Settings, gpus: list[Gpu]) -> str
             mode=placement.mode,
             num_devices=placement.num_devices,
             packed=config.has_packed_experts,
+            kv_element_size=1 if settings.engine.kv_cache_dtype == "fp8" else None,
         )
     except EngineError as error:
         raise UsageError(str(error)) from error

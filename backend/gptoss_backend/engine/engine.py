@@ -29,6 +29,7 @@ from gptoss_backend.engine.loading import CpuKernels, ExpertFormat, load_model
 from gptoss_backend.engine.model import LaunchedStep, Model, ModelInfo
 from gptoss_backend.engine.observations import Measure, Observations
 from gptoss_backend.engine.placement.options import PlacementOptions
+from gptoss_backend.engine.precision import CacheDtype
 from gptoss_backend.engine.sampler import Picks, Sampler
 from gptoss_backend.engine.scheduler import PRIORITY_STEP_S, Choice, Scheduler, Step
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
@@ -55,6 +56,7 @@ class EngineOptions:
     block_size: int = 16
     max_model_len: int | None = None
     kv_cache_bytes: int | None = None
+    kv_cache_dtype: CacheDtype = "auto"
     num_threads: int | None = None
     cpu_kernels: CpuKernels = "auto"
     experts: ExpertFormat = "auto"
@@ -149,6 +151,7 @@ class Engine:
                 dtype=dtype,
                 block_size=options.block_size,
                 num_threads=options.num_threads,
+                kv_cache_dtype=options.kv_cache_dtype,
                 cpu_kernels=options.cpu_kernels,
                 experts=options.experts,
                 cuda_graphs=options.cuda_graphs,

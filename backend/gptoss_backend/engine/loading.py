@@ -30,7 +30,7 @@ from gptoss_backend.engine.placement.jobs import device_names
 from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR
 from gptoss_backend.engine.placement.memory_plan import MemoryPlan, gib
 from gptoss_backend.engine.placement.options import PlacementOptions
-from gptoss_backend.engine.precision import Precision, choose_precision
+from gptoss_backend.engine.precision import FLOAT8, CacheDtype, Precision, choose_cache_dtype, choose_precision
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
 
@@ -54,6 +54,7 @@ def load_model(
     device: torch.device,
     dtype: str = "auto",
     block_size: int = 16,
+    kv_cache_dtype: CacheDtype = "auto",
     num_threads: int | None = None,
     cpu_kernels: CpuKernels = "auto",
     experts: ExpertFormat = "auto",
@@ -69,14 +70,15 @@ def load_model(
     config = ModelConfig.from_folder(folder)
     options = placement or PlacementOptions()
     is_alone = options.mode not in (PIPELINE, TENSOR)
-    native = device.type == "cpu" and is_alone and _use_native(config, dtype, block_size, cpu_kernels)
+    native = device.type == "cpu" and is_alone and _use_native(config, dtype, block_size, kv_cache_dtype, cpu_kernels)
     precision = choose_precision(dtype, device, has_native_bfloat16=native)
+    cache_dtype = choose_cache_dtype(kv_cache_dtype, precision.dtype, device)
     packed = experts == "packed" or (experts == "auto" and (native or device.type == "cuda"))
     packed = packed and has_packed_experts(folder)
-    choice = _choose(config, device, precision, options, packed=packed)
-    _tell(precision, choice)
+    choice = _choose(config, device, precision, cache_dtype, options, packed=packed)
+    _tell(precision, cache_dtype, choice)
     if choice.mode != SINGLE:
-        return _load_spread(folder, choice, device, precision, options, progress)
+        return _load_spread(folder, choice, device, precision, cache_dtype, options, progress)
     threads = num_threads or len(os.sched_getaffinity(0))
     if device.type == "cpu":
         torch.set_num_threads(threads)
@@ -88,26 +90,31 @@ def load_model(
     else:
         shard = Shard.of_all(config)
         weights = load_weights(folder, shard, precision.dtype, device, packed=packed, progress=progress)
-        model = make_model(shard, weights, cuda_graphs=cuda_graphs)
+        model = make_model(shard, weights, cuda_graphs=cuda_graphs, cache_dtype=cache_dtype)
     if device.type == "cuda":
         _compare(choice.plans[0], device)
-    kernels = "C++" if native else _kernels_of(device, precision, packed=packed)
+    kernels = "C++" if native else _kernels_of(device, precision, cache_dtype, packed=packed)
     if not native and model.max_rows_ahead:
         kernels += ", decode steps in CUDA graphs"
     model.info = _info(choice, device, precision, kernels)
     return model
 
 
-def make_model(shard: Shard, weights: Weights, *, cuda_graphs: bool) -> TorchModel:
-    """Return a whole model on its weights' device, one that replays its decode steps where it can."""
+def make_model(
+    shard: Shard, weights: Weights, *, cuda_graphs: bool, cache_dtype: torch.dtype | None = None
+) -> TorchModel:
+    """Return a whole model on its weights' device, one that replays its decode steps where it can.
+
+    cache_dtype: of keys and values; None: the weights'.
+    """
     layer = weights.layers[0]
     is_packed = isinstance(layer.experts.gate_up, PackedMatrices)  # plain torch's experts wait for the host
     if not (cuda_graphs and is_packed and has_kernels(layer.qkv.device, layer.qkv.dtype)):
-        return TorchModel(shard, weights)
+        return TorchModel(shard, weights, cache_dtype=cache_dtype)
     # Triton-language comes with torch's CUDA build; where nothing else is computed, nobody needs it
     from gptoss_backend.engine.kernels.graphed_model import GraphedModel
 
-    return GraphedModel(shard, weights)
+    return GraphedModel(shard, weights, cache_dtype=cache_dtype)
 
 
 def _layer_by_layer(folder: Path, config: ModelConfig, *, packed: bool, progress: Progress | None) -> Iterator[Weights]:
@@ -120,7 +127,13 @@ def _layer_by_layer(folder: Path, config: ModelConfig, *, packed: bool, progress
 
 
 def _choose(
-    config: ModelConfig, device: torch.device, precision: Precision, options: PlacementOptions, *, packed: bool
+    config: ModelConfig,
+    device: torch.device,
+    precision: Precision,
+    cache_dtype: torch.dtype,
+    options: PlacementOptions,
+    *,
+    packed: bool,
 ) -> Choice:
     """Return the placement, on GPUs one that fits; on CPUs what is asked for, else a single process."""
     mode = options.mode
@@ -144,12 +157,15 @@ def _choose(
         num_devices=options.num_devices,
         element_size=precision.dtype.itemsize,
         packed=packed,
+        kv_element_size=cache_dtype.itemsize,
     )
     return choice if mode == options.mode else replace(choice, reason="one process: there is no GPU")
 
 
-def _tell(precision: Precision, choice: Choice) -> None:
+def _tell(precision: Precision, cache_dtype: torch.dtype, choice: Choice) -> None:
     logger.info("precision: %s (%s)", _name_of(precision.dtype), precision.reason)
+    if cache_dtype == FLOAT8:
+        logger.info("FP8 KV cache: keys and values are rounded to float8 e4m3, so answers differ from a full cache's")
     logger.info("placement: %s (%s)", choice.mode, choice.reason)
     for line in choice.lines:
         logger.info("memory plan: %s", line)
@@ -160,6 +176,7 @@ def _load_spread(
     choice: Choice,
     device: torch.device,
     precision: Precision,
+    cache_dtype: torch.dtype,
     options: PlacementOptions,
     progress: Progress | None,
 ) -> Model:
@@ -174,20 +191,21 @@ def _load_spread(
         secret=options.secret,
         timeout_s=options.timeout_s,
     )
-    model = DistributedModel(folder, choice.shards, cluster, precision.dtype, progress)
+    model = DistributedModel(folder, choice.shards, cluster, precision.dtype, progress, cache_dtype=cache_dtype)
     if device.type == "cuda":
         _compare(choice.plans[0], device)
-    kernels = _kernels_of(device, precision, packed=has_packed_experts(folder))
+    kernels = _kernels_of(device, precision, cache_dtype, packed=has_packed_experts(folder))
     model.info = _info(choice, device, precision, kernels)
     return model
 
 
-def _kernels_of(device: torch.device, precision: Precision, *, packed: bool) -> str:
+def _kernels_of(device: torch.device, precision: Precision, cache_dtype: torch.dtype, *, packed: bool) -> str:
     in_triton = [
         *(["experts"] if device.type == "cuda" and packed else []),
         *(["attention and norms"] if has_kernels(device, precision.dtype) else []),
     ]
-    return f"torch, Triton-language for {', '.join(in_triton)}" if in_triton else "torch"
+    kernels = f"torch, Triton-language for {', '.join(in_triton)}" if in_triton else "torch"
+    return f"{kernels}, FP8 KV cache" if cache_dtype == FLOAT8 else kernels
 
 
 def _info(choice: Choice, device: torch.device, precision: Precision, kernels: str) -> ModelInfo:
@@ -214,10 +232,14 @@ def _compare(plan: MemoryPlan, device: torch.device) -> None:
     logger.log(level, "weights take %s on the device, planned were %s", gib(taken), gib(plan.weights))
 
 
-def _use_native(config: ModelConfig, dtype: str, block_size: int, cpu_kernels: CpuKernels) -> bool:
+def _use_native(
+    config: ModelConfig, dtype: str, block_size: int, kv_cache_dtype: CacheDtype, cpu_kernels: CpuKernels
+) -> bool:
     if cpu_kernels == "torch" or (cpu_kernels == "auto" and dtype not in ("auto", "bfloat16")):
         return False
     try:
+        if kv_cache_dtype == "fp8":
+            raise NativeUnavailableError("engine.kv_cache_dtype is fp8, the kernels keep keys and values in bfloat16")
         check_native(config, block_size)
     except NativeUnavailableError as error:
         if cpu_kernels == "native":

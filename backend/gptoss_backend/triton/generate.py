@@ -234,6 +234,7 @@ def _options(engine: EngineSettings, profile: ProfileSettings) -> EngineOptions:
         max_model_len=engine.max_model_len,
         kv_cache_bytes=engine.kv_cache_bytes,
         num_threads=engine.num_threads,
+        kv_cache_dtype=engine.kv_cache_dtype,
         cpu_kernels=engine.cpu_kernels,
         experts=engine.experts,
         cuda_graphs=engine.cuda_graphs,

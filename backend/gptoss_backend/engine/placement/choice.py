@@ -59,6 +59,7 @@ def choose_placement(
     num_devices: int | None = None,
     element_size: int = 2,
     packed: bool = True,
+    kv_element_size: int | None = None,
 ) -> Choice:
     """Return the placement over `cards` that `mode` asks for; auto: the cheapest that fits.
 
@@ -72,7 +73,10 @@ def choose_placement(
 
     def option(spread: Literal["single", "pipeline", "tensor"], count: int, reason: str) -> Choice:
         shards = (Shard.of_all(config),) if spread == SINGLE else divide(config, spread, count)
-        plans = tuple(plan_memory(shard, element_size=element_size, packed=packed) for shard in shards)
+        plans = tuple(
+            plan_memory(shard, element_size=element_size, packed=packed, kv_element_size=kv_element_size)
+            for shard in shards
+        )
         return Choice(spread, shards, plans, reason)
 
     whole = option(SINGLE, 1, "asked for by placement.mode")

@@ -56,8 +56,11 @@ class MemoryPlan:
         return f"weights {gib(self.weights)} ({told}), {self.kv_bytes_per_token / 2**10:.0f} KiB of KV cache a token"
 
 
-def plan_memory(shard: Shard, *, element_size: int, packed: bool) -> MemoryPlan:
-    """Add up what `shard` takes. element_size: bytes of a value of the compute dtype. packed: experts stay MXFP4."""
+def plan_memory(shard: Shard, *, element_size: int, packed: bool, kv_element_size: int | None = None) -> MemoryPlan:
+    """Add up what `shard` takes. element_size: bytes of a value of the compute dtype. packed: experts stay MXFP4.
+
+    kv_element_size: bytes of a value in the cache; None: as many.
+    """
     config, layers = shard.whole, shard.layers
     hidden, heads, kv_heads = config.hidden_size, len(shard.heads), len(shard.kv_heads)
     value_bytes = _PACKED_VALUE_BYTES if packed else Fraction(element_size)
@@ -73,7 +76,7 @@ def plan_memory(shard: Shard, *, element_size: int, packed: bool) -> MemoryPlan:
         attention=len(layers) * ((attention + router) * element_size + (2 * hidden + heads) * _NORM_BYTES),
         embedding=config.vocab_size * hidden * element_size if shard.is_first and shard.num_parts == 1 else 0,
         unembedding=(len(shard.vocab) * element_size + _NORM_BYTES) * hidden if shard.is_last else 0,
-        kv_bytes_per_token=2 * kv_heads * config.head_dim * element_size * num_full,
+        kv_bytes_per_token=2 * kv_heads * config.head_dim * (kv_element_size or element_size) * num_full,
     )
 
 
