@@ -5,6 +5,7 @@ Owns: the command, its tables and its page. Does not know: how anything is timed
 
     .venv/bin/python -m load.gpu_bench --out FOLDER --transformers
     .venv/bin/python -m load.gpu_bench --no-graphs
+    .venv/bin/python -m load.gpu_bench --kv-cache-dtype fp8
     .venv/bin/python -m load.gpu_bench --device cpu --shapes tiny --batches 1 4 --contexts 64 --prompts 64
 """
 
@@ -22,7 +23,7 @@ from rich.console import Console
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
 from gptoss_backend.engine.loading import make_model
 from gptoss_backend.engine.memory import processor_name
-from gptoss_backend.engine.precision import choose_precision
+from gptoss_backend.engine.precision import FLOAT8, choose_cache_dtype, choose_precision
 from gptoss_backend.engine.shard import Shard
 from load.bench.gpu_steps import DecodeFigures, copy_rate, free, kernel_times, time_decode, time_prompt
 from load.bench.random_weights import RandomWeights
@@ -96,7 +97,9 @@ def main() -> int:
     rate = copy_rate(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     dtype = str(precision.dtype).removeprefix("torch.")
-    where = f"{name}; torch {torch.__version__}; {dtype}; a copy moves {rate / 1e9:,.0f} GB/s"
+    cache_dtype = choose_cache_dtype(options.kv_cache_dtype, precision.dtype, device)
+    formats = f"{dtype}, FP8 KV cache" if cache_dtype == FLOAT8 else dtype
+    where = f"{name}; torch {torch.__version__}; {formats}; a copy moves {rate / 1e9:,.0f} GB/s"
     _console.print(where)
     shapes = [_measure(shape, options, device, precision.dtype, rate) for shape in options.shapes]
     if options.out is not None:
@@ -109,7 +112,8 @@ def _measure(
 ) -> ShapeFigures:
     config = config_of(SHAPES[name])
     weights = RandomWeights(config, device, dtype).model()
-    model = make_model(Shard.of_all(config), weights, cuda_graphs=options.graphs)
+    cache_dtype = choose_cache_dtype(options.kv_cache_dtype, dtype, device)
+    model = make_model(Shard.of_all(config), weights, cuda_graphs=options.graphs, cache_dtype=cache_dtype)
     figures = ShapeFigures(name, type(model).__name__)
     for context in options.contexts:
         for batch in options.batches:
@@ -177,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--contexts", nargs="+", type=int, default=[1024, 8192])
     parser.add_argument("--prompts", nargs="+", type=int, default=[256, 2048, 16384], help="lengths to time")
     parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="launch each kernel from the host")
+    parser.add_argument("--kv-cache-dtype", default="auto", choices=["auto", "fp8"], help="of keys and values")
     parser.add_argument("--transformers", action="store_true", help="time its generate, too, where it fits")
     parser.add_argument("--profile", action="store_true", help="print where the time of a few steps goes")
     parser.add_argument("--out", type=Path, help="write gpu_bench.html with plots there")

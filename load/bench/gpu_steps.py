@@ -44,15 +44,20 @@ class Traffic:
     cache: float
 
     @classmethod
-    def of(cls, config: ModelConfig, batch: int, context: int, element_size: int) -> Traffic:
-        """Count a step of `batch` rows, all at `context`; each row picks its experts at random."""
+    def of(
+        cls, config: ModelConfig, batch: int, context: int, element_size: int, kv_element_size: int | None = None
+    ) -> Traffic:
+        """Count a step of `batch` rows, all at `context`; each row picks its experts at random.
+
+        element_size, kv_element_size: bytes of a weight, and of a value in the cache; None: as many.
+        """
         heads = config.num_heads + 2 * config.num_kv_heads
         attention = (heads + config.num_heads) * config.head_dim * config.hidden_size * element_size
         router = config.num_experts * config.hidden_size * element_size
         unread = (1 - config.num_experts_per_token / config.num_experts) ** batch
         experts = config.num_experts * (1 - unread) * 3 * config.hidden_size * config.intermediate_size * _MXFP4_BYTES
         unembedding = config.vocab_size * config.hidden_size * element_size
-        position = 2 * config.num_kv_heads * config.head_dim * element_size
+        position = 2 * config.num_kv_heads * config.head_dim * (kv_element_size or element_size)
         seen = len(config.full_layers) * context + len(config.sliding_layers) * min(context, config.sliding_window)
         return cls(config.num_layers * (attention + router + experts) + unembedding, batch * position * seen)
 
@@ -158,7 +163,7 @@ def copy_rate(device: torch.device) -> float:
 def time_decode(model: TorchModel, batch: int, context: int, rate: float) -> DecodeFigures:
     """Return the median step of `batch` rows at `context`; rate: of a copy, bytes a second."""
     free(model.device)
-    traffic = Traffic.of(model.config, batch, context, model.dtype.itemsize)
+    traffic = Traffic.of(model.config, batch, context, model.dtype.itemsize, model.cache_dtype.itemsize)
     limit_s = (traffic.weights + traffic.cache) / rate
     try:
         rows = Rows(model, batch, context, _NUM_NEW)
