@@ -27,6 +27,7 @@ from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.mxfp4 import dequantise
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.sampling import choose_tokens
+from gptoss_backend.engine.kernels.skinny import multiply_few
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.operators import LayerCache
 from gptoss_backend.engine.precision import FLOAT8
@@ -89,6 +90,7 @@ def main(wanted: list[str]) -> None:
         if cards.capability >= 80:  # before, plain torch does the rest
             run_attention(getattr(torch, dtype), int(num_tokens))
             run_others(getattr(torch, dtype), int(num_tokens))
+            run_skinny(getattr(torch, dtype))
     json.dump([dataclasses.asdict(one) for one in found], sys.stdout)
 
 
@@ -128,6 +130,15 @@ def run_others(dtype: torch.dtype, num_tokens: int) -> None:
         draws = torch.empty(2, num_tokens, dtype=torch.float64, device=META)
         choose_tokens(logits, draws, torch.empty(num_tokens, dtype=torch.int64, device=META))
     KernelOperators(META).add_and_norm(hidden, hidden.float(), torch.empty(HIDDEN, device=META), 1e-5, dtype)
+
+
+def run_skinny(dtype: torch.dtype) -> None:
+    """Call what launches the matmuls of few rows: attention's two and the unembedding of GPT-OSS."""
+    for num_rows in (1, 4, 8, 16):
+        for num_outputs, num_inputs, has_bias in ((5120, HIDDEN, True), (HIDDEN, 4096, True), (201088, HIDDEN, False)):
+            weight = torch.empty(num_outputs, num_inputs, dtype=dtype, device=META)
+            bias = torch.empty(num_outputs, dtype=dtype, device=META) if has_bias else None
+            multiply_few(torch.empty(num_rows, num_inputs, dtype=dtype, device=META), weight, bias)
 
 
 def measure(name: str, case: str, capability: int, cubin: bytes) -> Compiled:

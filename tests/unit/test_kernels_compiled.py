@@ -20,13 +20,14 @@ ATTENTION = {"_attend_tiles", "_rotate_and_store", "_add_and_norm"}
 GEMV = {"_gate_up_for_pairs", "_down_for_pairs"}
 SAMPLING = {"_sum_columns", "_choose"}
 GEMM = {"_gate_up_for_sorted", "_down_for_sorted"}
+SKINNY = {"_skinny_vectors", "_skinny_tile"}
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    # this checkout's own engine, whichever is installed
-    paths = os.pathsep.join(str(ROOT / name) for name in ("backend", "tests"))
-    environment = dict(os.environ, PYTHONPATH=paths, TRITON_CACHE_DIR=str(tmp_path_factory.mktemp("cache")))
+    # the kernels beside these tests, wherever the package is installed from
+    path = os.pathsep.join(str(ROOT / folder) for folder in ("tests", "backend"))
+    environment = dict(os.environ, PYTHONPATH=path, TRITON_CACHE_DIR=str(tmp_path_factory.mktemp("cache")))
     # in a process of its own, because the interpreter is chosen for a whole process
     environment.pop("TRITON_INTERPRET", None)
     command = [sys.executable, "-m", "support.compile_kernels", *CASES, *FLOAT8_CASES]
@@ -38,7 +39,11 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("capability", "names"),
-    [(90, GEMV | GEMM | ATTENTION | SAMPLING | {"_join_splits"}), (80, GEMM | ATTENTION), (75, GEMV)],
+    [
+        (90, GEMV | GEMM | ATTENTION | SAMPLING | SKINNY | {"_join_splits"}),
+        (80, GEMM | ATTENTION | SKINNY),
+        (75, GEMV),
+    ],
 )
 def test_kernels_when_compiled_for_a_card_then_all_are_there_and_none_spills(
     compiled: list[dict[str, Any]], capability: int, names: set[str]
@@ -52,6 +57,15 @@ def test_gemv_when_compiled_for_hopper_then_half_of_the_registers_suffice(compil
     # up to 128 leave room for 16 warps on a multiprocessor, whose loads together hide the memory's latency
     kernels = [kernel for kernel in compiled if kernel["name"] in GEMV and kernel["capability"] == 90]
     assert [kernel["name"] for kernel in kernels if kernel["registers"] > 128] == []
+
+
+@pytest.mark.parametrize("capability", [90, 80])
+def test_skinny_matmuls_when_compiled_then_many_warps_have_room_and_tiles_are_on_the_tensor_cores(
+    compiled: list[dict[str, Any]], capability: int
+) -> None:
+    kernels = [kernel for kernel in compiled if kernel["name"] in SKINNY and kernel["capability"] == capability]
+    assert max(kernel["registers"] for kernel in kernels) <= 80
+    assert all(kernel["tensor_core_instructions"] for kernel in kernels if kernel["name"] == "_skinny_tile")
 
 
 def test_attention_when_compiled_for_hopper_then_decoding_leaves_room_for_many_warps(

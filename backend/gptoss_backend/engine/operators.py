@@ -1,4 +1,4 @@
-"""What a forward pass is made of besides matmuls and experts, in the ways it can be computed.
+"""What a forward pass is made of besides experts, in the ways it can be computed.
 
 Owns: `Operators`, their plain torch kind, which runs anywhere and is the reference, and the choice for a device.
 `kernels.operators.KernelOperators` is the GPU's kind. Does not know: weights, the order of the layers.
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gptoss_backend.engine.attention import AttentionPlan, attend
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.experts import project
 from gptoss_backend.engine.kv_cache import BlockTables
 from gptoss_backend.engine.rope import RotaryEmbedding
 
@@ -51,6 +52,15 @@ class Operators(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Return (hidden + addition in hidden's dtype, its RMSNorm in `dtype`), all [num_tokens, hidden]."""
 
+    def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+        """Return rows @ weight.T + bias in rows' dtype, in `out` where there is one.
+
+        rows: [num_rows, num_inputs]. weight: [num_outputs, num_inputs]. bias: [num_outputs]; not with `out`.
+        """
+
+    def project(self, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return the same for the residual stream: where rows are float16, in float32, which does not overflow."""
+
 
 class TorchOperators:
     """Plain torch."""
@@ -75,6 +85,16 @@ class TorchOperators:
         if addition is not None:
             hidden = hidden + addition.to(hidden.dtype)
         return hidden, F.rms_norm(hidden.float(), weight.shape, weight, eps).to(dtype)
+
+    @staticmethod
+    def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+        """Multiply, as `Operators` says."""
+        return F.linear(rows, weight, bias) if out is None else torch.mm(rows, weight.t(), out=out)
+
+    @staticmethod
+    def project(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Multiply, in float16 what was made smaller before."""
+        return project(rows, weight, bias)
 
 
 @dataclass(frozen=True, slots=True)

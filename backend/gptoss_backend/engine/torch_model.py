@@ -1,4 +1,4 @@
-"""GPT-OSS's forward pass over one step's batch: torch's matmuls, and operators and experts of the device's kind.
+"""GPT-OSS's forward pass over one step's batch, by operators and experts of the device's kind.
 
 Stage 5 of a request: step. Owns: a shard's weights and cache memory, the order of the layers.
 Does not know: requests, sampling, which sequence a token belongs to beyond its cache row, how devices talk.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
-from gptoss_backend.engine.experts import ExpertShape, ExpertWeights, mix_experts, project
+from gptoss_backend.engine.experts import ExpertShape, ExpertWeights, mix_experts
 from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
 from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.mxfp4 import PackedMatrices
@@ -159,12 +159,11 @@ class TorchModel(LocalModel):
         norm, unembedding = self._weights.norm, self._weights.unembedding
         assert norm is not None and unembedding is not None  # noqa: S101, PT018 (the last shard has them)
         _, last = self._add_and_norm(hidden, None, norm)
-        return torch.mm(last, unembedding.t(), out=out)
+        return self._operators.linear(last, unembedding, out=out)
 
-    @staticmethod
-    def _attention(normed: Tensor, layer: LayerWeights, cache: LayerCache, attention: StepAttention) -> Tensor:
-        mixed = attention.attend(F.linear(normed, layer.qkv, layer.qkv_bias), cache, layer.sinks)
-        return project(mixed, layer.output, layer.output_bias)
+    def _attention(self, normed: Tensor, layer: LayerWeights, cache: LayerCache, attention: StepAttention) -> Tensor:
+        heads = self._operators.linear(normed, layer.qkv, layer.qkv_bias)
+        return self._operators.project(attention.attend(heads, cache, layer.sinks), layer.output, layer.output_bias)
 
     def _add_and_norm(self, hidden: Tensor, addition: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
         return self._operators.add_and_norm(hidden, addition, weight, self.config.rms_norm_eps, self.dtype)

@@ -1,4 +1,4 @@
-"""A step's attention and norms by the kernels in here; the torch reference is `engine/operators.py`.
+"""A step's attention, norms and matmuls by the kernels in here; the torch reference is `engine/operators.py`.
 
 Owns: what a step's kernels are told of its batch. Nothing waits for the device.
 """
@@ -15,8 +15,9 @@ from gptoss_backend.engine.kernels.attention import PagedCache, QueryTiles, atte
 from gptoss_backend.engine.kernels.decode_inputs import DecodeRows, DeviceTables
 from gptoss_backend.engine.kernels.norm import add_and_norm
 from gptoss_backend.engine.kernels.rotary import rotate_and_store
+from gptoss_backend.engine.kernels.skinny import MOST_ROWS, multiply_few
 from gptoss_backend.engine.kv_cache import BlockTable, BlockTables
-from gptoss_backend.engine.operators import LayerCache
+from gptoss_backend.engine.operators import LayerCache, TorchOperators
 from gptoss_backend.engine.rope import RotaryEmbedding
 
 # eight heads that share keys times 16 tokens are 128 rows of a tile multiplication
@@ -26,7 +27,7 @@ _LEAST_DECODE_SPLITS = 8
 
 
 class KernelOperators:
-    """What a forward pass is made of besides matmuls and experts, as kernels in the Triton language."""
+    """What a forward pass is made of besides experts, as kernels in the Triton language."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -81,6 +82,23 @@ class KernelOperators:
         with torch.cuda.device_of(hidden):  # type: ignore[no-untyped-call]
             return add_and_norm(hidden, addition, weight, eps, dtype)
 
+    @staticmethod
+    def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+        """Multiply few rows in one kernel, many as torch does, as `Operators` says."""
+        if not _are_few(rows):
+            return TorchOperators.linear(rows, weight, bias, out=out)
+        with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
+            return multiply_few(rows, weight, bias, out=out)
+
+    @staticmethod
+    def project(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Multiply few rows in one kernel, whose float32 sums need not be made smaller for float16."""
+        if not _are_few(rows):
+            return TorchOperators.project(rows, weight, bias)
+        dtype = torch.float32 if rows.dtype == torch.float16 else rows.dtype
+        with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
+            return multiply_few(rows, weight, bias, dtype=dtype)
+
 
 @dataclass(frozen=True, slots=True)
 class _Group:
@@ -127,6 +145,10 @@ class _KernelAttention:
                     num_splits = splits_for(len(places), len(cache.keys), self.longest, least)
                     attend_tiles(queries, paged, sinks, QueryTiles(places, width, num_splits), output)
         return output.flatten(1)
+
+
+def _are_few(rows: Tensor) -> bool:
+    return 0 < len(rows) <= MOST_ROWS
 
 
 def _both(tables: BlockTables) -> tuple[BlockTable, BlockTable]:

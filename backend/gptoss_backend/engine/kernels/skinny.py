@@ -1,0 +1,196 @@
+"""Matmuls of few rows, of which a decode step is made: the memory limits them, so a matrix is read once, widely.
+
+Owns: `multiply_few`. The torch reference is `TorchOperators.linear` in `engine/operators.py`.
+
+A program computes some outputs from whole rows of the matrix, and its warps divide the inputs: so even a matrix of few
+outputs keeps every multiprocessor busy, nothing is added atomically, and a sum's order depends on neither the batch nor
+the moment. Up to four rows are vectors that meet the matrix in registers; more are a tile for the tensor cores, to
+which the matrix comes by copies under way while the last ones are multiplied.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+MOST_ROWS = 16
+"""Beyond, torch's matmul reads no more than this does, and computes better."""
+_MOST_VECTORS = 4
+"""Five take more than half of the arithmetic that there is while the matrix is read."""
+_LOAD_BYTES = 16
+# an H100's
+_NUM_MULTIPROCESSORS = 132
+
+
+@dataclass(frozen=True, slots=True)
+class VectorTile:
+    """What a program reads at a time where rows are vectors."""
+
+    outputs: int = 4
+    lanes: int = 128
+    """Of all warps: each loads 16 bytes of each output's row"""
+    num_warps: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixTile:
+    """What a program multiplies at a time where rows are a tile."""
+
+    outputs: int
+    rows: int
+    parts: int = 4
+    """Of the inputs, one for each warp"""
+    num_stages: int = 3
+
+    @classmethod
+    def of(cls, num_outputs: int, num_rows: int) -> MatrixTile:
+        """Return the largest tile with one for each multiprocessor: the rows are read anew for each."""
+        sizes = (size for size in (64, 32) if num_outputs >= size * _NUM_MULTIPROCESSORS)
+        return cls(next(sizes, 16), rows=max(8, triton.next_power_of_2(num_rows)))
+
+    @property
+    def inputs(self) -> int:
+        """Of a part: 2,048 weights a warp at a time."""
+        return 2048 // self.outputs
+
+
+VECTOR_TILE = VectorTile()
+
+
+def multiply_few(
+    rows: Tensor, weight: Tensor, bias: Tensor | None, *, dtype: torch.dtype | None = None, out: Tensor | None = None
+) -> Tensor:
+    """Return rows @ weight.T + bias, [num_rows, num_outputs], summed in float32.
+
+    rows: [num_rows, num_inputs], 1 to MOST_ROWS. weight: [num_outputs, num_inputs]. bias: [num_outputs].
+    dtype: of the result, None: that of `rows`. out: where it goes, of any float dtype.
+    """
+    assert 0 < len(rows) <= MOST_ROWS  # noqa: S101 (the caller has others for torch)
+    assert weight.is_contiguous()  # noqa: S101 (made so on loading)
+    if out is None:
+        out = torch.empty(len(rows), len(weight), dtype=dtype or rows.dtype, device=rows.device)
+    assert out.is_contiguous()  # noqa: S101 (whole rows of a memory for more)
+    multiply = _multiply_vectors if len(rows) <= _MOST_VECTORS else _multiply_tile
+    multiply(rows.contiguous(), weight, bias, out)
+    return out
+
+
+def _multiply_vectors(rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    num_outputs, num_inputs = weight.shape
+    tile = VECTOR_TILE
+    _skinny_vectors[(triton.cdiv(num_outputs, tile.outputs),)](
+        rows,
+        weight,
+        weight if bias is None else bias,
+        out,
+        num_outputs,
+        NUM_INPUTS=num_inputs,
+        NUM_ROWS=len(rows),
+        HAS_BIAS=bias is not None,
+        OUTPUTS=tile.outputs,
+        LANES=tile.lanes,
+        WIDTH=_LOAD_BYTES // weight.itemsize,
+        num_warps=tile.num_warps,
+    )
+
+
+def _multiply_tile(rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    num_outputs, num_inputs = weight.shape
+    tile = MatrixTile.of(num_outputs, len(rows))
+    _skinny_tile[(triton.cdiv(num_outputs, tile.outputs),)](
+        rows,
+        weight,
+        weight if bias is None else bias,
+        out,
+        len(rows),
+        num_outputs,
+        NUM_INPUTS=num_inputs,
+        HAS_BIAS=bias is not None,
+        ROWS=tile.rows,
+        OUTPUTS=tile.outputs,
+        PARTS=tile.parts,
+        INPUTS=tile.inputs,
+        # the interpreter would multiply bfloat16's bits as integers
+        WIDEN=rows.device.type == "cpu",
+        num_warps=tile.parts,
+        num_stages=tile.num_stages,
+    )
+
+
+@triton.jit
+def _skinny_vectors(
+    rows: tl.tensor,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    results: tl.tensor,
+    num_outputs: tl.tensor,
+    NUM_INPUTS: tl.constexpr,
+    NUM_ROWS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    LANES: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:
+    outputs = tl.program_id(0).to(tl.int64) * OUTPUTS + tl.arange(0, OUTPUTS)
+    inside = outputs < num_outputs
+    starts = weight + outputs[:, None, None] * NUM_INPUTS
+    sums = ()
+    for _ in tl.static_range(NUM_ROWS):
+        sums += (tl.zeros([OUTPUTS, LANES], tl.float32),)
+    for first in range(0, NUM_INPUTS, LANES * WIDTH):
+        place = first + tl.arange(0, LANES)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+        within = inside[:, None, None] & (place < NUM_INPUTS)[None, :, :]
+        # nobody reads them again, but all programs of a multiprocessor read the rows
+        weights = tl.load(starts + place[None, :, :], mask=within, other=0, eviction_policy="evict_first")
+        added = ()
+        for row in tl.static_range(NUM_ROWS):
+            values = tl.load(rows + row * NUM_INPUTS + place, mask=place < NUM_INPUTS, other=0).to(tl.float32)
+            added += (sums[row] + tl.sum(weights.to(tl.float32) * values[None, :, :], axis=2),)
+        sums = added
+    for row in tl.static_range(NUM_ROWS):
+        total = tl.sum(sums[row], axis=1)
+        if HAS_BIAS:
+            total += tl.load(bias + outputs, mask=inside, other=0).to(tl.float32)
+        tl.store(results + row * num_outputs + outputs, total.to(results.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _skinny_tile(
+    rows: tl.tensor,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    results: tl.tensor,
+    num_rows: tl.tensor,
+    num_outputs: tl.tensor,
+    NUM_INPUTS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    PARTS: tl.constexpr,
+    INPUTS: tl.constexpr,
+    WIDEN: tl.constexpr,
+) -> None:
+    dtype: tl.constexpr = tl.float32 if WIDEN else rows.dtype.element_ty
+    outputs = tl.program_id(0).to(tl.int64) * OUTPUTS + tl.arange(0, OUTPUTS)
+    inside = outputs < num_outputs
+    row = tl.arange(0, ROWS)
+    is_row = row < num_rows
+    sums = tl.zeros([PARTS, OUTPUTS, ROWS], tl.float32)
+    for first in range(0, NUM_INPUTS, PARTS * INPUTS):
+        place = first + tl.arange(0, PARTS)[:, None] * INPUTS + tl.arange(0, INPUTS)[None, :]
+        place = place[:, None, :]
+        known = place < NUM_INPUTS
+        lines, vectors = outputs[None, :, None] * NUM_INPUTS, row[None, :, None] * NUM_INPUTS
+        weights = tl.load(weight + lines + place, mask=known & inside[None, :, None], other=0)
+        values = tl.load(rows + vectors + place, mask=known & is_row[None, :, None], other=0)
+        # float32 rows are for tests, which want their precision
+        sums = tl.dot(weights.to(dtype), tl.permute(values.to(dtype), (0, 2, 1)), sums, input_precision="ieee")
+    total = tl.sum(sums, axis=0)
+    if HAS_BIAS:
+        total += tl.load(bias + outputs, mask=inside, other=0).to(tl.float32)[:, None]
+    results += row[None, :] * num_outputs + outputs[:, None]
+    tl.store(results, total.to(results.dtype.element_ty), mask=inside[:, None] & is_row[None, :])
