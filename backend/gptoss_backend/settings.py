@@ -134,6 +134,7 @@ class EngineSettings(_Section):
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
     cpu_kernels: Literal["auto", "native", "torch"] = "auto"
     experts: Literal["auto", "packed", "unpacked"] = "auto"
+    dense_weights: Literal["auto", "int8"] = "auto"
     cuda_graphs: bool = True
     max_model_len: Annotated[int, Field(ge=16)] | None = None
     block_size: Annotated[int, Field(ge=1)] = 16

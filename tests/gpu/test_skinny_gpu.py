@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gptoss_backend.engine.int8 import EightBitMatrix
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS, multiply_few
 from support.packed_experts import relative_error
 
@@ -33,6 +34,17 @@ def test_few_rows_when_sized_as_gpt_oss_then_only_rounding_is_lost(
     expected = rows.float() @ weight.float().T + bias.float()
     assert relative_error(multiply_few(rows, weight, bias), expected) < 5e-3
     assert relative_error(multiply_few(rows, weight, bias, dtype=torch.float32), expected) < 2e-3  # TF32 may be on
+
+
+@pytest.mark.parametrize("size", [QKV, OUTPUT, UNEMBEDDING], ids=str)
+@pytest.mark.parametrize("num_rows", [1, 4, 5, MOST_ROWS])
+def test_few_rows_when_the_matrix_has_eight_bits_then_only_rounding_is_lost(
+    num_rows: int, size: tuple[int, int]
+) -> None:
+    rows, weight, bias = random_matrices(num_rows, size, torch.bfloat16)
+    rounded = EightBitMatrix.of(weight, torch.bfloat16, CUDA)
+    expected = rows.float() @ (rounded.values.float() * rounded.scales[:, None]).T + bias.float()
+    assert relative_error(multiply_few(rows, rounded, bias), expected) < 5e-3
 
 
 @pytest.mark.parametrize("num_rows", [1, MOST_ROWS])

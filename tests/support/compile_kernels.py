@@ -23,6 +23,7 @@ from triton.runtime.jit import JITFunction
 
 from gptoss_backend.engine.config import RopeConfig
 from gptoss_backend.engine.experts import ExpertShape, ExpertWeights
+from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.mxfp4 import dequantise
 from gptoss_backend.engine.kernels.operators import KernelOperators
@@ -133,12 +134,15 @@ def run_others(dtype: torch.dtype, num_tokens: int) -> None:
 
 
 def run_skinny(dtype: torch.dtype) -> None:
-    """Call what launches the matmuls of few rows: attention's two and the unembedding of GPT-OSS."""
-    for num_rows in (1, 4, 8, 16):
-        for num_outputs, num_inputs, has_bias in ((5120, HIDDEN, True), (HIDDEN, 4096, True), (201088, HIDDEN, False)):
+    """Call what launches the matmuls of few rows: attention's output and the unembedding, in eight bits too."""
+    for num_rows in (1, 4, 16):
+        for num_outputs, num_inputs, has_bias in ((HIDDEN, 4096, True), (201088, HIDDEN, False)):
             weight = torch.empty(num_outputs, num_inputs, dtype=dtype, device=META)
             bias = torch.empty(num_outputs, dtype=dtype, device=META) if has_bias else None
-            multiply_few(torch.empty(num_rows, num_inputs, dtype=dtype, device=META), weight, bias)
+            values, scales = (torch.empty(shape, device=META) for shape in (weight.shape, len(weight)))
+            matrices: tuple[Matrix, ...] = (weight, EightBitMatrix(values.to(torch.int8), scales, dtype))
+            for matrix in matrices:
+                multiply_few(torch.empty(num_rows, num_inputs, dtype=dtype, device=META), matrix, bias)
 
 
 def measure(name: str, case: str, capability: int, cubin: bytes) -> Compiled:

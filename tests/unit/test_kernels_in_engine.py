@@ -123,6 +123,14 @@ def test_engine_when_steps_are_replayed_then_sampling_gets_the_logits_of_plain_t
         assert not layer.values[:, :16].any()
 
 
+def test_engine_when_weights_have_eight_bits_then_kernels_give_the_tokens_of_plain_torch(tmp_path: Path) -> None:
+    shard, _ = load(tmp_path / "checkpoint", SHAPE)
+    weights = load_weights(tmp_path / "checkpoint", shard, torch.float32, DEVICE, packed=True, eight_bit=True)
+    options = dataclasses.replace(OPTIONS, max_num_seqs=1)
+    tokens = [generate(model, [prompt_of(5, seed=5)], 3, options)[0] for model in models(shard, weights)]
+    assert tokens[0] == tokens[1] == tokens[2]
+
+
 def test_graph_sizes_when_all_are_recorded_then_every_batch_finds_one() -> None:
     assert graph_sizes(1) == [1]
     assert graph_sizes(5) == [1, 2, 4, 8]

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gptoss_backend.engine.int8 import EightBitMatrix
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS, MatrixTile, multiply_few
 from gptoss_backend.engine.operators import TorchOperators
@@ -81,6 +82,17 @@ def test_project_when_float16_and_the_sum_outgrows_it_then_it_is_right(num_rows:
     found = KernelOperators.project(rows, weight, bias)
     assert found.dtype == TorchOperators.project(rows, weight, bias).dtype == torch.float32
     assert relative_error(found, expected) < BOUNDS[torch.float32]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("num_rows", [1, 4, 7, 16, 20])
+def test_few_rows_when_the_matrix_has_eight_bits_then_only_rounding_is_lost(num_rows: int, dtype: torch.dtype) -> None:
+    rows, weight, bias = random_matrices(num_rows, 41, 700, dtype)
+    rounded = EightBitMatrix.of(weight, dtype, DEVICE)
+    expected = exact(rows, rounded.values.double() * rounded.scales[:, None].double(), bias)
+    bound = 2 * BOUNDS[dtype]  # many rows meet weights that are rounded once more
+    assert relative_error(KernelOperators.linear(rows, rounded, bias), expected) < bound
+    assert relative_error(KernelOperators.project(rows, rounded, bias), expected) < bound
 
 
 def test_tile_when_outputs_are_few_then_it_is_small_enough_for_every_multiprocessor() -> None:

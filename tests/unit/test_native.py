@@ -251,7 +251,7 @@ def test_native_when_shards_come_one_after_the_other_then_each_is_let_go_before_
             assert [reference() for reference in living] == [None] * index
             shard = Shard(config, range(index, index + 1))
             weights = load_weights(tmp_path / "model", shard, torch.bfloat16, CPU, packed=True)
-            living.append(weakref.ref(weights.layers[0].qkv))
+            living.append(weakref.ref(weights.layers[0].qkv_bias))
             yield weights
             del weights
 

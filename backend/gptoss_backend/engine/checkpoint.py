@@ -7,7 +7,7 @@ Does not know: how weights are used.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from gptoss_backend.engine.config import BLOCK_VALUES, ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
 from gptoss_backend.engine.experts import ExpertWeights
+from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.hub import cached_checkpoint, is_repository
@@ -36,10 +37,10 @@ class LayerWeights:
     """
 
     attention_norm: Tensor
-    qkv: Tensor
+    qkv: Matrix
     """[(num_heads + 2 * num_kv_heads) * head_dim, hidden]: queries, keys, values"""
     qkv_bias: Tensor
-    output: Tensor
+    output: Matrix
     """[hidden, num_heads * head_dim]"""
     output_bias: Tensor
     sinks: Tensor
@@ -56,7 +57,7 @@ class Weights:
     """[vocab, hidden], on the host where the shard shares its model's layers with others; None after the first layer"""
     layers: tuple[LayerWeights, ...]
     norm: Tensor | None
-    unembedding: Tensor | None
+    unembedding: Matrix | None
     """[vocab, hidden], the shard's part; both None before the last layer"""
 
 
@@ -86,13 +87,15 @@ def load_weights(
     device: torch.device,
     *,
     packed: bool = False,
+    eight_bit: bool = False,
     progress: Progress | None = None,
 ) -> Weights:
     """Read a shard's weights of `folder` to `device`, one tensor at a time, and no other part of the files.
 
-    packed: experts in MXFP4 stay so. Raises CheckpointError naming the file or tensor at fault, before much is read.
+    packed: experts in MXFP4 stay so. eight_bit: attention's matrices and the unembedding are rounded to int8.
+    Raises CheckpointError naming the file or tensor at fault, before much is read.
     """
-    reader = _Reader(folder, shard, dtype, device, packed=packed)
+    reader = _Reader(folder, shard, dtype, device, packed=packed, eight_bit=eight_bit)
     config = shard.whole
     reader.check(_tensors(config, reader.has_packed_experts))
     layers = []
@@ -107,7 +110,7 @@ def load_weights(
         embedding = reader.read("model.embed_tokens.weight", at=at)
     if shard.is_last:
         norm = reader.read("model.norm.weight").float()
-        unembedding = reader.read("lm_head.weight", (_slice(shard.vocab),))
+        unembedding = reader.read_matrix([("lm_head.weight", (_slice(shard.vocab),))])
     return Weights(embedding, tuple(layers), norm, unembedding)
 
 
@@ -128,9 +131,9 @@ def _read_layer(reader: _Reader, index: int) -> LayerWeights:
     prefix, attention = f"model.layers.{index}", f"model.layers.{index}.self_attn"
     return LayerWeights(
         attention_norm=reader.read(f"{prefix}.input_layernorm.weight").float(),
-        qkv=torch.cat([reader.read(f"{attention}.{name}_proj.weight", (rows,)) for name, rows in parts.items()]),
+        qkv=reader.read_matrix([(f"{attention}.{name}_proj.weight", (rows,)) for name, rows in parts.items()]),
         qkv_bias=torch.cat([reader.read(f"{attention}.{name}_proj.bias", (rows,)) for name, rows in parts.items()]),
-        output=reader.read(f"{attention}.o_proj.weight", (slice(None), queries)),
+        output=reader.read_matrix([(f"{attention}.o_proj.weight", (slice(None), queries))]),
         output_bias=reader.read_once(f"{attention}.o_proj.bias"),
         sinks=reader.read(f"{attention}.sinks", (_slice(shard.heads),)).float(),
         expert_norm=reader.read(f"{prefix}.post_attention_layernorm.weight").float(),
@@ -186,12 +189,22 @@ def _tensors(config: ModelConfig, has_packed_experts: bool) -> Iterator[tuple[st
 class _Reader:
     """Reads tensors by name from the files of one folder."""
 
-    def __init__(self, folder: Path, shard: Shard, dtype: torch.dtype, device: torch.device, *, packed: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shard: Shard,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        packed: bool,
+        eight_bit: bool,
+    ) -> None:
         self.shard = shard
         self._folder = folder
         self._dtype = dtype
         self._device = device
         self._packed = packed
+        self._eight_bit = eight_bit
         self._files = _file_by_tensor(folder)
         self._open: tuple[str, safe_open] | None = None
 
@@ -217,6 +230,15 @@ class _Reader:
     def read(self, name: str, part: tuple[slice, ...] = (), *, at: torch.device | None = None) -> Tensor:
         """Return a part of a tensor in the compute dtype."""
         return self._raw(name, part).to(at or self._device, self._dtype)
+
+    def read_matrix(self, parts: Sequence[tuple[str, tuple[slice, ...]]]) -> Matrix:
+        """Return parts of tensors, one below the other: in the compute dtype, or rounded from what is stored."""
+        if not self._eight_bit:
+            read = [self.read(name, part) for name, part in parts]
+            return read[0] if len(read) == 1 else torch.cat(read)
+        stored = [self._raw(name, part) for name, part in parts]
+        whole = stored[0] if len(stored) == 1 else torch.cat(stored)
+        return EightBitMatrix.of(whole, self._dtype, self._device)
 
     def read_once(self, name: str) -> Tensor:
         """Return a bias, in all but the first part of a layer zeros."""

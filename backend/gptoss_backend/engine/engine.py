@@ -25,7 +25,7 @@ from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull, RankLost
 from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.kv_cache import KVCache, extend_block_hashes
-from gptoss_backend.engine.loading import CpuKernels, ExpertFormat, load_model
+from gptoss_backend.engine.loading import CpuKernels, DenseFormat, ExpertFormat, load_model
 from gptoss_backend.engine.model import LaunchedStep, Model, ModelInfo
 from gptoss_backend.engine.observations import Measure, Observations
 from gptoss_backend.engine.placement.options import PlacementOptions
@@ -60,6 +60,7 @@ class EngineOptions:
     num_threads: int | None = None
     cpu_kernels: CpuKernels = "auto"
     experts: ExpertFormat = "auto"
+    dense_weights: DenseFormat = "auto"
     cuda_graphs: bool = True
     request_timeout_s: float | None = None
     """The longest a request may take; it may ask for less. None: no limit."""
@@ -154,6 +155,7 @@ class Engine:
                 kv_cache_dtype=options.kv_cache_dtype,
                 cpu_kernels=options.cpu_kernels,
                 experts=options.experts,
+                dense_weights=options.dense_weights,
                 cuda_graphs=options.cuda_graphs,
                 placement=placement,
                 progress=progress,

@@ -46,6 +46,8 @@ CpuKernels = Literal["auto", "native", "torch"]
 """auto: native where it can run and the precision is not set to another than bfloat16."""
 ExpertFormat = Literal["auto", "packed", "unpacked"]
 """Of experts in MXFP4. auto: packed where kernels take them so; plain torch would unpack them in every step."""
+DenseFormat = Literal["auto", "int8"]
+"""Of attention's matrices and the unembedding. auto: as they are stored. int8: rounded, which changes logits."""
 
 
 def load_model(
@@ -58,6 +60,7 @@ def load_model(
     num_threads: int | None = None,
     cpu_kernels: CpuKernels = "auto",
     experts: ExpertFormat = "auto",
+    dense_weights: DenseFormat = "auto",
     cuda_graphs: bool = True,
     placement: PlacementOptions | None = None,
     progress: Progress | None = None,
@@ -75,7 +78,10 @@ def load_model(
     cache_dtype = choose_cache_dtype(kv_cache_dtype, precision.dtype, device)
     packed = experts == "packed" or (experts == "auto" and (native or device.type == "cuda"))
     packed = packed and has_packed_experts(folder)
-    choice = _choose(config, device, precision, cache_dtype, options, packed=packed)
+    eight_bit = dense_weights == "int8"
+    choice = _choose(config, device, precision, cache_dtype, options, packed=packed, eight_bit=eight_bit)
+    if eight_bit:
+        _check_eight_bit(choice, native=native)
     _tell(precision, cache_dtype, choice)
     if choice.mode != SINGLE:
         return _load_spread(folder, choice, device, precision, cache_dtype, options, progress)
@@ -89,13 +95,17 @@ def load_model(
         model = NativeModel(config, _layer_by_layer(folder, config, packed=packed, progress=progress), threads)
     else:
         shard = Shard.of_all(config)
-        weights = load_weights(folder, shard, precision.dtype, device, packed=packed, progress=progress)
+        weights = load_weights(
+            folder, shard, precision.dtype, device, packed=packed, eight_bit=eight_bit, progress=progress
+        )
         model = make_model(shard, weights, cuda_graphs=cuda_graphs, cache_dtype=cache_dtype)
     if device.type == "cuda":
         _compare(choice.plans[0], device)
     kernels = "C++" if native else _kernels_of(device, precision, cache_dtype, packed=packed)
     if not native and model.max_rows_ahead:
         kernels += ", decode steps in CUDA graphs"
+    if eight_bit:
+        kernels += ", 8-bit attention and unembedding"
     model.info = _info(choice, device, precision, kernels)
     return model
 
@@ -109,7 +119,7 @@ def make_model(
     """
     layer = weights.layers[0]
     is_packed = isinstance(layer.experts.gate_up, PackedMatrices)  # plain torch's experts wait for the host
-    if not (cuda_graphs and is_packed and has_kernels(layer.qkv.device, layer.qkv.dtype)):
+    if not (cuda_graphs and is_packed and has_kernels(layer.qkv_bias.device, layer.qkv_bias.dtype)):
         return TorchModel(shard, weights, cache_dtype=cache_dtype)
     # Triton-language comes with torch's CUDA build; where nothing else is computed, nobody needs it
     from gptoss_backend.engine.kernels.graphed_model import GraphedModel
@@ -134,6 +144,7 @@ def _choose(
     options: PlacementOptions,
     *,
     packed: bool,
+    eight_bit: bool,
 ) -> Choice:
     """Return the placement, on GPUs one that fits; on CPUs what is asked for, else a single process."""
     mode = options.mode
@@ -158,8 +169,22 @@ def _choose(
         element_size=precision.dtype.itemsize,
         packed=packed,
         kv_element_size=cache_dtype.itemsize,
+        eight_bit=eight_bit,
     )
     return choice if mode == options.mode else replace(choice, reason="one process: there is no GPU")
+
+
+def _check_eight_bit(choice: Choice, *, native: bool) -> None:
+    """Raise EngineError where nothing takes attention's matrices and the unembedding in eight bits."""
+    if native:
+        raise EngineError(
+            "engine.dense_weights is int8, which the C++ kernels do not take: set engine.cpu_kernels to torch"
+        )
+    if choice.mode != SINGLE:
+        raise EngineError(
+            f"engine.dense_weights is int8, which is for a model on one device, but its placement is {choice.mode} "
+            f"({choice.reason})"
+        )
 
 
 def _tell(precision: Precision, cache_dtype: torch.dtype, choice: Choice) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from gptoss_backend.engine.attention import AttentionPlan, attend
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.experts import project
+from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
 from gptoss_backend.engine.kv_cache import BlockTables
 from gptoss_backend.engine.rope import RotaryEmbedding
 
@@ -52,13 +53,13 @@ class Operators(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Return (hidden + addition in hidden's dtype, its RMSNorm in `dtype`), all [num_tokens, hidden]."""
 
-    def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+    def linear(self, rows: Tensor, weight: Matrix, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
         """Return rows @ weight.T + bias in rows' dtype, in `out` where there is one.
 
         rows: [num_rows, num_inputs]. weight: [num_outputs, num_inputs]. bias: [num_outputs]; not with `out`.
         """
 
-    def project(self, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def project(self, rows: Tensor, weight: Matrix, bias: Tensor) -> Tensor:
         """Return the same for the residual stream: where rows are float16, in float32, which does not overflow."""
 
 
@@ -87,14 +88,16 @@ class TorchOperators:
         return hidden, F.rms_norm(hidden.float(), weight.shape, weight, eps).to(dtype)
 
     @staticmethod
-    def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+    def linear(rows: Tensor, weight: Matrix, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
         """Multiply, as `Operators` says."""
+        if isinstance(weight, EightBitMatrix):
+            return weight.multiply(rows, bias, out=out)
         return F.linear(rows, weight, bias) if out is None else torch.mm(rows, weight.t(), out=out)
 
     @staticmethod
-    def project(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def project(rows: Tensor, weight: Matrix, bias: Tensor) -> Tensor:
         """Multiply, in float16 what was made smaller before."""
-        return project(rows, weight, bias)
+        return project(rows, weight.unpack() if isinstance(weight, EightBitMatrix) else weight, bias)
 
 
 @dataclass(frozen=True, slots=True)

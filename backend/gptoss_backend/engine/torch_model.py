@@ -79,8 +79,8 @@ class TorchModel(LocalModel):
         """
         self.config = shard.local_config()
         layer = weights.layers[0]
-        self.device = layer.qkv.device
-        self.dtype = layer.qkv.dtype
+        self.device = layer.qkv_bias.device
+        self.dtype = layer.qkv_bias.dtype
         self._cache_dtype = cache_dtype or self.dtype
         self._shard = shard
         self._weights = weights

@@ -237,6 +237,7 @@ def _options(engine: EngineSettings, profile: ProfileSettings) -> EngineOptions:
         kv_cache_dtype=engine.kv_cache_dtype,
         cpu_kernels=engine.cpu_kernels,
         experts=engine.experts,
+        dense_weights=engine.dense_weights,
         cuda_graphs=engine.cuda_graphs,
         request_timeout_s=engine.request_timeout_s,
         priority_step_s=engine.priority_step_s,

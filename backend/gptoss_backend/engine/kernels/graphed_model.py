@@ -88,7 +88,7 @@ class GraphedModel(TorchModel):
 
         cache_dtype: as in `TorchModel`.
         """
-        self._kernels = operators or KernelOperators(weights.layers[0].qkv.device)
+        self._kernels = operators or KernelOperators(weights.layers[0].qkv_bias.device)
         super().__init__(shard, weights, mixer=mixer, operators=self._kernels, cache_dtype=cache_dtype)
         self._recorder = recorder
         self._steps: list[_RecordedStep] = []

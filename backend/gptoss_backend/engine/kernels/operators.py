@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.int8 import Matrix
 from gptoss_backend.engine.kernels.attention import PagedCache, QueryTiles, attend_tiles, splits_for
 from gptoss_backend.engine.kernels.decode_inputs import DecodeRows, DeviceTables
 from gptoss_backend.engine.kernels.norm import add_and_norm
@@ -83,7 +84,7 @@ class KernelOperators:
             return add_and_norm(hidden, addition, weight, eps, dtype)
 
     @staticmethod
-    def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+    def linear(rows: Tensor, weight: Matrix, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
         """Multiply few rows in one kernel, many as torch does, as `Operators` says."""
         if not _are_few(rows):
             return TorchOperators.linear(rows, weight, bias, out=out)
@@ -91,7 +92,7 @@ class KernelOperators:
             return multiply_few(rows, weight, bias, out=out)
 
     @staticmethod
-    def project(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def project(rows: Tensor, weight: Matrix, bias: Tensor) -> Tensor:
         """Multiply few rows in one kernel, whose float32 sums need not be made smaller for float16."""
         if not _are_few(rows):
             return TorchOperators.project(rows, weight, bias)

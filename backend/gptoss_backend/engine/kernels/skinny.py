@@ -1,6 +1,7 @@
 """Matmuls of few rows, of which a decode step is made: the memory limits them, so a matrix is read once, widely.
 
-Owns: `multiply_few`. The torch reference is `TorchOperators.linear` in `engine/operators.py`.
+Owns: `multiply_few`. The torch reference is `TorchOperators.linear` in `engine/operators.py`. Of a matrix in eight bits
+the whole numbers are multiplied, which every dtype here holds exactly, and the sum is scaled.
 
 A program computes some outputs from whole rows of the matrix, and its warps divide the inputs: so even a matrix of few
 outputs keeps every multiprocessor busy, nothing is added atomically, and a sum's order depends on neither the batch nor
@@ -17,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
+
 MOST_ROWS = 16
 """Beyond, torch's matmul reads no more than this does, and computes better."""
 _MOST_VECTORS = 4
@@ -32,7 +35,7 @@ class VectorTile:
 
     outputs: int = 4
     lanes: int = 128
-    """Of all warps: each loads 16 bytes of each output's row"""
+    """Of all warps: each loads 16 bytes of each output's row, 8 where it has eight bits"""
     num_warps: int = 4
 
 
@@ -47,10 +50,12 @@ class MatrixTile:
     num_stages: int = 3
 
     @classmethod
-    def of(cls, num_outputs: int, num_rows: int) -> MatrixTile:
+    def of(cls, num_outputs: int, num_rows: int, weight_bytes: int = 2) -> MatrixTile:
         """Return the largest tile with one for each multiprocessor: the rows are read anew for each."""
         sizes = (size for size in (64, 32) if num_outputs >= size * _NUM_MULTIPROCESSORS)
-        return cls(next(sizes, 16), rows=max(8, triton.next_power_of_2(num_rows)))
+        # where weights are smaller, more copies are under way
+        num_stages = 3 if weight_bytes > 1 else 4
+        return cls(next(sizes, 16), max(8, triton.next_power_of_2(num_rows)), num_stages=num_stages)
 
     @property
     def inputs(self) -> int:
@@ -62,7 +67,7 @@ VECTOR_TILE = VectorTile()
 
 
 def multiply_few(
-    rows: Tensor, weight: Tensor, bias: Tensor | None, *, dtype: torch.dtype | None = None, out: Tensor | None = None
+    rows: Tensor, weight: Matrix, bias: Tensor | None, *, dtype: torch.dtype | None = None, out: Tensor | None = None
 ) -> Tensor:
     """Return rows @ weight.T + bias, [num_rows, num_outputs], summed in float32.
 
@@ -70,45 +75,51 @@ def multiply_few(
     dtype: of the result, None: that of `rows`. out: where it goes, of any float dtype.
     """
     assert 0 < len(rows) <= MOST_ROWS  # noqa: S101 (the caller has others for torch)
-    assert weight.is_contiguous()  # noqa: S101 (made so on loading)
+    weights, scales = (weight.values, weight.scales) if isinstance(weight, EightBitMatrix) else (weight, None)
+    assert weights.is_contiguous()  # noqa: S101 (made so on loading)
     if out is None:
         out = torch.empty(len(rows), len(weight), dtype=dtype or rows.dtype, device=rows.device)
     assert out.is_contiguous()  # noqa: S101 (whole rows of a memory for more)
     multiply = _multiply_vectors if len(rows) <= _MOST_VECTORS else _multiply_tile
-    multiply(rows.contiguous(), weight, bias, out)
+    multiply(rows.contiguous(), weights, scales, bias, out)
     return out
 
 
-def _multiply_vectors(rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    num_outputs, num_inputs = weight.shape
+def _multiply_vectors(rows: Tensor, weights: Tensor, scales: Tensor | None, bias: Tensor | None, out: Tensor) -> None:
+    num_outputs, num_inputs = weights.shape
     tile = VECTOR_TILE
     _skinny_vectors[(triton.cdiv(num_outputs, tile.outputs),)](
         rows,
-        weight,
-        weight if bias is None else bias,
+        weights,
+        weights if scales is None else scales,
+        weights if bias is None else bias,
         out,
         num_outputs,
         NUM_INPUTS=num_inputs,
         NUM_ROWS=len(rows),
+        HAS_SCALES=scales is not None,
         HAS_BIAS=bias is not None,
         OUTPUTS=tile.outputs,
         LANES=tile.lanes,
-        WIDTH=_LOAD_BYTES // weight.itemsize,
+        # of the rows, so that a lane holds their values where it needs them: a matrix in eight bits is read 8 at a time
+        WIDTH=_LOAD_BYTES // rows.itemsize,
         num_warps=tile.num_warps,
     )
 
 
-def _multiply_tile(rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    num_outputs, num_inputs = weight.shape
-    tile = MatrixTile.of(num_outputs, len(rows))
+def _multiply_tile(rows: Tensor, weights: Tensor, scales: Tensor | None, bias: Tensor | None, out: Tensor) -> None:
+    num_outputs, num_inputs = weights.shape
+    tile = MatrixTile.of(num_outputs, len(rows), weights.itemsize)
     _skinny_tile[(triton.cdiv(num_outputs, tile.outputs),)](
         rows,
-        weight,
-        weight if bias is None else bias,
+        weights,
+        weights if scales is None else scales,
+        weights if bias is None else bias,
         out,
         len(rows),
         num_outputs,
         NUM_INPUTS=num_inputs,
+        HAS_SCALES=scales is not None,
         HAS_BIAS=bias is not None,
         ROWS=tile.rows,
         OUTPUTS=tile.outputs,
@@ -125,11 +136,13 @@ def _multiply_tile(rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tenso
 def _skinny_vectors(
     rows: tl.tensor,
     weight: tl.tensor,
+    scales: tl.tensor,
     bias: tl.tensor,
     results: tl.tensor,
     num_outputs: tl.tensor,
     NUM_INPUTS: tl.constexpr,
     NUM_ROWS: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     LANES: tl.constexpr,
@@ -140,7 +153,7 @@ def _skinny_vectors(
     starts = weight + outputs[:, None, None] * NUM_INPUTS
     sums = ()
     for _ in tl.static_range(NUM_ROWS):
-        sums += (tl.zeros([OUTPUTS, LANES], tl.float32),)
+        sums += (tl.zeros([OUTPUTS, LANES], tl.float32),)  # type: ignore[assignment]  # Triton's tuples grow
     for first in range(0, NUM_INPUTS, LANES * WIDTH):
         place = first + tl.arange(0, LANES)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
         within = inside[:, None, None] & (place < NUM_INPUTS)[None, :, :]
@@ -149,10 +162,13 @@ def _skinny_vectors(
         added = ()
         for row in tl.static_range(NUM_ROWS):
             values = tl.load(rows + row * NUM_INPUTS + place, mask=place < NUM_INPUTS, other=0).to(tl.float32)
-            added += (sums[row] + tl.sum(weights.to(tl.float32) * values[None, :, :], axis=2),)
+            products = tl.sum(weights.to(tl.float32) * values[None, :, :], axis=2)
+            added += (sums[row] + products,)  # type: ignore[assignment]  # Triton's tuples grow
         sums = added
     for row in tl.static_range(NUM_ROWS):
         total = tl.sum(sums[row], axis=1)
+        if HAS_SCALES:
+            total *= tl.load(scales + outputs, mask=inside, other=0)
         if HAS_BIAS:
             total += tl.load(bias + outputs, mask=inside, other=0).to(tl.float32)
         tl.store(results + row * num_outputs + outputs, total.to(results.dtype.element_ty), mask=inside)
@@ -162,11 +178,13 @@ def _skinny_vectors(
 def _skinny_tile(
     rows: tl.tensor,
     weight: tl.tensor,
+    scales: tl.tensor,
     bias: tl.tensor,
     results: tl.tensor,
     num_rows: tl.tensor,
     num_outputs: tl.tensor,
     NUM_INPUTS: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
@@ -190,6 +208,8 @@ def _skinny_tile(
         # float32 rows are for tests, which want their precision
         sums = tl.dot(weights.to(dtype), tl.permute(values.to(dtype), (0, 2, 1)), sums, input_precision="ieee")
     total = tl.sum(sums, axis=0)
+    if HAS_SCALES:
+        total *= tl.load(scales + outputs, mask=inside, other=0)[:, None]
     if HAS_BIAS:
         total += tl.load(bias + outputs, mask=inside, other=0).to(tl.float32)[:, None]
     results += row[None, :] * num_outputs + outputs[:, None]

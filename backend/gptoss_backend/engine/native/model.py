@@ -19,6 +19,7 @@ from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
+from gptoss_backend.engine.int8 import Matrix
 from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
 from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.mxfp4 import PackedMatrices
@@ -88,7 +89,7 @@ class NativeModel(LocalModel):
             self._embedding = shard.embedding.contiguous()
             self._library.gptoss_set_embedding(self._handle, self._embedding.data_ptr())
         if shard.norm is not None and shard.unembedding is not None:
-            unembedding = shard.unembedding.contiguous()
+            unembedding = _in_full(shard.unembedding).contiguous()
             self._library.gptoss_set_unembedding(self._handle, shard.norm.data_ptr(), unembedding.data_ptr())
 
     def __del__(self) -> None:
@@ -154,12 +155,18 @@ def _layer_source(layer: LayerWeights, *, is_sliding: bool) -> tuple[LayerSource
     """Return the struct and the tensors that must live while it is read."""
     experts = layer.experts
     tensors = [
-        *(layer.attention_norm, layer.qkv, layer.qkv_bias, layer.output, layer.output_bias, layer.sinks),
+        *(layer.attention_norm, _in_full(layer.qkv), layer.qkv_bias),
+        *(_in_full(layer.output), layer.output_bias, layer.sinks),
         *(layer.expert_norm, experts.router, experts.router_bias),
         *(*_matrices(experts.gate_up), experts.gate_up_bias, *_matrices(experts.down), experts.down_bias),
     ]
     kept = [None if tensor is None else tensor.contiguous() for tensor in tensors]
     return LayerSourceStruct(*(None if t is None else t.data_ptr() for t in kept), int(is_sliding)), kept
+
+
+def _in_full(matrix: Matrix) -> Tensor:
+    assert isinstance(matrix, Tensor)  # noqa: S101 (loading refuses eight bits for these kernels)
+    return matrix
 
 
 def _matrices(matrices: Tensor | PackedMatrices) -> tuple[Tensor, Tensor | None]:

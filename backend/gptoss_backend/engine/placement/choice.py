@@ -60,6 +60,7 @@ def choose_placement(
     element_size: int = 2,
     packed: bool = True,
     kv_element_size: int | None = None,
+    eight_bit: bool = False,
 ) -> Choice:
     """Return the placement over `cards` that `mode` asks for; auto: the cheapest that fits.
 
@@ -74,7 +75,13 @@ def choose_placement(
     def option(spread: Literal["single", "pipeline", "tensor"], count: int, reason: str) -> Choice:
         shards = (Shard.of_all(config),) if spread == SINGLE else divide(config, spread, count)
         plans = tuple(
-            plan_memory(shard, element_size=element_size, packed=packed, kv_element_size=kv_element_size)
+            plan_memory(
+                shard,
+                element_size=element_size,
+                packed=packed,
+                eight_bit=eight_bit,
+                kv_element_size=kv_element_size,
+            )
             for shard in shards
         )
         return Choice(spread, shards, plans, reason)

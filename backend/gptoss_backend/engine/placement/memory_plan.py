@@ -16,6 +16,8 @@ WORKSPACE_BYTES = 2**30
 # four bits a value and eight for each block
 _PACKED_VALUE_BYTES = Fraction(BLOCK_VALUES // 2 + 1, BLOCK_VALUES)
 _NORM_BYTES = 4
+# of a row of a matrix in eight bits
+_SCALE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,18 @@ class MemoryPlan:
         return f"weights {gib(self.weights)} ({told}), {self.kv_bytes_per_token / 2**10:.0f} KiB of KV cache a token"
 
 
-def plan_memory(shard: Shard, *, element_size: int, packed: bool, kv_element_size: int | None = None) -> MemoryPlan:
+def plan_memory(
+    shard: Shard, *, element_size: int, packed: bool, eight_bit: bool = False, kv_element_size: int | None = None
+) -> MemoryPlan:
     """Add up what `shard` takes. element_size: bytes of a value of the compute dtype. packed: experts stay MXFP4.
 
-    kv_element_size: bytes of a value in the cache; None: as many.
+    eight_bit: attention's matrices and the unembedding are int8. kv_element_size: bytes of a value in the cache; None:
+    as many.
     """
+
+    def dense(num_rows: int, num_columns: int) -> int:
+        return num_rows * (num_columns + _SCALE_BYTES if eight_bit else num_columns * element_size)
+
     config, layers = shard.whole, shard.layers
     hidden, heads, kv_heads = config.hidden_size, len(shard.heads), len(shard.kv_heads)
     value_bytes = _PACKED_VALUE_BYTES if packed else Fraction(element_size)
@@ -68,14 +77,14 @@ def plan_memory(shard: Shard, *, element_size: int, packed: bool, kv_element_siz
     matrices = 3 * hidden * num_inner * config.num_experts
     biases = config.num_experts * (2 * num_inner + hidden * len(layers))
     qkv = (heads + 2 * kv_heads) * config.head_dim
-    attention = (qkv + heads * config.head_dim) * hidden + qkv + hidden
-    router = config.num_experts * (hidden + 1)
+    attention = dense(qkv, hidden) + dense(hidden, heads * config.head_dim) + (qkv + hidden) * element_size
+    router = config.num_experts * (hidden + 1) * element_size
     num_full = sum(layer in set(config.full_layers) for layer in layers)
     return MemoryPlan(
         experts=int(matrices * value_bytes) + biases * element_size,
-        attention=len(layers) * ((attention + router) * element_size + (2 * hidden + heads) * _NORM_BYTES),
+        attention=len(layers) * (attention + router + (2 * hidden + heads) * _NORM_BYTES),
         embedding=config.vocab_size * hidden * element_size if shard.is_first and shard.num_parts == 1 else 0,
-        unembedding=(len(shard.vocab) * element_size + _NORM_BYTES) * hidden if shard.is_last else 0,
+        unembedding=dense(len(shard.vocab), hidden) + hidden * _NORM_BYTES if shard.is_last else 0,
         kv_bytes_per_token=2 * kv_heads * config.head_dim * (kv_element_size or element_size) * num_full,
     )
 
