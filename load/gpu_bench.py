@@ -6,6 +6,7 @@ Owns: the command, its tables and its page. Does not know: how anything is timed
     .venv/bin/python -m load.gpu_bench --out FOLDER --transformers
     .venv/bin/python -m load.gpu_bench --no-graphs
     .venv/bin/python -m load.gpu_bench --kv-cache-dtype fp8
+    .venv/bin/python -m load.gpu_bench --dense-weights int8
     .venv/bin/python -m load.gpu_bench --device cpu --shapes tiny --batches 1 4 --contexts 64 --prompts 64
 """
 
@@ -111,13 +112,14 @@ def _measure(
     name: str, options: argparse.Namespace, device: torch.device, dtype: torch.dtype, rate: float
 ) -> ShapeFigures:
     config = config_of(SHAPES[name])
-    weights = RandomWeights(config, device, dtype).model()
+    eight_bit = options.dense_weights == "int8"
+    weights = RandomWeights(config, device, dtype, eight_bit=eight_bit).model()
     cache_dtype = choose_cache_dtype(options.kv_cache_dtype, dtype, device)
     model = make_model(Shard.of_all(config), weights, cuda_graphs=options.graphs, cache_dtype=cache_dtype)
-    figures = ShapeFigures(name, type(model).__name__)
+    figures = ShapeFigures(name, type(model).__name__ + (", 8-bit attention and unembedding" if eight_bit else ""))
     for context in options.contexts:
         for batch in options.batches:
-            figures.decodes.append(time_decode(model, batch, context, rate))
+            figures.decodes.append(time_decode(model, batch, context, rate, eight_bit=eight_bit))
             _console.print(f"{name}: {batch} rows at {context:,}: {_milliseconds(figures.decodes[-1].step_s)} a step")
     for length in options.prompts:
         figures.prompts.append((length, time_prompt(model, length)))
@@ -182,6 +184,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompts", nargs="+", type=int, default=[256, 2048, 16384], help="lengths to time")
     parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="launch each kernel from the host")
     parser.add_argument("--kv-cache-dtype", default="auto", choices=["auto", "fp8"], help="of keys and values")
+    parser.add_argument(
+        "--dense-weights",
+        choices=("auto", "int8"),
+        default="auto",
+        help="int8: attention and unembedding so",
+    )
     parser.add_argument("--transformers", action="store_true", help="time its generate, too, where it fits")
     parser.add_argument("--profile", action="store_true", help="print where the time of a few steps goes")
     parser.add_argument("--out", type=Path, help="write gpu_bench.html with plots there")

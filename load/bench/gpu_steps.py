@@ -33,6 +33,7 @@ _NUM_RUNS = 5
 _NUM_STEPS = 8
 """Of a run."""
 _NUM_NEW = (_NUM_RUNS + 1) * _NUM_STEPS
+_SCALE_BYTES = 4
 _MXFP4_BYTES = 17 / 32  # 32 four-bit values and their scale
 
 
@@ -45,18 +46,31 @@ class Traffic:
 
     @classmethod
     def of(
-        cls, config: ModelConfig, batch: int, context: int, element_size: int, kv_element_size: int | None = None
+        cls,
+        config: ModelConfig,
+        batch: int,
+        context: int,
+        element_size: int,
+        *,
+        eight_bit: bool = False,
+        kv_element_size: int | None = None,
     ) -> Traffic:
         """Count a step of `batch` rows, all at `context`; each row picks its experts at random.
 
+        eight_bit: attention's matrices and the unembedding are int8, a scale beside each of their rows.
         element_size, kv_element_size: bytes of a weight, and of a value in the cache; None: as many.
         """
-        heads = config.num_heads + 2 * config.num_kv_heads
-        attention = (heads + config.num_heads) * config.head_dim * config.hidden_size * element_size
+
+        def dense(num_rows: int, num_columns: int) -> int:
+            return num_rows * (num_columns + _SCALE_BYTES if eight_bit else num_columns * element_size)
+
+        num_queries = config.num_heads * config.head_dim
+        num_qkv = num_queries + 2 * config.num_kv_heads * config.head_dim
+        attention = dense(num_qkv, config.hidden_size) + dense(config.hidden_size, num_queries)
         router = config.num_experts * config.hidden_size * element_size
         unread = (1 - config.num_experts_per_token / config.num_experts) ** batch
         experts = config.num_experts * (1 - unread) * 3 * config.hidden_size * config.intermediate_size * _MXFP4_BYTES
-        unembedding = config.vocab_size * config.hidden_size * element_size
+        unembedding = dense(config.vocab_size, config.hidden_size)
         position = 2 * config.num_kv_heads * config.head_dim * (kv_element_size or element_size)
         seen = len(config.full_layers) * context + len(config.sliding_layers) * min(context, config.sliding_window)
         return cls(config.num_layers * (attention + router + experts) + unembedding, batch * position * seen)
@@ -160,10 +174,11 @@ def copy_rate(device: torch.device) -> float:
     return 2 * source.numel() / median(times[2:])
 
 
-def time_decode(model: TorchModel, batch: int, context: int, rate: float) -> DecodeFigures:
-    """Return the median step of `batch` rows at `context`; rate: of a copy, bytes a second."""
+def time_decode(model: TorchModel, batch: int, context: int, rate: float, *, eight_bit: bool = False) -> DecodeFigures:
+    """Return the median step of `batch` rows at `context`. rate: of a copy, in bytes/s. eight_bit: see `Traffic`."""
     free(model.device)
-    traffic = Traffic.of(model.config, batch, context, model.dtype.itemsize, model.cache_dtype.itemsize)
+    sizes = (model.dtype.itemsize, model.cache_dtype.itemsize)
+    traffic = Traffic.of(model.config, batch, context, sizes[0], eight_bit=eight_bit, kv_element_size=sizes[1])
     limit_s = (traffic.weights + traffic.cache) / rate
     try:
         rows = Rows(model, batch, context, _NUM_NEW)

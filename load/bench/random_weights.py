@@ -13,6 +13,7 @@ from torch import Tensor
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.config import BLOCK_VALUES, ModelConfig
 from gptoss_backend.engine.experts import ExpertWeights
+from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 
 _UNIFORM_E2M1_STD = 2.93
@@ -22,10 +23,14 @@ _EXPONENT_BIAS = 127
 class RandomWeights:
     """Draws tensors on one device, the same for the same seed."""
 
-    def __init__(self, config: ModelConfig, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
+    def __init__(
+        self, config: ModelConfig, device: torch.device, dtype: torch.dtype, seed: int = 0, *, eight_bit: bool = False
+    ) -> None:
+        """eight_bit: attention's matrices and the unembedding are int8."""
         self._config = config
         self._device = device
         self._dtype = dtype
+        self._eight_bit = eight_bit
         self._generator = torch.Generator(device).manual_seed(seed)
 
     def model(self) -> Weights:
@@ -36,7 +41,7 @@ class RandomWeights:
             embedding=self._normal(vocab, hidden, std=1.0),
             layers=tuple(self._layer() for _ in range(config.num_layers)),
             norm=torch.ones(hidden, device=self._device),
-            unembedding=self._normal(vocab, hidden, std=3.0 / math.sqrt(hidden)),
+            unembedding=self._matrix(vocab, hidden, std=3.0 / math.sqrt(hidden)),
         )
 
     def _layer(self) -> LayerWeights:
@@ -47,9 +52,9 @@ class RandomWeights:
         ones = torch.ones(hidden, device=self._device)
         return LayerWeights(
             attention_norm=ones,
-            qkv=self._normal(width, hidden, std=hidden**-0.5),
+            qkv=self._matrix(width, hidden, std=hidden**-0.5),
             qkv_bias=self._normal(width, std=0.02),
-            output=self._normal(hidden, num_query, std=num_query**-0.5),
+            output=self._matrix(hidden, num_query, std=num_query**-0.5),
             output_bias=self._normal(hidden, std=0.02),
             sinks=self._normal(config.num_heads, std=1.0).float(),
             expert_norm=ones,
@@ -67,6 +72,10 @@ class RandomWeights:
             down=self._packed(count, hidden, inner),
             down_bias=self._normal(count, hidden, std=0.02),
         )
+
+    def _matrix(self, num_outputs: int, num_inputs: int, std: float) -> Matrix:
+        values = self._normal(num_outputs, num_inputs, std=std)
+        return EightBitMatrix.of(values, self._dtype, self._device) if self._eight_bit else values
 
     def _normal(self, *size: int, std: float) -> Tensor:
         values = torch.empty(size, dtype=self._dtype, device=self._device)

@@ -13,6 +13,15 @@ def test_traffic_when_one_row_decodes_then_it_is_what_the_literature_counts(size
     assert Traffic.of(published_config(size), 1, 1, 2).weights / 1e9 == pytest.approx(gigabytes, rel=0.05)
 
 
+def test_traffic_when_weights_have_eight_bits_then_attention_and_unembedding_are_half_and_their_scales() -> None:
+    config = published_config("20b")
+    plain, eight_bit = (Traffic.of(config, 1, 1, 2, eight_bit=eight_bit) for eight_bit in (False, True))
+    rows = 24 * (5120 + 2880) + 201_088
+    values = 24 * (5120 * 2880 + 2880 * 4096) + 201_088 * 2880
+    assert plain.weights - eight_bit.weights == pytest.approx(values - 4 * rows)
+    assert plain.cache == eight_bit.cache
+
+
 def test_traffic_when_many_rows_decode_then_no_expert_is_counted_twice() -> None:
     config = published_config("20b")
     one, many, more = (Traffic.of(config, batch, 1024, 2) for batch in (1, 256, 10_000))
