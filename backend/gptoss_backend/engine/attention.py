@@ -41,16 +41,21 @@ class AttentionPlan:
     chunks: tuple[tuple[Chunk, _Keys], ...]
 
     @classmethod
-    def build(cls, batch: Batch, group: BlockTable, block_size: int, device: torch.device) -> AttentionPlan:
-        """Look up the slots of everything `batch` writes and reads in the layers of `group`."""
+    def build(
+        cls, batch: Batch, group: BlockTable, block_size: int, device: torch.device, first: int = 0
+    ) -> AttentionPlan:
+        """Look up the slots of everything `batch` writes and reads in the layers of `group`.
+
+        first: positions before it are not seen.
+        """
         table = group.table.to(device)
         rows, positions = (torch.tensor(numbers, device=device) for numbers in (batch.rows, batch.positions))
         write_slots = _slots(table, rows, positions, block_size)
         decodes = None
         if count := batch.num_decodes:
             longest = max(batch.positions[:count]) + 1
-            decodes = _decode_keys(rows[:count], positions[:count], longest, table, group.window, block_size)
-        chunks = tuple((chunk, _chunk_keys(chunk, table, group.window, block_size)) for chunk in batch.chunks)
+            decodes = _decode_keys(rows[:count], positions[:count], longest, table, group.window, block_size, first)
+        chunks = tuple((chunk, _chunk_keys(chunk, table, group.window, block_size, first)) for chunk in batch.chunks)
         return cls(write_slots, decodes, chunks)
 
 
@@ -86,22 +91,22 @@ def _slots(table: Tensor, rows: Tensor, positions: Tensor, block_size: int) -> T
 
 
 def _decode_keys(
-    rows: Tensor, last_positions: Tensor, longest: int, table: Tensor, window: int | None, block_size: int
+    rows: Tensor, last_positions: Tensor, longest: int, table: Tensor, window: int | None, block_size: int, first: int
 ) -> _Keys:
     """Keys of sequences with one query each, padded to the longest context (or the window)."""
     last = last_positions[:, None]
     num_keys = longest if window is None else min(window, longest)
     offsets = torch.arange(num_keys, device=last.device)
     positions = offsets if window is None else last - num_keys + 1 + offsets
-    hidden = (positions > last) | (positions < 0)
+    hidden = (positions > last) | (positions < first)
     slots = _slots(table, rows[:, None], positions.clamp(min=0), block_size)
     return _Keys(slots.masked_fill(hidden, 0), hidden[:, None])
 
 
-def _chunk_keys(chunk: Chunk, table: Tensor, window: int | None, block_size: int) -> _Keys:
+def _chunk_keys(chunk: Chunk, table: Tensor, window: int | None, block_size: int, first: int) -> _Keys:
     """Keys of one sequence's consecutive queries: all from the first that any of them sees."""
     end = chunk.position + chunk.length
-    first = 0 if window is None else max(0, chunk.position - window + 1)
+    first = first if window is None else max(first, chunk.position - window + 1)
     keys = torch.arange(first, end, device=table.device)
     queries = torch.arange(chunk.position, end, device=table.device)[:, None]
     hidden = keys > queries

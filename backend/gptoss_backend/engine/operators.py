@@ -45,8 +45,13 @@ class StepAttention(Protocol):
 class Operators(Protocol):
     """One way to compute."""
 
-    def attention(self, batch: Batch, tables: BlockTables, rope: RotaryEmbedding, dtype: torch.dtype) -> StepAttention:
-        """Look up what the layers of a step read and write. dtype: what they compute in."""
+    def attention(
+        self, batch: Batch, tables: BlockTables, rope: RotaryEmbedding, dtype: torch.dtype, first: int = 0
+    ) -> StepAttention:
+        """Look up what the layers of a step read and write.
+
+        dtype: what they compute in. first: positions before it are not seen.
+        """
 
     def add_and_norm(
         self, hidden: Tensor, addition: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
@@ -69,13 +74,15 @@ class TorchOperators:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
-    def attention(self, batch: Batch, tables: BlockTables, rope: RotaryEmbedding, dtype: torch.dtype) -> StepAttention:
+    def attention(
+        self, batch: Batch, tables: BlockTables, rope: RotaryEmbedding, dtype: torch.dtype, first: int = 0
+    ) -> StepAttention:
         """Look up slots and angles, as `Operators` says."""
         block_size, device = tables.plan.block_size, self._device
         return _TorchAttention(
             rope.angles(torch.tensor(batch.positions, device=device), dtype),
-            AttentionPlan.build(batch, tables.full, block_size, device),
-            AttentionPlan.build(batch, tables.sliding, block_size, device),
+            AttentionPlan.build(batch, tables.full, block_size, device, first),
+            AttentionPlan.build(batch, tables.sliding, block_size, device, first),
         )
 
     @staticmethod

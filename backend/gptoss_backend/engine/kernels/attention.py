@@ -50,6 +50,8 @@ class PagedCache:
     """[num_rows, num_blocks] int32, on the device"""
     block_size: int
     window: int | None
+    first: int = 0
+    """Positions before it are not seen"""
 
 
 def splits_for(num_tiles: int, num_kv_heads: int, longest: int, least: int = 1) -> int:
@@ -89,6 +91,7 @@ def attend_tiles(queries: Tensor, cache: PagedCache, sinks: Tensor, tiles: Query
         KEYS=_KEYS,
         BLOCK_SIZE=cache.block_size,
         WINDOW=cache.window or 0,
+        FIRST=cache.first,
         IS_SPLIT=is_split,
         # the interpreter would multiply bfloat16's bits as integers
         WIDEN=queries.device.type == "cpu",
@@ -140,6 +143,7 @@ def _attend_tiles(
     KEYS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
+    FIRST: tl.constexpr,
     IS_SPLIT: tl.constexpr,
     WIDEN: tl.constexpr,
 ) -> None:
@@ -161,9 +165,9 @@ def _attend_tiles(
     total = tl.where(split == 0, tl.full([ROWS], 1.0, tl.float32), 0.0)
     mixed = tl.zeros([ROWS, LANES], tl.float32)
     end = position + count
-    first = 0
+    first = FIRST
     if WINDOW:
-        first = tl.maximum(position - WINDOW + 1, 0)
+        first = tl.maximum(position - WINDOW + 1, FIRST)
     share = tl.cdiv(tl.cdiv(end - first, num_splits), KEYS) * KEYS
     first += split * share
     last = tl.minimum(first + share, end)

@@ -34,7 +34,7 @@ class KernelOperators:
         self._device = device
 
     def attention(
-        self, batch: Batch, tables: BlockTables, rope: RotaryEmbedding, dtype: torch.dtype
+        self, batch: Batch, tables: BlockTables, rope: RotaryEmbedding, dtype: torch.dtype, first: int = 0
     ) -> _KernelAttention:
         """Tell the device where the step's tokens stand, and make what all layers share.
 
@@ -52,6 +52,7 @@ class KernelOperators:
             sliding=groups[1],
             decodes=_decode_places(batch, device),
             chunks=_chunk_places(batch, device),
+            first=first,
         )
 
     def decode_attention(
@@ -134,10 +135,11 @@ class _KernelAttention:
     sliding: _Group
     decodes: Tensor
     chunks: Tensor
+    first: int = 0
 
     def attend(self, heads: Tensor, cache: LayerCache, sinks: Tensor) -> Tensor:
         group = self.sliding if cache.is_sliding else self.full
-        paged = PagedCache(cache.keys, cache.values, group.table, self.block_size, group.window)
+        paged = PagedCache(cache.keys, cache.values, group.table, self.block_size, group.window, self.first)
         with torch.cuda.device_of(heads):  # type: ignore[no-untyped-call]
             queries = rotate_and_store(heads, self.rotation, group.slots, cache.keys, cache.values)
             output = torch.empty_like(queries)
