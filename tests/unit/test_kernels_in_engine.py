@@ -8,17 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 
+from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
+from gptoss_backend.demo.random_head import write_random_head
+from gptoss_backend.engine.batch import Batch, ScheduledSequence
+from gptoss_backend.engine.cache_sizing import CacheLimits
 from gptoss_backend.engine.checkpoint import Weights, load_weights
 from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.eagle.weights import load_head
 from gptoss_backend.engine.engine import EngineOptions
 from gptoss_backend.engine.experts import mix_experts
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.graphed_model import CudaRecorder, GraphedModel, Work, graph_sizes
 from gptoss_backend.engine.kernels.operators import KernelOperators
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.operators import TorchOperators
 from gptoss_backend.engine.precision import FLOAT8
+from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.shard import Shard
+from gptoss_backend.engine.speculation import Speculation
 from gptoss_backend.engine.torch_model import TorchModel
 from support.generating import generate
 from support.stepping import prompt_of
@@ -129,6 +137,51 @@ def test_engine_when_weights_have_eight_bits_then_kernels_give_the_tokens_of_pla
     options = dataclasses.replace(OPTIONS, max_num_seqs=1)
     tokens = [generate(model, [prompt_of(5, seed=5)], 3, options)[0] for model in models(shard, weights)]
     assert tokens[0] == tokens[1] == tokens[2]
+
+
+def guesses_after_decodes(model: TorchModel, prompts: list[list[int]]) -> list[list[int]]:
+    """Return the head's guesses after each prompt and two more tokens, which are decoded side by side."""
+    plan = model.plan_cache(CacheLimits(16, 4, 64, max_model_len=64, kv_cache_bytes=2**22))
+    model.allocate_cache(plan)
+    cache = KVCache(plan, model.config.sliding_window)
+    sequences = [Sequence(GenerationRequest("", prompt, SamplingParams()), max_tokens=9) for prompt in prompts]
+    for sequence in sequences:
+        sequence.row, _ = cache.open(sequence.token_ids)
+        cache.reserve(sequence.row, len(sequence.token_ids) + 8)
+        part = ScheduledSequence(sequence, len(sequence.token_ids), samples=True)
+        model.forward(Batch.build([], [part]), cache, with_logits=False)
+        sequence.num_computed = len(sequence.token_ids)
+        sequence.token_ids.append(7)
+    for token in (11, 13):
+        model.launch(Batch.build(sequences, []), cache, with_logits=False).result()
+        for sequence in sequences:
+            sequence.num_computed += 1
+            sequence.token_ids.append(token)
+    return model.draft(Batch.build(sequences, []), cache, 4)
+
+
+def test_draft_when_steps_were_replayed_then_it_is_that_of_plain_torch(tmp_path: Path) -> None:
+    prompts = [prompt_of(length, seed=length) for length in (3, 15, 20)]  # three rows in a graph of four
+    shard, weights = load(tmp_path / "checkpoint", SHAPE)
+    write_random_head(tmp_path / "head", shard.whole, seed=3, draft_vocab_size=300)
+    found = []
+    for model in models(shard, weights):
+        model.attach(*load_head(tmp_path / "head", shard.whole, torch.float32, DEVICE))
+        found.append(guesses_after_decodes(model, prompts))
+        assert not model._head._features[:16].any()  # type: ignore[union-attr]  # what stands in writes nothing here
+    assert found[0] == found[1] == found[2]
+
+
+def test_engine_when_a_head_guesses_then_kernels_give_torch_s_tokens(tmp_path: Path) -> None:
+    shard, weights = load(tmp_path / "checkpoint", SHAPE)
+    write_random_head(tmp_path / "head", shard.whole, seed=3, draft_vocab_size=300)
+    plain, with_head = models(shard, weights)[::2]
+    with_head.attach(*load_head(tmp_path / "head", shard.whole, torch.float32, DEVICE))
+    expected, _ = generate(plain, [prompt_of(5, seed=20)], 5, OPTIONS)
+    options = dataclasses.replace(OPTIONS, speculation=Speculation(3, max_seqs=2))
+    tokens, stats = generate(with_head, [prompt_of(5, seed=20)], 5, options)
+    assert tokens == expected
+    assert stats.num_drafted_tokens > 0
 
 
 def test_graph_sizes_when_all_are_recorded_then_every_batch_finds_one() -> None:

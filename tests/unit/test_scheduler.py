@@ -35,12 +35,20 @@ class Simulation:
         max_len: int = MAX_LEN,
         speculation: Speculation | None = None,
         num_micro_batches: int = 1,
+        has_head: bool = False,
     ) -> None:
         """num_micro_batches: steps under way at once; their keys and values are written in the order of launch."""
         plan = CachePlan(BLOCK, rows, max_len, num_full, 1 + 2 * (rows * 5 + CHUNK), num_bytes=0)
         self.cache = KVCache(plan, sliding_window=8)
         self.speculation = speculation
-        self.scheduler = Scheduler(self.cache, CHUNK, PRIORITY_STEP_S, speculation, num_micro_batches=num_micro_batches)
+        self.scheduler = Scheduler(
+            self.cache,
+            CHUNK,
+            PRIORITY_STEP_S,
+            speculation,
+            num_micro_batches=num_micro_batches,
+            drafter=self.draft if has_head else None,
+        )
         self.num_micro_batches = num_micro_batches
         self.launched: deque[tuple[Step, list[int]]] = deque()
         self.now_s = 0.0
@@ -175,6 +183,16 @@ class Simulation:
             seen = [self.content[self.slot(sequence, position)] for position in range(len(values))]
             assert seen == values, "a sequence reads what belongs to another beginning"
 
+    def draft(self, sequences: list[Sequence], num_tokens: int) -> list[list[int]]:
+        """Guess as a head does: what it keeps of its guesses lies in the slots behind the computed tokens."""
+        for sequence in sequences:
+            assert sequence.num_computed > 0, "there is nothing to guess from"
+            for count in range(num_tokens):
+                slot = self.slot(sequence, sequence.num_computed + count)
+                assert slot >= BLOCK, "a guess has no block"
+                self.content[slot] = 0
+        return [[(sequence.token_ids[-1] + 1 + i) % 5 for i in range(num_tokens)] for sequence in sequences]
+
     def slot(self, sequence: Sequence, position: int) -> int:
         return int(self.cache.full.table[sequence.row, position // BLOCK]) * BLOCK + position % BLOCK
 
@@ -212,7 +230,9 @@ def check_tokens(sequence: Sequence) -> None:
 @given(st.data())
 def test_scheduler_when_driven_at_random_then_nothing_is_lost_leaked_or_starved(data: st.DataObject) -> None:
     limits = data.draw(st.one_of(st.none(), st.builds(Speculation, st.integers(1, 6), st.integers(1, ROWS))))
-    simulation = Simulation(speculation=limits, num_micro_batches=data.draw(st.integers(1, 3)))
+    simulation = Simulation(
+        speculation=limits, num_micro_batches=data.draw(st.integers(1, 3)), has_head=data.draw(st.booleans())
+    )
     for _ in range(data.draw(st.integers(1, 12))):
         for _ in range(data.draw(st.integers(0, 4))):
             simulation.add(
@@ -228,6 +248,20 @@ def test_scheduler_when_driven_at_random_then_nothing_is_lost_leaked_or_starved(
             simulation.step()
     simulation.run(20 * sum(MAX_LEN + left for left in simulation.left.values()) + 10)
     simulation.check_nothing_is_held()
+
+
+def test_draft_when_a_lookup_finds_nothing_then_the_head_is_asked_and_only_then() -> None:
+    asked: list[int] = []
+    simulation = Simulation(speculation=Speculation(3, max_seqs=1), has_head=True)
+    simulation.scheduler._drafter = lambda sequences, count: asked.append(count) or simulation.draft(sequences, count)
+    simulation.add([1, 3, 0, 4, 2], 9)
+    simulation.run(6)
+    assert asked[0] == 3
+    assert simulation.scheduler.num_accepted > 0
+    num_asked = len(asked)
+    simulation.add([1, 2, 3, 4, 1, 2, 3], 2)  # the lookup says 4 after these
+    simulation.run(3)
+    assert len(asked) == num_asked
 
 
 def test_decoding_when_steps_may_be_under_way_together_then_each_has_its_share() -> None:

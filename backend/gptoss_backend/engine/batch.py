@@ -27,6 +27,8 @@ class Draft:
 
     sequence: Sequence
     tokens: list[int]
+    is_looked_up: bool = True
+    """False where a draft head has guessed."""
 
 
 @dataclass(frozen=True, slots=True)

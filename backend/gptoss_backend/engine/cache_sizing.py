@@ -33,8 +33,13 @@ class CacheLimits:
     """On each device. None: a share of what is free."""
 
 
-def size_cache(config: ModelConfig, device: torch.device, element_size: int, limits: CacheLimits) -> CachePlan:
-    """Plan a cache as `limits` say. Raises EngineError where that is too little memory, or more than there is."""
+def size_cache(
+    config: ModelConfig, device: torch.device, element_size: int, limits: CacheLimits, extra_position_bytes: int = 0
+) -> CachePlan:
+    """Plan a cache as `limits` say, with `extra_position_bytes` a position besides the layers' keys and values.
+
+    Raises EngineError where that is too little memory, or more than there is.
+    """
     available = available_bytes(device)
     plan = plan_cache(
         config,
@@ -44,6 +49,7 @@ def size_cache(config: ModelConfig, device: torch.device, element_size: int, lim
         num_rows=limits.num_rows,
         max_step_tokens=limits.max_step_tokens,
         max_model_len=limits.max_model_len,
+        extra_position_bytes=extra_position_bytes,
     )
     if plan.num_bytes > available:  # the memory would be given, and the process killed once it is used
         raise EngineError(

@@ -116,7 +116,7 @@ def load_weights(
 
 def has_packed_experts(folder: Path) -> bool:
     """Tell whether the experts of a checkpoint are in MXFP4. Raises CheckpointError."""
-    return _any_packed(_file_by_tensor(folder))
+    return _any_packed(file_by_tensor(folder))
 
 
 def _any_packed(names: Iterable[str]) -> bool:
@@ -205,7 +205,7 @@ class _Reader:
         self._device = device
         self._packed = packed
         self._eight_bit = eight_bit
-        self._files = _file_by_tensor(folder)
+        self._files = file_by_tensor(folder)
         self._open: tuple[str, safe_open] | None = None
 
     @property
@@ -270,26 +270,27 @@ class _Reader:
     def _file(self, name: str) -> safe_open:
         file = self._files[name]
         if self._open is None or self._open[0] != file:
-            self._open = (file, _open_shard(self._folder / file))  # the one before is unmapped once nobody uses it
+            self._open = (file, open_shard(self._folder / file))  # the one before is unmapped once nobody uses it
         return self._open[1]
 
 
-def _file_by_tensor(folder: Path) -> dict[str, str]:
+def file_by_tensor(folder: Path) -> dict[str, str]:
     """Map each tensor to its shard, after seeing that every shard is there and whole."""
     index = folder / INDEX_FILE
     if not index.exists():
-        shard = _open_shard(folder / SINGLE_FILE)
+        shard = open_shard(folder / SINGLE_FILE)
         return dict.fromkeys(shard.keys(), SINGLE_FILE)  # type: ignore[no-untyped-call]
     try:
         files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{index} is not a readable shard index") from error
     for file in sorted(set(files.values())):
-        _open_shard(folder / file)
+        open_shard(folder / file)
     return files
 
 
-def _open_shard(path: Path) -> safe_open:
+def open_shard(path: Path) -> safe_open:
+    """Open a safetensors file. Raises CheckpointError where it is missing or not whole."""
     if not path.exists():
         raise CheckpointError(f"the checkpoint shard {path} is missing")
     try:

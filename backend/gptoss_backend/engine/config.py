@@ -70,14 +70,7 @@ class ModelConfig:
         Raises CheckpointError naming what is missing or wrong.
         """
         path = folder / "config.json"
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
-            raise CheckpointError(f"{path} is not JSON: {error}") from error
-        if not isinstance(document, dict):
-            raise CheckpointError(f"{path} does not hold a JSON object")
+        document = read_document(path)
         if document.get("model_type") != "gpt_oss":
             raise CheckpointError(f"{path} is of model type {document.get('model_type')!r}, not 'gpt_oss'")
         try:
@@ -113,17 +106,31 @@ class ModelConfig:
             rms_norm_eps=document["rms_norm_eps"],
             swiglu_alpha=document.get("swiglu_alpha", 1.702),
             swiglu_limit=document.get("swiglu_limit", 7.0),
-            rope=_rope(document),
+            rope=rope_of(document),
         )
 
 
-def _rope(document: dict[str, Any]) -> RopeConfig:
+def read_document(path: Path) -> dict[str, Any]:
+    """Return the object that a config.json holds. Raises CheckpointError."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object")
+    return document
+
+
+def rope_of(document: dict[str, Any], default_theta: float = 150000.0) -> RopeConfig:
+    """Read a config.json's rotary embedding. Raises TypeError, ValueError or CheckpointError."""
     # published checkpoints: rope_theta beside rope_scaling; transformers 5: all of it in rope_parameters
     scaling = document.get("rope_parameters") or document.get("rope_scaling") or {}
     kind = scaling.get("rope_type", "default")
     if kind not in ("yarn", "default"):
-        raise CheckpointError(f"config.json: rope type {kind!r} is not one that GPT-OSS uses")
-    theta = scaling.get("rope_theta") or document.get("rope_theta") or 150000.0
+        raise CheckpointError(f"config.json: rope type {kind!r} is neither yarn nor default")
+    theta = scaling.get("rope_theta") or document.get("rope_theta") or default_theta
     return RopeConfig(
         theta=float(theta),
         factor=float(scaling.get("factor", 1.0)) if kind == "yarn" else 1.0,

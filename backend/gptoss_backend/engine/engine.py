@@ -112,6 +112,7 @@ class Engine:
             options.priority_step_s,
             options.speculation,
             num_micro_batches=model.max_in_flight,
+            drafter=self._draft if model.can_draft else None,
         )
         self._timeout_s = options.request_timeout_s
         self._next_deadline_s = math.inf  # no request's is sooner; the engine's thread only
@@ -157,6 +158,7 @@ class Engine:
                 experts=options.experts,
                 dense_weights=options.dense_weights,
                 cuda_graphs=options.cuda_graphs,
+                head=options.speculation.head if options.speculation is not None else None,
                 placement=placement,
                 progress=progress,
             ),
@@ -266,6 +268,9 @@ class Engine:
         batch = Batch.build(ahead.decodes, []).following()
         self._launched.append((ahead, self._model.launch(batch, self._cache, with_logits=False, draws=draws)))
         return ahead
+
+    def _draft(self, sequences: list[Sequence], num_tokens: int) -> list[list[int]]:
+        return self._model.draft(Batch.build(sequences, []), self._cache, num_tokens)
 
     def _checked(self, request: GenerationRequest) -> Sequence:
         num_prompt, vocab_size = len(request.prompt_ids), self._model.config.vocab_size

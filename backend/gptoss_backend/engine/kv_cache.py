@@ -55,14 +55,17 @@ def plan_cache(
     num_rows: int,
     max_step_tokens: int,
     max_model_len: int | None,
+    extra_position_bytes: int = 0,
 ) -> CachePlan:
     """Divide `budget_bytes` between the two groups.
+
+    extra_position_bytes: what a position of the full group takes besides keys and values of the model's layers.
 
     The sliding group gets what `num_rows` sequences can ever hold, so that it never runs out; the full group gets the
     rest, up to `num_rows` whole contexts. Raises EngineError where the budget is too small.
     """
     layer_block_bytes = 2 * config.num_kv_heads * config.head_dim * block_size * element_size
-    full_cost = layer_block_bytes * len(config.full_layers)
+    full_cost = layer_block_bytes * len(config.full_layers) + extra_position_bytes * block_size
     sliding_cost = layer_block_bytes * len(config.sliding_layers)
     context = min(max_model_len or config.max_positions, config.max_positions)
 

@@ -15,8 +15,9 @@ from typing import Literal
 
 import torch
 
-from gptoss_backend.engine.checkpoint import Progress, Weights, has_packed_experts, load_weights
+from gptoss_backend.engine.checkpoint import Progress, Weights, find_checkpoint, has_packed_experts, load_weights
 from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.eagle.weights import check_head, load_head
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.model import LocalModel, Model, ModelInfo
@@ -62,12 +63,14 @@ def load_model(
     experts: ExpertFormat = "auto",
     dense_weights: DenseFormat = "auto",
     cuda_graphs: bool = True,
+    head: str | None = None,
     placement: PlacementOptions | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Load a checkpoint folder to `device`, or where `placement` puts it: then `device` is the first of several.
 
     num_threads: of the CPU; None: as many as there are cores. cuda_graphs: replay decode steps where the GPU can.
+    head: checkpoint of a draft head, which the torch forward pass takes.
     Raises EngineError (CheckpointError among them) with one sentence, before anything is read where it cannot fit.
     """
     config = ModelConfig.from_folder(folder)
@@ -83,6 +86,9 @@ def load_model(
     if eight_bit:
         _check_eight_bit(choice, native=native)
     _tell(precision, cache_dtype, choice)
+    if head is not None:
+        check_takes_head(choice.mode, precision.dtype, native=native)
+        check_head(find_checkpoint(head), config)
     if choice.mode != SINGLE:
         return _load_spread(folder, choice, device, precision, cache_dtype, options, progress)
     threads = num_threads or len(os.sched_getaffinity(0))
@@ -101,6 +107,8 @@ def load_model(
         model = make_model(shard, weights, cuda_graphs=cuda_graphs, cache_dtype=cache_dtype)
     if device.type == "cuda":
         _compare(choice.plans[0], device)
+    if head is not None and isinstance(model, TorchModel):
+        attach_head(model, head)
     kernels = "C++" if native else _kernels_of(device, precision, cache_dtype, packed=packed)
     if not native and model.max_rows_ahead:
         kernels += ", decode steps in CUDA graphs"
@@ -125,6 +133,25 @@ def make_model(
     from gptoss_backend.engine.kernels.graphed_model import GraphedModel
 
     return GraphedModel(shard, weights, cache_dtype=cache_dtype)
+
+
+def check_takes_head(mode: str, dtype: torch.dtype, *, native: bool) -> None:
+    """Raise EngineError where what computes the model takes no draft head."""
+    if native:
+        raise EngineError("engine.speculation_head needs the torch forward pass: set engine.cpu_kernels to torch")
+    if mode != SINGLE:
+        raise EngineError(f"engine.speculation_head needs a model on one device, but its placement is {mode}")
+    if dtype == torch.float16:
+        raise EngineError("engine.speculation_head: the model's states outgrow float16, set engine.dtype to another")
+
+
+def attach_head(model: TorchModel, head: str) -> None:
+    """Load a draft head beside a whole model. Raises CheckpointError."""
+    folder = find_checkpoint(head)
+    config, weights = load_head(folder, model.config, model.dtype, model.device)
+    model.attach(config, weights)
+    boundaries = ", ".join(map(str, config.boundaries))
+    logger.info("draft head: %s, %s tokens, reads the states at %s", folder, f"{len(weights.targets):,}", boundaries)
 
 
 def _layer_by_layer(folder: Path, config: ModelConfig, *, packed: bool, progress: Progress | None) -> Iterator[Weights]:

@@ -80,6 +80,8 @@ class Model(Protocol):
     """True where `launch` takes draws."""
     max_rows_ahead: int
     """Decodes whose next tokens `launch` may be asked for before it is known what they follow; 0: it takes none."""
+    can_draft: bool
+    """True where `draft` guesses."""
     max_in_flight: int
     """Steps that may be launched before the first of them is done; they must not have a sequence in common."""
 
@@ -103,6 +105,12 @@ class Model(Protocol):
         Raises RankLost, as the step's `result` does, where the model is at an end.
         """
 
+    def draft(self, batch: Batch, cache: KVCache, num_tokens: int) -> list[list[int]]:
+        """Guess `num_tokens` tokens after each of a batch of decodes, for each of which `cache` has so much more room.
+
+        None of them is a sequence's first token.
+        """
+
 
 class LocalModel(ABC):
     """A model, or a shard of one, on one device: a step is done when `forward` returns."""
@@ -112,6 +120,7 @@ class LocalModel(ABC):
     dtype: torch.dtype
     info: ModelInfo | None = None
     can_draw = False
+    can_draft = False
     max_rows_ahead = 0
     max_in_flight = 1
     fault: str | None = None
@@ -131,6 +140,10 @@ class LocalModel(ABC):
     def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
         """Compute a step, without draws."""
         return self.forward(batch, cache, with_logits=with_logits)
+
+    def draft(self, batch: Batch, cache: KVCache, num_tokens: int) -> list[list[int]]:
+        """There is nothing that could guess."""
+        raise NotImplementedError
 
     @abstractmethod
     def allocate_cache(self, plan: CachePlan) -> None:

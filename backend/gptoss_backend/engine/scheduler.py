@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -36,6 +36,8 @@ PRIORITY_STEP_S = 10.0
 
 Choice: TypeAlias = tuple[Sequence, tuple[int, ...]]
 """A sequence and its next tokens."""
+Drafter: TypeAlias = Callable[[list[Sequence], int], list[list[int]]]
+"""Guesses that many tokens after each of some decoding sequences; blocks are reserved for them."""
 
 
 @dataclass(slots=True)
@@ -131,14 +133,16 @@ class Scheduler:
         priority_step_s: float = PRIORITY_STEP_S,
         speculation: Speculation | None = None,
         num_micro_batches: int = 1,
+        drafter: Drafter | None = None,
     ) -> None:
-        """num_micro_batches: steps that will be under way at once."""
+        """num_micro_batches: steps that will be under way at once. drafter: asked where a lookup finds nothing."""
         self._cache = cache
         self._block_size = cache.plan.block_size
         self._prefill_chunk_tokens = prefill_chunk_tokens
         self._priority_step_s = priority_step_s
         self._speculation = speculation
         self._num_micro_batches = num_micro_batches
+        self._drafter = drafter
         self._waiting = ByUrgency()
         self._running = ByUrgency()
         self._num_added = 0
@@ -264,20 +268,38 @@ class Scheduler:
         limits = self._speculation
         if limits is None or step.prefills or len(step.decodes) > limits.max_seqs:
             return
+        clueless: dict[Sequence, int] = {}
         for sequence in list(step.decodes):
             most = min(limits.num_tokens, sequence.max_tokens - sequence.num_generated - 1)
-            if sequence.lookup is None or most < 1 or not (guess := sequence.lookup.draft(sequence.token_ids, most)):
+            if sequence.lookup is None or most < 1:
                 continue
-            try:
-                self._cache.reserve(sequence.row, sequence.num_computed + 1 + len(guess))
-            except CacheFull:
-                continue
+            guess = sequence.lookup.draft(sequence.token_ids, most)
+            if not guess:
+                clueless[sequence] = most
+            elif self._has_room(sequence, 1 + len(guess)):
+                step.decodes.remove(sequence)
+                step.drafts.append(Draft(sequence, guess))
+        if clueless and self._drafter is not None:
+            self._draft(step, self._drafter, clueless)
+
+    def _draft(self, step: Step, drafter: Drafter, wanted: dict[Sequence, int]) -> None:
+        """Have the same number of tokens guessed after each sequence; a first token follows nothing to guess from."""
+        count = min(wanted.values())
+        sequences = [s for s in wanted if s.num_computed and self._has_room(s, 1 + count)]
+        for sequence, guess in zip(sequences, drafter(sequences, count) if sequences else [], strict=True):
             step.decodes.remove(sequence)
-            step.drafts.append(Draft(sequence, guess))
+            step.drafts.append(Draft(sequence, guess, is_looked_up=False))
+
+    def _has_room(self, sequence: Sequence, num_tokens: int) -> bool:
+        try:
+            self._cache.reserve(sequence.row, sequence.num_computed + num_tokens)
+        except CacheFull:
+            return False
+        return True
 
     def _note(self, draft: Draft, num_accepted: int) -> None:
-        assert draft.sequence.lookup is not None  # noqa: S101 (it made the draft)
-        draft.sequence.lookup.judge(num_accepted)
+        if draft.is_looked_up and draft.sequence.lookup is not None:
+            draft.sequence.lookup.judge(num_accepted)
         self.num_drafted += len(draft.tokens)
         self.num_accepted += num_accepted
 

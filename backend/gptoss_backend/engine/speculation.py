@@ -27,6 +27,8 @@ class Speculation:
     """Of a draft, at most."""
     max_seqs: int
     """While no more sequences than this decode: a fuller batch leaves no arithmetic idle that drafts could use."""
+    head: str | None = None
+    """Checkpoint of an EAGLE-3 head, which guesses where a lookup finds nothing; None: nobody does."""
 
 
 class PromptLookup:

@@ -14,7 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
+from gptoss_backend.engine.eagle.config import HeadConfig
+from gptoss_backend.engine.eagle.head import DraftHead, TokenPlaces
+from gptoss_backend.engine.eagle.weights import HeadWeights
 from gptoss_backend.engine.experts import ExpertShape, ExpertWeights, mix_experts
 from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
 from gptoss_backend.engine.model import LocalModel, StepOutput
@@ -94,6 +98,18 @@ class TorchModel(LocalModel):
         self._is_sliding = [index in set(config.sliding_layers) for index in range(config.num_layers)]
         self._operators = operators or operators_for(self.device, self.dtype)
         self._cache: list[LayerCache] = []
+        self._head: DraftHead | None = None
+
+    def attach(self, config: HeadConfig, weights: HeadWeights) -> None:
+        """Let a draft head guess. Before the cache is planned; only a whole model takes one."""
+        assert self._weights.embedding is not None  # noqa: S101 (the model is whole)
+        self._head = DraftHead(config, weights, self._weights.embedding, self._operators)
+        self.can_draft = True
+
+    def plan_cache(self, limits: CacheLimits) -> CachePlan:
+        """Plan by what is free on the device, as `Model.plan_cache` says, with the head's share."""
+        extra = 0 if self._head is None else self._head.position_bytes
+        return size_cache(self.config, self.device, self.dtype.itemsize, limits, extra)
 
     @property
     def cache_dtype(self) -> torch.dtype:
@@ -102,6 +118,8 @@ class TorchModel(LocalModel):
 
     def allocate_cache(self, plan: CachePlan) -> None:
         """Take the memory for keys and values, in place of any taken before; the null block is zero."""
+        if self._head is not None:
+            self._head.allocate_cache(plan)
         self._cache.clear()
         for is_sliding in self._is_sliding:
             num_blocks = plan.num_sliding_blocks if is_sliding else plan.num_full_blocks
@@ -124,7 +142,14 @@ class TorchModel(LocalModel):
     @torch.inference_mode()
     def run_layers(self, hidden: Tensor, batch: Batch, tables: BlockTables) -> Tensor:
         """Return the residual stream [num_tokens, hidden] after this shard's layers, writing keys and values."""
-        return self._through_layers(hidden, self._operators.attention(batch, tables, self._rope, self.dtype))
+        attention = self._operators.attention(batch, tables, self._rope, self.dtype)
+        places = None if self._head is None else TokenPlaces.of(batch, tables, self.device)
+        return self._through_layers(hidden, attention, places)
+
+    def draft(self, batch: Batch, cache: BlockTables, num_tokens: int) -> list[list[int]]:
+        """Let the head guess, as `Model.draft` says."""
+        assert self._head is not None  # noqa: S101 (else it cannot draft)
+        return self._head.draft(batch, cache, num_tokens)
 
     @torch.inference_mode()
     def unembed(self, hidden: Tensor, batch: Batch, *, with_logits: bool) -> StepOutput:
@@ -143,16 +168,25 @@ class TorchModel(LocalModel):
         assert table is not None  # noqa: S101 (the first shard has it)
         return F.embedding(token_ids.to(table.device), table).to(self.device, self._residual_dtype)
 
-    def _through_layers(self, hidden: Tensor, attention: StepAttention) -> Tensor:
+    def _through_layers(self, hidden: Tensor, attention: StepAttention, places: TokenPlaces | None = None) -> Tensor:
+        """Return the stream after the layers. places: of the tokens, where there is a head to note them."""
         addition: Tensor | None = None
-        for layer, cache in zip(self._weights.layers, self._cache, strict=True):
+        read = () if self._head is None or places is None else self._head.config.boundaries
+        streams: dict[int, Tensor] = {}
+        for index, (layer, cache) in enumerate(zip(self._weights.layers, self._cache, strict=True)):
             hidden, normed = self._add_and_norm(hidden, addition, layer.attention_norm)
+            if index in read:
+                streams[index] = hidden
             attended = self._group.add_up(self._attention(normed, layer, cache, attention))
             hidden, normed = self._add_and_norm(hidden, attended, layer.expert_norm)
             mixed = self._mix_experts(normed, layer.experts, self._expert_shape)
             # parts exchange no more bytes than the stream has; a whole layer leaves the rounding to the sum
             addition = self._group.add_up(mixed.to(hidden.dtype)) if self._shard.num_parts > 1 else mixed
-        return hidden if addition is None else hidden + addition.to(hidden.dtype)
+        hidden = hidden if addition is None else hidden + addition.to(hidden.dtype)
+        if self._head is not None and places is not None:
+            streams[len(self._weights.layers)] = hidden
+            self._head.note([streams[boundary] for boundary in read], places)
+        return hidden
 
     def _logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """Return [num_tokens, vocab] in the compute dtype, in `out` where there is one."""

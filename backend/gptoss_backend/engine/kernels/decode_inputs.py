@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.eagle.head import TokenPlaces
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache, LayerGroup
 from gptoss_backend.engine.model import Draws
 
@@ -41,6 +42,10 @@ class DecodeRows:
         first = 1 if batch.follows else 0
         self._numbers[first:].copy_(staged.numbers[first:], non_blocking=True)
         self.draws.copy_(staged.draws, non_blocking=True)
+
+    def places(self, tables: DeviceTables) -> TokenPlaces:
+        """Return where a draft head keeps what it makes of the rows' tokens."""
+        return TokenPlaces.at(self.token_ids, self.positions, self.rows, self.is_real, tables.full, tables.plan)
 
 
 class _Staged:

@@ -135,7 +135,8 @@ class GraphedModel(TorchModel):
 
         def compute() -> None:
             attention = self._kernels.decode_attention(rows, self._tables, self._rope, longest)
-            self._logits(self._through_layers(self._embed(rows.token_ids), attention), out=logits)
+            places = None if self._head is None else rows.places(self._tables)
+            self._logits(self._through_layers(self._embed(rows.token_ids), attention, places), out=logits)
             choose_tokens(logits, rows.draws, chosen)
 
         return _RecordedStep(rows, logits, chosen, recorder(compute))

@@ -68,6 +68,7 @@ class DistributedModel:
     """A model over several ranks. Used by the engine's thread; `fault` by any."""
 
     can_draw = False
+    can_draft = False
     max_rows_ahead = 0
 
     def __init__(
@@ -135,6 +136,10 @@ class DistributedModel:
         for rank, line in self._lines.items():
             name = f"rank-{rank}"
             threading.Thread(target=self._listen, args=(rank, line), name=name, daemon=True).start()
+
+    def draft(self, batch: Batch, cache: KVCache, num_tokens: int) -> list[list[int]]:
+        """No rank has all the states that a draft head reads."""
+        raise NotImplementedError
 
     def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
         """Begin a step on all ranks, as `Model.launch` says. Raises RankLost."""
