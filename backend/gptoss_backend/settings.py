@@ -146,6 +146,7 @@ class EngineSettings(_Section):
     priority_step_s: Annotated[float, Field(gt=0)] = 10.0
     speculation_tokens: Annotated[int, Field(ge=0, le=64)] = 4
     speculation_max_seqs: Annotated[int, Field(ge=1)] = 2
+    speculation_head: str | None = None
     max_responses_per_s: Annotated[float, Field(gt=0)] | None = None
     drain_timeout_s: Annotated[float, Field(ge=0)] = 5.0
 
@@ -183,6 +184,7 @@ class ProfileSettings(_Section):
     max_queue: Annotated[int, Field(ge=1)] | None = None
     prefill_chunk_tokens: Annotated[int, Field(ge=1)] | None = None
     speculation_tokens: Annotated[int, Field(ge=0, le=64)] | None = None
+    speculation_head: str | None = None
 
     @model_validator(mode="after")
     def _check_tokens(self) -> Self:

@@ -247,7 +247,8 @@ def _options(engine: EngineSettings, profile: ProfileSettings) -> EngineOptions:
 
 def _speculation(engine: EngineSettings, profile: ProfileSettings) -> Speculation | None:
     num_tokens = engine.speculation_tokens if profile.speculation_tokens is None else profile.speculation_tokens
-    return Speculation(num_tokens, engine.speculation_max_seqs) if num_tokens else None
+    head = profile.speculation_head or engine.speculation_head
+    return Speculation(num_tokens, engine.speculation_max_seqs, head) if num_tokens else None
 
 
 def _log_progress(name: str) -> Any:  # noqa: ANN401
