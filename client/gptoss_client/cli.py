@@ -163,16 +163,19 @@ def pull_checkpoint(
 def make_random_checkpoint(
     path: Annotated[Path, typer.Argument(help="The folder to make.")],
     *,
-    shape: Annotated[ShapeName, typer.Option(help="Whose sizes it has.")],
+    shape: Annotated[ShapeName | None, typer.Option(help="Whose sizes it has.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = DEFAULT_SEED,
     experts: Annotated[ExpertFormat, typer.Option(help="How the experts are stored.")] = "mxfp4",
+    head_for: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="Make an EAGLE-3 draft head for that one instead.")
+    ] = None,
 ) -> None:
     """Make a checkpoint of random weights in the published layout, to try and to measure sizes without the weights.
 
     The shape `demo` is the trained demo model.
     """
     folder = Path(os.path.abspath(path.expanduser()))
-    order = CheckpointOrder(folder, shape, seed, experts)
+    order = CheckpointOrder(folder, shape, seed, experts, head_for)
     with StopSignal() as stop:
         # it reads no settings; the file's name only keeps ours out of its environment
         is_made = make_checkpoint(order, child_environment(folder / "config.yaml"), stop, _console())

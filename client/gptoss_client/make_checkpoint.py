@@ -32,15 +32,23 @@ class CheckpointOrder:
     """A checkpoint to be made."""
 
     folder: Path
-    shape: ShapeName
+    shape: ShapeName | None
     seed: int = DEFAULT_SEED
     experts: ExpertFormat = "mxfp4"
+    head_for: str | None = None
+    """A checkpoint; in place of a shape."""
+
+    @property
+    def what(self) -> str:
+        """What is made, in words."""
+        return f"draft head for {self.head_for}" if self.shape is None else f"gpt-oss-{self.shape}"
 
     @property
     def command(self) -> tuple[str, ...]:
         """What makes it."""
-        options = ("--shape", self.shape, "--seed", str(self.seed), "--experts", self.experts, "--progress")
-        return (sys.executable, "-m", "gptoss_backend.demo", str(self.folder), *options)
+        made = ("--head-for", str(self.head_for)) if self.shape is None else ("--shape", self.shape)
+        options = ("--seed", str(self.seed), "--experts", self.experts, "--progress")
+        return (sys.executable, "-m", "gptoss_backend.demo", str(self.folder), *made, *options)
 
 
 def make_checkpoint(order: CheckpointOrder, environment: Mapping[str, str], stop: StopSignal, console: Console) -> bool:
@@ -48,6 +56,8 @@ def make_checkpoint(order: CheckpointOrder, environment: Mapping[str, str], stop
 
     Blocks. Raises CommandError with the reason.
     """
+    if (order.shape is None) == (order.head_for is None):
+        raise UsageError("name either --shape or --head-for")
     if order.shape == "demo" and order != CheckpointOrder(order.folder, "demo"):
         raise UsageError("the demo's weights are trained: --seed and --experts are for random ones")
     if order.folder.exists():
@@ -63,7 +73,7 @@ def make_checkpoint(order: CheckpointOrder, environment: Mapping[str, str], stop
         text=True,
         start_new_session=True,
     ) as writer:
-        with _bar(console, f"gpt-oss-{order.shape}") as bar:
+        with _bar(console, order.what) as bar:
             _follow(writer, bar, stop)
         words = writer.stderr.read() if writer.stderr else ""
     if stop.requested:
@@ -73,7 +83,7 @@ def make_checkpoint(order: CheckpointOrder, environment: Mapping[str, str], stop
         raise CommandError(f"could not make a checkpoint in {order.folder}: {reason}")
     elapsed_s = time.monotonic() - started
     kind = "trained" if order.shape == "demo" else "random"
-    console.print(f"gpt-oss-{order.shape}: {kind} weights written to {order.folder} in {elapsed_s:.1f} s")
+    console.print(f"{order.what}: {kind} weights written to {order.folder} in {elapsed_s:.1f} s")
     return True
 
 

@@ -8,9 +8,12 @@ import sys
 import typing
 from pathlib import Path
 
+import torch
+
 from gptoss_backend.demo.__main__ import DEMO, RANDOM_SEED
 from gptoss_backend.demo.random_checkpoint import SHAPES
 from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.eagle.weights import load_head
 from gptoss_client.make_checkpoint import DEFAULT_SEED, ShapeName
 from support.processes import wait_until
 
@@ -39,6 +42,20 @@ def test_make_when_a_shape_is_named_then_the_folder_holds_it_and_a_second_time_i
         2,
         f"error: {folder} is there already: choose another place, or remove it\n",
     )
+
+
+def test_make_when_a_head_is_asked_for_then_it_fits_the_checkpoint(tmp_path: Path) -> None:
+    gptoss("--shape", "tiny", str(tmp_path / "made"))
+
+    head = gptoss("--head-for", str(tmp_path / "made"), str(tmp_path / "head"))
+    neither = gptoss(str(tmp_path / "other"))
+
+    assert head.stdout.startswith(f"draft head for {tmp_path / 'made'}: random weights written to {tmp_path / 'head'}")
+    config, weights = load_head(
+        tmp_path / "head", ModelConfig.from_folder(tmp_path / "made"), torch.float32, torch.device("cpu")
+    )
+    assert (config.hidden_size, len(weights.targets)) == (SHAPES["tiny"].hidden_size, 32000)
+    assert (neither.returncode, neither.stderr) == (2, "error: name either --shape or --head-for\n")
 
 
 def test_make_when_its_place_cannot_be_written_then_says_why_in_a_sentence(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """`python -m gptoss_backend.demo FOLDER`: write the demo checkpoint, or one of random weights where a shape is named.
 
+With --head-for it is a random draft head for another checkpoint.
+
 Stage: `gptoss make-checkpoint`, and the first start of the demo. What is there already stays as it is.
 Owns: the arguments, and what the process that started it reads: with --progress lines "bytes written, bytes in all" on
 stdout, and one sentence on stderr where it failed. Asked to end by a signal, it leaves nothing half made behind.
@@ -16,7 +18,10 @@ from typing import Final
 
 from gptoss_backend.demo.naming import name_of
 from gptoss_backend.demo.random_checkpoint import SHAPES, Progress, write_random_checkpoint
+from gptoss_backend.demo.random_head import write_random_head
 from gptoss_backend.demo.trained_checkpoint import write_trained_checkpoint
+from gptoss_backend.engine.checkpoint import find_checkpoint
+from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
 
 DEMO: Final = "demo"
@@ -42,7 +47,10 @@ def main() -> int:
 
 
 def _write(arguments: argparse.Namespace, progress: Progress | None) -> None:
-    if arguments.shape == DEMO:
+    if arguments.head_for is not None:
+        target = ModelConfig.from_folder(find_checkpoint(arguments.head_for))
+        write_random_head(arguments.folder, target, seed=arguments.seed)
+    elif arguments.shape == DEMO:
         write_trained_checkpoint(arguments.folder, progress=progress)
     else:
         write_random_checkpoint(
@@ -72,6 +80,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m gptoss_backend.demo")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--shape", choices=(DEMO, *SHAPES), default=DEMO)
+    parser.add_argument("--head-for", help="make a random draft head for that checkpoint instead")
     parser.add_argument("--seed", type=int, default=RANDOM_SEED)
     parser.add_argument("--experts", choices=("mxfp4", "bfloat16"), default="mxfp4")
     parser.add_argument("--progress", action="store_true")
