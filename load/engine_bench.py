@@ -8,6 +8,7 @@ Does not know: how the engine works.
     .venv/bin/python load/engine_bench.py host-work
     .venv/bin/python load/engine_bench.py second-turn --checkpoint small
     .venv/bin/python load/engine_bench.py speculation --checkpoint small
+    .venv/bin/python load/engine_bench.py head --streams 1 2 4 --rounds 3
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from gptoss_backend.engine.speculation import Speculation
 from load.bench.checkpoints import NAMES, checkpoint
 from load.bench.engine_runner import EngineRunner, serve_rounds
 from load.bench.figures import ENGINE, RoundFigures, markdown, server_table, summarize
+from load.bench.head import measure_cost, random_head
 from load.bench.host_work import measure_host_work
 from load.bench.process import CpuWatch
 from load.bench.speculation import measure_gain
@@ -49,6 +51,8 @@ def main() -> int:
         _second_turn(options)
     elif options.command == "speculation":
         _speculation(options)
+    elif options.command == "head":
+        _head(options)
     else:
         serve_rounds(EngineRunner(options.folder, EngineOptions(num_threads=options.threads)))
     return 0
@@ -111,6 +115,19 @@ def _speculation(options: argparse.Namespace) -> None:
     _say(markdown(rows))
 
 
+def _head(options: argparse.Namespace) -> None:
+    folder = checkpoint(options.checkpoint)
+    speculation = Speculation(options.tokens, options.max_seqs, str(random_head(folder)))
+    rows = [
+        ("streams", "tokens/s without", "with", "with ÷ without", "ms a step without", "with", "guesses that stood")
+    ]
+    for cost in measure_cost(folder, speculation, options.streams, options.rounds, options.threads):
+        (plain, guessed), (plain_ms, guessed_ms) = cost.tokens_per_s, cost.step_ms
+        rates = (f"{plain:,.0f}", f"{guessed:,.0f}", f"{guessed / plain:.2f}", f"{plain_ms:.2f}", f"{guessed_ms:.2f}")
+        rows.append((str(cost.num_streams), *rates, f"{cost.num_accepted:,} of {cost.num_drafted:,}"))
+    _say(markdown(rows))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -123,13 +140,17 @@ def _parser() -> argparse.ArgumentParser:
     guess = commands.add_parser("speculation", help="what guessing ahead gains")
     guess.add_argument("--tokens", type=int, default=4, help="of a draft at most")
     guess.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8])
-    for command in (throughput, host, turn, guess):
+    head = commands.add_parser("head", help="what a draft head costs whose guesses never stand")
+    head.add_argument("--tokens", type=int, default=4, help="of a draft at most")
+    head.add_argument("--max-seqs", type=int, default=2, help="drafts while no more decode")
+    head.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4])
+    for command in (throughput, host, turn, guess, head):
         command.add_argument("--checkpoint", choices=NAMES, default="tiny")
-    for command in (throughput, turn, guess):
+    for command in (throughput, turn, guess, head):
         command.add_argument("--rounds", type=int, default=5)
     worker = commands.add_parser("worker", help="used by load/peers.py")
     worker.add_argument("--folder", type=Path, required=True)
-    for command in (throughput, turn, worker):
+    for command in (throughput, turn, head, worker):
         command.add_argument("--threads", type=int, help="of the engine [default: all cores but one]")
     return parser
 
