@@ -42,7 +42,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     [
         (90, GEMV | GEMM | ATTENTION | SAMPLING | SKINNY | {"_join_splits"}),
         (80, GEMM | ATTENTION | SKINNY),
-        (75, GEMV),
+        (75, GEMV | {"_skinny_vectors"}),  # the router's, here because no card says that it has no tile multiplication
     ],
 )
 def test_kernels_when_compiled_for_a_card_then_all_are_there_and_none_spills(

@@ -38,6 +38,6 @@ def test_traffic_when_contexts_grow_then_sliding_layers_read_their_window_only()
 
 def test_traffic_when_the_cache_is_float8_then_it_halves_and_the_weights_stay() -> None:
     config = published_config("20b")
-    full, rough = (Traffic.of(config, 8, 1024, 2, size) for size in (None, 1))
+    full, rough = (Traffic.of(config, 8, 1024, 2, kv_element_size=size) for size in (None, 1))
     assert full.cache == 2 * rough.cache
     assert full.weights == rough.weights

@@ -109,7 +109,7 @@ class TorchModel(LocalModel):
     def plan_cache(self, limits: CacheLimits) -> CachePlan:
         """Plan by what is free on the device, as `Model.plan_cache` says, with the head's share."""
         extra = 0 if self._head is None else self._head.position_bytes
-        return size_cache(self.config, self.device, self.dtype.itemsize, limits, extra)
+        return size_cache(self.config, self.device, self.cache_dtype.itemsize, limits, extra)
 
     @property
     def cache_dtype(self) -> torch.dtype:
