@@ -106,7 +106,8 @@ def loss_of(model: TrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     hidden, imbalance = model(batch.shared, batch.tokens[:, :-1], model.table(batch.others))
     is_target = batch.is_target[:, 1:]
     hidden, targets = hidden[is_target], batch.tokens[:, 1:][is_target]
-    num_known, mistaken = len(model.known), model.look_alikes(hidden[targets >= len(model.known)])
+    num_known = len(model.known)
+    mistaken = model.look_alikes(hidden[targets >= num_known])
     candidates = torch.cat((batch.others, mistaken[~torch.isin(mistaken, batch.others)]))
     logits = F.linear(hidden, model.output_table(candidates)).float()
     # the random tokens stand for all that are not named, each for many

@@ -14,8 +14,8 @@ from torch import Tensor
 from gptoss_backend.engine.experts import ExpertShape, ExpertWeights, mix_experts
 from gptoss_backend.engine.kernels.gemv import down_for_pairs, gate_up_for_pairs
 from gptoss_backend.engine.kernels.grouped_gemm import down_for_sorted, gate_up_for_sorted
+from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.routing import Routes, pick_experts, sort_pairs
-from gptoss_backend.engine.kernels.skinny import MOST_ROWS, multiply_few
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 
 _TILE_COLUMNS = 512
@@ -43,9 +43,8 @@ def mix_packed_experts(hidden: Tensor, weights: ExpertWeights, shape: ExpertShap
 
 def _scores(hidden: Tensor, weights: ExpertWeights) -> Tensor:
     # the router is small: a single row takes 3.5 µs here and 7.7 in cuBLAS, which divides it and adds up
-    if len(hidden) <= MOST_ROWS and _has_tile_multiplication(hidden.device):
-        return multiply_few(hidden, weights.router, weights.router_bias)
-    return F.linear(hidden, weights.router, weights.router_bias)
+    linear = KernelOperators.linear if _has_tile_multiplication(hidden.device) else F.linear
+    return linear(hidden, weights.router, weights.router_bias)
 
 
 def _has_tile_multiplication(device: torch.device) -> bool:
