@@ -145,9 +145,9 @@ def test_generate_when_a_conversation_comes_back_then_it_goes_to_the_same_replic
         for _ in range(8):
             assert await answer_of(fleet) == WHOLE
         assert sorted(servers.asked("gpt_oss_demo").values()) == [0, 0, 8]
-        for number in range(60):
+        for number in range(120):
             await answer_of(fleet, prompt(number))
-        assert min(servers.asked("gpt_oss_demo").values()) >= 8
+        assert min(servers.asked("gpt_oss_demo").values()) >= 20
 
     run(test, FakeTriton(), FakeTriton(), FakeTriton())
 
@@ -264,11 +264,11 @@ def test_fleet_when_a_replica_is_added_to_the_names_then_it_gets_its_share() -> 
         async with asyncio.timeout(5):  # by itself
             while added not in fleet.addresses() or not fleet.replicas[-1].status.ready:
                 await asyncio.sleep(0.05)
-        for number in range(40):
+        for number in range(120):
             await fleet.preprocess(CHAT_REQUEST, "req-1")
             await answer_of(fleet, prompt(number))
-        assert servers.asked("gpt_oss_demo")[added] >= 8
-        assert servers.asked("preprocess")[added] >= 8
+        assert servers.asked("gpt_oss_demo")[added] >= 20, "a third is to be expected"
+        assert servers.asked("preprocess")[added] >= 20
 
     run(test, FakeTriton(), FakeTriton())
 
