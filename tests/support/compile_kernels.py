@@ -24,6 +24,7 @@ from triton.runtime.jit import JITFunction
 from gptoss_backend.engine.config import RopeConfig
 from gptoss_backend.engine.experts import ExpertShape, ExpertWeights
 from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
+from gptoss_backend.engine.kernels import experts as expert_kernels
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.mxfp4 import dequantise
 from gptoss_backend.engine.kernels.operators import KernelOperators
@@ -52,6 +53,8 @@ class Compiled:
     stack_bytes: int
     """For each thread; what does not fit into registers is there"""
     tensor_core_instructions: int
+    loop_instructions: int
+    """Of the longest loop, one time round, as a warp issues them"""
 
 
 class AbsentCards:
@@ -75,6 +78,8 @@ def main(wanted: list[str]) -> None:
     driver.set_active(cards)
     launch = JITFunction.run
     case = ""
+
+    expert_kernels._has_tile_multiplication = lambda device: cards.capability >= 80
 
     def compile_only(kernel: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **options: Any) -> None:  # noqa: ANN401
         compiled = launch(kernel, *args, grid=grid, warmup=True, **options)
@@ -154,7 +159,21 @@ def measure(name: str, case: str, capability: int, cubin: bytes) -> Compiled:
         assembly = _output(triton.knobs.nvidia.nvdisasm.path, "-c", file.name)
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()  # type: ignore[union-attr]
     multiplications = len(re.findall(r"\b(?:HMMA|HGMMA)\.", assembly))
-    return Compiled(name, case, capability, int(registers), int(stack), multiplications)
+    return Compiled(name, case, capability, int(registers), int(stack), multiplications, _longest_loop(assembly))
+
+
+def _longest_loop(assembly: str) -> int:
+    """Return how many instructions the longest loop has, 0 where there is none."""
+    count, longest, places = 0, 0, dict[str, int]()
+    for line in assembly.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line.strip()):
+            places[label[1]] = count
+        elif instruction := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?);", line):
+            count += 1
+            back = re.search(r"\bBRA\b.*?(\.L_x_\d+)", instruction[1])
+            if back and back[1] in places:
+                longest = max(longest, count - places[back[1]])
+    return longest
 
 
 def _output(*command: str) -> str:

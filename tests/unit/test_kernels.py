@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss_backend.engine.experts import ExpertWeights
+from gptoss_backend.engine.kernels import experts as expert_kernels
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
-from gptoss_backend.engine.kernels.gemv import gate_up_for_pairs
+from gptoss_backend.engine.kernels.gemv import NO_TENSOR_CORES, TENSOR_CORES, GemvTile, gate_up_for_pairs
 from gptoss_backend.engine.kernels.mxfp4 import dequantise
 from gptoss_backend.engine.kernels.routing import Routes, pick_experts, sort_pairs
 from gptoss_backend.engine.mxfp4 import PackedMatrices, unpack_mxfp4
@@ -58,17 +59,24 @@ def test_mix_when_float32_then_matches_the_reference_up_to_rounding(sizes: Sizes
 
 
 @pytest.mark.parametrize(
+    ("sizes", "dtype"), [(Sizes(2, 8, 3, 96, 160), torch.float32), (Sizes(1, 4, 1, 96, 224), torch.float16)], ids=str
+)
+def test_mix_when_the_card_multiplies_no_tiles_then_few_rows_are_right_too(
+    sizes: Sizes, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expert_kernels, "_has_tile_multiplication", lambda device: False)
+    case = Case.random(sizes, dtype, DEVICE)
+    found = mix_packed_experts(case.hidden, case.weights, case.shape)
+    assert relative_error(found, case.exact()) < (1e-5 if dtype == torch.float32 else 2e-3)
+
+
+@pytest.mark.parametrize(
     ("sizes", "dtype", "bound"),
     [
         (Sizes(1, 4, 2, 96, 64), torch.float16, 2e-3),
         (Sizes(1, 4, 2, 96, 64), torch.bfloat16, 1e-2),
         (Sizes(17, 8, 4, 96, 64), torch.float16, 2e-3),
-        pytest.param(
-            *(Sizes(17, 8, 4, 96, 64), torch.bfloat16, 1e-2),
-            marks=pytest.mark.skipif(
-                DEVICE.type == "cpu", reason="the interpreter multiplies bfloat16's bits as integers"
-            ),
-        ),
+        (Sizes(17, 8, 4, 96, 64), torch.bfloat16, 1e-2),
     ],
     ids=str,
 )
@@ -98,15 +106,16 @@ def test_mix_when_all_tokens_choose_the_same_experts_then_it_is_right() -> None:
     assert relative_error(mix_packed_experts(case.hidden, weights, case.shape), case.exact()) < 1e-5
 
 
-def test_gate_up_when_few_rows_share_a_batch_then_each_has_the_bits_it_has_alone() -> None:
+@pytest.mark.parametrize("tile", [TENSOR_CORES, NO_TENSOR_CORES])
+def test_gate_up_when_few_rows_share_a_batch_then_each_has_the_bits_it_has_alone(tile: GemvTile) -> None:
     case = Case.random(Sizes(3, 4, 2, 96, 32), torch.float32, DEVICE)
     matrices, bias = case.weights.gate_up, case.weights.gate_up_bias
     assert isinstance(matrices, PackedMatrices)
     routes = pick_experts(F.linear(case.hidden, case.weights.router), 2)
-    together = gate_up_for_pairs(case.hidden, routes, matrices, bias, case.shape)
+    together = gate_up_for_pairs(case.hidden, routes, matrices, bias, case.shape, tile)
     for row in range(3):
         route = Routes(routes.experts[[row]], routes.shares[[row]])
-        alone = gate_up_for_pairs(case.hidden[[row]], route, matrices, bias, case.shape)
+        alone = gate_up_for_pairs(case.hidden[[row]], route, matrices, bias, case.shape, tile)
         assert torch.equal(alone, together[2 * row : 2 * row + 2])
 
 

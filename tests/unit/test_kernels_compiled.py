@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from gptoss_backend.engine.kernels.gemv import TENSOR_CORES
+from gptoss_backend.engine.kernels.grouped_gemm import GemmTile
+
 ROOT = Path(__file__).parents[2]
 FEW, MANY = 1, 2048
 CASES = [f"90:bfloat16:{FEW}", f"90:bfloat16:{MANY}", f"80:bfloat16:{MANY}", f"75:float16:{FEW}"]
@@ -42,7 +45,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     [
         (90, GEMV | GEMM | ATTENTION | SAMPLING | SKINNY | {"_join_splits"}),
         (80, GEMM | ATTENTION | SKINNY),
-        (75, GEMV | {"_skinny_vectors"}),  # the router's, here because no card says that it has no tile multiplication
+        (75, GEMV),
     ],
 )
 def test_kernels_when_compiled_for_a_card_then_all_are_there_and_none_spills(
@@ -57,6 +60,23 @@ def test_gemv_when_compiled_for_hopper_then_half_of_the_registers_suffice(compil
     # up to 128 leave room for 16 warps on a multiprocessor, whose loads together hide the memory's latency
     kernels = [kernel for kernel in compiled if kernel["name"] in GEMV and kernel["capability"] == 90]
     assert [kernel["name"] for kernel in kernels if kernel["registers"] > 128] == []
+
+
+def test_experts_when_compiled_for_hopper_then_a_weight_takes_six_instructions_at_most(
+    compiled: list[dict[str, Any]],
+) -> None:
+    # at eight these, and not the memory, bound a step on an H100
+    few, many = TENSOR_CORES, GemmTile.for_rows(4 * MANY, 32)
+    of_a_warp = {
+        **dict.fromkeys(GEMV, few.rows * few.blocks),
+        **dict.fromkeys(GEMM, many.outputs * many.blocks / many.num_warps),
+    }
+    kernels = [kernel for kernel in compiled if kernel["name"] in GEMV | GEMM and kernel["capability"] == 90]
+    assert len(kernels) == 4
+    for kernel in kernels:
+        # of 32 lanes each has one weight of a block
+        assert kernel["loop_instructions"] < 6 * of_a_warp[kernel["name"]]
+        assert kernel["tensor_core_instructions"]
 
 
 @pytest.mark.parametrize("capability", [90, 80])

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gptoss_backend.engine.experts import ExpertShape, ExpertWeights, mix_experts
-from gptoss_backend.engine.kernels.gemv import down_for_pairs, gate_up_for_pairs
+from gptoss_backend.engine.kernels.gemv import NO_TENSOR_CORES, TENSOR_CORES, down_for_pairs, gate_up_for_pairs
 from gptoss_backend.engine.kernels.grouped_gemm import down_for_sorted, gate_up_for_sorted
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.routing import Routes, pick_experts, sort_pairs
@@ -54,8 +54,9 @@ def _has_tile_multiplication(device: torch.device) -> bool:
 
 def _apply_to_few(hidden: Tensor, routes: Routes, weights: ExpertWeights, shape: ExpertShape) -> Tensor:
     gate_up, down = _packed(weights)
-    activations = gate_up_for_pairs(hidden, routes, gate_up, weights.gate_up_bias, shape)
-    return down_for_pairs(activations, routes, down, weights.down_bias)
+    tile = TENSOR_CORES if _has_tile_multiplication(hidden.device) else NO_TENSOR_CORES
+    activations = gate_up_for_pairs(hidden, routes, gate_up, weights.gate_up_bias, shape, tile)
+    return down_for_pairs(activations, routes, down, weights.down_bias, tile)
 
 
 def _apply_to_many(hidden: Tensor, routes: Routes, weights: ExpertWeights, shape: ExpertShape) -> Tensor:

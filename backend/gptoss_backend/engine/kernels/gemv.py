@@ -1,8 +1,10 @@
-"""Experts for few rows: matrix times vector, MXFP4 unpacked in registers.
+"""Experts for few rows: a matrix times a vector for one (token, expert) pair at a time.
 
-Owns: the two matmuls of an expert for one (token, expert) pair at a time. A program computes a few outputs of one pair
-from whole rows of its expert's matrix, so every byte of weights is read once and goes through no shared memory, and a
-row's sum has the same order whatever else is in the batch.
+Owns: the two matmuls of an expert for such pairs. A program computes a few outputs of one pair from whole rows of its
+expert's matrix: every byte of weights is read once, and a row's sum has the same order whatever else is in the batch.
+
+Unpacking is what bounds them, rather than the memory. The tensor cores, though seven of their eight columns stay empty,
+take the widening to float32 and the multiplication off the other units; cards before Ampere do without.
 """
 
 from __future__ import annotations
@@ -16,34 +18,56 @@ from torch import Tensor
 
 from gptoss_backend.engine.experts import ExpertShape
 from gptoss_backend.engine.kernels.activation import swiglu
-from gptoss_backend.engine.kernels.mxfp4 import GROWTH, power_of_two, shrunken_values, words_of
+from gptoss_backend.engine.kernels.mxfp4 import (
+    EASE,
+    GROWTH,
+    eased_weights,
+    factor_type,
+    power_of_two,
+    restored,
+    shrunken_values,
+    shuffled,
+    words_of,
+)
 from gptoss_backend.engine.kernels.routing import Routes
 from gptoss_backend.engine.mxfp4 import PackedMatrices
+
+_COLUMNS = tl.constexpr(8)
+"""Of the smallest tile that a tensor core multiplies with."""
 
 
 @dataclass(frozen=True, slots=True)
 class GemvTile:
     """What a program reads at a time."""
 
-    rows: int = 4
-    """On an H100 for one token: 4 take 39.0 µs for both matmuls of the 20B, 8 take 42.9, 16 with four warps 41.6"""
-    blocks: int = 16
-    """MXFP4 blocks of a row: 16 of 16 bytes, so two rows are a warp's widest loads"""
-    num_warps: int = 1
+    rows: int
+    blocks: int
+    """MXFP4 blocks of a row, in each part"""
+    parts: int = 1
+    """Of a row, one for each warp; 0 without tensor cores, where one warp reads it all"""
+    num_stages: int = 3
+
+    @property
+    def num_warps(self) -> int:
+        """One for each part."""
+        return max(1, self.parts)
 
 
-GEMV_TILE = GemvTile()
+TENSOR_CORES = GemvTile(rows=16, blocks=4, parts=2, num_stages=4)
+# 16 blocks of 16 bytes: two rows are a warp's widest loads. On an H100 for one token 4 rows take 39.0 µs for both
+# matmuls of the 20B, 8 take 42.9, 16 with four warps 41.6
+NO_TENSOR_CORES = GemvTile(rows=4, blocks=16, parts=0)
 
 
 def gate_up_for_pairs(
-    hidden: Tensor, routes: Routes, matrices: PackedMatrices, bias: Tensor, shape: ExpertShape
+    hidden: Tensor, routes: Routes, matrices: PackedMatrices, bias: Tensor, shape: ExpertShape, tile: GemvTile
 ) -> Tensor:
     """Return SwiGLU(matrix @ row + bias) of each pair, [num_pairs, inner] in hidden's dtype.
 
     hidden: [num_tokens, hidden]. matrices: [num_experts, 2 * inner, hidden], gate and up rows alternating.
     """
     num_outputs, num_blocks = matrices.scales.shape[1:]
-    num_pairs, tile = routes.experts.numel(), GEMV_TILE
+    num_pairs = routes.experts.numel()
     activations = torch.empty(num_pairs, num_outputs // 2, dtype=hidden.dtype, device=hidden.device)
     _gate_up_for_pairs[(triton.cdiv(num_outputs, tile.rows), num_pairs)](
         hidden,
@@ -58,19 +82,24 @@ def gate_up_for_pairs(
         shape.swiglu_limit,
         TOP_K=shape.num_experts_per_token,
         ROWS=tile.rows,
+        PARTS=tile.parts,
         BLOCKS=tile.blocks,
+        DTYPE=factor_type(hidden),
         num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
     )
     return activations
 
 
-def down_for_pairs(activations: Tensor, routes: Routes, matrices: PackedMatrices, bias: Tensor) -> Tensor:
+def down_for_pairs(
+    activations: Tensor, routes: Routes, matrices: PackedMatrices, bias: Tensor, tile: GemvTile
+) -> Tensor:
     """Return matrix @ row + bias of each pair, [num_pairs, hidden] float32.
 
     activations: [num_pairs, inner]. matrices: [num_experts, hidden, inner].
     """
     num_outputs, num_blocks = matrices.scales.shape[1:]
-    num_pairs, tile = len(activations), GEMV_TILE
+    num_pairs = len(activations)
     outputs = torch.empty(num_pairs, num_outputs, dtype=torch.float32, device=activations.device)
     _down_for_pairs[(triton.cdiv(num_outputs, tile.rows), num_pairs)](
         activations,
@@ -82,8 +111,11 @@ def down_for_pairs(activations: Tensor, routes: Routes, matrices: PackedMatrices
         num_outputs,
         num_blocks,
         ROWS=tile.rows,
+        PARTS=tile.parts,
         BLOCKS=tile.blocks,
+        DTYPE=factor_type(activations),
         num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
     )
     return outputs
 
@@ -102,14 +134,16 @@ def _gate_up_for_pairs(
     limit: tl.tensor,
     TOP_K: tl.constexpr,
     ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
     BLOCKS: tl.constexpr,
+    DTYPE: tl.constexpr,
 ) -> None:
     tile, pair = tl.program_id(0), tl.program_id(1).to(tl.int64)
     outputs = tile * ROWS + tl.arange(0, ROWS)
     rows = tl.load(experts + pair).to(tl.int64) * num_outputs + outputs
     inside = outputs < num_outputs
     vector = hidden + pair // TOP_K * num_blocks * 32
-    sums = dot_rows(vector, words, scales, rows, inside, num_blocks, ROWS, BLOCKS)
+    sums = dot_rows(vector, words, scales, rows, inside, num_blocks, PARTS, BLOCKS, DTYPE)
     sums += tl.load(bias + rows, mask=inside, other=0).to(tl.float32)
     gate, up = tl.split(tl.reshape(sums, [ROWS // 2, 2]))
     num_inner = num_outputs // 2
@@ -129,14 +163,16 @@ def _down_for_pairs(
     num_outputs: tl.tensor,
     num_blocks: tl.tensor,
     ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
     BLOCKS: tl.constexpr,
+    DTYPE: tl.constexpr,
 ) -> None:
     pair = tl.program_id(1).to(tl.int64)
     columns = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     rows = tl.load(experts + pair).to(tl.int64) * num_outputs + columns
     inside = columns < num_outputs
     vector = activations + pair * num_blocks * 32
-    sums = dot_rows(vector, words, scales, rows, inside, num_blocks, ROWS, BLOCKS)
+    sums = dot_rows(vector, words, scales, rows, inside, num_blocks, PARTS, BLOCKS, DTYPE)
     sums += tl.load(bias + rows, mask=inside, other=0).to(tl.float32)
     tl.store(outputs + pair * num_outputs + columns, sums, mask=inside)
 
@@ -149,21 +185,73 @@ def dot_rows(
     rows: tl.tensor,
     inside: tl.tensor,
     num_blocks: tl.tensor,
-    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    DTYPE: tl.constexpr,
+) -> tl.tensor:
+    """Return the products of packed rows with a vector of num_blocks * 32, [len(rows)] float32; rows: int64."""
+    if PARTS == 0:
+        sums = _dot_in_registers(vector, words, scales, rows, inside, num_blocks, BLOCKS)
+    else:  # Triton compiles what follows an `if`, whatever that says
+        sums = _dot_on_tensor_cores(vector, words, scales, rows, inside, num_blocks, PARTS, BLOCKS, DTYPE)
+    return sums
+
+
+@triton.jit
+def _dot_on_tensor_cores(
+    vector: tl.tensor,
+    words: tl.tensor,
+    scales: tl.tensor,
+    rows: tl.tensor,
+    inside: tl.tensor,
+    num_blocks: tl.tensor,
+    PARTS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    DTYPE: tl.constexpr,
+) -> tl.tensor:
+    ROWS: tl.constexpr = rows.shape[0]
+    part = tl.arange(0, PARTS)[:, None, None]
+    is_vector = tl.arange(0, _COLUMNS)[None, :, None] == 0
+    starts, within = rows[None, :, None] * num_blocks, inside[None, :, None]
+    sums = tl.zeros([PARTS, ROWS, _COLUMNS], tl.float32)
+    for first in range(0, num_blocks, PARTS * BLOCKS):
+        begin = first + part * BLOCKS
+        word = begin * 4 + tl.arange(0, BLOCKS * 4)[None, None, :]
+        packed = tl.load(words + starts * 4 + word, mask=within & (word < num_blocks * 4), other=0)
+        block = begin + tl.arange(0, BLOCKS)[None, None, :]
+        scale = tl.load(scales + starts + block, mask=within & (block < num_blocks), other=0)
+        packed, scale = tl.reshape(packed, [PARTS * ROWS, BLOCKS * 4]), tl.reshape(scale, [PARTS * ROWS, BLOCKS])
+        weights = tl.reshape(eased_weights(packed, scale, DTYPE), [PARTS, ROWS, BLOCKS * 32])
+        value = begin * 32 + tl.arange(0, BLOCKS * 32)[None, None, :]
+        columns = tl.load(vector + value, mask=is_vector & (value < num_blocks * 32), other=0).to(DTYPE)
+        columns = shuffled(tl.reshape(columns, [PARTS * _COLUMNS, BLOCKS * 32]))
+        columns = tl.permute(tl.reshape(columns, [PARTS, _COLUMNS, BLOCKS * 32]), (0, 2, 1))
+        # float32 inputs are for tests, which want its precision
+        sums = tl.dot(weights, columns, sums, input_precision="ieee")
+    return restored(tl.sum(tl.sum(sums, axis=0), axis=1), DTYPE)
+
+
+@triton.jit
+def _dot_in_registers(
+    vector: tl.tensor,
+    words: tl.tensor,
+    scales: tl.tensor,
+    rows: tl.tensor,
+    inside: tl.tensor,
+    num_blocks: tl.tensor,
     BLOCKS: tl.constexpr,
 ) -> tl.tensor:
-    """Return the products of packed rows with a vector of num_blocks * 32, [ROWS] float32; rows: [ROWS] int64."""
-    sums = tl.zeros([ROWS, BLOCKS], tl.float32)
+    sums = tl.zeros([rows.shape[0], BLOCKS], tl.float32)
     for first in range(0, num_blocks, BLOCKS):
         block = first + tl.arange(0, BLOCKS)
         within = inside[:, None] & (block < num_blocks)[None, :]
         place = rows[:, None] * num_blocks + block[None, :]
-        scale = power_of_two(tl.load(scales + place, mask=within, other=0)) * GROWTH
+        scale = power_of_two(tl.load(scales + place, mask=within, other=0))
         packed = tl.load(
             words + place[:, :, None] * 4 + tl.arange(0, 4)[None, None, :], mask=within[:, :, None], other=0
         )
         value = block[:, None] * 32 + tl.arange(0, 32)[None, :]
-        values = tl.load(vector + value, mask=(block < num_blocks)[:, None], other=0).to(tl.float32)
-        products = shrunken_values(packed).to(tl.float32) * values[None, :, :]
-        sums += tl.sum(products, axis=2) * scale
-    return tl.sum(sums, axis=1)
+        # eased, products with weights divided by GROWTH are no subnormals
+        values = tl.load(vector + value, mask=(block < num_blocks)[:, None], other=0).to(tl.float32) * EASE
+        sums += tl.sum(shrunken_values(packed) * values[None, :, :], axis=2) * scale
+    return tl.sum(sums, axis=1) * (GROWTH / EASE)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gptoss_backend.engine.experts import ExpertShape
 from gptoss_backend.engine.kernels.activation import swiglu
-from gptoss_backend.engine.kernels.mxfp4 import GROWTH, power_of_two, shrunken_values, words_of
+from gptoss_backend.engine.kernels.mxfp4 import eased_weights, factor_type, restored, shuffled, words_of
 from gptoss_backend.engine.kernels.routing import PairOrder
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 
@@ -26,9 +26,9 @@ class GemmTile:
 
     rows: int
     """Pairs"""
-    outputs: int = 128
+    outputs: int = 64
     """Rows of the matrix"""
-    blocks: int = 2
+    blocks: int = 4
     """MXFP4 blocks multiplied at a time"""
     num_warps: int = 4
 
@@ -36,8 +36,7 @@ class GemmTile:
     def for_rows(cls, num_pairs: int, num_experts: int) -> GemmTile:
         """Return the tile for experts that get num_pairs / num_experts rows on average."""
         rows = min(64, max(16, triton.next_power_of_2(num_pairs // num_experts)))
-        # the quickest of twelve shapes for each number of rows on an H100, at the 20B's sizes
-        return {16: cls(16, outputs=64, blocks=4), 32: cls(32), 64: cls(64, outputs=64)}[rows]
+        return cls(rows)
 
     def most_tiles(self, num_pairs: int, num_experts: int) -> int:
         """Return how many tiles of rows there are at most, however the pairs fall."""
@@ -73,6 +72,7 @@ def gate_up_for_sorted(
         ROWS=tile.rows,
         OUTPUTS=tile.outputs,
         BLOCKS=tile.blocks,
+        DTYPE=factor_type(hidden),
         num_warps=tile.num_warps,
     )
     return activations
@@ -102,6 +102,7 @@ def down_for_sorted(activations: Tensor, order: PairOrder, matrices: PackedMatri
         ROWS=tile.rows,
         OUTPUTS=tile.outputs,
         BLOCKS=tile.blocks,
+        DTYPE=factor_type(activations),
         num_warps=tile.num_warps,
     )
     return outputs
@@ -126,6 +127,7 @@ def _gate_up_for_sorted(
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     BLOCKS: tl.constexpr,
+    DTYPE: tl.constexpr,
 ) -> None:
     expert, first_place, end = find_tile(ends, NUM_EXPERTS, LANES, ROWS)
     if first_place >= end:
@@ -135,14 +137,14 @@ def _gate_up_for_sorted(
     outputs = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     matrix_rows = expert.to(tl.int64) * num_outputs + outputs
     inside = outputs < num_outputs
-    sums = multiply_tile(hidden, tokens, places < end, words, scales, matrix_rows, inside, num_blocks, BLOCKS)
-    sums += tl.load(bias + matrix_rows, mask=inside, other=0).to(tl.float32)[None, :]
-    gate, up = tl.split(tl.reshape(sums, [ROWS, OUTPUTS // 2, 2]))
+    sums = multiply_tile(hidden, tokens, places < end, words, scales, matrix_rows, inside, num_blocks, BLOCKS, DTYPE)
+    sums += tl.load(bias + matrix_rows, mask=inside, other=0).to(tl.float32)[:, None]
+    gate, up = tl.split(tl.permute(tl.reshape(sums, [OUTPUTS // 2, 2, ROWS]), (0, 2, 1)))
     num_inner = num_outputs // 2
     inner = tl.program_id(1) * (OUTPUTS // 2) + tl.arange(0, OUTPUTS // 2)
     activated = swiglu(gate, up, alpha, limit).to(activations.dtype.element_ty)
-    within = (places < end)[:, None] & (inner < num_inner)[None, :]
-    tl.store(activations + places.to(tl.int64)[:, None] * num_inner + inner[None, :], activated, mask=within)
+    within = (inner < num_inner)[:, None] & (places < end)[None, :]
+    tl.store(activations + places.to(tl.int64)[None, :] * num_inner + inner[:, None], activated, mask=within)
 
 
 @triton.jit
@@ -161,6 +163,7 @@ def _down_for_sorted(
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     BLOCKS: tl.constexpr,
+    DTYPE: tl.constexpr,
 ) -> None:
     expert, first_place, end = find_tile(ends, NUM_EXPERTS, LANES, ROWS)
     if first_place >= end:
@@ -169,11 +172,13 @@ def _down_for_sorted(
     columns = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
     matrix_rows = expert.to(tl.int64) * num_outputs + columns
     inside = columns < num_outputs
-    sums = multiply_tile(activations, places, places < end, words, scales, matrix_rows, inside, num_blocks, BLOCKS)
-    sums += tl.load(bias + matrix_rows, mask=inside, other=0).to(tl.float32)[None, :]
+    sums = multiply_tile(
+        activations, places, places < end, words, scales, matrix_rows, inside, num_blocks, BLOCKS, DTYPE
+    )
+    sums += tl.load(bias + matrix_rows, mask=inside, other=0).to(tl.float32)[:, None]
     pair = tl.load(pairs + places, mask=places < end, other=0).to(tl.int64)
-    within = (places < end)[:, None] & inside[None, :]
-    tl.store(outputs + pair[:, None] * num_outputs + columns[None, :], sums, mask=within)
+    within = inside[:, None] & (places < end)[None, :]
+    tl.store(outputs + pair[None, :] * num_outputs + columns[:, None], sums, mask=within)
 
 
 @triton.jit
@@ -204,25 +209,23 @@ def multiply_tile(
     inside: tl.tensor,
     num_blocks: tl.tensor,
     BLOCKS: tl.constexpr,
+    DTYPE: tl.constexpr,
 ) -> tl.tensor:
-    """Return inputs @ matrix.T for some rows of both, float32 [len(input_rows), len(matrix_rows)]."""
-    dtype: tl.constexpr = inputs.dtype.element_ty
-    OUTPUTS: tl.constexpr = matrix_rows.shape[0]
-    sums = tl.zeros([input_rows.shape[0], OUTPUTS], tl.float32)
-    input_starts = input_rows.to(tl.int64) * num_blocks * 32
+    """Return matrix @ inputs.T for some rows of both, float32 [len(matrix_rows), len(input_rows)].
+
+    The weights are on the left, because a tensor core takes its left side from the registers that they are unpacked in.
+    """
+    sums = tl.zeros([matrix_rows.shape[0], input_rows.shape[0]], tl.float32)
+    input_starts = inputs + input_rows.to(tl.int64)[:, None] * num_blocks * 32
+    matrix_starts = matrix_rows[:, None] * num_blocks
     for first in range(0, num_blocks, BLOCKS):
-        block = first + tl.arange(0, BLOCKS)
-        value = first * 32 + tl.arange(0, BLOCKS * 32)
-        wanted = has_row[:, None] & (value < num_blocks * 32)[None, :]
-        rows = tl.load(inputs + input_starts[:, None] + value[None, :], mask=wanted, other=0)
-        within = inside[:, None] & (block < num_blocks)[None, :]
-        place = matrix_rows[:, None] * num_blocks + block[None, :]
-        scale = power_of_two(tl.load(scales + place, mask=within, other=0)) * GROWTH
-        packed = tl.load(
-            words + place[:, :, None] * 4 + tl.arange(0, 4)[None, None, :], mask=within[:, :, None], other=0
-        )
-        weights = (shrunken_values(packed).to(tl.float32) * scale[:, :, None]).to(dtype)
-        weights = tl.reshape(weights, [OUTPUTS, BLOCKS * 32])
+        word = first * 4 + tl.arange(0, BLOCKS * 4)[None, :]
+        packed = tl.load(words + matrix_starts * 4 + word, mask=inside[:, None] & (word < num_blocks * 4), other=0)
+        block = first + tl.arange(0, BLOCKS)[None, :]
+        scale = tl.load(scales + matrix_starts + block, mask=inside[:, None] & (block < num_blocks), other=0)
+        weights = eased_weights(packed, scale, DTYPE)
+        value = first * 32 + tl.arange(0, BLOCKS * 32)[None, :]
+        rows = tl.load(input_starts + value, mask=has_row[:, None] & (value < num_blocks * 32), other=0)
         # float32 inputs are for tests, which want its precision
-        sums = tl.dot(rows, tl.trans(weights), sums, input_precision="ieee")
-    return sums
+        sums = tl.dot(weights, tl.trans(shuffled(rows.to(DTYPE))), sums, input_precision="ieee")
+    return restored(sums, DTYPE)
