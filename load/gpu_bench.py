@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
+from gptoss_backend.engine.computing import EIGHT_BIT
 from gptoss_backend.engine.loading import make_model
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.precision import FLOAT8, choose_cache_dtype, choose_precision
@@ -116,7 +117,7 @@ def _measure(
     weights = RandomWeights(config, device, dtype, eight_bit=eight_bit).model()
     cache_dtype = choose_cache_dtype(options.kv_cache_dtype, dtype, device)
     model = make_model(Shard.of_all(config), weights, cuda_graphs=options.graphs, cache_dtype=cache_dtype)
-    figures = ShapeFigures(name, type(model).__name__ + (", 8-bit attention and unembedding" if eight_bit else ""))
+    figures = ShapeFigures(name, type(model).__name__ + (f", {EIGHT_BIT}" if eight_bit else ""))
     for context in options.contexts:
         for batch in options.batches:
             figures.decodes.append(time_decode(model, batch, context, rate, eight_bit=eight_bit))

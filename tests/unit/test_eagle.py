@@ -228,7 +228,7 @@ def test_write_when_the_seed_is_the_same_then_so_are_the_bytes(target: Path) -> 
         ({"placement": PlacementOptions(mode="tensor", num_devices=2), "cpu_kernels": "torch"}, "placement is tensor"),
         ({"placement": PlacementOptions(mode="pipeline", num_devices=2)}, "placement is pipeline"),
         ({"dtype": "float16", "cpu_kernels": "torch"}, "outgrow float16"),
-        ({"cpu_kernels": "torch"}, "checkpoint folder nowhere does not exist"),
+        ({}, "checkpoint folder nowhere does not exist"),
     ],
 )
 def test_load_model_when_it_takes_no_head_then_one_sentence_says_why(
@@ -238,12 +238,11 @@ def test_load_model_when_it_takes_no_head_then_one_sentence_says_why(
         load_model(target, device=CPU, head="nowhere", **options)
 
 
-def test_load_model_when_the_kernels_are_native_then_a_head_is_refused(
-    target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gptoss_backend.engine.loading.check_native", lambda config, block_size: None)
-    with pytest.raises(EngineError, match="needs the torch forward pass: set engine"):
-        load_model(target, device=CPU, head="nowhere")
+def test_load_model_when_the_kernels_are_native_then_a_head_is_refused(target: Path) -> None:
+    with pytest.raises(
+        EngineError, match=r"cpu_kernels is native, but engine\.speculation_head is set, and the kernels"
+    ):
+        load_model(target, device=CPU, head="nowhere", cpu_kernels="native")
 
 
 # --- answers --------------------------------------------------------------------------------------------------------

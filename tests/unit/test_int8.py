@@ -19,8 +19,6 @@ from gptoss_backend.engine.engine import EngineOptions
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.int8 import EightBitMatrix
 from gptoss_backend.engine.loading import load_model
-from gptoss_backend.engine.native.library import NativeUnavailableError
-from gptoss_backend.engine.native.model import check_native
 from gptoss_backend.engine.operators import TorchOperators
 from gptoss_backend.engine.placement.memory_plan import plan_memory
 from gptoss_backend.engine.placement.options import PlacementOptions
@@ -128,12 +126,18 @@ def test_loading_when_eight_bits_meet_several_devices_then_a_sentence_refuses_th
 
 
 def test_loading_when_eight_bits_meet_the_cpp_kernels_then_a_sentence_refuses_them(folder: Path) -> None:
-    try:
-        check_native(ModelConfig.from_folder(folder), block_size=16)
-    except NativeUnavailableError as reason:
-        pytest.skip(str(reason))
-    with pytest.raises(EngineError, match=r"dense_weights is int8, .* set engine\.cpu_kernels to torch"):
-        load_model(folder, device=CPU, dense_weights="int8")
+    with pytest.raises(EngineError, match=r"cpu_kernels is native, but engine\.dense_weights is int8, and the kernels"):
+        load_model(folder, device=CPU, dense_weights="int8", cpu_kernels="native")
+
+
+def test_loading_when_nothing_is_said_of_kernels_then_torch_takes_eight_bits(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        model = load_model(folder, device=CPU, dense_weights="int8")
+    assert model.info.kernels == "torch, 8-bit attention and unembedding"
+    assert "forward pass: torch, since engine.dense_weights is int8" in caplog.text
+    assert "so answers differ from the checkpoint's" in caplog.text
 
 
 @pytest.fixture

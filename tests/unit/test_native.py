@@ -15,10 +15,11 @@ from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
 from gptoss_backend.engine.checkpoint import Weights, load_weights
+from gptoss_backend.engine.computing import ExpertFormat
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError, EngineError
 from gptoss_backend.engine.kv_cache import KVCache, plan_cache
-from gptoss_backend.engine.loading import ExpertFormat, load_model
+from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native import library
 from gptoss_backend.engine.native.library import NativeUnavailableError
@@ -356,7 +357,7 @@ def test_loading_when_another_precision_is_asked_for_then_torch_computes_in_it(t
     model = load_model(tmp_path, device=CPU, dtype="float32")
     assert isinstance(model, TorchModel)
     native_or_skip(tmp_path)
-    with pytest.raises(EngineError, match=r"computes in bfloat16, but engine\.dtype is float32"):
+    with pytest.raises(EngineError, match=r"cpu_kernels is native, but engine\.dtype is float32"):
         load_model(tmp_path, device=CPU, dtype="float32", cpu_kernels="native")
     with pytest.raises(EngineError, match=r"block_size is 8, the kernels take 16"):
         load_model(tmp_path, device=CPU, cpu_kernels="native", block_size=8)

@@ -21,11 +21,12 @@ from gptoss_backend.contract import FinishReason, GenerationErrorCode, SamplingP
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.cache_sizing import CacheLimits, describe
 from gptoss_backend.engine.checkpoint import Progress
+from gptoss_backend.engine.computing import CpuKernels, DenseFormat, ExpertFormat
 from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull, RankLost
 from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.kv_cache import KVCache, extend_block_hashes
-from gptoss_backend.engine.loading import CpuKernels, DenseFormat, ExpertFormat, load_model
+from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.model import LaunchedStep, Model, ModelInfo
 from gptoss_backend.engine.observations import Measure, Observations
 from gptoss_backend.engine.placement.options import PlacementOptions

@@ -1,6 +1,6 @@
 """From a checkpoint folder to a model that can compute.
 
-Stage: start-up. Owns: which forward pass runs where, in which precision, on how many threads, and saying so.
+Stage: start-up. Owns: where the weights go, in which order all is checked and read, and saying so.
 Does not know: requests.
 """
 
@@ -11,19 +11,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from gptoss_backend.engine.checkpoint import Progress, Weights, find_checkpoint, has_packed_experts, load_weights
+from gptoss_backend.engine.computing import Computing, CpuKernels, DenseFormat, ExpertFormat, Wishes, name_of
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import check_head, load_head
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.model import LocalModel, Model, ModelInfo
 from gptoss_backend.engine.mxfp4 import PackedMatrices
-from gptoss_backend.engine.native.library import NativeUnavailableError
-from gptoss_backend.engine.native.model import NativeModel, check_native
+from gptoss_backend.engine.native.model import NativeModel
 from gptoss_backend.engine.operators import has_kernels
 from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, choose_placement
 from gptoss_backend.engine.placement.driver import Cluster, DistributedModel
@@ -31,7 +30,7 @@ from gptoss_backend.engine.placement.jobs import device_names
 from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR
 from gptoss_backend.engine.placement.memory_plan import MemoryPlan, gib
 from gptoss_backend.engine.placement.options import PlacementOptions
-from gptoss_backend.engine.precision import FLOAT8, CacheDtype, Precision, choose_cache_dtype, choose_precision
+from gptoss_backend.engine.precision import CacheDtype
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
 
@@ -42,13 +41,6 @@ _PLAN_TOLERANCE = 0.02
 
 # memory that is not a card's is not planned: the page cache gives way
 _HOST = Card("the host", 2**62)
-
-CpuKernels = Literal["auto", "native", "torch"]
-"""auto: native where it can run and the precision is not set to another than bfloat16."""
-ExpertFormat = Literal["auto", "packed", "unpacked"]
-"""Of experts in MXFP4. auto: packed where kernels take them so; plain torch would unpack them in every step."""
-DenseFormat = Literal["auto", "int8"]
-"""Of attention's matrices and the unembedding. auto: as they are stored. int8: rounded, which changes logits."""
 
 
 def load_model(
@@ -75,46 +67,41 @@ def load_model(
     """
     config = ModelConfig.from_folder(folder)
     options = placement or PlacementOptions()
-    is_alone = options.mode not in (PIPELINE, TENSOR)
-    native = device.type == "cpu" and is_alone and _use_native(config, dtype, block_size, kv_cache_dtype, cpu_kernels)
-    precision = choose_precision(dtype, device, has_native_bfloat16=native)
-    cache_dtype = choose_cache_dtype(kv_cache_dtype, precision.dtype, device)
-    packed = experts == "packed" or (experts == "auto" and (native or device.type == "cuda"))
-    packed = packed and has_packed_experts(folder)
-    eight_bit = dense_weights == "int8"
-    choice = _choose(config, device, precision, cache_dtype, options, packed=packed, eight_bit=eight_bit)
-    if eight_bit:
-        _check_eight_bit(choice, native=native)
-    _tell(precision, cache_dtype, choice)
+    wishes = Wishes(dtype, block_size, kv_cache_dtype, cpu_kernels, experts, dense_weights, has_head=head is not None)
+    computing = Computing.choose(
+        config,
+        device,
+        wishes,
+        is_alone=options.mode not in (PIPELINE, TENSOR),
+        has_packed_experts=has_packed_experts(folder),
+    )
+    choice = _choose(config, computing, options)
+    _check_alone(choice, computing, wishes)
+    computing.log()
+    logger.info("placement: %s (%s)", choice.mode, choice.reason)
+    for line in choice.lines:
+        logger.info("memory plan: %s", line)
     if head is not None:
-        check_takes_head(choice.mode, precision.dtype, native=native)
         check_head(find_checkpoint(head), config)
     if choice.mode != SINGLE:
-        return _load_spread(folder, choice, device, precision, cache_dtype, options, progress)
+        return _load_spread(folder, choice, computing, options, progress)
     threads = num_threads or len(os.sched_getaffinity(0))
     if device.type == "cpu":
         torch.set_num_threads(threads)
     model: LocalModel
-    if native:
-        kept = "MXFP4" if packed and has_packed_experts(folder) else "bfloat16"
+    if computing.native:
+        kept = "MXFP4" if computing.packed else "bfloat16"
         logger.info("forward pass: C++ kernels (AVX-512 BF16), experts in %s, threads: %d", kept, threads)
-        model = NativeModel(config, _layer_by_layer(folder, config, packed=packed, progress=progress), threads)
+        layers = _layer_by_layer(folder, config, packed=computing.packed, progress=progress)
+        model = NativeModel(config, layers, threads)
     else:
-        shard = Shard.of_all(config)
-        weights = load_weights(
-            folder, shard, precision.dtype, device, packed=packed, eight_bit=eight_bit, progress=progress
-        )
-        model = make_model(shard, weights, cuda_graphs=cuda_graphs, cache_dtype=cache_dtype)
+        model = _load_torch(folder, config, computing, cuda_graphs=cuda_graphs, progress=progress)
+        if head is not None:
+            attach_head(model, head)
     if device.type == "cuda":
         _compare(choice.plans[0], device)
-    if head is not None and isinstance(model, TorchModel):
-        attach_head(model, head)
-    kernels = "C++" if native else _kernels_of(device, precision, cache_dtype, packed=packed)
-    if not native and model.max_rows_ahead:
-        kernels += ", decode steps in CUDA graphs"
-    if eight_bit:
-        kernels += ", 8-bit attention and unembedding"
-    model.info = _info(choice, device, precision, kernels)
+    has_graphs = not computing.native and model.max_rows_ahead > 0
+    model.info = _info(choice, computing, computing.described(has_graphs=has_graphs))
     return model
 
 
@@ -135,16 +122,6 @@ def make_model(
     return GraphedModel(shard, weights, cache_dtype=cache_dtype)
 
 
-def check_takes_head(mode: str, dtype: torch.dtype, *, native: bool) -> None:
-    """Raise EngineError where what computes the model takes no draft head."""
-    if native:
-        raise EngineError("engine.speculation_head needs the torch forward pass: set engine.cpu_kernels to torch")
-    if mode != SINGLE:
-        raise EngineError(f"engine.speculation_head needs a model on one device, but its placement is {mode}")
-    if dtype == torch.float16:
-        raise EngineError("engine.speculation_head: the model's states outgrow float16, set engine.dtype to another")
-
-
 def attach_head(model: TorchModel, head: str) -> None:
     """Load a draft head beside a whole model. Raises CheckpointError."""
     folder = find_checkpoint(head)
@@ -163,19 +140,26 @@ def _layer_by_layer(folder: Path, config: ModelConfig, *, packed: bool, progress
             progress(index + 1, config.num_layers)
 
 
-def _choose(
-    config: ModelConfig,
-    device: torch.device,
-    precision: Precision,
-    cache_dtype: torch.dtype,
-    options: PlacementOptions,
-    *,
-    packed: bool,
-    eight_bit: bool,
-) -> Choice:
+def _load_torch(
+    folder: Path, config: ModelConfig, computing: Computing, *, cuda_graphs: bool, progress: Progress | None
+) -> TorchModel:
+    shard = Shard.of_all(config)
+    weights = load_weights(
+        folder,
+        shard,
+        computing.precision.dtype,
+        computing.device,
+        packed=computing.packed,
+        eight_bit=computing.eight_bit,
+        progress=progress,
+    )
+    return make_model(shard, weights, cuda_graphs=cuda_graphs, cache_dtype=computing.cache_dtype)
+
+
+def _choose(config: ModelConfig, computing: Computing, options: PlacementOptions) -> Choice:
     """Return the placement, on GPUs one that fits; on CPUs what is asked for, else a single process."""
     mode = options.mode
-    if device.type == "cuda":
+    if computing.device.type == "cuda":
         here = [
             Card(torch.cuda.get_device_name(index), torch.cuda.mem_get_info(index)[0])
             for index in range(torch.cuda.device_count())
@@ -193,79 +177,58 @@ def _choose(
         cards,
         mode=mode,
         num_devices=options.num_devices,
-        element_size=precision.dtype.itemsize,
-        packed=packed,
-        kv_element_size=cache_dtype.itemsize,
-        eight_bit=eight_bit,
+        element_size=computing.precision.dtype.itemsize,
+        packed=computing.packed,
+        kv_element_size=computing.cache_dtype.itemsize,
+        eight_bit=computing.eight_bit,
     )
     return choice if mode == options.mode else replace(choice, reason="one process: there is no GPU")
 
 
-def _check_eight_bit(choice: Choice, *, native: bool) -> None:
-    """Raise EngineError where nothing takes attention's matrices and the unembedding in eight bits."""
-    if native:
+def _check_alone(choice: Choice, computing: Computing, wishes: Wishes) -> None:
+    """Raise EngineError where something is asked for that only a whole model on one device takes."""
+    asked = {
+        "engine.dense_weights is int8": computing.eight_bit,
+        "engine.speculation_head is set": wishes.has_head,
+    }
+    for setting in (setting for setting, is_asked in asked.items() if is_asked and choice.mode != SINGLE):
         raise EngineError(
-            "engine.dense_weights is int8, which the C++ kernels do not take: set engine.cpu_kernels to torch"
+            f"{setting}, which is for a model on one device, but its placement is {choice.mode} ({choice.reason})"
         )
-    if choice.mode != SINGLE:
-        raise EngineError(
-            f"engine.dense_weights is int8, which is for a model on one device, but its placement is {choice.mode} "
-            f"({choice.reason})"
-        )
-
-
-def _tell(precision: Precision, cache_dtype: torch.dtype, choice: Choice) -> None:
-    logger.info("precision: %s (%s)", _name_of(precision.dtype), precision.reason)
-    if cache_dtype == FLOAT8:
-        logger.info("FP8 KV cache: keys and values are rounded to float8 e4m3, so answers differ from a full cache's")
-    logger.info("placement: %s (%s)", choice.mode, choice.reason)
-    for line in choice.lines:
-        logger.info("memory plan: %s", line)
+    if wishes.has_head and computing.precision.dtype == torch.float16:
+        raise EngineError("engine.speculation_head: the model's states outgrow float16, set engine.dtype to another")
 
 
 def _load_spread(
-    folder: Path,
-    choice: Choice,
-    device: torch.device,
-    precision: Precision,
-    cache_dtype: torch.dtype,
-    options: PlacementOptions,
-    progress: Progress | None,
+    folder: Path, choice: Choice, computing: Computing, options: PlacementOptions, progress: Progress | None
 ) -> Model:
     num_here, rest = divmod(len(choice.shards), options.num_nodes)
     if rest:
         raise EngineError(f"{len(choice.shards)} devices cannot be shared evenly by {options.num_nodes} nodes")
     cluster = Cluster(
-        tuple(torch.device(name) for name in device_names(device.type, num_here)),
+        tuple(torch.device(name) for name in device_names(computing.device.type, num_here)),
         len(choice.shards),
         host=options.host,
         port=options.port,
         secret=options.secret,
         timeout_s=options.timeout_s,
     )
-    model = DistributedModel(folder, choice.shards, cluster, precision.dtype, progress, cache_dtype=cache_dtype)
-    if device.type == "cuda":
-        _compare(choice.plans[0], device)
-    kernels = _kernels_of(device, precision, cache_dtype, packed=has_packed_experts(folder))
-    model.info = _info(choice, device, precision, kernels)
+    model = DistributedModel(
+        folder, choice.shards, cluster, computing.precision.dtype, progress, cache_dtype=computing.cache_dtype
+    )
+    if computing.device.type == "cuda":
+        _compare(choice.plans[0], computing.device)
+    model.info = _info(choice, computing, computing.described())
     return model
 
 
-def _kernels_of(device: torch.device, precision: Precision, cache_dtype: torch.dtype, *, packed: bool) -> str:
-    in_triton = [
-        *(["experts"] if device.type == "cuda" and packed else []),
-        *(["attention and norms"] if has_kernels(device, precision.dtype) else []),
-    ]
-    kernels = f"torch, Triton-language for {', '.join(in_triton)}" if in_triton else "torch"
-    return f"{kernels}, FP8 KV cache" if cache_dtype == FLOAT8 else kernels
-
-
-def _info(choice: Choice, device: torch.device, precision: Precision, kernels: str) -> ModelInfo:
+def _info(choice: Choice, computing: Computing, kernels: str) -> ModelInfo:
+    on_gpu = computing.device.type == "cuda"
     return ModelInfo(
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        device=torch.cuda.get_device_name(computing.device) if on_gpu else processor_name(),
         num_devices=len(choice.shards),
-        dtype=_name_of(precision.dtype),
-        why_dtype=precision.reason,
+        dtype=name_of(computing.precision.dtype),
+        why_dtype=computing.precision.reason,
         placement=choice.mode,
         why_placed=choice.reason,
         kernels=kernels,
@@ -273,31 +236,8 @@ def _info(choice: Choice, device: torch.device, precision: Precision, kernels: s
     )
 
 
-def _name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _compare(plan: MemoryPlan, device: torch.device) -> None:
     """Say how what was planned and what the allocator has given agree."""
     taken = torch.cuda.memory_allocated(device)
     level = logging.INFO if abs(taken - plan.weights) <= _PLAN_TOLERANCE * plan.weights else logging.WARNING
     logger.log(level, "weights take %s on the device, planned were %s", gib(taken), gib(plan.weights))
-
-
-def _use_native(
-    config: ModelConfig, dtype: str, block_size: int, kv_cache_dtype: CacheDtype, cpu_kernels: CpuKernels
-) -> bool:
-    if cpu_kernels == "torch" or (cpu_kernels == "auto" and dtype not in ("auto", "bfloat16")):
-        return False
-    try:
-        if kv_cache_dtype == "fp8":
-            raise NativeUnavailableError("engine.kv_cache_dtype is fp8, the kernels keep keys and values in bfloat16")
-        check_native(config, block_size)
-    except NativeUnavailableError as error:
-        if cpu_kernels == "native":
-            raise EngineError(f"engine.cpu_kernels is native, but {error}") from error
-        logger.info("forward pass: torch, since %s", error)
-        return False
-    if dtype not in ("auto", "bfloat16"):
-        raise EngineError(f"engine.cpu_kernels is native, which computes in bfloat16, but engine.dtype is {dtype}")
-    return True
