@@ -6,8 +6,9 @@ Owns: the evaluation and its table. Does not know: how the model was trained.
     .venv/bin/python -m load.demo_skills [--questions 100] [--checkpoint FOLDER]
 
 An answer is right where its text is the expected one, or its call has the expected name and arguments, or its JSON is
-the expected object. It is well formed where Harmony's strict parser reads it as reasoning and then one final text or
-one call, ended as the format asks. All 201,088 tokens compete. Words and whole questions are kept from training.
+the expected object. A call or JSON is valid where an offered schema allows it, any other answer where it is right.
+It is well formed where Harmony's strict parser reads it as reasoning and then one final text or one call, ended as the
+format asks. All 201,088 tokens compete. Words and whole questions are kept from training.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from random import Random
 from typing import Any
 
 import torch
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from openai_harmony import HarmonyError, Message
 from openai_harmony import Role as HarmonyRole
 
@@ -39,6 +41,7 @@ from load.bench.figures import markdown
 
 _MOST_TOKENS = 256
 _TEMPERATURES = (0.0, 1.0)
+_HEADINGS = ("kind", "right, greedy", "valid, greedy", "right, temperature 1", "well formed, temperature 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,11 @@ class Outcome:
     """How one answer was."""
 
     is_right: bool
+    is_valid: bool
     is_well_formed: bool
+
+
+_MALFORMED = Outcome(is_right=False, is_valid=False, is_well_formed=False)
 
 
 def main() -> int:
@@ -57,7 +64,7 @@ def main() -> int:
         if not folder.exists():
             write_trained_checkpoint(folder)
         asker = Asker(folder, arguments.threads)
-        rows: list[tuple[str, ...]] = [("kind", "right, greedy", "right, temperature 1", "well formed, temperature 1")]
+        rows: list[tuple[str, ...]] = [_HEADINGS]
         rows += evaluate(asker, arguments.kinds, arguments.questions, shown=arguments.show)
         asker.stop()
     sys.stdout.write(f"{markdown(rows)}\n")
@@ -120,7 +127,7 @@ def judge(dialogue: Dialogue, answer: Sequence[int]) -> Outcome:
     try:
         messages = encoding().parse_messages_from_completion_tokens(list(answer), HarmonyRole.ASSISTANT, strict=True)
     except (HarmonyError, ValueError):
-        return Outcome(is_right=False, is_well_formed=False)
+        return _MALFORMED
     last = messages[-1] if messages else None
     is_final = last is not None and last.channel == "final" and last.recipient is None and answer[-1] == RETURN
     if (
@@ -129,8 +136,9 @@ def judge(dialogue: Dialogue, answer: Sequence[int]) -> Outcome:
         or messages[0].channel != "analysis"
         or not (is_final or _is_call(last, answer))
     ):
-        return Outcome(is_right=False, is_well_formed=False)
-    return Outcome(_is_right(dialogue, last), is_well_formed=True)
+        return _MALFORMED
+    is_right = _is_right(dialogue, last)
+    return Outcome(is_right, is_right or _is_valid(dialogue, last), is_well_formed=True)
 
 
 def _is_call(last: Message, answer: Sequence[int]) -> bool:
@@ -139,7 +147,7 @@ def _is_call(last: Message, answer: Sequence[int]) -> bool:
 
 
 def _is_right(dialogue: Dialogue, last: Message) -> bool:
-    text = "".join(getattr(part, "text", "") for part in last.content)
+    text = _text_of(last)
     if isinstance(dialogue.answer, Call):
         is_named = last.recipient == NAMESPACE + dialogue.answer.name
         return is_named and bool(_json(text) == dialogue.answer.arguments)
@@ -148,6 +156,20 @@ def _is_right(dialogue: Dialogue, last: Message) -> bool:
     if dialogue.response_format is not None:
         return bool(_json(text) == json.loads(dialogue.answer))
     return text == dialogue.answer
+
+
+def _is_valid(dialogue: Dialogue, last: Message) -> bool:
+    """Say whether a call or JSON is one that the offered schemas allow."""
+    if isinstance(dialogue.answer, Call):
+        schemas = {NAMESPACE + tool.name: tool.parameters for tool in dialogue.tools}
+        schema = schemas.get(last.recipient or "")
+    else:
+        schema = dialogue.response_format.schema if dialogue.response_format and last.recipient is None else None
+    return schema is not None and Draft202012Validator(schema).is_valid(_json(_text_of(last)))
+
+
+def _text_of(message: Message) -> str:
+    return "".join(getattr(part, "text", "") for part in message.content)
 
 
 def _json(text: str) -> Any:  # noqa: ANN401 (any JSON value)
@@ -160,6 +182,7 @@ def _json(text: str) -> Any:  # noqa: ANN401 (any JSON value)
 def _row(kind: str, greedy: Sequence[Outcome], sampled: Sequence[Outcome]) -> tuple[str, ...]:
     shares = (
         [outcome.is_right for outcome in greedy],
+        [outcome.is_valid for outcome in greedy],
         [outcome.is_right for outcome in sampled],
         [outcome.is_well_formed for outcome in sampled],
     )

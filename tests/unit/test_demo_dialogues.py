@@ -10,7 +10,7 @@ import pytest
 import torch
 from load.demo_skills import judge
 
-from gptoss_backend.contract import ChatMessage, ReasoningEffort
+from gptoss_backend.contract import ChatMessage, FunctionTool, ReasoningEffort, ResponseFormat
 from gptoss_backend.demo.rows import Spellings
 from gptoss_backend.demo.shape import TRAINED_SHAPE
 from gptoss_backend.demo.training.batches import Batcher
@@ -36,7 +36,30 @@ def test_answer_when_written_as_taught_then_the_evaluation_finds_it_right(kind: 
     for dialogue in dialogues(kind, held_out=True):
         outcome = judge(dialogue, answer_tokens(dialogue))
         assert outcome.is_well_formed
+        assert outcome.is_valid
         assert outcome.is_right
+
+
+@pytest.mark.parametrize(
+    ("written", "is_valid"),
+    [('{"name":"Ada","age":3}', True), ('{"name":"Ada"}', False), ('{"name":"Ada","age":"3"}', False), ("Ada", False)],
+)
+def test_answer_when_it_is_another_than_the_right_one_then_its_schema_says_whether_it_is_valid(
+    written: str, is_valid: bool
+) -> None:
+    properties = {"name": {"type": "string"}, "age": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    thoughts = Thoughts("I fill it in.", "", "")
+    tool = FunctionTool("note", parameters=schema)
+    asked = Dialogue((user("Bo is 4."),), thoughts, '{"name":"Bo","age":4}', response_format=ResponseFormat(schema))
+    called = Dialogue((user("Note Bo, 4."),), thoughts, Call("note", {"name": "Bo", "age": 4}), tools=(tool,))
+    outcomes = [judge(asked, answer_tokens(replace(asked, answer=written)))]
+    if written.startswith("{"):
+        outcomes.append(judge(called, answer_tokens(replace(called, answer=Call("note", json.loads(written))))))
+    for outcome in outcomes:
+        assert outcome.is_well_formed
+        assert not outcome.is_right
+        assert outcome.is_valid == is_valid
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,145 @@
+"""What computes a model, and in which numbers.
+
+Stage: start-up. Owns: the choice between the C++ kernels, torch and the GPU's kernels, and the words that tell of it.
+Does not know: weights, placement.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.errors import EngineError
+from gptoss_backend.engine.native.library import NativeUnavailableError
+from gptoss_backend.engine.native.model import check_native
+from gptoss_backend.engine.operators import has_kernels
+from gptoss_backend.engine.precision import FLOAT8, CacheDtype, Precision, choose_cache_dtype, choose_precision
+
+logger = logging.getLogger(__name__)
+
+CpuKernels = Literal["auto", "native", "torch"]
+"""auto: native where it can run and nothing is asked for that it cannot."""
+ExpertFormat = Literal["auto", "packed", "unpacked"]
+"""Of experts in MXFP4. auto: packed where kernels take them so; plain torch would unpack them in every step."""
+DenseFormat = Literal["auto", "int8"]
+"""Of attention's matrices and the unembedding. auto: as they are stored. int8: rounded, which changes logits."""
+
+_FLOAT8 = "FP8 KV cache"
+EIGHT_BIT = "8-bit attention and unembedding"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the settings ask of whatever computes."""
+
+    dtype: str = "auto"
+    block_size: int = 16
+    kv_cache_dtype: CacheDtype = "auto"
+    cpu_kernels: CpuKernels = "auto"
+    experts: ExpertFormat = "auto"
+    dense_weights: DenseFormat = "auto"
+    has_head: bool = False
+    """Whether a draft head is to read the model's states"""
+
+
+@dataclass(frozen=True, slots=True)
+class Computing:
+    """What computes on a device."""
+
+    device: torch.device
+    precision: Precision
+    cache_dtype: torch.dtype
+    native: bool
+    """The C++ kernels"""
+    packed: bool
+    """Experts stay in MXFP4"""
+    eight_bit: bool
+    """Attention's matrices and the unembedding are int8"""
+
+    @classmethod
+    def choose(
+        cls, config: ModelConfig, device: torch.device, wishes: Wishes, *, is_alone: bool, has_packed_experts: bool
+    ) -> Computing:
+        """Decide for a checkpoint. Raises EngineError where what is asked for cannot be had.
+
+        is_alone: no other process computes with this one, which the C++ kernels need.
+        """
+        native = device.type == "cpu" and is_alone and _takes_native(config, wishes)
+        precision = choose_precision(wishes.dtype, device, has_native_bfloat16=native)
+        packed = wishes.experts == "packed" or (wishes.experts == "auto" and (native or device.type == "cuda"))
+        return cls(
+            device,
+            precision,
+            choose_cache_dtype(wishes.kv_cache_dtype, precision.dtype, device),
+            native=native,
+            packed=packed and has_packed_experts,
+            eight_bit=wishes.dense_weights == "int8",
+        )
+
+    def log(self) -> None:
+        """Say what an operator should know: the precision and why, and all that changes answers."""
+        logger.info("precision: %s (%s)", name_of(self.precision.dtype), self.precision.reason)
+        if self.cache_dtype == FLOAT8:
+            logger.info(
+                "FP8 KV cache: keys and values are rounded to float8 e4m3, so answers differ from a full cache's"
+            )
+        if self.eight_bit:
+            logger.info("%s: matrices are rounded to int8, so answers differ from the checkpoint's", EIGHT_BIT)
+
+    def described(self, *, has_graphs: bool = False) -> str:
+        """Return it in a few words, as `ModelInfo.kernels` and the page tell it."""
+        return ", ".join(self._parts(has_graphs=has_graphs))
+
+    def _parts(self, *, has_graphs: bool) -> Iterator[str]:
+        if self.native:
+            yield "C++"
+        else:
+            yield "torch"
+            in_triton = [
+                *(["experts"] if self.device.type == "cuda" and self.packed else []),
+                *(["attention and norms"] if has_kernels(self.device, self.precision.dtype) else []),
+            ]
+            if in_triton:
+                yield f"Triton-language for {', '.join(in_triton)}"
+        if self.cache_dtype == FLOAT8:
+            yield _FLOAT8
+        if has_graphs:
+            yield "decode steps in CUDA graphs"
+        if self.eight_bit:
+            yield EIGHT_BIT
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Return a dtype's name as people write it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _takes_native(config: ModelConfig, wishes: Wishes) -> bool:
+    if wishes.cpu_kernels == "torch" or (wishes.cpu_kernels == "auto" and wishes.dtype not in ("auto", "bfloat16")):
+        return False
+    try:
+        for reason in _unknown_to_native(wishes):
+            raise NativeUnavailableError(reason)
+        check_native(config, wishes.block_size)
+    except NativeUnavailableError as error:
+        if wishes.cpu_kernels == "native":
+            raise EngineError(f"engine.cpu_kernels is native, but {error}") from error
+        logger.info("forward pass: torch, since %s", error)
+        return False
+    return True
+
+
+def _unknown_to_native(wishes: Wishes) -> Iterator[str]:
+    if wishes.dtype not in ("auto", "bfloat16"):
+        yield f"engine.dtype is {wishes.dtype}, and the kernels compute in bfloat16"
+    if wishes.kv_cache_dtype == "fp8":
+        yield "engine.kv_cache_dtype is fp8, and the kernels keep keys and values in bfloat16"
+    if wishes.dense_weights == "int8":
+        yield "engine.dense_weights is int8, and the kernels keep attention and the unembedding in bfloat16"
+    if wishes.has_head:
+        yield "engine.speculation_head is set, and the kernels show a draft head no states"
