@@ -109,7 +109,7 @@ class Computing:
         if self.cache_dtype == FLOAT8:
             yield _FLOAT8
         if has_graphs:
-            yield "decode steps in CUDA graphs"
+            yield "steps in CUDA graphs"
         if self.eight_bit:
             yield EIGHT_BIT
 

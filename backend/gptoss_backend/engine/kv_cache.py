@@ -34,6 +34,8 @@ class CachePlan:
     num_full_blocks: int
     num_sliding_blocks: int
     num_bytes: int
+    max_step_tokens: int = 0
+    """What a step computes at most. 0: nobody has said"""
 
     @property
     def num_tokens(self) -> int:
@@ -90,6 +92,7 @@ def plan_cache(
         num_full_blocks=num_full,
         num_sliding_blocks=num_sliding,
         num_bytes=num_full * full_cost + num_sliding * sliding_cost,
+        max_step_tokens=max_step_tokens,
     )
 
 

@@ -1,10 +1,12 @@
-"""A model on one GPU that replays its decode steps as CUDA graphs: one launch in place of hundreds.
+"""A model on one GPU that replays its steps as CUDA graphs: one launch in place of hundreds.
 
 Stage 5 of a request: step. Owns: which steps are recorded, their memory, their replaying.
 Does not know: what a step computes, which is `TorchModel`'s; sequences.
 
-A graph is a step of a fixed number of rows, in memory that stays where it is. A batch takes the smallest that holds it.
-Prefill, drafts and batches beyond the largest graph are computed as `TorchModel` does.
+A graph is a step of a fixed number of rows, in memory that stays where it is; a batch takes the smallest that holds it.
+Decodes alone are recorded up to their tokens. Of a step with chunks of prompts or drafts the layers are, for numbers of
+tokens that lie further apart; what follows its samples is then computed. What no graph holds is computed as
+`TorchModel` does.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from torch import Tensor
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.checkpoint import Weights
 from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.kernels.decode_inputs import DecodeRows, DeviceTables
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.sampling import choose_tokens
+from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, PassRows
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, StepOutput
 from gptoss_backend.engine.shard import Shard
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 _LARGEST = 256
 _STRIDE = 8
+# beyond, the device has work for longer than the host takes to launch it
+_PASSES = (32, 64, 128, 192, 256, 384, 512, 768, 1024)
 
 Work = Callable[[], None]
 Recorder = Callable[[Work], Work]
@@ -43,6 +47,11 @@ def graph_sizes(max_rows: int) -> list[int]:
     most = min(max_rows, _LARGEST)
     sizes = [1, 2, 4, *range(_STRIDE, _LARGEST + 1, _STRIDE)]
     return sizes[: bisect_left(sizes, most) + 1]
+
+
+def pass_sizes(max_tokens: int) -> list[int]:
+    """Return the numbers of tokens to record passes for, so that all steps up to `max_tokens`, or 1,024, find one."""
+    return list(_PASSES[: bisect_left(_PASSES, max_tokens) + 1]) if max_tokens else []
 
 
 class CudaRecorder:
@@ -92,34 +101,27 @@ class GraphedModel(TorchModel):
         super().__init__(shard, weights, mixer=mixer, operators=self._kernels, cache_dtype=cache_dtype)
         self._recorder = recorder
         self._steps: list[_RecordedStep] = []
+        self._passes: list[_RecordedPass] = []
 
     def allocate_cache(self, plan: CachePlan) -> None:
-        """Take the memory for keys and values, and record the decode steps on it. Raises EngineError."""
+        """Take the memory for keys and values, and record steps on it. Raises EngineError."""
         self._steps.clear()
+        self._passes.clear()
         super().allocate_cache(plan)
         self._tables = DeviceTables(plan, self.config.sliding_window, self.device)
-        sizes = graph_sizes(plan.num_rows)
-        shape = (sizes[-1], self.config.vocab_size)
-        recorder = self._recorder or CudaRecorder(self.device)
         try:
-            # one memory for the logits of all graphs, since only one of them is looked at
-            logits = torch.empty(shape, dtype=self.dtype, device=self.device)
-            # the largest first: the pool's memory then suffices for the others
-            for index, size in enumerate(reversed(sizes), start=1):
-                self._steps.insert(0, self._record(size, logits, recorder))
-                logger.info("recorded %d of %d decode graphs: %d rows", index, len(sizes), size)
+            self._record_all(plan, self._recorder or CudaRecorder(self.device))
         except torch.cuda.OutOfMemoryError as error:
             raise EngineError(
-                "the GPU has no memory left for CUDA graphs: lower engine.kv_cache_bytes or engine.max_num_seqs, "
-                "or set engine.cuda_graphs to false"
+                "the GPU has no memory left for CUDA graphs: lower engine.kv_cache_bytes, engine.max_num_seqs or "
+                "engine.prefill_chunk_tokens, or set engine.cuda_graphs to false"
             ) from error
 
     def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
-        """Replay a recorded step where the batch is decodes only, else compute it."""
+        """Replay what is recorded of such a step, and compute the rest."""
         place = bisect_left(self._steps, batch.num_decodes, key=lambda step: step.rows.size)
         if batch.chunks or place == len(self._steps):
-            output = self.forward(batch, cache, with_logits=with_logits or draws is not None)
-            return output if draws is None else _drawn(output, draws)
+            return self._pass(batch, cache, with_logits=with_logits, draws=draws)
         step = self._steps[place]
         with torch.inference_mode():
             self._tables.follow(cache)
@@ -127,14 +129,51 @@ class GraphedModel(TorchModel):
             step.replay()
             return step.read(batch.num_decodes, with_logits=with_logits)
 
+    def _pass(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None) -> StepOutput:
+        with_logits = with_logits or draws is not None
+        recorded = next((recorded for recorded in self._passes if recorded.rows.holds(batch)), None)
+        if recorded is None:
+            output = self.forward(batch, cache, with_logits=with_logits)
+        else:
+            with torch.inference_mode():
+                self._tables.follow(cache)
+                recorded.rows.fill(batch)
+                recorded.replay()
+            output = self.unembed(recorded.hidden, batch, with_logits=with_logits)
+        return output if draws is None else _drawn(output, draws)
+
     @torch.inference_mode()
+    def _record_all(self, plan: CachePlan, recorder: Recorder) -> None:
+        # a draft head notes a pass's tokens as the host lays them out
+        passes = pass_sizes(plan.max_step_tokens) if self._head is None else []
+        steps = graph_sizes(plan.num_rows)
+        # one memory for the results of all graphs, since only one of them is looked at
+        hidden = self.empty_hidden(max(passes, default=0))
+        logits = torch.empty(steps[-1], self.config.vocab_size, dtype=self.dtype, device=self.device)
+        # the largest first: the pool's memory then suffices for the others
+        for index, size in enumerate(reversed(passes), start=1):
+            self._passes.insert(0, self._record_pass(PassRows(size, steps[-1], self.device), hidden[:size], recorder))
+            logger.info("recorded %d of %d graphs of passes: %d tokens", index, len(passes), size)
+        for index, size in enumerate(reversed(steps), start=1):
+            self._steps.insert(0, self._record(size, logits, recorder))
+            logger.info("recorded %d of %d graphs of decodes: %d rows", index, len(steps), size)
+
+    def _record_pass(self, rows: PassRows, hidden: Tensor, recorder: Recorder) -> _RecordedPass:
+        longest = self._tables.plan.max_model_len
+
+        def compute() -> None:
+            attention = self._kernels.recorded_attention(rows, self._tables, self._rope, longest)
+            hidden.copy_(self._through_layers(self._embed(rows.token_ids), attention))
+
+        return _RecordedPass(rows, hidden, recorder(compute))
+
     def _record(self, size: int, all_logits: Tensor, recorder: Recorder) -> _RecordedStep:
         rows, logits = DecodeRows(size, self.device), all_logits[:size]
         chosen = torch.zeros(size, dtype=torch.int64, device=self.device)
         longest = self._tables.plan.max_model_len
 
         def compute() -> None:
-            attention = self._kernels.decode_attention(rows, self._tables, self._rope, longest)
+            attention = self._kernels.recorded_attention(rows, self._tables, self._rope, longest)
             places = None if self._head is None else rows.places(self._tables)
             self._logits(self._through_layers(self._embed(rows.token_ids), attention, places), out=logits)
             choose_tokens(logits, rows.draws, chosen)
@@ -150,6 +189,14 @@ def _drawn(output: StepOutput, draws: Draws) -> StepOutput:
     numbers = torch.tensor([draws.temperatures, draws.uniforms], dtype=torch.float64, device=logits.device)
     choose_tokens(logits, numbers, tokens)
     return StepOutput(tokens.tolist(), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _RecordedPass:
+    rows: PassRows
+    hidden: Tensor
+    """[size, hidden]: the residual stream after the last layer"""
+    replay: Work
 
 
 @dataclass(frozen=True, slots=True)

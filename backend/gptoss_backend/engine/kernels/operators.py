@@ -13,16 +13,21 @@ from torch import Tensor
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.int8 import Matrix
 from gptoss_backend.engine.kernels.attention import PagedCache, QueryTiles, attend_tiles, splits_for
-from gptoss_backend.engine.kernels.decode_inputs import DecodeRows, DeviceTables
 from gptoss_backend.engine.kernels.norm import add_and_norm
 from gptoss_backend.engine.kernels.rotary import rotate_and_store
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS, multiply_few
+from gptoss_backend.engine.kernels.step_inputs import (
+    CHUNK_TILE,
+    DecodeRows,
+    DeviceTables,
+    PassRows,
+    chunk_tiles,
+    decode_tiles,
+)
 from gptoss_backend.engine.kv_cache import BlockTable, BlockTables
 from gptoss_backend.engine.operators import LayerCache, TorchOperators
 from gptoss_backend.engine.rope import RotaryEmbedding
 
-# eight heads that share keys times 16 tokens are 128 rows of a tile multiplication
-_CHUNK_TILE = 16
 # one long row among many short ones must not be read by a single program
 _LEAST_DECODE_SPLITS = 8
 
@@ -50,31 +55,30 @@ class KernelOperators:
             longest=longest,
             full=groups[0],
             sliding=groups[1],
-            decodes=_decode_places(batch, device),
-            chunks=_chunk_places(batch, device),
+            decodes=decode_tiles(batch).to(device),
+            chunks=chunk_tiles(batch).to(device),
             first=first,
         )
 
-    def decode_attention(
-        self, rows: DecodeRows, tables: DeviceTables, rope: RotaryEmbedding, longest: int
+    def recorded_attention(
+        self, rows: DecodeRows | PassRows, tables: DeviceTables, rope: RotaryEmbedding, longest: int
     ) -> _KernelAttention:
-        """Do the same for one token of each row, by what is on the device already: nothing here waits or varies.
+        """Do the same for a step that is recorded, by what is on the device already: nothing here waits or varies.
 
         longest: what no context outgrows; it settles into how many parts their keys are divided.
         """
         positions, block_size = rows.positions, tables.plan.block_size
         is_real = rows.is_real.bool()
         groups = [_Group.at(table, rows, is_real, block_size, window) for table, window in tables.both()]
-        tokens = torch.arange(len(positions), device=positions.device)
-        places = torch.stack([tokens, torch.ones_like(tokens), rows.rows, positions], dim=1).to(torch.int32)
         return _KernelAttention(
             rotation=rope.angles(positions, torch.float32),
             block_size=block_size,
             longest=longest,
             full=groups[0],
             sliding=groups[1],
-            decodes=places,
-            chunks=places[:0],
+            decodes=rows.decodes,
+            chunks=rows.chunks,
+            covers_all=isinstance(rows, DecodeRows),
         )
 
     def add_and_norm(
@@ -120,7 +124,9 @@ class _Group:
         return cls(table, slots, group.window)
 
     @classmethod
-    def at(cls, table: Tensor, rows: DecodeRows, is_real: Tensor, block_size: int, window: int | None) -> _Group:
+    def at(
+        cls, table: Tensor, rows: DecodeRows | PassRows, is_real: Tensor, block_size: int, window: int | None
+    ) -> _Group:
         blocks = table[rows.rows, rows.positions // block_size].long()
         slots = blocks * block_size + rows.positions % block_size
         return cls(table, slots.masked_fill(~is_real, -1), window)
@@ -136,14 +142,17 @@ class _KernelAttention:
     decodes: Tensor
     chunks: Tensor
     first: int = 0
+    covers_all: bool = True
+    """Whether each token is in a tile"""
 
     def attend(self, heads: Tensor, cache: LayerCache, sinks: Tensor) -> Tensor:
         group = self.sliding if cache.is_sliding else self.full
         paged = PagedCache(cache.keys, cache.values, group.table, self.block_size, group.window, self.first)
         with torch.cuda.device_of(heads):  # type: ignore[no-untyped-call]
             queries = rotate_and_store(heads, self.rotation, group.slots, cache.keys, cache.values)
-            output = torch.empty_like(queries)
-            for places, width, least in ((self.decodes, 1, _LEAST_DECODE_SPLITS), (self.chunks, _CHUNK_TILE, 1)):
+            # a token that only stands in is to say nothing, rather than anything
+            output = torch.empty_like(queries) if self.covers_all else torch.zeros_like(queries)
+            for places, width, least in ((self.decodes, 1, _LEAST_DECODE_SPLITS), (self.chunks, CHUNK_TILE, 1)):
                 if len(places):
                     num_splits = splits_for(len(places), len(cache.keys), self.longest, least)
                     attend_tiles(queries, paged, sinks, QueryTiles(places, width, num_splits), output)
@@ -156,17 +165,3 @@ def _are_few(rows: Tensor) -> bool:
 
 def _both(tables: BlockTables) -> tuple[BlockTable, BlockTable]:
     return tables.full, tables.sliding
-
-
-def _decode_places(batch: Batch, device: torch.device) -> Tensor:
-    places = [(token, 1, batch.rows[token], batch.positions[token]) for token in range(batch.num_decodes)]
-    return torch.tensor(places, dtype=torch.int32, device=device)
-
-
-def _chunk_places(batch: Batch, device: torch.device) -> Tensor:
-    places = [
-        (chunk.start + first, min(_CHUNK_TILE, chunk.length - first), chunk.row, chunk.position + first)
-        for chunk in batch.chunks
-        for first in range(0, chunk.length, _CHUNK_TILE)
-    ]
-    return torch.tensor(places, dtype=torch.int32, device=device)

@@ -1,6 +1,7 @@
-"""What a decode step that is recorded once and replayed reads: memory that stays where it is.
+"""What a step that is recorded once and replayed reads: memory that stays where it is.
 
-Owns: the rows' numbers and the block tables on the device, and how they get there. Does not know: what is computed.
+Owns: the tokens' numbers, the tiles of their attention and the block tables on the device, and how they get there.
+Does not know: what is computed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.eagle.head import TokenPlaces
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache, LayerGroup
 from gptoss_backend.engine.model import Draws
+
+CHUNK_TILE = 16
+"""Tokens of a chunk that attend together: with eight heads that share keys, 128 rows of a tile multiplication."""
+_MOST_CHUNKS = 16
 
 
 class DecodeRows:
@@ -43,13 +48,90 @@ class DecodeRows:
         self._numbers[first:].copy_(staged.numbers[first:], non_blocking=True)
         self.draws.copy_(staged.draws, non_blocking=True)
 
+    @property
+    def decodes(self) -> Tensor:
+        """Each row's tile of attention, as `QueryTiles.places`."""
+        tokens = torch.arange(self.size, device=self.positions.device)
+        return torch.stack([tokens, torch.ones_like(tokens), self.rows, self.positions], dim=1).to(torch.int32)
+
+    @property
+    def chunks(self) -> Tensor:
+        """There are none."""
+        return self._numbers.new_empty(0, 4, dtype=torch.int32)
+
     def places(self, tables: DeviceTables) -> TokenPlaces:
         """Return where a draft head keeps what it makes of the rows' tokens."""
         return TokenPlaces.at(self.token_ids, self.positions, self.rows, self.is_real, tables.full, tables.plan)
 
 
+class PassRows:
+    """Up to `size` tokens of a step with chunks; where there are fewer, the first one stands in for the others."""
+
+    def __init__(self, size: int, num_decodes: int, device: torch.device) -> None:
+        """num_decodes: sequences that may decode beside the chunks."""
+        self.size = size
+        self._num_decodes = min(size, num_decodes)
+        # a chunk's last tile may be less than full
+        num_tiles = self._num_decodes + size // CHUNK_TILE + min(size, _MOST_CHUNKS)
+        pinned = device.type == "cuda"
+        self._staged_numbers = torch.zeros(4, size, dtype=torch.int64, pin_memory=pinned)
+        self._staged_tiles = torch.zeros(num_tiles, 4, dtype=torch.int32, pin_memory=pinned)
+        # a chunk without a sample is waited for by nobody
+        self._sent: torch.cuda.Event | None = None
+        self._numbers = torch.zeros(4, size, dtype=torch.int64, device=device)
+        self._tiles = torch.zeros(num_tiles, 4, dtype=torch.int32, device=device)
+        self.token_ids, self.positions, self.rows, self.is_real = self._numbers
+        """As in `DecodeRows`."""
+        self.decodes, self.chunks = self._tiles[: self._num_decodes], self._tiles[self._num_decodes :]
+        """Tiles of attention, as `QueryTiles.places`; those that are not needed hold no tokens."""
+
+    def holds(self, batch: Batch) -> bool:
+        """Say whether a step fits."""
+        num_tiles = sum(-(-chunk.length // CHUNK_TILE) for chunk in batch.chunks)
+        return (
+            len(batch.token_ids) <= self.size
+            and batch.num_decodes <= self._num_decodes
+            and num_tiles <= len(self.chunks)
+        )
+
+    def fill(self, batch: Batch) -> None:
+        """Send a step that fits to the device."""
+        if self._sent is not None:
+            self._sent.synchronize()
+        count = len(batch.token_ids)
+        for line, numbers in zip(self._staged_numbers, (batch.token_ids, batch.positions, batch.rows), strict=False):
+            line[:count] = torch.tensor(numbers)
+            line[count:] = numbers[0]
+        self._staged_numbers[3, :count], self._staged_numbers[3, count:] = 1, 0
+        self._staged_tiles.zero_()
+        decodes, chunks = decode_tiles(batch), chunk_tiles(batch)
+        self._staged_tiles[: len(decodes)] = decodes
+        self._staged_tiles[self._num_decodes :][: len(chunks)] = chunks
+        self._numbers.copy_(self._staged_numbers, non_blocking=True)
+        self._tiles.copy_(self._staged_tiles, non_blocking=True)
+        if self._tiles.device.type == "cuda":
+            self._sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._sent.record(torch.cuda.current_stream(self._tiles.device))
+
+
+def decode_tiles(batch: Batch) -> Tensor:
+    """Return the tiles of a step's decodes, as `QueryTiles.places`, on the host."""
+    tiles = [(token, 1, batch.rows[token], batch.positions[token]) for token in range(batch.num_decodes)]
+    return torch.tensor(tiles, dtype=torch.int32).view(-1, 4)
+
+
+def chunk_tiles(batch: Batch) -> Tensor:
+    """Return the tiles of a step's chunks, as `QueryTiles.places`, on the host."""
+    tiles = [
+        (chunk.start + first, min(CHUNK_TILE, chunk.length - first), chunk.row, chunk.position + first)
+        for chunk in batch.chunks
+        for first in range(0, chunk.length, CHUNK_TILE)
+    ]
+    return torch.tensor(tiles, dtype=torch.int32).view(-1, 4)
+
+
 class _Staged:
-    """The same on the host."""
+    """Decodes on the host."""
 
     def __init__(self, size: int, *, pinned: bool) -> None:
         # pinned, so that the copy to the device waits for nothing
