@@ -27,7 +27,7 @@ from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine, EngineOptions
 from gptoss_backend.engine.experts import mix_experts
 from gptoss_backend.engine.kv_cache import KVCache
-from gptoss_backend.engine.loading import load_model
+from gptoss_backend.engine.loading import load_model, make_model
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.operators import TorchOperators
@@ -104,7 +104,8 @@ def check_shape(name: str, device: torch.device, batches: list[int], num_new: in
         return error < _MOST_ERROR
     before = _allocated(device)
     started_s = time.monotonic()
-    model = TorchModel(Shard.of_all(config), RandomWeights(config, device, precision.dtype).model())
+    weights = RandomWeights(config, device, precision.dtype).model()
+    model = make_model(Shard.of_all(config), weights, cuda_graphs=True)
     taken = _allocated(device) - before
     _console.print(f"  made in {time.monotonic() - started_s:.1f} s; the allocator gave {gib(taken)}")
     _measure(model, batches, num_new)

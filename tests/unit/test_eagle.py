@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from gptoss_backend.engine.batch import Batch, ScheduledSequence
 from gptoss_backend.engine.cache_sizing import CacheLimits
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.config import HeadConfig
-from gptoss_backend.engine.eagle.weights import load_head
+from gptoss_backend.engine.eagle.weights import check_head, load_head
 from gptoss_backend.engine.engine import EngineOptions, EngineStats
 from gptoss_backend.engine.errors import CheckpointError, EngineError
 from gptoss_backend.engine.kv_cache import KVCache
@@ -220,6 +220,15 @@ def test_write_when_the_seed_is_the_same_then_so_are_the_bytes(target: Path) -> 
     assert (again / "model.safetensors").read_bytes() == (head / "model.safetensors").read_bytes()
     with pytest.raises(FileExistsError):
         write_random_head(again, ModelConfig.from_folder(target), seed=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_check_when_a_head_is_whole_then_its_size_is_what_loading_takes(target: Path, dtype: torch.dtype) -> None:
+    head, config = make_head(target), ModelConfig.from_folder(target)
+    _, weights = load_head(head, config, dtype, CPU)
+    parts = [getattr(weights, field.name) for field in fields(weights)]
+    taken = sum(part.numel() * part.element_size() for part in parts if part is not None)
+    assert check_head(head, config, dtype.itemsize) == taken
 
 
 @pytest.mark.parametrize(

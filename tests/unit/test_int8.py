@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -24,7 +20,6 @@ from gptoss_backend.engine.placement.memory_plan import plan_memory
 from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
-from gptoss_backend.settings import EngineSettings, ProfileSettings
 from support.generating import generate
 from support.packed_experts import relative_error
 from support.stepping import StepByStep, prompt_of
@@ -138,24 +133,3 @@ def test_loading_when_nothing_is_said_of_kernels_then_torch_takes_eight_bits(
     assert model.info.kernels == "torch, 8-bit attention and unembedding"
     assert "forward pass: torch, since engine.dense_weights is int8" in caplog.text
     assert "so answers differ from the checkpoint's" in caplog.text
-
-
-@pytest.fixture
-def triton_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """Triton's part, outside of Triton; forgotten afterwards, so that other tests can bring their own stand-ins."""
-    library = ModuleType("triton_python_backend_utils")
-    vars(library).update(TRITONSERVER_RESPONSE_COMPLETE_FINAL=1)
-    monkeypatch.setitem(sys.modules, library.__name__, library)
-    package = importlib.import_module("gptoss_backend.triton")
-    known = set(sys.modules)
-    yield importlib.import_module("gptoss_backend.triton.generate")
-    for name in sys.modules.keys() - known:
-        if name.startswith(f"{package.__name__}."):
-            del sys.modules[name]
-            delattr(package, name.rpartition(".")[2])
-
-
-def test_setting_when_it_says_int8_then_the_engine_is_told(triton_model: ModuleType) -> None:
-    options_of, profile = triton_model._options, ProfileSettings(model="20b")
-    assert options_of(EngineSettings(dense_weights="int8"), profile).dense_weights == "int8"
-    assert options_of(EngineSettings(), profile).dense_weights == "auto"

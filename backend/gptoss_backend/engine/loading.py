@@ -82,7 +82,7 @@ def load_model(
     for line in choice.lines:
         logger.info("memory plan: %s", line)
     if head is not None:
-        check_head(find_checkpoint(head), config)
+        _check_head(head, config, choice, computing)
     if choice.mode != SINGLE:
         return _load_spread(folder, choice, computing, options, progress)
     threads = num_threads or len(os.sched_getaffinity(0))
@@ -197,6 +197,18 @@ def _check_alone(choice: Choice, computing: Computing, wishes: Wishes) -> None:
         )
     if wishes.has_head and computing.precision.dtype == torch.float16:
         raise EngineError("engine.speculation_head: the model's states outgrow float16, set engine.dtype to another")
+
+
+def _check_head(head: str, config: ModelConfig, choice: Choice, computing: Computing) -> None:
+    """Raise EngineError (CheckpointError among them) where there is no such head, or no room for it."""
+    size = check_head(find_checkpoint(head), config, computing.precision.dtype.itemsize)
+    logger.info("memory plan: draft head %s", gib(size))
+    if computing.device.type == "cuda":
+        model, free = choice.plans[0].weights, torch.cuda.mem_get_info(computing.device)[0]
+        if model + size > free:
+            raise EngineError(
+                f"the draft head takes {gib(size)} beside the model's {gib(model)}, but {gib(free)} are free"
+            )
 
 
 def _load_spread(

@@ -5,6 +5,7 @@ Stage: start-up. Owns: tensor names on disk, the check that a head is whole. Doe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -75,9 +76,19 @@ def head_tensors(config: HeadConfig) -> dict[str, tuple[int, ...]]:
     return tensors | ({"input_norm.weight": (3 * hidden,)} if config.norm_before_fc else {})
 
 
-def check_head(folder: Path, target: ModelConfig) -> None:
-    """Raise CheckpointError, as `load_head` does, where `folder` holds no head for `target`. Reads no tensor."""
-    _Reader(folder, HeadConfig.from_folder(folder, target))
+def check_head(folder: Path, target: ModelConfig, element_size: int) -> int:
+    """Return how many bytes the head for `target` in `folder` takes, its matrices of `element_size` bytes a number.
+
+    Raises CheckpointError, as `load_head` does, where there is none. Reads no tensor.
+    """
+    config = HeadConfig.from_folder(folder, target)
+    reader = _Reader(folder, config)
+    tensors = head_tensors(config)
+    if reader.has(EMBEDDING):
+        tensors[EMBEDDING] = (config.vocab_size, config.hidden_size)
+    # norms are float32, whatever the rest is; the targets are int64
+    sizes = (math.prod(shape) * (4 if len(shape) == 1 else element_size) for shape in tensors.values())
+    return sum(sizes) + config.draft_vocab_size * 8
 
 
 def load_head(

@@ -1,0 +1,44 @@
+"""What the generation stub makes of the settings: the engine's options."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+
+from gptoss_backend.engine.speculation import Speculation
+from gptoss_backend.settings import EngineSettings, ProfileSettings
+
+
+@pytest.fixture
+def triton_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Triton's part, outside of Triton; forgotten afterwards, so that other tests can bring their own stand-ins."""
+    library = ModuleType("triton_python_backend_utils")
+    vars(library).update(TRITONSERVER_RESPONSE_COMPLETE_FINAL=1)
+    monkeypatch.setitem(sys.modules, library.__name__, library)
+    package = importlib.import_module("gptoss_backend.triton")
+    known = set(sys.modules)
+    yield importlib.import_module("gptoss_backend.triton.generate")
+    for name in sys.modules.keys() - known:
+        if name.startswith(f"{package.__name__}."):
+            del sys.modules[name]
+            delattr(package, name.rpartition(".")[2])
+
+
+def test_setting_when_it_says_int8_then_the_engine_is_told(triton_model: ModuleType) -> None:
+    options_of, profile = triton_model._options, ProfileSettings(model="20b")
+    assert options_of(EngineSettings(dense_weights="int8"), profile).dense_weights == "int8"
+    assert options_of(EngineSettings(), profile).dense_weights == "auto"
+
+
+def test_setting_when_it_names_a_draft_head_then_the_profile_s_own_comes_first(triton_model: ModuleType) -> None:
+    engine = EngineSettings(speculation_head="heads/all", speculation_tokens=3, speculation_max_seqs=2)
+    options_of = triton_model._options
+    assert options_of(EngineSettings(), ProfileSettings(model="20b")).speculation.head is None
+    assert options_of(engine, ProfileSettings(model="20b")).speculation == Speculation(3, 2, "heads/all")
+    profile = ProfileSettings(model="20b", speculation_head="heads/own", speculation_tokens=5)
+    assert options_of(engine, profile).speculation == Speculation(5, 2, "heads/own")
+    assert options_of(engine, ProfileSettings(model="20b", speculation_tokens=0)).speculation is None
