@@ -33,10 +33,10 @@ KINDS: Final[dict[str, tuple[Callable[[Words], Dialogue], float]]] = {
     "colours and days": (colours_and_days, 1.0),
     "memory": (memory, 2.4),
     "developer instructions": (instructions, 1.5),
-    "tool call": (tool_call, 7.0),
+    "tool call": (tool_call, 9.0),
     "tools unneeded": (tools_unneeded, 0.6),
     "tool result": (tool_result, 3.2),
-    "JSON by schema": (json_by_schema, 8.0),
+    "JSON by schema": (json_by_schema, 11.0),
 }
 """Each kind's maker and share."""
 EFFORTS: Final = (ReasoningEffort.LOW, ReasoningEffort.MEDIUM, ReasoningEffort.MEDIUM, ReasoningEffort.HIGH)
