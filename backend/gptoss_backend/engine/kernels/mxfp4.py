@@ -74,8 +74,8 @@ def shrunken_values(words: tl.tensor) -> tl.tensor:
 def eased_weights(words: tl.tensor, scales: tl.tensor, DTYPE: tl.constexpr) -> tl.tensor:
     """Return packed rows in the order of `shuffled`, [num_rows, 8 * num_words] of DTYPE, for sums to be `restored`.
 
-    words: [num_rows, num_words] int32. scales: [num_rows, num_words / 4] uint8. In bfloat16 weights are exact for scales
-    from 2 ** -68 to 2 ** 65; smaller ones lose bits, larger ones are infinite.
+    words: [num_rows, num_words] int32. scales: [num_rows, num_words / 4] uint8. In bfloat16 weights are exact where the
+    scale is from 2 ** -68 to 2 ** 65; below they lose bits, above they are infinite.
     """
     ROWS: tl.constexpr = words.shape[0]
     BLOCKS: tl.constexpr = scales.shape[1]
