@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from gptoss_backend.demo import naming
+from gptoss_backend.demo.naming import WEIGHTS_FILE
 from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings, said, scaled, stem_and_traits
 from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_config
-from gptoss_backend.demo.train import loss_of
+from gptoss_backend.demo.train import Run, loss_of
 from gptoss_backend.demo.trained_checkpoint import write_trained_checkpoint
 from gptoss_backend.demo.training.batches import Batch, Batcher
 from gptoss_backend.demo.training.export import export, known_of, restore
@@ -151,3 +152,13 @@ def test_learning_when_the_same_batch_comes_again_then_its_loss_falls(model: Tra
 def small(batch: Batch) -> Batch:
     """Return the first dialogues of a batch."""
     return Batch(batch.shared, batch.tokens[:4], batch.is_target[:4], batch.others, batch.num_listed)
+
+
+def test_average_when_an_earlier_run_is_given_then_the_weights_are_the_mean_of_both(tmp_path: Path) -> None:
+    run = Run(1, 0, 1e-3, WEIGHTS_FILE)
+    run.save(tmp_path / "state.pt")
+    earlier = run.model.norm.detach().clone()
+    with torch.no_grad():
+        run.model.norm += 2
+    run.average(tmp_path / "state.pt")
+    torch.testing.assert_close(run.model.norm.detach(), earlier + 1)

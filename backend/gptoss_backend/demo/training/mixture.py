@@ -29,14 +29,14 @@ KINDS: Final[dict[str, tuple[Callable[[Words], Dialogue], float]]] = {
     "beyond a demo": (limits, 1.0),
     "arithmetic": (arithmetic, 2.0),
     "counting": (counting, 1.5),
-    "copying": (copying, 2.2),
+    "copying": (copying, 2.6),
     "colours and days": (colours_and_days, 1.0),
-    "memory": (memory, 2.4),
+    "memory": (memory, 4.5),
     "developer instructions": (instructions, 1.5),
     "tool call": (tool_call, 9.0),
     "tools unneeded": (tools_unneeded, 0.6),
     "tool result": (tool_result, 3.2),
-    "JSON by schema": (json_by_schema, 11.0),
+    "JSON by schema": (json_by_schema, 9.0),
 }
 """Each kind's maker and share."""
 EFFORTS: Final = (ReasoningEffort.LOW, ReasoningEffort.MEDIUM, ReasoningEffort.MEDIUM, ReasoningEffort.HIGH)
