@@ -154,11 +154,11 @@ def small(batch: Batch) -> Batch:
     return Batch(batch.shared, batch.tokens[:4], batch.is_target[:4], batch.others, batch.num_listed)
 
 
-def test_average_when_an_earlier_run_is_given_then_the_weights_are_the_mean_of_both(tmp_path: Path) -> None:
+def test_average_when_earlier_runs_are_given_then_the_weights_are_the_mean_of_all(tmp_path: Path) -> None:
     run = Run(1, 0, 1e-3, WEIGHTS_FILE)
     run.save(tmp_path / "state.pt")
     earlier = run.model.norm.detach().clone()
     with torch.no_grad():
-        run.model.norm += 2
-    run.average(tmp_path / "state.pt")
+        run.model.norm += 3
+    run.average([tmp_path / "state.pt"] * 2)
     torch.testing.assert_close(run.model.norm.detach(), earlier + 1)

@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,17 +85,19 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def average(self, path: Path) -> None:
-        """Take the mean of the weights and of those that an earlier run, of which this one is the sequel, has saved.
+    def average(self, paths: Sequence[Path]) -> None:
+        """Take the mean of the weights and of those that earlier runs, of which this one is a sequel, have saved.
 
-        It is often better than either (https://arxiv.org/abs/2203.05482).
+        It is often better than each (https://arxiv.org/abs/2203.05482).
         """
-        earlier: dict[str, Any] = torch.load(path)
-        if not torch.equal(earlier["known"], self.known):
-            raise SystemExit(f"{path} is of a run over other dialogues: their common words differ")
-        for name, weights in self.model.state_dict().items():
-            if weights.is_floating_point():
-                weights.lerp_(earlier["model"][name], 0.5)
+        weights = self.model.state_dict()
+        for count, path in enumerate(paths, start=1):
+            earlier: dict[str, Any] = torch.load(path)
+            if not torch.equal(earlier["known"], self.known):
+                raise SystemExit(f"{path} is of a run over other dialogues: their common words differ")
+            for name, mean in weights.items():
+                if mean.is_floating_point():
+                    mean.lerp_(earlier["model"][name], 1 / (count + 1))
 
     def _learn(self, batch: Batch) -> float:
         self.optimizer.zero_grad(set_to_none=True)
@@ -149,8 +152,7 @@ def main() -> int:
         sys.stdout.flush()
         if run.block % _KEPT_EVERY == 0 or run.block == arguments.blocks:
             run.save(state)
-    if arguments.mean_with is not None:
-        run.average(arguments.mean_with / _STATE_FILE)
+    run.average([folder / _STATE_FILE for folder in arguments.mean_with])
     export(run.model, arguments.folder / WEIGHTS_FILE.name)
     return 0
 
@@ -167,8 +169,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--mean-with",
         type=Path,
+        nargs="*",
+        default=[],
         metavar="FOLDER",
-        help="of the run before: write the mean of both [none]",
+        help="earlier runs: write the mean of all",
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
