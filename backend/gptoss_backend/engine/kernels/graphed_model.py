@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _LARGEST = 256
 _STRIDE = 8
 # beyond, the device has work for longer than the host takes to launch it
-_PASSES = (32, 64, 128, 192, 256, 384, 512, 768, 1024)
+_PASSES = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024)
 
 Work = Callable[[], None]
 Recorder = Callable[[Work], Work]

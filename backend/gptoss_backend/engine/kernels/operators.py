@@ -152,10 +152,15 @@ class _KernelAttention:
             queries = rotate_and_store(heads, self.rotation, group.slots, cache.keys, cache.values)
             # a token that only stands in is to say nothing, rather than anything
             output = torch.empty_like(queries) if self.covers_all else torch.zeros_like(queries)
-            for places, width, least in ((self.decodes, 1, _LEAST_DECODE_SPLITS), (self.chunks, CHUNK_TILE, 1)):
+            # decodes come first, so only they need memory for the parts into which their many keys are divided
+            for places, width, least, count in (
+                (self.decodes, 1, _LEAST_DECODE_SPLITS, len(self.decodes)),
+                (self.chunks, CHUNK_TILE, 1, len(queries)),
+            ):
                 if len(places):
                     num_splits = splits_for(len(places), len(cache.keys), self.longest, least)
-                    attend_tiles(queries, paged, sinks, QueryTiles(places, width, num_splits), output)
+                    tiles = QueryTiles(places, width, num_splits)
+                    attend_tiles(queries[:count], paged, sinks, tiles, output[:count])
         return output.flatten(1)
 
 
