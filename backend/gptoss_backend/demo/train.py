@@ -78,9 +78,7 @@ class Run:
 
     def resume(self, path: Path) -> None:
         """Go on where a saved run was."""
-        state: dict[str, Any] = torch.load(path)
-        if not torch.equal(state["known"], self.known):
-            raise SystemExit(f"{path} is of a run over other dialogues: their common words differ")
+        state = self._saved(path)
         self.block = state["block"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -92,12 +90,16 @@ class Run:
         """
         weights = self.model.state_dict()
         for count, path in enumerate(paths, start=1):
-            earlier: dict[str, Any] = torch.load(path)
-            if not torch.equal(earlier["known"], self.known):
-                raise SystemExit(f"{path} is of a run over other dialogues: their common words differ")
+            earlier = self._saved(path)
             for name, mean in weights.items():
                 if mean.is_floating_point():
                     mean.lerp_(earlier["model"][name], 1 / (count + 1))
+
+    def _saved(self, path: Path) -> dict[str, Any]:
+        state: dict[str, Any] = torch.load(path)
+        if not torch.equal(state["known"], self.known):
+            raise SystemExit(f"{path} is of a run over other dialogues: their common words differ")
+        return state
 
     def _learn(self, batch: Batch) -> float:
         self.optimizer.zero_grad(set_to_none=True)

@@ -86,7 +86,7 @@ class Computing:
         logger.info("precision: %s (%s)", name_of(self.precision.dtype), self.precision.reason)
         if self.cache_dtype == FLOAT8:
             logger.info(
-                "FP8 KV cache: keys and values are rounded to float8 e4m3, so answers differ from a full cache's"
+                "%s: keys and values are rounded to float8 e4m3, so answers differ from a full cache's", _FLOAT8
             )
         if self.eight_bit:
             logger.info("%s: matrices are rounded to int8, so answers differ from the checkpoint's", EIGHT_BIT)
@@ -123,7 +123,7 @@ def _takes_native(config: ModelConfig, wishes: Wishes) -> bool:
     if wishes.cpu_kernels == "torch" or (wishes.cpu_kernels == "auto" and wishes.dtype not in ("auto", "bfloat16")):
         return False
     try:
-        for reason in _unknown_to_native(wishes):
+        if reason := next(_unknown_to_native(wishes), None):
             raise NativeUnavailableError(reason)
         check_native(config, wishes.block_size)
     except NativeUnavailableError as error:

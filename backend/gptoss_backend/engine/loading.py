@@ -187,11 +187,12 @@ def _choose(config: ModelConfig, computing: Computing, options: PlacementOptions
 
 def _check_alone(choice: Choice, computing: Computing, wishes: Wishes) -> None:
     """Raise EngineError where something is asked for that only a whole model on one device takes."""
-    asked = {
-        "engine.dense_weights is int8": computing.eight_bit,
-        "engine.speculation_head is set": wishes.has_head,
-    }
-    for setting in (setting for setting, is_asked in asked.items() if is_asked and choice.mode != SINGLE):
+    setting = None
+    if computing.eight_bit:
+        setting = "engine.dense_weights is int8"
+    elif wishes.has_head:
+        setting = "engine.speculation_head is set"
+    if setting and choice.mode != SINGLE:
         raise EngineError(
             f"{setting}, which is for a model on one device, but its placement is {choice.mode} ({choice.reason})"
         )

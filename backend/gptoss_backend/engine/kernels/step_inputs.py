@@ -98,11 +98,7 @@ class PassRows:
         """Send a step that fits to the device."""
         if self._sent is not None:
             self._sent.synchronize()
-        count = len(batch.token_ids)
-        for line, numbers in zip(self._staged_numbers, (batch.token_ids, batch.positions, batch.rows), strict=False):
-            line[:count] = torch.tensor(numbers)
-            line[count:] = numbers[0]
-        self._staged_numbers[3, :count], self._staged_numbers[3, count:] = 1, 0
+        _lay_out(batch, self._staged_numbers)
         self._staged_tiles.zero_()
         decodes, chunks = decode_tiles(batch), chunk_tiles(batch)
         self._staged_tiles[: len(decodes)] = decodes
@@ -139,15 +135,20 @@ class _Staged:
         self.draws = torch.zeros(2, size, dtype=torch.float64, pin_memory=pinned)
 
     def fill(self, batch: Batch, draws: Draws | None) -> None:
-        count = batch.num_decodes
-        for line, numbers in zip(self.numbers, (batch.token_ids, batch.positions, batch.rows), strict=False):
-            if numbers:  # token ids may not be known
-                line[:count] = torch.tensor(numbers)
-                line[count:] = numbers[0]
-        self.numbers[3, :count], self.numbers[3, count:] = 1, 0
+        _lay_out(batch, self.numbers)
         self.draws.zero_()
         if draws is not None:
-            self.draws[:, :count] = torch.tensor([draws.temperatures, draws.uniforms], dtype=torch.float64)
+            self.draws[:, : batch.num_decodes] = torch.tensor([draws.temperatures, draws.uniforms], dtype=torch.float64)
+
+
+def _lay_out(batch: Batch, lines: Tensor) -> None:
+    """Write a step's numbers on the host, [4, size]: ids, positions, rows, and whether a token is real."""
+    count = len(batch.positions)
+    for line, numbers in zip(lines, (batch.token_ids, batch.positions, batch.rows), strict=False):
+        if numbers:  # token ids may not be known
+            line[:count] = torch.tensor(numbers)
+            line[count:] = numbers[0]
+    lines[3, :count], lines[3, count:] = 1, 0
 
 
 class DeviceTables:
