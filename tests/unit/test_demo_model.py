@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptoss_backend.demo import naming
-from gptoss_backend.demo.naming import WEIGHTS_FILE
+from gptoss_backend.demo import naming, train
 from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings, said, scaled, stem_and_traits
 from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_config
 from gptoss_backend.demo.train import Run, loss_of
@@ -18,6 +17,7 @@ from gptoss_backend.demo.training.export import export, known_of, restore
 from gptoss_backend.demo.training.induction import guess_induction
 from gptoss_backend.demo.training.model import TrainedModel, rounded
 from gptoss_backend.demo.training.optimizer import optimizer_for
+from gptoss_backend.demo.training.schedule import Schedule
 from gptoss_backend.harmony.vocabulary import encoding
 from support.stepping import StepByStep, load_torch_model
 
@@ -154,11 +154,36 @@ def small(batch: Batch) -> Batch:
     return Batch(batch.shared, batch.tokens[:4], batch.is_target[:4], batch.others, batch.num_listed)
 
 
-def test_average_when_earlier_runs_are_given_then_the_weights_are_the_mean_of_all(tmp_path: Path) -> None:
-    run = Run(1, 0, 1e-3, WEIGHTS_FILE)
+def test_run_when_it_ends_then_its_weights_are_the_mean_of_those_at_the_descents_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "known_tokens", lambda seed: torch.arange(NUM_KNOWN))
+    run = Run(3, 0, 1e-3)
+    begun = run.model.norm.detach().clone()
+    for more in (3.0, 5.0):
+        with torch.no_grad():
+            run.model.norm.copy_(begun + more)
+        run.end_descent()
     run.save(tmp_path / "state.pt")
-    earlier = run.model.norm.detach().clone()
-    with torch.no_grad():
-        run.model.norm += 3
-    run.average([tmp_path / "state.pt"] * 2)
-    torch.testing.assert_close(run.model.norm.detach(), earlier + 1)
+    resumed = Run(3, 0, 1e-3)
+    resumed.resume(tmp_path / "state.pt")
+
+    resumed.average()
+
+    torch.testing.assert_close(resumed.model.norm.detach(), begun + 4)
+
+
+def test_schedule_when_a_run_has_three_descents_then_the_rate_falls_to_nothing_at_the_end_of_each() -> None:
+    schedule = Schedule(100)
+    rates = [schedule.rate(block) for block in range(100)]
+
+    assert [block for block in range(100) if schedule.ends_descent(block)] == [63, 81, 99]
+    assert max(rates) == rates[10] == 1.0
+    assert [rates[70], rates[88]] == [0.65, 0.65]
+    assert max(rates[block] for block in (0, 63, 81, 99)) <= 0.25
+    assert [schedule.rounds_experts(block) for block in (0, 25, 26, 70)] == [False, False, True, True]
+
+
+def test_schedule_when_a_run_is_short_then_it_ends_with_its_last_block() -> None:
+    assert [block for block in range(2) if Schedule(2).ends_descent(block)][-1] == 1
+    assert Schedule(1).ends_descent(0)

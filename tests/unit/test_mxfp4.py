@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from gptoss_backend.engine.mxfp4 import E2M1_VALUES, pack_mxfp4, unpack_mxfp4
+from gptoss_backend.engine.mxfp4 import E2M1_VALUES, pack_mxfp4, round_to_mxfp4, unpack_mxfp4
 
 
 def test_unpack_when_every_byte_occurs_then_matches_transformers() -> None:
@@ -40,3 +40,11 @@ def test_pack_when_values_are_any_then_the_error_is_under_a_quarter_of_the_large
     error = (unpack_mxfp4(*pack_mxfp4(values), torch.float32) - values).abs().unflatten(-1, (-1, 32)).amax(-1)
     largest = values.abs().unflatten(-1, (-1, 32)).amax(-1)
     assert bool((error <= largest / 4).all())
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-6, 1.0, 1e4])
+def test_round_when_values_are_any_then_it_gives_what_packing_leaves(scale: float) -> None:
+    values = torch.randn(8, 320, generator=torch.Generator().manual_seed(0))
+    values[0, :16] = torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5, 7, 6, -5, -0.25, -0.0, 1e-30, 4, 7.99])
+    values[1, :32] = 0.0
+    assert torch.equal(round_to_mxfp4(values * scale), unpack_mxfp4(*pack_mxfp4(values * scale), torch.float32))

@@ -1,6 +1,6 @@
 """`python -m gptoss_backend.demo.train FOLDER`: train the demo model on a processor, and write FOLDER/demo.safetensors.
 
-Owns: the run: schedule, progress, going on where an earlier run was interrupted.
+Owns: the run: progress, going on where an earlier run was interrupted, the mean that is written.
 Does not know: what the dialogues say, how the model computes.
 
 The same seed gives the same dialogues in the same order; torch's sums on several threads may differ in the last bits.
@@ -13,7 +13,6 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,12 +28,9 @@ from gptoss_backend.demo.training.export import export, known_of, restore
 from gptoss_backend.demo.training.induction import guess_induction
 from gptoss_backend.demo.training.model import TrainedModel
 from gptoss_backend.demo.training.optimizer import RATE, optimizer_for
+from gptoss_backend.demo.training.schedule import Schedule
 
 _SEED: Final = 20
-_WARM_UP: Final = 4
-"""Blocks over which the rates rise."""
-_DECAY_SHARE: Final = 0.6
-"""Of the run, at its end: the rates fall to nothing, and experts are rounded to MXFP4 as in the file."""
 _BALANCE: Final = 0.01
 _MOST_GRADIENT: Final = 1.0
 _KEPT_EVERY: Final = 5
@@ -44,10 +40,10 @@ _STATE_FILE: Final = "state.pt"
 class Run:
     """A training run, whole in one file between blocks."""
 
-    def __init__(self, num_blocks: int, seed: int, rate: float, first_weights: Path | None) -> None:
+    def __init__(self, num_blocks: int, seed: int, rate: float, first_weights: Path | None = None) -> None:
         """seed: of weights and dialogues. rate: of learning, at its highest. first_weights: an earlier run's file."""
         torch.manual_seed(seed)
-        self.num_blocks = num_blocks
+        self.schedule = Schedule(num_blocks)
         self.block = 0
         self.known = known_tokens(seed) if first_weights is None else known_of(first_weights)
         spellings = Spellings(TRAINED_SHAPE.hidden_size)
@@ -58,6 +54,8 @@ class Run:
             restore(self.model, first_weights)
         self.optimizer = optimizer_for(self.model, rate)
         self.batcher = Batcher(self.known, spellings, seed)
+        self.ends: list[dict[str, Tensor]] = []
+        """The model's state at the end of each descent so far."""
 
     def learn_block(self) -> tuple[float, int]:
         """Learn from the next block; returns the mean loss and the number of tokens, padding included."""
@@ -66,6 +64,8 @@ class Run:
         for batch in self.batcher.block(self.block):
             losses.append(self._learn(batch))
             num_tokens += batch.tokens.numel()
+        if self.schedule.ends_descent(self.block):
+            self.end_descent()
         self.block += 1
         return sum(losses) / len(losses), num_tokens
 
@@ -73,33 +73,29 @@ class Run:
         """Write all that `resume` needs, or nothing."""
         partial = path.with_suffix(".partial")
         model, optimizer = self.model.state_dict(), self.optimizer.state_dict()
-        torch.save({"block": self.block, "known": self.known, "model": model, "optimizer": optimizer}, partial)
+        state = {"block": self.block, "known": self.known, "model": model, "optimizer": optimizer, "ends": self.ends}
+        torch.save(state, partial)
         partial.rename(path)
 
     def resume(self, path: Path) -> None:
         """Go on where a saved run was."""
-        state = self._saved(path)
+        state: dict[str, Any] = torch.load(path)
+        if "ends" not in state or not torch.equal(state["known"], self.known):
+            raise SystemExit(f"{path} is of another run, by another schedule or over dialogues with other words")
         self.block = state["block"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.ends = state["ends"]
 
-    def average(self, paths: Sequence[Path]) -> None:
-        """Take the mean of the weights and of those that earlier runs, of which this one is a sequel, have saved.
+    def end_descent(self) -> None:
+        """Remember the weights as they are."""
+        self.ends.append({name: weights.clone() for name, weights in self.model.state_dict().items()})
 
-        It is often better than each (https://arxiv.org/abs/2203.05482).
-        """
-        weights = self.model.state_dict()
-        for count, path in enumerate(paths, start=1):
-            earlier = self._saved(path)
-            for name, mean in weights.items():
-                if mean.is_floating_point():
-                    mean.lerp_(earlier["model"][name], 1 / (count + 1))
-
-    def _saved(self, path: Path) -> dict[str, Any]:
-        state: dict[str, Any] = torch.load(path)
-        if not torch.equal(state["known"], self.known):
-            raise SystemExit(f"{path} is of a run over other dialogues: their common words differ")
-        return state
+    def average(self) -> None:
+        """Take the mean of the weights at the descents' ends."""
+        for name, mean in self.model.state_dict().items():
+            if mean.is_floating_point():
+                mean.copy_(torch.stack([end[name] for end in self.ends]).mean(dim=0))
 
     def _learn(self, batch: Batch) -> float:
         self.optimizer.zero_grad(set_to_none=True)
@@ -111,12 +107,9 @@ class Run:
         return loss.item()
 
     def _set_rates(self) -> None:
-        decay_from = self.num_blocks * (1 - _DECAY_SHARE)
-        self.model.quantized = self.block >= decay_from
-        left = (self.num_blocks - self.block) / (self.num_blocks - decay_from)
-        share = min(1.0, (self.block + 1) / _WARM_UP, left)
+        self.model.quantized = self.schedule.rounds_experts(self.block)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["full_lr"] * share
+            group["lr"] = group["full_lr"] * self.schedule.rate(self.block)
 
 
 def loss_of(model: TrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -154,7 +147,7 @@ def main() -> int:
         sys.stdout.flush()
         if run.block % _KEPT_EVERY == 0 or run.block == arguments.blocks:
             run.save(state)
-    run.average([folder / _STATE_FILE for folder in arguments.mean_with])
+    run.average()
     export(run.model, arguments.folder / WEIGHTS_FILE.name)
     return 0
 
@@ -164,18 +157,10 @@ def _arguments() -> argparse.Namespace:
         prog="python -m gptoss_backend.demo.train", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("folder", type=Path, help="of the run's state; an interrupted run goes on from it")
-    parser.add_argument("--blocks", type=int, default=340, help="of 600 dialogues each [340]")
+    parser.add_argument("--blocks", type=int, default=360, help="of 600 dialogues each [360]")
     parser.add_argument("--seed", type=int, default=_SEED, help=f"of weights and dialogues [{_SEED}]")
     parser.add_argument("--rate", type=float, default=RATE, help=f"of learning, at its highest [{RATE}]")
     parser.add_argument("--first-weights", type=Path, help="an earlier run's file to begin with [none]")
-    parser.add_argument(
-        "--mean-with",
-        type=Path,
-        nargs="*",
-        default=[],
-        metavar="FOLDER",
-        help="earlier runs: write the mean of all",
-    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
 

@@ -62,14 +62,30 @@ def unpack_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
 
 def pack_mxfp4(values: Tensor) -> tuple[Tensor, Tensor]:
     """Round values [..., num_blocks * 32] to MXFP4; returns (blocks, scales) as `unpack_mxfp4` takes them."""
-    grouped = values.float().view(*values.shape[:-1], -1, BLOCK_VALUES)
-    largest = grouped.abs().amax(dim=-1).clamp(min=2.0**-100)
-    # the largest magnitude lands in [4, 8), E2M1's top binade, where 6 is the largest value there is
-    exponents = largest.log2().floor() - 2
-    scaled = torch.ldexp(grouped, -exponents[..., None].int())
+    grouped, exponents = _blocks_of(values)
+    scaled = torch.ldexp(grouped, -exponents[..., None])
     table = torch.tensor(_MAGNITUDES, device=values.device)
     middles = (table[1:] + table[:-1]) / 2
     codes = torch.bucketize(scaled.abs().contiguous(), middles).to(torch.uint8)
     codes |= (scaled < 0).to(torch.uint8) << 3
     low, high = codes[..., 0::2], codes[..., 1::2]
     return low | (high << 4), (exponents + 127).to(torch.uint8)
+
+
+def round_to_mxfp4(values: Tensor) -> Tensor:
+    """Return the values [..., num_blocks * 32] that packing and unpacking leave, float32, sooner than by doing both."""
+    grouped, exponents = _blocks_of(values)
+    unit = torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents)[..., None]
+    scaled = grouped.abs() / unit
+    # E2M1's values lie half, one and two apart below 2, 4 and 8; one in the middle goes to the smaller
+    apart = 0.5 + 0.5 * (scaled >= 2) + (scaled >= 4)
+    nearest = ((scaled / apart - 0.5).ceil_() * apart).clamp_(max=_MAGNITUDES[-1])
+    return (nearest.copysign_(grouped) * unit).flatten(-2)
+
+
+def _blocks_of(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return values [..., num_blocks * 32] as float32 blocks [..., num_blocks, 32], and each block's power of two."""
+    grouped = values.float().view(*values.shape[:-1], -1, BLOCK_VALUES)
+    largest = grouped.abs().amax(dim=-1).clamp(min=2.0**-100)
+    # the largest magnitude lands in [4, 8), E2M1's top binade, where 6 is the largest value there is
+    return grouped, (largest.log2().floor() - 2).int()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gptoss_backend.demo.rows import TRAITS, Spellings, said, scaled
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.experts import ExpertShape, swiglu
-from gptoss_backend.engine.mxfp4 import pack_mxfp4, unpack_mxfp4
+from gptoss_backend.engine.mxfp4 import round_to_mxfp4
 from gptoss_backend.engine.rope import RotaryEmbedding
 
 _NUM_LOOK_ALIKES: Final = 8
@@ -219,5 +219,5 @@ def _mask(length: int, window: int) -> Tensor:
 def rounded(matrices: Tensor) -> Tensor:
     """Return matrices as MXFP4 holds them; the gradient passes through as if nothing had been rounded."""
     with torch.no_grad():
-        difference = unpack_mxfp4(*pack_mxfp4(matrices), torch.float32) - matrices
+        difference = round_to_mxfp4(matrices) - matrices
     return matrices + difference
