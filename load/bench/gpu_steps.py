@@ -103,17 +103,28 @@ class Rows:
     def __init__(self, model: TorchModel, num_rows: int, context: int, num_new: int) -> None:
         """Raises EngineError where the cache has no room for them."""
         self._model = model
+        model.free_cache()  # earlier rows', which would count as taken
+        free(model.device)
         limits = CacheLimits(_BLOCK_SIZE, num_rows, _CHUNK_TOKENS, context + num_new + 1, None)
         plan = model.plan_cache(limits)
         if plan.num_tokens < num_rows * (context + num_new):
             raise EngineError(f"the cache holds {plan.num_tokens:,} positions")
         model.allocate_cache(plan)
         self._cache = KVCache(plan, model.config.sliding_window)
-        generator = torch.Generator().manual_seed(context)
+        self._shape = (num_rows, context)
+        self._num_new = num_new
+        self._sequences: list[Sequence] = []
+        self.begin(seed=0)
+
+    def begin(self, seed: int) -> None:
+        """Take other prompts in place of those before."""
+        for sequence in self._sequences:
+            self._cache.close(sequence.row)
+        generator = torch.Generator().manual_seed(seed)
+        prompts = torch.randint(0, self._model.config.vocab_size, self._shape, generator=generator).tolist()
         self._sequences = []
-        for row in range(num_rows):
-            prompt = torch.randint(0, model.config.vocab_size, (context,), generator=generator).tolist()
-            sequence = Sequence(GenerationRequest(str(row), prompt, SamplingParams()), max_tokens=num_new)
+        for row, prompt in enumerate(prompts):
+            sequence = Sequence(GenerationRequest(str(row), prompt, SamplingParams()), max_tokens=self._num_new)
             sequence.row, _ = self._cache.open(prompt)
             self._sequences.append(sequence)
 
@@ -176,7 +187,6 @@ def copy_rate(device: torch.device) -> float:
 
 def time_decode(model: TorchModel, batch: int, context: int, rate: float, *, eight_bit: bool = False) -> DecodeFigures:
     """Return the median step of `batch` rows at `context`. rate: of a copy, in bytes/s. eight_bit: see `Traffic`."""
-    free(model.device)
     sizes = (model.dtype.itemsize, model.cache_dtype.itemsize)
     traffic = Traffic.of(model.config, batch, context, sizes[0], eight_bit=eight_bit, kv_element_size=sizes[1])
     limit_s = (traffic.weights + traffic.cache) / rate
@@ -191,13 +201,13 @@ def time_decode(model: TorchModel, batch: int, context: int, rate: float, *, eig
 
 def time_prompt(model: TorchModel, length: int) -> float | None:
     """Return the median seconds from a prompt to its first token; None: it does not fit."""
+    try:
+        rows = Rows(model, 1, length, 1)
+    except EngineError:
+        return None
     times = []
-    for _ in range(4):  # the first warms up
-        free(model.device)
-        try:
-            rows = Rows(model, 1, length, 1)
-        except EngineError:
-            return None
+    for seed in range(4):  # the first warms up
+        rows.begin(seed)
         times.append(_seconds(rows.prefill, model.device))
     return median(times[1:])
 

@@ -57,7 +57,7 @@ class CountingRecorder:
 
     def __init__(self) -> None:
         self.num_replays = 0
-        self._record = CudaRecorder(DEVICE) if DEVICE.type == "cuda" else None
+        self._record = CudaRecorder(torch.cuda.Stream(DEVICE)) if DEVICE.type == "cuda" else None
 
     def __call__(self, work: Work) -> Work:
         work()

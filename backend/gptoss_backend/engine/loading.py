@@ -96,10 +96,10 @@ def load_model(
         model = NativeModel(config, layers, threads)
     else:
         model = _load_torch(folder, config, computing, cuda_graphs=cuda_graphs, progress=progress)
+        if device.type == "cuda":
+            _compare(choice.plans[0], device)
         if head is not None:
             attach_head(model, head)
-    if device.type == "cuda":
-        _compare(choice.plans[0], device)
     has_graphs = not computing.native and model.max_rows_ahead > 0
     model.info = _info(choice, computing, computing.described(has_graphs=has_graphs))
     return model

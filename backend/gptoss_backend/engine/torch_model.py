@@ -120,7 +120,7 @@ class TorchModel(LocalModel):
         """Take the memory for keys and values, in place of any taken before; the null block is zero."""
         if self._head is not None:
             self._head.allocate_cache(plan)
-        self._cache.clear()
+        self.free_cache()
         for is_sliding in self._is_sliding:
             num_blocks = plan.num_sliding_blocks if is_sliding else plan.num_full_blocks
             # head-major, so that gathering one head's positions gives a matrix; [num_kv_heads, num_slots, head_dim]
@@ -129,6 +129,10 @@ class TorchModel(LocalModel):
             for memory in (keys, values):
                 memory[:, : plan.block_size].zero_()
             self._cache.append(LayerCache(keys, values, is_sliding))
+
+    def free_cache(self) -> None:
+        """Let go of the memory for the layers' keys and values, so that a larger cache can be planned."""
+        self._cache.clear()
 
     def forward(self, batch: Batch, tables: BlockTables, *, with_logits: bool) -> StepOutput:
         """Compute a step with all layers here, as `LocalModel.forward` says."""
