@@ -11,7 +11,7 @@ from __future__ import annotations
 class Backoff:
     """Waits that double with every death, until a process has been healthy for long."""
 
-    def __init__(self, first_s: float = 1.0, longest_s: float = 30.0, forget_after_s: float = 180.0) -> None:
+    def __init__(self, first_s: float = 0.25, longest_s: float = 30.0, forget_after_s: float = 180.0) -> None:
         """forget_after_s: a process that was healthy for so long begins at `first_s` again."""
         self._first_s = first_s
         self._longest_s = longest_s

@@ -77,7 +77,7 @@ class Display:
     def died(self, death: Death, delay_s: float) -> None:
         """Say what died and when it is started again."""
         self._end_live()
-        self.say(f"{death.reason}: starting {death.name} again in {delay_s:.0f} s")
+        self.say(f"{death.reason}: starting {death.name} again in {delay_s:g} s")
 
     def recovered(self, elapsed_s: float) -> None:
         """Say that the server is ready again."""

@@ -48,7 +48,7 @@ def join(settings: Settings, node_rank: int, console: Console) -> int:
             _run([spawn(job) for job in jobs], stop)
             if not stop.requested:
                 delay_s = backoff.next_delay_s(time.monotonic() - started)
-                console.print(f"the engine is gone; looking for it again in {delay_s:.0f} s")
+                console.print(f"the engine is gone; looking for it again in {delay_s:g} s")
                 _wait(delay_s, stop)
     return 0
 

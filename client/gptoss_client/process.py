@@ -17,12 +17,14 @@ from typing import Final
 
 from gptoss_client.errors import CommandError
 from gptoss_client.hang_watch import HangWatch
-from gptoss_client.process_group import ProcessRecord, crashed_children, kill_group
+from gptoss_client.process_group import ProcessRecord, crashed_children, has_children, kill_group
 from gptoss_client.stop_signal import StopSignal
 
 TICK_S: Final = 0.1
 # twice this, and a tick, is how long a killed stub stays unnoticed
 _CHILD_CHECK_PERIOD_S: Final = 0.5
+_CHILDLESS_S: Final = 1.5
+"""For so long a process may end after its children, where it needs them. Triton itself waits for a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +96,21 @@ class Process:
         return f"{self._spec.name} hangs: {trouble}" if trouble else None
 
     def end(self, grace_s: float, stop: StopSignal) -> None:
-        """Ask the process to end and kill what is left of its group after `grace_s`, or at once if `stop` says so."""
+        """Ask the process to end and kill what is left of its group after `grace_s`, or at once if `stop` says so.
+
+        A process that needs its children has nothing to do without them: then it is not waited for so long. (After a
+        reload that failed Triton counts a model that is not there, and would wait for it to the last.)
+        """
         if not self.has_ended:
             self._process.terminate()
         deadline = time.monotonic() + grace_s
+        had_children_at = time.monotonic()
         while not self.has_ended and time.monotonic() < deadline and not stop.at_once:
             time.sleep(TICK_S)
+            if not self._spec.needs_children or has_children(self.record):
+                had_children_at = time.monotonic()
+            if time.monotonic() > had_children_at + _CHILDLESS_S:
+                break
         self.kill()
 
     def kill(self) -> None:

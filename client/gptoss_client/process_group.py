@@ -67,11 +67,19 @@ def kill_group(leader: ProcessRecord) -> int:
 
 def crashed_children(leader: ProcessRecord) -> list[int]:
     """Return the ids of children that ended without their parent taking note."""
+    return [child.pid for child in _children(leader) if _is_zombie(child)]
+
+
+def has_children(leader: ProcessRecord) -> bool:
+    """Say whether any child of the process runs."""
+    return not all(_is_zombie(child) for child in _children(leader))
+
+
+def _children(leader: ProcessRecord) -> list[psutil.Process]:
     try:
-        children = psutil.Process(leader.pid).children()
+        return list(psutil.Process(leader.pid).children())
     except psutil.Error:
         return []
-    return [child.pid for child in children if _is_zombie(child)]
 
 
 def _members(leader: ProcessRecord) -> Iterator[psutil.Process]:

@@ -21,7 +21,7 @@ from gptoss_client.process_group import ProcessRecord
 from gptoss_client.run_state import Death
 from gptoss_client.stop_signal import StopSignal
 
-_PROBE_PERIOD_S: Final = 0.25
+_PROBE_PERIOD_S: Final = 0.1
 _HOUSEKEEPING_PERIOD_S: Final = 5.0
 _GRACE_AFTER_DEATH_S: Final = 5.0
 

@@ -53,7 +53,7 @@ class GpuPage(BaseHTTPRequestHandler):
 def gpu_page() -> Iterator[str]:
     """The address of a page with a GPU's metrics."""
     with ThreadingHTTPServer(("127.0.0.1", 0), GpuPage) as page:
-        thread = threading.Thread(target=page.serve_forever, name="gpu-page")
+        thread = threading.Thread(target=page.serve_forever, args=(0.01,), name="gpu-page")
         thread.start()
         yield f"127.0.0.1:{page.server_address[1]}"
         page.shutdown()

@@ -43,6 +43,7 @@ NUM_LEAVING = 300
 NUM_FLOOD = 2_000
 NUM_ROWS, NUM_QUEUE = 8, 32
 SPEED_KEPT = 0.8
+RESPONSE = {"model": "gpt-oss", "input": "a", "max_output_tokens": 16}
 
 
 # --- stopped, not dead ----------------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def leave_mid_stream(server: LiveServer, count: int) -> None:
     sockets = [socket.create_connection(("127.0.0.1", server.port), timeout=60.0) for _ in range(count)]
     for one in sockets:
         one.sendall(f"{head}{len(request.content)}\r\n\r\n".encode() + request.content)
-    running = sockets[: count // 4]  # the others still wait for a row when they leave
+    running = sockets[: min(count // 4, 48)]  # the others still wait for a row when they leave
     for one in running:
         assert one.recv(1024).startswith(b"HTTP/1.1 200")
     for one in sockets:
@@ -309,7 +310,7 @@ def test_serve_when_the_disk_is_full_then_it_goes_on_answering_and_ends_in_order
         for number in range(20):
             body = ENDLESS | {"max_tokens": 4 + number, "stream": number % 2 == 0}
             assert httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=30.0).status_code == 200
-        unkept = httpx.post(f"{server.url}/v1/responses", json={"model": "gpt-oss", "input": "a"}, timeout=60.0)
+        unkept = httpx.post(f"{server.url}/v1/responses", json=RESPONSE, timeout=60.0)
         assert unkept.status_code == 200
         assert unkept.json()["store"] is False
         assert httpx.post(f"{server.url}/v1/chat/completions", json={}, timeout=30.0).status_code == 400

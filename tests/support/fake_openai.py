@@ -35,7 +35,7 @@ class FakeOpenAI(ThreadingHTTPServer):
     @contextmanager
     def serving(self) -> Iterator[FakeOpenAI]:
         """Answer until the block is left."""
-        thread = threading.Thread(target=self.serve_forever, name="fake-openai")
+        thread = threading.Thread(target=self.serve_forever, args=(0.01,), name="fake-openai")
         thread.start()
         try:
             yield self

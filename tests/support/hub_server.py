@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
 def little_hub(repository: str, files: dict[str, bytes]) -> Iterator[LittleHub]:
     """Run one for a while."""
     with LittleHub(repository, files) as hub:
-        thread = threading.Thread(target=hub.serve_forever, name="hub")
+        thread = threading.Thread(target=hub.serve_forever, args=(0.01,), name="hub")
         thread.start()
         try:
             yield hub

@@ -107,7 +107,8 @@ def start(
         time.sleep(0.2)
     # ended before the supervisor has noticed, too, it would count as never ready; on a full disk it cannot say so
     noticed_by = time.monotonic() + NOTICE_TIMEOUT_S
-    while not _is_ready(run_dir) and time.monotonic() < noticed_by:
+    seen_dir = Path(f"/proc/{process.pid}/root{run_dir}")  # which a wrapper may have mounted for the server alone
+    while not _is_ready(seen_dir) and time.monotonic() < noticed_by:
         time.sleep(0.05)
     return server
 

@@ -67,16 +67,8 @@ def reference_logits(model: GptOssForCausalLM, token_ids: list[int]) -> torch.Te
     return model(torch.tensor([token_ids]), use_cache=False).logits[0]
 
 
-@torch.inference_mode()
-def reference_greedy(model: GptOssForCausalLM, prompt_ids: list[int], num_tokens: int) -> list[int]:
-    """Return the greedy continuation of a prompt."""
-    output = model.generate(
-        torch.tensor([prompt_ids]),
-        attention_mask=torch.ones(1, len(prompt_ids), dtype=torch.long),
-        max_new_tokens=num_tokens,
-        min_new_tokens=num_tokens,
-        do_sample=False,
-        pad_token_id=0,
-        eos_token_id=None,
-    )
-    return output[0, len(prompt_ids) :].tolist()
+def follows_greedily(model: GptOssForCausalLM, prompt_ids: list[int], token_ids: list[int]) -> bool:
+    """Say whether each token is the likeliest one after the prompt and the tokens before it, but for rounding."""
+    logits = reference_logits(model, prompt_ids + token_ids[:-1])[len(prompt_ids) - 1 :]
+    chosen = logits.gather(1, torch.tensor(token_ids)[:, None])
+    return bool((chosen > logits.amax(dim=1, keepdim=True) - 1e-3).all())

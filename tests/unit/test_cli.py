@@ -17,6 +17,7 @@ import pytest
 
 from gptoss_backend.settings import load_settings
 from gptoss_client.run_state import RunDirectory, RunState
+from gptoss_client.stop import stop_server
 from support.processes import wait_until
 from support.stand_ins import free_ports, write_adapter, write_tritonserver
 
@@ -87,7 +88,7 @@ class Terminal:
         return {record.name: record.pid for record in (*state.processes, state.supervisor)}
 
     def close(self) -> None:
-        self.gptoss("stop")
+        stop_server(self.run, 10)
         for server in self._servers:
             server.kill()
             server.wait()
@@ -179,7 +180,7 @@ def test_serve_when_a_process_is_killed_then_starts_it_again_and_tells(terminal:
     assert f"started again once: {name} died (killed by SIGKILL), " in status.stdout
     assert (status.returncode, server.returncode) == (0, 0)
     assert {other for other in before if before[other] != after[other]} == {name}
-    assert f"\n{name} died (killed by SIGKILL): starting {name} again in 1 s\nready again after " in words
+    assert f"\n{name} died (killed by SIGKILL): starting {name} again in 0.25 s\nready again after " in words
     assert gone(before | after)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from gptoss_backend.demo.__main__ import DEMO, RANDOM_SEED
-from gptoss_backend.demo.random_checkpoint import SHAPES
+from gptoss_backend.demo.random_checkpoint import SHAPES, write_random_checkpoint
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import load_head
 from gptoss_client.make_checkpoint import DEFAULT_SEED, ShapeName
@@ -45,7 +45,7 @@ def test_make_when_a_shape_is_named_then_the_folder_holds_it_and_a_second_time_i
 
 
 def test_make_when_a_head_is_asked_for_then_it_fits_the_checkpoint(tmp_path: Path) -> None:
-    gptoss("--shape", "tiny", str(tmp_path / "made"))
+    write_random_checkpoint(tmp_path / "made", SHAPES["tiny"], seed=1, name="tiny")
 
     head = gptoss("--head-for", str(tmp_path / "made"), str(tmp_path / "head"))
     neither = gptoss(str(tmp_path / "other"))

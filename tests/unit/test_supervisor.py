@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gptoss_client import hang_watch
 from gptoss_client.backoff import Backoff
 from gptoss_client.errors import CommandError, ProcessDiedError, StartupTimeoutError
 from gptoss_client.process import ProcessSpec, run_step
@@ -168,6 +169,19 @@ def test_run_when_a_process_leaves_children_behind_then_ends_them_too(tmp_path: 
     assert not is_alive(child_of(tmp_path, "server"))
 
 
+def test_run_when_the_children_that_a_process_needs_have_ended_then_it_is_not_waited_for(tmp_path: Path) -> None:
+    stop = StopSignal()
+    diary = Diary(stop, stop_at="ready")
+    short = WITH_CHILD.replace("sleep(60)", "sleep(1)")
+    lingering = python_process(tmp_path, "server", DEAF + short + READY + FOREVER, needs_children=True)
+    started = time.monotonic()
+
+    supervisor([lingering], diary, stop, shutdown_timeout_s=60).run()
+
+    assert not is_alive(diary.processes[0].pid)
+    assert time.monotonic() - started < 30
+
+
 def test_run_when_a_command_does_not_exist_then_says_so_and_ends_the_one_before(tmp_path: Path) -> None:
     stop = StopSignal()
     diary = Diary(stop)
@@ -185,10 +199,12 @@ def test_run_when_a_command_does_not_exist_then_says_so_and_ends_the_one_before(
 
 
 @contextlib.contextmanager
-def running(specs: list[ProcessSpec], diary: Diary, *, startup_timeout_s: float = 20) -> Iterator[None]:
+def running(
+    specs: list[ProcessSpec], diary: Diary, *, startup_timeout_s: float = 20, shutdown_timeout_s: float = 20
+) -> Iterator[None]:
     """A supervisor at work in a thread of its own, with everything ready."""
     stop = StopSignal()
-    server = supervisor(specs, diary, stop, startup_timeout_s=startup_timeout_s)
+    server = supervisor(specs, diary, stop, startup_timeout_s=startup_timeout_s, shutdown_timeout_s=shutdown_timeout_s)
     thread = threading.Thread(target=server.run, name="supervisor")
     thread.start()
     try:
@@ -242,7 +258,7 @@ def test_run_when_a_needed_child_crashes_then_the_whole_group_is_killed_and_star
 ) -> None:
     diary = Diary(StopSignal())
     deaf = python_process(tmp_path, "server", DEAF + WITH_CHILD + READY + FOREVER, needs_children=True)
-    with running([deaf], diary):
+    with running([deaf], diary, shutdown_timeout_s=0.5):
         before, child = pid_of(diary, "server"), child_of(tmp_path, "server")
         (tmp_path / "server" / "child").unlink()
         os.kill(child, signal.SIGKILL)
@@ -304,9 +320,9 @@ def test_run_when_a_stop_is_asked_for_while_a_process_waits_for_its_restart_then
 def test_backoff_when_a_process_was_healthy_for_long_then_begins_anew_but_not_before() -> None:
     backoff = Backoff(forget_after_s=180)
 
-    delays_s = [backoff.next_delay_s(healthy_s) for healthy_s in (0, 0, 179, 0, 0, 0, 0, 180, 0)]
+    delays_s = [backoff.next_delay_s(healthy_s) for healthy_s in (0, 0, 179, 0, 0, 0, 0, 0, 0, 180, 0)]
 
-    assert delays_s == [1, 2, 4, 8, 16, 30, 30, 1, 2]
+    assert delays_s == [0.25, 0.5, 1, 2, 4, 8, 16, 30, 30, 0.25, 0.5]
 
 
 # --- steps, signals and groups --------------------------------------------------------------------------------------
@@ -370,10 +386,17 @@ def test_kill_group_when_nothing_of_it_is_left_then_kills_nothing() -> None:
     assert kill_group(ProcessRecord("gone", 2**22 - 1, time.time())) == 0
 
 
+@pytest.fixture
+def watched_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are asked five times a second whether they get on."""
+    monkeypatch.setattr(hang_watch, "_PERIOD_S", 0.2)
+
+
 def hanging_while(folder: Path, name: str, trouble: Callable[[], str | None]) -> ProcessSpec:
     return replace(python_process(folder, name, READY + FOREVER), hang=trouble)
 
 
+@pytest.mark.usefixtures("watched_closely")
 def test_run_when_one_hangs_for_too_long_then_only_that_is_killed_and_started_again(tmp_path: Path) -> None:
     stop = StopSignal()
     diary = Diary(stop, stop_at="recovered")
@@ -384,12 +407,13 @@ def test_run_when_one_hangs_for_too_long_then_only_that_is_killed_and_started_ag
         return "it stares" if len(asked) < 4 else None
 
     specs = [hanging_while(tmp_path, "server", trouble), python_process(tmp_path, "adapter", READY + FOREVER)]
-    supervisor(specs, diary, stop, hang_timeout_s=1.5).run()
+    supervisor(specs, diary, stop, hang_timeout_s=0.3).run()
 
     assert [(death.name, death.reason) for death in diary.deaths] == [("server", "server hangs: it stares")]
     assert not any(is_alive(process.pid) for process in diary.processes)
 
 
+@pytest.mark.usefixtures("watched_closely")
 def test_run_when_one_gets_on_again_in_time_then_it_is_left_alone(tmp_path: Path) -> None:
     stop = StopSignal()
     diary = Diary(stop)
@@ -401,17 +425,18 @@ def test_run_when_one_gets_on_again_in_time_then_it_is_left_alone(tmp_path: Path
             return None
         return answers.pop(0)
 
-    supervisor([hanging_while(tmp_path, "server", trouble)], diary, stop, hang_timeout_s=1.5).run()
+    supervisor([hanging_while(tmp_path, "server", trouble)], diary, stop, hang_timeout_s=0.8).run()
 
     assert diary.deaths == []
 
 
+@pytest.mark.usefixtures("watched_closely")
 def test_run_when_hangs_are_not_to_be_looked_for_then_nobody_is_asked(tmp_path: Path) -> None:
     stop = StopSignal()
     diary = Diary(stop)
     asked: list[None] = []
     spec = hanging_while(tmp_path, "server", lambda: asked.append(None))
-    threading.Timer(2.0, stop.request).start()
+    threading.Timer(1.5, stop.request).start()
 
     supervisor([spec], diary, stop).run()
 
