@@ -65,7 +65,7 @@ class ChunkWriter:
     def _chunk_of(self, delta: Delta) -> str:
         match delta:
             case ScoredContent(text, tokens):
-                logprobs = ChoiceLogprobs(content=chat_logprobs(tokens), refusal=None).model_dump_json()
+                logprobs = compact(ChoiceLogprobs(content=chat_logprobs(tokens), refusal=None).model_dump())
                 content = f'{{"content":{json.dumps(text)}}}'
                 return f'{self._before_delta}{content},"logprobs":{logprobs},"finish_reason":null{self._after}'
             case ContentDelta(text):

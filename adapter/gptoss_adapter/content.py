@@ -39,6 +39,7 @@ class ContentGate:
         """stop: strings at which the content ends."""
         self._stop = StopStrings(stop)
         self._tokens: deque[ContentToken] = deque()
+        self._apart = ""  # goes before the next text
         self._num_pushed = 0  # characters
         self._num_shown = 0
 
@@ -51,10 +52,17 @@ class ContentGate:
         """Announce tokens whose text is pushed next, or has begun to be."""
         self._tokens.extend(ContentToken(self._num_pushed, scored) for scored in tokens)
 
-    def push(self, text: str) -> list[ContentDelta]:
-        """Take more content and return what may be shown, one delta or none."""
+    def push(self, text: str, num_inserted: int = 0) -> list[ContentDelta]:
+        """Take more content and return what may be shown.
+
+        num_inserted: its first characters, where a message begins: not the model's, so no stop string reaches there.
+        """
         self._num_pushed += len(text)
-        return self._show(self._stop.push(text))
+        if not num_inserted:
+            return self._show(self._stop.push(text))
+        before = self.interrupt()
+        self._apart = text[:num_inserted]
+        return before + self._show(self._stop.push(text[num_inserted:]))
 
     def interrupt(self) -> list[ContentDelta]:
         """Return what is held back: something else than content follows."""
@@ -71,6 +79,7 @@ class ContentGate:
     def _show(self, text: str) -> list[ContentDelta]:
         if not text:
             return []
+        text, self._apart = self._apart + text, ""
         self._num_shown += len(text)
         tokens = []
         while self._tokens and self._tokens[0].start < self._num_shown:

@@ -31,6 +31,7 @@ from gptoss_adapter.errors import (
 )
 from gptoss_adapter.logs import fields
 from gptoss_adapter.metrics import Metrics
+from gptoss_adapter.stats_activity import COMPLETED
 from gptoss_adapter.validation import api_error_of
 from gptoss_backend.settings import AdapterSettings
 
@@ -106,7 +107,7 @@ class Edge:
             content.request.add(body)
         with self._admission.request(scope, key):
             await self._app(scope, _replay(body, receive), send)
-        if scope["method"] == "POST" and record.status == 200:
+        if record.notes.get("outcome") in COMPLETED:
             self._admission.took(time.perf_counter() - record.started_at)
 
     async def _read_body(self, headers: Headers, receive: Receive) -> bytes:

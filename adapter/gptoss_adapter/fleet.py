@@ -141,7 +141,11 @@ class Fleet:
         return self._replicas[choose(conversation, {one.address: one.num_in_flight for one in able})]
 
     async def _probe(self) -> None:
-        await asyncio.gather(*(replica.probe() for replica in self.replicas))
+        # a replica that leaves meanwhile has its calls cancelled: no reason to stop watching the others
+        outcomes = await asyncio.gather(*(replica.probe() for replica in self.replicas), return_exceptions=True)
+        for failure in outcomes:
+            if isinstance(failure, Exception):
+                logger.error("cannot ask a replica how it does", exc_info=failure)
         able = [one.address for one in self.replicas if one.renders]
         await self._spread_over(able or self.addresses())
 

@@ -30,6 +30,7 @@ from gptoss_adapter.schemas.answers import FinishReasonName, Usage
 from gptoss_adapter.serving import ServedModel, Services
 from gptoss_adapter.stats_activity import Outcome
 from gptoss_backend.contract import Finished, FinishReason, SamplingParams, Started, TokenLogprob
+from gptoss_backend.harmony.vocabulary import FIRST_SPECIAL
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,9 @@ class Generation(ABC, Generic[T_co]):
             self._meter.tokens(len(token_ids))
         if isinstance(event, Finished) and event.finish_reason is FinishReason.CANCELLED:
             raise ServiceUnavailableError("The server ended this generation because it is shutting down.")
-        news = self._read(token_ids, event.logprobs if event is not None else ())
+        logprobs = event.logprobs if event is not None else ()
+        num_shown = len(token_ids) - self._ends_with_stop_token(step)
+        news = self._read(token_ids[:num_shown], logprobs[:num_shown])
         if self._stopped:
             return news
         self._num_tokens += len(token_ids)
@@ -172,6 +175,12 @@ class Generation(ABC, Generic[T_co]):
             self._finished = event
             news = news + self._read_rest()
         return news
+
+    def _ends_with_stop_token(self, step: GenerationStep) -> bool:
+        """Whether a text token ended the generation that the request had named for it: like a stop string, no text."""
+        is_stop = isinstance(step.event, Finished) and step.event.finish_reason is FinishReason.STOP
+        last = step.token_ids[-1] if is_stop and step.token_ids else FIRST_SPECIAL
+        return last < FIRST_SPECIAL and last in self._sampling.stop_token_ids
 
     def _broken_contract(self, what: str) -> InternalError:
         logger.error("the generation failed: %s", what)

@@ -14,12 +14,15 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from gptoss_adapter.inference import PromptIds
+from gptoss_adapter.logprobs import text_name
 from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_backend.harmony.runs import cut_long_runs
 from gptoss_backend.harmony.vocabulary import encoding, token_bytes
 
 _PIECE_CHARS: Final = 32_768
 """What takes about 3 ms, for which every stream of this process waits."""
+_PIECE_TOKENS: Final = 4_096
+"""As long."""
 _BETWEEN_WORDS: Final = re.compile("(?<=[A-Za-z])(?= [A-Za-z])")
 
 
@@ -47,9 +50,22 @@ def _pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def decode_text(token_ids: Sequence[int]) -> str:
-    """Return the tokens' text, special tokens by name, U+FFFD for what is no character."""
-    return b"".join(map(token_bytes, token_ids)).decode(errors="replace")
+async def decode_text(token_ids: Sequence[int]) -> str:
+    """Return the tokens' text, special tokens by name, U+FFFD for what is no character. Others get their turn, too."""
+    text = bytearray()
+    for start in range(0, len(token_ids), _PIECE_TOKENS):
+        text += b"".join(map(token_bytes, token_ids[start : start + _PIECE_TOKENS]))
+        await asyncio.sleep(0)
+    return text.decode(errors="replace")
+
+
+async def text_names(token_ids: Sequence[int]) -> list[str]:
+    """Return each token's `text_name`. Others get their turn, too."""
+    names: list[str] = []
+    for start in range(0, len(token_ids), _PIECE_TOKENS):
+        names += map(text_name, token_ids[start : start + _PIECE_TOKENS])
+        await asyncio.sleep(0)
+    return names
 
 
 def prompt_ids(token_ids: Sequence[int]) -> PromptIds:

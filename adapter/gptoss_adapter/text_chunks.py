@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 
 from gptoss_adapter.content import ContentToken, ScoredContent
-from gptoss_adapter.heads import Frame
+from gptoss_adapter.heads import Frame, compact
 from gptoss_adapter.logprobs import text_logprobs
 from gptoss_adapter.schemas.answers import FinishReasonName, TextChoice
 from gptoss_backend.harmony.channels import ContentDelta
@@ -42,7 +42,7 @@ class TextChunkWriter:
     def _chunk_of(self, delta: ContentDelta) -> str:
         if not isinstance(delta, ScoredContent):
             return self._chunk(delta.text)
-        logprobs = text_logprobs(delta.tokens, len(self._echo)).model_dump_json()
+        logprobs = compact(text_logprobs(delta.tokens, len(self._echo)).model_dump())
         text = json.dumps(delta.text)
         return f'{self._before_text}{text},"logprobs":{logprobs},"finish_reason":null{self._after}'
 

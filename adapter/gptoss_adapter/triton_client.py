@@ -61,10 +61,10 @@ CHANNEL_OPTIONS: Final = (
     # Triton takes pings more often than every 300 s for an attack and hangs up
     ("grpc.keepalive_time_ms", 310_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # a restarted Triton is found within a second; gRPC's own backoff grows to two minutes
+    # a restarted Triton is found at once; gRPC's own backoff grows to two minutes
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 200),
     # a proxy for the web is not for Triton
     ("grpc.enable_http_proxy", 0),
 )

@@ -137,7 +137,7 @@ class Turn(Generation[Delta]):
         shown: list[Delta] = []
         for delta in deltas:
             if isinstance(delta, ContentDelta):
-                shown += self._gate.push(delta.text)
+                shown += self._gate.push(delta.text, delta.num_inserted)
                 if self._gate.stopped:
                     break
             else:

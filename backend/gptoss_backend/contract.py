@@ -199,7 +199,7 @@ class SamplingParams:
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     """0 is greedy, as is all below 1e-5 and a top_k of 1."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """0: no limit."""
     min_p: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
@@ -362,7 +362,7 @@ class GenerationErrorCode(StrEnum):
     INVALID_REQUEST = "invalid_request"
     """INVALID_ARG: anything else that is the request's fault."""
     SHUTTING_DOWN = "shutting_down"
-    """UNAVAILABLE: the engine takes no more requests."""
+    """UNAVAILABLE: the engine takes no more requests, or has ended under this one."""
 
 
 # an ensemble puts this before the text of a step's error

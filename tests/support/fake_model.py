@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+from collections import deque
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -41,6 +42,35 @@ class FakeModel(LocalModel):
         logits = torch.zeros(len(best), self.config.vocab_size)
         logits[range(len(best)), best] = 10.0
         return StepOutput(best, logits)
+
+
+class FakePipelineModel(FakeModel):
+    """The same with two steps under way, whose outputs come one after the other and do not say whose they are."""
+
+    max_in_flight = 2
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        super().__init__(config)
+        self._outcomes: deque[StepOutput | Exception] = deque()
+
+    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
+        """Compute it at once, and tell when it is the earliest."""
+        try:
+            self._outcomes.append(self.forward(batch, cache, with_logits=with_logits))
+        except RuntimeError as error:
+            self._outcomes.append(error)
+        return _Earliest(self._outcomes)
+
+
+@dataclass
+class _Earliest:
+    outcomes: deque[StepOutput | Exception]
+
+    def result(self) -> StepOutput:
+        outcome = self.outcomes.popleft()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
 
 class FakeAheadModel(FakeModel):

@@ -49,7 +49,10 @@ def response(token_ids: list[int], event: Started | Finished | None) -> pb.Model
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers as Triton does. `error` ends the call; `hang` keeps the stream open after its responses."""
+    """Answers as Triton does. `error` ends the call; `hang` keeps the stream open after its responses.
+
+    `is_silent`: it does not say how it does.
+    """
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
@@ -57,6 +60,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.responses = [response([], STARTED), response([7, 8], None), response([200002], FINISHED)]
         self.error: tuple[grpc.StatusCode, str] | None = None
         self.hang = False
+        self.is_silent = False
         self.refusal: Refusal | None = None
         self.stream_ended = asyncio.Event()
         self.unready: set[str] = set()
@@ -86,6 +90,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             await context.abort(*self.error)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:  # noqa: N802
+        if self.is_silent:
+            await asyncio.sleep(60)
         return pb.ServerMetadataResponse(name="triton", version="2.51.0")
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:  # noqa: N802

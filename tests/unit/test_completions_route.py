@@ -193,6 +193,19 @@ def test_stop_when_it_comes_then_the_text_ends_before_it(
     wait_until(lambda: server.streams[0].abandoned)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_stop_token_when_it_comes_then_it_counts_and_is_no_text(
+    client: httpx.Client, server: FakeModelServer, streamed: bool
+) -> None:
+    server.script = answer("One, two, three")
+    last = token_ids(" three")
+    options = {"stream_options": {"include_usage": True}} if streamed else {}
+    document = complete(client, stop_token_ids=last, stream=streamed, **options)
+    assert (joined(document[:-1]) if streamed else document["choices"][0]["text"]) == "One, two,"
+    usage = (document[-2] if streamed else document)["usage"]
+    assert usage["completion_tokens"] == len(token_ids("One, two, three"))
+
+
 def test_logprobs_when_whole_then_offsets_and_lists_agree(openai: OpenAI, server: FakeModelServer) -> None:
     server.script = scored(answer("Hello, world<|return|>"))
     choice = openai.completions.create(model="gpt-oss-demo", prompt="Hi", logprobs=1).choices[0]
@@ -281,3 +294,8 @@ def test_tokens_when_special_or_cut_then_the_text_shows_it(client: httpx.Client)
     ids = [200006, *encoding().encode("🧑‍🚀")[:1], 200007]
     assert client.post("/detokenize", json={"tokens": ids}).json() == {"prompt": "<|start|>\ufffd<|end|>"}
     assert client.post("/detokenize", json={"tokens": []}).json() == {"prompt": ""}
+
+
+def test_detokenize_when_there_are_more_tokens_than_any_context_holds_then_400(client: httpx.Client) -> None:
+    refused = client.post("/detokenize", json={"tokens": [1] * (2**20 + 1)})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tokens")

@@ -16,7 +16,7 @@ from gptoss_backend.engine.engine import Engine, EngineOptions
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
 from gptoss_backend.engine.observations import Measure, Observations
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
-from support.fake_model import FakeAheadModel, FakeModel
+from support.fake_model import FakeAheadModel, FakeModel, FakePipelineModel
 from support.shapes import tiny_config
 
 OPTIONS = EngineOptions(
@@ -158,6 +158,20 @@ def test_step_when_it_fails_then_its_requests_end_with_an_error_and_later_ones_a
     assert tokens_of(running.until_last("good")["good"]) == list(range(2, 10))
 
 
+def test_step_when_it_fails_while_another_is_under_way_then_later_requests_get_tokens_of_their_own() -> None:
+    model = FakePipelineModel()
+    running = Running(model, OPTIONS)
+    model.fail_on = 77
+    model.gate.clear()
+    for name, token in {"bad": 70, "beside": 20}.items():
+        running.submit(name, [token], dataclasses.replace(GREEDY, max_tokens=100))
+    model.gate.set()
+    assert running.until_last("bad")["bad"][-1].error == "the model failed while computing this request"
+    running.submit("good", [1])
+    assert tokens_of(running.until_last("good")["good"]) == list(range(2, 10))
+    running.engine.stop(drain_s=0.0)
+
+
 def test_stop_when_requests_outlast_the_drain_then_they_end_with_an_error_and_nothing_more_is_taken() -> None:
     running = Running(FakeModel(), OPTIONS)
     running.model.gate.clear()
@@ -169,7 +183,8 @@ def test_stop_when_requests_outlast_the_drain_then_they_end_with_an_error_and_no
     running.model.gate.set()
     stopping.join(timeout=10)
     deltas = running.until_last(*(str(i) for i in range(6)))
-    assert {parts[-1].error for parts in deltas.values()} == {"the engine has stopped"}
+    last_words = {(parts[-1].error, parts[-1].error_code) for parts in deltas.values()}
+    assert last_words == {("the engine has stopped", GenerationErrorCode.SHUTTING_DOWN)}
     assert not running.engine.is_alive
 
 

@@ -292,6 +292,20 @@ def test_fleet_when_a_replica_leaves_the_names_then_its_streams_run_on_and_it_ge
     run(test, FakeTriton())
 
 
+def test_fleet_when_a_replica_leaves_while_it_is_asked_how_it_does_then_the_others_are_told_of() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        leaving, staying = servers.names.addresses
+        servers.tritons[leaving].is_silent = True
+        asking = asyncio.create_task(fleet.status())
+        await asyncio.sleep(0.1)
+        servers.names.addresses.remove(leaving)
+        await fleet.refresh()
+        status = await asyncio.wait_for(asking, 1)  # long before the silence ends
+        assert [(one.address, one.live) for one in status.replicas] == [(staying, True)]
+
+    run(test, FakeTriton(), FakeTriton())
+
+
 def test_fleet_when_the_names_stand_for_nobody_then_it_says_so() -> None:
     async def test(servers: Servers, fleet: Fleet) -> None:
         with pytest.raises(ApiError, match="No model server"):

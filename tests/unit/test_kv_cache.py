@@ -182,3 +182,13 @@ def test_plan_when_the_wanted_context_does_not_fit_then_the_sentence_names_the_s
             max_step_tokens=64,
             max_model_len=100_000,
         )
+
+
+def test_prefix_hits_when_a_sequence_comes_back_then_it_is_not_counted_again() -> None:
+    cache = make_cache()
+    row, _ = run(cache, list(range(16)))
+    cache.close(row)
+    before = (cache.num_prefix_queries, cache.num_prefix_hits)
+    _, num_cached = cache.open(list(range(16)), is_again=True)
+    assert num_cached > 0
+    assert (cache.num_prefix_queries, cache.num_prefix_hits) == before == (16, 0)

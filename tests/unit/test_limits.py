@@ -254,6 +254,17 @@ def test_retry_after_when_the_queue_is_full_then_it_is_when_the_next_answer_is_l
     assert (response.status_code, response.headers["retry-after"]) == (429, "1")
 
 
+def test_retry_after_when_tokens_are_counted_then_that_is_no_answer_that_took_time(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[float] = []
+    monkeypatch.setattr(Admission, "took", lambda admission, duration_s: noted.append(duration_s))
+    client.post("/tokenize", json={"prompt": "Hi"})
+    client.post(CHAT, json=chat_body())
+    wait_until(lambda: bool(noted))
+    assert len(noted) == 1
+
+
 @pytest.mark.parametrize(("durations_s", "num", "told_s"), [([], 4, 1), ([30.0] * 3 + [500.0], 4, 8), ([900.0], 1, 60)])
 def test_retry_after_when_answers_take_long_then_it_says_so(durations_s: list[float], num: int, told_s: int) -> None:
     admission = Admission(AdapterSettings(), None, Drain())

@@ -172,8 +172,9 @@ def test_answer_when_it_is_markdown_then_it_is_shown_as_such(page: Page, server:
 
 def test_tool_when_called_then_the_call_is_shown_and_its_result_goes_back(page: Page, server: FakeModelServer) -> None:
     tools = [{"type": "function", "function": {"name": "tide", "parameters": {"type": "object", "properties": {}}}}]
+    thought = "<|channel|>analysis<|message|>Look it up.<|end|><|start|>assistant"
     call = '<|channel|>commentary to=functions.tide<|constrain|>json<|message|>{"harbour":"Husum"}<|call|>'
-    server.scripts = [answer(call)]
+    server.scripts = [answer(thought + call)]
     page.locator("#open-settings").click()
     page.locator("#tools").fill(json.dumps(tools))
     ask(page, "When is high tide?")
@@ -183,7 +184,8 @@ def test_tool_when_called_then_the_call_is_shown_and_its_result_goes_back(page: 
     shown.locator("textarea").fill("At noon")
     page.get_by_role("button", name="Give result").click()
     expect(page.locator("article.assistant .body").last).to_have_text("Hello!")
-    assert server.chats[-1].messages[-1].content == "At noon"
+    said, told = server.chats[-1].messages[-2:]
+    assert (said.reasoning, told.content) == ("Look it up.", "At noon")
 
 
 def test_page_when_used_by_keyboard_alone_then_a_new_talk_is_begun(page: Page) -> None:

@@ -42,7 +42,7 @@ def test_text_when_it_is_read_in_pieces_then_the_tokens_are_those_of_the_whole(s
     whole = [token for part in cut_long_runs(text) for token in encoding().encode(part, disallowed_special=())]
     assert len(text) > 500_000
     assert asyncio.run(encode_text(text)) == whole
-    assert decode_text(whole) == text
+    assert asyncio.run(decode_text(whole)) == text
 
 
 def test_text_when_it_is_long_then_nobody_waits_for_all_of_it() -> None:

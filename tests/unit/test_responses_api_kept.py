@@ -121,6 +121,13 @@ def test_item_when_it_is_referred_to_then_the_model_sees_it(client: httpx.Client
     assert server.chats[1].messages == (USER, ANSWER, USER)
 
 
+def test_item_when_its_client_has_named_it_then_nobody_is_given_it_by_that_name(client: httpx.Client) -> None:
+    respond(client, [{"id": "msg_1", "role": "user", "content": "a secret"}])
+    refused = client.post(RESPONSES, json={"model": MODEL, "input": [{"type": "item_reference", "id": "msg_1"}]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "item_not_found")
+    assert "secret" not in refused.text
+
+
 def test_response_when_it_is_continued_without_input_then_the_model_goes_on(
     client: httpx.Client, server: FakeModelServer
 ) -> None:

@@ -10,11 +10,14 @@ import pytest
 from starlette.types import Message
 
 from gptoss_adapter.chunks import AnswerStyle, ChunkWriter
+from gptoss_adapter.content import ContentToken, ScoredContent
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import ClientGoneError, ServiceUnavailableError
 from gptoss_adapter.heads import AnswerHead, Frame
 from gptoss_adapter.sse import DONE, KEEP_ALIVE, EventStream, error_event
+from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
+from gptoss_backend.harmony.vocabulary import encoding
 
 HEAD = AnswerHead(id="chatcmpl-1", created=5, model="gpt-oss-demo", system_fingerprint="fp_1")
 
@@ -257,6 +260,13 @@ def test_chunk_when_the_text_is_awkward_then_it_stays_one_line_of_ascii(text: st
     assert event.isascii()
     assert len(event.splitlines()) == 2
     assert parse(event)["choices"][0]["delta"] == {"content": text}  # type: ignore[index]
+
+
+def test_chunk_when_a_scored_token_is_not_ascii_then_the_event_is() -> None:
+    (token,) = encoding().encode("é")
+    event = chunk_writer().deltas([ScoredContent("é", (ContentToken(0, TokenLogprob(token, -0.5)),))])
+    assert event.isascii()
+    assert parse(event)["choices"][0]["logprobs"]["content"][0]["token"] == "é"  # type: ignore[index]
 
 
 def test_chunk_when_usage_is_asked_for_then_every_chunk_has_the_field() -> None:

@@ -160,7 +160,11 @@ def test_generate_when_cancelled_then_the_server_hears_of_it() -> None:
             encode_error(GenerationErrorCode.DEADLINE_EXCEEDED, "the request's time of 2 s ran out while it waited"),
             DeadlineExceededError,
         ),
-        (grpc.StatusCode.UNAVAILABLE, "the engine has stopped", ServiceUnavailableError),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            encode_error(GenerationErrorCode.SHUTTING_DOWN, "rank 1 of 2 died of a secret"),
+            ServiceUnavailableError,
+        ),
         (grpc.StatusCode.NOT_FOUND, "Request for unknown model", ServiceUnavailableError),
         (grpc.StatusCode.CANCELLED, "", ServiceUnavailableError),
         (grpc.StatusCode.INTERNAL, "Stub process 'gpt_oss_demo_0_0' is not healthy.", ServiceUnavailableError),

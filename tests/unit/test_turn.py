@@ -105,6 +105,13 @@ def test_turn_when_stopped_then_the_cut_does_not_depend_on_the_pieces(
     assert turn.usage == same_turn.usage
 
 
+def test_turn_when_two_messages_are_kept_apart_then_what_does_it_is_no_stop_string() -> None:
+    preamble = "<|channel|>commentary<|message|>Let me see.\n<|end|>"
+    final = "<|start|>assistant<|channel|>final<|message|>One.\n\nTwo.<|return|>"
+    assert play(answer(preamble + final), stop=["\n\n"])[0].message.content == "Let me see.\n\n\nOne."
+    assert play(answer(preamble + final), stop=["\n\nOne"])[0].message.content == "Let me see.\n\n\nOne.\n\nTwo."
+
+
 def letters(text: str) -> str:
     """Leave out what is not of a token (the empty line between messages), stripped from a header, or no character."""
     return "".join(char for char in text if char not in " \n\ufffd")

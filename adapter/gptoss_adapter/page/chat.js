@@ -131,7 +131,7 @@ function isWhole(message) {
 function sent(message) {
   if (message.role !== "assistant") return message;
   const calls = isWhole(message) && message.tool_calls?.map((call) => ({ id: call.id, type: "function", function: { name: call.name, arguments: call.arguments } }));
-  return { role: "assistant", content: message.content, ...(calls ? { tool_calls: calls } : {}) };
+  return { role: "assistant", content: message.content, ...(calls ? { tool_calls: calls, reasoning: message.reasoning } : {}) };
 }
 
 // --- one answer -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ Does not know: what is kept under them.
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Final
 
@@ -24,6 +25,7 @@ _PREFIXES: Final[dict[type[Item], str]] = {
     FunctionCallItem: "fc",
     FunctionCallOutputItem: "fco",
 }
+_MADE_HERE: Final = re.compile(rf"(?:{'|'.join(_PREFIXES.values())})_[0-9a-f]{{32}}")
 
 
 def new_response_id() -> str:
@@ -34,3 +36,8 @@ def new_response_id() -> str:
 def new_item_id(kind: type[Item]) -> str:
     """Return an id for an item of that kind."""
     return f"{_PREFIXES[kind]}_{uuid.uuid4().hex}"
+
+
+def is_unguessable(item_id: str) -> bool:
+    """Say whether the id looks as those do that are made here. A client may give an item any other."""
+    return _MADE_HERE.fullmatch(item_id) is not None

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from gptoss_adapter.errors import InvalidRequestError, NotFoundError, ServiceUnavailableError
 from gptoss_adapter.responses.database import ResponseDatabase, StoredResponse
+from gptoss_adapter.responses.ids import is_unguessable
 from gptoss_adapter.schemas.response_answers import ListedItem, ResponseObject
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_backend.settings import Settings
@@ -73,7 +74,8 @@ class ResponseStore:
             response=json.dumps(document),
             input=_ITEMS.dump_json(list(own_input), exclude_unset=True, ensure_ascii=True).decode(),
         )
-        item_ids = [item.id for item in (*own_input, *response.output) if item.id]
+        # by an id that anybody may think of, another client's item could be had, or put in this one's place
+        item_ids = [item.id for item in (*own_input, *response.output) if item.id and is_unguessable(item.id)]
         await self._run(lambda database: database.save(stored, item_ids))
 
     async def response(self, response_id: str) -> bytes:
@@ -110,7 +112,10 @@ class ResponseStore:
             for item in _ITEMS.validate_json(text):
                 if item.id == item_id:
                     return item
-        message = f"Item with id '{item_id}' not found. Items of a response are kept unless 'store' is false."
+        message = (
+            f"Item with id '{item_id}' not found. An item is found by an id that was made here, "
+            "while a response that holds it is kept ('store')."
+        )
         raise NotFoundError(message, param="input", code="item_not_found")
 
     async def delete(self, response_id: str) -> None:

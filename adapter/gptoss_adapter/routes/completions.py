@@ -72,13 +72,14 @@ async def _plan(body: CompletionRequest, served: ServedModel, services: Services
     check_answer_fields(body, num_prompts * num_copies, services.settings.adapter.max_choices)
     samplings = copies_of(completion_sampling(body, served.profile), num_copies)
     prompts = await raw_prompts(body)
+    echoes = [await decode_text(prompt) if body.echo else "" for prompt in prompts]
     return _Plan(
         continuations=[
             Continuation(services, served, prompt_ids(prompt), sampling, record, stop=body.stop_strings)
             for prompt in prompts
             for sampling in samplings
         ],
-        echoes=[decode_text(prompt) if body.echo else "" for prompt in prompts for _ in samplings],
+        echoes=[echo for echo in echoes for _ in samplings],
         num_copies=num_copies,
     )
 

@@ -14,9 +14,8 @@ from starlette.responses import Response
 from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import InvalidRequestError
-from gptoss_adapter.logprobs import text_name
 from gptoss_adapter.prompting import chat_request
-from gptoss_adapter.raw_prompts import decode_text, encode_text, token_ids
+from gptoss_adapter.raw_prompts import decode_text, encode_text, text_names, token_ids
 from gptoss_adapter.routes.chat import check_length
 from gptoss_adapter.schemas.answers import DetokenizedText, ErrorBody, Tokens
 from gptoss_adapter.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
@@ -38,7 +37,7 @@ async def tokenize(body: TokenizeRequest, request: Request, services: Shared) ->
         tokens = await encode_text(body.prompt)
     answer = Tokens(count=len(tokens), max_model_len=services.settings.engine.max_model_len, tokens=tokens)
     if body.return_token_strs:
-        answer = answer.model_copy(update={"token_strs": [text_name(token) for token in tokens]})
+        answer = answer.model_copy(update={"token_strs": await text_names(tokens)})
     return Response(answer.json_bytes(), media_type="application/json")
 
 
@@ -46,11 +45,11 @@ async def tokenize(body: TokenizeRequest, request: Request, services: Shared) ->
 async def detokenize(body: DetokenizeRequest, services: Shared) -> Response:
     """Return the text of tokens."""
     services.route(body.model)
-    for place, token in enumerate(body.tokens):
-        if token >= NUM_TOKENS:
-            message = f"'tokens[{place}]' is {token}; the vocabulary ends at {NUM_TOKENS - 1}."
-            raise InvalidRequestError(message, param=f"tokens[{place}]", code="invalid_value")
-    text = DetokenizedText(prompt=decode_text(body.tokens))
+    if max(body.tokens, default=0) >= NUM_TOKENS:
+        place, token = next((place, token) for place, token in enumerate(body.tokens) if token >= NUM_TOKENS)
+        message = f"'tokens[{place}]' is {token}; the vocabulary ends at {NUM_TOKENS - 1}."
+        raise InvalidRequestError(message, param=f"tokens[{place}]", code="invalid_value")
+    text = DetokenizedText(prompt=await decode_text(body.tokens))
     return Response(text.json_bytes(), media_type="application/json")
 
 

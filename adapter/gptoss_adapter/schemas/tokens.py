@@ -7,13 +7,16 @@ Does not know: the vocabulary.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Field, Tag
 
 from gptoss_adapter.schemas.chat import PromptFields
 from gptoss_adapter.schemas.fields import NotHonoured, RequestModel
 from gptoss_adapter.schemas.sampling import TokenId
+
+_MOST_TOKENS: Final = 2**20
+"""Eight times the longest context."""
 
 
 class _TokenizeFields(RequestModel):
@@ -49,4 +52,4 @@ class DetokenizeRequest(RequestModel):
     """Token ids to be read as text."""
 
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: Annotated[list[TokenId], Field(max_length=_MOST_TOKENS)]

@@ -359,12 +359,23 @@ class Engine:
             raise
         except Exception:  # one failed step must not end the service: those it concerned are told
             logger.exception("a step failed; its requests end with an error")
-            self._launched.clear()
+            self._forget_launched()
             for sequence in self._scheduler.running:
                 self._scheduler.remove(sequence)
             # those, too, that the step had taken out before it failed: they would never be heard of again
             concerned = [sequence for sequence in self._by_id.values() if sequence not in self._scheduler]
             self._fail(concerned, "the model failed while computing this request")
+
+    def _forget_launched(self) -> None:
+        """Wait for the steps under way: left alone, what they give would be taken for later ones'. Raises RankLost."""
+        while self._launched:
+            _, launched = self._launched.popleft()
+            try:
+                launched.result()
+            except RankLost:
+                raise
+            except Exception:
+                logger.exception("a step that was under way failed, too")
 
     def _deliver(self, step: Step, choices: list[Choice], picks: Picks) -> None:
         now_s = time.monotonic()
@@ -438,12 +449,12 @@ class Engine:
         left = list(self._by_id.values())
         for sequence in left:
             self._scheduler.remove(sequence)
-        self._fail([*left, *unseen], sentence)
+        self._fail([*left, *unseen], sentence, GenerationErrorCode.SHUTTING_DOWN)
         self._observe()
 
-    def _fail(self, sequences: list[Sequence], sentence: str) -> None:
+    def _fail(self, sequences: list[Sequence], sentence: str, code: GenerationErrorCode | None = None) -> None:
         self._stats.num_failed += len(sequences)
-        self._end([TokenDelta(sequence.request.request_id, error=sentence) for sequence in sequences])
+        self._end([TokenDelta(s.request.request_id, error=sentence, error_code=code) for s in sequences])
 
     def _end(self, deltas: list[TokenDelta]) -> None:
         """Say the last word on each request."""

@@ -213,11 +213,17 @@ class KVCache:
         return max(0, -(-num_tokens // self.plan.block_size) - len(self._rows[row].full))
 
     def open(
-        self, token_ids: TokenIds, spare_blocks: int = 0, block_hashes: list[bytes] | None = None
+        self,
+        token_ids: TokenIds,
+        spare_blocks: int = 0,
+        block_hashes: list[bytes] | None = None,
+        *,
+        is_again: bool = False,
     ) -> tuple[int, int]:
         """Give a sequence a row, holding whatever prefix of its tokens is still cached.
 
         block_hashes: what `extend_block_hashes` has made of the tokens so far; extended in place until `close`.
+        is_again: it had a row before, and what it finds, mostly its own, counts as no hit.
         Returns (row, num_cached_tokens); at least the last token is left to compute. Raises CacheFull, with nothing
         changed, where no row is free or the rest would not fit right now with `spare_blocks` left over.
         """
@@ -241,8 +247,9 @@ class KVCache:
         for block in window:
             self.sliding.pool.share(block)
         self.sliding.append(row, state.sliding, [NULL_BLOCK] * state.first_sliding + window)
-        self.num_prefix_queries += len(token_ids)
-        self.num_prefix_hits += num_cached * block_size
+        if not is_again:
+            self.num_prefix_queries += len(token_ids)
+            self.num_prefix_hits += num_cached * block_size
         return row, num_cached * block_size
 
     def reserve(self, row: int, num_tokens: int) -> None:

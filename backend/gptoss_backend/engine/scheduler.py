@@ -385,7 +385,9 @@ class Scheduler:
         # what prompts under way have yet to take, and a block more for every running sequence, which may soon want one
         spare = len(self._running) + sum(self._cache.num_missing(s.row, len(s.token_ids)) for s in self._running)
         try:
-            sequence.row, sequence.num_computed = self._cache.open(sequence.token_ids, spare, sequence.block_hashes)
+            sequence.row, sequence.num_computed = self._cache.open(
+                sequence.token_ids, spare, sequence.block_hashes, is_again=sequence.scheduled_s is not None
+            )
         except CacheFull:
             self._refused = (sequence, self._cache.num_closes)
             return False

@@ -20,7 +20,7 @@ Models write malformed Harmony in a few percent of turns, random weights always.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -51,6 +51,8 @@ class ContentDelta:
     """More of what the user is told."""
 
     text: str
+    num_inserted: int = field(default=0, kw_only=True, compare=False)
+    """Its first characters that the model has not written: what keeps two messages apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,11 @@ class _MessageText:
             self._append(ToolCallDelta(self.num_calls - 1, None, text))
         else:
             apart = _BETWEEN_MESSAGES if place in self._shown and not self._has_text else ""
-            self._append(ReasoningDelta(apart + text) if place is _Place.REASONING else ContentDelta(apart + text))
+            self._append(
+                ReasoningDelta(apart + text)
+                if place is _Place.REASONING
+                else ContentDelta(apart + text, num_inserted=len(apart))
+            )
         self._has_text = True
 
     def _append(self, delta: Delta) -> None:
@@ -269,8 +275,8 @@ def _join(first: Delta, second: Delta) -> Delta | None:
     match first, second:
         case ReasoningDelta(text), ReasoningDelta(more):
             return ReasoningDelta(text + more)
-        case ContentDelta(text), ContentDelta(more):
-            return ContentDelta(text + more)
+        case ContentDelta(text, num_inserted=count), ContentDelta(more):
+            return ContentDelta(text + more, num_inserted=count)
         case ToolCallDelta(index, name, text), ToolCallDelta(same, None, more) if index == same:
             return ToolCallDelta(index, name, text + more)
     return None
