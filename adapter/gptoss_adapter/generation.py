@@ -178,8 +178,9 @@ class Generation(ABC, Generic[T_co]):
 
     def _ends_with_stop_token(self, step: GenerationStep) -> bool:
         """Whether a text token ended the generation that the request had named for it: like a stop string, no text."""
-        is_stop = isinstance(step.event, Finished) and step.event.finish_reason is FinishReason.STOP
-        last = step.token_ids[-1] if is_stop and step.token_ids else FIRST_SPECIAL
+        if not (isinstance(step.event, Finished) and step.event.finish_reason is FinishReason.STOP and step.token_ids):
+            return False
+        last = step.token_ids[-1]
         return last < FIRST_SPECIAL and last in self._sampling.stop_token_ids
 
     def _broken_contract(self, what: str) -> InternalError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 
 from gptoss_adapter.inference import PromptIds
@@ -52,20 +52,21 @@ def _pieces(text: str) -> Iterator[str]:
 
 async def decode_text(token_ids: Sequence[int]) -> str:
     """Return the tokens' text, special tokens by name, U+FFFD for what is no character. Others get their turn, too."""
-    text = bytearray()
-    for start in range(0, len(token_ids), _PIECE_TOKENS):
-        text += b"".join(map(token_bytes, token_ids[start : start + _PIECE_TOKENS]))
-        await asyncio.sleep(0)
-    return text.decode(errors="replace")
+    raw = [token_bytes(token) async for token in _in_turns(token_ids)]
+    return b"".join(raw).decode(errors="replace")
 
 
 async def text_names(token_ids: Sequence[int]) -> list[str]:
     """Return each token's `text_name`. Others get their turn, too."""
-    names: list[str] = []
-    for start in range(0, len(token_ids), _PIECE_TOKENS):
-        names += map(text_name, token_ids[start : start + _PIECE_TOKENS])
-        await asyncio.sleep(0)
-    return names
+    return [text_name(token) async for token in _in_turns(token_ids)]
+
+
+async def _in_turns(token_ids: Sequence[int]) -> AsyncIterator[int]:
+    """Yield the tokens; every now and then others get their turn."""
+    for place, token in enumerate(token_ids, start=1):
+        yield token
+        if place % _PIECE_TOKENS == 0:
+            await asyncio.sleep(0)
 
 
 def prompt_ids(token_ids: Sequence[int]) -> PromptIds:
