@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 import httpx
 import pytest
+from tritonclient.grpc import service_pb2 as pb
 
 from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import ApiError, ServiceUnavailableError, TooManyRequestsError
@@ -191,16 +192,24 @@ class Breaking(FakeTriton):
         await context.abort(*LOST)
 
 
+class Ending(FakeTriton):
+    """Tells of each generation that its engine is at an end, as a stub does."""
+
+    async def ModelStreamInfer(self, requests: Requests, context: Context) -> Responses:  # noqa: N802
+        async for request in requests:
+            self.requests.append(request)
+            error = encode_error(GenerationErrorCode.SHUTTING_DOWN, "the engine has stopped")
+            yield pb.ModelStreamInferResponse(error_message=error)
+
+
 def breaking_after(*steps: tuple[list[int], Started | None]) -> FakeTriton:
     triton = Breaking()
     triton.responses = [response(token_ids, event) for token_ids, event in steps]
     return triton
 
 
-@pytest.mark.parametrize("begun", [[], [([], STARTED)]])
-def test_stream_when_its_replica_is_lost_before_the_first_token_then_another_answers(
-    begun: list[tuple[list[int], Started | None]],
-) -> None:
+@pytest.mark.parametrize("breaking", ["lost", "lost once begun", "its engine ended"])
+def test_stream_when_its_replica_is_lost_before_the_first_token_then_another_answers(breaking: str) -> None:
     async def test(servers: Servers, fleet: Fleet) -> None:
         for number in range(10):
             await fleet.refresh()
@@ -210,7 +219,8 @@ def test_stream_when_its_replica_is_lost_before_the_first_token_then_another_ans
         assert servers.asked("gpt_oss_demo")[servers.names.addresses[0]] > 0, "the breaking one was tried"
         assert [one.num_in_flight for one in fleet.replicas] == [0, 0]
 
-    run(test, breaking_after(*begun), FakeTriton())
+    begun: list[tuple[list[int], Started | None]] = [([], STARTED)] if breaking == "lost once begun" else []
+    run(test, Ending() if breaking == "its engine ended" else breaking_after(*begun), FakeTriton())
 
 
 def test_stream_when_its_replica_is_lost_after_the_first_token_then_the_client_is_told() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gptoss_adapter.raw_prompts import decode_text, encode_text
+from gptoss_adapter.raw_prompts import decode_text, encode_text, text_names
 from gptoss_backend.harmony.runs import cut_long_runs
 from gptoss_backend.harmony.vocabulary import encoding
 
@@ -56,3 +57,16 @@ def test_text_when_it_is_long_then_nobody_waits_for_all_of_it() -> None:
 
     started_s = time.perf_counter()
     assert asyncio.run(run()) < 0.2
+
+
+@pytest.mark.parametrize("read", [decode_text, text_names])
+def test_tokens_when_there_are_many_then_others_get_their_turn(read: Callable[[list[int]], Awaitable[object]]) -> None:
+    async def run() -> int:
+        reading = asyncio.ensure_future(read([5] * 100_000))
+        num_turns = 0
+        while not reading.done():
+            await asyncio.sleep(0)
+            num_turns += 1
+        return num_turns
+
+    assert asyncio.run(run()) > 20
