@@ -38,11 +38,17 @@ class Device:
     """Read for each weight of the unembedding: 1 where the likeliest token is first looked for in 8 bits."""
 
 
+MEASURED_ON_H100: Final = Efficiency(
+    memory=0.38,
+    compute=0.17,
+    source="measured: load/RESULTS.md, steps alone on an H100 with random weights; the engine's loop, Triton and HTTP "
+    "have not been",
+    is_measured=True,
+)
 ASSUMED: Final = Efficiency(
-    memory=0.32,
-    compute=0.30,
-    source="an assumption: memory is what a published 212 tokens/s (120B, one stream, one H100) makes of 3.35 TB/s; "
-    "nothing stands behind compute",
+    memory=MEASURED_ON_H100.memory,
+    compute=MEASURED_ON_H100.compute,
+    source="an assumption: what steps alone reached on an H100 (load/RESULTS.md)",
     is_measured=False,
 )
 MEASURED_ON_CPU: Final = Efficiency(
@@ -55,8 +61,8 @@ TENSOR_SHARE: Final = 0.8
 """An assumption: of the speed of several cards that divide every layer, what sums between them leave."""
 
 
-def _card(name: str, gib: float, gb_per_s: float, tflops: float) -> Device:
-    return Device(name, int(gib * _GIB), gb_per_s * 1e9, tflops * 1e12, ASSUMED)
+def _card(name: str, gib: float, gb_per_s: float, tflops: float, efficiency: Efficiency = ASSUMED) -> Device:
+    return Device(name, int(gib * _GIB), gb_per_s * 1e9, tflops * 1e12, efficiency)
 
 
 DEVICES: Final = {
@@ -69,7 +75,7 @@ DEVICES: Final = {
     "a100-40": _card("A100 40 GB", 39.4, 1555, 312),
     "a100": _card("A100 80 GB", 79.1, 2039, 312),
     "h100-pcie": _card("H100 PCIe", 79.1, 2000, 756),
-    "h100": _card("H100 SXM", 79.1, 3350, 989),
+    "h100": _card("H100 SXM", 79.1, 3350, 989, MEASURED_ON_H100),
     "h200": _card("H200", 140.0, 4800, 989),
     "b200": _card("B200", 178.0, 8000, 2250),
     # 24 GB, a bare read of 37 GB/s, a bare tile of products 500 GFLOP/s: ARCHITECTURE.md

@@ -66,6 +66,36 @@ def test_prefill_when_measured_on_two_cores_then_the_reckoned_time_is_within_twi
     assert 0.0280 / MEASURED_WITHIN <= on_cpu("small").prefill_s(200) <= 0.0280 * MEASURED_WITHIN
 
 
+@pytest.mark.parametrize(
+    ("size", "batch", "context", "measured_ms"),
+    # load/RESULTS.md, steps alone on an H100
+    [
+        ("20b", 1, 1024, 2.43),
+        ("20b", 8, 1024, 7.15),
+        ("20b", 32, 1024, 10.12),
+        ("20b", 128, 1024, 14.86),
+        ("20b", 256, 1024, 20.7),
+        ("20b", 1, 8192, 2.54),
+        ("20b", 32, 8192, 12.05),
+        ("120b", 1, 1024, 3.41),
+        ("120b", 8, 1024, 11.0),
+        ("120b", 32, 1024, 32.73),
+        ("120b", 128, 1024, 51.93),
+    ],
+)
+def test_decode_step_when_measured_on_an_h100_then_the_reckoned_time_is_within_a_third(
+    size: PlannedModel, batch: int, context: int, measured_ms: float
+) -> None:
+    assert place(size, DEVICES["h100"]).decode_step_s(batch, context) * 1000 == pytest.approx(measured_ms, rel=1 / 3)
+
+
+@pytest.mark.parametrize(("size", "measured_ms"), [("20b", 68.5), ("120b", 130.0)])
+def test_prefill_when_2048_tokens_were_measured_on_an_h100_then_the_reckoned_time_is_within_a_fifth(
+    size: PlannedModel, measured_ms: float
+) -> None:
+    assert place(size, DEVICES["h100"]).prefill_s(2048) * 1000 == pytest.approx(measured_ms, rel=0.2)
+
+
 @pytest.mark.parametrize(("size", "gigabytes"), [("20b", 3.7), ("120b", 5.0)])
 def test_decode_step_when_alone_then_it_reads_the_bytes_that_the_literature_counts(
     size: PlannedModel, gigabytes: float
@@ -146,9 +176,16 @@ def test_command_when_run_then_it_tells_cards_and_what_is_assumed() -> None:
     assert told.exit_code == 0
     assert f"cards             {document['cards']}: " in told.stdout
     assert "for a million answered tokens" in told.stdout
-    assert "an assumption" in told.stdout
-    assert document["efficiency_is_measured"] is False
+    assert "measured: load/RESULTS.md" in told.stdout
+    assert document["efficiency_is_measured"] is True
     assert "cost_per_million_tokens" not in document
+
+
+def test_command_when_a_card_was_never_measured_then_it_says_what_is_assumed() -> None:
+    asked = ["plan", "--model", "20b", "--gpu", "l40s", "--users", "20"]
+
+    assert "an assumption: what steps alone reached on an H100" in CliRunner().invoke(app, asked).stdout
+    assert json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)["efficiency_is_measured"] is False
 
 
 def test_command_when_the_card_is_unknown_then_it_names_those_there_are() -> None:
