@@ -33,7 +33,8 @@ from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.trained_checkpoint import write_trained_checkpoint
 from gptoss_backend.demo.training.dialogue import Call, Dialogue
 from gptoss_backend.demo.training.mixture import KINDS, draw
-from gptoss_backend.engine.engine import Engine, EngineOptions
+from gptoss_backend.engine.engine import Engine
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from gptoss_backend.harmony.prompt import NAMESPACE, render_prompt
 from gptoss_backend.harmony.vocabulary import CALL, RETURN, encoding

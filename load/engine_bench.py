@@ -23,7 +23,7 @@ from typing import Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.engine import EngineOptions
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.speculation import Speculation
 from load.bench.checkpoints import NAMES, checkpoint
 from load.bench.engine_runner import EngineRunner, serve_rounds

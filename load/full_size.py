@@ -32,10 +32,10 @@ from gptoss_backend.demo.random_checkpoint import SHAPES, write_random_checkpoin
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
 from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.engine import EngineOptions
 from gptoss_backend.engine.kv_cache import KVCache, plan_cache
 from gptoss_backend.engine.model import LocalModel
 from gptoss_backend.engine.native.model import BLOCK_SIZE, NativeModel
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel

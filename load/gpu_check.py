@@ -24,13 +24,14 @@ from gptoss_backend.demo.random_checkpoint import SHAPES, config_of, write_rando
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
 from gptoss_backend.engine.cache_sizing import CacheLimits
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.engine import Engine, EngineOptions
+from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.experts import mix_experts
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.loading import load_model, make_model
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.operators import TorchOperators
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.memory_plan import gib, plan_memory
 from gptoss_backend.engine.precision import choose_precision
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta

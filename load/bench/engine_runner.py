@@ -21,7 +21,8 @@ from typing import Any, Final
 import torch
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.engine.engine import Engine, EngineOptions
+from gptoss_backend.engine.engine import Engine
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from load.bench.figures import Reply
 from load.bench.process import ServerProcess
@@ -41,11 +42,11 @@ class _Times:
 class EngineRunner:
     """An engine over one checkpoint, and rounds played on it."""
 
-    def __init__(self, folder: Path, options: EngineOptions, *, dtype: str = "auto") -> None:
+    def __init__(self, folder: Path, options: EngineOptions) -> None:
         self._times: dict[str, _Times] = {}  # written by the engine's thread while a request runs
         self._ended: SimpleQueue[str | None] = SimpleQueue()  # None for a request that ended well
         self._numbers = count()
-        self.engine = Engine.load(folder, options, self._take, device=torch.device("cpu"), dtype=dtype)
+        self.engine = Engine.load(folder, options, self._take, device=torch.device("cpu"))
         self.engine.start()
 
     def play(self, prompts: Sequence[list[int]], concurrency: int, num_new_tokens: int) -> tuple[list[Reply], float]:

@@ -18,7 +18,7 @@ from typing import Final
 
 from gptoss_backend.demo.random_head import write_random_head
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.engine import EngineOptions
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.speculation import Speculation
 from load.bench.engine_runner import EngineRunner
 

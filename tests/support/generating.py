@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.engine.engine import Engine, EngineOptions, EngineStats
+from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.model import Model
+from gptoss_backend.engine.observations import EngineStats
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 
 

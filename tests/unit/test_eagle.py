@@ -20,10 +20,11 @@ from gptoss_backend.engine.cache_sizing import CacheLimits
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.config import HeadConfig
 from gptoss_backend.engine.eagle.weights import check_head, load_head
-from gptoss_backend.engine.engine import EngineOptions, EngineStats
 from gptoss_backend.engine.errors import CheckpointError, EngineError
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.loading import attach_head, load_model
+from gptoss_backend.engine.observations import EngineStats
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.speculation import Speculation
@@ -231,27 +232,39 @@ def test_check_when_a_head_is_whole_then_its_size_is_what_loading_takes(target: 
     assert check_head(head, config, dtype.itemsize) == taken
 
 
+NO_HEAD = Speculation(4, max_seqs=2, head="nowhere")
+
+
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "placement", "said"),
     [
-        ({"placement": PlacementOptions(mode="tensor", num_devices=2), "cpu_kernels": "torch"}, "placement is tensor"),
-        ({"placement": PlacementOptions(mode="pipeline", num_devices=2)}, "placement is pipeline"),
-        ({"dtype": "float16", "cpu_kernels": "torch"}, "outgrow float16"),
-        ({}, "checkpoint folder nowhere does not exist"),
+        ({"cpu_kernels": "torch"}, PlacementOptions(mode="tensor", num_devices=2), "placement is tensor"),
+        ({}, PlacementOptions(mode="pipeline", num_devices=2), "placement is pipeline"),
+        ({"dtype": "float16", "cpu_kernels": "torch"}, None, "outgrow float16"),
+        ({}, None, "checkpoint folder nowhere does not exist"),
     ],
 )
 def test_load_model_when_it_takes_no_head_then_one_sentence_says_why(
-    target: Path, options: dict[str, Any], said: str
+    target: Path, options: dict[str, Any], placement: PlacementOptions | None, said: str
 ) -> None:
     with pytest.raises(EngineError, match=said):
-        load_model(target, device=CPU, head="nowhere", **options)
+        load_model(
+            target,
+            EngineOptions(speculation=Speculation(4, max_seqs=2, head="nowhere"), **options),
+            device=CPU,
+            placement=placement,
+        )
 
 
 def test_load_model_when_the_kernels_are_native_then_a_head_is_refused(target: Path) -> None:
     with pytest.raises(
         EngineError, match=r"cpu_kernels is native, but engine\.speculation_head is set, and the kernels"
     ):
-        load_model(target, device=CPU, head="nowhere", cpu_kernels="native")
+        load_model(
+            target,
+            EngineOptions(speculation=Speculation(4, max_seqs=2, head="nowhere"), cpu_kernels="native"),
+            device=CPU,
+        )
 
 
 # --- answers --------------------------------------------------------------------------------------------------------

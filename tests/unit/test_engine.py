@@ -12,9 +12,10 @@ from random import Random
 import pytest
 
 from gptoss_backend.contract import Finished, FinishReason, GenerationErrorCode, SamplingParams, Started
-from gptoss_backend.engine.engine import Engine, EngineOptions
+from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
 from gptoss_backend.engine.observations import Measure, Observations
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from support.fake_model import FakeAheadModel, FakeModel, FakePipelineModel
 from support.shapes import tiny_config

@@ -9,9 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from gptoss_backend.engine.engine import EngineStats
 from gptoss_backend.engine.model import ModelInfo
-from gptoss_backend.engine.observations import Measure
+from gptoss_backend.engine.observations import EngineStats, Measure
 
 Calls = list[tuple[str, str, float]]
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from gptoss_backend.contract import Finished, FinishReason, SamplingParams, TokenLogprob
-from gptoss_backend.engine.engine import Engine, EngineOptions
+from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.errors import InvalidRequest
 from gptoss_backend.engine.model import Model
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from support.fake_model import FakeModel
 from support.reference import make_reference
@@ -54,7 +55,7 @@ def run(
     said: queue.SimpleQueue[list[TokenDelta]] = queue.SimpleQueue()
     engine = Engine(model, options, said.put)
     for request in requests:
-        engine._inbox.append(engine._checked(request))  # before the loop begins: all meet in the first steps
+        engine._inbox.append(engine._intake.sequence_of(request))  # before the loop begins: all meet in the first steps
         engine._num_in_flight += 1
     engine.start()
     answers = {request.request_id: Answer() for request in requests}
@@ -124,7 +125,7 @@ def test_request_when_its_sampling_cannot_be_served_then_it_is_refused_with_a_se
 ) -> None:
     engine = Engine(FakeModel(), OPTIONS, lambda deltas: None)
     with pytest.raises(InvalidRequest, match=sentence):
-        engine._checked(GenerationRequest("a", [5], dataclasses.replace(GREEDY, **sampling)))
+        engine._intake.sequence_of(GenerationRequest("a", [5], dataclasses.replace(GREEDY, **sampling)))
 
 
 EVERYTHING = SamplingParams(

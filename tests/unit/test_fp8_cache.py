@@ -13,13 +13,13 @@ import triton.language as tl
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.cache_sizing import CacheLimits
 from gptoss_backend.engine.config import RopeConfig
-from gptoss_backend.engine.engine import EngineOptions
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.kernels.float8 import float8_of
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.operators import LayerCache, Operators, TorchOperators
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.memory_plan import plan_memory
 from gptoss_backend.engine.precision import FLOAT8, FLOAT8_MOST, choose_cache_dtype
 from gptoss_backend.engine.rope import RotaryEmbedding
@@ -151,7 +151,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path) -> TorchModel:
-    model = load_model(folder, device=CPU, kv_cache_dtype="fp8")
+    model = load_model(folder, EngineOptions(kv_cache_dtype="fp8"), device=CPU)
     assert isinstance(model, TorchModel)
     return model
 
@@ -169,7 +169,7 @@ def test_load_when_a_cpu_computes_then_torch_does_it_and_the_operator_is_told(
 
 def test_load_when_native_kernels_are_asked_for_then_it_is_refused_in_one_sentence(folder: Path) -> None:
     with pytest.raises(EngineError, match=r"^engine\.cpu_kernels is native, but engine\.kv_cache_dtype is fp8, "):
-        load_model(folder, device=CPU, cpu_kernels="native", kv_cache_dtype="fp8")
+        load_model(folder, EngineOptions(cpu_kernels="native", kv_cache_dtype="fp8"), device=CPU)
 
 
 @pytest.mark.parametrize(("capability", "is_taken"), [((8, 0), False), ((8, 6), False), ((8, 9), True), ((9, 0), True)])
@@ -198,7 +198,7 @@ def test_plan_when_the_cache_is_float8_then_a_value_is_one_byte(folder: Path) ->
     rough.allocate_cache(plan)
     taken = sum(memory.nbytes for layer in rough._cache for memory in (layer.keys, layer.values))
     assert taken == plan.num_bytes
-    halves = load_model(folder, device=CPU, dtype="float16", cpu_kernels="torch")
+    halves = load_model(folder, EngineOptions(dtype="float16", cpu_kernels="torch"), device=CPU)
     assert isinstance(halves, TorchModel)
     assert plan.num_tokens >= 2 * plan_of(halves).num_tokens
 

@@ -11,11 +11,11 @@ from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine import int8
 from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.engine import EngineOptions
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.int8 import EightBitMatrix
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.operators import TorchOperators
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.memory_plan import plan_memory
 from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.shard import Shard
@@ -68,7 +68,10 @@ def test_multiplying_when_a_matrix_is_unpacked_in_parts_then_it_is_as_in_one(mon
 
 
 def test_model_when_in_eight_bits_then_logits_are_near_and_it_takes_what_was_planned(folder: Path) -> None:
-    models = [load_model(folder, device=CPU, cpu_kernels="torch", dense_weights=each) for each in ("auto", "int8")]
+    models = [
+        load_model(folder, EngineOptions(cpu_kernels="torch", dense_weights=each), device=CPU)
+        for each in ("auto", "int8")
+    ]
     prompt = prompt_of(40, seed=1)
     logits = []
     for model in models:
@@ -105,7 +108,7 @@ def test_plan_when_in_eight_bits_then_it_is_what_is_read(folder: Path, dtype: to
 
 
 def test_engine_when_in_eight_bits_then_greedy_answers_come_and_are_the_same_again(folder: Path) -> None:
-    model = load_model(folder, device=CPU, cpu_kernels="torch", dense_weights="int8")
+    model = load_model(folder, EngineOptions(cpu_kernels="torch", dense_weights="int8"), device=CPU)
     prompts = [prompt_of(length, seed=length) for length in (3, 20)]
     options = EngineOptions(max_num_seqs=2, kv_cache_bytes=4 * 2**20)
     first, again = (generate(model, prompts, 4, options)[0] for _ in range(2))
@@ -117,19 +120,19 @@ def test_engine_when_in_eight_bits_then_greedy_answers_come_and_are_the_same_aga
 def test_loading_when_eight_bits_meet_several_devices_then_a_sentence_refuses_them(folder: Path, mode: str) -> None:
     placement = PlacementOptions(mode=mode, num_devices=2)  # type: ignore[arg-type]
     with pytest.raises(EngineError, match=rf"dense_weights is int8, .* its placement is {mode}"):
-        load_model(folder, device=CPU, dense_weights="int8", placement=placement)
+        load_model(folder, EngineOptions(dense_weights="int8"), device=CPU, placement=placement)
 
 
 def test_loading_when_eight_bits_meet_the_cpp_kernels_then_a_sentence_refuses_them(folder: Path) -> None:
     with pytest.raises(EngineError, match=r"cpu_kernels is native, but engine\.dense_weights is int8, and the kernels"):
-        load_model(folder, device=CPU, dense_weights="int8", cpu_kernels="native")
+        load_model(folder, EngineOptions(dense_weights="int8", cpu_kernels="native"), device=CPU)
 
 
 def test_loading_when_nothing_is_said_of_kernels_then_torch_takes_eight_bits(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
-        model = load_model(folder, device=CPU, dense_weights="int8")
+        model = load_model(folder, EngineOptions(dense_weights="int8"), device=CPU)
     assert model.info.kernels == "torch, 8-bit attention and unembedding"
     assert "forward pass: torch, since engine.dense_weights is int8" in caplog.text
     assert "so answers differ from the checkpoint's" in caplog.text

@@ -16,13 +16,13 @@ from gptoss_backend.engine.cache_sizing import CacheLimits
 from gptoss_backend.engine.checkpoint import Weights, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import load_head
-from gptoss_backend.engine.engine import EngineOptions
 from gptoss_backend.engine.experts import mix_experts
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.graphed_model import CudaRecorder, GraphedModel, Work, graph_sizes, pass_sizes
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.operators import TorchOperators
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.precision import FLOAT8
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.shard import Shard

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import GptOssForCausalLM
 
-from gptoss_backend.engine.engine import EngineOptions
 from gptoss_backend.engine.kv_cache import plan_cache
 from gptoss_backend.engine.model import Model
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.torch_model import TorchModel
 from support.generating import generate
 from support.reference import SHAPES, follows_greedily, make_reference, reference_logits

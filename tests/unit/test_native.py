@@ -15,7 +15,6 @@ from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
 from gptoss_backend.engine.checkpoint import Weights, load_weights
-from gptoss_backend.engine.computing import ExpertFormat
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError, EngineError
 from gptoss_backend.engine.kv_cache import KVCache, plan_cache
@@ -24,6 +23,7 @@ from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native import library
 from gptoss_backend.engine.native.library import NativeUnavailableError
 from gptoss_backend.engine.native.model import NativeModel, check_native
+from gptoss_backend.engine.options import EngineOptions, ExpertFormat
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
@@ -270,7 +270,7 @@ def test_loading_when_experts_are_to_be_packed_or_not_then_they_are_and_logits_a
     formats: tuple[ExpertFormat, ...] = ("auto", "packed", "unpacked")
     runs = []
     for each in formats:
-        model = load_model(tmp_path / "model", device=CPU, experts=each)
+        model = load_model(tmp_path / "model", EngineOptions(experts=each), device=CPU)
         assert isinstance(model, NativeModel)
         assert model.has_packed_experts == (each != "unpacked")
         runs.append(StepByStep(model, PROMPT))
@@ -347,20 +347,20 @@ def test_loading_when_the_kernels_cannot_run_then_torch_takes_over_or_a_sentence
         assert isinstance(model, TorchModel)
         assert model.dtype == torch.float32
         with pytest.raises(EngineError, match=r"cpu_kernels is native, but the processor lacks avx512f"):
-            load_model(tmp_path, device=CPU, cpu_kernels="native")
+            load_model(tmp_path, EngineOptions(cpu_kernels="native"), device=CPU)
     finally:
         library.load_library.cache_clear()
 
 
 def test_loading_when_another_precision_is_asked_for_then_torch_computes_in_it(tmp_path: Path) -> None:
     make_reference("base", tmp_path, dtype=torch.bfloat16)
-    model = load_model(tmp_path, device=CPU, dtype="float32")
+    model = load_model(tmp_path, EngineOptions(dtype="float32"), device=CPU)
     assert isinstance(model, TorchModel)
     native_or_skip(tmp_path)
     with pytest.raises(EngineError, match=r"cpu_kernels is native, but engine\.dtype is float32"):
-        load_model(tmp_path, device=CPU, dtype="float32", cpu_kernels="native")
+        load_model(tmp_path, EngineOptions(dtype="float32", cpu_kernels="native"), device=CPU)
     with pytest.raises(EngineError, match=r"block_size is 8, the kernels take 16"):
-        load_model(tmp_path, device=CPU, cpu_kernels="native", block_size=8)
+        load_model(tmp_path, EngineOptions(cpu_kernels="native", block_size=8), device=CPU)
 
 
 def test_library_when_there_is_no_compiler_then_the_sentence_says_what_to_install(

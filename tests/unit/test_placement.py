@@ -19,8 +19,9 @@ import torch
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.engine import Engine, EngineOptions
+from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.errors import EngineError, EngineStopped
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.driver import Cluster, DistributedModel
 from gptoss_backend.engine.placement.layout import SpreadMode, divide
 from gptoss_backend.engine.precision import FLOAT8

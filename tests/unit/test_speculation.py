@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.engine.engine import Engine, EngineOptions
+from gptoss_backend.engine.engine import Engine
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from gptoss_backend.engine.speculation import PromptLookup, Speculation, accept
 from support.reference import make_reference
@@ -73,8 +74,10 @@ def test_accept_when_the_model_disagrees_then_its_own_token_is_the_last(
 def answers(folder: Path, speculation: Speculation | None, requests: dict[str, SamplingParams]) -> tuple[object, int]:
     """Return each request's tokens and end, and how many guesses stood. Prompts repeat themselves."""
     said: list[TokenDelta] = []
-    options = EngineOptions(max_num_seqs=8, kv_cache_bytes=2**24, max_model_len=400, speculation=speculation)
-    engine = Engine.load(folder, options, said.extend, device=CPU, dtype="float32")
+    options = EngineOptions(
+        dtype="float32", max_num_seqs=8, kv_cache_bytes=2**24, max_model_len=400, speculation=speculation
+    )
+    engine = Engine.load(folder, options, said.extend, device=CPU)
     engine.start()
     for name, sampling in requests.items():
         engine.submit(GenerationRequest(name, [3, 1, 0, 1, 2, 2, 0, 3] * 4, sampling))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -18,33 +17,13 @@ from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.native.library import NativeUnavailableError
 from gptoss_backend.engine.native.model import check_native
 from gptoss_backend.engine.operators import has_kernels
-from gptoss_backend.engine.precision import FLOAT8, CacheDtype, Precision, choose_cache_dtype, choose_precision
+from gptoss_backend.engine.options import EngineOptions
+from gptoss_backend.engine.precision import FLOAT8, Precision, choose_cache_dtype, choose_precision
 
 logger = logging.getLogger(__name__)
 
-CpuKernels = Literal["auto", "native", "torch"]
-"""auto: native where it can run and nothing is asked for that it cannot."""
-ExpertFormat = Literal["auto", "packed", "unpacked"]
-"""Of experts in MXFP4. auto: packed where kernels take them so; plain torch would unpack them in every step."""
-DenseFormat = Literal["auto", "int8"]
-"""Of attention's matrices and the unembedding. auto: as they are stored. int8: rounded, which changes logits."""
-
 _FLOAT8 = "FP8 KV cache"
 EIGHT_BIT = "8-bit attention and unembedding"
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the settings ask of whatever computes."""
-
-    dtype: str = "auto"
-    block_size: int = 16
-    kv_cache_dtype: CacheDtype = "auto"
-    cpu_kernels: CpuKernels = "auto"
-    experts: ExpertFormat = "auto"
-    dense_weights: DenseFormat = "auto"
-    has_head: bool = False
-    """Whether a draft head is to read the model's states"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +42,28 @@ class Computing:
 
     @classmethod
     def choose(
-        cls, config: ModelConfig, device: torch.device, wishes: Wishes, *, is_alone: bool, has_packed_experts: bool
+        cls,
+        config: ModelConfig,
+        device: torch.device,
+        options: EngineOptions,
+        *,
+        is_alone: bool,
+        has_packed_experts: bool,
     ) -> Computing:
         """Decide for a checkpoint. Raises EngineError where what is asked for cannot be had.
 
         is_alone: no other process computes with this one, which the C++ kernels need.
         """
-        native = device.type == "cpu" and is_alone and _takes_native(config, wishes)
-        precision = choose_precision(wishes.dtype, device, has_native_bfloat16=native)
-        packed = wishes.experts == "packed" or (wishes.experts == "auto" and (native or device.type == "cuda"))
+        native = device.type == "cpu" and is_alone and _takes_native(config, options)
+        precision = choose_precision(options.dtype, device, has_native_bfloat16=native)
+        packed = options.experts == "packed" or (options.experts == "auto" and (native or device.type == "cuda"))
         return cls(
             device,
             precision,
-            choose_cache_dtype(wishes.kv_cache_dtype, precision.dtype, device),
+            choose_cache_dtype(options.kv_cache_dtype, precision.dtype, device),
             native=native,
             packed=packed and has_packed_experts,
-            eight_bit=wishes.dense_weights == "int8",
+            eight_bit=options.dense_weights == "int8",
         )
 
     def log(self) -> None:
@@ -119,27 +104,27 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _takes_native(config: ModelConfig, wishes: Wishes) -> bool:
-    if wishes.cpu_kernels == "torch" or (wishes.cpu_kernels == "auto" and wishes.dtype not in ("auto", "bfloat16")):
+def _takes_native(config: ModelConfig, options: EngineOptions) -> bool:
+    if options.cpu_kernels == "torch" or (options.cpu_kernels == "auto" and options.dtype not in ("auto", "bfloat16")):
         return False
     try:
-        if reason := next(_unknown_to_native(wishes), None):
+        if reason := next(_unknown_to_native(options), None):
             raise NativeUnavailableError(reason)
-        check_native(config, wishes.block_size)
+        check_native(config, options.block_size)
     except NativeUnavailableError as error:
-        if wishes.cpu_kernels == "native":
+        if options.cpu_kernels == "native":
             raise EngineError(f"engine.cpu_kernels is native, but {error}") from error
         logger.info("forward pass: torch, since %s", error)
         return False
     return True
 
 
-def _unknown_to_native(wishes: Wishes) -> Iterator[str]:
-    if wishes.dtype not in ("auto", "bfloat16"):
-        yield f"engine.dtype is {wishes.dtype}, and the kernels compute in bfloat16"
-    if wishes.kv_cache_dtype == "fp8":
+def _unknown_to_native(options: EngineOptions) -> Iterator[str]:
+    if options.dtype not in ("auto", "bfloat16"):
+        yield f"engine.dtype is {options.dtype}, and the kernels compute in bfloat16"
+    if options.kv_cache_dtype == "fp8":
         yield "engine.kv_cache_dtype is fp8, and the kernels keep keys and values in bfloat16"
-    if wishes.dense_weights == "int8":
+    if options.dense_weights == "int8":
         yield "engine.dense_weights is int8, and the kernels keep attention and the unembedding in bfloat16"
-    if wishes.has_head:
+    if options.head is not None:
         yield "engine.speculation_head is set, and the kernels show a draft head no states"

@@ -12,87 +12,33 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from gptoss_backend.contract import FinishReason, GenerationErrorCode, SamplingParams
+from gptoss_backend.contract import FinishReason, GenerationErrorCode
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.cache_sizing import CacheLimits, describe
 from gptoss_backend.engine.checkpoint import Progress
-from gptoss_backend.engine.computing import CpuKernels, DenseFormat, ExpertFormat
-from gptoss_backend.engine.edits import LogitEdits
-from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull, RankLost
-from gptoss_backend.engine.grammar import Grammar
-from gptoss_backend.engine.kv_cache import KVCache, extend_block_hashes
+from gptoss_backend.engine.errors import EngineStopped, QueueFull, RankLost
+from gptoss_backend.engine.intake import Intake
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.model import LaunchedStep, Model, ModelInfo
-from gptoss_backend.engine.observations import Measure, Observations
+from gptoss_backend.engine.observations import EngineStats, Measure, Observations
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.options import PlacementOptions
-from gptoss_backend.engine.precision import CacheDtype
 from gptoss_backend.engine.sampler import Picks, Sampler
-from gptoss_backend.engine.scheduler import PRIORITY_STEP_S, Choice, Scheduler, Step
+from gptoss_backend.engine.scheduler import Choice, Scheduler, Step
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
-from gptoss_backend.engine.speculation import PromptLookup, Speculation
 
 logger = logging.getLogger(__name__)
-
-STOP_TOKENS = frozenset({200002, 200012})
-"""`<|return|>` and `<|call|>` of the Harmony vocabulary."""
 
 # each observation costs whoever publishes it a round trip, and a small model takes a thousand steps a second
 _BATCH_SIZE_PERIOD_S = 0.1
 
 Sink = Callable[[list[TokenDelta]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How much the engine takes on. None: decided from the checkpoint and the machine."""
-
-    max_num_seqs: int = 64
-    max_queue: int = 512
-    prefill_chunk_tokens: int = 512
-    block_size: int = 16
-    max_model_len: int | None = None
-    kv_cache_bytes: int | None = None
-    kv_cache_dtype: CacheDtype = "auto"
-    num_threads: int | None = None
-    cpu_kernels: CpuKernels = "auto"
-    experts: ExpertFormat = "auto"
-    dense_weights: DenseFormat = "auto"
-    cuda_graphs: bool = True
-    request_timeout_s: float | None = None
-    """The longest a request may take; it may ask for less. None: no limit."""
-    priority_step_s: float = PRIORITY_STEP_S
-    """How many seconds of waiting a step of priority is worth."""
-    speculation: Speculation | None = None
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """Counts since the start, and the present state. Written by the engine's thread; `Engine.stats` gives a copy."""
-
-    num_steps: int = 0
-    num_prompt_tokens: int = 0
-    num_generated_tokens: int = 0
-    num_finished: int = 0
-    num_cancelled: int = 0
-    num_failed: int = 0
-    num_expired: int = 0
-    num_preemptions: int = 0
-    num_drafted_tokens: int = 0
-    num_accepted_tokens: int = 0
-    num_prefix_queries: int = 0
-    num_prefix_hits: int = 0
-    num_running: int = 0
-    num_waiting: int = 0
-    num_cache_blocks: int = 0
-    num_cache_blocks_used: int = 0
-    busy_s: float = 0.0
-    stalled_s: float = 0.0
-    """Since the loop last got anything done while it has work; 0 without any. More than a long step takes: it hangs."""
 
 
 class Engine:
@@ -103,10 +49,9 @@ class Engine:
         self._model = model
         self._sink = sink
         self._sampler = Sampler()
-        self._stop_tokens = frozenset(token for token in STOP_TOKENS if token < model.config.vocab_size)
         self._cache = _make_cache(model, options)
         self.max_model_len = self._cache.plan.max_model_len
-        self._speculation = options.speculation
+        self._intake = Intake(model.config, self._cache.plan, options)
         self._scheduler = Scheduler(
             self._cache,
             options.prefill_chunk_tokens,
@@ -115,7 +60,6 @@ class Engine:
             num_micro_batches=model.max_in_flight,
             drafter=self._draft if model.can_draft else None,
         )
-        self._timeout_s = options.request_timeout_s
         self._next_deadline_s = math.inf  # no request's is sooner; the engine's thread only
         self._next_look_s = 0.0  # when the batch size is next observed
         self._progressed_s = 0.0  # when the loop last got something done, or began to have something to do
@@ -142,30 +86,11 @@ class Engine:
         sink: Sink,
         *,
         device: torch.device,
-        dtype: str = "auto",
         placement: PlacementOptions | None = None,
         progress: Progress | None = None,
     ) -> Engine:
         """Load a checkpoint folder and make an engine of it. Raises EngineError with one sentence."""
-        return cls(
-            load_model(
-                folder,
-                device=device,
-                dtype=dtype,
-                block_size=options.block_size,
-                num_threads=options.num_threads,
-                kv_cache_dtype=options.kv_cache_dtype,
-                cpu_kernels=options.cpu_kernels,
-                experts=options.experts,
-                dense_weights=options.dense_weights,
-                cuda_graphs=options.cuda_graphs,
-                head=options.speculation.head if options.speculation is not None else None,
-                placement=placement,
-                progress=progress,
-            ),
-            options,
-            sink,
-        )
+        return cls(load_model(folder, options, device=device, placement=placement, progress=progress), options, sink)
 
     @property
     def is_alive(self) -> bool:
@@ -191,7 +116,7 @@ class Engine:
 
         Raises InvalidRequest (PromptTooLong among them), QueueFull or EngineStopped; then nothing was queued.
         """
-        sequence = self._checked(request)
+        sequence = self._intake.sequence_of(request)
         with self._wake:
             if self._stop_at is not None or not self._thread.is_alive():
                 raise EngineStopped("the engine is shutting down")
@@ -272,34 +197,6 @@ class Engine:
 
     def _draft(self, sequences: list[Sequence], num_tokens: int) -> list[list[int]]:
         return self._model.draft(Batch.build(sequences, []), self._cache, num_tokens)
-
-    def _checked(self, request: GenerationRequest) -> Sequence:
-        num_prompt, vocab_size = len(request.prompt_ids), self._model.config.vocab_size
-        if num_prompt == 0:
-            raise InvalidRequest("the prompt is empty")
-        if num_prompt >= self.max_model_len:
-            raise PromptTooLong(num_prompt, self.max_model_len)
-        if not 0 <= min(request.prompt_ids) <= max(request.prompt_ids) < vocab_size:
-            raise InvalidRequest(f"the prompt holds a token id outside 0 to {vocab_size - 1}")
-        sampling, room = request.sampling, self.max_model_len - num_prompt
-        _check_sampling(sampling, vocab_size)
-        stop_tokens = self._stop_tokens.union(sampling.stop_token_ids)
-        if sampling.ignore_eos:
-            stop_tokens = frozenset(sampling.stop_token_ids)
-        grammar = Grammar(request.mask, request.request_id, vocab_size) if request.mask is not None else None
-        sequence = Sequence(
-            request,
-            max_tokens=min(sampling.max_tokens or room, room),
-            stop_tokens=stop_tokens,
-            edits=LogitEdits.of(sampling, request.prompt_ids, stop_tokens, grammar),
-        )
-        timeout_s = min(sampling.timeout_s or math.inf, self._timeout_s or math.inf)
-        sequence.deadline_s = sequence.submitted_s + timeout_s
-        # here, on the caller's thread, so that however long a prompt is, the loop does not wait for it
-        if self._speculation is not None and sequence.takes_the_likeliest:
-            sequence.lookup = PromptLookup(sequence.token_ids)
-        extend_block_hashes(sequence.block_hashes, sequence.token_ids, self._cache.plan.block_size)
-        return sequence
 
     # --- the loop: everything below runs on the engine's thread ---
 
@@ -476,15 +373,6 @@ class Engine:
         stats.num_prefix_queries = self._cache.num_prefix_queries
         stats.num_prefix_hits = self._cache.num_prefix_hits
         stats.num_cache_blocks_used = self._cache.full.pool.num_used
-
-
-def _check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
-    """Raise InvalidRequest for what only the model can tell to be wrong."""
-    for name, tokens in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
-        if tokens and max(tokens) >= vocab_size:
-            raise InvalidRequest(f"{name} holds a token id outside 0 to {vocab_size - 1}")
-    if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
-        raise InvalidRequest(f"min_tokens is {sampling.min_tokens}, more than max_tokens, {sampling.max_tokens}")
 
 
 def _expired(sequence: Sequence) -> TokenDelta:

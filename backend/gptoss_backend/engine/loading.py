@@ -15,22 +15,22 @@ from pathlib import Path
 import torch
 
 from gptoss_backend.engine.checkpoint import Progress, Weights, find_checkpoint, has_packed_experts, load_weights
-from gptoss_backend.engine.computing import Computing, CpuKernels, DenseFormat, ExpertFormat, Wishes, name_of
+from gptoss_backend.engine.computing import Computing, name_of
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import check_head, load_head
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.memory import processor_name
-from gptoss_backend.engine.model import LocalModel, Model, ModelInfo
+from gptoss_backend.engine.model import Model, ModelInfo
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native.model import NativeModel
 from gptoss_backend.engine.operators import has_kernels
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, choose_placement
 from gptoss_backend.engine.placement.driver import Cluster, DistributedModel
 from gptoss_backend.engine.placement.jobs import device_names
 from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR
 from gptoss_backend.engine.placement.memory_plan import MemoryPlan, gib
 from gptoss_backend.engine.placement.options import PlacementOptions
-from gptoss_backend.engine.precision import CacheDtype
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
 
@@ -45,64 +45,37 @@ _HOST = Card("the host", 2**62)
 
 def load_model(
     folder: Path,
+    options: EngineOptions | None = None,
     *,
     device: torch.device,
-    dtype: str = "auto",
-    block_size: int = 16,
-    kv_cache_dtype: CacheDtype = "auto",
-    num_threads: int | None = None,
-    cpu_kernels: CpuKernels = "auto",
-    experts: ExpertFormat = "auto",
-    dense_weights: DenseFormat = "auto",
-    cuda_graphs: bool = True,
-    head: str | None = None,
     placement: PlacementOptions | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Load a checkpoint folder to `device`, or where `placement` puts it: then `device` is the first of several.
 
-    num_threads: of the CPU; None: as many as there are cores. cuda_graphs: replay decode steps where the GPU can.
-    head: checkpoint of a draft head, which the torch forward pass takes.
     Raises EngineError (CheckpointError among them) with one sentence, before anything is read where it cannot fit.
     """
     config = ModelConfig.from_folder(folder)
-    options = placement or PlacementOptions()
-    wishes = Wishes(dtype, block_size, kv_cache_dtype, cpu_kernels, experts, dense_weights, has_head=head is not None)
-    computing = Computing.choose(
-        config,
-        device,
-        wishes,
-        is_alone=options.mode not in (PIPELINE, TENSOR),
-        has_packed_experts=has_packed_experts(folder),
-    )
-    choice = _choose(config, computing, options)
-    _check_alone(choice, computing, wishes)
+    options, placement = options or EngineOptions(), placement or PlacementOptions()
+    is_alone = placement.mode not in (PIPELINE, TENSOR)
+    is_packed = has_packed_experts(folder)
+    computing = Computing.choose(config, device, options, is_alone=is_alone, has_packed_experts=is_packed)
+    choice = _choose(config, computing, placement)
+    _check_alone(choice, computing, options)
     computing.log()
     logger.info("placement: %s (%s)", choice.mode, choice.reason)
     for line in choice.lines:
         logger.info("memory plan: %s", line)
-    if head is not None:
-        _check_head(head, config, choice, computing)
+    if options.head is not None:
+        _check_head(options.head, config, choice, computing)
     if choice.mode != SINGLE:
-        return _load_spread(folder, choice, computing, options, progress)
-    threads = num_threads or len(os.sched_getaffinity(0))
+        return _load_spread(folder, choice, computing, placement, progress)
+    threads = options.num_threads or len(os.sched_getaffinity(0))
     if device.type == "cpu":
         torch.set_num_threads(threads)
-    model: LocalModel
     if computing.native:
-        kept = "MXFP4" if computing.packed else "bfloat16"
-        logger.info("forward pass: C++ kernels (AVX-512 BF16), experts in %s, threads: %d", kept, threads)
-        layers = _layer_by_layer(folder, config, packed=computing.packed, progress=progress)
-        model = NativeModel(config, layers, threads)
-    else:
-        model = _load_torch(folder, config, computing, cuda_graphs=cuda_graphs, progress=progress)
-        if device.type == "cuda":
-            _compare(choice.plans[0], device)
-        if head is not None:
-            attach_head(model, head)
-    has_graphs = not computing.native and model.max_rows_ahead > 0
-    model.info = _info(choice, computing, computing.described(has_graphs=has_graphs))
-    return model
+        return _load_native(folder, config, choice, computing, threads, progress)
+    return _load_torch(folder, config, choice, computing, options, progress)
 
 
 def make_model(
@@ -131,6 +104,17 @@ def attach_head(model: TorchModel, head: str) -> None:
     logger.info("draft head: %s, %s tokens, reads the states at %s", folder, f"{len(weights.targets):,}", boundaries)
 
 
+def _load_native(
+    folder: Path, config: ModelConfig, choice: Choice, computing: Computing, threads: int, progress: Progress | None
+) -> NativeModel:
+    kept = "MXFP4" if computing.packed else "bfloat16"
+    logger.info("forward pass: C++ kernels (AVX-512 BF16), experts in %s, threads: %d", kept, threads)
+    layers = _layer_by_layer(folder, config, packed=computing.packed, progress=progress)
+    model = NativeModel(config, layers, threads)
+    model.info = _info(choice, computing, computing.described())
+    return model
+
+
 def _layer_by_layer(folder: Path, config: ModelConfig, *, packed: bool, progress: Progress | None) -> Iterator[Weights]:
     """Read each layer when it is asked for: the kernels keep weights in a layout of their own, no two copies fit."""
     for index in range(config.num_layers):
@@ -141,7 +125,12 @@ def _layer_by_layer(folder: Path, config: ModelConfig, *, packed: bool, progress
 
 
 def _load_torch(
-    folder: Path, config: ModelConfig, computing: Computing, *, cuda_graphs: bool, progress: Progress | None
+    folder: Path,
+    config: ModelConfig,
+    choice: Choice,
+    computing: Computing,
+    options: EngineOptions,
+    progress: Progress | None,
 ) -> TorchModel:
     shard = Shard.of_all(config)
     weights = load_weights(
@@ -153,50 +142,56 @@ def _load_torch(
         eight_bit=computing.eight_bit,
         progress=progress,
     )
-    return make_model(shard, weights, cuda_graphs=cuda_graphs, cache_dtype=computing.cache_dtype)
+    model = make_model(shard, weights, cuda_graphs=options.cuda_graphs, cache_dtype=computing.cache_dtype)
+    if computing.device.type == "cuda":
+        _compare(choice.plans[0], computing.device)
+    if options.head is not None:
+        attach_head(model, options.head)
+    model.info = _info(choice, computing, computing.described(has_graphs=model.max_rows_ahead > 0))
+    return model
 
 
-def _choose(config: ModelConfig, computing: Computing, options: PlacementOptions) -> Choice:
+def _choose(config: ModelConfig, computing: Computing, placement: PlacementOptions) -> Choice:
     """Return the placement, on GPUs one that fits; on CPUs what is asked for, else a single process."""
-    mode = options.mode
+    mode = placement.mode
     if computing.device.type == "cuda":
         here = [
             Card(torch.cuda.get_device_name(index), torch.cuda.mem_get_info(index)[0])
             for index in range(torch.cuda.device_count())
         ]
-        cards = here * options.num_nodes
+        cards = here * placement.num_nodes
     else:
-        if mode in (PIPELINE, TENSOR) and options.num_devices is None:
+        if mode in (PIPELINE, TENSOR) and placement.num_devices is None:
             raise EngineError(
                 f"placement.mode is {mode}: without GPUs, placement.num_devices says over how many processes"
             )
         mode = SINGLE if mode == AUTO else mode
-        cards = [_HOST] * (options.num_devices or 1)
+        cards = [_HOST] * (placement.num_devices or 1)
     choice = choose_placement(
         config,
         cards,
         mode=mode,
-        num_devices=options.num_devices,
+        num_devices=placement.num_devices,
         element_size=computing.precision.dtype.itemsize,
         packed=computing.packed,
         kv_element_size=computing.cache_dtype.itemsize,
         eight_bit=computing.eight_bit,
     )
-    return choice if mode == options.mode else replace(choice, reason="one process: there is no GPU")
+    return choice if mode == placement.mode else replace(choice, reason="one process: there is no GPU")
 
 
-def _check_alone(choice: Choice, computing: Computing, wishes: Wishes) -> None:
+def _check_alone(choice: Choice, computing: Computing, options: EngineOptions) -> None:
     """Raise EngineError where something is asked for that only a whole model on one device takes."""
     setting = None
     if computing.eight_bit:
         setting = "engine.dense_weights is int8"
-    elif wishes.has_head:
+    elif options.head is not None:
         setting = "engine.speculation_head is set"
     if setting and choice.mode != SINGLE:
         raise EngineError(
             f"{setting}, which is for a model on one device, but its placement is {choice.mode} ({choice.reason})"
         )
-    if wishes.has_head and computing.precision.dtype == torch.float16:
+    if options.head is not None and computing.precision.dtype == torch.float16:
         raise EngineError("engine.speculation_head: the model's states outgrow float16, set engine.dtype to another")
 
 
@@ -213,18 +208,18 @@ def _check_head(head: str, config: ModelConfig, choice: Choice, computing: Compu
 
 
 def _load_spread(
-    folder: Path, choice: Choice, computing: Computing, options: PlacementOptions, progress: Progress | None
+    folder: Path, choice: Choice, computing: Computing, placement: PlacementOptions, progress: Progress | None
 ) -> Model:
-    num_here, rest = divmod(len(choice.shards), options.num_nodes)
+    num_here, rest = divmod(len(choice.shards), placement.num_nodes)
     if rest:
-        raise EngineError(f"{len(choice.shards)} devices cannot be shared evenly by {options.num_nodes} nodes")
+        raise EngineError(f"{len(choice.shards)} devices cannot be shared evenly by {placement.num_nodes} nodes")
     cluster = Cluster(
         tuple(torch.device(name) for name in device_names(computing.device.type, num_here)),
         len(choice.shards),
-        host=options.host,
-        port=options.port,
-        secret=options.secret,
-        timeout_s=options.timeout_s,
+        host=placement.host,
+        port=placement.port,
+        secret=placement.secret,
+        timeout_s=placement.timeout_s,
     )
     model = DistributedModel(
         folder, choice.shards, cluster, computing.precision.dtype, progress, cache_dtype=computing.cache_dtype

@@ -1,12 +1,13 @@
-"""What the engine saw, one value at a time, for histograms.
+"""What the engine saw: counts, and one value at a time for histograms.
 
-Owns: the kinds of values, and the way from the engine's thread to whoever publishes them.
+Owns: what is counted, the kinds of values, and their way from the engine's thread to whoever publishes them.
 Does not know: buckets, metric names.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from enum import Enum, auto
 
 _MOST_HELD = 16384
@@ -40,3 +41,28 @@ class Observations:
     def drain(self) -> list[tuple[Measure, float]]:
         """Return what has gathered since the last time, in order. One other thread only."""
         return [self._values.popleft() for _ in range(len(self._values))]
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Counts since the start, and the present state. Written by the engine's thread; `Engine.stats` gives a copy."""
+
+    num_steps: int = 0
+    num_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_finished: int = 0
+    num_cancelled: int = 0
+    num_failed: int = 0
+    num_expired: int = 0
+    num_preemptions: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_prefix_queries: int = 0
+    num_prefix_hits: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
+    num_cache_blocks: int = 0
+    num_cache_blocks_used: int = 0
+    busy_s: float = 0.0
+    stalled_s: float = 0.0
+    """Since the loop last got anything done while it has work; 0 without any. More than a long step takes: it hangs."""

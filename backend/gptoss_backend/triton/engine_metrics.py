@@ -11,9 +11,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from gptoss_backend.engine.engine import EngineStats
 from gptoss_backend.engine.model import ModelInfo
-from gptoss_backend.engine.observations import Measure
+from gptoss_backend.engine.observations import EngineStats, Measure
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,9 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.demo.naming import is_demo
 from gptoss_backend.engine.checkpoint import find_checkpoint
-from gptoss_backend.engine.engine import Engine, EngineOptions
+from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.errors import CheckpointError, EngineStopped, InvalidRequest, PromptTooLong, QueueFull
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.choice import SINGLE
 from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.sequence import GenerationRequest
@@ -88,7 +89,6 @@ class Generate:
             _options(settings.engine, settings.profiles[settings.profile_of(model.short)]),
             self._sender.put,
             device=device,
-            dtype=settings.engine.dtype,
             placement=_placement(settings.placement, args["model_instance_kind"]),
             progress=_log_progress(name),
         )
@@ -227,6 +227,7 @@ def _placement(settings: PlacementSettings, kind: str) -> PlacementOptions:
 
 def _options(engine: EngineSettings, profile: ProfileSettings) -> EngineOptions:
     return EngineOptions(
+        dtype=engine.dtype,
         max_num_seqs=profile.max_num_seqs or engine.max_num_seqs,
         max_queue=profile.max_queue or engine.max_queue,
         prefill_chunk_tokens=profile.prefill_chunk_tokens or engine.prefill_chunk_tokens,
