@@ -60,7 +60,7 @@ def test_logits_when_the_model_is_exported_and_unpacked_then_the_engine_computes
     with torch.no_grad():
         table = model.table(others).bfloat16().float()
         outputs = model.output_table(others).bfloat16().float()
-        expected = model(numbers[:100], numbers[None, 100:], table)[0][0] @ outputs.T
+        expected = model(numbers[:100], numbers[None, 100:], table, torch.ones(1, 200, dtype=torch.bool))[0] @ outputs.T
     computed = torch.cat(engine.logits)[:, torch.cat((model.known, others))]
     torch.testing.assert_close(computed[-len(expected) :], expected, atol=2e-3, rtol=0.0)
 
@@ -128,8 +128,8 @@ def test_guess_when_a_text_comes_a_second_time_then_it_is_copied(spellings: Spel
     text = torch.cat((once, once))[None]
 
     with torch.no_grad():
-        hidden, _ = model(text[0, :0], text[:, :-1], model.table(others))
-        logits = hidden[0] @ model.output_table(others).T
+        hidden, _ = model(text[0, :0], text[:, :-1], model.table(others), text[:, 1:] >= 0)
+        logits = hidden @ model.output_table(others).T
     hits = (logits[60:].argmax(dim=-1) == text[0, 61:]).float().mean()
 
     assert hits > 0.2  # one in 1,400 by chance

@@ -11,6 +11,7 @@ it, and yet a token at hand does not already point at itself.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Final
 
@@ -67,6 +68,12 @@ class Spellings:
         bits = np.unpackbits(words.view(np.uint8)).reshape(len(numbers), hidden_size)
         self.vectors = torch.from_numpy(bits).float() * 2 - 1
         """[number of stems, hidden]"""
+
+    def to(self, device: torch.device) -> Spellings:
+        """Return the same on another device."""
+        moved = copy.copy(self)
+        moved.stems, moved.traits, moved.vectors = (side.to(device) for side in (self.stems, self.traits, self.vectors))
+        return moved
 
     def rows(self, token_ids: Tensor, trait_vectors: Tensor) -> Tensor:
         """Return the embedding [len(token_ids), hidden] of tokens that were not taught.

@@ -1,4 +1,4 @@
-"""`python -m gptoss_backend.demo.train FOLDER`: train the demo model on a processor, and write FOLDER/demo.safetensors.
+"""`python -m gptoss_backend.demo.train FOLDER`: train the demo model, and write FOLDER/demo.safetensors.
 
 Owns: the run: progress, going on where an earlier run was interrupted, the mean that is written.
 Does not know: what the dialogues say, how the model computes.
@@ -35,12 +35,20 @@ _BALANCE: Final = 0.01
 _MOST_GRADIENT: Final = 1.0
 _KEPT_EVERY: Final = 5
 _STATE_FILE: Final = "state.pt"
+_PROCESSOR: Final = torch.device("cpu")
 
 
 class Run:
     """A training run, whole in one file between blocks."""
 
-    def __init__(self, num_blocks: int, seed: int, rate: float, first_weights: Path | None = None) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        seed: int,
+        rate: float,
+        first_weights: Path | None = None,
+        device: torch.device = _PROCESSOR,
+    ) -> None:
         """seed: of weights and dialogues. rate: of learning, at its highest. first_weights: an earlier run's file."""
         torch.manual_seed(seed)
         self.schedule = Schedule(num_blocks)
@@ -52,6 +60,8 @@ class Run:
             guess_induction(self.model)
         else:
             restore(self.model, first_weights)
+        self.device = device
+        self.model.move_to(device)
         self.optimizer = optimizer_for(self.model, rate)
         self.batcher = Batcher(self.known, spellings, seed)
         self.ends: list[dict[str, Tensor]] = []
@@ -79,7 +89,7 @@ class Run:
 
     def resume(self, path: Path) -> None:
         """Go on where a saved run was."""
-        state: dict[str, Any] = torch.load(path)
+        state: dict[str, Any] = torch.load(path, map_location="cpu")
         if "ends" not in state or not torch.equal(state["known"], self.known):
             raise SystemExit(f"{path} is of another run, by another schedule or over dialogues with other words")
         self.block = state["block"]
@@ -89,7 +99,7 @@ class Run:
 
     def end_descent(self) -> None:
         """Remember the weights as they are."""
-        self.ends.append({name: weights.clone() for name, weights in self.model.state_dict().items()})
+        self.ends.append({name: weights.to("cpu", copy=True) for name, weights in self.model.state_dict().items()})
 
     def average(self) -> None:
         """Take the mean of the weights at the descents' ends."""
@@ -99,8 +109,8 @@ class Run:
 
     def _learn(self, batch: Batch) -> float:
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, imbalance = loss_of(self.model, batch)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            loss, imbalance = loss_of(self.model, batch.to(self.device))
         (loss + _BALANCE * imbalance).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MOST_GRADIENT)
         self.optimizer.step()
@@ -114,15 +124,15 @@ class Run:
 
 def loss_of(model: TrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the mean cross entropy over the whole vocabulary, and the routers' imbalance."""
-    hidden, imbalance = model(batch.shared, batch.tokens[:, :-1], model.table(batch.others))
     is_target = batch.is_target[:, 1:]
-    hidden, targets = hidden[is_target], batch.tokens[:, 1:][is_target]
+    hidden, imbalance = model(batch.shared, batch.tokens[:, :-1], model.table(batch.others), is_target)
+    targets = batch.tokens[:, 1:][is_target]
     num_known = len(model.known)
     mistaken = model.look_alikes(hidden[targets >= num_known])
     candidates = torch.cat((batch.others, mistaken[~torch.isin(mistaken, batch.others)]))
     logits = F.linear(hidden, model.output_table(candidates)).float()
     # the random tokens stand for all that are not named, each for many
-    is_random = torch.zeros(logits.shape[1], dtype=torch.bool)
+    is_random = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
     is_random[num_known + batch.num_listed : num_known + len(batch.others)] = ~torch.isin(
         batch.others[batch.num_listed :], mistaken
     )
@@ -134,7 +144,7 @@ def main() -> int:
     """Train; returns the exit status."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    run = Run(arguments.blocks, arguments.seed, arguments.rate, arguments.first_weights)
+    run = Run(arguments.blocks, arguments.seed, arguments.rate, arguments.first_weights, arguments.device)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     state = arguments.folder / _STATE_FILE
     if state.exists():
@@ -148,6 +158,7 @@ def main() -> int:
         if run.block % _KEPT_EVERY == 0 or run.block == arguments.blocks:
             run.save(state)
     run.average()
+    run.model.move_to(_PROCESSOR)
     export(run.model, arguments.folder / WEIGHTS_FILE.name)
     return 0
 
@@ -161,6 +172,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=_SEED, help=f"of weights and dialogues [{_SEED}]")
     parser.add_argument("--rate", type=float, default=RATE, help=f"of learning, at its highest [{RATE}]")
     parser.add_argument("--first-weights", type=Path, help="an earlier run's file to begin with [none]")
+    parser.add_argument("--device", type=torch.device, default=_PROCESSOR, help="to train on [cpu]")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
 

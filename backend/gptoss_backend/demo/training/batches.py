@@ -45,6 +45,16 @@ class Batch:
     num_listed: int
     """of `others`, how many stand for themselves alone"""
 
+    def to(self, device: torch.device) -> Batch:
+        """Return the same on another device."""
+        return Batch(
+            self.shared.to(device),
+            self.tokens.to(device),
+            self.is_target.to(device),
+            self.others.to(device),
+            self.num_listed,
+        )
+
 
 def known_tokens(seed: int) -> Tensor:
     """Return the ids, sorted, of the tokens that the dialogues use often: those are learned, all others are copied."""

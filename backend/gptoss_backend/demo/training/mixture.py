@@ -24,19 +24,19 @@ from gptoss_backend.demo.training.talk.tools import tool_call, tool_result, tool
 from gptoss_backend.demo.training.words import Words
 
 KINDS: Final[dict[str, tuple[Callable[[Words], Dialogue], float]]] = {
-    "project": (project, 2.0),
-    "small talk": (small_talk, 1.5),
-    "beyond a demo": (limits, 1.0),
+    "project": (project, 1.5),
+    "small talk": (small_talk, 1.0),
+    "beyond a demo": (limits, 0.7),
     "arithmetic": (arithmetic, 2.0),
-    "counting": (counting, 1.5),
-    "copying": (copying, 2.6),
-    "colours and days": (colours_and_days, 1.0),
-    "memory": (memory, 4.5),
-    "developer instructions": (instructions, 1.5),
+    "counting": (counting, 1.3),
+    "copying": (copying, 2.4),
+    "colours and days": (colours_and_days, 0.9),
+    "memory": (memory, 4.2),
+    "developer instructions": (instructions, 2.0),
     "tool call": (tool_call, 9.0),
-    "tools unneeded": (tools_unneeded, 0.6),
-    "tool result": (tool_result, 3.2),
-    "JSON by schema": (json_by_schema, 9.0),
+    "tools unneeded": (tools_unneeded, 0.7),
+    "tool result": (tool_result, 3.8),
+    "JSON by schema": (json_by_schema, 10.0),
 }
 """Each kind's maker and share."""
 EFFORTS: Final = (ReasoningEffort.LOW, ReasoningEffort.MEDIUM, ReasoningEffort.MEDIUM, ReasoningEffort.HIGH)

@@ -48,6 +48,11 @@ class TrainedModel(nn.Module):
         self.quantized = False
         """Whether experts' matrices are rounded to MXFP4 in the forward pass, as they will be in the file."""
 
+    def move_to(self, device: torch.device) -> None:
+        """Compute there from now on."""
+        self.to(device)
+        self.spellings, self._stem_signs = self.spellings.to(device), self._stem_signs.to(device)
+
     def table(self, others: Tensor) -> Tensor:
         """Return the embedding of the known tokens and of `others`, [num_known + len(others), hidden]."""
         return torch.cat((self.known_rows, self.spellings.rows(others, self.trait_vectors)))
@@ -68,31 +73,34 @@ class TrainedModel(nn.Module):
         # dot products are the same with both sides turned; stems are signs, which bfloat16 holds
         scores = torch.mm(said(hidden).bfloat16(), self._stem_signs.t())
         nearest = scores.topk(_NUM_LOOK_ALIKES, dim=1).indices
-        is_near = torch.zeros(len(self._stem_signs), dtype=torch.bool)
+        is_near = torch.zeros(len(self._stem_signs), dtype=torch.bool, device=hidden.device)
         is_near[nearest.flatten()] = True
         is_near = is_near[self.spellings.stems]
         is_near[self.known] = False
         return torch.nonzero(is_near).flatten()
 
-    def forward(self, shared: Tensor, tokens: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the normed residual stream [batch, length, hidden] of `tokens` and the routers' imbalance.
+    def forward(self, shared: Tensor, tokens: Tensor, table: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the normed residual stream [num_wanted, hidden] of some of `tokens`, and the routers' imbalance.
 
         shared: [shared_length] what all sequences begin with, computed once. tokens: [batch, length] what follows it.
-        Both are rows of `table`.
+        Both are rows of `table`. wanted: [batch, length] bool; the last experts see no others.
         """
         batch, length = tokens.shape
         begin = len(shared)
         rope = RotaryEmbedding(self.config.rope, self.config.head_dim, tokens.device)
-        rotation = rope.angles(torch.arange(begin + length), torch.float32)
+        rotation = rope.angles(torch.arange(begin + length, device=tokens.device), torch.float32)
         windows = {sliding: self.config.sliding_window if sliding else begin + length for sliding in (True, False)}
-        masks = {sliding: _mask(begin + length, window) for sliding, window in windows.items()}
+        masks = {sliding: _mask(begin + length, window, tokens.device) for sliding, window in windows.items()}
         stream = F.embedding(torch.cat((shared, tokens.flatten())), table)
         imbalance = stream.new_zeros(())
+        left = torch.cat((wanted.new_zeros(begin), wanted.flatten()))
         for layer in self.layers:
             assert isinstance(layer, TrainedLayer)  # noqa: S101 (a ModuleList's items have no type)
-            stream, layer_imbalance = layer(stream, (batch, begin), rotation, masks[layer.is_sliding], self.quantized)
+            stream = layer.attend(stream, (batch, begin), rotation, masks[layer.is_sliding])
+            if layer is self.layers[-1]:
+                stream = stream[left]
+            stream, layer_imbalance = layer.mix(stream, self.quantized)
             imbalance = imbalance + layer_imbalance
-        stream = stream[begin:].view(batch, length, -1)
         return F.rms_norm(stream, self.norm.shape, self.norm, self.config.rms_norm_eps), imbalance
 
 
@@ -114,23 +122,15 @@ class TrainedLayer(nn.Module):
         self.expert_norm = nn.Parameter(torch.ones(hidden))
         self.experts = TrainedExperts(config)
 
-    def forward(
-        self,
-        stream: Tensor,
-        sizes: tuple[int, int],
-        rotation: tuple[Tensor, Tensor],
-        mask: Tensor,
-        quantized: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the stream after this layer, [begin + batch * length, hidden], and its router's imbalance.
+    def attend(self, stream: Tensor, sizes: tuple[int, int], rotation: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """Return the stream after attention, [begin + batch * length, hidden]. sizes: batch, begin."""
+        normed = F.rms_norm(stream, self.attention_norm.shape, self.attention_norm, self.config.rms_norm_eps)
+        return stream + self._attend(normed, sizes, rotation, mask)
 
-        sizes: batch, begin.
-        """
-        eps = self.config.rms_norm_eps
-        stream = stream + self._attend(
-            F.rms_norm(stream, self.attention_norm.shape, self.attention_norm, eps), sizes, rotation, mask
-        )
-        mixed, imbalance = self.experts(F.rms_norm(stream, self.expert_norm.shape, self.expert_norm, eps), quantized)
+    def mix(self, stream: Tensor, quantized: bool) -> tuple[Tensor, Tensor]:
+        """Return the stream [rows, hidden] after the experts, and their router's imbalance."""
+        normed = F.rms_norm(stream, self.expert_norm.shape, self.expert_norm, self.config.rms_norm_eps)
+        mixed, imbalance = self.experts(normed, quantized)
         return stream + mixed, imbalance
 
     def _attend(self, normed: Tensor, sizes: tuple[int, int], rotation: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
@@ -162,13 +162,20 @@ class TrainedLayer(nn.Module):
     def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """Return what each query draws from the values, [batch, length, num_heads * head_dim]."""
         config = self.config
-        batch, _, length, _ = queries.shape
-        group = config.num_heads // config.num_kv_heads
-        keys, values = (side.repeat_interleave(group, dim=1) for side in (keys, values))
-        scores = torch.matmul(queries, keys.transpose(2, 3)) * config.head_dim**-0.5 + mask
-        sinks = self.sinks.view(1, -1, 1, 1).expand(batch, -1, length, 1)
-        shares = torch.softmax(torch.cat((scores, sinks), dim=-1), dim=-1)[..., :-1]
-        return torch.matmul(shares, values).transpose(1, 2).flatten(2)
+        batch, num_heads, length, head_dim = queries.shape
+        num_keys = keys.shape[2]
+        # heads that share keys are rows of one matrix
+        rows = (batch, config.num_kv_heads, num_heads // config.num_kv_heads * length)
+        # as autocast would have it, the scores, the largest of all, went through float32 and back: twice the time
+        queries, keys = (queries * head_dim**-0.5).to(values.dtype), keys.to(values.dtype)
+        with torch.autocast(values.device.type, enabled=False):
+            scores = torch.matmul(queries.reshape(*rows, head_dim), keys.transpose(2, 3)).view(
+                *queries.shape[:3], num_keys
+            )
+            sinks = self.sinks.to(values.dtype).view(1, -1, 1, 1).expand(batch, -1, length, 1)
+            shares = torch.softmax(torch.cat((scores + mask.to(values.dtype), sinks), dim=-1), dim=-1)[..., :-1]
+            mixed = torch.matmul(shares.reshape(*rows, num_keys), values)
+        return mixed.view(queries.shape).transpose(1, 2).flatten(2)
 
 
 class TrainedExperts(nn.Module):
@@ -210,9 +217,10 @@ def _imbalance(scores: Tensor, top_experts: Tensor) -> Tensor:
     return (load * torch.softmax(scores, dim=-1).mean(dim=0)).sum() * count
 
 
-def _mask(length: int, window: int) -> Tensor:
+def _mask(length: int, window: int, device: torch.device) -> Tensor:
     """Return what is added to scores [length, length]: nothing within the window up to oneself, else -inf."""
-    distance = torch.arange(length)[:, None] - torch.arange(length)
+    place = torch.arange(length, device=device)
+    distance = place[:, None] - place
     return torch.where((distance >= 0) & (distance < window), 0.0, -math.inf)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 from functools import cache
 from random import Random
 from typing import Final
@@ -39,6 +40,13 @@ class Words:
     def number(self) -> int:
         """Return a number of one to three digits, one token."""
         return self.rng.randrange(1, 10 ** self.rng.choice((1, 2, 2, 3)))
+
+    def num_earlier(self, asked: Sequence[int], *, learned: Sequence[int]) -> int:
+        """Return how many exchanges go before the last one, drawn from `learned` for training, else from `asked`.
+
+        More of them are learned from than asked after: another one behind the same tools costs a quarter of a dialogue.
+        """
+        return self.rng.choice(asked if self.held_out else learned)
 
     def phrase(self, most: int = 4) -> str:
         """Return several words."""

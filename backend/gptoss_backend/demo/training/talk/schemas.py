@@ -29,7 +29,7 @@ def json_by_schema(words: Words) -> Dialogue:
     fields = draw_fields(words, 1, 4)
     wanted = _format(words, fields)
     turns: list[ChatMessage] = []
-    for _ in range(words.rng.choice((0, 0, 1, 2))):
+    for _ in range(words.num_earlier((0, 0, 1, 2), learned=(0, 1, 1, 2, 3))):
         earlier = again(words, fields)
         turns += [user(_request(words, earlier)), assistant(_object(earlier))]
     turns.append(user(_request(words, fields)))

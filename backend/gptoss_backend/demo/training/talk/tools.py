@@ -121,7 +121,7 @@ def tool_call(words: Words) -> Dialogue:
     """Return a request that one of some tools can do, at times after others were done."""
     functions = _draw_functions(words, words.rng.choice((1, 1, 2, 2, 3)))
     turns: list[ChatMessage] = []
-    for _ in range(words.rng.choice((0, 0, 0, 1, 2))):
+    for _ in range(words.num_earlier((0, 0, 0, 1, 2), learned=(0, 0, 1, 1, 2, 3))):
         text, call = _ask(words, functions)
         result, answer = _result(words)
         turns += [user(text), *_exchange(call, result, None), assistant(answer)]
