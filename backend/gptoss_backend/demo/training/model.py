@@ -99,7 +99,7 @@ class TrainedModel(nn.Module):
             stream = layer.attend(stream, (batch, begin), rotation, masks[layer.is_sliding])
             if layer is self.layers[-1]:
                 stream = stream[left]
-            stream, layer_imbalance = layer.mix(stream, self.quantized)
+            stream, layer_imbalance = layer.mix_experts(stream, self.quantized)
             imbalance = imbalance + layer_imbalance
         return F.rms_norm(stream, self.norm.shape, self.norm, self.config.rms_norm_eps), imbalance
 
@@ -127,7 +127,7 @@ class TrainedLayer(nn.Module):
         normed = F.rms_norm(stream, self.attention_norm.shape, self.attention_norm, self.config.rms_norm_eps)
         return stream + self._attend(normed, sizes, rotation, mask)
 
-    def mix(self, stream: Tensor, quantized: bool) -> tuple[Tensor, Tensor]:
+    def mix_experts(self, stream: Tensor, quantized: bool) -> tuple[Tensor, Tensor]:
         """Return the stream [rows, hidden] after the experts, and their router's imbalance."""
         normed = F.rms_norm(stream, self.expert_norm.shape, self.expert_norm, self.config.rms_norm_eps)
         mixed, imbalance = self.experts(normed, quantized)
