@@ -168,7 +168,7 @@ def _arguments() -> argparse.Namespace:
         prog="python -m gptoss_backend.demo.train", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("folder", type=Path, help="of the run's state; an interrupted run goes on from it")
-    parser.add_argument("--blocks", type=int, default=360, help="of 600 dialogues each [360]")
+    parser.add_argument("--blocks", type=int, default=335, help="of 600 dialogues each [335]")
     parser.add_argument("--seed", type=int, default=_SEED, help=f"of weights and dialogues [{_SEED}]")
     parser.add_argument("--rate", type=float, default=RATE, help=f"of learning, at its highest [{RATE}]")
     parser.add_argument("--first-weights", type=Path, help="an earlier run's file to begin with [none]")
