@@ -68,14 +68,19 @@ def load_model(
         logger.info("memory plan: %s", line)
     if options.head is not None:
         _check_head(options.head, config, choice, computing)
+    model: Model
     if choice.mode != SINGLE:
-        return _load_spread(folder, choice, computing, placement, progress)
-    threads = options.num_threads or len(os.sched_getaffinity(0))
-    if device.type == "cpu":
-        torch.set_num_threads(threads)
-    if computing.native:
-        return _load_native(folder, config, choice, computing, threads, progress)
-    return _load_torch(folder, config, choice, computing, options, progress)
+        model = _load_spread(folder, choice, computing, placement, progress)
+    else:
+        threads = options.num_threads or len(os.sched_getaffinity(0))
+        if device.type == "cpu":
+            torch.set_num_threads(threads)
+        if computing.native:
+            model = _load_native(folder, config, computing, threads, progress)
+        else:
+            model = _load_torch(folder, config, choice, computing, options, progress)
+    model.info = _info(choice, computing, computing.described(has_graphs=model.max_rows_ahead > 0))
+    return model
 
 
 def make_model(
@@ -105,14 +110,12 @@ def attach_head(model: TorchModel, head: str) -> None:
 
 
 def _load_native(
-    folder: Path, config: ModelConfig, choice: Choice, computing: Computing, threads: int, progress: Progress | None
+    folder: Path, config: ModelConfig, computing: Computing, threads: int, progress: Progress | None
 ) -> NativeModel:
     kept = "MXFP4" if computing.packed else "bfloat16"
     logger.info("forward pass: C++ kernels (AVX-512 BF16), experts in %s, threads: %d", kept, threads)
     layers = _layer_by_layer(folder, config, packed=computing.packed, progress=progress)
-    model = NativeModel(config, layers, threads)
-    model.info = _info(choice, computing, computing.described())
-    return model
+    return NativeModel(config, layers, threads)
 
 
 def _layer_by_layer(folder: Path, config: ModelConfig, *, packed: bool, progress: Progress | None) -> Iterator[Weights]:
@@ -147,7 +150,6 @@ def _load_torch(
         _compare(choice.plans[0], computing.device)
     if options.head is not None:
         attach_head(model, options.head)
-    model.info = _info(choice, computing, computing.described(has_graphs=model.max_rows_ahead > 0))
     return model
 
 
@@ -209,7 +211,7 @@ def _check_head(head: str, config: ModelConfig, choice: Choice, computing: Compu
 
 def _load_spread(
     folder: Path, choice: Choice, computing: Computing, placement: PlacementOptions, progress: Progress | None
-) -> Model:
+) -> DistributedModel:
     num_here, rest = divmod(len(choice.shards), placement.num_nodes)
     if rest:
         raise EngineError(f"{len(choice.shards)} devices cannot be shared evenly by {placement.num_nodes} nodes")
@@ -226,7 +228,6 @@ def _load_spread(
     )
     if computing.device.type == "cuda":
         _compare(choice.plans[0], computing.device)
-    model.info = _info(choice, computing, computing.described())
     return model
 
 

@@ -36,7 +36,8 @@ class TrainedModel(nn.Module):
         self.config = config
         self.register_buffer("known", known)
         self.spellings = spellings
-        self._stem_signs = spellings.vectors.bfloat16()
+        self.register_buffer("_stem_signs", spellings.vectors.bfloat16(), persistent=False)
+        self._stem_signs: Tensor
         hidden = config.hidden_size
         self.known: Tensor
         self.known_rows = nn.Parameter(spellings.rows(known, torch.zeros(len(TRAITS), hidden)))
@@ -51,7 +52,7 @@ class TrainedModel(nn.Module):
     def move_to(self, device: torch.device) -> None:
         """Compute there from now on."""
         self.to(device)
-        self.spellings, self._stem_signs = self.spellings.to(device), self._stem_signs.to(device)
+        self.spellings = self.spellings.to(device)
 
     def table(self, others: Tensor) -> Tensor:
         """Return the embedding of the known tokens and of `others`, [num_known + len(others), hidden]."""
