@@ -34,6 +34,14 @@ def server(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterat
     assert status == 0, output
 
 
+@pytest.fixture(autouse=True)
+def _is_well(request: pytest.FixtureRequest) -> None:
+    """A test that ended the shared server fails alone: the next one waits until the supervisor has it back."""
+    if "server" in request.fixturenames:
+        server: LiveServer = request.getfixturevalue("server")
+        live_server.wait_until(lambda: live_server.answers(server), timeout_s=60.0)
+
+
 @pytest.fixture
 def client(server: LiveServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=60.0) as client:

@@ -100,7 +100,7 @@ def start(
     )
     server = LiveServer(process, port, run_dir)
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not _answers(server):
+    while not answers(server):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             raise RuntimeError(f"the server did not start:\n{process.communicate()[0]}")
@@ -135,7 +135,8 @@ def _is_ready(run_dir: Path) -> bool:
     return state is not None and state.phase is Phase.READY
 
 
-def _answers(server: LiveServer) -> bool:
+def answers(server: LiveServer) -> bool:
+    """Whether the adapter says that all is well."""
     try:
         return httpx.get(f"{server.url}/health", timeout=2.0).status_code == 200
     except httpx.HTTPError:

@@ -46,6 +46,10 @@ class Sender:
     """Keeps what a stream sends."""
 
     responses: list[Response] = field(default_factory=list)
+    cancelled: bool = False
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
 
     def send(self, response: Response, flags: int) -> None:
         self.responses.append(response)
@@ -100,7 +104,8 @@ class Paced:
     """A response sender at a pace, and what its streams were sent."""
 
     def __init__(self, module: ModuleType, max_responses_per_s: float, names: str) -> None:
-        self.sender = module.ResponseSender(lambda request_id: None, max_responses_per_s)
+        self.cancelled: list[str] = []
+        self.sender = module.ResponseSender(self.cancelled.append, max_responses_per_s)
         self.streams = {name: Sender() for name in names}
         for name, stream in self.streams.items():
             self.sender.open(name, module.ResponseStream(stream))
@@ -160,6 +165,29 @@ def test_sender_when_tokens_come_faster_than_the_pace_then_they_are_sent_within_
     paced.sender.close()
     assert [token for tokens in sent for token in tokens] == list(range(200))
     assert 3 <= len(sent) <= 20
+
+
+@pytest.mark.parametrize("at_close", [False, True])
+def test_sender_when_a_client_has_gone_then_it_is_sent_only_the_end_and_that_later(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, at_close: bool
+) -> None:
+    monkeypatch.setattr(module, "UNREAD_HELD_S", 3600.0 if at_close else 0.1)
+    paced = Paced(module, 1000.0, "ab")
+    paced.put(TokenDelta("a", (1,), STARTED), TokenDelta("b", (1,), STARTED))
+    wait_until(lambda: paced.sent("a") == paced.sent("b") == [[1]])
+    paced.streams["a"].cancelled = True
+    assert paced.sender.cancel_abandoned()
+    paced.put(TokenDelta("a", (2,)), TokenDelta("b", (2,)))
+    paced.put(TokenDelta("a", event=FINISHED), TokenDelta("b", (3,), FINISHED))
+    wait_until(lambda: 3 in paced.sent("b")[-1])
+    assert not paced.sender.cancel_abandoned()
+    assert (paced.cancelled, paced.sent("a")) == (["a"], [[1]])
+    if not at_close:
+        time.sleep(0.15)
+        paced.sender.cancel_abandoned()
+        assert len(paced.sent("a")) == 2
+    paced.sender.close()
+    assert len(paced.sent("a")) == 2
 
 
 @pytest.mark.parametrize(
