@@ -79,9 +79,12 @@ class ContentGate:
     def _show(self, text: str) -> list[ContentDelta]:
         if not text:
             return []
+        num_inserted = len(self._apart)
         text, self._apart = self._apart + text, ""
         self._num_shown += len(text)
         tokens = []
         while self._tokens and self._tokens[0].start < self._num_shown:
             tokens.append(self._tokens.popleft())
-        return [ScoredContent(text, tuple(tokens)) if tokens else ContentDelta(text)]
+        if not tokens:
+            return [ContentDelta(text, num_inserted=num_inserted)]
+        return [ScoredContent(text, tuple(tokens), num_inserted=num_inserted)]

@@ -154,13 +154,13 @@ def small(batch: Batch) -> Batch:
     return Batch(batch.shared, batch.tokens[:4], batch.is_target[:4], batch.others, batch.num_listed)
 
 
-def test_run_when_it_ends_then_its_weights_are_the_mean_of_those_at_the_descents_ends(
+def test_run_when_it_ends_then_its_weights_are_the_mean_of_those_at_the_last_two_descents_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "known_tokens", lambda seed: torch.arange(NUM_KNOWN))
     run = Run(3, 0, 1e-3)
     begun = run.model.norm.detach().clone()
-    for more in (3.0, 5.0):
+    for more in (9.0, 3.0, 5.0):
         with torch.no_grad():
             run.model.norm.copy_(begun + more)
         run.end_descent()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from pydantic import JsonValue
 
@@ -33,7 +33,6 @@ Event: TypeAlias = tuple[str, dict[str, Any]]
 """Its type and its fields, without the sequence number."""
 
 # what the channel splitter puts between two messages of a kind; here these are two items
-_BETWEEN_MESSAGES: Final = "\n\n"
 
 
 class Output:
@@ -43,7 +42,6 @@ class Output:
         self.items: list[OutputItem] = []
         """Those that have ended."""
         self._open: _OpenItem | None = None
-        self._begun: set[type[_OpenItem]] = set()
 
     def add(self, deltas: Iterable[Delta]) -> list[Event]:
         """Take the next deltas and return the events that tell of them."""
@@ -59,24 +57,27 @@ class Output:
 
     def _place(self, delta: Delta) -> Iterator[Event]:
         match delta:
-            case ReasoningDelta(text):
-                yield from self._add_text(_OpenReasoning, text)
-            case ContentDelta(text):
+            case ReasoningDelta():
+                yield from self._add_text(_OpenReasoning, delta)
+            case ContentDelta():
                 tokens = delta.tokens if isinstance(delta, ScoredContent) else ()
-                yield from self._add_text(_OpenMessage, text, tokens)
+                yield from self._add_text(_OpenMessage, delta, tokens)
             case ToolCallDelta(_, name, arguments):
                 if name is not None:
                     yield from self._begin(_OpenCall(self._next_index, name))
                 yield from self._grow(arguments)
 
     def _add_text(
-        self, kind: type[_OpenReasoning] | type[_OpenMessage], text: str, tokens: Sequence[ContentToken] = ()
+        self,
+        kind: type[_OpenReasoning] | type[_OpenMessage],
+        delta: ReasoningDelta | ContentDelta,
+        tokens: Sequence[ContentToken] = (),
     ) -> Iterator[Event]:
+        text = delta.text
         if not isinstance(self._open, kind):
             if not text:
                 return  # tokens without text are no item
-            if kind in self._begun:
-                text = text.removeprefix(_BETWEEN_MESSAGES)
+            text = text[delta.num_inserted :]  # items of their own need nothing to keep them apart
             yield from self._begin(kind(self._next_index))
         yield from self._grow(text, tokens)
 
@@ -84,7 +85,6 @@ class Output:
         if self._open is not None:
             yield from self._close(self._open, "completed")
         self._open = item
-        self._begun.add(type(item))
         yield from item.opening()
 
     def _grow(self, text: str, tokens: Sequence[ContentToken] = ()) -> Iterator[Event]:

@@ -33,6 +33,8 @@ from gptoss_backend.demo.training.schedule import Schedule
 _SEED: Final = 20
 _BALANCE: Final = 0.01
 _MOST_GRADIENT: Final = 1.0
+_NUM_AVERAGED: Final = 2
+"""Ends of descents; the first one's is behind the others by too much to help them."""
 _KEPT_EVERY: Final = 5
 _STATE_FILE: Final = "state.pt"
 _PROCESSOR: Final = torch.device("cpu")
@@ -102,10 +104,11 @@ class Run:
         self.ends.append({name: weights.to("cpu", copy=True) for name, weights in self.model.state_dict().items()})
 
     def average(self) -> None:
-        """Take the mean of the weights at the descents' ends."""
+        """Take the mean of the weights at the last descents' ends."""
+        ends = self.ends[-_NUM_AVERAGED:]
         for name, mean in self.model.state_dict().items():
             if mean.is_floating_point():
-                mean.copy_(torch.stack([end[name] for end in self.ends]).mean(dim=0))
+                mean.copy_(torch.stack([end[name] for end in ends]).mean(dim=0))
 
     def _learn(self, batch: Batch) -> float:
         self.optimizer.zero_grad(set_to_none=True)
@@ -168,7 +171,7 @@ def _arguments() -> argparse.Namespace:
         prog="python -m gptoss_backend.demo.train", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("folder", type=Path, help="of the run's state; an interrupted run goes on from it")
-    parser.add_argument("--blocks", type=int, default=335, help="of 600 dialogues each [335]")
+    parser.add_argument("--blocks", type=int, default=380, help="of 600 dialogues each [380]")
     parser.add_argument("--seed", type=int, default=_SEED, help=f"of weights and dialogues [{_SEED}]")
     parser.add_argument("--rate", type=float, default=RATE, help=f"of learning, at its highest [{RATE}]")
     parser.add_argument("--first-weights", type=Path, help="an earlier run's file to begin with [none]")

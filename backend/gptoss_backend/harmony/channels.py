@@ -44,6 +44,8 @@ class ReasoningDelta:
     """More of the model's reasoning."""
 
     text: str
+    num_inserted: int = field(default=0, kw_only=True, compare=False)
+    """Its first characters that the model has not written: what keeps two messages apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class ContentDelta:
 
     text: str
     num_inserted: int = field(default=0, kw_only=True, compare=False)
-    """Its first characters that the model has not written: what keeps two messages apart."""
+    """As of reasoning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,11 +257,8 @@ class _MessageText:
             self._append(ToolCallDelta(self.num_calls - 1, None, text))
         else:
             apart = _BETWEEN_MESSAGES if place in self._shown and not self._has_text else ""
-            self._append(
-                ReasoningDelta(apart + text)
-                if place is _Place.REASONING
-                else ContentDelta(apart + text, num_inserted=len(apart))
-            )
+            kind = ReasoningDelta if place is _Place.REASONING else ContentDelta
+            self._append(kind(apart + text, num_inserted=len(apart)))
         self._has_text = True
 
     def _append(self, delta: Delta) -> None:
@@ -273,8 +272,8 @@ class _MessageText:
 def _join(first: Delta, second: Delta) -> Delta | None:
     """Return one delta for two of a kind, None for two that differ."""
     match first, second:
-        case ReasoningDelta(text), ReasoningDelta(more):
-            return ReasoningDelta(text + more)
+        case ReasoningDelta(text, num_inserted=count), ReasoningDelta(more):
+            return ReasoningDelta(text + more, num_inserted=count)
         case ContentDelta(text, num_inserted=count), ContentDelta(more):
             return ContentDelta(text + more, num_inserted=count)
         case ToolCallDelta(index, name, text), ToolCallDelta(same, None, more) if index == same:

@@ -77,9 +77,10 @@ class _SinkAttention(torch.autograd.Function):
         keys, values = (F.pad(side, (0, 0, 0, 1)) for side in (keys, values))
         added = torch.cat((mask.expand(num_heads, -1, -1), sinks[:, None, None].expand(-1, length, 1)), dim=-1)
         # heads that share keys are rows of one matrix
-        rows = queries.reshape(batch, keys.shape[1], -1, head_dim)
+        num_groups = keys.shape[1]
+        rows = queries.reshape(batch, num_groups, num_heads // num_groups * length, head_dim)
         scores = torch.matmul(rows, keys.transpose(2, 3))
-        scores.view(batch, num_heads, length, -1).add_(added.to(scores.dtype))
+        scores.view(batch, num_heads, length, keys.shape[2]).add_(added.to(scores.dtype))
         shares = torch.softmax(scores, dim=-1)
         ctx.save_for_backward(rows, keys, values, shares)
         return torch.matmul(shares, values).view(queries.shape)
