@@ -32,8 +32,6 @@ from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta,
 Event: TypeAlias = tuple[str, dict[str, Any]]
 """Its type and its fields, without the sequence number."""
 
-# what the channel splitter puts between two messages of a kind; here these are two items
-
 
 class Output:
     """The output items of one answer, as they grow."""

@@ -51,7 +51,10 @@ class Run:
         first_weights: Path | None = None,
         device: torch.device = _PROCESSOR,
     ) -> None:
-        """seed: of weights and dialogues. rate: of learning, at its highest. first_weights: an earlier run's file."""
+        """seed: of weights and dialogues. rate: of learning, at its highest. first_weights: an earlier run's file.
+
+        device: to learn on.
+        """
         torch.manual_seed(seed)
         self.schedule = Schedule(num_blocks)
         self.block = 0
