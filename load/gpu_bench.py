@@ -5,6 +5,7 @@ Owns: the command, its tables and its page. Does not know: how anything is timed
 
     .venv/bin/python -m load.gpu_bench --out FOLDER --transformers
     .venv/bin/python -m load.gpu_bench --no-graphs
+    .venv/bin/python -m load.gpu_bench --dependent-launch
     .venv/bin/python -m load.gpu_bench --kv-cache-dtype fp8
     .venv/bin/python -m load.gpu_bench --dense-weights int8
     .venv/bin/python -m load.gpu_bench --device cpu --shapes tiny --batches 1 4 --contexts 64 --prompts 64
@@ -13,7 +14,7 @@ Owns: the command, its tables and its page. Does not know: how anything is timed
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -25,8 +26,10 @@ from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
 from gptoss_backend.engine.computing import EIGHT_BIT
 from gptoss_backend.engine.loading import make_model
 from gptoss_backend.engine.memory import processor_name
+from gptoss_backend.engine.operators import has_dependent_launch
 from gptoss_backend.engine.precision import FLOAT8, choose_cache_dtype, choose_precision
 from gptoss_backend.engine.shard import Shard
+from gptoss_backend.engine.torch_model import TorchModel
 from load.bench.gpu_steps import DecodeFigures, copy_rate, free, kernel_times, time_decode, time_prompt
 from load.bench.random_weights import RandomWeights
 from load.report.axes import linear_axis, log_axis, number
@@ -116,8 +119,14 @@ def _measure(
     eight_bit = options.dense_weights == "int8"
     weights = RandomWeights(config, device, dtype, eight_bit=eight_bit).model()
     cache_dtype = choose_cache_dtype(options.kv_cache_dtype, dtype, device)
-    model = make_model(Shard.of_all(config), weights, cuda_graphs=options.graphs, cache_dtype=cache_dtype)
-    figures = ShapeFigures(name, type(model).__name__ + (f", {EIGHT_BIT}" if eight_bit else ""))
+    model = make_model(
+        Shard.of_all(config),
+        weights,
+        cuda_graphs=options.graphs,
+        dependent_launch=options.dependent_launch and has_dependent_launch(device),
+        cache_dtype=cache_dtype,
+    )
+    figures = ShapeFigures(name, ", ".join(_computed_by(model, options, device)))
     for context in options.contexts:
         for batch in options.batches:
             figures.decodes.append(time_decode(model, batch, context, rate, eight_bit=eight_bit))
@@ -140,6 +149,14 @@ def _measure(
     for title, table in figures.tables().items():
         _console.print(f"\n{name}, {title} ({figures.computed_by})\n\n{markdown_table(table)}")
     return figures
+
+
+def _computed_by(model: TorchModel, options: argparse.Namespace, device: torch.device) -> Iterator[str]:
+    yield type(model).__name__
+    if options.dense_weights == "int8":
+        yield EIGHT_BIT
+    if options.graphs and options.dependent_launch and has_dependent_launch(device):
+        yield "dependent launch"
 
 
 def _write_page(folder: Path, where: str, shapes: Sequence[ShapeFigures]) -> Path:
@@ -184,6 +201,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--contexts", nargs="+", type=int, default=[1024, 8192])
     parser.add_argument("--prompts", nargs="+", type=int, default=[256, 2048, 16384], help="lengths to time")
     parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="launch each kernel from the host")
+    parser.add_argument(
+        "--dependent-launch",
+        action="store_true",
+        help="let a kernel of a recorded decode step begin while the one before it ends, from Hopper on",
+    )
     parser.add_argument("--kv-cache-dtype", default="auto", choices=["auto", "fp8"], help="of keys and values")
     parser.add_argument(
         "--dense-weights",

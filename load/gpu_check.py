@@ -30,7 +30,7 @@ from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.loading import load_model, make_model
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.model import Model
-from gptoss_backend.engine.operators import TorchOperators
+from gptoss_backend.engine.operators import TorchOperators, has_dependent_launch
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.memory_plan import gib, plan_memory
 from gptoss_backend.engine.precision import choose_precision
@@ -113,14 +113,22 @@ def check_shape(name: str, device: torch.device, batches: list[int], num_new: in
     model = make_model(Shard.of_all(config), weights, cuda_graphs=True)
     taken = _allocated(device) - before
     _console.print(f"  made in {time.monotonic() - started_s:.1f} s; the allocator gave {gib(taken)}")
-    _measure(model, batches, num_new)
+    tokens = _measure(model, batches, num_new)
+    are_same = True
+    if has_dependent_launch(device):
+        model.free_cache()
+        _console.print("  with programmatic dependent launch:")
+        dependent = make_model(Shard.of_all(config), weights, cuda_graphs=True, dependent_launch=True)
+        are_same = _measure(dependent, batches, num_new) == tokens
+        _console.print("  the same tokens" if are_same else "  OTHER TOKENS than without: a kernel did not wait")
     as_planned = device.type != "cuda" or abs(taken - plan.weights) < 0.02 * plan.weights
     if not as_planned:
         _console.print("  the plan and the allocator differ by more than 2%")
-    return are_right and as_planned
+    return are_right and are_same and as_planned
 
 
-def _measure(model: Model, batches: list[int], num_new: int) -> None:
+def _measure(model: Model, batches: list[int], num_new: int) -> dict[str, list[int]]:
+    """Print how quickly requests are answered; returns each one's tokens."""
     answers = _Answers()
     engine = Engine(model, EngineOptions(max_num_seqs=max(batches), max_model_len=4096), answers)
     engine.start()
@@ -132,6 +140,7 @@ def _measure(model: Model, batches: list[int], num_new: int) -> None:
             _console.print(f"  | {batch} | {rate:,.1f} | {per_token_s * 1000:.2f} ms | {first_s * 1000:.1f} ms |")
     finally:
         engine.stop(0.0, at_most_s=10.0)
+    return answers.tokens
 
 
 def logits_errors(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
@@ -177,6 +186,8 @@ class _Answers:
         self._begun: set[str] = set()
         self._times = [0.0, 0.0, 0.0]
         self._error: str | None = None
+        self.tokens: dict[str, list[int]] = {}
+        """Of each request"""
 
     def expect(self, count: int) -> None:
         self._left = count
@@ -196,6 +207,7 @@ class _Answers:
         now_s = time.monotonic()
         for delta in deltas:
             self._error = self._error or delta.error
+            self.tokens.setdefault(delta.request_id, []).extend(delta.token_ids)
             if delta.token_ids and delta.request_id not in self._begun:
                 if not self._begun:
                     self._times[0] = now_s

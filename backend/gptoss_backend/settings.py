@@ -136,6 +136,7 @@ class EngineSettings(_Section):
     experts: Literal["auto", "packed", "unpacked"] = "auto"
     dense_weights: Literal["auto", "int8"] = "auto"
     cuda_graphs: bool = True
+    programmatic_dependent_launch: bool = False
     max_model_len: Annotated[int, Field(ge=16)] | None = None
     block_size: Annotated[int, Field(ge=1)] = 16
     kv_cache_bytes: Annotated[int, Field(ge=1)] | None = None

@@ -1,7 +1,7 @@
 """Compile the kernels as a launch would, for cards that are not there, and print what they take as JSON.
 
-Run as `python -m support.compile_kernels CAPABILITY:DTYPE:NUM_TOKENS[:fp8] …`, without TRITON_INTERPRET. With fp8
-attention alone is compiled, over an FP8 KV cache.
+Run as `python -m support.compile_kernels CAPABILITY:DTYPE:NUM_TOKENS[:WAY] …`, without TRITON_INTERPRET. WAY is fp8:
+attention alone is compiled, over an FP8 KV cache; or dependent: kernels begin while the ones before them end.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from gptoss_backend.engine.config import RopeConfig
 from gptoss_backend.engine.experts import ExpertShape, ExpertWeights
 from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
 from gptoss_backend.engine.kernels import experts as expert_kernels
+from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.mxfp4 import dequantise
 from gptoss_backend.engine.kernels.operators import KernelOperators
@@ -55,6 +56,8 @@ class Compiled:
     tensor_core_instructions: int
     loop_instructions: int
     """Of the longest loop, one time round, as a warp issues them"""
+    early: list[str] | None
+    """Accesses to global memory before it waits for the kernels before it; None: it does not wait"""
 
 
 class AbsentCards:
@@ -87,17 +90,23 @@ def main(wanted: list[str]) -> None:
 
     JITFunction.run = compile_only
     for case in wanted:
-        capability, dtype, num_tokens, *cache = case.split(":")
-        cards.capability = int(capability)
-        if cache:
-            run_attention(getattr(torch, dtype), int(num_tokens), FLOAT8)
-            continue
-        run_experts(getattr(torch, dtype), int(num_tokens))
-        if cards.capability >= 80:  # before, plain torch does the rest
-            run_attention(getattr(torch, dtype), int(num_tokens))
-            run_others(getattr(torch, dtype), int(num_tokens))
-            run_skinny(getattr(torch, dtype))
+        capability, dtype_name, num_tokens, *way = case.split(":")
+        cards.capability, dtype = int(capability), getattr(torch, dtype_name)
+        with launch_dependently(way == ["dependent"]):
+            run(dtype, int(num_tokens), way, has_attention=cards.capability >= 80)
     json.dump([dataclasses.asdict(one) for one in found], sys.stdout)
+
+
+def run(dtype: torch.dtype, num_tokens: int, way: list[str], *, has_attention: bool) -> None:
+    """Call what launches the kernels of a step. has_attention: else plain torch does all but the experts."""
+    if way == ["fp8"]:
+        run_attention(dtype, num_tokens, FLOAT8)
+        return
+    run_experts(dtype, num_tokens)
+    if has_attention:
+        run_attention(dtype, num_tokens)
+        run_others(dtype, num_tokens)
+        run_skinny(dtype)
 
 
 def run_experts(dtype: torch.dtype, num_tokens: int) -> None:
@@ -159,7 +168,16 @@ def measure(name: str, case: str, capability: int, cubin: bytes) -> Compiled:
         assembly = _output(triton.knobs.nvidia.nvdisasm.path, "-c", file.name)
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()  # type: ignore[union-attr]
     multiplications = len(re.findall(r"\b(?:HMMA|HGMMA)\.", assembly))
-    return Compiled(name, case, capability, int(registers), int(stack), multiplications, _longest_loop(assembly))
+    return Compiled(
+        name,
+        case,
+        capability,
+        int(registers),
+        int(stack),
+        multiplications,
+        _longest_loop(assembly),
+        _early_accesses(assembly),
+    )
 
 
 def _longest_loop(assembly: str) -> int:
@@ -174,6 +192,14 @@ def _longest_loop(assembly: str) -> int:
             if back and back[1] in places:
                 longest = max(longest, count - places[back[1]])
     return longest
+
+
+def _early_accesses(assembly: str) -> list[str] | None:
+    instructions = re.findall(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+\s+)?(\S+)", assembly, re.MULTILINE)
+    if "ACQBULK" not in instructions:
+        return None
+    before = instructions[: instructions.index("ACQBULK")]
+    return [name for name in before if re.match(r"LD\.|LDG|ST\.|STG|ATOM|RED\.|UBLKCP|UTMA|CCTL", name)]
 
 
 def _output(*command: str) -> str:

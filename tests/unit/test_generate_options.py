@@ -34,6 +34,12 @@ def test_setting_when_it_says_int8_then_the_engine_is_told(triton_model: ModuleT
     assert options_of(EngineSettings(), profile).dense_weights == "auto"
 
 
+def test_setting_when_it_asks_for_dependent_launch_then_the_engine_is_told(triton_model: ModuleType) -> None:
+    options_of, profile = triton_model._options, ProfileSettings(model="20b")
+    assert options_of(EngineSettings(programmatic_dependent_launch=True), profile).programmatic_dependent_launch
+    assert not options_of(EngineSettings(), profile).programmatic_dependent_launch
+
+
 def test_setting_when_it_names_a_draft_head_then_the_profile_s_own_comes_first(triton_model: ModuleType) -> None:
     engine = EngineSettings(speculation_head="heads/all", speculation_tokens=3, speculation_max_seqs=2)
     options_of = triton_model._options

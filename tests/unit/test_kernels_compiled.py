@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 FEW, MANY = 1, 2048
 CASES = [f"90:bfloat16:{FEW}", f"90:bfloat16:{MANY}", f"80:bfloat16:{MANY}", f"75:float16:{FEW}"]
 FLOAT8_CASES = [f"{capability}:bfloat16:{count}:fp8" for capability in (90, 89) for count in (FEW, MANY)]
-ALL_CASES = [*CASES, *FLOAT8_CASES]
+DEPENDENT_CASES = [f"90:bfloat16:{count}:dependent" for count in (FEW, 8)]
+ALL_CASES = [*CASES, *FLOAT8_CASES, *DEPENDENT_CASES]
 ROUTING = {"_pick_experts", "_sum_experts", "_dequantise"}
 ATTENTION = {"_attend_tiles", "_rotate_and_store", "_add_and_norm"}
 GEMV = {"_gate_up_for_pairs", "_down_for_pairs"}
@@ -72,6 +73,7 @@ def test_kernels_when_compiled_for_a_card_then_all_are_there_and_none_spills(
 def test_gemv_when_compiled_for_hopper_then_half_of_the_registers_suffice(compiled: list[dict[str, Any]]) -> None:
     # up to 128 leave room for 16 warps on a multiprocessor, whose loads together hide the memory's latency
     kernels = [kernel for kernel in compiled if kernel["name"] in GEMV and kernel["capability"] == 90]
+    assert len(kernels) == 2 * len(GEMV)
     assert [kernel["name"] for kernel in kernels if kernel["registers"] > 128] == []
 
 
@@ -84,7 +86,7 @@ def test_experts_when_compiled_for_hopper_then_a_weight_takes_six_instructions_a
         **dict.fromkeys(GEMV, few.rows * few.blocks),
         **dict.fromkeys(GEMM, many.outputs * many.blocks / many.num_warps),
     }
-    kernels = [kernel for kernel in compiled if kernel["name"] in GEMV | GEMM and kernel["capability"] == 90]
+    kernels = [kernel for kernel in compiled if kernel["name"] in GEMV | GEMM and kernel["case"] in CASES[:2]]
     assert len(kernels) == 4
     for kernel in kernels:
         # of 32 lanes each has one weight of a block
@@ -128,8 +130,26 @@ def test_attention_when_compiled_for_an_fp8_cache_then_it_runs_on_the_tensor_cor
     assert f":{FEW}:" not in case or max(kernel["registers"] for kernel in attends) <= 128
 
 
+def test_kernels_when_they_begin_before_others_end_then_each_waits_before_it_touches_what_those_do(
+    compiled: list[dict[str, Any]],
+) -> None:
+    kernels = [kernel for kernel in compiled if kernel["case"] in DEPENDENT_CASES and kernel["name"] != "_dequantise"]
+    decoding = GEMV | GEMM | ATTENTION | SAMPLING | SKINNY | ROUTING | {"_join_splits", "_sort_pairs"}
+    assert {kernel["name"] for kernel in kernels} == decoding - {"_dequantise"}
+    assert [kernel for kernel in kernels if kernel["stack_bytes"]] == []
+    # the weights of one row's matmul, which nobody reads again and nobody writes
+    assert {(kernel["name"], *kernel["early"]) for kernel in kernels if kernel["early"]} == {
+        ("_skinny_vectors", *["LDG.E.EF.128"] * 4),
+        ("_skinny_vectors", *["LDG.E.EF.64"] * 4),
+    }
+
+
+def test_kernels_when_launched_the_usual_way_then_none_waits(compiled: list[dict[str, Any]]) -> None:
+    assert {kernel["early"] is None for kernel in compiled if kernel["case"] in CASES} == {True}
+
+
 @pytest.mark.parametrize("capability", [90, 80])
 def test_gemm_when_compiled_then_it_runs_on_the_tensor_cores(compiled: list[dict[str, Any]], capability: int) -> None:
     kernels = [kernel for kernel in compiled if kernel["name"] in GEMM and kernel["capability"] == capability]
-    assert len(kernels) == len(GEMM)
+    assert {kernel["name"] for kernel in kernels} == GEMM
     assert all(kernel["tensor_core_instructions"] for kernel in kernels)

@@ -21,7 +21,7 @@ from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.graphed_model import CudaRecorder, GraphedModel, Work, graph_sizes, pass_sizes
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kv_cache import KVCache
-from gptoss_backend.engine.operators import TorchOperators
+from gptoss_backend.engine.operators import TorchOperators, has_dependent_launch
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.precision import FLOAT8
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
@@ -179,6 +179,17 @@ def test_engine_when_a_head_guesses_then_kernels_give_torch_s_tokens(tmp_path: P
     tokens, stats = generate(with_head, [prompt_of(5, seed=20)], 5, options)
     assert tokens == expected
     assert stats.num_drafted_tokens > 0
+
+
+@pytest.mark.skipif(not has_dependent_launch(DEVICE), reason="needs a Hopper GPU or later")
+def test_engine_when_kernels_begin_before_others_end_then_tokens_stay(tmp_path: Path) -> None:
+    prompts = [prompt_of(length, seed=length) for length in range(3, 27)]  # experts for few rows and for many
+    shard, weights = load(tmp_path / "checkpoint", SHAPE)
+    for batch in (prompts[:1], prompts[:3], prompts):
+        options = dataclasses.replace(OPTIONS, max_num_seqs=len(batch))
+        models = [GraphedModel(shard, weights, dependent_launch=dependent) for dependent in (False, True)]
+        expected, found = (generate(model, batch, 64, options)[0] for model in models)
+        assert found == expected
 
 
 def test_graph_sizes_when_all_are_recorded_then_every_batch_finds_one() -> None:

@@ -16,7 +16,7 @@ from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.native.library import NativeUnavailableError
 from gptoss_backend.engine.native.model import check_native
-from gptoss_backend.engine.operators import has_kernels
+from gptoss_backend.engine.operators import has_dependent_launch, has_kernels
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.precision import FLOAT8, Precision, choose_cache_dtype, choose_precision
 
@@ -39,6 +39,8 @@ class Computing:
     """Experts stay in MXFP4"""
     eight_bit: bool
     """Attention's matrices and the unembedding are int8"""
+    dependent_launch: bool
+    """In replayed steps a kernel begins while the one before it ends"""
 
     @classmethod
     def choose(
@@ -64,6 +66,7 @@ class Computing:
             native=native,
             packed=packed and has_packed_experts,
             eight_bit=options.dense_weights == "int8",
+            dependent_launch=_takes_dependent_launch(device, options),
         )
 
     def log(self) -> None:
@@ -94,7 +97,7 @@ class Computing:
         if self.cache_dtype == FLOAT8:
             yield _FLOAT8
         if has_graphs:
-            yield "steps in CUDA graphs"
+            yield "steps in CUDA graphs" + (" with dependent launch" if self.dependent_launch else "")
         if self.eight_bit:
             yield EIGHT_BIT
 
@@ -102,6 +105,17 @@ class Computing:
 def name_of(dtype: torch.dtype) -> str:
     """Return a dtype's name as people write it."""
     return str(dtype).removeprefix("torch.")
+
+
+def _takes_dependent_launch(device: torch.device, options: EngineOptions) -> bool:
+    if not options.programmatic_dependent_launch:
+        return False
+    if not options.cuda_graphs:
+        raise EngineError("engine.programmatic_dependent_launch is for CUDA graphs, but engine.cuda_graphs is false")
+    if not has_dependent_launch(device):
+        logger.info("programmatic dependent launch: left out, it is for GPUs from Hopper on")
+        return False
+    return True
 
 
 def _takes_native(config: ModelConfig, options: EngineOptions) -> bool:

@@ -84,11 +84,16 @@ def load_model(
 
 
 def make_model(
-    shard: Shard, weights: Weights, *, cuda_graphs: bool, cache_dtype: torch.dtype | None = None
+    shard: Shard,
+    weights: Weights,
+    *,
+    cuda_graphs: bool,
+    dependent_launch: bool = False,
+    cache_dtype: torch.dtype | None = None,
 ) -> TorchModel:
     """Return a whole model on its weights' device, one that replays its decode steps where it can.
 
-    cache_dtype: of keys and values; None: the weights'.
+    dependent_launch: see `GraphedModel`. cache_dtype: of keys and values; None: the weights'.
     """
     layer = weights.layers[0]
     is_packed = isinstance(layer.experts.gate_up, PackedMatrices)  # plain torch's experts wait for the host
@@ -97,7 +102,7 @@ def make_model(
     # Triton-language comes with torch's CUDA build; where nothing else is computed, nobody needs it
     from gptoss_backend.engine.kernels.graphed_model import GraphedModel
 
-    return GraphedModel(shard, weights, cache_dtype=cache_dtype)
+    return GraphedModel(shard, weights, cache_dtype=cache_dtype, dependent_launch=dependent_launch)
 
 
 def attach_head(model: TorchModel, head: str) -> None:
@@ -145,7 +150,13 @@ def _load_torch(
         eight_bit=computing.eight_bit,
         progress=progress,
     )
-    model = make_model(shard, weights, cuda_graphs=options.cuda_graphs, cache_dtype=computing.cache_dtype)
+    model = make_model(
+        shard,
+        weights,
+        cuda_graphs=options.cuda_graphs,
+        dependent_launch=computing.dependent_launch,
+        cache_dtype=computing.cache_dtype,
+    )
     if computing.device.type == "cuda":
         _compare(choice.plans[0], computing.device)
     if options.head is not None:
@@ -187,6 +198,8 @@ def _check_alone(choice: Choice, computing: Computing, options: EngineOptions) -
     setting = None
     if computing.eight_bit:
         setting = "engine.dense_weights is int8"
+    elif computing.dependent_launch:
+        setting = "engine.programmatic_dependent_launch is true"
     elif options.head is not None:
         setting = "engine.speculation_head is set"
     if setting and choice.mode != SINGLE:

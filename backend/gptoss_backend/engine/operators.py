@@ -127,6 +127,11 @@ def has_kernels(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and dtype.itemsize <= 2 and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+def has_dependent_launch(device: torch.device) -> bool:
+    """True where a kernel can begin before the one in front of it has ended."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
 def operators_for(device: torch.device, dtype: torch.dtype) -> Operators:
     """Return what computes best on a device."""
     if not has_kernels(device, dtype):

@@ -39,6 +39,8 @@ class EngineOptions:
     dense_weights: DenseFormat = "auto"
     cuda_graphs: bool = True
     """Replay steps where the GPU can."""
+    programmatic_dependent_launch: bool = False
+    """Let a kernel of a replayed decode step begin while the one before it ends, where the GPU can."""
     request_timeout_s: float | None = None
     """The longest a request may take; it may ask for less. None: no limit."""
     priority_step_s: float = PRIORITY_STEP_S

@@ -240,6 +240,7 @@ def _options(engine: EngineSettings, profile: ProfileSettings) -> EngineOptions:
         experts=engine.experts,
         dense_weights=engine.dense_weights,
         cuda_graphs=engine.cuda_graphs,
+        programmatic_dependent_launch=engine.programmatic_dependent_launch,
         request_timeout_s=engine.request_timeout_s,
         priority_step_s=engine.priority_step_s,
         speculation=_speculation(engine, profile),

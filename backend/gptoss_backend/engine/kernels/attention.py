@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
+
 _LOG2_E = tl.constexpr(1.4426950408889634)  # the exponential is one of base 2
 # below every score; finite, since the difference of two infinities is no number
 _NOTHING = tl.constexpr(-1.0e30)
@@ -98,6 +100,7 @@ def attend_tiles(queries: Tensor, cache: PagedCache, sinks: Tensor, tiles: Query
         num_warps=4 if rows <= 64 else 8,
         # in float32, three stages would outgrow the shared memory of cards that have 99 KiB
         num_stages=3 if queries.element_size() <= 2 else 1,
+        **launch_options(),
     )
     if is_split:
         _join_splits[(len(tiles.places), tiles.width, num_heads)](
@@ -110,6 +113,7 @@ def attend_tiles(queries: Tensor, cache: PagedCache, sinks: Tensor, tiles: Query
             LANES=triton.next_power_of_2(head_dim),
             MOST_SPLITS=_MOST_SPLITS,
             num_warps=4,
+            **launch_options(),
         )
 
 
@@ -146,7 +150,9 @@ def _attend_tiles(
     FIRST: tl.constexpr,
     IS_SPLIT: tl.constexpr,
     WIDEN: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     place, kv_head = places + tl.program_id(0) * 4, tl.program_id(1)
     split, num_splits = tl.program_id(2), tl.num_programs(2)
     count, position = tl.load(place + 1), tl.load(place + 3)
@@ -221,7 +227,9 @@ def _join_splits(
     HEAD_DIM: tl.constexpr,
     LANES: tl.constexpr,
     MOST_SPLITS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     place, token = places + tl.program_id(0) * 4, tl.program_id(1)
     if token < tl.load(place + 1):
         vector = (tl.load(place).to(tl.int64) + token) * tl.num_programs(2) + tl.program_id(2)

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gptoss_backend.engine.experts import ExpertShape, ExpertWeights, mix_experts
+from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
 from gptoss_backend.engine.kernels.gemv import NO_TENSOR_CORES, TENSOR_CORES, down_for_pairs, gate_up_for_pairs
 from gptoss_backend.engine.kernels.grouped_gemm import down_for_sorted, gate_up_for_sorted
 from gptoss_backend.engine.kernels.operators import KernelOperators
@@ -82,7 +83,7 @@ def sum_experts(outputs: Tensor, shares: Tensor) -> Tensor:
     num_columns = outputs.shape[1]
     mixed = torch.empty(num_tokens, num_columns, dtype=torch.float32, device=outputs.device)
     _sum_experts[(triton.cdiv(num_columns, _TILE_COLUMNS), num_tokens)](
-        outputs, shares, mixed, num_columns, TOP_K=top_k, COLUMNS=_TILE_COLUMNS
+        outputs, shares, mixed, num_columns, TOP_K=top_k, COLUMNS=_TILE_COLUMNS, **launch_options()
     )
     return mixed
 
@@ -95,7 +96,9 @@ def _sum_experts(
     num_columns: tl.tensor,
     TOP_K: tl.constexpr,
     COLUMNS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     token = tl.program_id(1).to(tl.int64)
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = columns < num_columns

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gptoss_backend.engine.experts import ExpertShape
 from gptoss_backend.engine.kernels.activation import swiglu
+from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
 from gptoss_backend.engine.kernels.mxfp4 import (
     EASE,
     GROWTH,
@@ -87,6 +88,7 @@ def gate_up_for_pairs(
         DTYPE=factor_type(hidden),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        **launch_options(),
     )
     return activations
 
@@ -116,6 +118,7 @@ def down_for_pairs(
         DTYPE=factor_type(activations),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        **launch_options(),
     )
     return outputs
 
@@ -137,7 +140,9 @@ def _gate_up_for_pairs(
     PARTS: tl.constexpr,
     BLOCKS: tl.constexpr,
     DTYPE: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     tile, pair = tl.program_id(0), tl.program_id(1).to(tl.int64)
     outputs = tile * ROWS + tl.arange(0, ROWS)
     rows = tl.load(experts + pair).to(tl.int64) * num_outputs + outputs
@@ -166,7 +171,9 @@ def _down_for_pairs(
     PARTS: tl.constexpr,
     BLOCKS: tl.constexpr,
     DTYPE: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     pair = tl.program_id(1).to(tl.int64)
     columns = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     rows = tl.load(experts + pair).to(tl.int64) * num_outputs + columns

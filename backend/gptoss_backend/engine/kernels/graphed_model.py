@@ -23,6 +23,7 @@ from torch import Tensor
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.checkpoint import Weights
 from gptoss_backend.engine.errors import EngineError
+from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, PassRows
@@ -93,14 +94,17 @@ class GraphedModel(TorchModel):
         operators: KernelOperators | None = None,
         *,
         cache_dtype: torch.dtype | None = None,
+        dependent_launch: bool = False,
     ) -> None:
         """recorder: None: CUDA graphs. mixer, operators: None: what is best on the weights' device.
 
-        cache_dtype: as in `TorchModel`.
+        cache_dtype: as in `TorchModel`. dependent_launch: in decode steps a kernel begins while the one before it ends,
+        for GPUs that can (`has_dependent_launch`).
         """
         self._kernels = operators or KernelOperators(weights.layers[0].qkv_bias.device)
         super().__init__(shard, weights, mixer=mixer, operators=self._kernels, cache_dtype=cache_dtype)
         self._recorder = recorder
+        self._dependent_launch = dependent_launch
         self._steps: list[_RecordedStep] = []
         self._passes: list[_RecordedPass] = []
 
@@ -191,7 +195,8 @@ class GraphedModel(TorchModel):
             self._logits(self._through_layers(self._embed(rows.token_ids), attention, places), out=logits)
             choose_tokens(logits, rows.draws, chosen)
 
-        return _RecordedStep(rows, logits, chosen, recorder(compute))
+        with launch_dependently(self._dependent_launch):
+            return _RecordedStep(rows, logits, chosen, recorder(compute))
 
 
 @torch.inference_mode()

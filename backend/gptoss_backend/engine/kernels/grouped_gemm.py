@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gptoss_backend.engine.experts import ExpertShape
 from gptoss_backend.engine.kernels.activation import swiglu
+from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
 from gptoss_backend.engine.kernels.mxfp4 import eased_weights, factor_type, restored, shuffled, words_of
 from gptoss_backend.engine.kernels.routing import PairOrder
 from gptoss_backend.engine.mxfp4 import PackedMatrices
@@ -74,6 +75,7 @@ def gate_up_for_sorted(
         BLOCKS=tile.blocks,
         DTYPE=factor_type(hidden),
         num_warps=tile.num_warps,
+        **launch_options(),
     )
     return activations
 
@@ -104,6 +106,7 @@ def down_for_sorted(activations: Tensor, order: PairOrder, matrices: PackedMatri
         BLOCKS=tile.blocks,
         DTYPE=factor_type(activations),
         num_warps=tile.num_warps,
+        **launch_options(),
     )
     return outputs
 
@@ -128,7 +131,9 @@ def _gate_up_for_sorted(
     OUTPUTS: tl.constexpr,
     BLOCKS: tl.constexpr,
     DTYPE: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     expert, first_place, end = find_tile(ends, NUM_EXPERTS, LANES, ROWS)
     if first_place >= end:
         return
@@ -164,7 +169,9 @@ def _down_for_sorted(
     OUTPUTS: tl.constexpr,
     BLOCKS: tl.constexpr,
     DTYPE: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     expert, first_place, end = find_tile(ends, NUM_EXPERTS, LANES, ROWS)
     if first_place >= end:
         return

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
+
 
 def add_and_norm(
     hidden: Tensor, addition: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
@@ -33,6 +35,7 @@ def add_and_norm(
         LANES=triton.next_power_of_2(size),
         ADDS=addition is not None,
         num_warps=8,
+        **launch_options(),
     )
     return total, normed
 
@@ -48,7 +51,9 @@ def _add_and_norm(
     SIZE: tl.constexpr,
     LANES: tl.constexpr,
     ADDS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     lane = tl.arange(0, LANES)
     inside = lane < SIZE
     place = tl.program_id(0).to(tl.int64) * SIZE + lane

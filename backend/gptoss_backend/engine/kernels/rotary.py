@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
 from gptoss_backend.engine.kernels.float8 import float8_of
 
 
@@ -41,6 +42,7 @@ def rotate_and_store(
         HALF=head_dim // 2,
         LANES=triton.next_power_of_2(head_dim // 2),
         num_warps=1,
+        **launch_options(),
     )
     return queries
 
@@ -59,7 +61,9 @@ def _rotate_and_store(
     num_slots: tl.tensor,
     HALF: tl.constexpr,
     LANES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     lane = tl.arange(0, LANES)
     inside = lane < HALF

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
+
 _CHUNK_PAIRS = 1024
 
 
@@ -49,6 +51,7 @@ def pick_experts(scores: Tensor, top_k: int) -> Routes:
         LANES=triton.next_power_of_2(num_experts),
         RANKS=triton.next_power_of_2(top_k),
         num_warps=1,
+        **launch_options(),
     )
     return Routes(experts, shares)
 
@@ -57,7 +60,7 @@ def sort_pairs(experts: Tensor, num_experts: int) -> PairOrder:
     """Return the pairs in their experts' order. experts: [num_tokens, top_k] int32."""
     pairs = torch.empty(experts.numel(), dtype=torch.int32, device=experts.device)
     ends = torch.empty(num_experts, dtype=torch.int32, device=experts.device)
-    _sort_pairs[(num_experts,)](experts, pairs, ends, experts.numel(), CHUNK=_CHUNK_PAIRS)
+    _sort_pairs[(num_experts,)](experts, pairs, ends, experts.numel(), CHUNK=_CHUNK_PAIRS, **launch_options())
     return PairOrder(pairs, ends)
 
 
@@ -70,7 +73,9 @@ def _pick_experts(
     TOP_K: tl.constexpr,
     LANES: tl.constexpr,
     RANKS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, LANES)
     ranks = tl.arange(0, RANKS)
@@ -91,8 +96,14 @@ def _pick_experts(
 
 @triton.jit(do_not_specialize=["num_pairs"])
 def _sort_pairs(
-    experts: tl.tensor, pairs: tl.tensor, ends: tl.tensor, num_pairs: tl.tensor, CHUNK: tl.constexpr
+    experts: tl.tensor,
+    pairs: tl.tensor,
+    ends: tl.tensor,
+    num_pairs: tl.tensor,
+    CHUNK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     # one program an expert: it counts what goes before its pairs, then places them
     expert = tl.program_id(0)
     lanes = tl.arange(0, CHUNK)

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
+
 _DEPTH = 128
 _COLUMNS = 32
 
@@ -30,7 +32,7 @@ def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor) -> None:
     peaks, sums = (torch.empty(num_rows, width, dtype=torch.float32, device=logits.device) for _ in range(2))
     firsts = torch.empty(num_rows, width, dtype=torch.int32, device=logits.device)
     _sum_columns[(triton.cdiv(width, _COLUMNS), num_rows)](
-        logits, temperatures, peaks, sums, firsts, vocab, width, DEPTH=_DEPTH, COLUMNS=_COLUMNS
+        logits, temperatures, peaks, sums, firsts, vocab, width, DEPTH=_DEPTH, COLUMNS=_COLUMNS, **launch_options()
     )
     _choose[(num_rows,)](
         logits,
@@ -44,6 +46,7 @@ def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor) -> None:
         width,
         DEPTH=_DEPTH,
         LANES=triton.next_power_of_2(width),
+        **launch_options(),
     )
 
 
@@ -58,7 +61,9 @@ def _sum_columns(
     width: tl.tensor,
     DEPTH: tl.constexpr,
     COLUMNS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     row = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     token = tl.arange(0, DEPTH)[:, None] * width + column[None, :]
@@ -87,7 +92,9 @@ def _choose(
     width: tl.tensor,
     DEPTH: tl.constexpr,
     LANES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     temperature = tl.load(temperatures + row)
     lane = tl.arange(0, LANES)

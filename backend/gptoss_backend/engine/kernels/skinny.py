@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
+from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
 
 MOST_ROWS = 16
 """Beyond, torch's matmul reads no more than this does, and computes better."""
@@ -104,6 +105,7 @@ def _multiply_vectors(rows: Tensor, weights: Tensor, scales: Tensor | None, bias
         # of the rows, so that a lane holds their values where it needs them: a matrix in eight bits is read 8 at a time
         WIDTH=_LOAD_BYTES // rows.itemsize,
         num_warps=tile.num_warps,
+        **launch_options(),
     )
 
 
@@ -129,6 +131,7 @@ def _multiply_tile(rows: Tensor, weights: Tensor, scales: Tensor | None, bias: T
         WIDEN=rows.device.type == "cpu",
         num_warps=tile.parts,
         num_stages=tile.num_stages,
+        **launch_options(),
     )
 
 
@@ -147,18 +150,22 @@ def _skinny_vectors(
     OUTPUTS: tl.constexpr,
     LANES: tl.constexpr,
     WIDTH: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
     outputs = tl.program_id(0).to(tl.int64) * OUTPUTS + tl.arange(0, OUTPUTS)
     inside = outputs < num_outputs
     starts = weight + outputs[:, None, None] * NUM_INPUTS
+    places = tl.arange(0, LANES)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    # the memory has something to do while what comes before ends
+    weights = _load_weights(starts, inside, places, NUM_INPUTS)
+    wait_for_inputs(DEPENDENT)
     sums = ()
     for _ in tl.static_range(NUM_ROWS):
         sums += (tl.zeros([OUTPUTS, LANES], tl.float32),)  # type: ignore[assignment]  # Triton's tuples grow
-    for first in range(0, NUM_INPUTS, LANES * WIDTH):
-        place = first + tl.arange(0, LANES)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-        within = inside[:, None, None] & (place < NUM_INPUTS)[None, :, :]
-        # nobody reads them again, but all programs of a multiprocessor read the rows
-        weights = tl.load(starts + place[None, :, :], mask=within, other=0, eviction_policy="evict_first")
+    for first in tl.static_range(0, NUM_INPUTS, LANES * WIDTH):
+        place = first + places
+        if first > 0:
+            weights = _load_weights(starts, inside, place, NUM_INPUTS)
         added = ()
         for row in tl.static_range(NUM_ROWS):
             values = tl.load(rows + row * NUM_INPUTS + place, mask=place < NUM_INPUTS, other=0).to(tl.float32)
@@ -172,6 +179,13 @@ def _skinny_vectors(
         if HAS_BIAS:
             total += tl.load(bias + outputs, mask=inside, other=0).to(tl.float32)
         tl.store(results + row * num_outputs + outputs, total.to(results.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _load_weights(starts: tl.tensor, inside: tl.tensor, places: tl.tensor, NUM_INPUTS: tl.constexpr) -> tl.tensor:
+    within = inside[:, None, None] & (places < NUM_INPUTS)[None, :, :]
+    # nobody reads them again, but all programs of a multiprocessor read the rows
+    return tl.load(starts + places[None, :, :], mask=within, other=0, eviction_policy="evict_first")
 
 
 @triton.jit
@@ -191,7 +205,9 @@ def _skinny_tile(
     PARTS: tl.constexpr,
     INPUTS: tl.constexpr,
     WIDEN: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ) -> None:
+    wait_for_inputs(DEPENDENT)
     dtype: tl.constexpr = tl.float32 if WIDEN else rows.dtype.element_ty
     outputs = tl.program_id(0).to(tl.int64) * OUTPUTS + tl.arange(0, OUTPUTS)
     inside = outputs < num_outputs
