@@ -54,12 +54,12 @@ def main() -> int:
     elif options.command == "head":
         _head(options)
     else:
-        serve_rounds(EngineRunner(options.folder, EngineOptions(num_threads=options.threads)))
+        serve_rounds(EngineRunner.load(options.folder, EngineOptions(num_threads=options.threads)))
     return 0
 
 
 def _throughput(options: argparse.Namespace) -> None:
-    runner = EngineRunner(checkpoint(options.checkpoint), EngineOptions(num_threads=options.threads))
+    runner = EngineRunner.load(checkpoint(options.checkpoint), EngineOptions(num_threads=options.threads))
     words = single_token_words()
     rounds = []
     for number in range(options.rounds + 1):  # the first is for warming up
@@ -86,7 +86,7 @@ def _host_work(options: argparse.Namespace) -> None:
 
 def _second_turn(options: argparse.Namespace) -> None:
     """Ask, then ask again with the first question and its answer in front."""
-    runner = EngineRunner(checkpoint(options.checkpoint), EngineOptions(num_threads=options.threads))
+    runner = EngineRunner.load(checkpoint(options.checkpoint), EngineOptions(num_threads=options.threads))
     words = single_token_words()
     rng = Random("second turn")
     runner.play([rng.choices(words, k=200)], 1, 8)

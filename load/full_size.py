@@ -74,7 +74,9 @@ def _made(shape: str) -> Path:
 def _answer(folder: Path, options: argparse.Namespace) -> list[tuple[str, str]]:
     """Load the checkpoint and answer some prompts, one after the other."""
     started_s = perf_counter()
-    runner = EngineRunner(folder, EngineOptions(num_threads=options.threads, kv_cache_bytes=options.kv_cache_bytes))
+    runner = EngineRunner.load(
+        folder, EngineOptions(num_threads=options.threads, kv_cache_bytes=options.kv_cache_bytes)
+    )
     load_s = perf_counter() - started_s
     rng = Random("full size")
     vocab_size = ModelConfig.from_folder(folder).vocab_size

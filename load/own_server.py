@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -22,14 +22,17 @@ _GPTOSS: Final = Path(sys.executable).with_name("gptoss")
 
 
 @contextmanager
-def own_server(run_dir: Path, *, model: str, profile: str | None = None) -> Iterator[Addresses]:
+def own_server(
+    run_dir: Path, *, model: str, profile: str | None = None, variables: Mapping[str, str] | None = None
+) -> Iterator[Addresses]:
     """Serve `model` on free ports from `run_dir`, until the block is left.
 
+    variables: what it finds in its environment besides this process's.
     Raises CalledProcessError where it does not start; the command has said why.
     """
     where = ("--run-dir", str(run_dir))
     under = ("--profile", profile) if profile else ()
-    environment = inherited_environment()
+    environment = inherited_environment() | dict(variables or {})
     serve = (str(_GPTOSS), "serve", "--detach", "--auto-port", "--model", model, *under, *where)
     subprocess.run(serve, env=environment, check=True)
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, Final
 import torch
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.engine.engine import Engine
+from gptoss_backend.engine.engine import Engine, Sink
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from load.bench.figures import Reply
@@ -40,14 +40,20 @@ class _Times:
 
 
 class EngineRunner:
-    """An engine over one checkpoint, and rounds played on it."""
+    """An engine, and rounds played on it."""
 
-    def __init__(self, folder: Path, options: EngineOptions) -> None:
+    def __init__(self, make: Callable[[Sink], Engine]) -> None:
+        """make: returns the engine that tells a sink."""
         self._times: dict[str, _Times] = {}  # written by the engine's thread while a request runs
         self._ended: SimpleQueue[str | None] = SimpleQueue()  # None for a request that ended well
         self._numbers = count()
-        self.engine = Engine.load(folder, options, self._take, device=torch.device("cpu"))
+        self.engine = make(self._take)
         self.engine.start()
+
+    @classmethod
+    def load(cls, folder: Path, options: EngineOptions) -> EngineRunner:
+        """Return one over a checkpoint, on the processor."""
+        return cls(lambda sink: Engine.load(folder, options, sink, device=torch.device("cpu")))
 
     def play(self, prompts: Sequence[list[int]], concurrency: int, num_new_tokens: int) -> tuple[list[Reply], float]:
         """Run the prompts, `concurrency` at a time; returns the replies and the seconds until the last token.

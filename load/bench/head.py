@@ -52,7 +52,7 @@ def measure_cost(
 ) -> Iterator[HeadCost]:
     """Decode the same prompts with lookups alone and with the head of `speculation` besides, turn about."""
     without = Speculation(speculation.num_tokens, speculation.max_seqs)
-    runners = [EngineRunner(folder, _options(choice, num_threads)) for choice in (without, speculation)]
+    runners = [EngineRunner.load(folder, _options(choice, num_threads)) for choice in (without, speculation)]
     vocab_size, rng = ModelConfig.from_folder(folder).vocab_size, Random("head")
     for num_streams in streams:
         rates: tuple[list[float], list[float]] = ([], [])
