@@ -21,7 +21,7 @@ from gptoss_adapter.inference import ModelServer, PromptIds
 from gptoss_adapter.schemas.answers import FinishReasonName
 from gptoss_adapter.serving import ServedModel, Services
 from gptoss_backend.contract import ChatRequest, OutputStructure, SamplingParams, TokenLogprob, ToolChoiceMode
-from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta, ToolCallDelta
+from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta
 from gptoss_backend.harmony.prompt import PromptError
 from gptoss_backend.harmony.structure import output_structure
 from gptoss_backend.harmony.vocabulary import CALL, END, FIRST_SPECIAL, MESSAGE, RETURN, START
@@ -78,8 +78,8 @@ class Turn(Generation[Delta]):
         """
         super().__init__(services, served, replace(sampling, structure=_structure(chat)), record)
         self._prompt = prompt or ChatPrompt(services.model_server, chat, record.request_id)
-        self._may_call = chat.tool_choice.mode is not ToolChoiceMode.NONE
-        self._splitter = ChannelSplitter([tool.name for tool in chat.tools] if self._may_call else [])
+        may_call = bool(chat.tools) and chat.tool_choice.mode is not ToolChoiceMode.NONE
+        self._splitter = ChannelSplitter([tool.name for tool in chat.tools], allows_calls=may_call)
         self._gate = ContentGate(stop)
         self._one_by_one = bool(stop) or sampling.logprobs is not None
         self._unplaced: list[TokenLogprob] = []  # of a message's text, or of a header: the next delta tells
@@ -92,38 +92,31 @@ class Turn(Generation[Delta]):
     def finish_reason(self) -> FinishReasonName:
         """Why the turn is over. After the last delta only."""
         reason = super().finish_reason
-        called = self._may_call and self._splitter.num_tool_calls
-        return "tool_calls" if reason == "stop" and called and not self._stopped else reason
+        called = reason == "stop" and self._splitter.num_tool_calls
+        return "tool_calls" if called and not self._stopped else reason
 
     def _reasoning_tokens(self) -> int:
         return self._splitter.reasoning_tokens
 
     def _read(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> list[Delta]:
         if not self._one_by_one:
-            return self._permitted(self._splitter.push(token_ids))
+            return self._splitter.push(token_ids)
         deltas: list[Delta] = []
         for num_read, (token, scored) in enumerate(zip(token_ids, logprobs or repeat(None), strict=False), 1):
-            deltas += self._gated(self._permitted(self._splitter.push((token,))), token, scored)
+            deltas += self._gated(self._splitter.push((token,)), token, scored)
             if self._gate.stopped:
                 self._stop_after(num_read)
                 break
         return deltas
 
     def _read_rest(self) -> list[Delta]:
-        rest = self._permitted(self._splitter.finish())
+        rest = self._splitter.finish()
         if not self._one_by_one:
             return rest
         shown = self._gated(rest, token=None, scored=None)
         if self._gate.stopped:
             self._stopped = True
         return [*shown, *self._gate.finish()]
-
-    def _permitted(self, deltas: list[Delta]) -> list[Delta]:
-        """Return the deltas; where no tool may be called, what would be a call's arguments is content."""
-        if self._may_call:
-            return deltas
-        told = [ContentDelta(delta.arguments) if isinstance(delta, ToolCallDelta) else delta for delta in deltas]
-        return [delta for delta in told if not isinstance(delta, ContentDelta) or delta.text]
 
     def _gated(self, deltas: Iterable[Delta], token: int | None, scored: TokenLogprob | None) -> list[Delta]:
         """Return what may be shown of what one token brought; with `token` None, of what the end brought."""

@@ -27,7 +27,7 @@ from gptoss_adapter.errors import (
     NotFoundError,
     UnsupportedMediaTypeError,
 )
-from gptoss_adapter.schemas.fields import UNSUPPORTED
+from gptoss_adapter.schemas.fields import TOO_MANY_FIELDS, UNSUPPORTED
 
 
 class StrictJsonRequest(Request):
@@ -102,6 +102,8 @@ def _sentence(fault: dict[str, Any], param: str) -> tuple[str, str]:
     message = fault["msg"][:1].lower() + fault["msg"][1:]
     if kind == "missing":
         return f"Missing required parameter: '{param}'.", "missing_required_parameter"
+    if kind == TOO_MANY_FIELDS:
+        return f"Too many fields in {repr(param) if param else 'the request body'}: {message}.", "invalid_value"
     if kind == "extra_forbidden":
         return f"Unknown parameter: '{param}'.", "unknown_parameter"
     if kind == UNSUPPORTED:

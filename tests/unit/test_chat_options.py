@@ -100,7 +100,7 @@ def test_choices_when_whole_then_each_has_its_index_and_the_prompt_counts_once(
     openai: OpenAI, server: FakeModelServer
 ) -> None:
     server.scripts = [answer(final("one")), answer(final("two"), reason=FinishReason.LENGTH), answer(CALL)]
-    completion = openai.chat.completions.create(model="gpt-oss-demo", messages=HI, n=3, seed=5)
+    completion = openai.chat.completions.create(model="gpt-oss-demo", messages=HI, tools=[WEATHER], n=3, seed=5)
     assert [choice.index for choice in completion.choices] == [0, 1, 2]
     assert [choice.message.content for choice in completion.choices] == ["one", "two", None]
     assert [choice.finish_reason for choice in completion.choices] == ["stop", "length", "tool_calls"]
@@ -120,7 +120,7 @@ def test_choices_when_streamed_then_chunks_mix_and_each_choice_keeps_its_order(
 ) -> None:
     slow: list[Scene] = [step for scene in answer(final("first")) for step in (scene, Pause(0.005))]
     server.scripts = [slow, answer(final("second")), answer(CALL)]
-    *chunks, usage, done = stream(client, n=3, stream_options={"include_usage": True})
+    *chunks, usage, done = stream(client, n=3, tools=[WEATHER], stream_options={"include_usage": True})
     assert done == "[DONE]"
     assert len({chunk["id"] for chunk in [*chunks, usage]}) == 1
     assert [joined(chunks, "content", index) for index in range(3)] == ["first", "second", ""]
@@ -205,7 +205,7 @@ def test_stop_when_it_comes_in_reasoning_or_arguments_then_it_does_not_count(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
     server.script = answer(CALL)
-    choice = ask(client, stop="END")["choices"][0]
+    choice = ask(client, stop="END", tools=[WEATHER])["choices"][0]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"city":"ENDE"}'
 
@@ -266,22 +266,23 @@ def test_logprobs_when_streamed_then_each_goes_with_its_text(
 
 def test_logprobs_when_the_answer_is_a_call_then_there_are_none(client: httpx.Client, server: FakeModelServer) -> None:
     server.script = scored(answer(CALL))
-    assert ask(client, logprobs=True)["choices"][0]["logprobs"] == {"content": [], "refusal": None}
+    assert ask(client, logprobs=True, tools=[WEATHER])["choices"][0]["logprobs"] == {"content": [], "refusal": None}
 
 
 # --- tools and formats ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stop", [None, "never"])
+@pytest.mark.parametrize("tools", [{"tools": [WEATHER], "tool_choice": "none"}, {"tools": []}, {}])
 def test_tools_when_they_are_not_to_be_called_then_a_call_comes_as_text(
-    client: httpx.Client, server: FakeModelServer, stop: str | None
+    client: httpx.Client, server: FakeModelServer, stop: str | None, tools: dict[str, Any]
 ) -> None:
     server.script = answer(CALL)
-    choice = ask(client, tools=[WEATHER], tool_choice="none", stop=stop)["choices"][0]
+    choice = ask(client, stop=stop, **tools)["choices"][0]
     assert choice["finish_reason"] == "stop"
     assert "tool_calls" not in choice["message"]
     assert choice["message"]["content"] == '{"city":"ENDE"}'
-    assert server.chats[0].tool_choice.mode is ToolChoiceMode.NONE
+    assert (server.chats[0].tool_choice.mode is ToolChoiceMode.NONE) is ("tool_choice" in tools)
 
 
 def test_tools_when_given_then_the_generation_is_held_to_them_and_the_prompt_is_not_changed_by_sampling(

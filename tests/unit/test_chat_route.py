@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from typing import Any
 
 import httpx
 import pytest
-from openai import APIError, OpenAI
+from openai import APIError, OpenAI, pydantic_function_tool
+from pydantic import BaseModel
 
 from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import InvalidRequestError, ServiceUnavailableError, TooManyRequestsError
@@ -36,6 +37,8 @@ CALL = (
     "<|channel|>analysis<|message|>Look it up.<|end|><|start|>assistant<|channel|>commentary to=functions.weather"
     ' <|constrain|>json<|message|>{"city":"Oslo"}<|call|>'
 )
+
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +125,7 @@ def test_answer_when_whole_then_it_is_openais_shape(client: httpx.Client) -> Non
 
 def test_answer_when_it_calls_a_tool_then_the_call_is_whole(client: httpx.Client, server: FakeModelServer) -> None:
     server.script = answer(CALL)
-    choice = ask(client)["choices"][0]
+    choice = ask(client, tools=[WEATHER])["choices"][0]
     call = choice["message"]["tool_calls"][0]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["content"] is None
@@ -142,7 +145,7 @@ def test_answer_when_the_budget_ends_in_reasoning_then_content_is_empty_and_leng
 
 def test_answer_when_the_budget_ends_in_a_call_then_length(client: httpx.Client, server: FakeModelServer) -> None:
     server.script = answer(CALL.removesuffix('"}<|call|>'), reason=FinishReason.LENGTH)
-    choice = ask(client)["choices"][0]
+    choice = ask(client, tools=[WEATHER])["choices"][0]
     assert choice["finish_reason"] == "length"
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == '{"city":"Oslo'
 
@@ -191,7 +194,7 @@ def test_stream_when_tokens_come_together_then_each_kind_is_one_chunk(
 
 def test_stream_when_it_calls_a_tool_then_id_and_name_come_first(client: httpx.Client, server: FakeModelServer) -> None:
     server.script = answer(CALL)
-    chunks = stream(client)[:-1]
+    chunks = stream(client, tools=[WEATHER])[:-1]
     calls = [call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", [])]
     assert calls[0]["id"].startswith("call_")
     assert (calls[0]["index"], calls[0]["type"], calls[0]["function"]["name"]) == (0, "function", "weather")
@@ -414,17 +417,56 @@ def test_openai_client_when_it_streams_then_it_reads_every_chunk(openai: OpenAI)
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
-def test_openai_client_when_it_sends_an_answer_back_then_it_is_taken(openai: OpenAI, server: FakeModelServer) -> None:
+class Weather(BaseModel):
+    """Tell the weather."""
+
+    city: str
+
+
+def created(openai: OpenAI, messages: list[Any], tools: list[Any]) -> Any:  # noqa: ANN401 (a message of the client's)
+    return openai.chat.completions.create(model="gpt-oss-demo", messages=messages, tools=tools).choices[0].message
+
+
+def parsed(openai: OpenAI, messages: list[Any], tools: list[Any]) -> Any:  # noqa: ANN401
+    return openai.chat.completions.parse(model="gpt-oss-demo", messages=messages, tools=tools).choices[0].message
+
+
+def streamed(openai: OpenAI, messages: list[Any], tools: list[Any]) -> Any:  # noqa: ANN401
+    with openai.chat.completions.stream(model="gpt-oss-demo", messages=messages, tools=tools) as told:
+        return told.get_final_completion().choices[0].message
+
+
+@pytest.mark.parametrize("ask_for", [created, parsed, streamed])
+def test_openai_client_when_it_sends_an_answer_back_then_it_is_taken(
+    openai: OpenAI, server: FakeModelServer, ask_for: Callable[..., Any]
+) -> None:
+    # parse and stream add fields of their own to what they return: parsed, parsed_arguments, index
     server.script = answer(CALL)
     messages: list[Any] = [{"role": "user", "content": "Weather?"}]
-    message = openai.chat.completions.create(model="gpt-oss-demo", messages=messages).choices[0].message
+    tools: list[Any] = [pydantic_function_tool(Weather, name="weather")]
+    message = ask_for(openai, messages, tools)
     assert message.tool_calls
     messages += [message, {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "Snow"}]
     server.script = HELLO
     assert openai.chat.completions.create(model="gpt-oss-demo", messages=messages).choices[0].message.content
     _, sent_back, _ = server.chats[-1].messages
-    assert sent_back.reasoning == "Look it up."
+    assert ask_for is streamed or sent_back.reasoning == "Look it up."  # the helper for streams joins what it knows
     assert sent_back.tool_calls[0].arguments == '{"city":"Oslo"}'
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # the client's own, of what it sends
+def test_openai_client_when_it_sends_a_parsed_answer_back_then_it_is_taken(
+    openai: OpenAI, server: FakeModelServer
+) -> None:
+    server.script = answer('<|channel|>final<|message|>{"city":"Oslo"}<|return|>')
+    messages: list[Any] = [{"role": "user", "content": "Where?"}]
+    parse = openai.chat.completions.parse
+    message = parse(model="gpt-oss-demo", messages=messages, response_format=Weather).choices[0].message
+    assert message.parsed == Weather(city="Oslo")
+    messages += [message, {"role": "user", "content": "Sure?"}]
+    server.script = HELLO
+    assert openai.chat.completions.create(model="gpt-oss-demo", messages=messages).choices[0].message.content
+    assert server.chats[-1].messages[1].content == '{"city":"Oslo"}'
 
 
 def test_openai_client_when_a_stream_fails_then_it_raises(openai: OpenAI, server: FakeModelServer) -> None:

@@ -13,7 +13,9 @@ from gptoss_adapter.errors import (
     InvalidRequestError,
     ServiceUnavailableError,
     TooManyRequestsError,
+    refusal_of,
 )
+from gptoss_adapter.responses.answering import naming_fields_of_this_api
 from gptoss_backend.contract import (
     ChatMessage,
     FinishReason,
@@ -143,7 +145,7 @@ def test_response_when_the_budget_is_spent_then_it_and_its_last_item_are_incompl
     client: httpx.Client, server: FakeModelServer, harmony: str, kinds: list[str]
 ) -> None:
     server.script = answer(harmony, reason=FinishReason.LENGTH)
-    told = respond(client, max_output_tokens=5)
+    told = respond(client, max_output_tokens=5, tools=[WEATHER])
     assert told["status"] == "incomplete"
     assert told["incomplete_details"] == {"reason": "max_output_tokens"}
     assert told["completed_at"] is None
@@ -322,6 +324,9 @@ def test_items_when_they_tell_of_a_call_then_the_model_sees_its_reasoning_and_th
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "invalid_value"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "invalid_value"),
         ({"tools": [{**WEATHER, "name": "no name"}]}, "tools[0].name", "invalid_value"),
+        ({"input": [0] * 500_000}, "input[0]", "invalid_value"),
+        ({"metadata": {str(number): 0 for number in range(100_000)}}, "metadata", "invalid_value"),
+        ({"logit_bias": {f"x{number}": 0 for number in range(100_000)}}, "logit_bias", "invalid_value"),
         ({"tools": [{**WEATHER, "defer_loading": True}]}, "tools[0].defer_loading", "unsupported_parameter"),
         ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "time"}}, "tool_choice", "invalid_value"),
@@ -369,6 +374,22 @@ def test_request_when_a_field_cannot_be_honoured_then_400_names_it(
         assert (error["param"], error["code"], error["type"]) == (param, code, "invalid_request_error")
         assert error["message"].endswith((".", " more faults)"))
     assert server.chats == []
+
+
+@pytest.mark.parametrize(
+    ("chats", "ours"),
+    [
+        ("tools[0].function.parameters", "tools[0].parameters"),
+        ("tools[12].function.name", "tools[12].name"),
+        ("messages[3].content", "input"),
+        ("response_format.json_schema.schema", "text.format"),
+        ("tools[0].functions", "tools[0].functions"),
+    ],
+)
+def test_refusal_when_it_names_a_field_of_a_chat_then_ours_is_named(chats: str, ours: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught, naming_fields_of_this_api():
+        raise refusal_of(f"{chats}: it is odd")
+    assert (caught.value.param, caught.value.message) == (ours, f"{ours}: it is odd.")
 
 
 def test_request_when_it_refers_to_an_item_that_is_not_kept_then_404(client: httpx.Client) -> None:

@@ -148,9 +148,7 @@ def test_item_when_several_responses_hold_it_then_the_newest_is_found(
     database = opened()
     for name in ("a", "b"):
         database.save(stored(name), ["item", "item"])
-    holder = database.holder("item")
-    assert holder is not None
-    assert holder.id == "b"
+    assert database.holder("item") == "b"
 
 
 def test_response_when_deleted_then_its_text_is_not_in_the_file(

@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from gptoss_adapter.responses.database import ResponseDatabase
+from gptoss_adapter.responses.store import ResponseStore
 from gptoss_backend.contract import ChatMessage, Role, ToolCall
 from support.fake_model_server import FakeModelServer, answer
 from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving, stream
@@ -261,6 +263,48 @@ def test_input_items_when_the_query_is_wrong_then_400_names_the_parameter(
     response = client.get(f"{RESPONSES}/{respond(client)['id']}/input_items", params=query)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+# --- how much is read -----------------------------------------------------------------------------------------------
+
+
+def test_references_when_there_are_many_then_they_are_counted_before_any_is_looked_up(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ResponseStore, "items", None)
+    error = refusal(client, input=[{"id": "msg_1"}] * 41)
+    assert (error["param"], error["message"]) == ("input", "The conversation has 41 items; this server takes 40.")
+
+
+def test_references_when_many_lead_to_one_response_then_it_is_read_once(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasoning, message = respond(client)["output"]
+    read = []
+    load = ResponseDatabase.load
+    monkeypatch.setattr(ResponseDatabase, "load", lambda self, name: read.append(name) or load(self, name))
+    respond(client, [{"id": reasoning["id"]}, {"id": message["id"]}, {"role": "user", "content": "Go on"}] * 10)
+    assert len(read) == 1
+
+
+def test_what_is_kept_when_it_is_too_long_to_read_at_once_then_400(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path / "r.sqlite", FakeModelServer(), max_body_bytes=4096) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        last = respond(client)["id"]
+        for _ in range(10):
+            body = {"model": MODEL, "input": "word " * 700, "previous_response_id": last}
+            response = client.post(RESPONSES, json=body)
+            if response.status_code != 200:
+                break
+            last = response.json()["id"]
+        assert response.status_code == 400
+        error = response.json()["error"]
+        assert error["param"] == "previous_response_id"
+        assert error["message"].endswith("one request may have 32768 read.")
+        assert client.get(f"{RESPONSES}/{last}").status_code == 200
+        assert client.get(f"{RESPONSES}/{last}/input_items").json()["error"]["param"] == "response_id"
 
 
 # --- the store ------------------------------------------------------------------------------------------------------

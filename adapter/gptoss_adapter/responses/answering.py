@@ -7,6 +7,7 @@ Does not know: HTTP, how events are framed.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ from gptoss_backend.contract import ChatRequest
 
 _OUR_FIELDS: Final = {"messages": "input", "response_format": "text.format"}
 """A chat's field → ours. Its index says nothing: several items make one message."""
+_CHAT_TOOL: Final = re.compile(r"^(tools\[\d+\])\.function\b")
+"""A tool's place in a chat, whose fields lie one deeper than here."""
 
 
 class Answering:
@@ -142,9 +145,12 @@ async def asked_chat(
     if body.input is None and body.previous_response_id is None:
         message = "Missing required parameter: one of 'input' and 'previous_response_id' must be there."
         raise InvalidRequestError(message, param="input", code="missing_required_parameter")
+    limits = services.settings.adapter
+    _check_length(
+        len(body.input) if isinstance(body.input, list) else 1, limits.max_messages
+    )  # before any is looked up
     own_input = await own_items(body.input, store)
     earlier = await store.conversation(body.previous_response_id) if body.previous_response_id is not None else []
-    limits = services.settings.adapter
     _check_length(len(earlier) + len(own_input), limits.max_messages)
     check_tools(body.tools, limits)
     check_schemas(dict(_schemas(body)), limits)
@@ -158,10 +164,11 @@ def naming_fields_of_this_api() -> Iterator[None]:
         yield
     except InvalidRequestError as error:
         named = error.param or ""
-        for chats, ours in _OUR_FIELDS.items():
-            if named.startswith(chats):
-                error.param = ours
-                error.message = error.message.replace(f"{named}:", f"{ours}:", 1)
+        ours = next((field for chats, field in _OUR_FIELDS.items() if named.startswith(chats)), None)
+        ours = ours or _CHAT_TOOL.sub(r"\1", named)
+        if ours != named:
+            error.param = ours
+            error.message = error.message.replace(f"{named}:", f"{ours}:", 1)
         raise
 
 

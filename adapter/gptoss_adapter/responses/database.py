@@ -133,14 +133,22 @@ class ResponseDatabase:
         )
         return [StoredLink(*row) for row in rows]
 
-    def holder(self, item_id: str) -> StoredLink | None:
-        """Return what holds the item: of several responses the newest."""
+    def chain_bytes(self, response_id: str) -> int:
+        """Return how long the texts of the response's conversation are."""
+        (num_bytes,) = self._connection.execute(
+            f"{_CHAIN} SELECT SUM(LENGTH(input) + LENGTH(output)) FROM chain",
+            {"id": response_id, "now": self._clock()},
+        ).fetchone()
+        return num_bytes or 0
+
+    def holder(self, item_id: str) -> str | None:
+        """Return the id of the response that holds the item: of several the newest."""
         row = self._connection.execute(
-            "SELECT r.id, previous_id, input, output FROM items JOIN responses r ON r.id = response_id "
+            "SELECT r.id FROM items JOIN responses r ON r.id = response_id "
             "WHERE items.id = ? AND expires_at > ? ORDER BY r.rowid DESC LIMIT 1",
             (item_id, self._clock()),
         ).fetchone()
-        return StoredLink(*row) if row else None
+        return row[0] if row else None
 
     def delete(self, response_id: str) -> bool:
         """Forget a response; returns whether it was kept."""

@@ -25,7 +25,9 @@ async def own_items(given: str | Sequence[InputItem] | None, store: ResponseStor
     """Return the items of a request's `input`. Raises NotFoundError for a reference to what is not kept."""
     if isinstance(given, str):
         given = [MessageItem(role="user", content=given)]
-    return [await store.item(item.id) if isinstance(item, ItemReference) else _completed(item) for item in given or ()]
+    references = {item.id for item in given or () if isinstance(item, ItemReference)}
+    kept = await store.items(references) if references else {}
+    return [kept[item.id] if isinstance(item, ItemReference) else _completed(item) for item in given or ()]
 
 
 def _completed(item: Item) -> Item:

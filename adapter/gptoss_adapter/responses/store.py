@@ -11,14 +11,14 @@ import asyncio
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Self, TypeVar
 
 from pydantic import TypeAdapter
 
 from gptoss_adapter.errors import InvalidRequestError, NotFoundError, ServiceUnavailableError
-from gptoss_adapter.responses.database import ResponseDatabase, StoredResponse
+from gptoss_adapter.responses.database import ResponseDatabase, StoredLink, StoredResponse
 from gptoss_adapter.responses.ids import is_unguessable
 from gptoss_adapter.schemas.response_answers import ListedItem, ResponseObject
 from gptoss_adapter.schemas.response_items import Item
@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 FILE_NAME: Final = "responses.sqlite"
 """In the run directory, where no path is set."""
+_BODIES_READ: Final = 8
+"""Of the largest size, that one request may have read: parsed they take some five times their size in memory."""
 _SECONDS_A_DAY: Final = 24 * 60 * 60
 _ITEMS: Final[TypeAdapter[list[Item]]] = TypeAdapter(list[ListedItem])
 
@@ -40,9 +42,13 @@ class ResponseStore:
     The file is opened on first use, and again on the next use where that failed.
     """
 
-    def __init__(self, open_database: Callable[[], ResponseDatabase]) -> None:
-        """open_database: called in the store's own thread. Raises sqlite3.Error or OSError."""
+    def __init__(self, open_database: Callable[[], ResponseDatabase], max_read_bytes: int) -> None:
+        """open_database: called in the store's own thread. Raises sqlite3.Error or OSError.
+
+        max_read_bytes: of the texts that one request may have read.
+        """
         self._open_database = open_database
+        self._max_read_bytes = max_read_bytes
         self._database: ResponseDatabase | None = None  # touched by the thread only
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="response-store")
 
@@ -52,7 +58,10 @@ class ResponseStore:
         adapter = settings.adapter
         path = adapter.responses_path or settings.server.run_dir / FILE_NAME
         keep_s = adapter.responses_keep_days * _SECONDS_A_DAY
-        return cls(lambda: ResponseDatabase(path, keep_s=keep_s, max_bytes=adapter.responses_max_bytes))
+        return cls(
+            lambda: ResponseDatabase(path, keep_s=keep_s, max_bytes=adapter.responses_max_bytes),
+            max_read_bytes=_BODIES_READ * adapter.max_body_bytes,
+        )
 
     async def close(self) -> None:
         """Finish what was asked for, and close the file."""
@@ -86,37 +95,78 @@ class ResponseStore:
         return f'{stored.response[:-1]},"output":{stored.output}}}'.encode()
 
     async def conversation(self, response_id: str) -> list[Item]:
-        """Return what the response was made from and what it gave. Raises InvalidRequestError where some is missing."""
-        links = await self._run(lambda database: database.chain(response_id))
-        missing = links[0].previous_id if links else response_id
-        if missing is not None:
-            raise InvalidRequestError(
-                f"Previous response with id '{missing}' not found.",
-                param="previous_response_id",
-                code="previous_response_not_found",
-            )
-        return [item for link in links for text in (link.input, link.output) for item in _ITEMS.validate_json(text)]
+        """Return what the response was made from and what it gave.
+
+        Raises InvalidRequestError where some is missing, or there is more than one request may have read.
+        """
+
+        def read(database: ResponseDatabase) -> list[Item]:
+            links = self._chain(database, response_id, "previous_response_id")
+            missing = links[0].previous_id if links else response_id
+            if missing is not None:
+                raise InvalidRequestError(
+                    f"Previous response with id '{missing}' not found.",
+                    param="previous_response_id",
+                    code="previous_response_not_found",
+                )
+            return _items_of(text for link in links for text in (link.input, link.output))
+
+        return await self._run(read)
 
     async def input_items(self, response_id: str) -> list[Item]:
-        """Return what the response was made from, as far as it is kept. Raises NotFoundError."""
-        links = await self._run(lambda database: database.chain(response_id))
-        if not links:
-            raise _response_not_found(response_id)
-        texts = [text for link in links for text in (link.input, link.output)][:-1]  # without its own output
-        return [item for text in texts for item in _ITEMS.validate_json(text)]
+        """Return what the response was made from, as far as it is kept.
 
-    async def item(self, item_id: str) -> Item:
-        """Return an item of a response that is kept. Raises NotFoundError."""
-        link = await self._run(lambda database: database.holder(item_id))
-        for text in (link.output, link.input) if link else ():
-            for item in _ITEMS.validate_json(text):
-                if item.id == item_id:
-                    return item
-        message = (
-            f"Item with id '{item_id}' not found. An item is found by an id that was made here, "
-            "while a response that holds it is kept ('store')."
-        )
-        raise NotFoundError(message, param="input", code="item_not_found")
+        Raises NotFoundError, and InvalidRequestError as `conversation` does.
+        """
+
+        def read(database: ResponseDatabase) -> list[Item]:
+            links = self._chain(database, response_id, "response_id")
+            if not links:
+                raise _response_not_found(response_id)
+            texts = [text for link in links for text in (link.input, link.output)]
+            return _items_of(texts[:-1])  # without its own output
+
+        return await self._run(read)
+
+    async def items(self, item_ids: Collection[str]) -> dict[str, Item]:
+        """Return items of responses that are kept, by id.
+
+        Raises NotFoundError where one is not, and InvalidRequestError where they stand among more than one request may
+        have read.
+        """
+        return await self._run(lambda database: self._look_up(database, set(item_ids)))
+
+    def _look_up(self, database: ResponseDatabase, item_ids: set[str]) -> dict[str, Item]:
+        wanted: dict[str, set[str]] = {}
+        for item_id in item_ids:
+            holder = database.holder(item_id)
+            if holder is None:
+                raise _item_not_found(item_id)
+            wanted.setdefault(holder, set()).add(item_id)
+        found: dict[str, Item] = {}
+        num_bytes = 0
+        for holder, ids in wanted.items():  # each is read once, whatever is wanted of it
+            stored = database.load(holder)
+            texts = (stored.output, stored.input) if stored else ()
+            num_bytes += sum(map(len, texts))
+            self._check_size(num_bytes, "input")
+            for item in _items_of(texts):
+                if item.id in ids:
+                    found.setdefault(item.id, item)
+        if missing := item_ids - found.keys():
+            raise _item_not_found(min(missing))
+        return found
+
+    def _chain(self, database: ResponseDatabase, response_id: str, param: str) -> list[StoredLink]:
+        self._check_size(database.chain_bytes(response_id), param)
+        return database.chain(response_id)
+
+    def _check_size(self, num_bytes: int, param: str) -> None:
+        if num_bytes > self._max_read_bytes:
+            message = (
+                f"What is kept of it is {num_bytes} bytes of JSON; one request may have {self._max_read_bytes} read."
+            )
+            raise InvalidRequestError(message, param=param, code="invalid_value")
 
     async def delete(self, response_id: str) -> None:
         """Forget a response. Raises NotFoundError."""
@@ -134,6 +184,18 @@ class ResponseStore:
         except (sqlite3.Error, OSError) as error:
             logger.error("the store of responses failed: %s", error)
             raise ServiceUnavailableError("The store of responses is not available; its log says why.") from error
+
+
+def _items_of(texts: Iterable[str]) -> list[Item]:
+    return [item for text in texts for item in _ITEMS.validate_json(text)]
+
+
+def _item_not_found(item_id: str) -> NotFoundError:
+    message = (
+        f"Item with id '{item_id}' not found. An item is found by an id that was made here, "
+        "while a response that holds it is kept ('store')."
+    )
+    return NotFoundError(message, param="input", code="item_not_found")
 
 
 def _response_not_found(response_id: str) -> NotFoundError:

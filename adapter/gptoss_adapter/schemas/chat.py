@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, JsonValue, Tag
 
-from gptoss_adapter.schemas.fields import NotHonoured, RequestModel, choice_kind, content_kind
+from gptoss_adapter.schemas.fields import Labels, ListOf, NotHonoured, RequestModel, choice_kind, content_kind
 from gptoss_adapter.schemas.sampling import GenerationFields
 
 # --- messages -------------------------------------------------------------------------------------------------------
@@ -25,7 +25,7 @@ class TextPart(RequestModel):
 
 
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[TextPart], Tag("parts")],
+    Annotated[str, Tag("text")] | Annotated[ListOf[TextPart], Tag("parts")],
     Discriminator(
         content_kind,
         custom_error_type="content_type",
@@ -63,6 +63,8 @@ class CalledFunction(RequestModel):
 
     name: Annotated[str, Field(min_length=1)]
     arguments: str
+    parsed_arguments: JsonValue = None
+    """Harmless: OpenAI's clients read `arguments` and send both back."""
 
 
 class MessageToolCall(RequestModel):
@@ -71,6 +73,8 @@ class MessageToolCall(RequestModel):
     id: Annotated[str, Field(min_length=1)]
     type: Literal["function"] = "function"
     function: CalledFunction
+    index: int | None = None
+    """Harmless: where the call stood in a stream, which OpenAI's clients send back."""
 
 
 class AssistantMessage(RequestModel):
@@ -81,7 +85,9 @@ class AssistantMessage(RequestModel):
     reasoning: str | None = None
     reasoning_content: str | None = None
     """Another name for `reasoning`."""
-    tool_calls: list[MessageToolCall] | None = None
+    tool_calls: ListOf[MessageToolCall] | None = None
+    parsed: JsonValue = None
+    """Harmless: OpenAI's clients read `content` as JSON and send both back."""
     name: Annotated[object, NotHonoured()] = None
     refusal: Annotated[object, NotHonoured()] = None
     annotations: Annotated[object, NotHonoured([])] = None
@@ -140,7 +146,7 @@ class AllowedTools(RequestModel):
     """The model is told of these tools only."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[FunctionChoice], Field(min_length=1)]
+    tools: Annotated[ListOf[FunctionChoice], Field(min_length=1)]
 
 
 class AllowedToolsChoice(RequestModel):
@@ -202,8 +208,8 @@ ResponseFormatField = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat
 class PromptFields(RequestModel):
     """All that decides a chat's prompt."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
-    tools: list[Tool] | None = None
+    messages: Annotated[ListOf[Message], Field(min_length=1)]
+    tools: ListOf[Tool] | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormatField | None = None
@@ -221,7 +227,7 @@ class ChatCompletionRequest(PromptFields, GenerationFields):
     include_reasoning: bool | None = None
 
     # harmless: labels and hints that change no answer
-    metadata: dict[str, str] | None = None
+    metadata: Labels | None = None
     store: bool | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     safety_identifier: str | None = None

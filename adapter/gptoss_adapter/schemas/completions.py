@@ -11,11 +11,11 @@ from typing import Annotated
 
 from pydantic import Discriminator, Field, Tag
 
-from gptoss_adapter.schemas.fields import NotHonoured
+from gptoss_adapter.schemas.fields import ListOf, NotHonoured
 from gptoss_adapter.schemas.sampling import GenerationFields, TokenId
 
 _Text = Annotated[str, Field(min_length=1)]
-_TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+_TokenIds = Annotated[ListOf[TokenId], Field(min_length=1)]
 
 
 def _prompt_kind(value: object) -> str | None:
@@ -31,9 +31,9 @@ def _prompt_kind(value: object) -> str | None:
 
 Prompt = Annotated[
     Annotated[_Text, Tag("text")]
-    | Annotated[list[_Text], Field(min_length=1), Tag("texts")]
+    | Annotated[ListOf[_Text], Field(min_length=1), Tag("texts")]
     | Annotated[_TokenIds, Tag("tokens")]
-    | Annotated[list[_TokenIds], Field(min_length=1), Tag("several_tokens")],
+    | Annotated[ListOf[_TokenIds], Field(min_length=1), Tag("several_tokens")],
     Discriminator(
         _prompt_kind,
         custom_error_type="prompt_type",

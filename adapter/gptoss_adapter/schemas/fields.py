@@ -7,19 +7,64 @@ Does not know: any particular field.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_json
 
 UNSUPPORTED: Final = "unsupported_parameter"
 """The pydantic error type of a field that is known but not honoured."""
+TOO_MANY_FIELDS: Final = "too_many_fields"
+"""The pydantic error type of an object that has more fields than any here."""
+
+_MOST_FIELDS: Final = 256
+_Entry = TypeVar("_Entry")
+
+# pydantic makes a report of half a kilobyte and more of each fault: of a long list the first one is enough
+ListOf: TypeAlias = Annotated[list[_Entry], Field(fail_fast=True)]
+"""A list that is read up to its first fault."""
+
+
+def at_most(count: int) -> BeforeValidator:
+    """Refuse an object with more entries, before any of them is looked at."""
+
+    def check(value: object) -> object:
+        if isinstance(value, dict) and len(value) > count:
+            raise PydanticCustomError("too_long", "object should have at most {count} entries", {"count": count})
+        return value
+
+    return BeforeValidator(check)
+
+
+Labels = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+    at_most(16),
+]
+"""A client's own notes on a request, as many as OpenAI takes."""
 
 
 class RequestModel(BaseModel):
     """A JSON object a client sends: types are not coerced, unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_size(cls, value: object) -> object:
+        if isinstance(value, dict) and len(value) > _MOST_FIELDS:
+            raise PydanticCustomError(
+                TOO_MANY_FIELDS, "object should have at most {count} fields", {"count": _MOST_FIELDS}
+            )
+        return value
 
 
 class AnswerModel(BaseModel):

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, JsonValue, Tag
 
-from gptoss_adapter.schemas.fields import NotHonoured, RequestModel, content_kind
+from gptoss_adapter.schemas.fields import ListOf, NotHonoured, RequestModel, content_kind
 from gptoss_backend.harmony.prompt import TOOL_NAME
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -31,7 +31,7 @@ class MessagePart(RequestModel):
 
 
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[MessagePart], Tag("parts")],
+    Annotated[str, Tag("text")] | Annotated[ListOf[MessagePart], Tag("parts")],
     Discriminator(
         content_kind,
         custom_error_type="content_type",
@@ -72,9 +72,9 @@ class ReasoningItem(RequestModel):
     id: ItemId | None = None
     type: Literal["reasoning"]
     status: ItemStatus | None = None
-    summary: Annotated[list[SummaryText], Field(default_factory=list)]
+    summary: Annotated[ListOf[SummaryText], Field(default_factory=list)]
     """Stands in for `content` where that is missing."""
-    content: list[ReasoningText] | None = None
+    content: ListOf[ReasoningText] | None = None
     encrypted_content: Annotated[object, NotHonoured()] = None
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Discriminator, Field, JsonValue, Tag
 
-from gptoss_adapter.schemas.fields import NotHonoured, RequestModel, choice_kind
+from gptoss_adapter.schemas.fields import Labels, ListOf, NotHonoured, RequestModel, choice_kind
 from gptoss_adapter.schemas.response_items import FunctionName, InputItem
 from gptoss_adapter.schemas.sampling import GenerationFields
 
@@ -45,7 +45,7 @@ class AllowedFunctions(RequestModel):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedFunction], Field(min_length=1)]
+    tools: Annotated[ListOf[NamedFunction], Field(min_length=1)]
 
 
 ResponseToolChoice = Annotated[
@@ -133,7 +133,7 @@ class ResponseRequest(GenerationFields):
 
     input: (
         Annotated[
-            Annotated[str, Tag("text")] | Annotated[list[InputItem], Tag("items")],
+            Annotated[str, Tag("text")] | Annotated[ListOf[InputItem], Tag("items")],
             Discriminator(
                 _input_kind,
                 custom_error_type="input_type",
@@ -145,7 +145,7 @@ class ResponseRequest(GenerationFields):
     instructions: str | None = None
     previous_response_id: str | None = None
 
-    tools: list[ResponseTool] | None = None
+    tools: ListOf[ResponseTool] | None = None
     tool_choice: ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
@@ -157,13 +157,8 @@ class ResponseRequest(GenerationFields):
     n: Annotated[int | None, NotHonoured(1)] = None
 
     store: bool | None = None
-    include: list[Includable] | None = None
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
-        ]
-        | None
-    ) = None
+    include: ListOf[Includable] | None = None
+    metadata: Labels | None = None
 
     # harmless: labels and hints that change no answer; told again in the response
     safety_identifier: str | None = None

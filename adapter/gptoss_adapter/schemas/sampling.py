@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 from pydantic import Discriminator, Field, Tag
 
-from gptoss_adapter.schemas.fields import NotHonoured, RequestModel
+from gptoss_adapter.schemas.fields import ListOf, NotHonoured, RequestModel, at_most
 
 MAX_CHOICES: Final = 128
 """OpenAI's. `adapter.max_choices` may be less."""
@@ -28,7 +28,7 @@ def _stop_kind(value: object) -> str | None:
 
 
 Stop = Annotated[
-    Annotated[_StopString, Tag("one")] | Annotated[list[_StopString], Field(max_length=4), Tag("several")],
+    Annotated[_StopString, Tag("one")] | Annotated[ListOf[_StopString], Field(max_length=4), Tag("several")],
     Discriminator(
         _stop_kind,
         custom_error_type="stop_type",
@@ -53,7 +53,7 @@ class GenerationFields(RequestModel):
     max_tokens: Annotated[int, Field(ge=1, lt=_INT32)] | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=_INT32)] | None = None
     stop: Stop | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
+    stop_token_ids: Annotated[ListOf[TokenId], Field(max_length=1024)] | None = None
     ignore_eos: bool | None = None
 
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
@@ -72,6 +72,7 @@ class GenerationFields(RequestModel):
                 Annotated[float, Field(ge=-100.0, le=100.0)],
             ],
             Field(max_length=1024),
+            at_most(1024),
         ]
         | None
     ) = None

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from pydantic import Discriminator, Field, Tag
 
 from gptoss_adapter.schemas.chat import PromptFields
-from gptoss_adapter.schemas.fields import NotHonoured, RequestModel
+from gptoss_adapter.schemas.fields import ListOf, NotHonoured, RequestModel
 from gptoss_adapter.schemas.sampling import TokenId
 
 _MOST_TOKENS: Final = 2**20
@@ -52,4 +52,4 @@ class DetokenizeRequest(RequestModel):
     """Token ids to be read as text."""
 
     model: str | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=_MOST_TOKENS)]
+    tokens: Annotated[ListOf[TokenId], Field(max_length=_MOST_TOKENS)]

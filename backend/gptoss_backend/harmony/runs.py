@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Final
 
 MAX_RUN_CHARS: Final = 512
@@ -22,15 +22,15 @@ MAX_RUN_CHARS: Final = 512
 _LONG_RUN: Final = re.compile(rf"(?<!\S)\S{{{MAX_RUN_CHARS + 1},}}|(?<!\s)\s{{{MAX_RUN_CHARS + 1},}}")
 
 
-def cut_long_runs(text: str) -> list[str]:
-    """Return the parts of text to tokenise one by one; joined they are the text.
+def cut_long_runs(text: str) -> Iterator[str]:
+    """Yield the parts of text to tokenise one by one; joined they are the text.
 
     Nearly always that is the whole text. A run of over 512 characters without white space (or of nothing else) is cut
     where the tokenizer breaks anyway, so the ids are the same; only where 512 characters have no such place is the cut
     arbitrary.
     """
-    edges = [0, *(place for place, _ in _cuts(text)), len(text)]
-    return [text[start:end] for start, end in pairwise(edges) if start < end]
+    edges = chain([0], (place for place, _ in _cuts(text)), [len(text)])
+    return (text[start:end] for start, end in pairwise(edges) if start < end)
 
 
 def has_unbreakable_run(text: str) -> bool:
