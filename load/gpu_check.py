@@ -23,6 +23,7 @@ from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of, write_random_checkpoint
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
 from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.checkpoint import Weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.experts import mix_experts
@@ -37,6 +38,7 @@ from gptoss_backend.engine.precision import choose_precision
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
+from load.bench.gpu_steps import Rows, free
 from load.bench.random_weights import RandomWeights
 
 _PROMPT_TOKENS = 128
@@ -113,22 +115,43 @@ def check_shape(name: str, device: torch.device, batches: list[int], num_new: in
     model = make_model(Shard.of_all(config), weights, cuda_graphs=True)
     taken = _allocated(device) - before
     _console.print(f"  made in {time.monotonic() - started_s:.1f} s; the allocator gave {gib(taken)}")
-    tokens = _measure(model, batches, num_new)
-    are_same = True
-    if has_dependent_launch(device):
-        model.free_cache()
-        _console.print("  with programmatic dependent launch:")
-        dependent = make_model(Shard.of_all(config), weights, cuda_graphs=True, dependent_launch=True)
-        are_same = _measure(dependent, batches, num_new) == tokens
-        _console.print("  the same tokens" if are_same else "  OTHER TOKENS than without: a kernel did not wait")
+    _measure(model, batches, num_new)
+    are_same = not has_dependent_launch(device) or _check_dependent_launch(model, weights, batches, num_new)
     as_planned = device.type != "cuda" or abs(taken - plan.weights) < 0.02 * plan.weights
     if not as_planned:
         _console.print("  the plan and the allocator differ by more than 2%")
     return are_right and are_same and as_planned
 
 
-def _measure(model: Model, batches: list[int], num_new: int) -> dict[str, list[int]]:
-    """Print how quickly requests are answered; returns each one's tokens."""
+def _check_dependent_launch(model: TorchModel, weights: Weights, batches: list[int], num_new: int) -> bool:
+    """Print how quickly requests are answered with it; returns whether the tokens are those without.
+
+    Tokens are those of steps driven by hand: an engine's depend on how requests fall into steps.
+    """
+    expected = _tokens(model, batches, num_new)
+    model.free_cache()
+    dependent = make_model(Shard.of_all(model.config), weights, cuda_graphs=True, dependent_launch=True)
+    are_same = _tokens(dependent, batches, num_new) == expected
+    told = "the same tokens" if are_same else "OTHER TOKENS than without: a kernel did not wait"
+    _console.print(f"  with programmatic dependent launch: {told}")
+    dependent.free_cache()
+    free(model.device)
+    _measure(dependent, batches, num_new)
+    return are_same
+
+
+def _tokens(model: TorchModel, batches: list[int], num_new: int) -> list[list[list[int]]]:
+    found = []
+    for batch in batches:
+        rows = Rows(model, batch, _PROMPT_TOKENS, num_new)
+        rows.prefill()
+        rows.decode(num_new - 1)
+        found.append(rows.tokens)
+    return found
+
+
+def _measure(model: Model, batches: list[int], num_new: int) -> None:
+    """Print how quickly requests are answered."""
     answers = _Answers()
     engine = Engine(model, EngineOptions(max_num_seqs=max(batches), max_model_len=4096), answers)
     engine.start()
@@ -140,7 +163,6 @@ def _measure(model: Model, batches: list[int], num_new: int) -> dict[str, list[i
             _console.print(f"  | {batch} | {rate:,.1f} | {per_token_s * 1000:.2f} ms | {first_s * 1000:.1f} ms |")
     finally:
         engine.stop(0.0, at_most_s=10.0)
-    return answers.tokens
 
 
 def logits_errors(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
@@ -186,8 +208,6 @@ class _Answers:
         self._begun: set[str] = set()
         self._times = [0.0, 0.0, 0.0]
         self._error: str | None = None
-        self.tokens: dict[str, list[int]] = {}
-        """Of each request"""
 
     def expect(self, count: int) -> None:
         self._left = count
@@ -207,7 +227,6 @@ class _Answers:
         now_s = time.monotonic()
         for delta in deltas:
             self._error = self._error or delta.error
-            self.tokens.setdefault(delta.request_id, []).extend(delta.token_ids)
             if delta.token_ids and delta.request_id not in self._begun:
                 if not self._begun:
                     self._times[0] = now_s

@@ -128,6 +128,11 @@ class Rows:
             sequence.row, _ = self._cache.open(prompt)
             self._sequences.append(sequence)
 
+    @property
+    def tokens(self) -> list[list[int]]:
+        """Of each row, prompt and all after it."""
+        return [list(sequence.token_ids) for sequence in self._sequences]
+
     def prefill(self) -> None:
         """Compute all prompts, each followed by its first token."""
         for sequence in self._sequences:

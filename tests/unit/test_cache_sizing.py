@@ -84,6 +84,12 @@ def test_size_when_nothing_is_said_then_a_quarter_of_what_is_free_is_taken(free:
     assert describe(plan, 131_072) == line
 
 
+@pytest.mark.parametrize(("free_gib", "share_gib"), [(30.0, 27.0), (8.0, 7.0), (2.5, 1.5), (0.9, 0.0)])
+def test_share_when_a_card_is_small_then_a_step_keeps_room_to_work_in(free_gib: float, share_gib: float) -> None:
+    share = cache_sizing._share(int(free_gib * 2**30), torch.device("cuda"))
+    assert share / 2**30 == pytest.approx(share_gib, abs=0.01)
+
+
 def test_size_when_bytes_are_given_then_they_are_the_limit(free: int) -> None:
     plan = size(4 * MIB)
     assert 0.98 * 4 * MIB < plan.num_bytes <= 4 * MIB

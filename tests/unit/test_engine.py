@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from random import Random
 
 import pytest
+import torch
 
 from gptoss_backend.contract import Finished, FinishReason, GenerationErrorCode, SamplingParams, Started
 from gptoss_backend.engine.engine import Engine
@@ -157,6 +158,26 @@ def test_step_when_it_fails_then_its_requests_end_with_an_error_and_later_ones_a
     assert error == "the model failed while computing this request"
     running.submit("good", [1])
     assert tokens_of(running.until_last("good")["good"]) == list(range(2, 10))
+
+
+def test_step_when_it_fails_and_the_device_is_lost_then_the_engine_is_at_its_end_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nSearch for it in the manual")
+
+    model = FakeModel()
+    running = Running(model, OPTIONS)
+    model.fail_on = 77
+    model.device = torch.device("cuda")  # from now on: nothing is computed there
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    running.submit("bad", [70])
+    sentence = "the GPU computes no more for this process: CUDA error: an illegal memory access was encountered"
+    assert running.until_last("bad")["bad"][-1].error == sentence
+    wait_until(lambda: not running.engine.is_alive)
+    assert running.engine.fault == sentence
+    with pytest.raises(EngineStopped):
+        running.submit("later", [1])
 
 
 def test_step_when_it_fails_while_another_is_under_way_then_later_requests_get_tokens_of_their_own() -> None:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
+import torch
 
+from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.speculation import Speculation
 from gptoss_backend.settings import EngineSettings, ProfileSettings
 
@@ -26,6 +28,24 @@ def triton_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         if name.startswith(f"{package.__name__}."):
             del sys.modules[name]
             delattr(package, name.rpartition(".")[2])
+
+
+@pytest.mark.parametrize(
+    ("cuda", "sentence"),
+    [
+        (None, r"there is GPU 1, but torch \S+ is a build for processors: install one for CUDA"),
+        ("13.0", r"there is GPU 1, but torch \S+ does not see it: CUDA 13.0 needs a newer driver, or another build"),
+    ],
+)
+def test_device_when_torch_does_not_see_the_card_then_the_load_fails_and_says_why(
+    triton_model: ModuleType, monkeypatch: pytest.MonkeyPatch, cuda: str | None, sentence: str
+) -> None:
+    monkeypatch.setattr(triton_model, "bind_to_card", lambda card: None)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EngineError, match=sentence):
+        triton_model._device({"model_instance_kind": "GPU", "model_instance_device_id": "1"})
+    assert triton_model._device({"model_instance_kind": "CPU"}) == torch.device("cpu")
 
 
 def test_setting_when_it_says_int8_then_the_engine_is_told(triton_model: ModuleType) -> None:

@@ -21,6 +21,7 @@ from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.graphed_model import CudaRecorder, GraphedModel, Work, graph_sizes, pass_sizes
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kv_cache import KVCache
+from gptoss_backend.engine.model import Draws
 from gptoss_backend.engine.operators import TorchOperators, has_dependent_launch
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.precision import FLOAT8
@@ -179,6 +180,32 @@ def test_engine_when_a_head_guesses_then_kernels_give_torch_s_tokens(tmp_path: P
     tokens, stats = generate(with_head, [prompt_of(5, seed=20)], 5, options)
     assert tokens == expected
     assert stats.num_drafted_tokens > 0
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")
+def test_launch_when_block_tables_change_then_it_does_not_wait_for_the_step_under_way(tmp_path: Path) -> None:
+    shard, weights = load(tmp_path / "checkpoint", SHAPE)
+    model = GraphedModel(shard, weights)
+    plan = model.plan_cache(CacheLimits(16, 4, 64, max_model_len=64, kv_cache_bytes=2**22))
+    model.allocate_cache(plan)
+    cache = KVCache(plan, model.config.sliding_window)
+    sequence = Sequence(GenerationRequest("", prompt_of(15, seed=1), SamplingParams()), max_tokens=9)
+    sequence.row, _ = cache.open(sequence.token_ids)
+    cache.reserve(sequence.row, 15)
+    draws = Draws([1.0], [0.5])
+    batch = Batch.build([], [ScheduledSequence(sequence, 15, samples=True)])
+    sequence.token_ids += model.launch(batch, cache, with_logits=False, draws=draws).result().best
+    sequence.num_computed = 15
+    cache.reserve(sequence.row, 17)  # a second block
+    batch = Batch.build([sequence], [])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps = [model.launch(batch, cache, with_logits=False, draws=draws)]
+        cache.reserve(sequence.row, 33)  # a third
+        steps.append(model.launch(batch.following(), cache, with_logits=False, draws=draws))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(len(step.result().best) == 1 for step in steps)
 
 
 @pytest.mark.skipif(not has_dependent_launch(DEVICE), reason="needs a Hopper GPU or later")

@@ -14,6 +14,7 @@ from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.kv_cache import CachePlan, plan_cache
 from gptoss_backend.engine.memory import available_bytes
+from gptoss_backend.engine.placement.memory_plan import WORKSPACE_BYTES
 
 _CPU_SHARE = 0.25  # the page cache, which holds the checkpoint, and other processes want some as well
 _CPU_MOST = 4 * 2**30
@@ -70,5 +71,6 @@ def describe(plan: CachePlan, wanted_context: int) -> str:
 
 def _share(available: int, device: torch.device) -> int:
     if device.type == "cuda":
-        return int(available * _GPU_SHARE)
+        # on a small card a share would leave less than a step needs to work in
+        return max(0, min(int(available * _GPU_SHARE), available - WORKSPACE_BYTES))
     return min(int(available * _CPU_SHARE), _CPU_MOST)

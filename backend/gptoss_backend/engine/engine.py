@@ -21,7 +21,7 @@ from gptoss_backend.contract import FinishReason, GenerationErrorCode
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.cache_sizing import CacheLimits, describe
 from gptoss_backend.engine.checkpoint import Progress
-from gptoss_backend.engine.errors import EngineStopped, QueueFull, RankLost
+from gptoss_backend.engine.errors import EngineStopped, ModelLost, QueueFull
 from gptoss_backend.engine.intake import Intake
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.loading import load_model
@@ -207,7 +207,7 @@ class Engine:
                 self._guarded_step()
                 self._stats.busy_s += time.monotonic() - started_s
                 self._observe()
-        except RankLost as error:
+        except ModelLost as error:
             self._fault = str(error)
         except BaseException as error:
             self._fault = f"the engine's loop failed: {type(error).__name__}"
@@ -252,11 +252,12 @@ class Engine:
     def _guarded_step(self) -> None:
         try:
             self.step()
-        except RankLost:
+        except ModelLost:
             raise
         except Exception:  # one failed step must not end the service: those it concerned are told
             logger.exception("a step failed; its requests end with an error")
             self._forget_launched()
+            self._model.check()
             for sequence in self._scheduler.running:
                 self._scheduler.remove(sequence)
             # those, too, that the step had taken out before it failed: they would never be heard of again
@@ -264,12 +265,12 @@ class Engine:
             self._fail(concerned, "the model failed while computing this request")
 
     def _forget_launched(self) -> None:
-        """Wait for the steps under way: left alone, what they give would be taken for later ones'. Raises RankLost."""
+        """Wait for the steps under way: left alone, what they give would be taken for later ones'. Raises ModelLost."""
         while self._launched:
             _, launched = self._launched.popleft()
             try:
                 launched.result()
-            except RankLost:
+            except ModelLost:
                 raise
             except Exception:
                 logger.exception("a step that was under way failed, too")

@@ -34,5 +34,5 @@ class EngineStopped(EngineError):  # noqa: N818
     """The engine is shutting down or its loop has died."""
 
 
-class RankLost(EngineError):  # noqa: N818
-    """A process that holds a part of the model is gone: the model is at an end."""
+class ModelLost(EngineError):  # noqa: N818
+    """The model is at an end: a process that holds a part of it is gone, or its device computes no more."""

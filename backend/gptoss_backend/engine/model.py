@@ -16,6 +16,7 @@ from torch import Tensor
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
 from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.errors import ModelLost
 from gptoss_backend.engine.kv_cache import BlockTables, CachePlan, KVCache
 
 
@@ -89,6 +90,9 @@ class Model(Protocol):
     def fault(self) -> str | None:
         """Why the model is at an end, in one sentence; None while it is not. May be asked by any thread."""
 
+    def check(self) -> None:
+        """Find out, after a step has failed, whether another can be computed. Raises ModelLost where none can."""
+
     def close(self) -> None:
         """Let go of everything outside this process."""
 
@@ -102,7 +106,7 @@ class Model(Protocol):
         """Begin a step: it writes its keys and values into the blocks that `cache` has given to its rows by now.
 
         Steps compute in the order of their launch, so a block that changes hands between two of them is not torn.
-        Raises RankLost, as the step's `result` does, where the model is at an end.
+        Raises ModelLost, as the step's `result` does, where the model is at an end.
         """
 
     def draft(self, batch: Batch, cache: KVCache, num_tokens: int) -> list[list[int]]:
@@ -110,6 +114,19 @@ class Model(Protocol):
 
         None of them is a sequence's first token.
         """
+
+
+def check_device(device: torch.device) -> None:
+    """Raise ModelLost where a GPU computes no more for this process; waits for it.
+
+    Most errors of a GPU, unlike a lack of memory, end all that a process has there: each later call fails at once.
+    """
+    if device.type != "cuda":
+        return
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        raise ModelLost(f"the GPU computes no more for this process: {str(error).partition(chr(10))[0]}") from error
 
 
 class LocalModel(ABC):
@@ -129,6 +146,10 @@ class LocalModel(ABC):
     def cache_dtype(self) -> torch.dtype:
         """Of keys and values: that of the weights, but where a model says otherwise."""
         return self.dtype
+
+    def check(self) -> None:
+        """Ask the device, as `Model.check` says."""
+        check_device(self.device)
 
     def close(self) -> None:  # noqa: B027 (there is something to do for some)
         """There is nothing outside this process."""

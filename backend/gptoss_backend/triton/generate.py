@@ -35,7 +35,14 @@ from gptoss_backend.contract import (
 from gptoss_backend.demo.naming import is_demo
 from gptoss_backend.engine.checkpoint import find_checkpoint
 from gptoss_backend.engine.engine import Engine
-from gptoss_backend.engine.errors import CheckpointError, EngineStopped, InvalidRequest, PromptTooLong, QueueFull
+from gptoss_backend.engine.errors import (
+    CheckpointError,
+    EngineError,
+    EngineStopped,
+    InvalidRequest,
+    PromptTooLong,
+    QueueFull,
+)
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.choice import SINGLE
 from gptoss_backend.engine.placement.options import PlacementOptions
@@ -198,15 +205,29 @@ def _checkpoint(checkpoint: str, model: ModelName) -> Path:
 
 
 def _device(args: dict[str, str]) -> torch.device:
-    """Return the device of this instance: the card that Triton assigns, the first of all cards, or the CPU."""
+    """Return the device of this instance: the card that Triton assigns, the first of all cards, or the CPU.
+
+    Raises EngineError where torch does not see the card that Triton assigns: a CPU would be no answer to that.
+    """
     kind = args["model_instance_kind"]
     if kind == "GPU":
         bind_to_card(int(args["model_instance_device_id"]))
+        if not torch.cuda.is_available():
+            raise EngineError(_unseen(int(args["model_instance_device_id"])))
     if kind == "CPU" or not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
     return device
+
+
+def _unseen(card: int) -> str:
+    if torch.version.cuda is None:
+        return f"there is GPU {card}, but torch {torch.__version__} is a build for processors: install one for CUDA"
+    return (
+        f"there is GPU {card}, but torch {torch.__version__} does not see it: CUDA {torch.version.cuda} needs a newer "
+        "driver, or another build of torch (gptoss doctor)"
+    )
 
 
 def _placement(settings: PlacementSettings, kind: str) -> PlacementOptions:

@@ -82,7 +82,7 @@ def sum_experts(outputs: Tensor, shares: Tensor) -> Tensor:
     num_tokens, top_k = shares.shape
     num_columns = outputs.shape[1]
     mixed = torch.empty(num_tokens, num_columns, dtype=torch.float32, device=outputs.device)
-    _sum_experts[(triton.cdiv(num_columns, _TILE_COLUMNS), num_tokens)](
+    _sum_experts[(num_tokens, triton.cdiv(num_columns, _TILE_COLUMNS))](
         outputs, shares, mixed, num_columns, TOP_K=top_k, COLUMNS=_TILE_COLUMNS, **launch_options()
     )
     return mixed
@@ -99,8 +99,8 @@ def _sum_experts(
     DEPENDENT: tl.constexpr,
 ) -> None:
     wait_for_inputs(DEPENDENT)
-    token = tl.program_id(1).to(tl.int64)
-    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    token = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = columns < num_columns
     total = tl.zeros([COLUMNS], tl.float32)
     for rank in tl.static_range(TOP_K):

@@ -26,6 +26,7 @@ from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.sampling import choose_tokens
+from gptoss_backend.engine.kernels.skinny import MOST_ROWS
 from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, PassRows
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, StepOutput
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 _LARGEST = 256
 _STRIDE = 8
 # beyond, the device has work for longer than the host takes to launch it
+# one of each number of rows for which there is another kernel
+_SAMPLES_COMPILED = (1, MOST_ROWS // 2, MOST_ROWS - 1, MOST_ROWS, MOST_ROWS + 1)
 _PASSES = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024)
 
 Work = Callable[[], None]
@@ -174,6 +177,12 @@ class GraphedModel(TorchModel):
         for index, size in enumerate(reversed(steps), start=1):
             self._steps.insert(0, self._record(size, logits, recorder))
             logger.info("recorded %d of %d graphs of decodes: %d rows", index, len(steps), size)
+        self._compile_rest()
+
+    def _compile_rest(self) -> None:
+        """Compute once what follows a pass and is not recorded, so that no prompt has to wait for a compiler."""
+        logits = [self._logits(self.empty_hidden(num_samples).zero_()) for num_samples in _SAMPLES_COMPILED]
+        _drawn(StepOutput([], logits[0].float()), Draws([1.0], [0.5]))
 
     def _record_pass(self, rows: PassRows, hidden: Tensor, recorder: Recorder) -> _RecordedPass:
         longest = self._tables.plan.max_model_len

@@ -176,6 +176,7 @@ def _follow(table: Tensor, group: LayerGroup) -> None:
         start = row * table.shape[1] + first
         latest.update(zip(range(start, start + len(entries)), entries, strict=True))
     if latest:
-        places = torch.tensor(list(latest), device=table.device)
-        blocks = torch.tensor(list(latest.values()), dtype=torch.int32, device=table.device)
-        table.view(-1).index_copy_(0, places, blocks)
+        # pinned, or the copy would wait for the step under way: torch keeps the memory until it has been read
+        changes = torch.tensor([list(latest), list(latest.values())], pin_memory=table.device.type == "cuda")
+        places, blocks = changes.to(table.device, non_blocking=True)
+        table.view(-1).index_copy_(0, places, blocks.to(table.dtype))

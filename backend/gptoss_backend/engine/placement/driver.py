@@ -28,9 +28,9 @@ import torch
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
 from gptoss_backend.engine.checkpoint import Progress
-from gptoss_backend.engine.errors import EngineError, RankLost
+from gptoss_backend.engine.errors import EngineError, ModelLost
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
-from gptoss_backend.engine.model import Draws, LaunchedStep, ModelInfo, StepOutput
+from gptoss_backend.engine.model import Draws, LaunchedStep, ModelInfo, StepOutput, check_device
 from gptoss_backend.engine.placement.control import Exchange, Line, LineError
 from gptoss_backend.engine.placement.group import address_towards, join_group, leave_group, open_store
 from gptoss_backend.engine.placement.jobs import Job, spawn
@@ -142,7 +142,7 @@ class DistributedModel:
         raise NotImplementedError
 
     def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
-        """Begin a step on all ranks, as `Model.launch` says. Raises RankLost."""
+        """Begin a step on all ranks, as `Model.launch` says. Raises ModelLost."""
         message = StepMessage(batch, with_logits, cache.full.take_changes(), cache.sliding.take_changes())
         try:
             encoded = message.encode()
@@ -152,6 +152,10 @@ class DistributedModel:
         except (LineError, RuntimeError) as error:  # torch.distributed raises the latter where a peer is gone
             raise self._lost(error) from error
         return output or _Awaited(self, len(batch.samples) if with_logits else None)
+
+    def check(self) -> None:
+        """Ask the device of this process, as `Model.check` says; another rank whose device fails ends by itself."""
+        check_device(self.device)
 
     def close(self) -> None:
         """End every rank. Harmless when some have ended already."""
@@ -168,14 +172,14 @@ class DistributedModel:
         leave_group()
 
     def await_output(self, num_logits: int | None) -> StepOutput:
-        """Wait for the earliest step whose output the last stage has not told yet. Raises RankLost."""
+        """Wait for the earliest step whose output the last stage has not told yet. Raises ModelLost."""
         try:
             raw = self._outputs.get(timeout=self._cluster.timeout_s)
         except queue.Empty:
             self._fault = self._fault or f"the ranks did not finish a step in {self._cluster.timeout_s:g} s"
             raw = None
         if raw is None:
-            raise RankLost(self._fault or "the model is closed")
+            raise ModelLost(self._fault or "the model is closed")
         try:
             logits = None if num_logits is None else self._stage.receive_back(num_logits)
         except RuntimeError as error:
@@ -294,13 +298,13 @@ class DistributedModel:
             return ""
         return f" of signal {-status}" if status < 0 else f" with exit status {status}"
 
-    def _lost(self, error: Exception) -> RankLost:
+    def _lost(self, error: Exception) -> ModelLost:
         """Return the error for a broken exchange, in the words of the line that broke, where one does soon."""
         deadline = time.monotonic() + 1.0
         while self._fault is None and time.monotonic() < deadline:
             time.sleep(0.01)
         self._fault = self._fault or f"the ranks lost each other: {error}"
-        return RankLost(self._fault)
+        return ModelLost(self._fault)
 
 
 @dataclass(frozen=True, slots=True)
