@@ -58,10 +58,11 @@ class RandomWeights:
             output_bias=self._normal(hidden, std=0.02),
             sinks=self._normal(config.num_heads, std=1.0).float(),
             expert_norm=ones,
-            experts=self._experts(),
+            experts=self.experts(),
         )
 
-    def _experts(self) -> ExpertWeights:
+    def experts(self) -> ExpertWeights:
+        """Return the packed experts of one layer."""
         config = self._config
         count, hidden, inner = config.num_experts, config.hidden_size, config.intermediate_size
         return ExpertWeights(

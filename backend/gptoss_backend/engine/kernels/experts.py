@@ -13,8 +13,14 @@ from torch import Tensor
 
 from gptoss_backend.engine.experts import ExpertShape, ExpertWeights, mix_experts
 from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
-from gptoss_backend.engine.kernels.gemv import NO_TENSOR_CORES, TENSOR_CORES, down_for_pairs, gate_up_for_pairs
-from gptoss_backend.engine.kernels.grouped_gemm import down_for_sorted, gate_up_for_sorted
+from gptoss_backend.engine.kernels.gemv import (
+    NO_TENSOR_CORES,
+    TENSOR_CORES,
+    GemvTile,
+    down_for_pairs,
+    gate_up_for_pairs,
+)
+from gptoss_backend.engine.kernels.grouped_gemm import GemmTile, down_for_sorted, gate_up_for_sorted
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.routing import Routes, pick_experts, sort_pairs
 from gptoss_backend.engine.mxfp4 import PackedMatrices
@@ -38,8 +44,12 @@ def mix_packed_experts(hidden: Tensor, weights: ExpertWeights, shape: ExpertShap
         hidden = hidden.contiguous()
         scores = _scores(hidden, weights)
         routes = pick_experts(scores, shape.num_experts_per_token)
-        apply = _apply_to_few if few else _apply_to_many
-        return sum_experts(apply(hidden, routes, weights, shape), routes.shares)
+        if few:
+            tile = TENSOR_CORES if _has_tile_multiplication(hidden.device) else NO_TENSOR_CORES
+            outputs = apply_to_few(hidden, routes, weights, shape, tile)
+        else:
+            outputs = apply_to_many(hidden, routes, weights, shape, GemmTile.for_rows(num_pairs, num_experts))
+        return sum_experts(outputs, routes.shares)
 
 
 def _scores(hidden: Tensor, weights: ExpertWeights) -> Tensor:
@@ -53,18 +63,19 @@ def _has_tile_multiplication(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _apply_to_few(hidden: Tensor, routes: Routes, weights: ExpertWeights, shape: ExpertShape) -> Tensor:
+def apply_to_few(hidden: Tensor, routes: Routes, weights: ExpertWeights, shape: ExpertShape, tile: GemvTile) -> Tensor:
+    """Return what each pair's expert makes of its token, [num_tokens * top_k, hidden] float32: one pair at a time."""
     gate_up, down = _packed(weights)
-    tile = TENSOR_CORES if _has_tile_multiplication(hidden.device) else NO_TENSOR_CORES
     activations = gate_up_for_pairs(hidden, routes, gate_up, weights.gate_up_bias, shape, tile)
     return down_for_pairs(activations, routes, down, weights.down_bias, tile)
 
 
-def _apply_to_many(hidden: Tensor, routes: Routes, weights: ExpertWeights, shape: ExpertShape) -> Tensor:
+def apply_to_many(hidden: Tensor, routes: Routes, weights: ExpertWeights, shape: ExpertShape, tile: GemmTile) -> Tensor:
+    """Return the same: all pairs of an expert together."""
     gate_up, down = _packed(weights)
     order = sort_pairs(routes.experts, len(weights.router))
-    activations = gate_up_for_sorted(hidden, order, gate_up, weights.gate_up_bias, shape)
-    return down_for_sorted(activations, order, down, weights.down_bias)
+    activations = gate_up_for_sorted(hidden, order, gate_up, weights.gate_up_bias, shape, tile)
+    return down_for_sorted(activations, order, down, weights.down_bias, tile)
 
 
 def _packed(weights: ExpertWeights) -> tuple[PackedMatrices, PackedMatrices]:

@@ -32,6 +32,7 @@ class GemmTile:
     blocks: int = 4
     """MXFP4 blocks multiplied at a time"""
     num_warps: int = 4
+    num_stages: int = 3
 
     @classmethod
     def for_rows(cls, num_pairs: int, num_experts: int) -> GemmTile:
@@ -45,7 +46,7 @@ class GemmTile:
 
 
 def gate_up_for_sorted(
-    hidden: Tensor, order: PairOrder, matrices: PackedMatrices, bias: Tensor, shape: ExpertShape
+    hidden: Tensor, order: PairOrder, matrices: PackedMatrices, bias: Tensor, shape: ExpertShape, tile: GemmTile
 ) -> Tensor:
     """Return SwiGLU(matrix @ row + bias) in the pairs' sorted order, [num_pairs, inner] in hidden's dtype.
 
@@ -53,7 +54,6 @@ def gate_up_for_sorted(
     """
     num_experts, num_outputs, num_blocks = matrices.scales.shape
     num_pairs = len(order.pairs)
-    tile = GemmTile.for_rows(num_pairs, num_experts)
     activations = torch.empty(num_pairs, num_outputs // 2, dtype=hidden.dtype, device=hidden.device)
     _gate_up_for_sorted[(tile.most_tiles(num_pairs, num_experts), triton.cdiv(num_outputs, tile.outputs))](
         hidden,
@@ -75,19 +75,21 @@ def gate_up_for_sorted(
         BLOCKS=tile.blocks,
         DTYPE=factor_type(hidden),
         num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
         **launch_options(),
     )
     return activations
 
 
-def down_for_sorted(activations: Tensor, order: PairOrder, matrices: PackedMatrices, bias: Tensor) -> Tensor:
+def down_for_sorted(
+    activations: Tensor, order: PairOrder, matrices: PackedMatrices, bias: Tensor, tile: GemmTile
+) -> Tensor:
     """Return matrix @ row + bias, back in the pairs' own order, [num_pairs, hidden] float32.
 
     activations: [num_pairs, inner], sorted. matrices: [num_experts, hidden, inner].
     """
     num_experts, num_outputs, num_blocks = matrices.scales.shape
     num_pairs = len(order.pairs)
-    tile = GemmTile.for_rows(num_pairs, num_experts)
     outputs = torch.empty(num_pairs, num_outputs, dtype=torch.float32, device=activations.device)
     _down_for_sorted[(tile.most_tiles(num_pairs, num_experts), triton.cdiv(num_outputs, tile.outputs))](
         activations,
@@ -106,6 +108,7 @@ def down_for_sorted(activations: Tensor, order: PairOrder, matrices: PackedMatri
         BLOCKS=tile.blocks,
         DTYPE=factor_type(activations),
         num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
         **launch_options(),
     )
     return outputs
