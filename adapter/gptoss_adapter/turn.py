@@ -20,9 +20,9 @@ from gptoss_adapter.generation import Generation
 from gptoss_adapter.inference import ModelServer, PromptIds
 from gptoss_adapter.schemas.answers import FinishReasonName
 from gptoss_adapter.serving import ServedModel, Services
-from gptoss_backend.contract import ChatRequest, OutputStructure, SamplingParams, TokenLogprob, ToolChoiceMode
+from gptoss_backend.contract import ChatRequest, OutputStructure, SamplingParams, TokenLogprob
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta
-from gptoss_backend.harmony.prompt import PromptError
+from gptoss_backend.harmony.prompt import PromptError, offered_tools
 from gptoss_backend.harmony.structure import output_structure
 from gptoss_backend.harmony.vocabulary import CALL, END, FIRST_SPECIAL, MESSAGE, RETURN, START
 
@@ -78,8 +78,8 @@ class Turn(Generation[Delta]):
         """
         super().__init__(services, served, replace(sampling, structure=_structure(chat)), record)
         self._prompt = prompt or ChatPrompt(services.model_server, chat, record.request_id)
-        may_call = bool(chat.tools) and chat.tool_choice.mode is not ToolChoiceMode.NONE
-        self._splitter = ChannelSplitter([tool.name for tool in chat.tools], allows_calls=may_call)
+        tools = offered_tools(chat)
+        self._splitter = ChannelSplitter([tool.name for tool in tools], allows_calls=bool(tools))
         self._gate = ContentGate(stop)
         self._one_by_one = bool(stop) or sampling.logprobs is not None
         self._unplaced: list[TokenLogprob] = []  # of a message's text, or of a header: the next delta tells

@@ -28,6 +28,7 @@ from gptoss_backend.contract import (
     decode_error,
 )
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta, ReasoningDelta, ToolCallDelta
+from gptoss_backend.harmony.prompt import offered_tools
 from gptoss_client.answer import AnswerPart, CallPart, Content, Ended, Reasoning, Usage
 from gptoss_client.api_errors import ClientError, ProtocolError, ServerError, UnreachableError
 
@@ -41,7 +42,8 @@ class EnsembleChat:
     def __init__(self, model: str, chat: ChatRequest) -> None:
         """model: by any of its names. Raises ClientError for an unknown one."""
         self.request = _request(_ensemble_of(model), CHAT_CODEC.encode(chat))
-        self._splitter = ChannelSplitter([tool.name for tool in chat.tools])
+        tools = offered_tools(chat)
+        self._splitter = ChannelSplitter([tool.name for tool in tools], allows_calls=bool(tools))
         self._has_ended = False
 
     def read(self, response: Any) -> Iterator[AnswerPart]:  # noqa: ANN401 (generated code has no types)
