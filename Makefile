@@ -9,9 +9,12 @@ DURATION_S ?= 30
 USERS ?= 8
 ARGS ?=
 
-PYTHON ?= $(shell for python in python3.11 python3; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$python && break; done)
-# The registry's build, or the one pip is configured for. Another: make setup TORCH_INSTALL="torch==2.13.0 --index-url …"
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && \
+	command -v $$python && break; done)
+# PyPI's build (for GPUs: CUDA 13.0, driver 580 or newer), or the one pip is configured for. Another, for older drivers and cards:
+# make setup TORCH_INSTALL="torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cu126"
+# (beside the registry: torch's own index has not the versions of its dependencies that the lock names)
 TORCH_INSTALL ?= torch==2.13.0
 
 VENV := .venv
@@ -21,6 +24,28 @@ LOCK := requirements/lock.txt
 STAMP := $(VENV)/.setup-done
 # There while a setup is under way: one that was interrupted is started over.
 UNFINISHED := $(VENV)/.setup-unfinished
+
+# What the wheel's tritonserver asks of Python, looked for before minutes are spent on installing: a stub for its version (there
+# are none after 3.13) and the libpython that it links, where gptoss_client.triton_runtime will look for it at the end. Of
+# another tritonserver, which that module prefers, nothing is known here.
+define CHECK_PYTHON
+import os, shutil, sys, sysconfig
+
+version = "%d.%d" % sys.version_info[:2]
+if sys.version_info < (3, 11):
+    sys.exit("error: GPT-OSS on Triton needs Python 3.11, 3.12 or 3.13, but %s is %s" % (sys.executable, version))
+if shutil.which("tritonserver") or os.path.exists("/opt/tritonserver/bin/tritonserver"):
+    sys.exit()
+if sys.version_info >= (3, 14):
+    sys.exit("error: Triton's Python backend has no stub for Python %s (%s): name a Python 3.11, 3.12 or 3.13 with "
+             "make setup PYTHON=/path/to/python3.11" % (version, sys.executable))
+library = "libpython%s.so.1.0" % version
+folders = [sysconfig.get_config_var("LIBDIR") or "", os.path.join(sys.base_prefix, "lib")]
+folders += [os.path.join(folder, sysconfig.get_config_var("MULTIARCH") or "") for folder in folders]
+if not any(os.path.exists(os.path.join(folder, library)) for folder in folders):
+    sys.exit("error: %s has no %s, which Triton's Python backend links: on Debian and Ubuntu, apt install libpython%s; "
+             "elsewhere use a Python built with --enable-shared" % (sys.executable, library, version))
+endef
 
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
@@ -89,11 +114,13 @@ clean:  ## stop the server, remove the environment and all that is made from it 
 	rm -rf $(VENV) .triton .run build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+$(STAMP): export PYTHON_CHECK = $(CHECK_PYTHON)
 $(STAMP): $(LOCK) pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: GPT-OSS on Triton needs Python 3.11, 3.12 or 3.13: install one," \
 	  "or name it with make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@if test -e $(UNFINISHED); then echo "==> an earlier setup did not finish: starting over"; rm -rf $(VENV); fi
 	@if test -e $(STAMP) && test "$$(cat $(STAMP))" != "$(CURDIR)"; then rm -rf $(VENV); fi
+	@test -x $(VENV)/bin/python || $(PYTHON) -c "$$PYTHON_CHECK"
 	@mkdir -p $(VENV) && touch $(UNFINISHED)
 	@if ! test -x $(VENV)/bin/python; then \
 	  echo "==> making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); fi

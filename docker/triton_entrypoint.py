@@ -1,9 +1,10 @@
 """What the Triton container runs: tritonserver with the flags of `gptoss serve`, ended when it is of no use any more.
 
 Stage: start of the container, then its watch.
-Owns: that a container whose stub has crashed ends, so that its restart policy (Docker's or Kubernetes') makes it whole;
-Triton itself neither restarts a stub nor says that one is gone.
-Does not know: tritonserver's flags (gptoss_client.launch), settings' names, how models work.
+Owns: that a container whose stub has crashed or hangs ends, so that its restart policy (Docker's or Kubernetes') makes
+it whole; Triton itself neither restarts a stub nor says that one is gone.
+Does not know: tritonserver's flags (gptoss_client.launch), what tells that one hangs (gptoss_client.liveness), how
+models work.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -19,7 +21,9 @@ from typing import Final
 from gptoss_backend.settings import Settings, SettingsError, inherited_environment, load_settings
 from gptoss_client.checkpoint import DEMO, ensure_demo
 from gptoss_client.errors import CommandError
-from gptoss_client.launch import TRITON, remove_shared_memory, triton_command
+from gptoss_client.hang_watch import HangWatch
+from gptoss_client.launch import TRITON, Addresses, http_probe, remove_shared_memory, triton_command
+from gptoss_client.liveness import triton_hang
 from gptoss_client.placing import config_variant
 from gptoss_client.process_group import ProcessRecord, crashed_children
 from gptoss_client.stop_signal import StopSignal
@@ -27,6 +31,7 @@ from gptoss_client.triton_runtime import find_runtime
 
 CHECK_PERIOD_S: Final = 1.0
 _STUB_CRASHED: Final = 70
+_HANGS: Final = 71
 _BAD_SETTINGS: Final = 2
 _SIGNAL_BASE: Final = 128  # what a shell adds to the number of the signal that ended a process
 
@@ -45,7 +50,8 @@ def main() -> int:
                 ensure_demo(Path(settings.checkpoints[DEMO]), inherited_environment(), stop)
             if stop.requested:
                 return 0
-        return watch(start(settings, shm_prefix))
+        ending = threading.Event()
+        return watch(start(settings, shm_prefix, ending), HangCheck(settings), ending)
     except CommandError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_status
@@ -54,13 +60,39 @@ def main() -> int:
         remove_shared_memory(shm_prefix)
 
 
-def start(settings: Settings, shm_prefix: str) -> subprocess.Popen[bytes]:
-    """Start tritonserver; SIGTERM and SIGINT are passed on to it from here on."""
+class HangCheck:
+    """Whether a tritonserver that was ready gets on: while it loads, it may be silent for minutes."""
+
+    def __init__(self, settings: Settings) -> None:
+        addresses = Addresses.of(settings)
+        self._limit_s = settings.server.hang_timeout_s
+        self._is_ready = http_probe(addresses.triton_ready)
+        self._hang = triton_hang(addresses.metrics, settings.server.step_timeout_s)
+        self._watch: HangWatch | None = None
+
+    def verdict(self) -> str | None:
+        """Return what has not got on for server.hang_timeout_s; None where all does, or that is 0.
+
+        Blocks for two seconds at most, and only until Triton was ready once.
+        """
+        if self._watch is None and self._limit_s and self._is_ready():
+            self._watch = HangWatch(TRITON, self._hang, self._limit_s)
+        return self._watch.verdict if self._watch else None
+
+    def close(self) -> None:
+        """Ask no more; blocks for as long as the question under way."""
+        if self._watch:
+            self._watch.close()
+
+
+def start(settings: Settings, shm_prefix: str, ending: threading.Event) -> subprocess.Popen[bytes]:
+    """Start tritonserver; SIGTERM and SIGINT are passed on to it from here on, and `ending` is set with the first."""
     variant = config_variant(settings, inherited_environment())
     command = triton_command(settings, find_runtime(), config_name=variant, shm_prefix=shm_prefix)
     server = subprocess.Popen(command)
 
     def pass_on(number: int, _: FrameType | None) -> None:
+        ending.set()
         server.send_signal(number)
 
     signal.signal(signal.SIGTERM, pass_on)
@@ -68,25 +100,36 @@ def start(settings: Settings, shm_prefix: str) -> subprocess.Popen[bytes]:
     return server
 
 
-def watch(server: subprocess.Popen[bytes]) -> int:
-    """Wait for the end of tritonserver, and bring it about where a stub has crashed; returns an exit status."""
+def watch(server: subprocess.Popen[bytes], hangs: HangCheck, ending: threading.Event) -> int:
+    """Wait for tritonserver's end, and bring it about where a stub has crashed or hangs; returns an exit status."""
     leader = ProcessRecord.of(TRITON, server.pid)
     crashed_before: set[int] = set()
-    while True:
-        try:
-            status = server.wait(CHECK_PERIOD_S)
-        except subprocess.TimeoutExpired:
-            crashed = set(crashed_children(leader))
-        else:
-            return status if status >= 0 else _SIGNAL_BASE - status
-        # an orderly end looks like a crash until the parent has taken note: a crash still looks so a second later
-        if lasting := crashed & crashed_before:
-            sys.stderr.write(f"error: tritonserver lost a stub (pid {min(lasting)}); its container ends\n")
-            # a server that waits for a stub that is gone does not end by itself
-            server.kill()
-            server.wait()
-            return _STUB_CRASHED
-        crashed_before = crashed
+    try:
+        while True:
+            try:
+                status = server.wait(CHECK_PERIOD_S)
+            except subprocess.TimeoutExpired:
+                crashed = set(crashed_children(leader))
+            else:
+                return status if status >= 0 else _SIGNAL_BASE - status
+            # an orderly end looks like a crash until the parent has taken note: a crash still looks so a second later
+            if lasting := crashed & crashed_before:
+                return kill(server, f"lost a stub (pid {min(lasting)})", _STUB_CRASHED)
+            crashed_before = crashed
+            # once it ends, who asked for that sets the limit
+            if not ending.is_set() and (trouble := hangs.verdict()):
+                return kill(server, f"hangs: {trouble}", _HANGS)
+    finally:
+        hangs.close()
+
+
+def kill(server: subprocess.Popen[bytes], reason: str, status: int) -> int:
+    """Say why, end tritonserver and return the container's status; the stubs end with the container."""
+    sys.stderr.write(f"error: {TRITON} {reason}; its container ends\n")
+    # a server that waits for a stub that is gone does not end by itself
+    server.kill()
+    server.wait()
+    return status
 
 
 if __name__ == "__main__":

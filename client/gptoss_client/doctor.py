@@ -25,6 +25,14 @@ from gptoss_backend.hub import is_repository
 from gptoss_backend.settings import Settings, child_environment
 from gptoss_client.checkpoint import DEMO, find_checkpoint, missing
 from gptoss_client.doctor_checkpoint import BrokenCheckpointError, whole_checkpoint_bytes
+from gptoss_client.doctor_cuda import (
+    driver_for,
+    find_compiler,
+    is_built_for,
+    python_header,
+    torch_for_card,
+    torch_for_driver,
+)
 from gptoss_client.errors import PortError, RuntimeMissingError
 from gptoss_client.gpu import Gpu, has_nvidia_gpu, list_gpus
 from gptoss_client.launch import listeners
@@ -43,7 +51,11 @@ _PROBE_TIMEOUT_S: Final = 120.0
 _TORCH_PROBE: Final = """
 import json, torch
 from gptoss_backend.engine.memory import available_bytes
-print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "sees_gpu": torch.cuda.is_available(),
+sees_gpu = torch.cuda.is_available()
+cards = range(torch.cuda.device_count()) if sees_gpu else ()
+print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "sees_gpu": sees_gpu,
+                  "capabilities": [(torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i)) for i in cards],
+                  "architectures": torch.cuda.get_arch_list(),
                   "host_bytes": available_bytes(torch.device("cpu"))}))
 """
 
@@ -105,6 +117,8 @@ class _Examination:
         yield self._triton()
         yield self._torch()
         yield self._gpu()
+        if self._gpus:
+            yield self._compiler()
         yield from map(self._checkpoint_there, self._models)
         yield self._memory()
         yield self._disk()
@@ -168,15 +182,19 @@ class _Examination:
                 "torch", Level.PROBLEM, f"cannot be imported: {facts['error']}", "make clean, then make setup"
             )
         words = f"{facts['version']}, " + (f"built for CUDA {facts['cuda']}" if facts["cuda"] else "built for CPUs")
-        if not self._gpus or facts["sees_gpu"]:
+        if not self._gpus:
             return Finding("torch", Level.OK, words)
+        driver, architectures = self._gpus[0].driver, facts["architectures"]
         if facts["cuda"] is None:
-            remedy = (
-                'make clean, then make setup TORCH_INSTALL="torch==2.13.0 --index-url URL" with a CUDA build\'s URL'
-            )
-            return Finding("torch", Level.PROBLEM, f"{words}, though there is a GPU", remedy)
-        words += f", sees no GPU with driver {self._gpus[0].driver}"
-        return Finding("torch", Level.PROBLEM, words, f"install a driver that supports CUDA {facts['cuda']}")
+            return Finding("torch", Level.PROBLEM, f"{words}, though there is a GPU", torch_for_driver(driver))
+        if not facts["sees_gpu"]:
+            remedy = f"install {driver_for(facts['cuda'])}, or another build: {torch_for_driver(driver)}"
+            return Finding("torch", Level.PROBLEM, f"{words}, sees no GPU with driver {driver}", remedy)
+        for name, (major, minor) in facts["capabilities"]:
+            if not is_built_for((major, minor), architectures):
+                words += f", but not for {name} (compute capability {major}.{minor})"
+                return Finding("torch", Level.PROBLEM, words, torch_for_card((major, minor), architectures))
+        return Finding("torch", Level.OK, words)
 
     # --- hardware ---------------------------------------------------------------------------------------------------
 
@@ -196,6 +214,16 @@ class _Examination:
             "it will be slow; on a machine that has a GPU, see that nvidia-smi works and CUDA_VISIBLE_DEVICES shows it"
         )
         return Finding("GPU", Level.WARNING, f"none: {self._names} will be computed on the CPU", remedy)
+
+    def _compiler(self) -> Finding:
+        """Find what Triton-language compiles its driver with, when the engine's first kernel starts."""
+        compiler, header = find_compiler(self._environment), python_header()
+        lacking = [] if compiler else [f"C compiler ({self._environment.get('CC', 'gcc or clang')})"]
+        lacking += [] if header.exists() else [str(header)]
+        if not lacking:
+            return Finding("compiler", Level.OK, f"{compiler}, with {header}")
+        words = f"there is no {' and no '.join(lacking)}: Triton-language compiles a part of itself on a GPU"
+        return Finding("compiler", Level.PROBLEM, words, "on Debian and Ubuntu: apt install gcc python3-dev")
 
     def _memory(self) -> Finding:
         needed = sum(self._weights_bytes(model) + _WORK_BYTES for model in self._models)

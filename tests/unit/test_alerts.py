@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from gptoss_adapter.stats_targets import CACHE_HIT_RATE, E2E_P95, ERROR_RATE, TTFT_P95, WEIGHTS_PER_GPU, Target
+from gptoss_backend.contract import MODELS_BY_SHORT
 from gptoss_backend.settings import PROJECT_ROOT, Settings
 from support.dashboards import PROMETHEUS, limit, rules
 from support.prometheus import tool
@@ -52,6 +53,12 @@ def test_alerts_when_they_fire_then_they_say_what_is_wrong_and_what_to_do() -> N
 @pytest.mark.parametrize(("alert", "target"), WATCHED.items())
 def test_alerts_when_a_service_target_is_missed_then_they_fire_at_its_limit(alert: str, target: Target) -> None:
     assert limit(alert) == (MISSED[target.comparison], target.limit)
+
+
+def test_alerts_when_a_model_is_left_out_then_it_is_named_as_the_engine_names_it() -> None:
+    (rule,) = (rule for rule in rules("alert") if rule["alert"] == "GptossWeightsLarge")
+
+    assert f'{{model!="{MODELS_BY_SHORT["120b"].triton}"}}' in rule["expr"]
 
 
 def test_alerts_when_an_engine_is_in_trouble_then_they_fire_before_it_turns_clients_away_or_is_restarted() -> None:

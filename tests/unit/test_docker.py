@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
@@ -18,11 +20,17 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from gptoss_backend.contract import MODELS_BY_SHORT, PREPROCESS
 from gptoss_backend.demo.naming import DEMO_NAME, WEIGHTS_FILE, WEIGHTS_KEY, weights_digest
 from gptoss_backend.engine.checkpoint import SINGLE_FILE
+from gptoss_backend.heartbeat import HEARTBEAT, STALLED
 from gptoss_backend.settings import CONFIG_ENV, ENV_PREFIX, PROJECT_ROOT, Settings, load_settings
+from gptoss_client import hang_watch
+from gptoss_client.cli import app as command
+from gptoss_client.pull import repository_of
+from support.triton_page import triton_with
 
 DOCKER = PROJECT_ROOT / "docker"
 DOCKERFILES = {"triton": DOCKER / "triton.Dockerfile", "adapter": DOCKER / "adapter.Dockerfile"}
@@ -257,6 +265,22 @@ def test_compose_when_started_then_the_adapter_waits_for_a_healthy_triton() -> N
     assert start_period_s >= container_settings("triton").server.startup_timeout_s
 
 
+@pytest.mark.parametrize("file", ["README.md", "docker/compose.yaml"])
+def test_compose_when_its_volume_is_filled_as_we_say_then_by_what_the_image_has_for_what_it_serves(file: str) -> None:
+    text = (PROJECT_ROOT / file).read_text(encoding="utf-8")
+    found = re.search(r"docker compose -f docker/compose.yaml run --rm --no-deps (\w+) gptoss pull (\w+)", text)
+    assert found is not None
+    settings = container_settings(found[1])
+
+    assert found.start() < text.index("docker compose -f docker/compose.yaml up")
+    assert found[2] == settings.served_model
+    assert repository_of(found[2], settings) == settings.checkpoints[settings.served_model]
+    assert "pull" in CliRunner().invoke(command, ["--help"]).output
+    # the base image's entry point runs what it is given; one of our own would take the words for its own
+    assert not arguments(found[1], "ENTRYPOINT")
+    assert not {"entrypoint", "command"} & compose()["services"][found[1]].keys()
+
+
 def test_compose_when_its_images_are_named_then_they_carry_the_projects_version() -> None:
     version = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
@@ -342,6 +366,56 @@ def test_entrypoint_when_a_stub_crashes_then_the_container_ends_and_says_why(tmp
     assert process.returncode == 70
     assert "lost a stub" in errors
     assert time.monotonic() - began_s < 15
+
+
+SILENT = f'{HEARTBEAT}{{instance="gpt_oss_20b_0_0",model="gpt_oss_20b"}} 1.0\n'
+STALLED_50_S = f'{STALLED}{{instance="gpt_oss_20b_0_0",model="gpt_oss_20b"}} 50.0\n'
+
+
+def test_entrypoint_when_a_stub_hangs_then_the_container_ends_and_says_why(tmp_path: Path) -> None:
+    with triton_with(SILENT) as (port, _):
+        ports = {"GPTOSS_SERVER__TRITON_HTTP_PORT": str(port), "GPTOSS_SERVER__TRITON_METRICS_PORT": str(port)}
+        with entrypoint(tmp_path, "serves", GPTOSS_MODEL="20b", GPTOSS_SERVER__HANG_TIMEOUT_S="1", **ports) as process:
+            _, errors = process.communicate(timeout=20)
+
+    assert process.returncode == 71
+    assert "error: tritonserver hangs: gpt_oss_20b_0_0 has given no sign of life for " in errors
+
+
+@pytest.mark.parametrize(
+    ("page", "answers", "server", "is_asked_to_end", "status"),
+    [
+        (SILENT, 200, {}, False, 71),
+        (SILENT, 200, {"hang_timeout_s": 0}, False, 0),
+        (SILENT, 503, {}, False, 0),  # it still loads
+        (SILENT, 200, {}, True, 0),  # by Docker or Kubernetes, which kills it when that takes too long
+        (STALLED_50_S, 200, {"step_timeout_s": 49}, False, 71),
+        (STALLED_50_S, 200, {"step_timeout_s": 51}, False, 0),
+    ],
+    ids=["silent", "never", "loads", "ends", "in one step", "in a step that may take so long"],
+)
+def test_entrypoint_when_triton_shows_no_progress_then_it_is_killed_if_it_was_ready_and_settings_call_it_a_hang(
+    monkeypatch: pytest.MonkeyPatch,
+    page: str,
+    answers: int,
+    server: dict[str, float],
+    is_asked_to_end: bool,
+    status: int,
+) -> None:
+    triton_entrypoint = runpy.run_path(str(ENTRYPOINT))
+    monkeypatch.setitem(triton_entrypoint["watch"].__globals__, "CHECK_PERIOD_S", 0.05)
+    monkeypatch.setattr(hang_watch, "_PERIOD_S", 0.05)
+    ending = threading.Event()
+    if is_asked_to_end:
+        ending.set()
+    with triton_with(page, answers) as (port, _):
+        ports = {"triton_http_port": port, "triton_metrics_port": port}
+        settings = load_settings({"server": {"hang_timeout_s": 0.2} | ports | server}, environ={})
+        # where it may live, it ends by itself and in good order, long after it would have been killed
+        with subprocess.Popen((sys.executable, "-c", f"import time; time.sleep({30 if status else 2})")) as process:
+            found = triton_entrypoint["watch"](process, triton_entrypoint["HangCheck"](settings), ending)
+
+    assert found == status
 
 
 def test_entrypoint_when_tritonserver_fails_then_its_exit_status_is_the_containers(tmp_path: Path) -> None:

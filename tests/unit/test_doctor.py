@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import socket
+import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
 
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
-from gptoss_backend.settings import Settings, load_settings
+from gptoss_backend.settings import PROJECT_ROOT, Settings, load_settings
 from gptoss_client import doctor
 from gptoss_client.doctor import Finding, Level
 from gptoss_client.doctor_checkpoint import BrokenCheckpointError, whole_checkpoint_bytes
+from gptoss_client.doctor_cuda import driver_for, find_compiler, is_built_for, python_header, torch_for_card
 from gptoss_client.gpu import Gpu, list_gpus
 from support.stand_ins import free_ports
 
@@ -28,6 +33,9 @@ SHAPE = Shape(
 )
 CARD = Gpu(0, "NVIDIA H100 80GB HBM3", "550.54", 80 * 2**30, 79 * 2**30)
 SHARD = "model-00002-of-00002.safetensors"
+# as in torch.cuda.PYTORCH_RELEASES_CODE_CC, the last with its PTX
+CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+CUDA_12_6 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
 
 
 @pytest.fixture
@@ -49,12 +57,21 @@ def settings_for(folder: Path, checkpoint: Path | str, model: str = "20b") -> Se
     return load_settings({"model": model, "checkpoints": {model: str(checkpoint)}, "server": server}, environ={})
 
 
-def on(monkeypatch: pytest.MonkeyPatch, *, cards: list[Gpu] | None = None, **torch: object) -> None:
-    """Give the machine these cards, and a torch that says this of itself."""
-    facts = {"version": "2.13.0", "cuda": "12.8", "sees_gpu": bool(cards), "host_bytes": 64 * 2**30} | torch
+def on(monkeypatch: pytest.MonkeyPatch, *, cards: list[Gpu] | None = None, **facts: object) -> None:
+    """Give the machine these cards, what compiling takes, and a torch that says this of itself."""
+    told = {
+        "version": "2.13.0",
+        "cuda": "13.0",
+        "sees_gpu": bool(cards),
+        "capabilities": [("NVIDIA H100 80GB HBM3", (9, 0))] if cards else [],
+        "architectures": CUDA_13,
+        "host_bytes": 64 * 2**30,
+    } | facts
+    monkeypatch.setattr(doctor, "find_compiler", lambda environment: "/usr/bin/gcc")
+    monkeypatch.setattr(doctor, "python_header", lambda: Path(__file__))
     monkeypatch.setattr(doctor, "list_gpus", lambda environment: cards or [])
     monkeypatch.setattr(doctor, "has_nvidia_gpu", lambda environment: bool(cards))
-    monkeypatch.setattr(doctor, "_TORCH_PROBE", f"print({json.dumps(json.dumps(facts))})")
+    monkeypatch.setattr(doctor, "_TORCH_PROBE", f"print({json.dumps(json.dumps(told))})")
 
 
 def by_subject(settings: Settings) -> dict[str, Finding]:
@@ -80,28 +97,107 @@ def test_doctor_when_it_asks_the_real_torch_then_it_answers(tmp_path: Path, chec
     assert "demo needs about 2.0 GiB" in found["memory"].words
 
 
+def test_doctor_when_torch_sees_a_card_then_it_tells_what_it_can_do_and_what_torch_is_built_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    has = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "get_device_name": lambda card: f"card {card}",
+        "get_device_capability": lambda card: (7, card),
+        "get_arch_list": lambda: CUDA_13,
+    }
+    for name, answer in has.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+
+    exec(doctor._TORCH_PROBE, {})
+
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["capabilities"] == [["card 0", [7, 0]]]
+    assert facts["architectures"] == CUDA_13
+
+
 @pytest.mark.parametrize(
-    ("torch", "subject", "words"),
+    ("driver", "facts", "words", "remedy"),
     [
-        ({"cuda": None, "sees_gpu": False}, "torch", "built for CPUs, though there is a GPU"),
-        ({"sees_gpu": False}, "torch", "sees no GPU with driver 550.54"),
+        ("550.54", {"cuda": None, "sees_gpu": False}, "built for CPUs, though there is a GPU", "whl/cu126"),
+        ("580.65.06", {"cuda": None, "sees_gpu": False}, "built for CPUs, though there is a GPU", "whl/cu130"),
+        (
+            "550.54",
+            {"sees_gpu": False},
+            "sees no GPU with driver 550.54",
+            "CUDA 13.0 (580 or newer), or another build: ",
+        ),
+        (
+            "580.65.06",
+            {"capabilities": [("NVIDIA H100", (9, 0)), ("Tesla V100", (7, 0))]},
+            "built for CUDA 13.0, but not for Tesla V100 (compute capability 7.0)",
+            "whl/cu126",
+        ),
     ],
 )
 def test_doctor_when_torch_cannot_use_the_gpu_then_says_what_to_install(
     tmp_path: Path,
     checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
-    torch: dict[str, object],
-    subject: str,
+    driver: str,
+    facts: dict[str, object],
     words: str,
+    remedy: str,
 ) -> None:
-    on(monkeypatch, cards=[CARD], **torch)
+    on(monkeypatch, cards=[dataclasses.replace(CARD, driver=driver)], **facts)
 
-    finding = by_subject(settings_for(tmp_path, checkpoint))[subject]
+    finding = by_subject(settings_for(tmp_path, checkpoint))["torch"]
 
     assert finding.level is Level.PROBLEM
     assert words in finding.words
-    assert finding.remedy
+    assert remedy in finding.remedy
+    assert 'TORCH_INSTALL="torch==2.13.0 --extra-index-url https://' in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "is_for"),
+    [
+        ((7, 0), CUDA_13, False),
+        ((7, 0), CUDA_12_6, True),
+        ((7, 5), CUDA_13, True),
+        ((8, 9), CUDA_13, True),  # by sm_86
+        ((10, 3), CUDA_13, True),
+        ((12, 1), CUDA_12_6, False),
+        ((13, 0), CUDA_13, True),  # by its PTX
+        ((13, 0), CUDA_13[:-1], False),
+        ((9, 0), ["sm_90a"], True),
+        ((7, 0), [], True),  # nothing known: nothing to hold against it
+    ],
+)
+def test_torch_when_built_for_some_cards_then_those_of_the_same_major_version_and_beyond_its_ptx_count(
+    capability: tuple[int, int], architectures: list[str], *, is_for: bool
+) -> None:
+    assert is_built_for(capability, architectures) is is_for
+
+
+def test_torch_when_a_card_is_newer_than_its_build_then_the_newer_build_is_named() -> None:
+    assert "whl/cu130" in torch_for_card((12, 0), CUDA_12_6)
+    assert "whl/cu126" in torch_for_card((7, 0), CUDA_13)
+
+
+def test_driver_when_its_cuda_is_unknown_then_no_number_is_made_up() -> None:
+    assert driver_for("14.1") == "a driver that supports CUDA 14.1"
+
+
+def test_other_torch_when_named_then_it_is_of_the_version_that_setup_installs() -> None:
+    version = re.search(
+        r"^TORCH_INSTALL \?= (torch==\S+)$", (PROJECT_ROOT / "Makefile").read_text("utf-8"), re.MULTILINE
+    )
+    assert version is not None
+    named = [torch_for_card((7, 0), CUDA_13)]
+    named += [(PROJECT_ROOT / file).read_text("utf-8") for file in ("README.md", "Makefile")]
+
+    for text in named:
+        others = re.findall(r'TORCH_INSTALL="(.*?)"', text)
+        assert others
+        # instead of the registry, torch's own index has not the versions that the lock pins
+        assert all(other.startswith(f"{version[1]} --extra-index-url https://") for other in others)
 
 
 def test_doctor_when_torch_does_not_import_then_repeats_its_last_words(
@@ -137,6 +233,68 @@ def test_doctor_when_there_is_no_gpu_then_warns_of_a_large_model_only(
     assert [finding.subject for finding in findings if finding.level is Level.WARNING] == ["GPU"]
     assert doctor.exit_status(findings) == 0
     assert by_subject(settings_for(tmp_path, checkpoint, "demo"))["GPU"].level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("compiler", "has_header", "environ", "words"),
+    [
+        (None, True, {}, "there is no C compiler (gcc or clang): "),
+        (None, True, {"CC": "icc"}, "there is no C compiler (icc): "),
+        ("/usr/bin/gcc", False, {}, "there is no /nowhere/Python.h: "),
+        (None, False, {}, "there is no C compiler (gcc or clang) and no /nowhere/Python.h: "),
+    ],
+)
+def test_doctor_when_triton_language_cannot_compile_on_a_gpu_then_names_what_is_missing(
+    tmp_path: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compiler: str | None,
+    has_header: bool,
+    environ: dict[str, str],
+    words: str,
+) -> None:
+    on(monkeypatch, cards=[CARD])
+    monkeypatch.delenv("CC", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(doctor, "find_compiler", lambda environment: compiler)
+    if not has_header:
+        monkeypatch.setattr(doctor, "python_header", lambda: Path("/nowhere/Python.h"))
+
+    finding = by_subject(settings_for(tmp_path, checkpoint))["compiler"]
+
+    assert finding.level is Level.PROBLEM
+    assert finding.words.startswith(words)
+    assert finding.remedy == "on Debian and Ubuntu: apt install gcc python3-dev"
+
+
+def test_doctor_when_there_is_no_gpu_then_asks_for_no_compiler(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch)
+
+    assert "compiler" not in by_subject(settings_for(tmp_path, checkpoint))
+
+
+def test_compiler_when_several_are_there_then_it_is_the_one_triton_language_takes(tmp_path: Path) -> None:
+    path = {"PATH": str(tmp_path)}
+    found = [find_compiler(path)]
+    for name in ("clang", "gcc", "own"):
+        (tmp_path / name).touch(mode=0o755)
+        found.append(find_compiler(path))
+
+    assert found == [None, str(tmp_path / "clang"), str(tmp_path / "gcc"), str(tmp_path / "gcc")]
+    assert find_compiler(path | {"CC": "own"}) == str(tmp_path / "own")
+    assert find_compiler(path | {"CC": "gone"}) is None
+
+
+@pytest.mark.parametrize("scheme", ["posix_prefix", "posix_local"])
+def test_header_when_looked_for_then_in_the_folder_of_the_interpreter_itself(
+    monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.setattr(sysconfig, "get_default_scheme", lambda: scheme)
+
+    assert python_header() == Path(sysconfig.get_paths("posix_prefix")["include"]) / "Python.h"
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "nobody/has-this-one"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
@@ -18,6 +18,7 @@ from support.manifests import (
     README,
     VARIANTS,
     Document,
+    containers,
     matches,
     of_kind,
     render,
@@ -177,6 +178,38 @@ def test_readme_when_it_tells_of_variants_and_components_then_of_all_of_them() -
     components = {f"components/{folder.name}" for folder in (KUBERNETES / "components").iterdir()}
 
     assert set(re.findall(r"`((?:base|overlays/|components/)[\w-]*)`", README)) == {*VARIANTS, *components}
+
+
+@pytest.mark.parametrize(("variant", "profile"), [(BASE, "latency_first"), (GROUP, "quality_first")])
+def test_readme_when_its_own_overlay_is_applied_then_each_pod_starts_with_its_settings_from_its_registry(
+    tmp_path: Path, variant: str, profile: str
+) -> None:
+    (example,) = re.findall(r"^```yaml\n(# \S+/kustomization\.yaml.*?)^```", README, re.MULTILINE | re.DOTALL)
+    assert "docker/kubernetes/base]" in example
+    changed = example.replace("docker/kubernetes/base]", f"docker/kubernetes/{variant}]")
+    changed = changed.replace("GPTOSS_PROFILE=latency_first", f"GPTOSS_PROFILE={profile}")
+    if variant == GROUP:
+        changed = re.sub(r"^replicas:.*\n.*\n", "", changed, flags=re.MULTILINE)
+    (tmp_path / "gptoss").symlink_to(PROJECT_ROOT)
+    own = tmp_path / "our-gptoss"
+    own.mkdir()
+    (own / "kustomization.yaml").write_text(changed, encoding="utf-8")
+
+    seen = list(containers(str(own)))
+
+    assert seen
+    for one, container in seen:
+        settings = settings_in(str(own), one, container)
+        assert (settings.profile, settings.adapter.max_concurrency_per_key) == (profile, 8)
+        assert container["image"] == f"registry.example.com/gptoss/{one.service}:0.1.0"
+
+
+def test_readme_when_it_installs_then_by_overlays_that_name_a_registry() -> None:
+    applied = re.findall(r"^kubectl apply -k (\S+)", README, re.MULTILINE)
+
+    assert "../our-gptoss" in applied
+    assert f"# {applied[0]}/kustomization.yaml" in README
+    assert not [path for path in applied if path.startswith("docker/kubernetes")]
 
 
 def test_readme_when_its_command_for_alerts_is_run_then_it_applies_all_of_our_rules() -> None:

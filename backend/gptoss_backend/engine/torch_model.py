@@ -26,6 +26,7 @@ from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.operators import LayerCache, Operators, StepAttention, operators_for
 from gptoss_backend.engine.rope import RotaryEmbedding
 from gptoss_backend.engine.shard import Shard
+from gptoss_backend.engine.transfer import send
 
 
 class Group(Protocol):
@@ -158,7 +159,7 @@ class TorchModel(LocalModel):
     @torch.inference_mode()
     def unembed(self, hidden: Tensor, batch: Batch, *, with_logits: bool) -> StepOutput:
         """Return what follows the batch's samples, from the residual stream after the last layer."""
-        samples = torch.tensor(batch.samples, dtype=torch.int64, device=self.device)
+        samples = send(batch.samples, torch.int64, self.device)
         logits = self._logits(hidden.index_select(0, samples)).float()
         return self._group.join_output(logits, self._shard.vocab, with_logits=with_logits)
 

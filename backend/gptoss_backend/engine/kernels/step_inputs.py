@@ -15,6 +15,7 @@ from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.eagle.head import TokenPlaces
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache, LayerGroup
 from gptoss_backend.engine.model import Draws
+from gptoss_backend.engine.transfer import send
 
 CHUNK_TILE = 16
 """Tokens of a chunk that attend together: with eight heads that share keys, 128 rows of a tile multiplication."""
@@ -176,7 +177,5 @@ def _follow(table: Tensor, group: LayerGroup) -> None:
         start = row * table.shape[1] + first
         latest.update(zip(range(start, start + len(entries)), entries, strict=True))
     if latest:
-        # pinned, or the copy would wait for the step under way: torch keeps the memory until it has been read
-        changes = torch.tensor([list(latest), list(latest.values())], pin_memory=table.device.type == "cuda")
-        places, blocks = changes.to(table.device, non_blocking=True)
+        places, blocks = send([list(latest), list(latest.values())], torch.int64, table.device)
         table.view(-1).index_copy_(0, places, blocks.to(table.dtype))
