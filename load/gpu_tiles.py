@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 import torch
@@ -63,15 +64,20 @@ class ExpertLayer:
         self.top_k = config.num_experts_per_token
 
     def work(self, num_tokens: int, tile: Tile) -> Callable[[], Tensor]:
-        """Return what computes both matmuls for so many tokens, which the router spreads as it would."""
+        """Return what computes both matmuls for so many tokens."""
+        hidden, routes = self._inputs(num_tokens)
+        if isinstance(tile, GemvTile):
+            return lambda: apply_to_few(hidden, routes, self._weights, self._shape, tile)
+        return lambda: apply_to_many(hidden, routes, self._weights, self._shape, tile)
+
+    @cache  # noqa: B019 (there is one layer, for as long as the run)
+    def _inputs(self, num_tokens: int) -> tuple[Tensor, Routes]:
+        """Return tokens and their experts, spread as a router would."""
         generator = torch.Generator(self._device).manual_seed(num_tokens)
         size = (num_tokens, self._hidden_size)
         hidden = torch.randn(size, generator=generator, device=self._device).to(self._dtype)
         scores = torch.randn(num_tokens, self.num_experts, generator=generator, device=self._device)
-        routes: Routes = pick_experts(scores.to(self._dtype), self.top_k)
-        if isinstance(tile, GemvTile):
-            return lambda: apply_to_few(hidden, routes, self._weights, self._shape, tile)
-        return lambda: apply_to_many(hidden, routes, self._weights, self._shape, tile)
+        return hidden, pick_experts(scores.to(self._dtype), self.top_k)
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -31,10 +31,10 @@ import psutil
 from rich.console import Console
 
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
-from gptoss_backend.engine.engine import Engine
+from gptoss_backend.engine.engine import Engine, Sink
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.harmony.vocabulary import encoding
-from gptoss_backend.settings import CONFIG_ENV
+from gptoss_client.launch import TRITON
 from gptoss_client.run_state import RunDirectory
 from load.bench.engine_runner import EngineRunner
 from load.bench.figures import ENGINE, OURS, RoundFigures, markdown
@@ -72,10 +72,9 @@ class Served:
     """What each process took, 1 for a whole core, while the round ran"""
 
 
-def paced_engine(speed: float, options: EngineOptions, sink: object) -> Engine:
+def paced_engine(speed: float, options: EngineOptions, sink: Sink) -> Engine:
     """Return an engine over a model that keeps an H100's pace, `speed` times as quick."""
-    model = PacedModel(config_of(SHAPES["20b"]), Pace(speed), single_token_words())
-    return Engine(model, options, sink)  # type: ignore[arg-type]  # Triton's entry has no types
+    return Engine(PacedModel(config_of(SHAPES["20b"]), Pace(speed), single_token_words()), options, sink)
 
 
 def main() -> int:
@@ -161,18 +160,13 @@ def _server(place: Path, options: argparse.Namespace) -> Iterator[tuple[int, dic
 
 
 def _processes(run_dir: RunDirectory) -> dict[str, psutil.Process]:
-    found = {}
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            command = " ".join(process.cmdline())
-            if process.environ().get(CONFIG_ENV) != str(run_dir.config):
-                continue
-            if "triton_python_backend_stub" in command:
-                found["preprocess" if "/preprocess/" in command else "generation"] = process
-            elif process.name() == "tritonserver":
-                found["tritonserver"] = process
-            elif "gptoss_adapter" in command:
-                found["adapter"] = process
+    """Return what serves, by name: the processes that its state tells of, and tritonserver's stubs."""
+    state = run_dir.read_state()
+    found = {one.name: psutil.Process(one.pid) for one in (state.processes if state else ())}
+    for stub in found[TRITON].children(recursive=True):
+        command = " ".join(stub.cmdline())
+        if "triton_python_backend_stub" in command:
+            found["preprocess" if "/preprocess/" in command else "generation"] = stub
     return found
 
 

@@ -72,6 +72,8 @@ def test_process_without_a_model_when_read_then_it_never_imports_torch(room: str
         load / "full_size.py",
         load / "gpu_check.py",
         load / "gpu_bench.py",
+        load / "gpu_tiles.py",
+        load / "serving_bench.py",
         load / "demo_skills.py",
         *(load / "bench").iterdir(),
     }

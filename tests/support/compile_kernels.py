@@ -93,20 +93,21 @@ def main(wanted: list[str]) -> None:
         capability, dtype_name, num_tokens, *way = case.split(":")
         cards.capability, dtype = int(capability), getattr(torch, dtype_name)
         with launch_dependently(way == ["dependent"]):
-            run(dtype, int(num_tokens), way, has_attention=cards.capability >= 80)
+            run(dtype, int(num_tokens), way, cards.capability)
     json.dump([dataclasses.asdict(one) for one in found], sys.stdout)
 
 
-def run(dtype: torch.dtype, num_tokens: int, way: list[str], *, has_attention: bool) -> None:
-    """Call what launches the kernels of a step. has_attention: else plain torch does all but the experts."""
+def run(dtype: torch.dtype, num_tokens: int, way: list[str], capability: int) -> None:
+    """Call what launches the kernels of a step."""
     if way == ["fp8"]:
         run_attention(dtype, num_tokens, FLOAT8)
         return
     run_experts(dtype, num_tokens)
-    if has_attention:
+    if capability >= 80:  # before, plain torch does the rest
         run_attention(dtype, num_tokens)
         run_others(dtype, num_tokens)
-        run_skinny(dtype)
+        if num_tokens == 1 or capability == 80:  # once for each card
+            run_skinny(dtype)
 
 
 def run_experts(dtype: torch.dtype, num_tokens: int) -> None:

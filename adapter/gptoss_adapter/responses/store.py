@@ -136,6 +136,11 @@ class ResponseStore:
         """
         return await self._run(lambda database: self._look_up(database, set(item_ids)))
 
+    async def delete(self, response_id: str) -> None:
+        """Forget a response. Raises NotFoundError."""
+        if not await self._run(lambda database: database.delete(response_id)):
+            raise _response_not_found(response_id)
+
     def _look_up(self, database: ResponseDatabase, item_ids: set[str]) -> dict[str, Item]:
         wanted: dict[str, set[str]] = {}
         for item_id in item_ids:
@@ -167,11 +172,6 @@ class ResponseStore:
                 f"What is kept of it is {num_bytes} bytes of JSON; one request may have {self._max_read_bytes} read."
             )
             raise InvalidRequestError(message, param=param, code="invalid_value")
-
-    async def delete(self, response_id: str) -> None:
-        """Forget a response. Raises NotFoundError."""
-        if not await self._run(lambda database: database.delete(response_id)):
-            raise _response_not_found(response_id)
 
     async def _run(self, work: Callable[[ResponseDatabase], T]) -> T:
         def work_in_thread() -> T:

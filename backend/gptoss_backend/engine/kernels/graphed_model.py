@@ -118,6 +118,8 @@ class GraphedModel(TorchModel):
         self._tables = DeviceTables(plan, self.config.sliding_window, self.device)
         try:
             self._record_all(plan, self._recorder or CudaRecorder(self._side_stream))
+            if self._recorder is None:
+                self.compile_rest()
         except RuntimeError as error:
             # torch's own exception is one of these; what the driver says when a graph is made is another
             if "out of memory" not in str(error):
@@ -178,9 +180,9 @@ class GraphedModel(TorchModel):
         for index, size in enumerate(reversed(steps), start=1):
             self._steps.insert(0, self._record(size, logits, recorder))
             logger.info("recorded %d of %d graphs of decodes: %d rows", index, len(steps), size)
-        self._compile_rest()
 
-    def _compile_rest(self) -> None:
+    @torch.inference_mode()
+    def compile_rest(self) -> None:
         """Compute once what follows a pass and is not recorded, so that no prompt has to wait for a compiler."""
         logits = [self._logits(self.empty_hidden(num_samples).zero_()) for num_samples in _SAMPLES_COMPILED]
         _drawn(StepOutput([], logits[0].float()), Draws([1.0], [0.5]))
