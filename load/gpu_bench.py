@@ -14,7 +14,7 @@ Owns: the command, its tables and its page. Does not know: how anything is timed
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -29,7 +29,6 @@ from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.operators import has_dependent_launch
 from gptoss_backend.engine.precision import FLOAT8, choose_cache_dtype, choose_precision
 from gptoss_backend.engine.shard import Shard
-from gptoss_backend.engine.torch_model import TorchModel
 from load.bench.gpu_steps import DecodeFigures, copy_rate, free, kernel_times, time_decode, time_prompt
 from load.bench.random_weights import RandomWeights
 from load.report.axes import linear_axis, log_axis, number
@@ -119,14 +118,16 @@ def _measure(
     eight_bit = options.dense_weights == "int8"
     weights = RandomWeights(config, device, dtype, eight_bit=eight_bit).model()
     cache_dtype = choose_cache_dtype(options.kv_cache_dtype, dtype, device)
+    dependent_launch = options.graphs and options.dependent_launch and has_dependent_launch(device)
     model = make_model(
         Shard.of_all(config),
         weights,
         cuda_graphs=options.graphs,
-        dependent_launch=options.dependent_launch and has_dependent_launch(device),
+        dependent_launch=dependent_launch,
         cache_dtype=cache_dtype,
     )
-    figures = ShapeFigures(name, ", ".join(_computed_by(model, options, device)))
+    ways = {EIGHT_BIT: eight_bit, "dependent launch": dependent_launch}
+    figures = ShapeFigures(name, ", ".join([type(model).__name__, *(way for way, is_on in ways.items() if is_on)]))
     for context in options.contexts:
         for batch in options.batches:
             figures.decodes.append(time_decode(model, batch, context, rate, eight_bit=eight_bit))
@@ -149,14 +150,6 @@ def _measure(
     for title, table in figures.tables().items():
         _console.print(f"\n{name}, {title} ({figures.computed_by})\n\n{markdown_table(table)}")
     return figures
-
-
-def _computed_by(model: TorchModel, options: argparse.Namespace, device: torch.device) -> Iterator[str]:
-    yield type(model).__name__
-    if options.dense_weights == "int8":
-        yield EIGHT_BIT
-    if options.graphs and options.dependent_launch and has_dependent_launch(device):
-        yield "dependent launch"
 
 
 def _write_page(folder: Path, where: str, shapes: Sequence[ShapeFigures]) -> Path:

@@ -95,27 +95,26 @@ def main() -> int:
     return 0
 
 
+@dataclass(frozen=True, slots=True)
 class _Bench:
-    def __init__(
-        self, runner: EngineRunner, port: int, processes: dict[str, psutil.Process], words: Sequence[int], tokens: int
-    ) -> None:
-        self._runner = runner
-        self._port = port
-        self._processes = processes
-        self._words = words
-        self._tokens = tokens
+    runner: EngineRunner
+    port: int
+    processes: dict[str, psutil.Process]
+    words: Sequence[int]
+    num_tokens: int
+    """Of each answer"""
 
     def play(self, streams: int, seed: str) -> Served:
         """Play one round of as many requests as streams, each of its own prompt, on the engine and on the server."""
-        texts = [encoding().decode(words) for words in make_prompts(self._words, streams, _PROMPT_TOKENS, seed=seed)]
+        texts = [encoding().decode(words) for words in make_prompts(self.words, streams, _PROMPT_TOKENS, seed=seed)]
         prompts = [self._prompt(text) for text in texts]
-        alone = RoundFigures.of(ENGINE, streams, *self._runner.play(prompts, streams, self._tokens))
-        requests = [post(self._port, "/v1/chat/completions", self._body(text)) for text in texts]
+        alone = RoundFigures.of(ENGINE, streams, *self.runner.play(prompts, streams, self.num_tokens))
+        requests = [post(self.port, "/v1/chat/completions", self._body(text)) for text in texts]
         before = self._cpu_s()
         started_s = time.perf_counter()
         gc.disable()
         try:
-            replies, wall_s = asyncio.run(ask_all(self._port, requests, streams, _ROUND_LIMIT_S))
+            replies, wall_s = asyncio.run(ask_all(self.port, requests, streams, _ROUND_LIMIT_S))
         finally:
             gc.enable()
         taken_s = time.perf_counter() - started_s
@@ -125,16 +124,16 @@ class _Bench:
         return Served(alone, whole, cores)
 
     def _prompt(self, text: str) -> list[int]:
-        answer = httpx.post(f"http://127.0.0.1:{self._port}/tokenize", json=_chat(text), trust_env=False)
+        answer = httpx.post(f"http://127.0.0.1:{self.port}/tokenize", json=_chat(text), trust_env=False)
         tokens: list[int] = answer.raise_for_status().json()["tokens"]
         return tokens
 
     def _body(self, text: str) -> dict[str, object]:
         streamed = {"stream": True, "stream_options": {"include_usage": True}}
-        return _chat(text) | streamed | {"max_tokens": self._tokens, "ignore_eos": True}
+        return _chat(text) | streamed | {"max_tokens": self.num_tokens, "ignore_eos": True}
 
     def _cpu_s(self) -> dict[str, float]:
-        times = {name: process.cpu_times() for name, process in self._processes.items()}
+        times = {name: process.cpu_times() for name, process in self.processes.items()}
         return {name: spent.user + spent.system for name, spent in times.items()}
 
 

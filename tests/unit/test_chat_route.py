@@ -163,6 +163,16 @@ def test_request_when_sent_then_both_steps_get_what_is_theirs(client: httpx.Clie
     assert server.request_ids == ["mine", "mine"]
 
 
+@pytest.mark.parametrize("place", ["request", "message"])
+def test_request_when_it_has_more_fields_than_any_then_it_is_refused_at_once(client: httpx.Client, place: str) -> None:
+    many = {f"x{number}": 0 for number in range(100_000)}
+    body = chat_body(**many) if place == "request" else chat_body(messages=[{"role": "user", "content": "Hi"} | many])
+    response = client.post(CHAT, json=body)
+    assert response.status_code == 400
+    where = "the request body" if place == "request" else "'messages[0]'"
+    assert response.json()["error"]["message"] == f"Too many fields in {where}: object should have at most 256 entries."
+
+
 # --- streams --------------------------------------------------------------------------------------------------------
 
 

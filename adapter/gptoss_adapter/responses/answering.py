@@ -146,9 +146,8 @@ async def asked_chat(
         message = "Missing required parameter: one of 'input' and 'previous_response_id' must be there."
         raise InvalidRequestError(message, param="input", code="missing_required_parameter")
     limits = services.settings.adapter
-    _check_length(
-        len(body.input) if isinstance(body.input, list) else 1, limits.max_messages
-    )  # before any is looked up
+    if isinstance(body.input, list):  # before any is looked up
+        _check_length(len(body.input), limits.max_messages)
     own_input = await own_items(body.input, store)
     earlier = await store.conversation(body.previous_response_id) if body.previous_response_id is not None else []
     _check_length(len(earlier) + len(own_input), limits.max_messages)
@@ -164,8 +163,8 @@ def naming_fields_of_this_api() -> Iterator[None]:
         yield
     except InvalidRequestError as error:
         named = error.param or ""
-        ours = next((field for chats, field in _OUR_FIELDS.items() if named.startswith(chats)), None)
-        ours = ours or _CHAT_TOOL.sub(r"\1", named)
+        as_tool = _CHAT_TOOL.sub(r"\1", named)
+        ours = next((field for chats, field in _OUR_FIELDS.items() if named.startswith(chats)), as_tool)
         if ours != named:
             error.param = ours
             error.message = error.message.replace(f"{named}:", f"{ours}:", 1)

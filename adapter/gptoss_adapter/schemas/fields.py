@@ -34,14 +34,14 @@ ListOf: TypeAlias = Annotated[list[_Entry], Field(fail_fast=True)]
 
 
 def at_most(count: int) -> BeforeValidator:
-    """Refuse an object with more entries, before any of them is looked at."""
+    """Refuse an object with more entries before any is looked at: `max_length` counts once all have been."""
+    return BeforeValidator(lambda value: _counted(value, count, "too_long"))
 
-    def check(value: object) -> object:
-        if isinstance(value, dict) and len(value) > count:
-            raise PydanticCustomError("too_long", "object should have at most {count} entries", {"count": count})
-        return value
 
-    return BeforeValidator(check)
+def _counted(value: object, count: int, error: str) -> object:
+    if isinstance(value, dict) and len(value) > count:
+        raise PydanticCustomError(error, "object should have at most {count} entries", {"count": count})
+    return value
 
 
 Labels = Annotated[
@@ -60,11 +60,7 @@ class RequestModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_size(cls, value: object) -> object:
-        if isinstance(value, dict) and len(value) > _MOST_FIELDS:
-            raise PydanticCustomError(
-                TOO_MANY_FIELDS, "object should have at most {count} fields", {"count": _MOST_FIELDS}
-            )
-        return value
+        return _counted(value, _MOST_FIELDS, TOO_MANY_FIELDS)
 
 
 class AnswerModel(BaseModel):

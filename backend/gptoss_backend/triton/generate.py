@@ -211,9 +211,10 @@ def _device(args: dict[str, str]) -> torch.device:
     """
     kind = args["model_instance_kind"]
     if kind == "GPU":
-        bind_to_card(int(args["model_instance_device_id"]))
+        card = int(args["model_instance_device_id"])
+        bind_to_card(card)
         if not torch.cuda.is_available():
-            raise EngineError(_unseen(int(args["model_instance_device_id"])))
+            raise EngineError(_unseen(card))
     if kind == "CPU" or not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", 0)
