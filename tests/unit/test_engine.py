@@ -18,6 +18,7 @@ from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTo
 from gptoss_backend.engine.observations import Measure, Observations
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
+from gptoss_backend.engine.speculation import Speculation
 from support.fake_model import FakeAheadModel, FakeModel, FakePipelineModel
 from support.shapes import tiny_config
 
@@ -342,6 +343,25 @@ def test_steps_when_nothing_else_is_to_be_done_then_they_are_launched_before_the
     running.submit("a", [5], dataclasses.replace(GREEDY, max_tokens=20))
     assert tokens_of(running.until_last("a")["a"]) == list(range(6, 26))
     assert model.num_ahead == 19  # all but the first
+    running.engine.stop(drain_s=0.0)
+
+
+def test_steps_when_nobody_could_be_guessed_at_or_let_in_then_they_are_launched_ahead_all_the_same() -> None:
+    model = FakeAheadModel()
+    options = dataclasses.replace(OPTIONS, block_size=16, max_model_len=140, kv_cache_bytes=215_000)
+    running = Running(model, dataclasses.replace(options, speculation=Speculation(num_tokens=4, max_seqs=1)))
+    model.gate.clear()
+    sampling = dataclasses.replace(GREEDY, max_tokens=20)
+    for name in ("a", "b"):  # too many for drafts
+        running.submit(name, [5], sampling)
+    running.submit("no room yet", [1] * 130, dataclasses.replace(sampling, max_tokens=1))
+    model.gate.set()
+    running.until_last("a", "b", "no room yet")
+    assert model.num_ahead >= 18
+    running.submit("alone", list(range(10)), sampling)  # of which no two tokens recur
+    before = model.num_ahead
+    assert tokens_of(running.until_last("alone")["alone"]) == list(range(10, 30))
+    assert model.num_ahead - before == 18  # all but the first, which its prompt comes before
     running.engine.stop(drain_s=0.0)
 
 

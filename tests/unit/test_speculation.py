@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 
 import pytest
@@ -23,42 +24,45 @@ TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=60)
 
 def test_draft_when_the_latest_tokens_occurred_before_then_it_is_what_followed_their_last_occurrence() -> None:
     tokens = [1, 2, 3, 7, 7, 1, 2, 3, 4, 5, 6, 1, 2, 3]
-    assert PromptLookup(tokens).draft(tokens, 2) == [4, 5]
-    assert PromptLookup(tokens).draft(tokens, 100) == [4, 5, 6, 1, 2, 3]
+    assert PromptLookup().draft(tokens, 2) == [4, 5]
+    assert PromptLookup().draft(tokens, 100) == [4, 5, 6, 1, 2, 3]
 
 
 @pytest.mark.parametrize("tokens", [[1], [1, 2, 3], [1, 2, 3, 4, 1, 2], [5, 5, 5]])
 def test_draft_when_they_did_not_then_there_is_none(tokens: list[int]) -> None:
-    assert PromptLookup(tokens).draft(tokens, 4) == []
+    assert PromptLookup().draft(tokens, 4) == []
 
 
-@given(TOKENS, TOKENS)
-def test_draft_when_the_text_grows_then_it_is_as_if_looked_up_at_once(prompt: list[int], more: list[int]) -> None:
-    growing, tokens = PromptLookup(prompt), list(prompt)
-    for token in more:
-        tokens.append(token)
-        assert growing.draft(tokens, 5) == PromptLookup(tokens).draft(tokens, 5)
+@given(TOKENS)
+def test_draft_when_looked_up_then_it_is_what_a_search_from_the_end_finds(tokens: list[int]) -> None:
+    ends = [end for end in range(3, len(tokens)) if tokens[end - 3 : end] == tokens[-3:]]
+    assert PromptLookup().draft(array("i", tokens), 5) == (tokens[ends[-1] : ends[-1] + 5] if ends else [])
+
+
+@given(TOKENS, st.integers(0, 3), st.integers(0, 70))
+def test_may_draft_next_when_it_says_no_then_no_token_makes_a_draft(tokens: list[int], token: int, at: int) -> None:
+    lookup = PromptLookup()
+    lookup.judge(0, at)
+    if not lookup.may_draft_next(tokens):
+        assert lookup.draft([*tokens, token], 1) == []
 
 
 def test_draft_when_guesses_fail_then_the_next_waits_longer_until_one_stands() -> None:
     tokens = [1] * 10
-    lookup = PromptLookup(tokens)
+    lookup = PromptLookup()
 
-    def num_until_draft() -> int:
+    def num_until_draft(num_accepted: int) -> int:
         for count in range(100):
-            tokens.append(1)
             if lookup.draft(tokens, 2):
+                tokens.extend([1] * (num_accepted + 1))
+                lookup.judge(num_accepted, len(tokens))
                 return count
+            tokens.append(1)
         raise AssertionError("it has given up")
 
-    waits = []
-    for _ in range(9):
-        waits.append(num_until_draft())
-        lookup.judge(0)
-    assert waits == [0, 1, 2, 4, 8, 16, 32, 64, 64]
-    assert num_until_draft() == 64
-    lookup.judge(1)
-    assert num_until_draft() == 0
+    assert [num_until_draft(0) for _ in range(9)] == [0, 1, 2, 4, 8, 16, 32, 64, 64]
+    assert num_until_draft(1) == 64
+    assert num_until_draft(0) == 0
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,8 @@ class Batch:
     def build(cls, decodes: list[Sequence], prefills: list[ScheduledSequence], drafts: Iterable[Draft] = ()) -> Batch:
         """Lay out one token for each of `decodes`, the chunks of `prefills`, and each draft after its pending token.
 
-        Samples come in that order; a draft has one for each of its tokens and one before.
+        To be called before the step is noted as launched. Samples come in that order; a draft has one for each of its
+        tokens and one before.
         """
         batch = cls(
             token_ids=[sequence.token_ids[-1] for sequence in decodes],
@@ -71,7 +72,7 @@ class Batch:
             chunks=[],
         )
         for part in prefills:
-            first = part.sequence.num_computed
+            first = part.sequence.num_taken
             batch._append(part.sequence, part.sequence.token_ids[first : first + part.num_tokens])
             if part.samples:
                 batch.samples.append(len(batch.token_ids) - 1)
@@ -87,7 +88,7 @@ class Batch:
         return replace(self, token_ids=[], positions=positions, follows=True)
 
     def _append(self, sequence: Sequence, token_ids: TokenIds) -> None:
-        first, count = sequence.num_computed, len(token_ids)
+        first, count = sequence.num_taken, len(token_ids)
         self.chunks.append(Chunk(len(self.token_ids), count, sequence.row, first))
         self.token_ids.extend(token_ids)
         self.positions.extend(range(first, first + count))

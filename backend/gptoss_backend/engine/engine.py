@@ -25,7 +25,7 @@ from gptoss_backend.engine.errors import EngineStopped, ModelLost, QueueFull
 from gptoss_backend.engine.intake import Intake
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.loading import load_model
-from gptoss_backend.engine.model import LaunchedStep, Model, ModelInfo
+from gptoss_backend.engine.model import Draws, LaunchedStep, Model, ModelInfo
 from gptoss_backend.engine.observations import EngineStats, Measure, Observations
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.options import PlacementOptions
@@ -116,19 +116,23 @@ class Engine:
 
         Raises InvalidRequest (PromptTooLong among them), QueueFull or EngineStopped; then nothing was queued.
         """
+        with self._wake:
+            self._check_room()  # before a prompt is looked at, which takes time that those under way would miss
         sequence = self._intake.sequence_of(request)
         with self._wake:
-            if self._stop_at is not None or not self._thread.is_alive():
-                raise EngineStopped("the engine is shutting down")
-            if self._num_in_flight >= self._capacity:
-                raise QueueFull(
-                    f"{self._num_in_flight} requests are running or waiting, which is all this server takes"
-                )
+            self._check_room()
             if self._num_in_flight == 0:
                 self._progressed_s = sequence.submitted_s
             self._num_in_flight += 1
             self._inbox.append(sequence)
             self._wake.notify()
+
+    def _check_room(self) -> None:
+        """Raise what `submit` says where one more request cannot be taken. Called under _wake."""
+        if self._stop_at is not None or not self._thread.is_alive():
+            raise EngineStopped("the engine is shutting down")
+        if self._num_in_flight >= self._capacity:
+            raise QueueFull(f"{self._num_in_flight} requests are running or waiting, which is all this server takes")
 
     def cancel(self, request_id: str) -> None:
         """Ask for a request to end before its next step. Does nothing where it has ended already. Does not block."""
@@ -162,12 +166,10 @@ class Engine:
         if not self._launched:
             return
         step, launched = self._launched.popleft()
-        ahead = self._launch_ahead(step)
+        self._launch_ahead(step)
         picks = self._sampler.pick(launched.result(), step.sampled)
         choices = step.choices(picks.tokens)
         self._scheduler.advance(step, choices)
-        if ahead is not None:
-            ahead.mark_in_flight(True)
         self._deliver(step, choices, picks)
 
     def _launch_next(self) -> bool:
@@ -179,21 +181,23 @@ class Engine:
         with_logits = self._sampler.prepare(step.sampled)
         draws = self._sampler.draws(step.sampled) if with_logits and self._model.can_draw else None
         with_logits = with_logits and draws is None
-        launched = self._model.launch(batch, self._cache, with_logits=with_logits, draws=draws)
-        self._launched.append((step, launched))
+        self._launch(step, batch, with_logits=with_logits, draws=draws)
         return True
 
-    def _launch_ahead(self, step: Step) -> Step | None:
+    def _launch_ahead(self, step: Step) -> None:
         """Begin what comes after a step of decodes while that is under way, so that the device never waits for us."""
         if len(step.decodes) > self._model.max_rows_ahead or self._launched:
-            return None
+            return
         ahead = self._scheduler.step_after(step)
         draws = None if ahead is None else self._sampler.draws(ahead.decodes)
         if ahead is None or draws is None:
-            return None
-        batch = Batch.build(ahead.decodes, []).following()
-        self._launched.append((ahead, self._model.launch(batch, self._cache, with_logits=False, draws=draws)))
-        return ahead
+            return
+        self._launch(ahead, Batch.build(ahead.decodes, []).following(), with_logits=False, draws=draws)
+
+    def _launch(self, step: Step, batch: Batch, *, with_logits: bool, draws: Draws | None) -> None:
+        launched = self._model.launch(batch, self._cache, with_logits=with_logits, draws=draws)
+        step.note_launched()
+        self._launched.append((step, launched))
 
     def _draft(self, sequences: list[Sequence], num_tokens: int) -> list[list[int]]:
         return self._model.draft(Batch.build(sequences, []), self._cache, num_tokens)

@@ -50,7 +50,7 @@ class Intake:
         )
         sequence.deadline_s = sequence.submitted_s + min(sampling.timeout_s or math.inf, self._timeout_s)
         if self._looks_up and sequence.takes_the_likeliest:
-            sequence.lookup = PromptLookup(sequence.token_ids)
+            sequence.lookup = PromptLookup()
         extend_block_hashes(sequence.block_hashes, sequence.token_ids, self._block_size)
         return sequence
 

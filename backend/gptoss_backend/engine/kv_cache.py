@@ -199,7 +199,7 @@ class KVCache:
         self._rows: dict[int, _Row] = {}
         self._free_rows = list(reversed(range(plan.num_rows)))
         self.num_closes = 0
-        """While it stays the same, a sequence that `open` refused would be refused again."""
+        """While it stays the same, and no more of its prompt is found, `open` refuses again what it refused."""
         self.num_prefix_queries = 0
         self.num_prefix_hits = 0
 
@@ -252,6 +252,11 @@ class KVCache:
             self.num_prefix_hits += num_cached * block_size
         return row, num_cached * block_size
 
+    def num_findable(self, hashes: list[bytes]) -> int:
+        """Return how many leading blocks the full group holds. hashes: as `extend_block_hashes` makes them."""
+        find = self.full.pool.find
+        return next((index for index, content in enumerate(hashes) if find(content) is None), len(hashes))
+
     def reserve(self, row: int, num_tokens: int) -> None:
         """Make positions before `num_tokens` of a row writable. Raises CacheFull with nothing changed."""
         state = self._rows[row]
@@ -298,9 +303,7 @@ class KVCache:
 
         In the full group all of them must be there, in the sliding one those of the last window.
         """
-        length = 0
-        while length < most and self.full.pool.find(hashes[length]) is not None:
-            length += 1
+        length = self.num_findable(hashes[:most])
         while length:
             first = self.sliding.first_needed(length * self.plan.block_size)
             window = range(length - 1, first - 1, -1)

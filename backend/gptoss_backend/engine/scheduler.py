@@ -14,7 +14,8 @@ already running: when blocks run out, the least urgent running sequence gives up
 Nobody overtakes a prompt for which there is no room yet, else short ones would keep a long one out for ever. Who begins
 like a prompt that is being computed waits until that is done, and need not compute it again.
 
-Where several steps may be under way at once, each takes its share of the decoding sequences, and none that another has.
+Where several steps may be under way at once, each takes its share of the decoding sequences, and none that another has;
+the chunks of a prompt follow one another without waiting for the first to be done.
 """
 
 from __future__ import annotations
@@ -76,17 +77,51 @@ class Step:
             place = end
         return choices
 
-    def mark_in_flight(self, value: bool) -> None:
-        """Note of all its sequences whether the step is under way."""
+    def note_launched(self, sign: int = 1) -> None:
+        """Note of all its sequences that what it computes is under way; sign -1: that it no longer is."""
         for sequence in self.decodes:
-            sequence.is_in_flight = value
+            sequence.num_launched += sign
         for part in self.prefills:
-            part.sequence.is_in_flight = value
+            part.sequence.num_launched += sign * part.num_tokens
         for draft in self.drafts:
-            draft.sequence.is_in_flight = value
+            draft.sequence.num_launched += sign * (len(draft.tokens) + 1)
 
     def __bool__(self) -> bool:
         return bool(self.decodes or self.prefills or self.drafts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """The last sequence for which the cache had no room."""
+
+    sequence: Sequence
+    num_closes: int
+    """The cache's, then."""
+    next_hash: list[bytes]
+    """Of its first block that was not there; none where all were."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """The block that a prompt under way is computing.
+
+    The copies of a request with n > 1, and conversations under one system prompt, wait for the first of them and find
+    its blocks in the cache.
+    """
+
+    rank: tuple[float, int]
+    index: int
+    hash: list[bytes]
+    """Of all up to the block's end; none where it is not whole."""
+
+    @classmethod
+    def of(cls, leader: Sequence, block_size: int) -> _Beginning:
+        index = leader.num_computed // block_size
+        return cls(leader.rank, index, leader.block_hashes[index : index + 1])
+
+    def will_serve(self, sequence: Sequence) -> bool:
+        """Return whether a less urgent prompt begins with the block, too."""
+        return self.rank < sequence.rank and sequence.block_hashes[self.index : self.index + 1] == self.hash != []
 
 
 class ByUrgency:
@@ -146,7 +181,7 @@ class Scheduler:
         self._waiting = ByUrgency()
         self._running = ByUrgency()
         self._num_added = 0
-        self._refused: tuple[Sequence, int] | None = None  # whom the cache last had no room for, and its num_closes
+        self._refusal: _Refusal | None = None
         self.num_preemptions = 0
         self.num_drafted = 0  # tokens
         self.num_accepted = 0
@@ -186,7 +221,7 @@ class Scheduler:
             self._waiting.remove(sequence)
 
     def next_step(self) -> Step:
-        """Choose the next step's work and make room for it; empty where nothing can run.
+        """Choose the next step's work and make room for it; empty where nothing can run. It is to be launched next.
 
         Costs time in proportion to the sequences that run, whatever their length and however many wait.
         """
@@ -197,9 +232,9 @@ class Scheduler:
         index = 0
         while index < len(self._running):  # preemption shortens the list from its end
             sequence = self._running[index]
-            if sequence.is_in_flight:
-                pass
-            elif len(sequence.token_ids) - sequence.num_computed == 1:
+            if sequence.num_pending <= 0:
+                pass  # all of it is under way
+            elif sequence.num_uncomputed == 1:
                 # a block that was begun has room
                 if len(step.decodes) < max_decodes and (
                     sequence.num_computed % self._block_size or self._make_room(sequence, 1)
@@ -216,7 +251,6 @@ class Scheduler:
             budget = self._admit(step, budget)
         self._spend_rest(step, budget)
         self._speculate(step)
-        step.mark_in_flight(True)
         return step
 
     def step_after(self, step: Step) -> Step | None:
@@ -226,10 +260,9 @@ class Scheduler:
         the cache has no room. What is computed of a sequence that ends meanwhile is in vain: nothing is noted of it.
         """
         decodes = step.decodes
-        could_admit = self._waiting and self._cache.num_free_rows
-        if step.prefills or step.drafts or could_admit or len(decodes) != len(self._running):
+        if step.prefills or step.drafts or len(decodes) != len(self._running) or self._could_admit():
             return None
-        if any(sequence.row < 0 or sequence.lookup is not None for sequence in decodes):
+        if any(sequence.row < 0 for sequence in decodes) or self._could_draft(decodes):
             return None
         if all(sequence.num_generated + 1 >= sequence.max_tokens for sequence in decodes):
             return None
@@ -245,7 +278,7 @@ class Scheduler:
 
         Nothing is noted of sequences that were removed in the meantime.
         """
-        step.mark_in_flight(False)
+        step.note_launched(-1)
         for sequence, tokens in choices:
             sequence.token_ids.extend(tokens)
         for sequence in step.decodes:
@@ -262,6 +295,16 @@ class Scheduler:
             if sequence.row >= 0:
                 self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
             self._note(draft, len(tokens) - 1)
+
+    def _could_admit(self) -> bool:
+        return bool(self._waiting and self._cache.num_free_rows and not self._is_refused(self._waiting[0]))
+
+    def _could_draft(self, decodes: list[Sequence]) -> bool:
+        """Return whether somebody may be guessed at once each has one token more, whatever that is."""
+        if self._speculation is None or len(decodes) > self._speculation.max_seqs:
+            return False
+        has_head = self._drafter is not None
+        return any(s.lookup is not None and (has_head or s.lookup.may_draft_next(s.token_ids)) for s in decodes)
 
     def _speculate(self, step: Step) -> None:
         """Make drafts of decodes, where few run and nobody's prompt is computed; nobody is preempted for a draft."""
@@ -299,7 +342,7 @@ class Scheduler:
 
     def _note(self, draft: Draft, num_accepted: int) -> None:
         if draft.is_looked_up and draft.sequence.lookup is not None:
-            draft.sequence.lookup.judge(num_accepted)
+            draft.sequence.lookup.judge(num_accepted, len(draft.sequence.token_ids))
         self.num_drafted += len(draft.tokens)
         self.num_accepted += num_accepted
 
@@ -319,7 +362,7 @@ class Scheduler:
             if count == part.num_tokens:
                 continue
             try:
-                self._cache.reserve(sequence.row, sequence.num_computed + count)
+                self._cache.reserve(sequence.row, sequence.num_taken + count)
             except CacheFull:
                 return
             step.prefills[index] = ScheduledSequence(sequence, count, samples=count == sequence.num_pending)
@@ -329,10 +372,10 @@ class Scheduler:
         """Reserve blocks for next tokens, preempting the least urgent while there are none; False if that was it."""
         while True:
             try:
-                self._cache.reserve(sequence.row, sequence.num_computed + num_tokens)
+                self._cache.reserve(sequence.row, sequence.num_taken + num_tokens)
             except CacheFull:
                 victim = self._running[-1]
-                if victim.is_in_flight:  # its blocks are being written to; it may be asked once it is back
+                if victim.num_launched:  # its blocks are being written to; it may be asked once it is back
                     return False
                 self._preempt(victim)
                 if victim is sequence:
@@ -342,18 +385,20 @@ class Scheduler:
 
     def _admit(self, step: Step, budget: int, before: Sequence | None = None) -> int:
         """Start waiting sequences, those more urgent than `before` where it is given; returns the budget left."""
-        index = 0
-        while budget and index < len(self._waiting):
-            sequence = self._waiting[index]
+        under_way = [_Beginning.of(leader, self._block_size) for leader in self._running if leader.num_uncomputed > 1]
+        num_passed = 0  # they wait for what is under way, and nobody behind them gets the rows that they will need
+        while budget and num_passed < min(len(self._waiting), self._cache.num_free_rows):
+            sequence = self._waiting[num_passed]
             if before is not None and sequence.rank > before.rank:
                 break
-            if self._will_be_found_soon(sequence):
-                index += 1
+            if any(beginning.will_serve(sequence) for beginning in under_way):
+                num_passed += 1
                 continue
             if not self._open(sequence):
                 break
             self._waiting.remove(sequence)
             self._running.add(sequence)
+            under_way.append(_Beginning.of(sequence, self._block_size))
             if sequence.scheduled_s is None:
                 sequence.scheduled_s = time.monotonic()
                 sequence.cached_tokens = sequence.num_computed
@@ -365,22 +410,9 @@ class Scheduler:
                 budget -= 1
         return budget
 
-    def _will_be_found_soon(self, sequence: Sequence) -> bool:
-        """True where a prompt under way is computing a block that this one begins with, too.
-
-        The copies of a request with n > 1, and conversations under one system prompt, wait for the first of them and
-        find its blocks in the cache. Block hashes cover all that is before, so one comparison tells.
-        """
-        for leader in self._running:
-            if leader.num_pending > 1 and leader.rank < sequence.rank:
-                block = leader.num_computed // self._block_size
-                if leader.block_hashes[block : block + 1] == sequence.block_hashes[block : block + 1] != []:
-                    return True
-        return False
-
     def _open(self, sequence: Sequence) -> bool:
         """Give a sequence a row, if there is room for the whole of it beside what is running."""
-        if self._refused == (sequence, self._cache.num_closes):
+        if self._is_refused(sequence):
             return False
         # what prompts under way have yet to take, and a block more for every running sequence, which may soon want one
         spare = len(self._running) + sum(self._cache.num_missing(s.row, len(s.token_ids)) for s in self._running)
@@ -389,9 +421,17 @@ class Scheduler:
                 sequence.token_ids, spare, sequence.block_hashes, is_again=sequence.scheduled_s is not None
             )
         except CacheFull:
-            self._refused = (sequence, self._cache.num_closes)
+            num_found = self._cache.num_findable(sequence.block_hashes)
+            self._refusal = _Refusal(sequence, self._cache.num_closes, sequence.block_hashes[num_found : num_found + 1])
             return False
         return True
+
+    def _is_refused(self, sequence: Sequence) -> bool:
+        """Return whether it has been refused and would be again: nobody's blocks came back, no more of it is there."""
+        refusal = self._refusal
+        if refusal is None or refusal.sequence is not sequence or refusal.num_closes != self._cache.num_closes:
+            return False
+        return not self._cache.num_findable(refusal.next_hash)
 
     def _preempt(self, victim: Sequence) -> None:
         self._running.remove(victim)

@@ -92,8 +92,8 @@ class Sequence:
     """Leading tokens whose keys and values are in the cache."""
     row: int = -1
     """Row of the cache's block tables while running."""
-    is_in_flight: bool = False
-    """A step that computes it has been launched and is not done; the scheduler's."""
+    num_launched: int = 0
+    """Tokens behind these that steps under way compute; the scheduler's."""
     cached_tokens: int = 0
     random: random.Random = field(init=False, repr=False)
     submitted_s: float = field(default_factory=time.monotonic)
@@ -126,9 +126,19 @@ class Sequence:
         return len(self.token_ids) - len(self.request.prompt_ids)
 
     @property
-    def num_pending(self) -> int:
+    def num_uncomputed(self) -> int:
         """Tokens to compute before the next one can be sampled: 1 while decoding, more in prefill."""
         return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_taken(self) -> int:
+        """Leading tokens that are computed or under way."""
+        return self.num_computed + self.num_launched
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens that no step has taken yet; below 0 where guesses are under way."""
+        return len(self.token_ids) - self.num_taken
 
     def until_end(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Return next tokens up to the one that ends the answer, if one of them does."""
