@@ -21,6 +21,7 @@ from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.errors import EngineError, EngineStopped
+from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.driver import Cluster, DistributedModel
 from gptoss_backend.engine.placement.layout import SpreadMode, divide
@@ -54,10 +55,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def spread(folder: Path, mode: SpreadMode, num_ranks: int, cache_dtype: torch.dtype | None = None) -> DistributedModel:
+def spread(
+    folder: Path, mode: SpreadMode, num_ranks: int, cache_dtype: torch.dtype | None = None, *, packed: bool = False
+) -> DistributedModel:
     shards = divide(ModelConfig.from_folder(folder), mode, num_ranks)
     cluster = Cluster((CPU,) * num_ranks, num_ranks, timeout_s=60.0)
-    return DistributedModel(folder, shards, cluster, torch.float32, cache_dtype=cache_dtype)
+    return DistributedModel(folder, shards, cluster, torch.float32, cache_dtype=cache_dtype, packed=packed)
 
 
 @pytest.mark.parametrize(("mode", "num_ranks"), [("pipeline", 2), ("tensor", 2), ("pipeline", 4), ("tensor", 4)])
@@ -155,6 +158,20 @@ def test_ranks_when_the_engine_dies_then_they_end(folder: Path) -> None:
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
+
+
+def test_experts_when_they_are_to_stay_packed_then_so_they_do_on_the_ranks_too(folder: Path) -> None:
+    expected, _ = generate(load_torch_model(folder), PROMPTS[:2], 12, OPTIONS)
+    model = spread(folder, "pipeline", 2, packed=True)
+    assert isinstance(model._stage.model._weights.layers[0].experts.gate_up, PackedMatrices)
+    assert generate(model, PROMPTS[:2], 12, OPTIONS)[0] == expected
+
+
+def test_pipeline_when_steps_have_been_taken_then_what_was_handed_on_is_let_go(folder: Path) -> None:
+    model = spread(folder, "pipeline", 2)
+    generate(model, PROMPTS[:1], 30, OPTIONS)
+    assert model._stage._links is not None
+    assert len(model._stage._links._underway) <= 2
 
 
 def test_start_when_a_rank_cannot_read_its_part_then_its_sentence_is_told_and_nothing_is_left(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
+import time
 
 import pytest
 import torch
@@ -12,7 +15,9 @@ from hypothesis import strategies as st
 from gptoss_backend.engine.batch import Batch, Chunk
 from gptoss_backend.engine.errors import CacheFull
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.placement import control
 from gptoss_backend.engine.placement.control import Exchange, LineError, call
+from gptoss_backend.engine.placement.group import open_store
 from gptoss_backend.engine.placement.messages import MirroredTables, StepMessage
 
 NUMBERS = st.lists(st.integers(0, 2**31 - 1), max_size=8)
@@ -87,9 +92,9 @@ def exchange() -> Exchange:
 
 def test_exchange_when_somebody_does_not_know_the_secret_then_no_line_is_opened(exchange: Exchange) -> None:
     with pytest.raises(LineError, match="no line to"):
-        call(exchange.address, b"a guess")
+        call("127.0.0.1", exchange.port, b"a guess")
     assert exchange.next_line(0.1) is None
-    there = call(exchange.address, b"the secret")
+    there = call("127.0.0.1", exchange.port, b"the secret")
     here = exchange.next_line(5.0)
     assert here is not None
     there.tell({"rank": 1})
@@ -99,8 +104,51 @@ def test_exchange_when_somebody_does_not_know_the_secret_then_no_line_is_opened(
     exchange.close()
 
 
+def test_exchange_when_a_stranger_says_nothing_then_others_come_in_and_it_can_be_closed(exchange: Exchange) -> None:
+    port = exchange.port
+    with socket.create_connection(("127.0.0.1", port)):
+        there = call("127.0.0.1", port, b"the secret")
+        here = exchange.next_line(5.0)
+        assert here is not None
+        started_s = time.monotonic()
+        exchange.close()
+        assert time.monotonic() - started_s < 1.0
+    for end in (here, there):
+        end.close()
+    with pytest.raises(LineError, match="no line to"):
+        call("127.0.0.1", port, b"the secret")
+
+
+def test_call_when_nobody_answers_then_it_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_GREETING_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(LineError, match="no line to"):
+        call("127.0.0.1", silent.getsockname()[1], b"the secret")
+
+
+def test_line_when_the_other_host_vanishes_then_it_breaks_by_itself(exchange: Exchange) -> None:
+    there = call("127.0.0.1", exchange.port, b"the secret")
+    here = exchange.next_line(5.0)
+    assert here is not None
+    for line in (here, there):
+        with socket.socket(fileno=os.dup(line._connection.fileno())) as connected:
+            assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+            # what is waited for may take as long as it takes
+            assert not any(connected.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
+        line.close()
+    exchange.close()
+
+
+def test_store_when_it_is_opened_then_only_its_own_address_answers() -> None:
+    store = open_store("127.0.0.1", 0, is_master=True, timeout_s=5.0)
+    store.set("key", "value")
+    assert open_store("127.0.0.1", store.port, is_master=False, timeout_s=5.0).get("key") == b"value"
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.2", store.port), timeout=5.0)
+
+
 def test_line_when_it_is_closed_then_whoever_waits_at_either_side_is_told(exchange: Exchange) -> None:
-    there = call(exchange.address, b"the secret")
+    there = call("127.0.0.1", exchange.port, b"the secret")
     here = exchange.next_line(5.0)
     assert here is not None
     told: list[str] = []

@@ -70,7 +70,7 @@ def load_model(
         _check_head(options.head, config, choice, computing)
     model: Model
     if choice.mode != SINGLE:
-        model = _load_spread(folder, choice, computing, placement, progress)
+        model = _load_spread(folder, choice, computing, options, placement, progress)
     else:
         threads = options.num_threads or len(os.sched_getaffinity(0))
         if device.type == "cpu":
@@ -223,7 +223,12 @@ def _check_head(head: str, config: ModelConfig, choice: Choice, computing: Compu
 
 
 def _load_spread(
-    folder: Path, choice: Choice, computing: Computing, placement: PlacementOptions, progress: Progress | None
+    folder: Path,
+    choice: Choice,
+    computing: Computing,
+    options: EngineOptions,
+    placement: PlacementOptions,
+    progress: Progress | None,
 ) -> DistributedModel:
     num_here, rest = divmod(len(choice.shards), placement.num_nodes)
     if rest:
@@ -235,9 +240,16 @@ def _load_spread(
         port=placement.port,
         secret=placement.secret,
         timeout_s=placement.timeout_s,
+        num_threads=options.num_threads,
     )
     model = DistributedModel(
-        folder, choice.shards, cluster, computing.precision.dtype, progress, cache_dtype=computing.cache_dtype
+        folder,
+        choice.shards,
+        cluster,
+        computing.precision.dtype,
+        progress,
+        cache_dtype=computing.cache_dtype,
+        packed=computing.packed,
     )
     if computing.device.type == "cuda":
         _compare(choice.plans[0], computing.device)

@@ -99,10 +99,11 @@ def choose_placement(
     spread: SpreadMode = TENSOR if whole.plans[0].weights >= _TENSOR_FROM_BYTES else PIPELINE
     if mode in (PIPELINE, TENSOR):
         spread = PIPELINE if mode == PIPELINE else TENSOR
+    asked = "placement.mode" if mode != AUTO else "placement.num_devices" if num_devices else None
     counts = [num_devices] if num_devices else list(range(2, len(cards) + 1))
     for count in counts:
         try:
-            found = option(spread, count, _why(whole, cards, spread, count, asked=mode != AUTO))
+            found = option(spread, count, _why(whole, cards, spread, count, asked=asked))
         except EngineError:
             if num_devices:
                 raise
@@ -112,9 +113,9 @@ def choose_placement(
     raise EngineError(_misfit(whole, cards) or f"{config.num_layers} layers cannot be placed over {len(cards)} cards")
 
 
-def _why(whole: Choice, cards: Sequence[Card], spread: SpreadMode, count: int, *, asked: bool) -> str:
+def _why(whole: Choice, cards: Sequence[Card], spread: SpreadMode, count: int, *, asked: str | None) -> str:
     if asked:
-        return f"asked for by placement.mode, over {count} cards"
+        return f"asked for by {asked}, over {count} cards"
     return (
         f"{gib(whole.plans[0].needed(MIN_CONTEXT))} do not fit on one card of {gib(_smallest(cards))}; "
         f"{count} are the fewest that hold it, by {spread} parallelism"

@@ -27,7 +27,7 @@ import torch
 
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
-from gptoss_backend.engine.checkpoint import Progress
+from gptoss_backend.engine.checkpoint import Progress, load_weights
 from gptoss_backend.engine.errors import EngineError, ModelLost
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, ModelInfo, StepOutput, check_device
@@ -35,7 +35,7 @@ from gptoss_backend.engine.placement.control import Exchange, Line, LineError
 from gptoss_backend.engine.placement.group import address_towards, join_group, leave_group, open_store
 from gptoss_backend.engine.placement.jobs import Job, spawn
 from gptoss_backend.engine.placement.messages import StepMessage
-from gptoss_backend.engine.placement.stage import Stage, load_shard
+from gptoss_backend.engine.placement.stage import Stage
 from gptoss_backend.engine.placement.worker import CONTROL_KEY, Assignment
 from gptoss_backend.engine.shard import Shard
 
@@ -62,6 +62,8 @@ class Cluster:
     """Known to all ranks; empty: one is drawn, which suffices for those on this host."""
     timeout_s: float = 120.0
     """The longest that ranks wait for one another in a step, and for each other's start."""
+    num_threads: int | None = None
+    """Of each process of this host, where it computes on the processor; None: its share of the cores."""
 
 
 class DistributedModel:
@@ -80,15 +82,17 @@ class DistributedModel:
         progress: Progress | None = None,
         *,
         cache_dtype: torch.dtype | None = None,
+        packed: bool = False,
     ) -> None:
         """Start the other ranks of this host, wait for those elsewhere, load everybody's shard; blocks for as long.
 
-        cache_dtype: of keys and values; None: `dtype`.
+        cache_dtype: of keys and values; None: `dtype`. packed: experts stay in MXFP4.
         Raises EngineError with the sentence of whichever rank could not. Nothing is left running then.
         """
         self.config = shards[0].whole
         self.dtype = dtype
         self._cache_dtype = cache_dtype or dtype
+        self._packed = packed
         self.device = cluster.devices[0]
         self.info: ModelInfo | None = None
         is_tensor = shards[0].num_parts > 1
@@ -149,7 +153,7 @@ class DistributedModel:
             for line in self._lines.values():
                 line.send(encoded)
             output = self._stage.run(batch, cache, with_logits=with_logits)
-        except (LineError, RuntimeError) as error:  # torch.distributed raises the latter where a peer is gone
+        except Exception as error:  # whatever it is, the other ranks have gone on, and a peer may be gone
             raise self._lost(error) from error
         return output or _Awaited(self, len(batch.samples) if with_logits else None)
 
@@ -190,16 +194,21 @@ class DistributedModel:
 
     def _start(self, folder: Path, shards: Sequence[Shard], progress: Progress | None) -> None:
         cluster = self._cluster
-        store = open_store(cluster.host, cluster.port, is_master=True, timeout_s=cluster.timeout_s)
-        exchange = Exchange(cluster.host, cluster.secret.encode())
-        store.set(CONTROL_KEY, exchange.address)
+        try:
+            store = open_store(cluster.host, cluster.port, is_master=True, timeout_s=cluster.timeout_s)
+            exchange = Exchange(cluster.host, cluster.secret.encode())
+        except OSError as error:
+            raise EngineError(f"the ranks cannot meet at {cluster.host}:{cluster.port}: {error}") from error
+        store.set(CONTROL_KEY, str(exchange.port))
         try:
             for rank in range(1, len(cluster.devices)):
                 self._processes.append(spawn(self._job(rank, folder, store.port)))
             self._take_calls(exchange, shards)
         finally:
             exchange.close()
-        weights = load_shard(folder, shards[0], self.dtype, self.device, progress)
+        if self.device.type == "cpu":
+            torch.set_num_threads(self._num_threads)
+        weights = load_weights(folder, shards[0], self.dtype, self.device, packed=self._packed, progress=progress)
         for rank in self._lines:
             self._hear(rank)
         for line in self._lines.values():
@@ -218,9 +227,14 @@ class DistributedModel:
             rendezvous_port=port,
             secret=cluster.secret,
             device=str(cluster.devices[rank]),
-            num_threads=max(1, len(os.sched_getaffinity(0)) // len(cluster.devices)),
+            num_threads=self._num_threads,
             timeout_s=cluster.timeout_s,
         )
+
+    @property
+    def _num_threads(self) -> int:
+        cluster = self._cluster
+        return cluster.num_threads or max(1, len(os.sched_getaffinity(0)) // len(cluster.devices))
 
     def _take_calls(self, exchange: Exchange, shards: Sequence[Shard]) -> None:
         """Wait until every rank has called, and tell each what is its own."""
@@ -230,7 +244,7 @@ class DistributedModel:
             if time.monotonic() > deadline:
                 missing = sorted(set(range(1, self._cluster.num_ranks)) - self._lines.keys())
                 raise EngineError(
-                    f"ranks {missing} have not come to {exchange.address} in {self._cluster.timeout_s:g} s"
+                    f"ranks {missing} have not come to {self._cluster.host} in {self._cluster.timeout_s:g} s"
                 )
             line = exchange.next_line(_LOOK_PERIOD_S)
             if line is not None:
@@ -258,6 +272,7 @@ class DistributedModel:
             len(shards),
             dtype=str(self.dtype).removeprefix("torch."),
             cache_dtype=str(self._cache_dtype).removeprefix("torch."),
+            packed=self._packed,
         )
         line.tell(asdict(assignment))
 

@@ -25,8 +25,17 @@ _SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's address
 
 
 def open_store(host: str, port: int, *, is_master: bool, timeout_s: float) -> TCPStore:
-    """Return the place where ranks find each other; the master's process keeps it. Raises DistNetworkError."""
-    return TCPStore(host, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
+    """Return the place where ranks find each other; the master's process keeps it, at `host` only.
+
+    Raises DistNetworkError, the master OSError.
+    """
+    timeout = timedelta(seconds=timeout_s)
+    if not is_master:
+        return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timeout)
+    # left to itself, it would listen on every address of this machine, and it knows no secret
+    with socket.create_server((host, port)) as bound:
+        port, descriptor = bound.getsockname()[1], bound.detach()
+    return TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=timeout, master_listen_fd=descriptor)
 
 
 def join_group(
@@ -102,12 +111,15 @@ class StageLinks:
         self._last = dist.get_world_size() - 1
         # of its own: between two GPUs of one group, what is sent back would wait behind what is sent on, for ever
         self._back = dist.new_group([0, self._last])
-        self._underway: deque[tuple[dist.Work | None, Tensor]] = deque()
+        self._underway: deque[tuple[dist.Work | None, Tensor]] = deque()  # the latest sent
 
     def pass_on(self, hidden: Tensor) -> None:
         """Send a residual stream to the next stage, without waiting for it to be taken."""
-        while self._underway and (self._underway[0][0] is None or self._underway[0][0].is_completed()):
-            self._underway.popleft()
+        # no more steps than stages are under way: those before have been taken, but gloo knows so only once waited for
+        while len(self._underway) > self._last:
+            work, _ = self._underway.popleft()
+            if work is not None:
+                work.wait()
         hidden = hidden.contiguous()
         self._underway.append((dist.isend(hidden, self._rank + 1), hidden))
 

@@ -6,12 +6,10 @@ Does not know: processes, lines, who asked.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.checkpoint import Progress, Weights, load_weights
+from gptoss_backend.engine.checkpoint import Weights
 from gptoss_backend.engine.kv_cache import BlockTables
 from gptoss_backend.engine.model import StepOutput
 from gptoss_backend.engine.placement.group import StageLinks, TensorGroup
@@ -55,10 +53,3 @@ class Stage:
         assert self._links is not None  # noqa: S101 (only a pipeline sends them)
         shape = (num_samples, self.shard.whole.vocab_size)
         return self._links.receive_back(torch.empty(shape, dtype=torch.float32, device=self.model.device))
-
-
-def load_shard(
-    folder: Path, shard: Shard, dtype: torch.dtype, device: torch.device, progress: Progress | None = None
-) -> Weights:
-    """Read a rank's weights; on a GPU experts stay packed."""
-    return load_weights(folder, shard, dtype, device, packed=device.type == "cuda", progress=progress)

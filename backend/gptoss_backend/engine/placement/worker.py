@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
+from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.kv_cache import CachePlan
@@ -30,14 +31,14 @@ from gptoss_backend.engine.placement.control import Line, LineError, call
 from gptoss_backend.engine.placement.group import address_towards, join_group, open_store
 from gptoss_backend.engine.placement.jobs import Job
 from gptoss_backend.engine.placement.messages import MirroredTables, StepMessage
-from gptoss_backend.engine.placement.stage import Stage, load_shard
+from gptoss_backend.engine.placement.stage import Stage
 from gptoss_backend.engine.precision import check_cache_dtype
 from gptoss_backend.engine.shard import Shard
 
 logger = logging.getLogger(__name__)
 
 CONTROL_KEY = "control"
-"""Under which the store holds the address of the exchange."""
+"""Under which the store holds the port of the exchange."""
 _LINE_BROKE = 75  # EX_TEMPFAIL of sysexits.h
 
 
@@ -53,6 +54,8 @@ class Assignment:
     dtype: str
     cache_dtype: str
     """Of keys and values; both as torch names them."""
+    packed: bool
+    """Experts stay in MXFP4."""
 
     def shard_of(self, config: ModelConfig) -> Shard:
         """Return the shard meant."""
@@ -66,7 +69,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine's process, which ends this one
     try:
         store = open_store(job.rendezvous_host, job.rendezvous_port, is_master=False, timeout_s=job.timeout_s)
-        line = call(store.get(CONTROL_KEY).decode(), job.secret.encode())
+        line = call(job.rendezvous_host, int(store.get(CONTROL_KEY)), job.secret.encode())
     except (LineError, RuntimeError) as error:
         logger.error("cannot reach the engine: %s", error)
         return 1
@@ -82,7 +85,7 @@ def main() -> int:
         check_cache_dtype(cache_dtype, device)
         folder = Path(job.folder)
         shard = assignment.shard_of(ModelConfig.from_folder(folder))
-        weights = load_shard(folder, shard, getattr(torch, assignment.dtype), device)
+        weights = load_weights(folder, shard, getattr(torch, assignment.dtype), device, packed=assignment.packed)
         line.tell({"loaded": True})
         _next(inbox)  # all have
         join_group(
