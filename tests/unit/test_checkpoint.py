@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -114,10 +115,66 @@ def test_load_when_a_tensor_is_missing_or_misshapen_then_the_sentence_names_it(p
 
 
 @pytest.mark.parametrize(
+    ("weight_map", "sentence"),
+    [
+        ([], "not a readable shard index"),
+        ({"model.norm.weight": 3}, "a tensor's file is no name"),
+        (
+            {"lm_head.weight": "model-00002-of-00003.safetensors"},
+            r"model-00002-of-00003\.safetensors lacks the tensor lm_head\.weight, which the index says",
+        ),
+    ],
+    ids=["no map", "no name", "wrong shard"],
+)
+def test_load_when_the_index_is_wrong_then_the_sentence_says_how(
+    published: Path, weight_map: object, sentence: str
+) -> None:
+    path = published / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"] = index["weight_map"] | weight_map if isinstance(weight_map, dict) else weight_map
+    path.write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=sentence):
+        load(published)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        (
+            "lm_head.weight",
+            lambda tensor: tensor.to(torch.float8_e4m3fn),
+            r"lm_head\.weight is of F8_E4M3, not of BF16",
+        ),
+        (
+            "model.norm.weight",
+            lambda tensor: tensor * torch.nan,
+            r"model\.norm\.weight holds values that are no finite",
+        ),
+    ],
+    ids=["float8", "no number"],
+)
+def test_load_when_numbers_are_of_no_use_then_the_sentence_names_the_tensor(
+    published: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor], sentence: str
+) -> None:
+    shard = published / json.loads((published / "model.safetensors.index.json").read_text())["weight_map"][name]
+    tensors = load_file(shard)
+    save_file(tensors | {name: change(tensors[name])}, shard)
+    with pytest.raises(CheckpointError, match=sentence):
+        load(published)
+
+
+@pytest.mark.parametrize(
     ("edit", "sentence"),
     [
         ({"model_type": "llama"}, "model type 'llama', not 'gpt_oss'"),
-        ({"num_hidden_layers": None}, "layer_types does not name one"),
+        ({"num_hidden_layers": None}, "num_hidden_layers is None, not a whole number above 0"),
+        ({"num_hidden_layers": 1}, "layer_types does not name one"),
+        ({"max_position_embeddings": "131072"}, "max_position_embeddings is '131072', not a whole number"),
+        ({"sliding_window": -5}, "sliding_window is -5, not a whole number above 0"),
+        ({"num_experts_per_tok": 9}, "num_experts_per_tok is 9, but there are 4 experts"),
+        ({"num_key_value_heads": 3}, "cannot share 3 key-value heads"),
+        ({"rms_norm_eps": None}, "a value of the wrong type"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantised by 'fp8' are not computed here"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope type 'llama3'"),
     ],
     ids=str,

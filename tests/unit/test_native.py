@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -369,3 +370,29 @@ def test_library_when_there_is_no_compiler_then_the_sentence_says_what_to_instal
     monkeypatch.setattr(library.shutil, "which", lambda name: None)
     with pytest.raises(NativeUnavailableError, match=r"no C\+\+ compiler"):
         library._built()
+
+
+def test_library_when_what_was_built_is_damaged_then_torch_computes_and_it_is_built_anew_next_time(
+    tmp_path: Path,
+) -> None:
+    damaged = tmp_path / "forward-0.so"
+    damaged.write_bytes(b"\x7fELF")
+    with pytest.raises(NativeUnavailableError, match="cannot be loaded"):
+        library._opened(damaged)
+    assert not damaged.exists()
+
+
+def test_cache_folder_when_there_is_no_home_or_others_may_write_to_it_then_it_is_one_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(library.Path, "home", no_home)
+    assert library._cache_folder().parent == tmp_path
+    monkeypatch.setattr(library.Path, "home", lambda: tmp_path)
+    ours = library._cache_folder()
+    assert ours == tmp_path / ".cache" / "gptoss"
+    ours.chmod(0o777)
+    assert library._cache_folder() != ours

@@ -33,9 +33,14 @@ STARTED = Started(3, 1)
 FINISHED = Finished(FinishReason.STOP, 3, 2, 1, Timings(0.0, 0.1, 0.2))
 
 
+class TritonError(Exception):
+    INTERNAL, UNAVAILABLE = 1, 2
+
+
 @dataclass
 class Response:
-    tensors: list[Tensor]
+    tensors: list[Tensor] = field(default_factory=list)
+    error: TritonError | None = None
 
     def bytes_of(self, name: str) -> bytes:
         return next(tensor.array for tensor in self.tensors if tensor.name == name).tobytes()
@@ -47,18 +52,30 @@ class Sender:
 
     responses: list[Response] = field(default_factory=list)
     cancelled: bool = False
+    flags: list[int] = field(default_factory=list)
+    fails: bool = False
 
     def is_cancelled(self) -> bool:
+        if self.fails:
+            raise RuntimeError("no shared memory")
         return self.cancelled
 
     def send(self, response: Response, flags: int) -> None:
+        if self.fails:
+            raise RuntimeError("no shared memory")
         self.responses.append(response)
+        self.flags.append(flags)
 
 
 @pytest.fixture(scope="module")
 def module() -> Iterator[ModuleType]:
     library = ModuleType("triton_python_backend_utils")
-    vars(library).update(Tensor=Tensor, InferenceResponse=Response, TRITONSERVER_RESPONSE_COMPLETE_FINAL=1)
+    vars(library).update(
+        Tensor=Tensor,
+        InferenceResponse=Response,
+        TRITONSERVER_RESPONSE_COMPLETE_FINAL=1,
+        TritonError=TritonError,
+    )
     ours = [f"gptoss_backend.triton.{name}" for name in ("responses", "tensors")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, library.__name__, library)
@@ -188,6 +205,26 @@ def test_sender_when_a_client_has_gone_then_it_is_sent_only_the_end_and_that_lat
         assert len(paced.sent("a")) == 2
     paced.sender.close()
     assert len(paced.sent("a")) == 2
+
+
+def test_sender_when_a_response_cannot_be_sent_then_the_request_is_cancelled_and_ends_with_an_error(
+    module: ModuleType,
+) -> None:
+    paced = Paced(module, 1000.0, "ab")
+    paced.put(TokenDelta("a", (1,), STARTED), TokenDelta("b", (1,), STARTED))
+    wait_until(lambda: paced.sent("a") == paced.sent("b") == [[1]])
+    paced.streams["a"].fails = True
+    assert not paced.sender.cancel_abandoned()  # nor are the others kept from being asked
+    paced.put(TokenDelta("a", (2,)), TokenDelta("b", (2,)))
+    wait_until(lambda: paced.cancelled == ["a"])
+    paced.streams["a"].fails = False
+    paced.put(TokenDelta("a", event=FINISHED), TokenDelta("b", (3,), FINISHED))
+    paced.sender.close()
+    assert (paced.streams["a"].flags, str(paced.streams["a"].responses[-1].error)) == (
+        [0, 1],
+        "('a response could not be sent', 1)",
+    )
+    assert [token for tokens in paced.sent("b") for token in tokens] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

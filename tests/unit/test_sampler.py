@@ -314,3 +314,19 @@ def test_pick_when_a_grammar_leaves_nothing_or_raises_then_it_alone_is_at_fault(
         None,
         "the grammar of this request failed",
     ]
+
+
+@pytest.mark.parametrize("asked", [{}, {"top_k": 5}, {"top_p": 0.5}, {"min_p": 0.1}], ids=str)
+def test_rows_when_one_holds_no_numbers_then_the_others_are_drawn_all_the_same(asked: dict[str, Any]) -> None:
+    logits = torch.randn(3, VOCAB, generator=torch.Generator().manual_seed(1))
+    samplings, uniforms = [SamplingParams(**asked)] * 3, torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+
+    def drawn() -> list[int]:
+        if not asked:
+            return drawing.draw_plain(logits, samplings, uniforms).tolist()
+        return drawing.draw_filtered(drawing.Shortlist.of(logits, samplings), samplings, uniforms)[0].tolist()
+
+    expected = drawn()
+    logits[1] = torch.nan
+    first, _, last = drawn()
+    assert [first, last] == [expected[0], expected[2]]

@@ -25,6 +25,10 @@ from gptoss_backend.hub import cached_checkpoint, is_repository
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+_PACKED_ENDINGS = ("_blocks", "_scales")
+# as safetensors names them
+_PACKED_DTYPES = ("U8",)
+_DTYPES = ("BF16", "F16", "F32")
 Progress = Callable[[int, int], None]
 """Called with (layers done, layers in all)."""
 
@@ -214,22 +218,37 @@ class _Reader:
         return _any_packed(self._files)
 
     def check(self, tensors: Iterable[tuple[str, tuple[int, ...]]]) -> None:
-        """Raise CheckpointError where a tensor is absent or of another shape."""
+        """Raise CheckpointError where a tensor is absent, or of another shape or kind of number."""
         files = dict(sorted(self._files.items(), key=lambda item: item[1]))
         expected = dict(tensors)
         for name in expected.keys() - files.keys():
             raise CheckpointError(f"the checkpoint {self._folder} lacks the tensor {name}")
         for name in files:
             if name in expected:
-                shape = tuple(self._file(name).get_slice(name).get_shape())  # type: ignore[no-untyped-call]
+                shape, dtype = self._look_at(name)
                 if shape != expected[name]:
                     raise CheckpointError(
                         f"{self._folder}: {name} has shape {list(shape)}, config.json asks {list(expected[name])}"
                     )
+                wanted = _PACKED_DTYPES if name.endswith(_PACKED_ENDINGS) else _DTYPES
+                if dtype not in wanted:
+                    raise CheckpointError(f"{self._folder}: {name} is of {dtype}, not of {' or '.join(wanted)}")
+
+    def _look_at(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Return a tensor's shape and its dtype, as safetensors names it."""
+        try:
+            tensor = self._file(name).get_slice(name)  # type: ignore[no-untyped-call]
+        except SafetensorError as error:
+            path = self._folder / self._files[name]
+            raise CheckpointError(f"{path} lacks the tensor {name}, which the index says it holds") from error
+        return tuple(tensor.get_shape()), tensor.get_dtype()
 
     def read(self, name: str, part: tuple[slice, ...] = (), *, at: torch.device | None = None) -> Tensor:
-        """Return a part of a tensor in the compute dtype."""
-        return self._raw(name, part).to(at or self._device, self._dtype)
+        """Return a part of a tensor in the compute dtype. Raises CheckpointError where a vector holds no numbers."""
+        stored = self._raw(name, part)
+        if stored.dim() == 1 and not stored.isfinite().all():  # looking through matrices would take too long
+            raise CheckpointError(f"{self._folder}: {name} holds values that are no finite numbers")
+        return stored.to(at or self._device, self._dtype)
 
     def read_matrix(self, parts: Sequence[tuple[str, tuple[slice, ...]]]) -> Matrix:
         """Return parts of tensors, one below the other: in the compute dtype, or rounded from what is stored."""
@@ -282,8 +301,11 @@ def file_by_tensor(folder: Path) -> dict[str, str]:
         return dict.fromkeys(shard.keys(), SINGLE_FILE)  # type: ignore[no-untyped-call]
     try:
         files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError) as error:
+        is_map = all(isinstance(file, str) for file in files.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is not a readable shard index") from error
+    if not is_map:
+        raise CheckpointError(f"{index} is not a readable shard index: a tensor's file is no name")
     for file in sorted(set(files.values())):
         open_shard(folder / file)
     return files

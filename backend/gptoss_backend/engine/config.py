@@ -83,30 +83,56 @@ class ModelConfig:
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> ModelConfig:
         """Read what config.json holds. Raises KeyError, TypeError, ValueError or CheckpointError."""
-        num_layers = document["num_hidden_layers"]
+        _check_quantization(document.get("quantization_config"))
+        num_layers = _count(document, "num_hidden_layers")
         layer_types = document.get("layer_types") or [
             FULL_ATTENTION if i % 2 else SLIDING_ATTENTION for i in range(num_layers)
         ]
         if len(layer_types) != num_layers or set(layer_types) - {FULL_ATTENTION, SLIDING_ATTENTION}:
             raise CheckpointError("config.json: layer_types does not name one attention kind for each layer")
-        return cls(
+        per_token = "num_experts_per_tok" if "num_experts_per_tok" in document else "experts_per_token"
+        config = cls(
             has_packed_experts=document.get("quantization_config") is not None,
-            vocab_size=document["vocab_size"],
-            hidden_size=document["hidden_size"],
-            intermediate_size=document["intermediate_size"],
+            vocab_size=_count(document, "vocab_size"),
+            hidden_size=_count(document, "hidden_size"),
+            intermediate_size=_count(document, "intermediate_size"),
             num_layers=num_layers,
-            num_heads=document["num_attention_heads"],
-            num_kv_heads=document["num_key_value_heads"],
-            head_dim=document["head_dim"],
-            num_experts=document["num_local_experts"],
-            num_experts_per_token=document.get("num_experts_per_tok") or document["experts_per_token"],
-            sliding_window=document["sliding_window"],
+            num_heads=_count(document, "num_attention_heads"),
+            num_kv_heads=_count(document, "num_key_value_heads"),
+            head_dim=_count(document, "head_dim"),
+            num_experts=_count(document, "num_local_experts"),
+            num_experts_per_token=_count(document, per_token),
+            sliding_window=_count(document, "sliding_window"),
             layer_types=tuple(layer_types),
-            max_positions=document["max_position_embeddings"],
-            rms_norm_eps=document["rms_norm_eps"],
-            swiglu_alpha=document.get("swiglu_alpha", 1.702),
-            swiglu_limit=document.get("swiglu_limit", 7.0),
+            max_positions=_count(document, "max_position_embeddings"),
+            rms_norm_eps=float(document["rms_norm_eps"]),
+            swiglu_alpha=float(document.get("swiglu_alpha", 1.702)),
+            swiglu_limit=float(document.get("swiglu_limit", 7.0)),
             rope=rope_of(document),
+        )
+        if (picked := config.num_experts_per_token) > config.num_experts:
+            raise CheckpointError(f"config.json: {per_token} is {picked}, but there are {config.num_experts} experts")
+        if config.num_heads % config.num_kv_heads or config.head_dim % 2:
+            raise CheckpointError(
+                f"config.json: {config.num_heads} heads of {config.head_dim} cannot share {config.num_kv_heads} "
+                "key-value heads, or cannot be rotated by halves"
+            )
+        return config
+
+
+def _count(document: dict[str, Any], key: str) -> int:
+    value = document[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CheckpointError(f"config.json: {key} is {value!r}, not a whole number above 0")
+    return value
+
+
+def _check_quantization(quantization: dict[str, Any] | None) -> None:
+    method = "mxfp4" if quantization is None else quantization.get("quant_method", "mxfp4")
+    if method != "mxfp4":
+        raise CheckpointError(
+            f"config.json: weights quantised by {method!r} are not computed here: experts may be in MXFP4, as "
+            "published, all else in bfloat16, float16 or float32"
         )
 
 

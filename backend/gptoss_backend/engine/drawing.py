@@ -93,7 +93,7 @@ def _filter(shortlist: Shortlist, samplings: list[SamplingParams]) -> tuple[Tens
     totals = torch.where(_column([s.top_k > 0 for s in samplings], ranked) > 0, weights.sum(1, True), shortlist.totals)
     limits = _column([s.top_p if s.top_p < 1.0 else torch.inf for s in samplings], ranked) * totals.clamp(min=1.0)
     num_before = (weights.cumsum(1) - weights < limits).sum(1, True)
-    weights *= ranked >= ranked.gather(1, num_before - 1)
+    weights *= ranked >= ranked.gather(1, (num_before - 1).clamp(min=0))
     weights *= weights >= _column([s.min_p for s in samplings], ranked)
     reaches_past = (weights[:, -1] > 0) | (top_k[:, 0] > size)
     return weights, ~reaches_past | shortlist.is_whole
@@ -160,6 +160,7 @@ def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     cumulative = weights.cumsum(dim=1)
     total = cumulative[:, -1:]
     target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-    place = torch.searchsorted(cumulative, target, right=True)
+    # clamped for weights that are no numbers: whatever their row's token is, the others have theirs
+    place = torch.searchsorted(cumulative, target, right=True).clamp_(max=weights.shape[1] - 1)
     weight = weights.gather(1, place)
     return place, ((target - cumulative.gather(1, place) + weight) / weight).clamp_(0.0, 1.0)

@@ -150,10 +150,14 @@ class Generate:
             try:
                 if self._sender.cancel_abandoned():
                     wait_s = _SOON_S  # to show on the page what came of it
-                self._metrics.publish(self._engine.stats(), self._engine.observations.drain())
+                self._publish()
                 self._heartbeat.beat()
             except Exception:
                 logger.exception("housekeeping failed; trying again")
+        self._publish()  # what the last requests have come to
+
+    def _publish(self) -> None:
+        self._metrics.publish(self._engine.stats(), self._engine.observations.drain())
 
     def _die(self, fault: str) -> None:
         """End this process: Triton cannot be told that a model is at an end, but whoever watches it sees a stub go."""

@@ -54,6 +54,8 @@ class ResponseStream:
 
     is_abandoned = False
     """Whether the client was found to be gone; set once, by the housekeeper."""
+    is_broken = False
+    """Whether a response could not be sent; set once, by the sending thread."""
 
     def __init__(self, sender: Any) -> None:  # noqa: ANN401 (Triton's InferenceResponseSender, not importable here)
         self._sender = sender
@@ -165,7 +167,7 @@ class ResponseSender:
         self._send_unread(time.monotonic())
         with self._wake:
             streams = list(self._streams.items())
-        abandoned = [(request_id, stream) for request_id, stream in streams if stream.is_cancelled()]
+        abandoned = [(request_id, stream) for request_id, stream in streams if _is_gone(request_id, stream)]
         for request_id, stream in abandoned:
             stream.is_abandoned = True
             self._cancel(request_id)
@@ -210,7 +212,10 @@ class ResponseSender:
                 self._silent.discard(delta.request_id)
         if stream is None:
             return
-        if not stream.is_abandoned:
+        if stream.is_broken:
+            if delta.is_last:
+                self._try_to_send(stream, TokenDelta(delta.request_id, error="a response could not be sent"))
+        elif not stream.is_abandoned:
             self._try_to_send(stream, delta)
         elif delta.is_last:
             with self._wake:
@@ -221,8 +226,16 @@ class ResponseSender:
             stream.send(delta)
         except Exception:  # the server refused it: this request is lost, the others must go on
             logger.exception("request %s: a response could not be sent", delta.request_id)
-            self.forget(delta.request_id)
+            stream.is_broken = True  # its client is told once the engine has ended it
             self._cancel(delta.request_id)
+
+
+def _is_gone(request_id: str, stream: ResponseStream) -> bool:
+    try:
+        return stream.is_cancelled()
+    except Exception:  # the others are to be asked, too
+        logger.exception("request %s: the server does not say whether its client is there", request_id)
+        return False
 
 
 def coalesce(deltas: Iterable[TokenDelta]) -> list[TokenDelta]:

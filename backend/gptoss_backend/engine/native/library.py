@@ -86,7 +86,7 @@ def load_library() -> ctypes.CDLL:
     Raises NativeUnavailableError where the processor or the compiler is missing something.
     """
     _check_processor()
-    library = ctypes.CDLL(str(_built()))
+    library = _opened(_built())
     library.gptoss_create.restype = ctypes.c_void_p
     library.gptoss_create.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
     library.gptoss_set_embedding.argtypes = (ctypes.c_void_p,) * 2
@@ -125,23 +125,35 @@ def _built() -> Path:
     key = hashlib.sha256(b"\0".join([*sources, " ".join(_FLAGS).encode(), version.encode()])).hexdigest()
     library = _cache_folder() / f"forward-{key[:16]}.so"
     if not library.exists():
-        partial = library.with_suffix(f".{os.getpid()}")
         logger.info("building the CPU kernels with %s", compiler)
-        _run([compiler, *_FLAGS, "-o", str(partial), str(_SOURCE)])
-        partial.rename(library)  # at once: another process may be building it too
+        # of a name of its own, renamed at once: others may be building it, too, in this container or another
+        with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as folder:
+            partial = Path(folder) / library.name
+            _run([compiler, *_FLAGS, "-o", str(partial), str(_SOURCE)])
+            with partial.open("rb+") as written:
+                os.fsync(written)
+            partial.rename(library)
     return library
+
+
+def _opened(library: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        library.unlink(missing_ok=True)  # should it be damaged, the next start builds it anew
+        raise NativeUnavailableError(f"the CPU kernels were built but cannot be loaded: {error}") from error
 
 
 def _cache_folder() -> Path:
     """Return a folder that only this user can write to: what lies in it is executed."""
-    folder = Path.home() / ".cache" / "gptoss"
     try:
+        folder = Path.home() / ".cache" / "gptoss"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="gptoss-"))
-    if folder.stat().st_uid != os.getuid() or not os.access(folder, os.W_OK):
-        return Path(tempfile.mkdtemp(prefix="gptoss-"))
-    return folder
+        status = folder.stat()
+        is_ours = status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK)
+    except (OSError, RuntimeError):  # the latter where nobody knows this user's home
+        is_ours = False
+    return folder if is_ours else Path(tempfile.mkdtemp(prefix="gptoss-"))
 
 
 def _run(command: list[str]) -> str:
