@@ -222,6 +222,7 @@ def sampling_of(
         stop_token_ids=tuple(body.stop_token_ids or ()),
         logprobs=logprobs,
         priority=or_default(body.priority, defaults.priority),
+        cache_salt=body.cache_salt,
     )
 
 

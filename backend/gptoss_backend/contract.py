@@ -227,6 +227,8 @@ class SamplingParams:
     `engine.request_timeout_s`, holds besides."""
     structure: OutputStructure | None = None
     """What the answer is held to by a grammar."""
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Beginnings of prompts are shared in the KV cache with requests of the same salt only; None: with all without."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import accumulate
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache, extend_block_hashes
+from gptoss_backend.engine.kv_cache import CachePlan, KVCache
 from gptoss_backend.engine.scheduler import Scheduler, Step
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.speculation import PromptLookup, Speculation
@@ -72,7 +72,7 @@ class Simulation:
         sequence = Sequence(request, max_tokens=limit, submitted_s=self.now_s, deadline_s=self.now_s + timeout_s)
         if self.speculation is not None:
             sequence.lookup = PromptLookup()
-        extend_block_hashes(sequence.block_hashes, sequence.token_ids, BLOCK)
+        sequence.block_hashes.extend_over(sequence.token_ids, BLOCK)
         self.live[name], self.left[name] = sequence, limit
         self.scheduler.add(sequence)
         return name

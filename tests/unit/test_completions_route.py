@@ -228,10 +228,19 @@ def test_logprobs_when_streamed_then_chunks_join_to_the_whole(client: httpx.Clie
 
 
 def test_sampling_when_said_then_it_reaches_the_engine(client: httpx.Client, server: FakeModelServer) -> None:
-    complete(client, max_tokens=7, temperature=0, logit_bias={"5": 1}, ignore_eos=True, priority=3, min_tokens=2)
+    complete(
+        client,
+        max_tokens=7,
+        temperature=0,
+        logit_bias={"5": 1},
+        ignore_eos=True,
+        priority=3,
+        min_tokens=2,
+        cache_salt="s",
+    )
     (sampling,) = server.samplings
     assert (sampling.max_tokens, sampling.temperature, sampling.logit_bias) == (7, 0.0, {5: 1.0})
-    assert (sampling.ignore_eos, sampling.priority, sampling.min_tokens) == (True, 3, 2)
+    assert (sampling.ignore_eos, sampling.priority, sampling.min_tokens, sampling.cache_salt) == (True, 3, 2, "s")
     assert sampling.structure is None
 
 

@@ -6,9 +6,10 @@ from array import array
 
 import pytest
 
+from gptoss_backend.engine.block_hashes import BlockHashes
 from gptoss_backend.engine.block_pool import NULL_BLOCK, BlockPool
 from gptoss_backend.engine.errors import CacheFull, EngineError
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache, extend_block_hashes, plan_cache
+from gptoss_backend.engine.kv_cache import CachePlan, KVCache, plan_cache
 from support.shapes import tiny_config
 
 BLOCK = 4
@@ -95,7 +96,8 @@ def test_open_when_a_middle_window_is_gone_then_the_longest_prefix_before_it_is_
     for end in range(BLOCK, 41, BLOCK):
         cache.reserve(row, end)
         cache.commit(row, tokens, end)
-    hashes = extend_block_hashes([], tokens, BLOCK)
+    hashes = BlockHashes()
+    hashes.extend_over(tokens, BLOCK)
     cache.close(row)
     lost = cache.sliding.pool.find(hashes[6])
     while cache.sliding.pool.find(hashes[6]) is not None:
@@ -114,13 +116,27 @@ def test_open_when_a_middle_window_is_gone_then_the_longest_prefix_before_it_is_
 
 def test_hashes_when_extended_step_by_step_then_they_are_those_of_the_whole() -> None:
     tokens = list(range(100))
-    whole = extend_block_hashes([], tokens, BLOCK)
-    grown: list[bytes] = []
+    whole, grown, begun = BlockHashes(), BlockHashes(), BlockHashes()
+    whole.extend_over(tokens, BLOCK)
     for end in range(101):
-        extend_block_hashes(grown, array("i", tokens[:end]), BLOCK)
+        grown.extend_over(array("i", tokens[:end]), BLOCK)
     assert grown == whole
     assert len(set(whole)) == 25
-    assert extend_block_hashes([], tokens, BLOCK, 3) == whole[:3]
+    begun.extend_over(tokens, BLOCK, 3)
+    assert begun == whole[:3]
+
+
+def test_open_when_salts_differ_then_nothing_is_found_and_with_the_same_one_all_is() -> None:
+    cache = make_cache()
+    tokens = list(range(8))  # a beginning shorter than a block gets its salt, too, once it has grown
+    mine = BlockHashes("mine")
+    mine.extend_over(tokens[:2], BLOCK)
+    row, _ = cache.open(tokens[:2], block_hashes=mine)
+    cache.reserve(row, 8)
+    cache.commit(row, tokens, 8)
+    cache.close(row)
+    found = [cache.open([*tokens, 9], block_hashes=BlockHashes(salt))[1] for salt in (None, "theirs", "mine")]
+    assert found == [0, 0, 8]
 
 
 def test_commit_when_positions_leave_the_window_then_their_sliding_blocks_are_given_back() -> None:

@@ -80,6 +80,8 @@ class GenerationFields(RequestModel):
 
     priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
     """The lower, the sooner."""
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """Beginnings of prompts are shared in the KV cache with requests of the same salt only."""
     profile: str | None = None
     """The operating point: defaults and limits, and for the model `gpt-oss` which model answers."""
 

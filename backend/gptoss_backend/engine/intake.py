@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 
 from gptoss_backend.contract import SamplingParams
+from gptoss_backend.engine.block_hashes import BlockHashes
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.errors import InvalidRequest, PromptTooLong
 from gptoss_backend.engine.grammar import Grammar
-from gptoss_backend.engine.kv_cache import CachePlan, extend_block_hashes
+from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.speculation import PromptLookup
@@ -47,11 +48,12 @@ class Intake:
             max_tokens=min(sampling.max_tokens or room, room),
             stop_tokens=stop_tokens,
             edits=LogitEdits.of(sampling, request.prompt_ids, stop_tokens, grammar),
+            block_hashes=BlockHashes(sampling.cache_salt),
         )
         sequence.deadline_s = sequence.submitted_s + min(sampling.timeout_s or math.inf, self._timeout_s)
         if self._looks_up and sequence.takes_the_likeliest:
             sequence.lookup = PromptLookup()
-        extend_block_hashes(sequence.block_hashes, sequence.token_ids, self._block_size)
+        sequence.block_hashes.extend_over(sequence.token_ids, self._block_size)
         return sequence
 
     def _check_prompt(self, request: GenerationRequest) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from gptoss_backend.engine.block_hashes import BlockHashes
 from gptoss_backend.engine.block_pool import NULL_BLOCK, BlockPool
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CacheFull, EngineError
@@ -180,8 +180,8 @@ class LayerGroup:
 class _Row:
     """What one sequence holds."""
 
-    hashes: list[bytes]
-    """Chained content hashes of the row's whole blocks; the sequence's own list."""
+    hashes: BlockHashes
+    """The sequence's own."""
     num_labelled: int
     full: array[int] = field(default_factory=lambda: array("i"))
     sliding: array[int] = field(default_factory=lambda: array("i"))
@@ -216,13 +216,13 @@ class KVCache:
         self,
         token_ids: TokenIds,
         spare_blocks: int = 0,
-        block_hashes: list[bytes] | None = None,
+        block_hashes: BlockHashes | None = None,
         *,
         is_again: bool = False,
     ) -> tuple[int, int]:
         """Give a sequence a row, holding whatever prefix of its tokens is still cached.
 
-        block_hashes: what `extend_block_hashes` has made of the tokens so far; extended in place until `close`.
+        block_hashes: of the tokens, as far as they are known; extended in place until `close`.
         is_again: it had a row before, and what it finds, mostly its own, counts as no hit.
         Returns (row, num_cached_tokens); at least the last token is left to compute. Raises CacheFull, with nothing
         changed, where no row is free or the rest would not fit right now with `spare_blocks` left over.
@@ -230,7 +230,8 @@ class KVCache:
         if not self._free_rows:
             raise CacheFull("no free row")
         block_size = self.plan.block_size
-        hashes = extend_block_hashes([] if block_hashes is None else block_hashes, token_ids, block_size)
+        hashes = BlockHashes() if block_hashes is None else block_hashes
+        hashes.extend_over(token_ids, block_size)
         num_cached = self._longest_prefix(hashes, (len(token_ids) - 1) // block_size)
         shared = [self._found(self.full, content) for content in hashes[:num_cached]]
         reclaimed = sum(self.full.pool.is_free(block) for block in shared)
@@ -253,7 +254,7 @@ class KVCache:
         return row, num_cached * block_size
 
     def num_findable(self, hashes: list[bytes]) -> int:
-        """Return how many leading blocks the full group holds. hashes: as `extend_block_hashes` makes them."""
+        """Return how many leading blocks the full group holds."""
         find = self.full.pool.find
         return next((index for index, content in enumerate(hashes) if find(content) is None), len(hashes))
 
@@ -279,7 +280,8 @@ class KVCache:
         num_whole = num_computed // block_size
         if num_whole == state.num_labelled:
             return
-        hashes = extend_block_hashes(state.hashes, token_ids, block_size, num_whole)
+        hashes = state.hashes
+        hashes.extend_over(token_ids, block_size, num_whole)
         for index in range(state.num_labelled, num_whole):
             self.full.pool.label(state.full[index], hashes[index])
             if state.sliding[index] != NULL_BLOCK:
@@ -318,20 +320,3 @@ class KVCache:
         block = group.pool.find(content)
         assert block is not None, "_longest_prefix has just found it"  # noqa: S101
         return block
-
-
-def extend_block_hashes(
-    hashes: list[bytes], token_ids: TokenIds, block_size: int, num_blocks: int | None = None
-) -> list[bytes]:
-    """Extend `hashes` in place to one hash for each whole block of `token_ids`, each covering all before it.
-
-    num_blocks: stop there. Costs nothing for blocks whose hash is known. Returns `hashes`.
-    """
-    num_whole = len(token_ids) // block_size if num_blocks is None else num_blocks
-    previous = hashes[-1] if hashes else b""
-    for start in range(len(hashes) * block_size, num_whole * block_size, block_size):
-        # a cryptographic hash: with a weaker one, a crafted prompt could read another user's cache
-        block = array("i", token_ids[start : start + block_size]).tobytes()
-        previous = blake2b(previous + block, digest_size=16).digest()
-        hashes.append(previous)
-    return hashes

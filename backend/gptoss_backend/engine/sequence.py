@@ -22,6 +22,7 @@ from gptoss_backend.contract import (
     Timings,
     TokenLogprob,
 )
+from gptoss_backend.engine.block_hashes import BlockHashes
 from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.grammar import TokenMask
 from gptoss_backend.engine.speculation import PromptLookup
@@ -82,8 +83,8 @@ class Sequence:
     is_greedy: bool = field(init=False)
     wants_logits: bool = field(init=False)
     """True where the likeliest token does not suffice, `edits` aside."""
-    block_hashes: list[bytes] = field(default_factory=list, repr=False)
-    """The KV cache's: chained hashes of the leading whole blocks of `token_ids`, as far as they are known."""
+    block_hashes: BlockHashes = field(default_factory=BlockHashes, repr=False)
+    """Of `token_ids`; the KV cache's."""
     token_ids: array[int] = field(init=False)
     """Prompt, then generated tokens."""
     rank: tuple[float, int] = (0.0, 0)
