@@ -49,6 +49,11 @@ class Shard:
         return self.num_parts == 1 and len(self.layers) == self.whole.num_layers
 
     @property
+    def all_parts(self) -> tuple[Shard, ...]:
+        """This part of its layers and all others."""
+        return tuple(replace(self, part=part) for part in range(self.num_parts))
+
+    @property
     def is_first(self) -> bool:
         """True where the token embedding is looked up."""
         return self.layers.start == 0

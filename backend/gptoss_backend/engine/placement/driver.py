@@ -26,7 +26,7 @@ from typing import Any, Final
 import torch
 
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
+from gptoss_backend.engine.cache_sizing import CacheLimits
 from gptoss_backend.engine.checkpoint import Progress, load_weights
 from gptoss_backend.engine.errors import EngineError, ModelLost
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
@@ -119,8 +119,7 @@ class DistributedModel:
         """Plan what all ranks have room for, as `Model.plan_cache` says."""
         for line in self._lines.values():
             line.tell(asdict(limits))
-        model = self._stage.model
-        plans = [size_cache(model.config, self.device, model.cache_dtype.itemsize, limits)]
+        plans = [self._stage.model.plan_cache(limits)]
         plans += [CachePlan(**self._hear(rank)) for rank in self._lines]
         # ranks with other layers come to other counts: what the tightest holds is what all hold
         return replace(

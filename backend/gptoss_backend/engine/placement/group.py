@@ -10,8 +10,8 @@ import fcntl
 import socket
 import struct
 from collections import deque
+from collections.abc import Sequence
 from datetime import timedelta
-from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -66,11 +66,10 @@ def leave_group() -> None:
 class TensorGroup:
     """The parts of each layer. All ranks call the same methods in the same order."""
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, widths: Sequence[int]) -> None:
+        """widths: how much of the vocabulary each part has."""
         self._rank = dist.get_rank()
-        num_parts = dist.get_world_size()
-        ends = [vocab_size * part // num_parts for part in range(num_parts + 1)]
-        self._widths = [end - start for start, end in pairwise(ends)]
+        self._widths = widths
 
     def add_up(self, partial: Tensor) -> Tensor:
         """Return the sum over the parts, in place."""

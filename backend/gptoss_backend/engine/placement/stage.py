@@ -23,7 +23,7 @@ class Stage:
     def __init__(self, shard: Shard, weights: Weights, cache_dtype: torch.dtype) -> None:
         self.shard = shard
         is_tensor = shard.num_parts > 1
-        group = TensorGroup(shard.whole.vocab_size) if is_tensor else None
+        group = TensorGroup([len(part.vocab) for part in shard.all_parts]) if is_tensor else None
         self.model = TorchModel(shard, weights, group, cache_dtype=cache_dtype)
         self._links = None if is_tensor else StageLinks()
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
+from gptoss_backend.engine.cache_sizing import CacheLimits
 from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
@@ -110,7 +110,7 @@ def _make_cache(stage: Stage, line: Line, inbox: queue.SimpleQueue[bytes]) -> Mi
     """Say what there is room for here; take memory for what all have agreed on."""
     model = stage.model
     limits = CacheLimits(**json.loads(_next(inbox)))
-    line.tell(asdict(size_cache(model.config, model.device, model.cache_dtype.itemsize, limits)))
+    line.tell(asdict(model.plan_cache(limits)))
     plan = CachePlan(**json.loads(_next(inbox)))
     model.allocate_cache(plan)
     line.tell({"ready": True})
