@@ -48,6 +48,13 @@ def ensure_checkpoints(settings: Settings, run: RunDirectory, stop: StopSignal) 
             check_there(model, checkpoint)
 
 
+def check_checkpoints(settings: Settings) -> None:
+    """Raise UsageError where a served model's checkpoint is not there and cannot be made."""
+    for model in settings.served_models:
+        if model != DEMO:
+            check_there(model, settings.checkpoints[model])
+
+
 def ensure_demo(folder: Path, environment: Mapping[str, str], stop: StopSignal) -> None:
     """See that `folder` holds a checkpoint; make the demo's where there is none, or one of an earlier version's demo.
 

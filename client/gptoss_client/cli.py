@@ -35,9 +35,11 @@ from gptoss_client.join import join as join_engine
 from gptoss_client.keys import add_key
 from gptoss_client.launch import on_free_ports
 from gptoss_client.make_checkpoint import DEFAULT_SEED, CheckpointOrder, ExpertFormat, ShapeName, make_checkpoint
+from gptoss_client.output import BROKEN_PIPE, flush_output, never_fail_to_encode
 from gptoss_client.plan import plan
 from gptoss_client.reload import reload
 from gptoss_client.run_state import RunDirectory
+from gptoss_client.serve import check_startable
 from gptoss_client.serve import serve as serve_until_stopped
 from gptoss_client.status import report
 from gptoss_client.stop import stop_server
@@ -98,6 +100,7 @@ def serve(
     overrides = _overrides(config, models, profile, port, host, checkpoint, run_dir)
     settings = _with_absolute_paths(_load(config, overrides))
     if replace:
+        check_startable(settings)  # before there is none
         _end_earlier(settings)
     if auto_port:
         settings = _on_free_ports(settings)
@@ -192,17 +195,14 @@ for command in (chat, ask, bench):
 @app.command()
 def stop(*, config: ConfigOption = None, run_dir: RunDirOption = None) -> None:
     """End the running server."""
-    settings = _load(config, {"server": {"run_dir": run_dir}})
-    run = RunDirectory(Path(os.path.abspath(settings.server.run_dir)))
-    ended = stop_server(run, settings.server.shutdown_timeout_s)
-    _console().print("stopped" if ended else f"no server runs from {run.root}")
+    run = _run_directory(config, run_dir)
+    _console().print("stopped" if stop_server(run) else f"no server runs from {run.root}")
 
 
 @app.command()
 def status(*, config: ConfigOption = None, run_dir: RunDirOption = None) -> None:
     """Say what runs and how it is: exit status 0 when ready, 3 when nothing runs, else 1."""
-    settings = _load(config, {"server": {"run_dir": run_dir}})
-    exit_status, lines = report(RunDirectory(Path(os.path.abspath(settings.server.run_dir))))
+    exit_status, lines = report(_run_directory(config, run_dir))
     _console().print("\n".join(lines))
     raise typer.Exit(exit_status)
 
@@ -216,8 +216,7 @@ def reload_model(
     run_dir: RunDirOption = None,
 ) -> None:
     """Load another checkpoint for a served model while it and the others go on; both take memory for as long."""
-    settings = _load(config, {"server": {"run_dir": run_dir}})
-    reload(RunDirectory(Path(os.path.abspath(settings.server.run_dir))), model, checkpoint, _console())
+    reload(_run_directory(config, run_dir), model, checkpoint, _console())
 
 
 @app.command()
@@ -229,9 +228,10 @@ def logs(
     run_dir: RunDirOption = None,
 ) -> None:
     """Show what the server's processes printed, also those of a server that has ended."""
-    settings = _load(config, {"server": {"run_dir": run_dir}})
-    reader = LogReader(RunDirectory(Path(os.path.abspath(settings.server.run_dir))).logs)
-    console = _console()
+    run = _run_directory(config, run_dir)
+    if not run.logs.is_dir():
+        raise CommandError(f"no server has run from {run.root}: there is no folder {run.logs}")
+    reader, console = LogReader(run.logs), _console()
     for line in reader.last_lines(lines):
         console.print(line)
     with contextlib.suppress(KeyboardInterrupt):
@@ -271,8 +271,8 @@ def join(
 
 
 def _end_earlier(settings: Settings) -> None:
-    run = RunDirectory(settings.server.run_dir)
-    if stop_server(run, settings.server.shutdown_timeout_s):
+    run = RunDirectory.of(settings)
+    if stop_server(run):
         _console().print(f"ended the earlier server of {run.root}")
 
 
@@ -316,6 +316,10 @@ def _load(config: Path | None, overrides: dict[str, Any]) -> Settings:
         raise UsageError(str(error)) from error
 
 
+def _run_directory(config: Path | None, run_dir: Path | None) -> RunDirectory:
+    return RunDirectory.of(_load(config, {"server": {"run_dir": run_dir}}))
+
+
 def _with_absolute_paths(settings: Settings) -> Settings:
     server = settings.server
     paths = {name: Path(os.path.abspath(getattr(server, name))) for name in ("run_dir", "model_repository")}
@@ -329,12 +333,28 @@ def _console(*, stderr: bool = False) -> Console:
 
 def main() -> int:
     """Run the command; returns or exits with its status."""
+    never_fail_to_encode()
     try:
-        app()
+        try:
+            app()
+        finally:
+            flush_output()
     except CommandError as error:
-        _console(stderr=True).print(f"error: {error}")
-        return error.exit_status
+        return _failed(str(error), error.exit_status)
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    except OSError as error:  # a full disk, say, whatever was to be written
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{where}{error.strerror or error}", CommandError.exit_status)
+    except UnicodeError as error:
+        return _failed(str(error), CommandError.exit_status)
     return 0
+
+
+def _failed(sentence: str, exit_status: int) -> int:
+    with contextlib.suppress(OSError):  # nowhere to say it
+        _console(stderr=True).print(f"error: {sentence}")
+    return exit_status
 
 
 if __name__ == "__main__":

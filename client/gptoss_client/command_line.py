@@ -8,8 +8,6 @@ Does not know: what is asked of the server.
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +18,7 @@ from gptoss_backend.contract import ReasoningEffort
 from gptoss_backend.settings import ProfileName, SettingsError, load_settings
 from gptoss_client.api_errors import ClientError
 from gptoss_client.errors import CommandError, UsageError
+from gptoss_client.output import BROKEN_PIPE, drop_output
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.server_address import ServerAddress, named_server, running_server
 
@@ -43,7 +42,7 @@ def server_address(url: str | None, api_key: str | None, run_dir: Path | None) -
         settings = load_settings({"server": {"run_dir": run_dir}})
     except SettingsError as error:
         raise UsageError(str(error)) from error
-    return running_server(RunDirectory(Path(os.path.abspath(settings.server.run_dir))), api_key)
+    return running_server(RunDirectory.of(settings), api_key)
 
 
 @contextlib.contextmanager
@@ -55,7 +54,6 @@ def told_to_person() -> Iterator[None]:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    except BrokenPipeError:
-        # whoever read has what they wanted; the interpreter would complain at its own last flush
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(141) from None
+    except BrokenPipeError:  # whoever read has what they wanted
+        drop_output()
+        raise typer.Exit(BROKEN_PIPE) from None

@@ -14,6 +14,7 @@ from rich.console import Console
 from gptoss_backend.settings import load_settings
 from gptoss_client.display import Display
 from gptoss_client.errors import CommandError
+from gptoss_client.output import never_fail_to_encode
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.serve import supervise
 from gptoss_client.stop_signal import StopSignal
@@ -22,6 +23,7 @@ from gptoss_client.triton_runtime import find_runtime
 
 def main() -> int:
     """Supervise the server whose resolved settings the environment names; returns the exit status."""
+    never_fail_to_encode()
     display = Display(Console(force_terminal=False), with_time=True)
     try:
         settings = load_settings()

@@ -28,8 +28,9 @@ _REPEAT_S: Final = 10.0
 _BAR_WIDTH: Final = 24
 _FACT: Final = re.compile(r'"(precision|placement|memory plan|KV cache): ([^"\n]+)"')
 _LAYER: Final = re.compile(r"layer (\d+) of (\d+) loaded")
-# A closed terminal is an OSError; at a pipe that nobody reads, rich asks the process to exit. The server is to go on.
-_CONSOLE_GONE: Final = (OSError, SystemExit)
+# A closed terminal is an OSError; at a pipe that nobody reads, rich asks the process to exit; a sign
+# that the encoding lacks is a UnicodeError. The server is to go on.
+_CONSOLE_GONE: Final = (OSError, SystemExit, UnicodeError)
 
 
 class Display:

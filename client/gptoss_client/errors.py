@@ -30,6 +30,10 @@ class PortError(CommandError):
     """A port cannot be listened on."""
 
 
+class PortTakenError(PortError):
+    """A port cannot be listened on, but another of the same host may be."""
+
+
 class RuntimeMissingError(CommandError):
     """There is no tritonserver that this Python can run."""
 

@@ -93,7 +93,7 @@ def listeners(server: ServerSettings) -> tuple[Listener, ...]:
 def on_free_ports(settings: Settings) -> Settings:
     """Return the settings with the next four ports in a row, from `server.port` on, that all can be had.
 
-    Raises PortError where there are none up to the last port.
+    Raises PortError where there are none up to the last port, or a host has none at all.
     """
     server = settings.server
     hosts = (server.host, server.triton_host, server.triton_host, server.triton_host)

@@ -11,10 +11,14 @@ import errno
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import psutil
 
-from gptoss_client.errors import PortError
+from gptoss_client.errors import PortError, PortTakenError
+
+# somebody else's, or one of those for the machine's services
+_TAKEN: Final = (errno.EADDRINUSE, errno.EACCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +33,19 @@ class Listener:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Tell whether a port can be listened on now."""
+    """Tell whether a port can be listened on now. Raises PortError where no port of the host can."""
     try:
         check_ports([Listener("", host, port, "")])
-    except PortError:
+    except PortTakenError:
         return False
     return True
 
 
 def check_ports(listeners: Sequence[Listener]) -> None:
-    """Return if every port can be had. Raises PortError with the first that cannot."""
+    """Return if every port can be had. Raises PortError with the first that cannot.
+
+    PortTakenError where that is taken.
+    """
     purposes: dict[int, str] = {}
     for listener in listeners:
         what = f"port {listener.port} ({listener.purpose})"
@@ -63,7 +70,8 @@ def _try_to_listen(listener: Listener, what: str) -> None:
     except socket.gaierror as error:
         raise PortError(f"{listener.host} is no address to listen on: {error.strerror}") from error
     except OSError as error:
-        raise PortError(_sentence(listener, what, error)) from error
+        kind_of_error = PortTakenError if error.errno in _TAKEN else PortError
+        raise kind_of_error(_sentence(listener, what, error)) from error
 
 
 def _sentence(listener: Listener, what: str, error: OSError) -> str:

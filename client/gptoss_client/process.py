@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -120,18 +120,6 @@ class Process:
         if self._hang_watch:
             self._hang_watch.close()
         self._spec.clean_up()
-
-
-def run_step(command: Sequence[str], environment: Mapping[str, str], stop: StopSignal) -> int:
-    """Run a command to its end with our own output and return its exit status; a stop asked for ends its group."""
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-    record = ProcessRecord.of(command[0], process.pid)
-    try:
-        while process.poll() is None and not stop.requested:
-            time.sleep(TICK_S)
-    finally:
-        kill_group(record)
-    return process.wait()
 
 
 def _popen(spec: ProcessSpec) -> subprocess.Popen[bytes]:

@@ -13,13 +13,17 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import psutil
 
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_START_TIME: Final = 19  # of the fields of /proc/PID/stat that follow the name; see proc_pid_stat(5)
 # Processes tell their start in clock ticks since boot; the boot's time of day drifts with the clock.
 _CLOCK_SLACK_S: Final = 2.0
 _KILL_TIMEOUT_S: Final = 5.0
+_UNKNOWN: Final = ("", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,10 @@ class ProcessRecord:
     pid: int
     created_at: float
     """Seconds since the epoch. Ids are used again; with its time of birth a process is never mistaken."""
+    boot: str = ""
+    """Which boot it was born in: with `ticks` a time of birth that stands when somebody sets the clock."""
+    ticks: int = 0
+    """Clock ticks from then to its birth. Neither is known without /proc: then `created_at` counts."""
 
     @classmethod
     def of(cls, name: str, pid: int) -> ProcessRecord:
@@ -38,16 +46,28 @@ class ProcessRecord:
             created_at = psutil.Process(pid).create_time()
         except psutil.Error:  # it ended at once: what it may have left in its group is not older than now
             created_at = time.time()
-        return cls(name, pid, created_at)
+        return cls(name, pid, created_at, *_birth(pid))
 
     def find(self) -> psutil.Process | None:
         """Return the process if it still runs. One that has ended and was not yet waited for does not."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created_at) < _CLOCK_SLACK_S
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+            return process if self._is(process) and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.Error:
             return None
+
+    def is_not_younger_than(self, process: psutil.Process) -> bool:
+        """Tell whether a process was born with this one or later. Raises psutil.Error."""
+        boot, ticks = birth = _birth(process.pid)
+        if self.boot and birth != _UNKNOWN:
+            return boot == self.boot and ticks >= self.ticks
+        return bool(process.create_time() > self.created_at - _CLOCK_SLACK_S)
+
+    def _is(self, process: psutil.Process) -> bool:
+        birth = _birth(process.pid)
+        if self.boot and birth != _UNKNOWN:
+            return birth == (self.boot, self.ticks)
+        return bool(abs(process.create_time() - self.created_at) < _CLOCK_SLACK_S)
 
 
 def kill_group(leader: ProcessRecord) -> int:
@@ -86,8 +106,19 @@ def _members(leader: ProcessRecord) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             in_group = os.getpgid(process.pid) == leader.pid
-            if in_group and process.create_time() > leader.created_at - _CLOCK_SLACK_S and not _is_zombie(process):
+            if in_group and leader.is_not_younger_than(process) and not _is_zombie(process):
                 yield process
+
+
+def _birth(pid: int) -> tuple[str, int]:
+    """Return the boot that a process was born in, and the clock ticks from then on; unknown without /proc."""
+    try:
+        boot = _BOOT_ID.read_text(encoding="ascii").strip()
+        # the name may hold blanks and parentheses, and whatever bytes
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return boot, int(fields[_START_TIME])
+    except (OSError, ValueError, IndexError):
+        return _UNKNOWN
 
 
 def _is_zombie(process: psutil.Process) -> bool:

@@ -21,7 +21,7 @@ import httpx
 from rich.console import Console
 
 from gptoss_backend.contract import CHECKPOINT_PARAMETER, MODELS_BY_SHORT, ModelName, ModelShort
-from gptoss_backend.settings import Settings, load_settings
+from gptoss_backend.settings import Settings
 from gptoss_client.checkpoint import absolute, check_there
 from gptoss_client.errors import CommandError, RunningError, UsageError
 from gptoss_client.launch import Addresses, is_loopback, load_failure_in
@@ -73,7 +73,7 @@ def _running(run: RunDirectory) -> Settings:
         raise CommandError(f"no server runs from {run.root}")
     if state.phase is not Phase.READY:
         raise CommandError(f"the server of {run.root} is {state.phase}: try again when it is ready")
-    settings = load_settings(config=run.config, environ={})
+    settings = run.read_settings()
     if not is_loopback(settings.server.triton_host):
         where = f"Triton listens on {settings.server.triton_host} (server.triton_host)"
         raise UsageError(f"{where}, and loads nothing at the network's word: start the server anew")

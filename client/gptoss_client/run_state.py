@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,7 +19,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from gptoss_backend.settings import Settings
+from gptoss_backend.settings import Settings, SettingsError, load_settings
 from gptoss_client.errors import CommandError, RunningError
 from gptoss_client.process_group import ProcessRecord
 
@@ -63,6 +64,7 @@ class RunState:
 
 
 _STATE: Final = TypeAdapter(RunState)
+_TICK_S: Final = 0.05
 
 
 class RunDirectory:
@@ -76,9 +78,16 @@ class RunDirectory:
         self._failure = root / "failure.txt"
         self._lock = root / "lock"
 
+    @classmethod
+    def of(cls, settings: Settings) -> RunDirectory:
+        """Return the one that settings name, with a full path."""
+        return cls(Path(os.path.abspath(settings.server.run_dir)))
+
     @contextlib.contextmanager
-    def claim(self) -> Iterator[int]:
+    def claim(self, patience_s: float = 0.0) -> Iterator[int]:
         """Hold the directory for one server; gives the lock's file descriptor.
+
+        patience_s: how long to wait for another to let go of it.
 
         The lock lives as long as any process has the descriptor open, so a child that inherits it keeps the claim,
         and no crash leaves it behind. Raises RunningError where another server holds it.
@@ -89,27 +98,45 @@ class RunDirectory:
         except OSError as error:
             raise CommandError(f"cannot write in the run directory {self.root}: {error.strerror}") from error
         try:
-            self._take(descriptor)
+            self._take(descriptor, time.monotonic() + patience_s)
             yield descriptor
         finally:
             os.close(descriptor)
 
-    def _take(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            state = self.read_state()
-            by = f" (pid {state.supervisor.pid})" if state else ""
-            raise RunningError(
-                f"a server{by} already runs from {self.root}: end it with `gptoss stop`, "
-                "or give this one another --run-dir"
-            ) from None
+    def _take(self, descriptor: int, deadline: float) -> None:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise self._taken() from None
+            time.sleep(_TICK_S)
+
+    def _taken(self) -> RunningError:
+        state = self.read_state()
+        by = f" (pid {state.supervisor.pid})" if state else ""
+        return RunningError(
+            f"a server{by} already runs from {self.root}: end it with `gptoss stop`, or give this one another --run-dir"
+        )
 
     def write_config(self, settings: Settings) -> None:
-        """Replace the resolved settings in one step."""
+        """Replace the resolved settings in one step. They may hold a secret, so nobody else may read them."""
         fresh = self.config.with_suffix(".new")
-        fresh.write_text(settings.dump_yaml(), encoding="utf-8")
+        fresh.unlink(missing_ok=True)  # one that was left half-written may be open to all
+        with open(fresh, "x", encoding="utf-8", opener=_private) as file:
+            file.write(settings.dump_yaml())
         fresh.replace(self.config)
+
+    def read_settings(self) -> Settings:
+        """Return the resolved settings that the server was started with. Raises CommandError."""
+        try:
+            return load_settings(config=self.config, environ={})
+        except SettingsError as error:
+            raise CommandError(
+                f"the settings that the server of {self.root} was started with cannot be read ({error}): "
+                "if another version of gptoss started it, end it with `gptoss stop` and start it anew"
+            ) from error
 
     def read_state(self) -> RunState | None:
         """Return what the last server wrote, if it did not clean up itself; it need not run any more."""
@@ -150,3 +177,7 @@ class RunDirectory:
         if log.exists() and log.stat().st_size:
             log.replace(log.with_suffix(".log.1"))
         return log
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -21,9 +21,9 @@ from rich.console import Console
 
 from gptoss_backend.contract import MODELS_BY_SHORT
 from gptoss_backend.settings import Settings, child_environment
-from gptoss_client.checkpoint import ensure_checkpoints
+from gptoss_client.checkpoint import check_checkpoints, ensure_checkpoints
 from gptoss_client.display import Display, failure_in, farewell
-from gptoss_client.errors import CommandError, ProcessDiedError
+from gptoss_client.errors import CommandError, PortTakenError, ProcessDiedError
 from gptoss_client.launch import TRITON_LOG, Addresses, listeners, processes
 from gptoss_client.logs import bound_sizes
 from gptoss_client.placing import config_variant
@@ -55,18 +55,31 @@ def serve(settings: Settings, console: Console, *, detach: bool) -> int:
         return supervise(settings, runtime, run, _display(settings, run, console, "Ctrl-C ends it"), stop)
 
 
+def check_startable(settings: Settings) -> None:
+    """Raise CommandError where a server cannot start, as far as can be told while another one still runs.
+
+    settings: with absolute paths.
+    """
+    check_checkpoints(settings)
+    find_runtime()
+    config_variant(settings, child_environment(RunDirectory.of(settings).config))
+    with contextlib.suppress(PortTakenError):  # by the one that runs, it may be
+        check_ports(listeners(settings.server))
+
+
 def supervise(
     settings: Settings, runtime: TritonRuntime, run: RunDirectory, observer: Observer, stop: StopSignal
 ) -> int:
     """Run the server's processes until asked to stop; returns the exit status. The run directory must be claimed.
 
-    Raises CommandError when a process dies or is not ready in time; nothing runs any more then.
+    Raises CommandError when the models cannot be placed, a process dies or is not ready in time; nothing runs any more
+    then.
     """
     shm_prefix = f"gptoss_{secrets.token_hex(4)}_"
-    config_name = config_variant(settings, child_environment(run.config))
-    specs = processes(settings, runtime, run, config_name=config_name, shm_prefix=shm_prefix)
     keeper = _StateKeeper(run, shm_prefix, observer)
     try:
+        config_name = config_variant(settings, child_environment(run.config))
+        specs = processes(settings, runtime, run, config_name=config_name, shm_prefix=shm_prefix)
         Supervisor(
             specs,
             keeper,
@@ -176,10 +189,18 @@ def _serve_in_background(run: RunDirectory, claim: int, display: Display, stop: 
     with contextlib.closing(display):
         if _follow(supervisor, run, display, stop):
             return 0
+    _forget_own_state(run)
     if stop.requested:
         return STOPPED_BEFORE_READY
     words = log.read_text(encoding="utf-8", errors="replace").strip()
     raise ProcessDiedError(failure_in(words) or f"the server's supervisor died ({supervisor.returncode}): {words}")
+
+
+def _forget_own_state(run: RunDirectory) -> None:
+    """Remove what this process said of itself, where its supervisor failed before it could say anything of its own."""
+    state = run.read_state()
+    if state and state.supervisor.pid == os.getpid():
+        run.forget_state()
 
 
 def _follow(supervisor: subprocess.Popen[bytes], run: RunDirectory, display: Display, stop: StopSignal) -> bool:

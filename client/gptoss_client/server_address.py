@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gptoss_backend.settings import load_settings
 from gptoss_client.api_errors import ClientError
 from gptoss_client.errors import CommandError, UsageError
 from gptoss_client.launch import Addresses
@@ -46,6 +45,6 @@ def running_server(run: RunDirectory, api_key: str | None) -> ServerAddress:
         )
     if state.phase in (Phase.PREPARING, Phase.STARTING):
         raise CommandError("the server is not ready yet: `gptoss status` says what it waits for")
-    settings = load_settings(config=run.config, environ={})
+    settings = run.read_settings()
     # the certificate of this machine's own server need not name 127.0.0.1
     return ServerAddress(server_root(Addresses.of(settings).api), api_key, verify=False)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from gptoss_backend.contract import MODELS_BY_SHORT
-from gptoss_backend.settings import Settings, load_settings
+from gptoss_backend.settings import Settings
 from gptoss_client.launch import ADAPTER, TRITON, Addresses, probe
 from gptoss_client.run_state import Death, Phase, RunDirectory, RunState
 
@@ -22,7 +22,10 @@ NOT_RUNNING: Final = 3  # as the init scripts of Linux have it
 
 
 def report(run: RunDirectory) -> tuple[int, list[str]]:
-    """Return an exit status and the lines to print. Probes both processes; blocks for some seconds at most."""
+    """Return an exit status and the lines to print. Probes both processes; blocks for some seconds at most.
+
+    Raises CommandError where the settings of the server cannot be read.
+    """
     state = run.read_state()
     if state is None:
         failure = run.read_failure()
@@ -38,7 +41,7 @@ def report(run: RunDirectory) -> tuple[int, list[str]]:
 
 
 def _running(run: RunDirectory, state: RunState) -> tuple[int, list[str]]:
-    settings = load_settings(config=run.config, environ={})
+    settings = run.read_settings()
     addresses = Addresses.of(settings)
     health = {TRITON: probe(addresses.triton_ready), ADAPTER: probe(addresses.adapter_ready)}
     is_ready = state.phase is Phase.READY and set(health.values()) == {"ready"}

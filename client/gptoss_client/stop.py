@@ -13,35 +13,48 @@ from typing import Final
 
 import psutil
 
+from gptoss_backend.settings import ServerSettings
+from gptoss_client.errors import CommandError, RunningError
 from gptoss_client.launch import remove_shared_memory
 from gptoss_client.process_group import ProcessRecord, kill_group
 from gptoss_client.run_state import RunDirectory
 
 _TICK_S: Final = 0.1
 _MARGIN_S: Final = 15.0
+_KILL_TIMEOUT_S: Final = 5.0
+# whoever follows the start of a server in the background lets go of its directory some moments after its end
+_CLAIM_PATIENCE_S: Final = 2.0
 
 
-def stop_server(run: RunDirectory, shutdown_timeout_s: float) -> bool:
+def stop_server(run: RunDirectory) -> bool:
     """End the server of a run directory and wait until it is gone; returns whether there was anything to end.
 
-    shutdown_timeout_s: what its supervisor grants to each of its two processes.
+    Raises CommandError where it may not be ended, or does not end.
     """
     state = run.read_state()
     if state is None:
         return False
-    supervised = _end_supervisor(state.supervisor, timeout_s=2 * shutdown_timeout_s + _MARGIN_S)
-    return bool(end_leftovers(run)) or supervised
+    # what its supervisor grants to each of its two processes
+    supervised = _end_supervisor(state.supervisor, timeout_s=2 * _shutdown_timeout_s(run) + _MARGIN_S)
+    try:
+        with run.claim(_CLAIM_PATIENCE_S):
+            return bool(end_leftovers(run)) or supervised
+    except RunningError:  # by a new server, which has ended what this one left
+        return supervised
 
 
 def end_leftovers(run: RunDirectory) -> int:
     """Kill what a supervisor that died left running, remove its traces, and return how many processes there were.
 
-    The supervisor must not run any more.
+    The directory must be claimed. Raises CommandError where something runs on: then its traces stay, too.
     """
     state = run.read_state()
     if state is None:
         return 0
     num_ended = sum(kill_group(process) for process in state.processes)
+    for record in (*state.processes, state.supervisor):
+        if record.find():
+            raise _unending(record)
     if state.shm_prefix:
         remove_shared_memory(state.shm_prefix)
     run.forget_state()
@@ -52,11 +65,34 @@ def _end_supervisor(record: ProcessRecord, timeout_s: float) -> bool:
     supervisor = record.find()
     if supervisor is None:
         return False
-    with contextlib.suppress(psutil.Error):
-        supervisor.terminate()
+    try:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            supervisor.terminate()
+            _wait_for_end(record, timeout_s)
+            supervisor.kill()
+            _wait_for_end(record, _KILL_TIMEOUT_S)
+    except psutil.AccessDenied as error:
+        raise _unending(record) from error
+    return True
+
+
+def _wait_for_end(record: ProcessRecord, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while record.find() and time.monotonic() < deadline:
         time.sleep(_TICK_S)
-    with contextlib.suppress(psutil.Error):
-        supervisor.kill()
-    return True
+
+
+def _shutdown_timeout_s(run: RunDirectory) -> float:
+    try:
+        return run.read_settings().server.shutdown_timeout_s
+    except CommandError:  # unreadable settings are a reason more to end it
+        return ServerSettings().shutdown_timeout_s
+
+
+def _unending(record: ProcessRecord) -> CommandError:
+    try:
+        owner = psutil.Process(record.pid).username()
+    except psutil.Error:
+        owner = "unknown"
+    who = f"{record.name} (pid {record.pid}, of user {owner})"
+    return CommandError(f"cannot end {who}: where that is not you, stop the server as that user")

@@ -8,6 +8,7 @@ Does not know: what the processes are, how their readiness is asked for, or who 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -187,12 +188,19 @@ class Supervisor:
     def _end_all(self) -> None:
         # with a part of the server dead, its clients are told soon
         grace_s = min(self._shutdown_timeout_s, _GRACE_AFTER_DEATH_S) if self._has_failed else self._shutdown_timeout_s
-        for member in reversed(self._members):
-            if member.process:
-                if not member.process.has_ended:
-                    self._observer.ending(member.spec.name)
-                member.process.end(grace_s, self._stop)
-                member.process = None
+        with contextlib.ExitStack() as ends:  # the last first; each whatever becomes of the others
+            for member in self._members:
+                ends.callback(self._end, member, grace_s)
+
+    def _end(self, member: _Member, grace_s: float) -> None:
+        if member.process is None:
+            return
+        if not member.process.has_ended:
+            # who cannot be told must not keep what runs from its end
+            with contextlib.suppress(Exception):
+                self._observer.ending(member.spec.name)
+        member.process.end(grace_s, self._stop)
+        member.process = None
 
 
 def _with_log(sentence: str, spec: ProcessSpec) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -52,12 +54,15 @@ class Terminal:
             "GPTOSS_SERVER__SHUTDOWN_TIMEOUT_S": "10",
         }
 
-    def gptoss(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def gptoss(
+        self, *arguments: str, output: int = subprocess.PIPE, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
             self._command(arguments),
             env={**self._environment, **environment},
-            capture_output=True,
+            stdout=output,
+            stderr=subprocess.PIPE,
             text=True,
             timeout=TIMEOUT_S,
             check=False,
@@ -69,10 +74,14 @@ class Terminal:
         wait_until(lambda: self.state is not None and self.state.phase == "ready", TIMEOUT_S)
         return server
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, output: int = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
         """Start a command and return at once."""
         process = subprocess.Popen(
-            self._command(arguments), env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            self._command(arguments),
+            env={**self._environment, **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         self._servers.append(process)
         return process
@@ -88,7 +97,7 @@ class Terminal:
         return {record.name: record.pid for record in (*state.processes, state.supervisor)}
 
     def close(self) -> None:
-        stop_server(self.run, 10)
+        stop_server(self.run)
         for server in self._servers:
             server.kill()
             server.wait()
@@ -229,6 +238,55 @@ def test_serve_when_told_to_replace_then_ends_the_server_of_its_own_directory_on
     assert not set(before.values()) & set(terminal.pids.values())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "20b", "--checkpoint", "/does/not/exist"), "there is no checkpoint in /does/not/exist"),
+        (("--host", "192.0.2.1"), "192.0.2.1 is not an address of this machine"),
+    ],
+)
+def test_serve_when_told_to_replace_by_what_cannot_start_then_the_earlier_server_goes_on(
+    terminal: Terminal, arguments: tuple[str, ...], words: str
+) -> None:
+    terminal.serve()
+    before = terminal.pids
+
+    refused = terminal.gptoss("serve", "--replace", *arguments)
+
+    assert words in refused.stderr
+    assert terminal.pids == before
+    assert terminal.gptoss("status").returncode == 0
+
+
+def test_status_and_ask_when_the_settings_are_another_versions_then_say_so_and_stop_works(terminal: Terminal) -> None:
+    terminal.serve()
+    terminal.run.config.write_text("server: {renamed: 1}")
+
+    status, asked = terminal.gptoss("status"), terminal.gptoss("ask", "Hi")
+
+    for told in (status, asked):
+        assert told.returncode == 1
+        assert told.stderr.startswith(f"error: the settings that the server of {terminal.run.root} was started with ")
+        assert "Traceback" not in told.stderr
+    assert terminal.gptoss("stop").stdout == "stopped\n"
+
+
+def test_serve_when_the_terminal_lacks_signs_then_goes_on(terminal: Terminal) -> None:
+    master, slave = pty.openpty()
+    server = terminal.start("serve", output=slave, PYTHONIOENCODING="latin-1", TERM="xterm")
+    os.close(slave)
+    wait_until(lambda: terminal.state is not None and terminal.state.phase == "ready", TIMEOUT_S)
+    server.terminate()
+    words = b""
+    with contextlib.suppress(OSError):  # the terminal's end
+        while piece := os.read(master, 65536):
+            words += piece
+    os.close(master)
+
+    assert server.wait(TIMEOUT_S) == 0
+    assert b"stopping tritonserver" in words
+
+
 def test_serve_when_a_server_already_runs_from_the_directory_then_refuses(terminal: Terminal) -> None:
     terminal.serve()
 
@@ -326,6 +384,21 @@ def test_logs_when_a_server_has_ended_then_show_what_each_process_printed_last(t
     assert shown.returncode == 0
     assert f"triton     | config {terminal.run.config}\n" in shown.stdout
     assert "adapter    | settings ['GPTOSS_CONFIG']\n" in shown.stdout
+
+
+def test_logs_when_no_server_ever_ran_from_there_then_say_so(terminal: Terminal, tmp_path: Path) -> None:
+    shown = terminal.gptoss("logs", "--run-dir", str(tmp_path / "typo"))
+
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert shown.stderr.startswith(f"error: no server has run from {tmp_path / 'typo'}")
+
+
+@pytest.mark.parametrize("command", ["status", "config"])
+def test_any_command_when_the_disk_is_full_then_says_so_in_a_sentence(terminal: Terminal, command: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        told = terminal.gptoss(command, output=full.fileno())
+
+    assert (told.returncode, told.stderr) == (1, "error: No space left on device\n")
 
 
 def test_stop_and_status_when_nothing_runs_then_say_so(terminal: Terminal) -> None:

@@ -29,6 +29,13 @@ def test_ready_when_the_engines_logged_their_caches_then_each_size_is_told_once(
     assert told(log) == ["ready in 5.9 s", placement, "KV cache    1.2 GiB, 51,200 tokens", "farewell"]
 
 
+def test_ready_when_the_console_lacks_a_sign_then_nothing_is_harmed() -> None:
+    output = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    Display(Console(file=output), ["⠙"]).ready(5.87)
+    output.seek(0)
+    assert output.read() == "ready in 5.9 s\n"
+
+
 def test_ready_when_there_is_no_log_then_the_rest_is_told(tmp_path: Path) -> None:
     assert told(tmp_path / "triton.log") == ["ready in 5.9 s", "farewell"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gptoss_backend.settings import Settings, load_settings
+from gptoss_client import serve
 from gptoss_client.checkpoint import absolute, ensure_checkpoints
 from gptoss_client.errors import CommandError, PortError, RunningError, UsageError
 from gptoss_client.gpu import has_nvidia_gpu
@@ -18,6 +20,7 @@ from gptoss_client.launch import (
     Addresses,
     listeners,
     load_failure,
+    on_free_ports,
     probe,
     processes,
     remove_shared_memory,
@@ -25,9 +28,11 @@ from gptoss_client.launch import (
 )
 from gptoss_client.logs import last_lines
 from gptoss_client.ports import Listener, check_ports
-from gptoss_client.run_state import RunDirectory
+from gptoss_client.process_group import ProcessRecord
+from gptoss_client.run_state import Phase, RunDirectory, RunState
 from gptoss_client.stop_signal import StopSignal
 from gptoss_client.triton_runtime import TritonRuntime
+from support.processes import Diary
 from support.stand_ins import free_ports
 
 RUNTIME = TritonRuntime(Path("/t/bin/tritonserver"), Path("/t/backends"), Path("/t/caches"))
@@ -182,6 +187,11 @@ def test_check_ports_when_they_cannot_be_had_then_says_why(server: dict[str, obj
         check_ports(listeners(settings_with(**{"port": free_ports(1)[0], **server}).server))
 
 
+def test_on_free_ports_when_a_host_has_none_at_all_then_says_so_at_once() -> None:
+    with pytest.raises(PortError, match=r"^192\.0\.2\.1 is not an address of this machine"):
+        on_free_ports(settings_with(host="192.0.2.1"))
+
+
 def test_check_ports_when_two_purposes_share_one_then_names_both() -> None:
     api, triton = free_ports(2)
     server = settings_with(port=api, triton_grpc_port=triton, triton_metrics_port=triton).server
@@ -265,6 +275,36 @@ def test_read_state_when_it_is_not_a_state_then_is_as_if_there_were_none(tmp_pat
     (tmp_path / "state.json").write_text(content)
 
     assert RunDirectory(tmp_path).read_state() is None
+
+
+def test_config_when_written_then_only_its_owner_reads_the_secret_in_it(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.config.with_suffix(".new").touch(0o644)
+    run.write_config(Settings())
+    assert run.config.stat().st_mode & 0o777 == 0o600
+    assert run.read_settings() == Settings()
+
+
+def test_read_settings_when_another_version_wrote_them_then_says_what_to_do(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.config.write_text("server: {renamed: 1}")
+    with pytest.raises(CommandError, match=r"server\.renamed: no such setting.*gptoss stop"):
+        run.read_settings()
+
+
+def test_supervise_when_a_model_cannot_be_placed_then_no_state_is_left_and_the_reason_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> str:
+        raise UsageError("it does not fit")
+
+    monkeypatch.setattr(serve, "config_variant", refuse)
+    run, stop = RunDirectory(tmp_path), StopSignal()
+    run.write_state(RunState(Phase.PREPARING, ProcessRecord.of("supervisor", os.getpid()), 0.0, ""))
+    with pytest.raises(UsageError):
+        serve.supervise(Settings(), TritonRuntime(tmp_path), run, Diary(stop), stop)
+    assert run.read_state() is None
+    assert run.read_failure() == "it does not fit"
 
 
 def test_new_log_when_there_was_one_then_keeps_it_once(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ import pytest
 from gptoss_client import hang_watch
 from gptoss_client.backoff import Backoff
 from gptoss_client.errors import CommandError, ProcessDiedError, StartupTimeoutError
-from gptoss_client.process import ProcessSpec, run_step
+from gptoss_client.process import ProcessSpec
 from gptoss_client.process_group import ProcessRecord, kill_group
 from gptoss_client.stop_signal import StopSignal
 from gptoss_client.supervisor import Supervisor
@@ -83,6 +82,26 @@ def test_run_when_a_stop_is_asked_for_then_ends_the_processes_in_reverse_order(t
     assert not any(is_alive(process.pid) for process in diary.processes)
     assert (tmp_path / "server.cleaned").exists()
     assert (tmp_path / "adapter.cleaned").exists()
+
+
+@pytest.mark.parametrize("event", ["ready", "ending adapter"])
+def test_run_when_who_is_told_fails_then_every_process_is_ended_all_the_same(tmp_path: Path, event: str) -> None:
+    stop = StopSignal()
+
+    class Mute(Diary):
+        def _note(self, told: str) -> None:
+            super()._note(told)
+            if told == event:
+                raise UnicodeEncodeError("latin-1", "⠙", 0, 1, "ordinal not in range")
+
+    diary = Mute(stop, stop_at="ready")
+    specs = [python_process(tmp_path, name, READY + FOREVER) for name in ("server", "adapter")]
+
+    with contextlib.suppress(UnicodeEncodeError):
+        supervisor(specs, diary, stop).run()
+
+    assert diary.events[-2:] == ["ending adapter", "ending server"]
+    assert not any(is_alive(process.pid) for process in diary.processes)
 
 
 def test_run_when_one_is_ready_before_the_other_then_tells_what_is_awaited(tmp_path: Path) -> None:
@@ -325,20 +344,7 @@ def test_backoff_when_a_process_was_healthy_for_long_then_begins_anew_but_not_be
     assert delays_s == [0.25, 0.5, 1, 2, 4, 8, 16, 30, 30, 0.25, 0.5]
 
 
-# --- steps, signals and groups --------------------------------------------------------------------------------------
-
-
-def test_run_step_when_the_command_fails_then_returns_its_status() -> None:
-    assert run_step((sys.executable, "-S", "-c", "raise SystemExit(7)"), {}, StopSignal()) == 7
-
-
-def test_run_step_when_a_stop_is_asked_for_then_ends_the_command() -> None:
-    stop = StopSignal()
-    asked = threading.Timer(0.3, stop.request)
-    asked.start()
-
-    assert run_step((sys.executable, "-S", "-c", FOREVER), {}, stop) == -signal.SIGKILL
-    asked.join()
+# --- signals and groups ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("heeded_signals")
