@@ -248,6 +248,30 @@ def test_page_when_keys_are_asked_for_then_it_asks_for_one_and_works(browser: Br
         page.close()
 
 
+def test_key_when_it_is_not_given_at_first_then_a_question_asks_again_and_only_a_key_is_taken(
+    browser: Browser, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"visitor {digest_of(b'sesame').hex()}\n", encoding="utf-8")
+    settings = load_settings({"model": "demo", "adapter": {"keys_path": str(keys)}}, environ={})
+    with live(create_app(settings, model_server=FakeModelServer())) as url:
+        page = browser.new_page()
+        page.goto(url)
+        expect(page.locator("#key-dialog")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.locator("#messages .fault")).to_be_visible()
+        ask(page, "Hi")
+        expect(page.locator("#key-dialog")).to_be_visible()
+        page.locator("#key").fill("séßame\u2026")
+        page.keyboard.press("Enter")
+        expect(page.locator("#key-reason")).to_contain_text("That is no key")
+        page.locator("#key").fill("sesame")
+        page.keyboard.press("Enter")
+        expect(page.locator("article.assistant .body")).to_have_text("Hello!")
+        expect(page.locator("#model option")).not_to_have_count(0)
+        page.close()
+
+
 def test_file_when_the_browser_has_it_then_it_is_not_sent_again(url: str) -> None:
     first = httpx.get(f"{url}/")
     again = httpx.get(f"{url}/", headers={"If-None-Match": first.headers["etag"]})
@@ -297,6 +321,96 @@ def test_talks_when_two_tabs_keep_one_each_then_both_are_kept(page: Page, contex
     expect(page.locator("#talks li")).to_have_count(2)
     page.reload()
     expect(page.locator("#talks .open")).to_have_text(["in the other", "in one tab"])
+
+
+def second_tab(context: BrowserContext, url: str) -> Page:
+    """Return another tab of the same browser, at the newest conversation."""
+    other = context.new_page()
+    other.goto(url)
+    expect(other.locator("#model option")).not_to_have_count(0)
+    return other
+
+
+def test_talk_when_two_tabs_go_on_with_it_in_turn_then_each_takes_over_what_the_other_added(
+    page: Page, context: BrowserContext, url: str, server: FakeModelServer
+) -> None:
+    ask(page, "one")
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens")
+    other = second_tab(context, url)
+    ask(other, "two")
+    expect(other.locator("article.assistant footer")).to_have_count(2)
+    expect(page.locator("article.assistant .body")).to_have_count(2)
+    ask(page, "three")
+    expect(page.locator("#send")).to_be_enabled()
+    page.reload()
+    expect(page.locator("article.user")).to_have_count(3)
+    expect(page.locator("article.assistant .body")).to_have_text(["Hello!"] * 3)
+    expect(page.locator("#talks li")).to_have_count(1)
+    assert [message.content for message in server.chats[-1].messages][::2] == ["one", "two", "three"]
+
+
+def test_talk_when_two_tabs_go_on_with_it_at_once_then_it_becomes_two_and_nothing_is_lost(
+    page: Page, context: BrowserContext, url: str, server: FakeModelServer
+) -> None:
+    ask(page, "one")
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens")
+    other = second_tab(context, url)
+    server.scripts = [slowly("slow " * 40)]
+    ask(page, "in one tab")
+    expect(page.locator("article.assistant .body").last).to_contain_text("slow")
+    ask(other, "in the other")
+    expect(other.locator("article.assistant .body").last).to_have_text("Hello!")
+    expect(page.locator("#send")).to_be_enabled()
+    expect(page.locator("#talks li")).to_have_count(2)
+    expect(page.locator("article.user")).to_have_text(["one", re.compile("in one tab")])
+    page.reload()
+    shown = []
+    for index in (0, 1):
+        page.locator("#talks .open").nth(index).click()
+        expect(page.locator("#talks li").nth(index)).to_have_attribute("aria-current", "true")
+        shown.append(page.locator("#messages").inner_text())
+    assert sum("slow slow" in text for text in shown) == 1
+    assert any("in one tab" in text for text in shown)
+    assert any("in the other" in text for text in shown)
+
+
+def test_answer_when_another_talk_is_deleted_or_its_own_pressed_then_it_streams_on(
+    page: Page, server: FakeModelServer
+) -> None:
+    keep_talks(page, ("First", "Hi"), ("Second", "Ho"))
+    page.get_by_role("button", name="First", exact=True).click()
+    server.scripts = [slowly("word " * 60)]
+    ask(page, "Tell me")
+    expect(page.locator("article.assistant .body")).to_contain_text("word")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete Second").click()
+    expect(page.locator("#talks li")).to_have_count(1)
+    expect(page.locator("article.assistant .body")).to_contain_text("word")
+    page.get_by_role("button", name="First", exact=True).click()
+    expect(page.locator("#stop")).to_be_visible()
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens")
+
+
+def test_talk_when_opened_by_keyboard_then_the_focus_stays_on_it(page: Page) -> None:
+    keep_talks(page, ("First", "Hi"), ("Second", "Ho"))
+    page.get_by_role("button", name="Second", exact=True).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("article.user")).to_contain_text("Ho")
+    expect(page.get_by_role("button", name="Second", exact=True)).to_be_focused()
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete First").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#new-talk")).to_be_focused()
+
+
+def test_page_when_the_site_may_keep_nothing_then_it_answers(context: BrowserContext, url: str) -> None:
+    context.add_init_script(
+        """for (const name of ["localStorage", "sessionStorage"])
+            Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });"""
+    )
+    page = second_tab(context, url)
+    ask(page, "Hi")
+    expect(page.locator("article.assistant .body")).to_have_text("Hello!")
 
 
 def test_talk_when_deleted_and_confirmed_then_it_is_gone(page: Page) -> None:

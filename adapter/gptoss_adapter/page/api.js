@@ -1,6 +1,7 @@
 // The server's API, as far as this page asks for it. The key stays in this tab.
 
 const KEY = "gptoss.key";
+let key = keptKey();
 
 export class ApiError extends Error {
   constructor(message, status) {
@@ -9,13 +10,24 @@ export class ApiError extends Error {
   }
 }
 
-export function setKey(key) {
-  if (key) sessionStorage.setItem(KEY, key);
-  else sessionStorage.removeItem(KEY);
+function keptKey() {
+  try {
+    return sessionStorage.getItem(KEY);
+  } catch {
+    return null; // no storage here
+  }
+}
+
+export function setKey(given) {
+  key = given;
+  try {
+    sessionStorage.setItem(KEY, given);
+  } catch {
+    // then it is asked for again when the page is loaded again
+  }
 }
 
 async function call(path, options = {}) {
-  const key = sessionStorage.getItem(KEY);
   const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   let response;
   try {

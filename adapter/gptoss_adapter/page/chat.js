@@ -10,10 +10,11 @@ const CHOSEN = ["model", "profile", "effort", "instructions", "temperature", "ma
 const NO_ROOM = "This browser has no room left: what is new is gone when this page is closed. Delete a conversation to keep it.";
 const $ = (id) => document.getElementById(id);
 
-const talks = new Talks();
 let models = [];
 let running = null; // the answer under way: its talk, its message, and what stops it
 let editing = null; // the message that is written anew, and the draft that made room for it
+let drawn = null; // the talk whose messages are shown
+const talks = new Talks(() => running || editing);
 
 export async function startChat(askKey) {
   $("ask").addEventListener("submit", (event) => (event.preventDefault(), send()));
@@ -28,7 +29,7 @@ export async function startChat(askKey) {
   for (const id of CHOSEN) $(id).addEventListener("change", keepChoices);
   $("model").addEventListener("change", offerProfiles);
   addEventListener("pagehide", keepWhatCame);
-  addEventListener("storage", (event) => event.key === TALKS && (talks.refresh(), drawTalks()));
+  addEventListener("storage", (event) => event.key === TALKS && (talks.refresh(), drawChanged()));
 
   async function send() {
     const text = $("question").value.trim();
@@ -62,12 +63,15 @@ let sendResult, retry;
 
 async function offerModels(askKey) {
   try {
-    models = (await json("/v1/models")).data;
+    await loadModels();
   } catch (error) {
     if (error.status === 401 && (await askKey(error.message))) return offerModels(askKey);
     $("messages").replaceChildren(element("p", { class: "fault", role: "alert" }, error.message));
-    return;
   }
+}
+
+async function loadModels() {
+  models = (await json("/v1/models")).data;
   // the name that stands for the profile's model comes first: it is what most want
   const names = models.map((model) => model.id).sort((one, other) => (other === "gpt-oss") - (one === "gpt-oss"));
   $("model").replaceChildren(...names.map((name) => element("option", {}, name)));
@@ -98,7 +102,7 @@ function request() {
   const instructions = $("instructions").value.trim();
   const tools = $("tools").value.trim();
   const body = {
-    model: $("model").value,
+    model: $("model").value || "gpt-oss",
     messages: [...(instructions ? [{ role: "developer", content: instructions }] : []), ...messages.filter(saysSomething).map(sent)],
     stream: true,
     stream_options: { include_usage: true },
@@ -146,9 +150,10 @@ async function answer(askKey) {
   announce("");
   const view = messageView(message, { isRunning: true });
   $("messages").append(view);
-  scrollDown(true);
+  scrollDown();
   let drawing;
   try {
+    if (!models.length) await loadModels(); // no key had been given, or nobody had answered
     const began = performance.now();
     for await (const chunk of chat(request(), stopper.signal)) {
       take(message, chunk, performance.now() - began);
@@ -235,6 +240,7 @@ function draw(toEnd = false) {
   $("editing").hidden = !editing;
   $("stop").hidden = !running;
   $("send").disabled = Boolean(running);
+  drawn = talks.current;
   drawTalks();
   $("messages").scrollTop = Math.min(place, $("messages").scrollHeight);
 }
@@ -260,29 +266,46 @@ function announce(text) {
   $("announcer").textContent = text;
 }
 
+function drawChanged() {
+  if (drawn === talks.current) drawTalks();
+  else draw();
+}
+
 function drawTalks() {
+  const focused = $("talks").contains(document.activeElement) && document.activeElement.dataset.does;
   const items = talks.all.map((talk) => {
-    const open = element("button", { type: "button", class: "open", title: talk.title, onclick: () => (leave(), talks.open(talk.id), draw(true)) }, talk.title);
+    const open = element("button", { type: "button", class: "open", title: talk.title, onclick: () => openTalk(talk) }, talk.title);
     const rename = button("✎", () => renameTalk(talk));
     rename.setAttribute("aria-label", `Rename ${talk.title}`);
     const remove = button("×", () => removeTalk(talk));
     remove.setAttribute("aria-label", `Delete ${talk.title}`);
+    for (const [does, one] of Object.entries({ open, rename, remove })) one.dataset.does = `${does} ${talk.id}`;
     return element("li", talk.id === talks.current.id ? { "aria-current": "true" } : {}, open, rename, remove);
   });
   $("talks").replaceChildren(...items);
+  if (focused) ([...$("talks").querySelectorAll("button")].find((one) => one.dataset.does === focused) ?? $("new-talk")).focus();
   $("no-room").textContent = talks.isFull ? NO_ROOM : "";
+}
+
+function openTalk(talk) {
+  if (talk.id === talks.current.id) return;
+  leave();
+  talks.open(talk.id);
+  draw(true);
 }
 
 function renameTalk(talk) {
   const title = prompt("The conversation's name", talk.title)?.trim();
-  if (title) (talks.rename(talk.id, title), drawTalks());
+  if (title) (talks.rename(talk.id, title), drawChanged());
 }
 
 function removeTalk(talk) {
   if (!confirm(`Delete “${talk.title}”?`)) return;
-  if (talk.id === talks.current.id) leave();
+  const isCurrent = talk.id === talks.current.id;
+  if (isCurrent) leave();
   talks.remove(talk.id);
-  draw(true);
+  if (isCurrent) draw(true);
+  else drawChanged();
 }
 
 function isScrolledDown() {

@@ -5,23 +5,26 @@ import { startChat } from "./chat.js";
 import { showLive } from "./live.js";
 
 const $ = (id) => document.getElementById(id);
+const SENDABLE = /^[\x21-\x7e]+$/; // what a header may hold
 let asking = null;
 
 /** Ask for a key. Resolves to whether one was given. Two that ask at once share the question. */
 function askKey(reason) {
-  asking ??= new Promise((resolve) => {
-    $("key-reason").textContent = reason;
-    $("key").value = "";
-    $("key-dialog").returnValue = "";
-    $("key-dialog").addEventListener("close", () => {
-      asking = null;
-      const isGiven = $("key-dialog").returnValue === "ok" && $("key").value.trim() !== "";
-      if (isGiven) setKey($("key").value.trim());
-      resolve(isGiven);
-    }, { once: true });
-    $("key-dialog").showModal();
-  });
+  asking ??= ask(reason).finally(() => (asking = null));
   return asking;
+}
+
+async function ask(reason) {
+  const dialog = $("key-dialog");
+  $("key-reason").textContent = reason;
+  $("key").value = dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
+  const key = $("key").value.trim();
+  if (dialog.returnValue !== "ok" || !key) return false;
+  if (!SENDABLE.test(key)) return ask("That is no key: keys have no blanks and only letters, digits and signs of plain ASCII.");
+  setKey(key);
+  return true;
 }
 
 function show() {

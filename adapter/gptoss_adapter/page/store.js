@@ -20,12 +20,20 @@ function write(name, value) {
   }
 }
 
+function newId() {
+  return crypto.randomUUID?.() ?? String(Date.now());
+}
+
 export class Talks {
   #unkept = new Map(); // by id: what found no room in this browser and is here alone
+  #keptAs = new WeakMap(); // by conversation: its text as this tab last read or wrote it
+  #isInUse;
 
-  constructor() {
+  /** isInUse: whether the current conversation must stay the one it is, since it is answered or edited. */
+  constructor(isInUse) {
+    this.#isInUse = isInUse;
     this.all = read(TALKS, []);
-    this.current = this.all[0] ?? this.begin();
+    this.#goTo(this.all[0]);
   }
 
   /** Whether something here is not kept. */
@@ -34,12 +42,12 @@ export class Talks {
   }
 
   begin() {
-    this.current = { id: crypto.randomUUID?.() ?? String(Date.now()), title: "", messages: [] };
+    this.current = { id: newId(), title: "", messages: [] };
     return this.current;
   }
 
   open(id) {
-    this.current = this.all.find((talk) => talk.id === id) ?? this.current;
+    this.#goTo(this.all.find((talk) => talk.id === id) ?? this.current);
   }
 
   rename(id, title) {
@@ -55,24 +63,28 @@ export class Talks {
     // first from what is kept: less finds room even where the rest does not
     write(TALKS, read(TALKS, []).filter((talk) => talk.id !== id));
     this.#change(id, (all) => all.filter((talk) => talk.id !== id));
-    if (this.current.id === id) this.current = this.all[0] ?? this.begin();
+    if (this.current.id === id) this.#goTo(this.all[0]);
   }
 
   /** Keep the current conversation, as the newest. */
   save() {
-    const { current } = this;
-    if (current.messages.length) this.#change(current.id, (all) => [current, ...all.filter((talk) => talk.id !== current.id)]);
+    if (this.current.messages.length) this.#keepAsNewest(this.current);
   }
 
   /** Keep what was added to a conversation, unless it was deleted meanwhile. */
   update(changed) {
-    this.#change(changed.id, (all) => all.map((talk) => (talk.id === changed.id ? changed : talk)));
+    if (this.#wentOnElsewhere(changed)) this.#keepAsNewest(changed);
+    else this.#change(changed.id, (all) => all.map((talk) => (talk.id === changed.id ? changed : talk)));
   }
 
-  /** Take over what another tab has kept. The current conversation stays as it is here, and so does what found no room. */
+  /** Take over what another tab has kept, the current conversation included where it is as it was kept and not in use.
+   * What found no room stays. */
   refresh() {
-    const here = new Map([...this.#unkept, [this.current.id, this.current]]);
     const kept = read(TALKS, this.all);
+    const { current } = this;
+    const elsewhere = this.#wentOnElsewhere(current, kept);
+    if (elsewhere && JSON.stringify(current) === this.#keptAs.get(current) && !this.#isInUse()) this.#goTo(elsewhere);
+    const here = new Map(elsewhere ? this.#unkept : [...this.#unkept, [current.id, current]]);
     const known = new Set(kept.map((talk) => talk.id));
     const added = [...this.#unkept.values()].filter((talk) => !known.has(talk.id));
     this.all = [...added, ...kept.map((talk) => here.get(talk.id) ?? talk)];
@@ -83,8 +95,30 @@ export class Talks {
     this.refresh();
     this.all = make(this.all);
     const changed = this.all.find((talk) => talk.id === id);
-    if (write(TALKS, this.all)) this.#unkept.clear();
-    else if (changed) this.#unkept.set(id, changed);
+    if (!write(TALKS, this.all)) return void (changed && this.#unkept.set(id, changed));
+    this.#unkept.clear();
+    for (const talk of this.all) if (talk === changed || talk === this.current) this.#keptAs.set(talk, JSON.stringify(talk));
+  }
+
+  // Under a name of its own where another tab went on with it meanwhile: neither takes from the other.
+  #keepAsNewest(talk) {
+    if (this.#wentOnElsewhere(talk)) {
+      this.#unkept.delete(talk.id);
+      talk.id = newId();
+    }
+    this.#change(talk.id, (all) => [talk, ...all.filter((one) => one.id !== talk.id)]);
+  }
+
+  // What is kept of a conversation, where that is not what this tab last read or wrote.
+  #wentOnElsewhere(talk, kept = read(TALKS, [])) {
+    const other = kept.find((one) => one.id === talk.id);
+    return other && JSON.stringify(other) !== this.#keptAs.get(talk) ? other : undefined;
+  }
+
+  #goTo(talk) {
+    if (!talk) return void this.begin();
+    this.current = talk;
+    if (!this.#unkept.has(talk.id)) this.#keptAs.set(talk, JSON.stringify(talk));
   }
 }
 
