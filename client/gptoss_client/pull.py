@@ -8,14 +8,17 @@ Does not know: how files travel; `huggingface_hub` resumes what was interrupted 
 from __future__ import annotations
 
 import errno
+import http
 import logging
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-from huggingface_hub import DryRunFileInfo, constants, snapshot_download
+from huggingface_hub import DryRunFileInfo, constants, get_token, snapshot_download
 from huggingface_hub.errors import (
-    DryRunError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -30,6 +33,14 @@ from gptoss_client.errors import CommandError, UsageError
 
 _GB: Final = 10**9
 _FILES: Final[dict[str, Any]] = {"allow_patterns": list(CHECKPOINT_FILES), "ignore_patterns": list(OTHER_FILES)}
+# what the disk, its folders and their limits can have against a file, as no network has
+_LOCAL_FAULTS: Final = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE,
+    }
+)  # fmt: skip
+_RUST_FAULT: Final = re.compile(r"\(os error (\d+)\)")  # as hf_xet has it, in the text of an error of no kind
 
 
 class PullError(CommandError):
@@ -55,11 +66,12 @@ def pull(repository: str, console: Console) -> Path:
 
     Where the Hub cannot be asked, a checkpoint that is in the cache whole is as good.
     """
+    _check_environment()
     try:
         wanted = _list_wanted(repository)
     except HFValidationError as error:
         raise UsageError(f"{repository} is not a repository's name: {error}") from error
-    except (DryRunError, HfHubHTTPError) as error:
+    except Exception as error:  # whatever the transport raises
         # a dry run tells of the network's fault as the cause of its own
         reason = _sentence(repository, error.__cause__ or error)
         folder = cached_checkpoint(repository)
@@ -89,12 +101,21 @@ def _list_wanted(repository: str) -> list[DryRunFileInfo]:
 def _fetch(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, **_FILES))
-    except OSError as error:  # the Hub's own errors are of this kind too
-        if error.errno == errno.ENOSPC:
-            raise PullError(f"the disk of {constants.HF_HUB_CACHE} is full: make room, then pull again") from error
-        raise PullError(_sentence(repository, error)) from error
     except Exception as error:  # whatever the transport raises
         raise PullError(_sentence(repository, error)) from error
+
+
+def _check_environment() -> None:
+    """Raise UsageError where a variable says what no request can be made with."""
+    endpoint = urlsplit(constants.ENDPOINT)
+    if endpoint.scheme not in ("http", "https") or not endpoint.hostname:
+        raise UsageError(f"HF_ENDPOINT is {constants.ENDPOINT!r}: it begins with http:// or https:// and names a host")
+    try:
+        token = get_token()
+    except OSError:  # the cache is below what is no folder, of which the listing tells
+        return
+    if token and not token.isascii():
+        raise UsageError("the Hub's token (HF_TOKEN, or that of `hf auth login`) has characters that no token has")
 
 
 def _check_disk(num_bytes: int) -> None:
@@ -111,16 +132,42 @@ def _check_disk(num_bytes: int) -> None:
 def _sentence(repository: str, error: BaseException) -> str:
     """Return what keeps a repository from being fetched, and what to do."""
     hub = constants.ENDPOINT
+    if fault := _local_fault(error):
+        cache = constants.HF_HUB_CACHE
+        return f"cannot write in {cache} ({fault}): make room there, or set HF_HOME to a folder that can be written"
     match error:
         case GatedRepoError():
             return f"{repository} is gated: accept its terms at {hub}/{repository}, then log in with `hf auth login`"
         case RepositoryNotFoundError():
             return f"{hub} has no repository {repository}, or it is private: then log in with `hf auth login`"
+        case HfHubHTTPError() if error.response.status_code in (
+            http.HTTPStatus.UNAUTHORIZED,
+            http.HTTPStatus.FORBIDDEN,
+        ):
+            return (
+                f"{hub} refused {repository} (HTTP {error.response.status_code}): log in with `hf auth login`, "
+                f"and where it is gated accept its terms at {hub}/{repository}"
+            )
         case HfHubHTTPError():
             return f"{hub} answered HTTP {error.response.status_code} for {repository}: try again later"
         case _ if constants.HF_HUB_OFFLINE:
             return "HF_HUB_OFFLINE is set: unset it to pull"
+        case ImportError():
+            return "a SOCKS proxy is set (ALL_PROXY or HTTPS_PROXY): `pip install socksio` for it, or unset it"
+        case ValueError():  # no JSON
+            return f"what answers at {hub} is no Hub: is it a proxy, or a network's page to log in at?"
         case _:
             return (
                 f"{hub} cannot be reached ({error}): pull again where there is a network, it goes on where it stopped"
             )
+
+
+def _local_fault(error: BaseException | None) -> str | None:
+    """Return what this machine has against the files, where that is at the bottom of an error."""
+    while error is not None:
+        told = _RUST_FAULT.search(str(error))
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        if number in _LOCAL_FAULTS:
+            return os.strerror(number)
+        error = error.__cause__
+    return None

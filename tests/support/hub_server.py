@@ -22,6 +22,8 @@ class LittleHub(ThreadingHTTPServer):
         self.repository = repository
         self.files = files
         self.is_gated = False
+        self.refusal: int | None = None
+        """The status that answers everything, with a page for people."""
         self.fetched: list[str] = []
 
     @property
@@ -45,7 +47,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path, hub = self.path.partition("?")[0], self.server
         api, resolve = f"/api/models/{hub.repository}", f"/{hub.repository}/resolve/{COMMIT}/"
-        if not path.startswith((api, f"/{hub.repository}/")):
+        if hub.refusal is not None:
+            self._send(hub.refusal, b"<html>Who are you?</html>", **{"Content-Type": "text/html"})
+        elif not path.startswith((api, f"/{hub.repository}/")):
             self._send(404, b'{"error": "Repository not found"}', **{"X-Error-Code": "RepoNotFound"})
         elif hub.is_gated:
             self._send(403, b'{"error": "Access is restricted"}', **{"X-Error-Code": "GatedRepo"})

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,56 @@ def test_pull_when_it_cannot_be_then_says_why_in_a_sentence(person: Person, hub:
     assert gated.stderr.startswith(f"error: {REPOSITORY} is gated: accept its terms at {hub.url}/{REPOSITORY}")
     runs = (unreachable, offline, absent, gated, nonsense, folder)
     assert [run.returncode for run in runs] == [1, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("variables", "status", "words"),
+    [
+        ({"HF_ENDPOINT": "huggingface.co"}, 2, "HF_ENDPOINT is 'huggingface.co': it begins with http:// or https://"),
+        ({"HF_TOKEN": "hf_é"}, 2, "the Hub's token (HF_TOKEN, or that of `hf auth login`) has characters that no"),
+        ({"HF_HOME": f"{__file__}/home"}, 1, f"cannot write in {__file__}/home/hub (Not a directory): make room"),
+    ],
+)
+def test_pull_when_a_variable_is_wrong_then_names_it(
+    person: Person, variables: dict[str, str], status: int, words: str
+) -> None:
+    refused = person.gptoss("pull", REPOSITORY, **variables)
+
+    assert (refused.returncode, refused.stdout) == (status, "")
+    assert refused.stderr.startswith(f"error: {words}")
+
+
+@pytest.mark.skipif(find_spec("socksio") is not None, reason="SOCKS proxies are known here")
+def test_pull_when_a_socks_proxy_is_set_then_says_what_it_takes(person: Person) -> None:
+    assert "`pip install socksio`" in person.gptoss("pull", REPOSITORY, ALL_PROXY="socks5://127.0.0.1:9").stderr
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [(200, "is no Hub"), (401, "(HTTP 401): log in with `hf auth login`"), (403, "(HTTP 403): log in with")],
+)
+def test_pull_when_another_answers_in_the_hubs_place_then_says_so(
+    person: Person, hub: LittleHub, refusal: int, words: str
+) -> None:
+    hub.refusal = refusal
+
+    refused = person.gptoss("pull", REPOSITORY)
+
+    assert refused.returncode == 1
+    assert words in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_pull_when_a_file_may_not_be_written_then_the_disk_is_blamed_not_the_network(person: Person) -> None:
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)); "
+        "from gptoss_client import cli; sys.argv = ['gptoss', 'pull', 'someone/tiny']; sys.exit(cli.main())"
+    )
+
+    refused = person.run("-c", program, PYTHONDONTWRITEBYTECODE="1")
+
+    assert refused.returncode == 1
+    assert f"error: cannot write in {person.home / 'hub'} (File too large): make room" in refused.stderr
 
 
 def test_pull_when_the_disk_is_too_small_then_nothing_is_fetched(person: Person, hub: LittleHub) -> None:
