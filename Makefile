@@ -109,9 +109,10 @@ check: setup  ## run ruff and mypy
 lock:  ## resolve pyproject.toml's ranges anew into requirements/lock.txt
 	@bash requirements/lock.sh "$(PYTHON)" "$(TORCH_INSTALL)" $(LOCK)
 
-clean:  ## stop the server, remove the environment and all that is made from it (checkpoints stay)
+clean:  ## stop the server, remove the environment and all that is made from it (checkpoints, kept responses and load reports stay)
 	@test ! -x $(VENV)/bin/gptoss || $(VENV)/bin/gptoss stop || true
-	rm -rf $(VENV) .triton .run build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	test ! -d .run || find .run -mindepth 1 -maxdepth 1 ! -name 'responses.sqlite*' ! -name load -exec rm -rf {} +
+	rm -rf $(VENV) .triton build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): export PYTHON_CHECK = $(CHECK_PYTHON)

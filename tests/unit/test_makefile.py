@@ -124,3 +124,16 @@ def test_setup_when_the_check_is_run_by_the_python_of_these_tests_then_it_passes
 
     assert assemble(find_wheel(), tmp_path / ".triton").libraries
     assert setup(tmp_path, f"PYTHON={python}") == "made"
+
+
+def test_clean_when_responses_and_reports_are_kept_in_the_run_directory_then_they_stay(tmp_path: Path) -> None:
+    shutil.copy(PROJECT_ROOT / "Makefile", tmp_path)
+    kept = ("responses.sqlite", "responses.sqlite-wal", "load/report.html")
+    for name in (*kept, "config.yaml", "logs/triton.log"):
+        (tmp_path / ".run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".run" / name).touch()
+
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+
+    left = {str(path.relative_to(tmp_path / ".run")) for path in (tmp_path / ".run").rglob("*") if path.is_file()}
+    assert left == set(kept)
