@@ -43,13 +43,15 @@ class Client:
         triton: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         verify: bool = True,
+        trust_env: bool = True,
     ) -> None:
         """base_url: with or without `/v1`. triton: HOST:PORT of its gRPC [default: the API's host, its port + 1].
 
         timeout_s: of the answers over HTTP. verify: whether a certificate must be one that this machine trusts.
+        trust_env: whether the environment's proxies count; never for this machine's own addresses.
         """
         self.triton = triton or triton_address(base_url)
-        self._http = httpx.Client(**http_options(base_url, api_key, timeout_s, verify=verify))
+        self._http = httpx.Client(**http_options(base_url, api_key, timeout_s, verify=verify, trust_env=trust_env))
         self._channel: Any = None
 
     def models(self) -> tuple[Model, ...]:

@@ -36,10 +36,11 @@ class AsyncClient:
         triton: str | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         verify: bool = True,
+        trust_env: bool = True,
     ) -> None:
         """Arguments as of `api.Client`."""
         self.triton = triton or triton_address(base_url)
-        self._http = httpx.AsyncClient(**http_options(base_url, api_key, timeout_s, verify=verify))
+        self._http = httpx.AsyncClient(**http_options(base_url, api_key, timeout_s, verify=verify, trust_env=trust_env))
         self._channel: Any = None
 
     async def models(self) -> tuple[Model, ...]:

@@ -18,6 +18,8 @@ from gptoss_client.api_errors import ProtocolError, ServerError
 from gptoss_client.queries import server_error, unreachable
 
 _PATH: Final = "/v1/chat/completions"
+# what comes is read as it is
+_HEADERS: Final = {"Accept-Encoding": "identity"}
 _DATA: Final = b"data:"
 _DONE: Final = b"[DONE]"
 
@@ -29,7 +31,7 @@ def stream_chat(http: httpx.Client, body: Mapping[str, Any]) -> Generator[Answer
     """
     reader = ChunkReader()
     try:
-        with http.stream("POST", _PATH, json=_streamed(body)) as response:
+        with http.stream("POST", _PATH, json=_streamed(body), headers=_HEADERS) as response:
             if response.status_code != 200:
                 response.read()
                 raise server_error(response)
@@ -44,7 +46,7 @@ async def stream_chat_async(http: httpx.AsyncClient, body: Mapping[str, Any]) ->
     """Do as `stream_chat`, in asyncio."""
     reader = ChunkReader()
     try:
-        async with http.stream("POST", _PATH, json=_streamed(body)) as response:
+        async with http.stream("POST", _PATH, json=_streamed(body), headers=_HEADERS) as response:
             if response.status_code != 200:
                 await response.aread()
                 raise server_error(response)

@@ -35,12 +35,12 @@ from gptoss_client.join import join as join_engine
 from gptoss_client.keys import add_key
 from gptoss_client.launch import on_free_ports
 from gptoss_client.make_checkpoint import DEFAULT_SEED, CheckpointOrder, ExpertFormat, ShapeName, make_checkpoint
-from gptoss_client.output import BROKEN_PIPE, flush_output, never_fail_to_encode
 from gptoss_client.plan import plan
 from gptoss_client.reload import reload
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.serve import check_startable
 from gptoss_client.serve import serve as serve_until_stopped
+from gptoss_client.standard_streams import BROKEN_PIPE, flush_output, never_fail_to_encode, open_closed
 from gptoss_client.status import report
 from gptoss_client.stop import stop_server
 from gptoss_client.stop_signal import StopSignal
@@ -333,6 +333,7 @@ def _console(*, stderr: bool = False) -> Console:
 
 def main() -> int:
     """Run the command; returns or exits with its status."""
+    open_closed()
     never_fail_to_encode()
     try:
         try:

@@ -18,9 +18,9 @@ from gptoss_backend.contract import ReasoningEffort
 from gptoss_backend.settings import ProfileName, SettingsError, load_settings
 from gptoss_client.api_errors import ClientError
 from gptoss_client.errors import CommandError, UsageError
-from gptoss_client.output import BROKEN_PIPE, drop_output
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.server_address import ServerAddress, named_server, running_server
+from gptoss_client.standard_streams import BROKEN_PIPE, drop_output
 
 UrlOption = Annotated[
     str | None, typer.Option(metavar="http://HOST:PORT", help="The server [default: the one of the run directory].")

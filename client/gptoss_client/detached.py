@@ -14,9 +14,9 @@ from rich.console import Console
 from gptoss_backend.settings import load_settings
 from gptoss_client.display import Display
 from gptoss_client.errors import CommandError
-from gptoss_client.output import never_fail_to_encode
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.serve import supervise
+from gptoss_client.standard_streams import never_fail_to_encode
 from gptoss_client.stop_signal import StopSignal
 from gptoss_client.triton_runtime import find_runtime
 

@@ -147,19 +147,25 @@ def engine_facts(triton_log: Path) -> tuple[str, ...]:
     return ()
 
 
-def farewell(model: ModelName, addresses: Addresses, logs: Path, how_to_stop: str) -> tuple[str, ...]:
+def farewell(
+    model: ModelName, addresses: Addresses, logs: Path, how_to_stop: str, *, asks_for_key: bool
+) -> tuple[str, ...]:
     """Return what a person needs once the server is ready: what to open, a first request, the way out."""
     page = (f"to look at  {addresses.page}",) if addresses.page is not None else ()
     api = f"OpenAI API  {addresses.api}"
-    return (api, *page, f"logs        {logs}", "", curl_line(model, addresses.api), "", how_to_stop)
+    request = curl_line(model, addresses.api, asks_for_key=asks_for_key)
+    return (api, *page, f"logs        {logs}", "", request, "", how_to_stop)
 
 
-def curl_line(model: ModelName, api: str) -> str:
-    """Return a shell line that streams a first chat."""
+def curl_line(model: ModelName, api: str, *, asks_for_key: bool) -> str:
+    """Return a shell line that streams a first chat. asks_for_key: it takes that of the environment then."""
     request = {
         "model": model.openai,
         "messages": [{"role": "user", "content": "Say hello."}],
         "max_tokens": 64,
         "stream": True,
     }
-    return f"curl -N {api}/chat/completions -H 'Content-Type: application/json' -d '{json.dumps(request)}'"
+    # the certificate need not name this machine
+    options = "-kN" if api.startswith("https:") else "-N"
+    key = """-H "Authorization: Bearer $OPENAI_API_KEY" """ if asks_for_key else ""
+    return f"curl {options} {api}/chat/completions {key}-H 'Content-Type: application/json' -d '{json.dumps(request)}'"

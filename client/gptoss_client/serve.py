@@ -121,7 +121,8 @@ def _first_state(phase: Phase, shm_prefix: str = "") -> RunState:
 
 def _display(settings: Settings, run: RunDirectory, console: Console, how_to_stop: str) -> Display:
     model = MODELS_BY_SHORT[settings.served_model]
-    lines = farewell(model, Addresses.of(settings), run.logs, how_to_stop)
+    asks_for_key = settings.adapter.keys_path is not None
+    lines = farewell(model, Addresses.of(settings), run.logs, how_to_stop, asks_for_key=asks_for_key)
     return Display(console, lines, triton_log=run.logs / f"{TRITON_LOG}.log")
 
 

@@ -25,6 +25,8 @@ class ServerAddress:
     api_key: str | None = None
     verify: bool = True
     """Whether its certificate must be one that this machine trusts."""
+    trust_env: bool = True
+    """Whether it may stand behind a proxy that the environment names."""
 
 
 def named_server(url: str, api_key: str | None) -> ServerAddress:
@@ -46,5 +48,5 @@ def running_server(run: RunDirectory, api_key: str | None) -> ServerAddress:
     if state.phase in (Phase.PREPARING, Phase.STARTING):
         raise CommandError("the server is not ready yet: `gptoss status` says what it waits for")
     settings = run.read_settings()
-    # the certificate of this machine's own server need not name 127.0.0.1
-    return ServerAddress(server_root(Addresses.of(settings).api), api_key, verify=False)
+    # this machine's own: its certificate need not name 127.0.0.1, and whatever its address, no proxy stands before it
+    return ServerAddress(server_root(Addresses.of(settings).api), api_key, verify=False, trust_env=False)

@@ -130,7 +130,7 @@ async def _bench(server: ServerAddress, plan: Any, *, as_json: bool) -> None:  #
 
     console = make_console()
     limits = httpx.Limits(max_connections=None)
-    options = http_options(server.url, server.api_key, _SILENCE_S, verify=server.verify)
+    options = http_options(server.url, server.api_key, _SILENCE_S, verify=server.verify, trust_env=server.trust_env)
 
     def show(level: Level) -> None:
         if not as_json:
@@ -158,13 +158,14 @@ def _http(server: ServerAddress) -> Any:  # noqa: ANN401 (httpx.Client: not impo
 
     from gptoss_client.queries import http_options
 
-    return httpx.Client(**http_options(server.url, server.api_key, _SILENCE_S, verify=server.verify))
+    options = http_options(server.url, server.api_key, _SILENCE_S, verify=server.verify, trust_env=server.trust_env)
+    return httpx.Client(**options)
 
 
 def _client(server: ServerAddress) -> Any:  # noqa: ANN401 (api.Client: not imported before it is needed)
     from gptoss_client.api import Client
 
-    return Client(server.url, server.api_key, verify=server.verify)
+    return Client(server.url, server.api_key, verify=server.verify, trust_env=server.trust_env)
 
 
 def _streams(http: Any) -> Any:  # noqa: ANN401 (talk.turn.StreamChat)

@@ -93,6 +93,9 @@ def test_ask_when_the_answer_is_cut_then_what_came_is_written_and_status_is_1(
     [
         ([], b"", b"what is to be asked"),
         (["Hi", "--url", "nowhere"], b"", b"--url"),
+        (["Hi", "--url", "http://localhost:abc"], b"", b"--url"),
+        (["Hi", "--url", "http://localhost:99999"], b"", b"--url"),
+        (["Hi", "--url", "http://[::1"], b"", b"--url"),
         (["Hi", "--json-schema", "/no/such/file"], b"", b"--json-schema"),
         (["Hi", "--json-schema", __file__], b"", b"is not JSON"),
         (["Hi"], b"\xff\xfe", b"UTF-8"),
@@ -106,6 +109,30 @@ def test_ask_when_the_options_are_wrong_then_it_names_them_and_status_is_2(
     assert done.returncode == 2
     assert word in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_ask_when_the_key_is_none_or_the_proxy_cannot_be_had_then_says_so_and_status_1(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = gptoss("ask", "Hi", "--url", url, "--api-key", "séßame")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"error: that is no API key")
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    done = gptoss("ask", "Hi", "--url", "http://192.0.2.1")
+    assert done.returncode == (1)
+    assert b"pip install socksio" in done.stderr
+    assert gptoss("ask", "Hi", "--url", url).returncode == 0
+
+
+def test_ask_when_standard_input_is_closed_then_the_words_alone_are_asked(url: str, server: FakeModelServer) -> None:
+    shell = subprocess.run(["sh", "-c", f"{GPTOSS} ask Hi --url {url} <&-"], capture_output=True, timeout=60)
+    assert (shell.returncode, shell.stdout, shell.stderr) == (0, b"Hello!\n", b"")
+    assert server.chats[0].messages[0].content == "Hi"
+
+
+def test_ask_when_the_disk_is_full_then_says_so_and_status_1(url: str) -> None:
+    shell = subprocess.run(["sh", "-c", f"{GPTOSS} ask Hi --url {url} >/dev/full"], capture_output=True, timeout=60)
+    assert (shell.returncode, shell.stderr) == (1, b"error: No space left on device\n")
 
 
 def test_ask_when_the_reader_leaves_then_it_ends_quietly_and_the_engine_is_freed(

@@ -160,6 +160,22 @@ def test_chat_when_begun_again_then_earlier_lines_are_there_to_edit(url: str, tm
     assert (tmp_path / HISTORY).stat().st_mode & 0o777 == 0o600
 
 
+def test_chat_when_the_terminal_is_closed_then_what_was_typed_is_remembered(url: str, tmp_path: Path) -> None:
+    with terminal(url, tmp_path) as shown:
+        shown.type("Who are you?\n")
+        shown.expect("you> ")
+        shown.process.send_signal(signal.SIGHUP)
+        shown.process.wait(20)
+    assert (tmp_path / HISTORY).read_text() == "Who are you?\n"
+
+
+def test_chat_when_a_block_is_pasted_then_it_is_one_question(url: str, server: FakeModelServer, tmp_path: Path) -> None:
+    with terminal(url, tmp_path) as shown:
+        shown.type("\x1b[200~one\ntwo\n\x1b[201~\n")
+        shown.expect("Hello!")
+    assert [chat.messages[0].content for chat in server.chats] == ["one\ntwo"]
+
+
 # --- in pipes ---------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +207,7 @@ def test_chat_when_told_how_to_answer_then_the_requests_say_so(
         ("/profile fast", "balanced"),
         ("/retry", "nothing was asked"),
         ("/save", "FILE"),
+        ("/save ~nobody-at-all/x.md", "cannot write ~nobody-at-all/x.md"),
         ("/nonsense", "/help"),
         ("/help", "/retry"),
         ("/stats", "gpt-oss-demo (balanced): 0 running"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gptoss_client.answer import Answer, AnswerPart
 from gptoss_client.api_errors import ProtocolError, ServerError
-from gptoss_client.chat_stream import ChunkReader
+from gptoss_client.chat_stream import ChunkReader, stream_chat
 
 
 def event(document: object) -> bytes:
@@ -75,3 +76,26 @@ def test_reader_when_the_stream_holds_an_error_then_it_is_the_servers_sentence()
 def test_reader_when_an_event_is_no_chunk_then_it_says_so(data: bytes) -> None:
     with pytest.raises(ProtocolError, match="no chunk"):
         read(b"data: " + data + b"\n\n")
+
+
+def test_stream_when_asked_for_then_it_is_to_come_as_it_is() -> None:
+    def answer_chat(request: httpx.Request) -> httpx.Response:
+        assert request.headers["Accept-Encoding"] == "identity"
+        return httpx.Response(200, content=iter([STREAM]))
+
+    with httpx.Client(base_url="http://server", transport=httpx.MockTransport(answer_chat)) as http:
+        assert Answer.of(list(stream_chat(http, {}))).content == "Grüße 🌍"
+
+
+def test_stream_when_the_server_sends_on_to_another_then_says_where() -> None:
+    def send_on(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(301, headers={"Location": "https://elsewhere/"}, text="<html>Moved</html>")
+
+    with (
+        httpx.Client(base_url="http://server", transport=httpx.MockTransport(send_on)) as http,
+        pytest.raises(
+            ServerError, match=r"^http://server/v1/chat/completions sends on to https://elsewhere/: name"
+        ) as told,
+    ):
+        list(stream_chat(http, {}))
+    assert told.value.status == 301

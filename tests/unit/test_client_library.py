@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import struct
 import subprocess
 import sys
@@ -44,7 +45,11 @@ from gptoss_backend.settings import load_settings
 from gptoss_client import Answer, AsyncClient, Client, ClientError, ProtocolError, ServerError, UnreachableError
 from gptoss_client.answer import AnswerPart, Content, Ended, Reasoning, Usage
 from gptoss_client.keys import add_key
+from gptoss_client.process_group import ProcessRecord
+from gptoss_client.queries import http_options
 from gptoss_client.reports import Model, Profile, Stats
+from gptoss_client.run_state import Phase, RunDirectory, RunState
+from gptoss_client.server_address import running_server
 from support.fake_model_server import FakeModelServer, token_ids
 from support.live_app import live
 from support.ports import free_port
@@ -159,6 +164,19 @@ def test_client_when_a_key_is_asked_for_then_the_servers_sentence_and_code_come(
 def test_client_when_the_url_is_none_then_it_says_what_one_is(base_url: str) -> None:
     with pytest.raises(ClientError, match="http://"):
         Client(base_url)
+
+
+def test_client_when_its_own_server_has_an_address_of_the_network_then_no_proxy_stands_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_config(load_settings({"server": {"host": "192.0.2.7"}}, environ={}))
+    run.write_state(RunState(Phase.READY, ProcessRecord.of("supervisor", os.getpid()), 0.0, ""))
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    server = running_server(run, None)
+    own = http_options(server.url, None, 1.0, trust_env=server.trust_env)
+    assert (server.url, own["trust_env"]) == ("http://192.0.2.7:8000", False)
+    assert http_options("http://192.0.2.7:8000", None, 1.0)["trust_env"]
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from gptoss_client.display import Display
+from gptoss_backend.contract import MODELS_BY_SHORT
+from gptoss_backend.settings import load_settings
+from gptoss_client.display import Display, farewell
+from gptoss_client.launch import Addresses
 
 LOG = """I1123 17:56:28.600000 21118 logs.py:20] "placement: single (it fits on one H100)"
 I1123 17:56:28.677648 21118 logs.py:20] "KV cache: 1.2 GiB, 51,200 tokens"
@@ -38,6 +42,25 @@ def test_ready_when_the_console_lacks_a_sign_then_nothing_is_harmed() -> None:
 
 def test_ready_when_there_is_no_log_then_the_rest_is_told(tmp_path: Path) -> None:
     assert told(tmp_path / "triton.log") == ["ready in 5.9 s", "farewell"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({}, ["curl -N http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type"]),
+        (
+            {"keys_path": "/keys", "tls_certificate": "/cert", "tls_key": "/key"},
+            ["curl -kN https://127.0.0.1:8000/", '-H "Authorization: Bearer $OPENAI_API_KEY"'],
+        ),
+    ],
+)
+def test_farewell_when_keys_and_certificates_are_set_then_the_first_request_minds_them(
+    settings: dict[str, str], options: list[str]
+) -> None:
+    addresses = Addresses.of(load_settings({"adapter": settings}, environ={}))
+    lines = farewell(MODELS_BY_SHORT["demo"], addresses, Path("logs"), "Ctrl-C", asks_for_key="keys_path" in settings)
+    [request] = [line for line in lines if line.startswith("curl ")]
+    assert all(option in request for option in options)
 
 
 def test_waiting_when_the_engine_reads_its_layers_then_a_bar_shows_how_far_it_is(tmp_path: Path) -> None:

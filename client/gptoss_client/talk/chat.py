@@ -144,6 +144,8 @@ class Chat:
             raise MistakeError(f"{path} is there already") from error
         except OSError as error:
             raise MistakeError(f"cannot write {path}: {error.strerror}") from error
+        except (RuntimeError, ValueError) as error:  # ~ of nobody's, or what is no path
+            raise MistakeError(f"cannot write {path}: {error}") from error
         self._note(f"saved to {path}")
 
     def _quit(self, _: str) -> None:

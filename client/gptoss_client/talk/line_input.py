@@ -27,6 +27,8 @@ class LineInput:
 
     def __init__(self) -> None:
         self.is_terminal = sys.stdin.isatty()
+        self._history: Path | None = None
+        self._num_remembered = 0
 
     def read(self) -> str | None:
         """Return the next message, a line or several joined by `\\` at their ends; None at the end of the input.
@@ -47,26 +49,38 @@ class LineInput:
             line = sys.stdin.readline()
             return line.removesuffix("\n") if line else None
         try:
-            return input(prompt)
+            line = input(prompt)
         except EOFError:
             return None
+        self._remember()
+        return line
 
     @contextlib.contextmanager
     def remembered(self, history: Path | None = None) -> Iterator[None]:
-        """Load the lines of earlier chats, and keep the latest of all at the end. A file that cannot be had is none."""
+        """Load the lines of earlier chats, and keep each as it comes. A file that cannot be had is none."""
         if not self.is_terminal:
             yield
             return
         import readline  # here: a pipe needs none
 
-        path = history or Path.home() / HISTORY
-        with contextlib.suppress(OSError):
+        readline.parse_and_bind("set enable-bracketed-paste on")  # what is pasted is one message, whatever its lines
+        readline.set_history_length(_HISTORY_LINES)
+        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: nobody's home is known
+            path = history or Path.home() / HISTORY
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))  # what people ask is nobody else's
             readline.read_history_file(path)
-        try:
-            yield
-        finally:
-            readline.set_history_length(_HISTORY_LINES)
-            with contextlib.suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))  # what people ask is nobody else's
-                readline.write_history_file(path)
+            self._history, self._num_remembered = path, readline.get_current_history_length()
+        yield
+
+    def _remember(self) -> None:
+        """Keep the line just typed: a terminal that is closed ends the chat without a word."""
+        if self._history is None:
+            return
+        import readline
+
+        # an empty line, or one typed twice, adds nothing
+        num_new = readline.get_current_history_length() - self._num_remembered
+        with contextlib.suppress(OSError):
+            readline.append_history_file(num_new, self._history)
+        self._num_remembered += num_new
