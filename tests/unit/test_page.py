@@ -374,6 +374,23 @@ def test_talk_when_two_tabs_go_on_with_it_at_once_then_it_becomes_two_and_nothin
     assert any("in the other" in text for text in shown)
 
 
+def test_talk_when_renamed_in_another_tab_during_an_answer_then_it_stays_one_and_has_both(
+    page: Page, context: BrowserContext, url: str, server: FakeModelServer
+) -> None:
+    server.scripts = [slowly("slow " * 60)]
+    ask(page, "Hi")
+    expect(page.locator("article.assistant .body")).to_contain_text("slow")
+    other = second_tab(context, url)
+    other.once("dialog", lambda dialog: dialog.accept("Better"))
+    other.get_by_role("button", name="Rename Hi").click()
+    expect(page.locator("#talks .open")).to_have_text(["Better"])
+    expect(page.locator("article.assistant footer")).to_contain_text("tokens")
+    page.reload()
+    expect(page.locator("#talks .open")).to_have_text(["Better"])
+    expect(page.locator("article.assistant .body")).to_contain_text("slow slow")
+    expect(other.locator("article.assistant .body")).to_contain_text("slow slow")
+
+
 def test_answer_when_another_talk_is_deleted_or_its_own_pressed_then_it_streams_on(
     page: Page, server: FakeModelServer
 ) -> None:

@@ -24,9 +24,13 @@ function newId() {
   return crypto.randomUUID?.() ?? String(Date.now());
 }
 
+function said(talk) {
+  return JSON.stringify(talk.messages);
+}
+
 export class Talks {
   #unkept = new Map(); // by id: what found no room in this browser and is here alone
-  #keptAs = new WeakMap(); // by conversation: its text as this tab last read or wrote it
+  #keptAs = new WeakMap(); // by conversation: what was said in it as this tab last read or wrote it
   #isInUse;
 
   /** isInUse: whether the current conversation must stay the one it is, since it is answered or edited. */
@@ -83,7 +87,8 @@ export class Talks {
     const kept = read(TALKS, this.all);
     const { current } = this;
     const elsewhere = this.#wentOnElsewhere(current, kept);
-    if (elsewhere && JSON.stringify(current) === this.#keptAs.get(current) && !this.#isInUse()) this.#goTo(elsewhere);
+    if (elsewhere && said(current) === this.#keptAs.get(current) && !this.#isInUse()) this.#goTo(elsewhere);
+    if (!elsewhere && !this.#unkept.has(current.id)) current.title = kept.find((talk) => talk.id === current.id)?.title ?? current.title;
     const here = new Map(elsewhere ? this.#unkept : [...this.#unkept, [current.id, current]]);
     const known = new Set(kept.map((talk) => talk.id));
     const added = [...this.#unkept.values()].filter((talk) => !known.has(talk.id));
@@ -97,7 +102,7 @@ export class Talks {
     const changed = this.all.find((talk) => talk.id === id);
     if (!write(TALKS, this.all)) return void (changed && this.#unkept.set(id, changed));
     this.#unkept.clear();
-    for (const talk of this.all) if (talk === changed || talk === this.current) this.#keptAs.set(talk, JSON.stringify(talk));
+    for (const talk of this.all) if (talk === changed || talk === this.current) this.#keptAs.set(talk, said(talk));
   }
 
   // Under a name of its own where another tab went on with it meanwhile: neither takes from the other.
@@ -112,13 +117,13 @@ export class Talks {
   // What is kept of a conversation, where that is not what this tab last read or wrote.
   #wentOnElsewhere(talk, kept = read(TALKS, [])) {
     const other = kept.find((one) => one.id === talk.id);
-    return other && JSON.stringify(other) !== this.#keptAs.get(talk) ? other : undefined;
+    return other && said(other) !== this.#keptAs.get(talk) ? other : undefined;
   }
 
   #goTo(talk) {
     if (!talk) return void this.begin();
     this.current = talk;
-    if (!this.#unkept.has(talk.id)) this.#keptAs.set(talk, JSON.stringify(talk));
+    if (!this.#unkept.has(talk.id)) this.#keptAs.set(talk, said(talk));
   }
 }
 
