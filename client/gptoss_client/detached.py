@@ -32,6 +32,9 @@ def main() -> int:
     except CommandError as error:
         display.failed(str(error))
         return error.exit_status
+    except OSError as error:  # a full disk, say
+        display.failed(str(error))
+        return CommandError.exit_status
 
 
 if __name__ == "__main__":

@@ -51,8 +51,10 @@ def end_leftovers(run: RunDirectory) -> int:
     state = run.read_state()
     if state is None:
         return 0
+    if state.supervisor.find():  # it would start again what is killed here
+        raise _unending(state.supervisor)
     num_ended = sum(kill_group(process) for process in state.processes)
-    for record in (*state.processes, state.supervisor):
+    for record in state.processes:
         if record.find():
             raise _unending(record)
     if state.shm_prefix:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -55,14 +55,19 @@ class Terminal:
         }
 
     def gptoss(
-        self, *arguments: str, output: int = subprocess.PIPE, **environment: str
+        self,
+        *arguments: str,
+        output: int = subprocess.PIPE,
+        preexec_fn: Callable[[], None] | None = None,
+        **environment: str,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+        """Run a command to its end. preexec_fn: as of `subprocess.run`."""
         return subprocess.run(
             self._command(arguments),
             env={**self._environment, **environment},
             stdout=output,
             stderr=subprocess.PIPE,
+            preexec_fn=preexec_fn,
             text=True,
             timeout=TIMEOUT_S,
             check=False,
@@ -316,6 +321,15 @@ def test_serve_when_detached_then_goes_on_until_stopped(terminal: Terminal) -> N
     assert stopped.stdout == "stopped\n"
     assert gone(pids)
     assert terminal.gptoss("status").returncode == NOT_RUNNING
+
+
+def test_serve_when_detached_with_its_input_closed_then_the_directory_is_still_claimed(terminal: Terminal) -> None:
+    started = terminal.gptoss("serve", "--detach", preexec_fn=lambda: os.close(0))
+
+    second = terminal.gptoss("serve", "--port", str(free_ports(1)[0]))
+
+    assert started.returncode == 0, started.stderr
+    assert "already runs" in second.stderr
 
 
 def test_serve_when_detached_and_it_fails_then_tells_why(terminal: Terminal) -> None:
