@@ -72,8 +72,8 @@ status:  ## say what runs, and how it is
 	@test -x $(VENV)/bin/gptoss || { echo "nothing is set up here yet: make setup" >&2; exit 1; }
 	@$(VENV)/bin/gptoss status $(ARGS)
 
-test: setup  ## run the tests (ARGS="-k words" picks some)
-	@$(VENV)/bin/pytest $(ARGS)
+test: setup  ## run the tests (ARGS="-k words" picks some), two at a time: what only computes beside what serves
+	@$(VENV)/bin/pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 test-p0: setup  ## run the operators' tests against MODEL, or the server at URL=http://…
 	@MODEL=$(MODEL) $(VENV)/bin/pytest tests/p0 $(if $(URL),--url $(URL)) $(ARGS)
