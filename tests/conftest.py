@@ -7,6 +7,7 @@ trigger, so the choice is made before all tests.
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import torch
@@ -17,8 +18,12 @@ if not torch.cuda.is_available():
 _COMPUTING = ("test_kernels", "test_native", "test_model", "test_sampler", "test_scheduler", "test_demo", "test_eagle")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # it ignores Ctrl-C, and so would the servers that it starts, which tests end by that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Divide the tests for `make test`: one process takes those that only compute, another those that serve."""
-    for item in items:
-        group = "computing" if item.path.name.startswith(_COMPUTING) else "serving"
-        item.add_marker(pytest.mark.xdist_group(group))
+    group = "computing" if item.path.name.startswith(_COMPUTING) else "serving"
+    item.add_marker(pytest.mark.xdist_group(group))
