@@ -73,7 +73,7 @@ status:  ## say what runs, and how it is
 	@$(VENV)/bin/gptoss status $(ARGS)
 
 test: setup  ## run the tests (ARGS="-k words" picks some), two at a time: what only computes beside what serves
-	@$(VENV)/bin/pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	@$(VENV)/bin/python tests/support/two_at_a_time.py $(ARGS)
 
 test-p0: setup  ## run the operators' tests against MODEL, or the server at URL=http://…
 	@MODEL=$(MODEL) $(VENV)/bin/pytest tests/p0 $(if $(URL),--url $(URL)) $(ARGS)

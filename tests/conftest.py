@@ -1,4 +1,4 @@
-"""How kernels in the Triton language run in the tests, and what runs beside what.
+"""How kernels in the Triton language run in the tests, and which tests only compute.
 
 On the GPU where there is one, else in Triton's interpreter. Triton decides at its first import, which any library may
 trigger, so the choice is made before all tests.
@@ -7,7 +7,6 @@ trigger, so the choice is made before all tests.
 from __future__ import annotations
 
 import os
-import signal
 
 import pytest
 import torch
@@ -18,12 +17,7 @@ if not torch.cuda.is_available():
 _COMPUTING = ("test_kernels", "test_native", "test_model", "test_sampler", "test_scheduler", "test_demo", "test_eagle")
 
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # it ignores Ctrl-C, and so would the servers that it starts, which tests end by that
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Divide the tests for `make test`: one process takes those that only compute, another those that serve."""
-    group = "computing" if item.path.name.startswith(_COMPUTING) else "serving"
-    item.add_marker(pytest.mark.xdist_group(group))
+    """Mark the tests that `two_at_a_time.py` runs beside the others."""
+    if item.path.name.startswith(_COMPUTING):
+        item.add_marker(pytest.mark.computing)
