@@ -56,7 +56,6 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
     `sampling` keeps its defaults: it does not change the prompt, and the same prompt with another temperature is then
     the same document, which Triton answers from its response cache.
     """
-    effort = ReasoningEffort(body.reasoning_effort) if body.reasoning_effort else profile.reasoning_effort
     choice = _tool_choice(body)
     return ChatRequest(
         messages=tuple(_message(message) for message in body.messages),
@@ -65,7 +64,7 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
         tool_choice=choice,
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         response_format=_response_format(body),
-        reasoning_effort=effort,
+        reasoning_effort=_effort(body, profile),
     )
 
 
@@ -76,6 +75,15 @@ def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> Sa
     logprobs = body.top_logprobs or 0 if body.logprobs else None
     param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     return sampling_of(body, profile, max_tokens_of(profile, _asked_tokens(body), param), logprobs)
+
+
+def _effort(body: PromptFields, profile: ProfileSettings) -> ReasoningEffort:
+    asked = body.reasoning_effort
+    of_template = body.chat_template_kwargs.reasoning_effort if body.chat_template_kwargs else None
+    if asked and of_template and asked != of_template:
+        param = "chat_template_kwargs.reasoning_effort"
+        raise _invalid(f"'{param}' ({of_template}) and 'reasoning_effort' ({asked}) differ; send one of them.", param)
+    return ReasoningEffort(asked or of_template or profile.reasoning_effort)
 
 
 def _asked_tokens(body: ChatCompletionRequest) -> int | None:

@@ -266,6 +266,33 @@ def test_request_when_it_asks_for_logprobs_then_the_model_server_is_asked_for_as
     assert told["top_logprobs"] == fields.get("top_logprobs", 0)
 
 
+@pytest.mark.parametrize("summary", ["auto", "concise", "detailed"])
+def test_request_when_it_asks_for_a_summary_then_the_reasoning_is_told_as_it_is(
+    client: httpx.Client, summary: str
+) -> None:
+    told = respond(client, reasoning={"summary": summary, "generate_summary": summary})
+    assert told["output"][0]["content"] == [{"type": "reasoning_text", "text": "Easy."}]
+    assert told["output"][0]["summary"] == []
+    assert told["reasoning"] == {"effort": "medium", "summary": None}
+
+
+@pytest.mark.parametrize("strict", [True, False, None])
+def test_tool_when_it_says_nothing_of_strict_then_it_is_taken_and_told_as_not_strict(
+    client: httpx.Client, server: FakeModelServer, strict: bool | None
+) -> None:
+    told = respond(client, tools=[{**WEATHER, "strict": strict}])
+    assert (server.chats[0].tools[0].strict, told["tools"][0]["strict"]) == (bool(strict), bool(strict))
+
+
+def test_items_when_clients_add_names_and_hints_then_nobody_reads_them(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    hint = {"cache_control": {"type": "ephemeral"}}
+    part = {"type": "input_text", "text": "Hi", **hint}
+    respond(client, [{"role": "user", "name": "Ann", "content": [part]}], tools=[{**WEATHER, **hint}])
+    assert server.chats[0].messages == (ChatMessage(Role.USER, "Hi"),)
+
+
 def test_request_when_the_format_is_json_then_any_object_is_asked_for(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
@@ -305,7 +332,7 @@ def test_items_when_they_tell_of_a_call_then_the_model_sees_its_reasoning_and_th
         ({"truncation": "auto"}, "truncation", "unsupported_parameter"),
         ({"context_management": [{"type": "compaction"}]}, "context_management", "unsupported_parameter"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "unsupported_parameter"),
-        ({"reasoning": {"summary": "detailed"}}, "reasoning.summary", "unsupported_parameter"),
+        ({"reasoning": {"summary": "none"}}, "reasoning.summary", "unsupported_parameter"),
         ({"reasoning": {"effort": "extreme"}}, "reasoning.effort", "invalid_value"),
         ({"surprise": 1}, "surprise", "unknown_parameter"),
         ({"messages": []}, "messages", "unknown_parameter"),

@@ -105,6 +105,45 @@ def test_message_when_it_is_an_answer_of_ours_sent_back_then_it_is_taken() -> No
     assert sent_back == ChatMessage(Role.ASSISTANT, "Hi", reasoning="Hm.")
 
 
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant"])
+def test_message_when_its_speaker_has_a_name_then_nobody_reads_it(role: str) -> None:
+    assert message(role=role, content="Hi", name="planner") == message(role=role, content="Hi", name=None)
+
+
+def test_message_when_other_libraries_send_an_answer_back_with_their_own_fields_then_nobody_reads_them() -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    theirs = {"provider_specific_fields": {"refusal": None, "reasoning": "Hm."}}
+    sent_back = message(
+        role="assistant",
+        content="Hi",
+        refusal="",
+        reasoning="Hm.",
+        reasoning_details=[{"type": "reasoning.text", "text": "Hm."}],
+        thinking_blocks=[{"type": "thinking", "thinking": "Hm.", "signature": "x"}],
+        tool_calls=[{**call, "function": {**call["function"], **theirs}, **theirs}],  # type: ignore[dict-item]
+        **theirs,
+    )
+    assert sent_back == message(role="assistant", content="Hi", reasoning="Hm.", tool_calls=[call])
+
+
+def test_cache_control_when_said_of_text_or_a_tool_then_nobody_reads_it() -> None:
+    hint = {"cache_control": {"type": "ephemeral"}}
+    parts = [{"type": "text", "text": "Hi"}]
+    tools = [{**WEATHER, **hint}, {"type": "function", "function": {"name": "clock", **hint}}]
+    marked = chat(messages=[{"role": "user", "content": [{**parts[0], **hint}]}], tools=tools)
+    assert marked == chat(messages=[{"role": "user", "content": parts}], tools=[WEATHER, CLOCK])
+
+
+def test_effort_when_the_template_is_told_then_it_is_as_good_as_the_field() -> None:
+    told = {"reasoning_effort": "low"}
+    assert chat(chat_template_kwargs=told) == chat(reasoning_effort="low")
+    assert chat(chat_template_kwargs=told, reasoning_effort="low") == chat(reasoning_effort="low")
+    assert chat(chat_template_kwargs={}) == chat()
+    with pytest.raises(InvalidRequestError, match="'reasoning_effort' \\(high\\) differ") as refused:
+        chat(chat_template_kwargs=told, reasoning_effort="high")
+    assert refused.value.param == "chat_template_kwargs.reasoning_effort"
+
+
 def test_sampling_when_nothing_is_said_then_the_profile_and_openai_decide() -> None:
     assert sampling() == SamplingParams(max_tokens=256)
 
@@ -160,6 +199,7 @@ NEUTRAL: dict[str, list[object]] = {
     "stop_token_ids": [[]],
     "priority": [0],
     "include_reasoning": [True, False],
+    "chat_template_kwargs": [{}, {"reasoning_effort": None}],
 }
 REFUSED: dict[str, list[object]] = {
     "n": [0, 129, True, "1"],
@@ -189,6 +229,7 @@ REFUSED: dict[str, list[object]] = {
     "priority": [1001],
     "include_reasoning": ["no"],
     "metadata": [{"a": 1}],
+    "chat_template_kwargs": [{"enable_thinking": False}, {"reasoning_effort": "none"}, []],
 }
 
 
@@ -368,6 +409,13 @@ def test_completion_when_fields_are_at_odds_then_one_is_named(fields: dict[str, 
     assert refused.value.param == param
 
 
+def test_completion_when_it_has_sixteen_stop_strings_then_they_are_taken_and_no_more() -> None:
+    stop = [str(number) for number in range(16)]
+    assert completion(stop=stop).stop_strings == stop
+    with pytest.raises(ValidationError, match="at most 16 items"):
+        completion(stop=[*stop, "one more"])
+
+
 def test_completion_when_best_of_is_n_then_it_asks_for_nothing() -> None:
     assert completion_sampling(completion(n=2, best_of=2), PROFILE) == completion_sampling(completion(n=2), PROFILE)
 
@@ -390,7 +438,7 @@ def test_completion_when_best_of_is_n_then_it_asks_for_nothing() -> None:
         {"tools": [{"type": "function", "function": {"name": "f", "strict": "yes"}}]},
         {"tools": [{"type": "web_search"}]},
         {"stream_options": {"include_obfuscation": True}},
-        {"messages": [{"role": "user", "content": "Hi", "name": "Ann"}]},
+        {"messages": [{"role": "user", "content": "Hi", "name": 5}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
         {"messages": [{"role": "tool", "content": "no id"}]},
         {"messages": [{"role": "assistant", "content": None, "refusal": "no"}]},

@@ -172,7 +172,7 @@ def _told_tool(tool: ResponseTool) -> dict[str, JsonValue]:
         "name": tool.name,
         "description": tool.description,
         "parameters": tool.parameters,
-        "strict": or_default(tool.strict, True),
+        "strict": bool(tool.strict),
     }
 
 

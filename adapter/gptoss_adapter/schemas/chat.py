@@ -22,6 +22,8 @@ class TextPart(RequestModel):
 
     type: Literal["text"]
     text: str
+    cache_control: JsonValue = None
+    """Harmless: Anthropic's hint on what to keep. What is computed here is kept without one."""
 
 
 Content = Annotated[
@@ -39,7 +41,8 @@ class SystemMessage(RequestModel):
 
     role: Literal["system"]
     content: Content
-    name: Annotated[object, NotHonoured()] = None
+    name: str | None = None
+    """Harmless: the model is told roles, not names."""
 
 
 class DeveloperMessage(RequestModel):
@@ -47,7 +50,8 @@ class DeveloperMessage(RequestModel):
 
     role: Literal["developer"]
     content: Content
-    name: Annotated[object, NotHonoured()] = None
+    name: str | None = None
+    """Harmless: the model is told roles, not names."""
 
 
 class UserMessage(RequestModel):
@@ -55,7 +59,8 @@ class UserMessage(RequestModel):
 
     role: Literal["user"]
     content: Content
-    name: Annotated[object, NotHonoured()] = None
+    name: str | None = None
+    """Harmless: the model is told roles, not names."""
 
 
 class CalledFunction(RequestModel):
@@ -65,6 +70,8 @@ class CalledFunction(RequestModel):
     arguments: str
     parsed_arguments: JsonValue = None
     """Harmless: OpenAI's clients read `arguments` and send both back."""
+    provider_specific_fields: JsonValue = None
+    """Harmless, as an assistant message's."""
 
 
 class MessageToolCall(RequestModel):
@@ -75,6 +82,8 @@ class MessageToolCall(RequestModel):
     function: CalledFunction
     index: int | None = None
     """Harmless: where the call stood in a stream, which OpenAI's clients send back."""
+    provider_specific_fields: JsonValue = None
+    """Harmless, as an assistant message's."""
 
 
 class AssistantMessage(RequestModel):
@@ -88,8 +97,15 @@ class AssistantMessage(RequestModel):
     tool_calls: ListOf[MessageToolCall] | None = None
     parsed: JsonValue = None
     """Harmless: OpenAI's clients read `content` as JSON and send both back."""
-    name: Annotated[object, NotHonoured()] = None
-    refusal: Annotated[object, NotHonoured()] = None
+    provider_specific_fields: JsonValue = None
+    """Harmless: LiteLLM gathers what it has no field for, and sends it back beside what it was read from."""
+    reasoning_details: JsonValue = None
+    """Harmless: OpenRouter's form of `reasoning`, which clients send back beside it."""
+    thinking_blocks: JsonValue = None
+    """Harmless: Anthropic's form of `reasoning`, which LiteLLM sends back beside it."""
+    name: str | None = None
+    """Harmless: the model is told roles, not names."""
+    refusal: Annotated[object, NotHonoured("")] = None
     annotations: Annotated[object, NotHonoured([])] = None
     audio: Annotated[object, NotHonoured()] = None
     function_call: Annotated[object, NotHonoured(instead="say it with 'tool_calls'")] = None
@@ -119,7 +135,9 @@ class Function(RequestModel):
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
     strict: bool | None = None
-    """Harmless: arguments are always held to the schema."""
+    """Refuse a schema that arguments cannot be held to whole; else they are held to what of it can be."""
+    cache_control: JsonValue = None
+    """Harmless, as a text part's."""
 
 
 class Tool(RequestModel):
@@ -127,6 +145,8 @@ class Tool(RequestModel):
 
     type: Literal["function"]
     function: Function
+    cache_control: JsonValue = None
+    """Harmless, as a text part's."""
 
 
 class FunctionName(RequestModel):
@@ -204,6 +224,14 @@ ResponseFormatField = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 # --- the request ----------------------------------------------------------------------------------------------------
 
+Effort = Literal["low", "medium", "high"]
+
+
+class TemplateFields(RequestModel):
+    """What vLLM's clients tell a chat template."""
+
+    reasoning_effort: Effort | None = None
+
 
 class PromptFields(RequestModel):
     """All that decides a chat's prompt."""
@@ -213,8 +241,9 @@ class PromptFields(RequestModel):
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormatField | None = None
-    reasoning_effort: Literal["low", "medium", "high"] | None = None
+    reasoning_effort: Effort | None = None
     """What the models were trained on. They always reason, so none and minimal are refused, as is more than high."""
+    chat_template_kwargs: TemplateFields | None = None
 
 
 class ChatCompletionRequest(PromptFields, GenerationFields):

@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Discriminator, Field, Tag
 
 from gptoss_adapter.schemas.fields import ListOf, NotHonoured
-from gptoss_adapter.schemas.sampling import GenerationFields, TokenId
+from gptoss_adapter.schemas.sampling import GenerationFields, StopString, TokenId, one_or_several
 
 _Text = Annotated[str, Field(min_length=1)]
 _TokenIds = Annotated[ListOf[TokenId], Field(min_length=1)]
@@ -42,10 +42,18 @@ Prompt = Annotated[
 ]
 
 
+Stop = Annotated[
+    Annotated[StopString, Tag("one")] | Annotated[ListOf[StopString], Field(max_length=16), Tag("several")],
+    one_or_several(16),
+]
+"""More than OpenAI takes: lm-eval's tasks have up to 16."""
+
+
 class CompletionRequest(GenerationFields):
     """Raw text or token ids to continue. Text is taken as text: `<|end|>` in it is no special token."""
 
     prompt: Prompt
+    stop: Stop | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None

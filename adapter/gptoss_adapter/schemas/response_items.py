@@ -27,6 +27,8 @@ class MessagePart(RequestModel):
     annotations: list[JsonValue] | None = None
     """Harmless: citations of another server's tools."""
     logprobs: list[JsonValue] | None = None
+    cache_control: JsonValue = None
+    """Harmless: Anthropic's hint on what to keep."""
     prompt_cache_breakpoint: Annotated[object, NotHonoured()] = None
 
 
@@ -48,6 +50,8 @@ class MessageItem(RequestModel):
     status: ItemStatus | None = None
     role: Literal["user", "assistant", "system", "developer"]
     content: Content
+    name: str | None = None
+    """Harmless: the model is told roles, not names."""
     phase: Literal["commentary", "final_answer"] | None = None
     """Harmless: what the assistant says before it calls a function is commentary."""
 

@@ -26,7 +26,9 @@ class ResponseTool(RequestModel):
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
     strict: bool | None = None
-    """Harmless: arguments always follow `parameters`."""
+    """Refuse `parameters` that arguments cannot be held to whole; else they are held to what of them can be."""
+    cache_control: JsonValue = None
+    """Harmless: Anthropic's hint on what to keep."""
     allowed_callers: Annotated[object, NotHonoured(["direct"])] = None
     defer_loading: Annotated[object, NotHonoured(False)] = None
     output_schema: dict[str, JsonValue] | None = None
@@ -95,9 +97,9 @@ class ReasoningConfig(RequestModel):
     """How the model reasons."""
 
     effort: Literal["low", "medium", "high"] | None = None
-    summary: Annotated[object, NotHonoured("auto")] = None
-    """Reasoning is told as it is, so there is none; `auto` leaves that to the server."""
-    generate_summary: Annotated[object, NotHonoured("auto")] = None
+    summary: Annotated[object, NotHonoured("auto", "concise", "detailed")] = None
+    """Harmless: reasoning is told as it is, which is as detailed as can be; nothing is made of it."""
+    generate_summary: Annotated[object, NotHonoured("auto", "concise", "detailed")] = None
     context: Annotated[object, NotHonoured("auto")] = None
     mode: Annotated[object, NotHonoured("standard")] = None
 

@@ -18,7 +18,16 @@ MAX_CHOICES: Final = 128
 _INT32: Final = 2**31
 
 TokenId = Annotated[int, Field(ge=0, lt=_INT32)]
-_StopString = Annotated[str, Field(min_length=1, max_length=1024)]
+StopString = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+def one_or_several(most: int) -> Discriminator:
+    """Return what tells a stop string, tagged `one`, from a list of up to `most`, tagged `several`."""
+    return Discriminator(
+        _stop_kind,
+        custom_error_type="stop_type",
+        custom_error_message=f"Input should be a string or a list of up to {most} strings",
+    )
 
 
 def _stop_kind(value: object) -> str | None:
@@ -28,12 +37,8 @@ def _stop_kind(value: object) -> str | None:
 
 
 Stop = Annotated[
-    Annotated[_StopString, Tag("one")] | Annotated[ListOf[_StopString], Field(max_length=4), Tag("several")],
-    Discriminator(
-        _stop_kind,
-        custom_error_type="stop_type",
-        custom_error_message="Input should be a string or a list of up to 4 strings",
-    ),
+    Annotated[StopString, Tag("one")] | Annotated[ListOf[StopString], Field(max_length=4), Tag("several")],
+    one_or_several(4),
 ]
 
 
