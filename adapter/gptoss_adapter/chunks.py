@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gptoss_adapter.content import ContentToken, ScoredContent
-from gptoss_adapter.heads import Frame, compact
+from gptoss_adapter.heads import Frame, HasUsage, compact
 from gptoss_adapter.logprobs import chat_logprobs
 from gptoss_adapter.schemas.answers import (
     AnswerFunction,
@@ -46,9 +46,12 @@ class ChunkWriter:
 
     def __init__(self, frame: Frame, style: AnswerStyle, index: int = 0) -> None:
         self._style = style
-        before, self._after = frame.around_choice(index)
-        self._before_delta = before + '"delta":'
-        self._after_delta = ',"logprobs":null,"finish_reason":null' + self._after
+        self._around = frame.choice(index)
+        self._before_delta = self._around.before + '"delta":'
+
+    def count(self, answer: HasUsage) -> None:
+        """Tell with the chunks from here on, where that was asked for, what `answer` has cost by now."""
+        self._around.count(answer)
 
     def role(self) -> bytes:
         """Return the first chunk."""
@@ -60,14 +63,14 @@ class ChunkWriter:
 
     def finish(self, reason: FinishReasonName) -> bytes:
         """Return the chunk that says why the choice ends."""
-        return f'{self._before_delta}{{}},"logprobs":null,"finish_reason":"{reason}"{self._after}'.encode()
+        return f'{self._before_delta}{{}},"logprobs":null,"finish_reason":"{reason}"{self._around.after}'.encode()
 
     def _chunk_of(self, delta: Delta) -> str:
         match delta:
             case ScoredContent(text, tokens):
                 logprobs = compact(ChoiceLogprobs(content=chat_logprobs(tokens), refusal=None).model_dump())
                 content = f'{{"content":{json.dumps(text)}}}'
-                return f'{self._before_delta}{content},"logprobs":{logprobs},"finish_reason":null{self._after}'
+                return f'{self._before_delta}{content},"logprobs":{logprobs},"finish_reason":null{self._around.after}'
             case ContentDelta(text):
                 return self._chunk(f'{{"content":{json.dumps(text)}}}')
             case ReasoningDelta(text):
@@ -80,7 +83,7 @@ class ChunkWriter:
         return f'{{"reasoning":{text}{mirrored}}}'
 
     def _chunk(self, delta: str) -> str:
-        return f"{self._before_delta}{delta}{self._after_delta}"
+        return f'{self._before_delta}{delta},"logprobs":null,"finish_reason":null{self._around.after}'
 
 
 def _call_json(delta: ToolCallDelta) -> str:

@@ -108,7 +108,7 @@ class Generation(ABC, Generic[T_co]):
 
     @property
     def usage(self) -> Usage:
-        """What the generation cost. At its end only."""
+        """What the generation has cost so far. Once it has begun."""
         prompt = self._finished or self._started
         return Usage.of(
             prompt_tokens=prompt.prompt_tokens,

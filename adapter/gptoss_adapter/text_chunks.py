@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 
 from gptoss_adapter.content import ContentToken, ScoredContent
-from gptoss_adapter.heads import Frame, compact
+from gptoss_adapter.heads import Frame, HasUsage, compact
 from gptoss_adapter.logprobs import text_logprobs
 from gptoss_adapter.schemas.answers import FinishReasonName, TextChoice
 from gptoss_backend.harmony.channels import ContentDelta
@@ -22,10 +22,13 @@ class TextChunkWriter:
 
     def __init__(self, frame: Frame, index: int, echo: str) -> None:
         """echo: the prompt, where the text begins with it."""
-        before, self._after = frame.around_choice(index)
-        self._before_text = before + '"text":'
-        self._after_text = ',"logprobs":null,"finish_reason":null' + self._after
+        self._around = frame.choice(index)
+        self._before_text = self._around.before + '"text":'
         self._echo = echo
+
+    def count(self, answer: HasUsage) -> None:
+        """Tell with the chunks from here on, where that was asked for, what `answer` has cost by now."""
+        self._around.count(answer)
 
     def begin(self) -> bytes:
         """Return the prompt, where it is told; else nothing."""
@@ -37,17 +40,17 @@ class TextChunkWriter:
 
     def finish(self, reason: FinishReasonName) -> bytes:
         """Return the chunk that says why the text ends."""
-        return f'{self._before_text}"","logprobs":null,"finish_reason":"{reason}"{self._after}'.encode()
+        return f'{self._before_text}"","logprobs":null,"finish_reason":"{reason}"{self._around.after}'.encode()
 
     def _chunk_of(self, delta: ContentDelta) -> str:
         if not isinstance(delta, ScoredContent):
             return self._chunk(delta.text)
         logprobs = compact(text_logprobs(delta.tokens, len(self._echo)).model_dump())
         text = json.dumps(delta.text)
-        return f'{self._before_text}{text},"logprobs":{logprobs},"finish_reason":null{self._after}'
+        return f'{self._before_text}{text},"logprobs":{logprobs},"finish_reason":null{self._around.after}'
 
     def _chunk(self, text: str) -> str:
-        return f"{self._before_text}{json.dumps(text)}{self._after_text}"
+        return f'{self._before_text}{json.dumps(text)},"logprobs":null,"finish_reason":null{self._around.after}'
 
 
 class TextChoiceBuilder:

@@ -135,6 +135,32 @@ def test_choices_when_streamed_then_chunks_mix_and_each_choice_keeps_its_order(
     assert order.index(1) < len(order) - 1 - order[::-1].index(0)
 
 
+@pytest.mark.parametrize("include_usage", [False, True])
+def test_usage_when_it_is_asked_for_continuously_then_every_chunk_tells_its_choices_so_far(
+    client: httpx.Client, server: FakeModelServer, include_usage: bool
+) -> None:
+    harmony = final("one two three")
+    server.scripts = [answer(harmony), answer(final("four"))]
+    options = {"continuous_usage_stats": True, "include_usage": include_usage}
+    *chunks, done = stream(client, n=2, stream_options=options)
+    assert done == "[DONE]"
+    if include_usage:
+        *chunks, last = chunks
+        assert last["choices"] == []
+        assert last["usage"]["completion_tokens"] == len(token_ids(harmony)) + len(token_ids(final("four")))
+    usages = [chunk["usage"] for chunk in chunks if chunk["choices"][0]["index"] == 0]
+    assert len(usages) == len([chunk for chunk in chunks if chunk["choices"][0]["index"] == 0]) > 4
+    assert all(usage["prompt_tokens"] == PROMPT_TOKENS for usage in usages)
+    assert all(usage["prompt_tokens_details"]["cached_tokens"] == CACHED_TOKENS for usage in usages)
+    counts = [usage["completion_tokens"] for usage in usages]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (0, len(token_ids(harmony)))
+    assert len(set(counts)) > 4
+    reasoning = [usage["completion_tokens_details"]["reasoning_tokens"] for usage in usages]
+    assert 0 < reasoning[-1] < counts[-1]
+    assert [usage["total_tokens"] - usage["prompt_tokens"] for usage in usages] == counts
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_choice_when_it_fails_then_the_others_are_cancelled(
     client: httpx.Client, server: FakeModelServer, streamed: bool

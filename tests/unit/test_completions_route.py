@@ -244,6 +244,19 @@ def test_sampling_when_said_then_it_reaches_the_engine(client: httpx.Client, ser
     assert sampling.structure is None
 
 
+def test_usage_when_it_is_asked_for_continuously_then_every_chunk_tells_it_so_far(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    options = {"continuous_usage_stats": True, "include_usage": True}
+    *chunks, last, done = complete(client, stream=True, echo=True, stream_options=options)
+    assert done == "[DONE]"
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (0, last["usage"]["completion_tokens"])
+    assert len(set(counts)) > 4
+    assert chunks[-1]["usage"] == last["usage"]
+
+
 # --- failures -------------------------------------------------------------------------------------------------------
 
 

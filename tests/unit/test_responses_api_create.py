@@ -347,6 +347,11 @@ def test_items_when_they_tell_of_a_call_then_the_model_sees_its_reasoning_and_th
         ({"model": "gpt-oss", "profile": "quality_first"}, "profile", "invalid_value"),
         ({"stop": ["a"] * 5}, "stop", "invalid_value"),
         ({"stream_options": {}}, "stream_options", "invalid_value"),
+        (
+            {"stream_options": {"continuous_usage_stats": True}},
+            "stream_options.continuous_usage_stats",
+            "unsupported_parameter",
+        ),
         ({"metadata": {"a": "b" * 513}}, "metadata.a", "invalid_value"),
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "invalid_value"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "invalid_value"),

@@ -49,7 +49,12 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
         logprobs=bool(body.logprobs),
     )
     if body.stream:
-        frame = Frame(head, "chat.completion.chunk", include_usage=body.include_usage)
+        frame = Frame(
+            head,
+            "chat.completion.chunk",
+            include_usage=body.include_usage,
+            continuous_usage=body.continuous_usage,
+        )
         return EventStream(_stream_answer(turns, frame, style), services.settings.adapter.keepalive_s)
     answer = await _whole_answer(turns, head, style, request)
     return Response(answer.json_bytes(), media_type="application/json")
@@ -114,8 +119,10 @@ async def _stream_answer(turns: Sequence[Turn], frame: Frame, style: AnswerStyle
 async def _stream_choice(turn: Turn, chunks: ChunkWriter) -> AsyncGenerator[bytes, None]:
     async with turn:
         await turn.start()
+        chunks.count(turn)
         told = chunks.role()  # goes out with the first token: an error until then has a status of its own
         async for deltas in turn:
+            chunks.count(turn)
             if told := told + chunks.deltas(deltas):
                 yield told
             told = b""

@@ -60,7 +60,7 @@ async def create_completion(body: CompletionRequest, request: Request, services:
     plan = await _plan(body, served, services)
     head = AnswerHead.of(served, "cmpl")
     if body.stream:
-        frame = Frame(head, "text_completion", include_usage=body.include_usage)
+        frame = Frame(head, "text_completion", include_usage=body.include_usage, continuous_usage=body.continuous_usage)
         return EventStream(_stream_answer(plan, frame), services.settings.adapter.keepalive_s)
     answer = await _whole_answer(plan, head, request, logprobs=body.logprobs is not None)
     return Response(answer.json_bytes(), media_type="application/json")
@@ -116,8 +116,10 @@ async def _stream_answer(plan: _Plan, frame: Frame) -> AsyncGenerator[bytes, Non
 async def _stream_choice(continuation: Continuation, chunks: TextChunkWriter) -> AsyncGenerator[bytes, None]:
     async with continuation:
         await _start(continuation)
+        chunks.count(continuation)
         told = chunks.begin()
         async for deltas in continuation:
+            chunks.count(continuation)
             if told := told + chunks.deltas(deltas):
                 yield told
             told = b""

@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, JsonValue, Tag
 
 from gptoss_adapter.schemas.fields import Labels, ListOf, NotHonoured, RequestModel, choice_kind
 from gptoss_adapter.schemas.response_items import FunctionName, InputItem
-from gptoss_adapter.schemas.sampling import GenerationFields
+from gptoss_adapter.schemas.sampling import GenerationFields, StreamOptions
 
 # --- tools ----------------------------------------------------------------------------------------------------------
 
@@ -127,6 +127,12 @@ def _input_kind(value: object) -> str | None:
     return "items" if isinstance(value, list) else None
 
 
+class EventOptions(StreamOptions):
+    """How events are streamed. The last of them tells the usage."""
+
+    continuous_usage_stats: Annotated[bool | None, NotHonoured(False)] = None
+
+
 class ResponseRequest(GenerationFields):
     """A conversation, or the next part of one, to be answered.
 
@@ -157,6 +163,7 @@ class ResponseRequest(GenerationFields):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     max_tokens: Annotated[int | None, NotHonoured(instead="say it with 'max_output_tokens'")] = None
     n: Annotated[int | None, NotHonoured(1)] = None
+    stream_options: EventOptions | None = None
 
     store: bool | None = None
     include: ListOf[Includable] | None = None

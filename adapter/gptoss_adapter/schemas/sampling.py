@@ -46,6 +46,8 @@ class StreamOptions(RequestModel):
     """How an answer is streamed."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    """vLLM's: tell with every chunk what its choice has cost so far."""
     include_obfuscation: Annotated[object, NotHonoured(False)] = None
 
 
@@ -107,3 +109,8 @@ class GenerationFields(RequestModel):
     def include_usage(self) -> bool:
         """Whether a stream ends with its usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        """Whether every chunk of a stream tells the usage so far."""
+        return self.stream_options is not None and bool(self.stream_options.continuous_usage_stats)
