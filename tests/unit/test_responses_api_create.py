@@ -354,7 +354,39 @@ def test_items_when_they_tell_of_a_call_then_the_model_sees_its_reasoning_and_th
         ),
         ({"metadata": {"a": "b" * 513}}, "metadata.a", "invalid_value"),
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata", "invalid_value"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "invalid_value"),
+        ({"tools": [{"type": "file_search", "vector_store_ids": []}]}, "tools[0]", "invalid_value"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools[0].name", "missing_required_parameter"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice", "invalid_value"),
+        (
+            {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}},
+            "tool_choice",
+            "invalid_value",
+        ),
+        (
+            {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "custom", "name": "f"}]}]},
+            "tools[0].tools[0].type",
+            "invalid_value",
+        ),
+        (
+            {"tools": [WEATHER, {"type": "namespace", "name": "n" * 100, "tools": [{**WEATHER, "name": "f" * 30}]}]},
+            "tools[1].tools[0].name",
+            "invalid_value",
+        ),
+        (
+            {
+                "tools": [
+                    {**WEATHER, "name": "n__f"},
+                    {"type": "namespace", "name": "n", "tools": [{**WEATHER, "name": "f"}]},
+                ]
+            },
+            "tools[1].tools[0].name",
+            "invalid_value",
+        ),
+        (
+            {"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image"}]}]},
+            "input[0].output[0].type",
+            "invalid_value",
+        ),
         ({"tools": [{**WEATHER, "name": "no name"}]}, "tools[0].name", "invalid_value"),
         ({"input": [0] * 500_000}, "input[0]", "invalid_value"),
         ({"metadata": {str(number): 0 for number in range(100_000)}}, "metadata", "invalid_value"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -29,6 +29,7 @@ from gptoss_adapter.responses.items import own_items
 from gptoss_adapter.responses.output import Event, Output
 from gptoss_adapter.responses.plan import begun_response, chat_request, sampling_params
 from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.tools import Offer, allowed_offers, offers
 from gptoss_adapter.schemas.answers import Usage
 from gptoss_adapter.schemas.response_answers import (
     IncompleteDetails,
@@ -46,20 +47,29 @@ from gptoss_backend.contract import ChatRequest
 
 _OUR_FIELDS: Final = {"messages": "input", "response_format": "text.format"}
 """A chat's field → ours. Its index says nothing: several items make one message."""
-_CHAT_TOOL: Final = re.compile(r"^(tools\[\d+\])\.function\b")
+_CHAT_TOOL: Final = re.compile(r"^tools\[(\d+)\](?:\.function\b)?")
 """A tool's place in a chat, whose fields lie one deeper than here."""
 
 
 class Answering:
     """An async context manager: `start()`, then iterate the events of the items, then `end()` and `kept()`."""
 
-    def __init__(self, turn: Turn, begun: ResponseObject, own_input: list[Item], store: ResponseStore) -> None:
+    def __init__(
+        self,
+        turn: Turn,
+        begun: ResponseObject,
+        own_input: list[Item],
+        store: ResponseStore,
+        offered: Sequence[Offer],
+    ) -> None:
+        """offered: the functions the model is told of."""
         self.response = begun
         """As it is now."""
         self._turn = turn
         self._own_input = own_input
         self._store = store
-        self._output = Output()
+        self._offered = offered
+        self._output = Output({offer.name: offer for offer in offered})
 
     @classmethod
     async def of(cls, body: ResponseRequest, services: Services, store: ResponseStore) -> Self:
@@ -71,9 +81,10 @@ class Answering:
         begun = begun_response(body, served, sampling)
         record = current_record()
         record.notes["response_id"] = begun.id
-        with naming_fields_of_this_api():
+        offered = allowed_offers(body)
+        with naming_fields_of_this_api(offered):
             turn = Turn(services, served, chat, sampling, record, stop=body.stop_strings)
-        return cls(turn, begun, own_input, store)
+        return cls(turn, begun, own_input, store, offered)
 
     async def __aenter__(self) -> Self:
         """Begin to count the turn as in flight."""
@@ -88,7 +99,7 @@ class Answering:
 
     async def start(self) -> None:
         """Wait until the engine takes the turn up. Raises ApiError."""
-        with naming_fields_of_this_api():
+        with naming_fields_of_this_api(self._offered):
             await self._turn.start()
 
     def __aiter__(self) -> Self:
@@ -151,24 +162,31 @@ async def asked_chat(
     own_input = await own_items(body.input, store)
     earlier = await store.conversation(body.previous_response_id) if body.previous_response_id is not None else []
     _check_length(len(earlier) + len(own_input), limits.max_messages)
-    check_tools(body.tools, limits)
+    check_tools(offers(body.tools), limits)
     check_schemas(dict(_schemas(body)), limits)
     return chat_request(body, [*earlier, *own_input], served.profile, services.today()), own_input
 
 
 @contextmanager
-def naming_fields_of_this_api() -> Iterator[None]:
-    """Errors in the body name the fields of a chat: make them name those that were sent."""
+def naming_fields_of_this_api(offered: Sequence[Offer] = ()) -> Iterator[None]:
+    """Errors in the body name the fields of a chat: make them name those that were sent.
+
+    offered: the functions the model is told of, in their order.
+    """
     try:
         yield
     except InvalidRequestError as error:
         named = error.param or ""
-        as_tool = _CHAT_TOOL.sub(r"\1", named)
+        as_tool = _CHAT_TOOL.sub(lambda found: _place(int(found[1]), offered), named)
         ours = next((field for chats, field in _OUR_FIELDS.items() if named.startswith(chats)), as_tool)
         if ours != named:
             error.param = ours
             error.message = error.message.replace(f"{named}:", f"{ours}:", 1)
         raise
+
+
+def _place(position: int, offered: Sequence[Offer]) -> str:
+    return offered[position].place if position < len(offered) else f"tools[{position}]"
 
 
 def _check_length(num_items: int, max_items: int) -> None:
@@ -178,8 +196,8 @@ def _check_length(num_items: int, max_items: int) -> None:
 
 
 def _schemas(body: ResponseRequest) -> Iterator[tuple[str, dict[str, JsonValue] | None]]:
-    for at, tool in enumerate(body.tools or ()):
-        yield f"tools[{at}].parameters", tool.parameters
+    for offer in offers(body.tools):
+        yield f"{offer.place}.parameters", offer.function.parameters
     if body.text is not None and isinstance(body.text.format, SchemaText):
         yield "text.format.schema", body.text.format.schema_
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.responses.tools import name_for_model
 from gptoss_adapter.schemas.response_items import (
     Content,
     FunctionCallItem,
@@ -82,7 +83,7 @@ def _joined(items: Sequence[Item]) -> Iterator[ChatMessage]:
             content=_join(_text(item.content) for item in items if isinstance(item, MessageItem)),
             reasoning=_join(_reasoning(item) for item in items if isinstance(item, ReasoningItem)),
             tool_calls=tuple(
-                ToolCall(item.call_id, item.name, item.arguments)
+                ToolCall(item.call_id, name_for_model(item.name, item.namespace), item.arguments)
                 for item in items
                 if isinstance(item, FunctionCallItem)
             ),
@@ -120,8 +121,9 @@ def _check_calls(items: Sequence[Item]) -> None:
     answered: set[str] = set()
     for item in items:
         if isinstance(item, FunctionCallItem):
-            if not TOOL_NAME.fullmatch(item.name):
-                raise _invalid(f"The function call {item.call_id} names {item.name!r}, which no function can be named.")
+            name = name_for_model(item.name, item.namespace)
+            if not TOOL_NAME.fullmatch(name):
+                raise _invalid(f"The function call {item.call_id} names {name!r}, which no function can be named.")
             open_calls[item.call_id] = None
         elif isinstance(item, FunctionCallOutputItem):
             if item.call_id not in open_calls and item.call_id not in answered:

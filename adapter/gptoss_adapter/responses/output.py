@@ -8,7 +8,7 @@ Does not know: how an event is framed and numbered (events.py), the response aro
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from pydantic import JsonValue
@@ -17,6 +17,7 @@ from gptoss_adapter.chunks import new_call_id
 from gptoss_adapter.content import ContentToken, ScoredContent
 from gptoss_adapter.logprobs import chat_logprobs
 from gptoss_adapter.responses.ids import new_item_id
+from gptoss_adapter.responses.tools import Offer
 from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import (
     FunctionCallItem,
@@ -36,9 +37,11 @@ Event: TypeAlias = tuple[str, dict[str, Any]]
 class Output:
     """The output items of one answer, as they grow."""
 
-    def __init__(self) -> None:
+    def __init__(self, offered: Mapping[str, Offer]) -> None:
+        """offered: the functions, by the names that the model knows them by."""
         self.items: list[OutputItem] = []
         """Those that have ended."""
+        self._offered = offered
         self._open: _OpenItem | None = None
 
     def add(self, deltas: Iterable[Delta]) -> list[Event]:
@@ -62,8 +65,15 @@ class Output:
                 yield from self._add_text(_OpenMessage, delta, tokens)
             case ToolCallDelta(_, name, arguments):
                 if name is not None:
-                    yield from self._begin(_OpenCall(self._next_index, name))
+                    yield from self._begin(self._called(name))
                 yield from self._grow(arguments)
+
+    def _called(self, name: str) -> _OpenCall:
+        """Return the call's item. The model may call what nobody has offered."""
+        offer = self._offered.get(name)
+        if offer is None or offer.namespace is None:
+            return _OpenCall(self._next_index, name)
+        return _OpenCall(self._next_index, offer.function.name, offer.namespace.name)
 
     def _add_text(
         self,
@@ -206,9 +216,10 @@ class _OpenCall(_OpenItem):
     kind = FunctionCallItem
     text_event = "response.function_call_arguments"
 
-    def __init__(self, output_index: int, name: str) -> None:
+    def __init__(self, output_index: int, name: str, namespace: str | None = None) -> None:
         super().__init__(output_index)
         self._name = name
+        self._namespace = {"namespace": namespace} if namespace is not None else {}
         self._call_id = new_call_id()
 
     def item(self, status: ItemStatus) -> FunctionCallItem:
@@ -219,6 +230,7 @@ class _OpenCall(_OpenItem):
             call_id=self._call_id,
             name=self._name,
             arguments=self.text,
+            **self._namespace,
         )
 
     def closing(self, status: ItemStatus) -> Iterator[Event]:

@@ -17,6 +17,7 @@ from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.prompting import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.responses.conversation import chat_messages
 from gptoss_adapter.responses.ids import new_response_id
+from gptoss_adapter.responses.tools import allowed_offers, check_names, function_tools, told_tools, tool_choice
 from gptoss_adapter.schemas.response_answers import ResponseObject
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_adapter.schemas.responses import (
@@ -25,20 +26,16 @@ from gptoss_adapter.schemas.responses import (
     JsonText,
     NamedFunction,
     ResponseRequest,
-    ResponseTool,
     SchemaText,
 )
 from gptoss_adapter.serving import ServedModel
 from gptoss_backend.contract import (
     ChatMessage,
     ChatRequest,
-    FunctionTool,
     ReasoningEffort,
     ResponseFormat,
     Role,
     SamplingParams,
-    ToolChoice,
-    ToolChoiceMode,
 )
 from gptoss_backend.settings import ProfileSettings
 
@@ -49,11 +46,12 @@ def chat_request(body: ResponseRequest, items: Sequence[Item], profile: ProfileS
     messages = (*instructions, *chat_messages(items))
     if not messages:
         raise InvalidRequestError("'input' holds no items.", param="input", code="invalid_value")
-    choice = _tool_choice(body)
+    choice, offered = tool_choice(body), allowed_offers(body)
+    check_names(offered)
     return ChatRequest(
         messages=messages,
         date=today.isoformat(),
-        tools=tuple(_tool(tool) for tool in _allowed_tools(body)),
+        tools=tuple(function_tools(offered)),
         tool_choice=choice,
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         response_format=_response_format(body),
@@ -87,7 +85,7 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         usage=None,
         instructions=body.instructions,
         previous_response_id=body.previous_response_id,
-        tools=[_told_tool(tool) for tool in body.tools or ()],
+        tools=told_tools(body.tools),
         tool_choice=_told_choice(body),
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         text={"format": _told_format(body), "verbosity": "medium"},
@@ -115,45 +113,6 @@ def _effort(body: ResponseRequest, profile: ProfileSettings) -> ReasoningEffort:
     return ReasoningEffort(asked) if asked else profile.reasoning_effort
 
 
-# --- tools ----------------------------------------------------------------------------------------------------------
-
-
-def _allowed_tools(body: ResponseRequest) -> list[ResponseTool]:
-    """Return the tools the model is told of."""
-    tools = body.tools or []
-    if not isinstance(body.tool_choice, AllowedFunctions):
-        return tools
-    allowed = {choice.name for choice in body.tool_choice.tools}
-    return [tool for tool in tools if tool.name in allowed]
-
-
-def _tool(tool: ResponseTool) -> FunctionTool:
-    return FunctionTool(tool.name, tool.description or "", tool.parameters, strict=bool(tool.strict))
-
-
-def _tool_choice(body: ResponseRequest) -> ToolChoice:
-    """Return the choice. Raises InvalidRequestError where it names what is not there."""
-    match body.tool_choice:
-        case NamedFunction(name=name):
-            _check_offered(body, name)
-            return ToolChoice(ToolChoiceMode.REQUIRED, name)
-        case AllowedFunctions(mode=mode, tools=tools):
-            for choice in tools:
-                _check_offered(body, choice.name)
-            return ToolChoice(ToolChoiceMode(mode))
-        case "required" if not body.tools:
-            message = "'tool_choice' is 'required', but there are no 'tools'."
-            raise InvalidRequestError(message, param="tool_choice", code="invalid_value")
-        case mode:
-            return ToolChoice(ToolChoiceMode(mode or "auto"))
-
-
-def _check_offered(body: ResponseRequest, name: str) -> None:
-    if all(tool.name != name for tool in body.tools or ()):
-        message = f"'tool_choice' names the function '{name}', which is not among the 'tools'."
-        raise InvalidRequestError(message, param="tool_choice", code="invalid_value")
-
-
 def _response_format(body: ResponseRequest) -> ResponseFormat | None:
     match body.text.format if body.text else None:
         case JsonText():
@@ -164,16 +123,6 @@ def _response_format(body: ResponseRequest) -> ResponseFormat | None:
 
 
 # --- what is told again ---------------------------------------------------------------------------------------------
-
-
-def _told_tool(tool: ResponseTool) -> dict[str, JsonValue]:
-    return {
-        "type": "function",
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": tool.parameters,
-        "strict": bool(tool.strict),
-    }
 
 
 def _told_choice(body: ResponseRequest) -> JsonValue:

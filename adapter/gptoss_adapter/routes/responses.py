@@ -22,6 +22,7 @@ from gptoss_adapter.raw_prompts import token_ids
 from gptoss_adapter.responses.answering import Answering, asked_chat, naming_fields_of_this_api
 from gptoss_adapter.responses.events import EventWriter
 from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.tools import allowed_offers
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.response_answers import (
     CountedInputTokens,
@@ -114,7 +115,7 @@ async def count_input_tokens(
     """Count the tokens of the prompt that a request would make."""
     chat, _ = await asked_chat(body, services.route(body.model, body.profile), services, store)
     async with until_disconnect(request.receive):
-        with naming_fields_of_this_api():
+        with naming_fields_of_this_api(allowed_offers(body)):
             prompt = await services.model_server.preprocess(chat, current_record().request_id)
     return CountedInputTokens(object="response.input_tokens", input_tokens=len(token_ids(prompt)))
 

@@ -93,7 +93,8 @@ class FunctionCallItem(RequestModel):
     """As the model wrote it; no tool need have the name."""
     arguments: str
     """JSON text, as the model wrote it."""
-    namespace: Annotated[object, NotHonoured()] = None
+    namespace: str | None = None
+    """Of the function, which the model knows by both names in one."""
     caller: Annotated[object, NotHonoured({"type": "direct"})] = None
 
 
@@ -107,7 +108,8 @@ class FunctionCallOutputItem(RequestModel):
     output: Content
     name: str | None = None
     """Harmless: the call with this id says which function it was."""
-    namespace: Annotated[object, NotHonoured()] = None
+    namespace: str | None = None
+    """Harmless, as `name`."""
     caller: Annotated[object, NotHonoured({"type": "direct"})] = None
 
 

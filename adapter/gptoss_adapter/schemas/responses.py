@@ -7,9 +7,9 @@ Does not know: items (response_items.py), the contract with Triton (responses/pl
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
-from pydantic import Discriminator, Field, JsonValue, Tag
+from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag
 
 from gptoss_adapter.schemas.fields import Labels, ListOf, NotHonoured, RequestModel, choice_kind
 from gptoss_adapter.schemas.response_items import FunctionName, InputItem
@@ -19,7 +19,7 @@ from gptoss_adapter.schemas.sampling import GenerationFields, StreamOptions
 
 
 class ResponseTool(RequestModel):
-    """A function the model may call; `parameters` is a JSON schema. OpenAI's hosted tools are not run here."""
+    """A function the model may call; `parameters` is a JSON schema."""
 
     type: Literal["function"]
     name: FunctionName
@@ -35,8 +35,64 @@ class ResponseTool(RequestModel):
     """Harmless: the model is told what a function takes."""
 
 
+class FunctionNamespace(RequestModel):
+    """Functions that belong together, as Codex groups them. The model is told of `namespace__function`."""
+
+    type: Literal["namespace"]
+    name: FunctionName
+    description: str | None = None
+    tools: ListOf[ResponseTool]
+
+
+HostedToolType = Literal[
+    "web_search",
+    "web_search_2025_08_26",
+    "web_search_preview",
+    "web_search_preview_2025_03_11",
+    "image_generation",
+    "local_shell",
+]
+
+
+class HostedTool(RequestModel):
+    """A tool that a model of OpenAI may use or not: an offer, which nobody takes up here. The model is not told of it.
+
+    Its other fields are read by nobody.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    type: HostedToolType
+
+
+RequestedTool: TypeAlias = ResponseTool | FunctionNamespace | HostedTool
+
+_HOSTED: Final = get_args(HostedToolType)
+
+
+def _tool_kind(value: object) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    if kind in ("function", "namespace"):
+        return f"a {kind}"  # tags are part of a fault's place, where `function` may be a field sent by mistake
+    return "hosted" if kind in _HOSTED else None
+
+
+InputTool = Annotated[
+    Annotated[ResponseTool, Tag("a function")]
+    | Annotated[FunctionNamespace, Tag("a namespace")]
+    | Annotated[HostedTool, Tag("hosted")],
+    Discriminator(
+        _tool_kind,
+        custom_error_type="tool_kind",
+        custom_error_message=(
+            "Input should be a tool of type function or namespace, or one that may be left out: " + ", ".join(_HOSTED)
+        ),
+    ),
+]
+
+
 class NamedFunction(RequestModel):
-    """Names one function."""
+    """Names one function, as the model is told of it."""
 
     type: Literal["function"]
     name: FunctionName
@@ -153,7 +209,7 @@ class ResponseRequest(GenerationFields):
     instructions: str | None = None
     previous_response_id: str | None = None
 
-    tools: ListOf[ResponseTool] | None = None
+    tools: ListOf[InputTool] | None = None
     tool_choice: ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
@@ -177,6 +233,8 @@ class ResponseRequest(GenerationFields):
     """Counts calls of hosted tools, of which there are none."""
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, JsonValue] | None = None
+    client_metadata: dict[str, JsonValue] | None = None
+    """Codex's notes on itself."""
 
     background: Annotated[object, NotHonoured(False)] = None
     truncation: Annotated[object, NotHonoured("disabled")] = None
