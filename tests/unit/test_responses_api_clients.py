@@ -131,6 +131,25 @@ def test_openai_client_when_it_sends_the_output_back_then_it_is_taken(client: Op
     assert (called.reasoning, called.tool_calls[0].name, result.content) == ("Look it up.", "weather", "Snow")
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_openai_client_when_nothing_is_kept_and_content_is_dropped_then_the_reasoning_comes_back_encoded(
+    client: OpenAI, server: FakeModelServer, streamed: bool
+) -> None:
+    server.scripts = [answer(CALL), SNOW]
+    conversation: list[Any] = [{"role": "user", "content": "Weather?"}]
+    asked: Any = {"model": MODEL, "tools": [WEATHER], "store": False, "include": ["reasoning.encrypted_content"]}
+    if streamed:
+        events = list(client.responses.create(input=conversation, stream=True, **asked))
+        output = [event.item for event in events if event.type == "response.output_item.done"]
+    else:
+        output = client.responses.create(input=conversation, **asked).output
+    # as Codex does: it never sends reasoning in the open
+    conversation += [item.model_dump(exclude={"content", "id"}, exclude_none=True) for item in output]
+    conversation.append({"type": "function_call_output", "call_id": output[1].call_id, "output": "Snow"})
+    assert client.responses.create(input=conversation, **asked).output_text == "It snows in Oslo."
+    assert server.chats[1].messages[1].reasoning == "Look it up."
+
+
 def test_openai_client_when_it_parses_a_call_then_its_arguments_are_an_object(
     client: OpenAI, server: FakeModelServer
 ) -> None:
@@ -303,6 +322,29 @@ def test_langchain_when_it_binds_a_tool_then_the_call_and_its_result_make_the_ro
     assert final.text == "It snows in Oslo."
     *_, asked = server.chats[1].messages
     assert (asked.role, asked.content) == (Role.TOOL, "Snow in Oslo")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_langchain_when_nothing_is_kept_then_the_reasoning_is_seen_between_the_calls(
+    url: str, server: FakeModelServer, streamed: bool
+) -> None:
+    server.scripts = [answer(FORECAST), SNOW]
+    model = ChatOpenAI(
+        model=MODEL,
+        base_url=url,
+        api_key="none",  # type: ignore[arg-type]
+        max_retries=0,
+        store=False,
+        include=["reasoning.encrypted_content"],
+        output_version="responses/v1",
+        streaming=streamed,
+    ).bind_tools([forecast])
+    called = model.invoke("Weather in Oslo?")
+    assert isinstance(called, AIMessage)
+    [call] = called.tool_calls
+    result = ToolMessage(forecast.invoke(call["args"]), tool_call_id=call["id"])
+    assert model.invoke([HumanMessage("Weather in Oslo?"), called, result]).text == "It snows in Oslo."
+    assert server.chats[1].messages[1].reasoning == "Look it up."
 
 
 @pytest.mark.parametrize("responses", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,7 @@ from gptoss_backend.contract import (
     ToolChoiceMode,
 )
 from support.fake_model_server import CACHED_TOKENS, HELLO, PROMPT_TOKENS, FakeModelServer, answer, token_ids
-from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving
+from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving, stream
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +321,50 @@ def test_items_when_they_tell_of_a_call_then_the_model_sees_its_reasoning_and_th
     )
 
 
+CARRIED = "gptoss-reasoning-1.SG0gw6nwn6e1Lg=="
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_reasoning_when_it_is_to_be_carried_then_the_ended_item_holds_its_text_encoded(
+    client: httpx.Client, server: FakeModelServer, streamed: bool
+) -> None:
+    include = ["reasoning.encrypted_content"]
+    if streamed:
+        events = stream(client, include=include)
+        items = [event["item"] for event in events if event["type"].startswith("response.output_item")]
+        added, done = (item for item in items if item["type"] == "reasoning")
+        assert "encrypted_content" not in added
+        told = events[-1]["response"]["output"][0]
+        assert done == told
+    else:
+        told = respond(client, include=include)["output"][0]
+    assert told["content"] == [{"type": "reasoning_text", "text": "Easy."}]
+    version, encoded = told["encrypted_content"].split(".")
+    assert version == "gptoss-reasoning-1"
+    assert base64.b64decode(encoded).decode() == "Easy."
+
+
+@pytest.mark.parametrize(
+    ("fields", "seen"),
+    [
+        ({"encrypted_content": CARRIED}, "Hm é🧵."),
+        ({"encrypted_content": CARRIED, "content": []}, "Hm é🧵."),
+        ({"encrypted_content": CARRIED, "summary": [{"type": "summary_text", "text": "Short."}]}, "Hm é🧵."),
+        ({"encrypted_content": CARRIED, "content": [{"type": "reasoning_text", "text": "Open."}]}, "Open."),
+        ({"encrypted_content": "", "content": [{"type": "reasoning_text", "text": "Open."}]}, "Open."),
+        ({"encrypted_content": "", "summary": [{"type": "summary_text", "text": "Short."}]}, "Short."),
+        ({"encrypted_content": None}, None),
+    ],
+)
+def test_reasoning_when_a_client_carried_it_then_the_model_sees_it_before_the_call(
+    client: httpx.Client, server: FakeModelServer, fields: dict[str, Any], seen: str | None
+) -> None:
+    call = {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "call_1", "output": "Snow"}
+    respond(client, [{"role": "user", "content": "Hi"}, {"type": "reasoning", "summary": [], **fields}, call, result])
+    assert server.chats[0].messages[1].reasoning == seen
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -413,6 +458,16 @@ def test_items_when_they_tell_of_a_call_then_the_model_sees_its_reasoning_and_th
         ),
         (
             {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "x"}]},
+            "input[0].encrypted_content",
+            "unsupported_parameter",
+        ),
+        (
+            {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "gptoss-reasoning-1.SG0"}]},
+            "input[0].encrypted_content",
+            "unsupported_parameter",
+        ),
+        (
+            {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "gptoss-reasoning-1./w=="}]},
             "input[0].encrypted_content",
             "unsupported_parameter",
         ),

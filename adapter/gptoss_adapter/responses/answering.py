@@ -27,7 +27,7 @@ from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.prompting import check_answer_fields
 from gptoss_adapter.responses.items import own_items
 from gptoss_adapter.responses.output import Event, Output
-from gptoss_adapter.responses.plan import begun_response, chat_request, sampling_params
+from gptoss_adapter.responses.plan import begun_response, carries_reasoning, chat_request, sampling_params
 from gptoss_adapter.responses.store import ResponseStore
 from gptoss_adapter.responses.tools import Offer, allowed_offers, offers
 from gptoss_adapter.schemas.answers import Usage
@@ -60,6 +60,7 @@ class Answering:
         begun: ResponseObject,
         own_input: list[Item],
         store: ResponseStore,
+        output: Output,
         offered: Sequence[Offer],
     ) -> None:
         """offered: the functions the model is told of."""
@@ -68,8 +69,8 @@ class Answering:
         self._turn = turn
         self._own_input = own_input
         self._store = store
+        self._output = output
         self._offered = offered
-        self._output = Output({offer.name: offer for offer in offered})
 
     @classmethod
     async def of(cls, body: ResponseRequest, services: Services, store: ResponseStore) -> Self:
@@ -84,7 +85,8 @@ class Answering:
         offered = allowed_offers(body)
         with naming_fields_of_this_api(offered):
             turn = Turn(services, served, chat, sampling, record, stop=body.stop_strings)
-        return cls(turn, begun, own_input, store, offered)
+        output = Output({offer.name: offer for offer in offered}, carries_reasoning=carries_reasoning(body))
+        return cls(turn, begun, own_input, store, output, offered)
 
     async def __aenter__(self) -> Self:
         """Begin to count the turn as in flight."""

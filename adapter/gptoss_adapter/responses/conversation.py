@@ -95,7 +95,7 @@ def _join(texts: Iterable[str]) -> str | None:
 
 
 def _reasoning(item: ReasoningItem) -> str:
-    return _BETWEEN.join(part.text for part in item.content or item.summary)
+    return _BETWEEN.join(item.pieces)
 
 
 def _text(content: Content) -> str:

@@ -18,6 +18,7 @@ from gptoss_adapter.content import ContentToken, ScoredContent
 from gptoss_adapter.logprobs import chat_logprobs
 from gptoss_adapter.responses.ids import new_item_id
 from gptoss_adapter.responses.tools import Offer
+from gptoss_adapter.schemas.carried_reasoning import carried
 from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import (
     FunctionCallItem,
@@ -37,11 +38,15 @@ Event: TypeAlias = tuple[str, dict[str, Any]]
 class Output:
     """The output items of one answer, as they grow."""
 
-    def __init__(self, offered: Mapping[str, Offer]) -> None:
-        """offered: the functions, by the names that the model knows them by."""
+    def __init__(self, offered: Mapping[str, Offer], *, carries_reasoning: bool) -> None:
+        """offered: the functions, by the names that the model knows them by.
+
+        carries_reasoning: items of reasoning have `encrypted_content`.
+        """
         self.items: list[OutputItem] = []
         """Those that have ended."""
         self._offered = offered
+        self._carries_reasoning = carries_reasoning
         self._open: _OpenItem | None = None
 
     def add(self, deltas: Iterable[Delta]) -> list[Event]:
@@ -75,6 +80,11 @@ class Output:
             return _OpenCall(self._next_index, name)
         return _OpenCall(self._next_index, offer.function.name, offer.namespace.name)
 
+    def _text_item(self, kind: type[_OpenReasoning] | type[_OpenMessage]) -> _OpenItem:
+        if kind is _OpenReasoning:
+            return _OpenReasoning(self._next_index, is_carried=self._carries_reasoning)
+        return _OpenMessage(self._next_index)
+
     def _add_text(
         self,
         kind: type[_OpenReasoning] | type[_OpenMessage],
@@ -86,7 +96,7 @@ class Output:
             if not text:
                 return  # tokens without text are no item
             text = text[delta.num_inserted :]  # items of their own need nothing to keep them apart
-            yield from self._begin(kind(self._next_index))
+            yield from self._begin(self._text_item(kind))
         yield from self._grow(text, tokens)
 
     def _begin(self, item: _OpenItem) -> Iterator[Event]:
@@ -180,9 +190,20 @@ class _OpenReasoning(_OpenText):
     kind = ReasoningItem
     text_event = "response.reasoning_text"
 
+    def __init__(self, output_index: int, *, is_carried: bool) -> None:
+        super().__init__(output_index)
+        self._is_carried = is_carried
+
     def item(self, status: ItemStatus) -> ReasoningItem:
-        content = [] if status == "in_progress" else [self._part()]
-        return ReasoningItem(id=self.id, type="reasoning", status=status, summary=[], content=content)
+        whole = status != "in_progress"
+        return ReasoningItem(
+            id=self.id,
+            type="reasoning",
+            status=status,
+            summary=[],
+            content=[self._part()] if whole else [],
+            **({"encrypted_content": carried(self.text)} if whole and self._is_carried else {}),
+        )
 
     def _part(self) -> ReasoningText:
         return ReasoningText(type="reasoning_text", text=self.text)

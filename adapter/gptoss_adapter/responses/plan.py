@@ -21,6 +21,7 @@ from gptoss_adapter.responses.tools import allowed_offers, check_names, function
 from gptoss_adapter.schemas.response_answers import ResponseObject
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_adapter.schemas.responses import (
+    CARRIED_REASONING,
     LOGPROBS,
     AllowedFunctions,
     JsonText,
@@ -68,6 +69,11 @@ def sampling_params(body: ResponseRequest, profile: ProfileSettings) -> Sampling
 def _num_alternatives(body: ResponseRequest) -> int | None:
     """Return how many alternatives are told with each token; None: tokens are not told of."""
     return body.top_logprobs or (0 if LOGPROBS in (body.include or ()) else None)
+
+
+def carries_reasoning(body: ResponseRequest) -> bool:
+    """Say whether reasoning is told once more in a form that a client can carry without reading it."""
+    return CARRIED_REASONING in (body.include or ())
 
 
 def begun_response(body: ResponseRequest, served: ServedModel, sampling: SamplingParams) -> ResponseObject:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, JsonValue, Tag
+from pydantic import AfterValidator, Discriminator, Field, JsonValue, Tag
+from pydantic_core import PydanticCustomError
 
-from gptoss_adapter.schemas.fields import ListOf, NotHonoured, RequestModel, content_kind
+from gptoss_adapter.schemas.carried_reasoning import reasoning_of
+from gptoss_adapter.schemas.fields import UNSUPPORTED, ListOf, NotHonoured, RequestModel, content_kind
 from gptoss_backend.harmony.prompt import TOOL_NAME
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -70,6 +72,17 @@ class SummaryText(RequestModel):
     text: str
 
 
+def _made_here(blob: str) -> str:
+    try:
+        if blob:
+            reasoning_of(blob)
+    except ValueError:
+        raise PydanticCustomError(
+            UNSUPPORTED, "this server reads only what it has encoded itself; leave it out and send 'content'"
+        ) from None
+    return blob
+
+
 class ReasoningItem(RequestModel):
     """What the model thought before it went on."""
 
@@ -77,9 +90,17 @@ class ReasoningItem(RequestModel):
     type: Literal["reasoning"]
     status: ItemStatus | None = None
     summary: Annotated[ListOf[SummaryText], Field(default_factory=list)]
-    """Stands in for `content` where that is missing."""
+    """Stands in for the reasoning where neither of the next two tells it."""
     content: ListOf[ReasoningText] | None = None
-    encrypted_content: Annotated[object, NotHonoured()] = None
+    encrypted_content: Annotated[str, AfterValidator(_made_here)] | None = None
+    """Stands in for `content` where that is missing: the same text, encoded. Empty: as good as none."""
+
+    @property
+    def pieces(self) -> list[str]:
+        """The reasoning, wherever it stands."""
+        if not self.content and self.encrypted_content:
+            return [reasoning_of(self.encrypted_content)]
+        return [part.text for part in self.content or self.summary]
 
 
 class FunctionCallItem(RequestModel):

@@ -164,10 +164,11 @@ class ReasoningConfig(RequestModel):
 
 
 LOGPROBS: Final = "message.output_text.logprobs"
+CARRIED_REASONING: Final = "reasoning.encrypted_content"
 Includable = Literal[
     "message.output_text.logprobs",
-    # harmless: reasoning is never hidden, so there is nothing to encrypt; of the rest, nothing occurs here
     "reasoning.encrypted_content",
+    # harmless: nothing of these occurs here
     "file_search_call.results",
     "web_search_call.results",
     "web_search_call.action.sources",
