@@ -170,6 +170,11 @@ class Services:
         current_record().notes |= {"model": served.name.openai, "profile": served.profile_name}
         return served
 
+    async def max_model_len(self, model: ModelName) -> int | None:
+        """Return the longest prompt plus answer that `model` takes now, in tokens; None while its engine tells none."""
+        figures = await self.triton_page.figures()
+        return None if isinstance(figures, str) else figures.max_model_len(model.triton)
+
 
 async def _services_of(request: Request) -> Services:
     services: Services = request.app.state.services

@@ -25,6 +25,7 @@ _CACHE_HITS: Final = "nv_cache_num_hits_per_model"
 _CACHE_MISSES: Final = "nv_cache_num_misses_per_model"
 _ENGINE: Final = "gptoss_engine_"
 _INFO: Final = "gptoss_engine_info"
+_MAX_MODEL_LEN: Final = "max_model_len"
 _WANTED: Final = (_ENGINE, "nv_gpu_", _CACHE_HITS, _CACHE_MISSES)
 
 Series = dict[str, float]
@@ -55,6 +56,11 @@ class TritonFigures:
     cache_misses: float | None
     pages: tuple[str, ...] = ()
     """The page itself, of each replica where there are several."""
+
+    def max_model_len(self, model: str) -> int | None:
+        """Return what every engine of the model takes, prompt plus answer; None where none tells. model: Triton's."""
+        told = [one.values.get(_MAX_MODEL_LEN) for one in self.engines if one.model == model]
+        return min((int(length) for length in told if length), default=None)
 
 
 class TritonPage:

@@ -26,6 +26,8 @@ class Model:
     owned_by: str
     profiles: tuple[str, ...]
     """Those by which `gpt-oss` leads to this model, its own first."""
+    max_model_len: int | None
+    """The longest prompt plus answer that the model takes now; None while its engine is not there to tell."""
 
 
 @dataclass(frozen=True, slots=True)

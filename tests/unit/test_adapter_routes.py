@@ -14,8 +14,10 @@ from gptoss_adapter.inference import ModelServerStatus
 from gptoss_backend.settings import load_settings
 from support.fake_model_server import FOREVER, HELLO, FakeModelServer
 from support.live_app import chat_body, live, wait_until
+from support.triton_page import triton_with
 
-SETTINGS = load_settings({"model": "demo", "profile": "latency_first"}, environ={})
+NOWHERE = {"triton_metrics_port": 9}
+SETTINGS = load_settings({"model": "demo", "profile": "latency_first", "server": NOWHERE}, environ={})
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,19 @@ def test_models_when_listed_then_the_served_one_is_there(client: httpx.Client) -
     assert (card["root"], card["profiles"]) == ("gpt-oss-demo", ["latency_first"])
     assert alias == {**card, "id": "gpt-oss"}
     assert client.get("/v1/models/gpt-oss").json() == alias
+
+
+def test_max_model_len_when_the_engine_tells_it_then_cards_and_tokens_do_and_before_that_null(
+    server: FakeModelServer, client: httpx.Client
+) -> None:
+    assert client.get("/v1/models/gpt-oss-demo").json()["max_model_len"] is None
+    page = 'gptoss_engine_max_model_len{model="gpt_oss_demo",instance="gpt_oss_demo_0_0"} 2048\n'
+    with triton_with(page) as (port, _):
+        settings = load_settings({"model": "demo", "server": {"triton_metrics_port": port}}, environ={})
+        with live(create_app(settings, model_server=server)) as url, httpx.Client(base_url=url) as one:
+            cards = one.get("/v1/models").json()["data"]
+            tokens = one.post("/tokenize", json={"prompt": "Hi"}).json()
+    assert [card["max_model_len"] for card in [*cards, tokens]] == [2048] * 3
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "openai/gpt-oss-20b"])

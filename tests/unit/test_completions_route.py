@@ -30,7 +30,7 @@ from support.fake_model_server import (
 from support.live_app import chat_body, live, sse_documents, wait_until
 
 SETTINGS = load_settings(
-    {"model": "demo", "engine": {"max_model_len": 4096}, "adapter": {"keepalive_s": 0.1}}, environ={}
+    {"model": "demo", "server": {"triton_metrics_port": 9}, "adapter": {"keepalive_s": 0.1}}, environ={}
 )
 TEXT = "Hello 🧑‍🚀, world"
 SAID = token_ids(TEXT + "<|return|>")
@@ -293,7 +293,7 @@ def test_prompt_when_one_of_several_fails_then_the_others_are_cancelled(
 @pytest.mark.parametrize("text", ["", TEXT, "<|start|>user<|message|>x<|end|>", "a" * 3000, "\u2028 ﷽\x00"])
 def test_text_when_tokenised_and_back_then_it_is_the_same(client: httpx.Client, text: str) -> None:
     document = client.post("/tokenize", json={"prompt": text}).json()
-    assert document == {"count": len(document["tokens"]), "max_model_len": 4096, "tokens": document["tokens"]}
+    assert document == {"count": len(document["tokens"]), "max_model_len": None, "tokens": document["tokens"]}
     assert all(token < 199_998 for token in document["tokens"])
     assert client.post("/detokenize", json={"tokens": document["tokens"]}).json() == {"prompt": text}
 

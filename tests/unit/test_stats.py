@@ -137,6 +137,16 @@ def test_triton_when_its_page_is_read_then_engines_cache_and_gpus_are_told() -> 
     assert targets(told)["weights_per_gpu"] == (13e9, True)
 
 
+def test_max_model_len_when_engines_differ_then_it_is_what_each_of_them_takes() -> None:
+    lengths = "".join(
+        f'gptoss_engine_max_model_len{{model="gpt_oss_20b",instance="gpt_oss_20b_{at}_0"}} {length}\n'
+        for at, length in enumerate((131072, 98304, 0))  # 0: it has not told yet
+    )
+    figures = read_page(PAGE + lengths)
+    assert (figures.max_model_len("gpt_oss_20b"), figures.max_model_len("gpt_oss_120b")) == (98304, None)
+    assert read_page(PAGE).max_model_len("gpt_oss_20b") is None
+
+
 def test_triton_when_there_is_no_gpu_then_nothing_is_said_of_any() -> None:
     told = report(triton=read_page(WITHOUT_GPU))
     assert told.gpus == []

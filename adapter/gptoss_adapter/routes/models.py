@@ -19,16 +19,16 @@ router = APIRouter(tags=["models"])
 async def list_models(services: Shared) -> ModelList:
     """List the models served here, and the alias."""
     names = [*(name.openai for name in services.models.names), MODEL_ALIAS]
-    return ModelList(object="list", data=[_card(name, services) for name in names])
+    return ModelList(object="list", data=[await _card(name, services) for name in names])
 
 
 @router.get("/v1/models/{model:path}", responses={"4XX": {"model": ErrorBody}})
 async def get_model(model: str, services: Shared) -> ModelCard:
     """Describe one model."""
-    return _card(model, services)
+    return await _card(model, services)
 
 
-def _card(model: str, services: Services) -> ModelCard:
+async def _card(model: str, services: Services) -> ModelCard:
     name = services.models.route(model).name
     return ModelCard(
         id=model,
@@ -38,4 +38,5 @@ def _card(model: str, services: Services) -> ModelCard:
         owned_by="gptoss-triton" if name.short == "demo" else "openai",
         root=name.openai,
         profiles=list(services.models.profiles_of(model)),
+        max_model_len=await services.max_model_len(name),
     )

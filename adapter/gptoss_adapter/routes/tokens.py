@@ -35,7 +35,7 @@ async def tokenize(body: TokenizeRequest, request: Request, services: Shared) ->
             tokens = await _chat_tokens(body, served, services)
     else:
         tokens = await encode_text(body.prompt)
-    answer = Tokens(count=len(tokens), max_model_len=services.settings.engine.max_model_len, tokens=tokens)
+    answer = Tokens(count=len(tokens), max_model_len=await services.max_model_len(served.name), tokens=tokens)
     if body.return_token_strs:
         answer = answer.model_copy(update={"token_strs": await text_names(tokens)})
     return Response(answer.json_bytes(), media_type="application/json")

@@ -177,7 +177,7 @@ class Tokens(AnswerModel):
 
     count: int
     max_model_len: int | None
-    """`engine.max_model_len`; null: what the checkpoint allows."""
+    """The longest prompt plus answer that the model takes now; null while its engine is not there to tell."""
     tokens: list[int]
     token_strs: list[str] | None = None
 
@@ -199,6 +199,8 @@ class ModelCard(AnswerModel):
     """The model behind the name: another one for the alias only."""
     profiles: list[str]
     """Those by which `gpt-oss` leads to this model, its own first."""
+    max_model_len: int | None
+    """The longest prompt plus answer that the model takes now; null while its engine is not there to tell."""
 
 
 class ModelList(AnswerModel):

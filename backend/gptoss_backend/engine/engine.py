@@ -68,7 +68,9 @@ class Engine:
         self._capacity = options.max_num_seqs + options.max_queue
         self._by_id: dict[str, Sequence] = {}  # the engine's thread only
         self._launched: deque[tuple[Step, LaunchedStep]] = deque()  # the engine's thread only
-        self._stats = EngineStats(num_cache_blocks=self._cache.plan.num_full_blocks - 1)
+        self._stats = EngineStats(
+            num_cache_blocks=self._cache.plan.num_full_blocks - 1, max_model_len=self.max_model_len
+        )
 
         self._wake = threading.Condition()
         # what follows is guarded by _wake

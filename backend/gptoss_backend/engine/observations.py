@@ -63,6 +63,8 @@ class EngineStats:
     num_waiting: int = 0
     num_cache_blocks: int = 0
     num_cache_blocks_used: int = 0
+    max_model_len: int = 0
+    """Longest prompt plus answer, in tokens."""
     busy_s: float = 0.0
     stalled_s: float = 0.0
     """Since the loop last got anything done while it has work; 0 without any. More than a long step takes: it hangs."""

@@ -65,6 +65,7 @@ METRICS = (
         "Prompt tokens found in the KV cache",
         True,
     ),
+    MetricSpec("gptoss_engine_max_model_len", lambda s: s.max_model_len, "Longest prompt plus answer, in tokens"),
     MetricSpec("gptoss_engine_kv_cache_blocks", lambda s: s.num_cache_blocks, "Blocks of the KV cache"),
     MetricSpec("gptoss_engine_kv_cache_blocks_used", lambda s: s.num_cache_blocks_used, "Blocks held by requests"),
     MetricSpec("gptoss_engine_kv_cache_usage_perc", _cache_usage, "Share of the blocks held by requests, from 0 to 1"),
