@@ -24,7 +24,7 @@ from gptoss_adapter.routes.page import PAGE, PAGE_FILES
 from gptoss_backend.keys import ApiKey
 from gptoss_backend.settings import AdapterSettings
 
-_HEALTH: Final = frozenset({"/health", "/health/live", "/health/ready"})
+_HEALTH: Final = frozenset({"/health", "/health/live", "/health/ready", "/ping"})
 _METRICS: Final = frozenset({"/metrics", "/stats"})
 _OPERATORS: Final = _HEALTH | _METRICS
 """Answered to the last, and waited for by nobody."""

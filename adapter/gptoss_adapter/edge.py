@@ -37,7 +37,7 @@ from gptoss_backend.settings import AdapterSettings
 
 logger = logging.getLogger(__name__)
 
-_QUIET_ROUTES: Final = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/stats"})
+_QUIET_ROUTES: Final = frozenset({"/health", "/health/live", "/health/ready", "/ping", "/metrics", "/stats"})
 _MAX_LOGGED_BYTES: Final = 64 * 1024
 # a client may send any word for a method; the metrics keep to these
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -42,6 +42,19 @@ def test_models_when_listed_then_the_served_one_is_there(client: httpx.Client) -
     assert client.get("/v1/models/gpt-oss").json() == alias
 
 
+def test_ping_when_all_is_there_then_200_else_503_and_no_body(client: httpx.Client, server: FakeModelServer) -> None:
+    assert (client.get("/ping").status_code, client.get("/ping").content) == (200, b"")
+    server.status_now = ModelServerStatus(False, None, ("gpt_oss_demo",))
+    try:
+        assert (client.get("/ping").status_code, client.get("/ping").content) == (503, b"")
+    finally:
+        server.status_now = ModelServerStatus(True, "2.51.0", ())
+
+
+def test_version_when_asked_then_it_is_healths(client: httpx.Client) -> None:
+    assert client.get("/version").json() == {"version": client.get("/health").json()["versions"]["gptoss"]}
+
+
 def test_max_model_len_when_the_engine_tells_it_then_cards_and_tokens_do_and_before_that_null(
     server: FakeModelServer, client: httpx.Client
 ) -> None:

@@ -1,4 +1,4 @@
-"""GET /health, /health/ready and /health/live.
+"""GET /health, /health/ready and /health/live; /ping and /version, as vLLM has them.
 
 Stage: 1 route.
 Owns: what "ready" means: a chat sent now would be answered.
@@ -13,7 +13,7 @@ import time
 from typing import Any, Literal
 
 from fastapi import APIRouter
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from gptoss_adapter.inference import ModelServerStatus, ReplicaStatus
 from gptoss_adapter.serving import VERSION, Services, Shared
@@ -68,6 +68,18 @@ async def ready(services: Shared) -> JSONResponse:
 async def live() -> dict[str, str]:
     """200 for as long as this process answers at all."""
     return {"status": "ok"}
+
+
+@router.get("/ping", response_class=Response)
+async def ping(services: Shared) -> Response:
+    """As /health/ready, without a body: what SageMaker asks."""
+    return Response(status_code=(await ready(services)).status_code)
+
+
+@router.get("/version")
+async def version() -> dict[str, str]:
+    """Tell this software's version."""
+    return {"version": VERSION}
 
 
 def _models(services: Services, status: ModelServerStatus) -> list[dict[str, Any]]:
