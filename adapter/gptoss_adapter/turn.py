@@ -24,9 +24,9 @@ from gptoss_backend.contract import ChatRequest, OutputStructure, SamplingParams
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta
 from gptoss_backend.harmony.prompt import PromptError, offered_tools
 from gptoss_backend.harmony.structure import output_structure
-from gptoss_backend.harmony.vocabulary import CALL, END, FIRST_SPECIAL, MESSAGE, RETURN, START
+from gptoss_backend.harmony.vocabulary import CALL, END, ENDOFTEXT, FIRST_SPECIAL, MESSAGE, RETURN, START
 
-_TEXT_EDGES: Final = frozenset({START, MESSAGE, END, RETURN, CALL})
+_TEXT_EDGES: Final = frozenset({START, MESSAGE, END, RETURN, CALL, ENDOFTEXT})
 """Where a header or a message's text is over: what came before and was not told is never told."""
 
 
@@ -92,8 +92,13 @@ class Turn(Generation[Delta]):
     def finish_reason(self) -> FinishReasonName:
         """Why the turn is over. After the last delta only."""
         reason = super().finish_reason
-        called = reason == "stop" and self._splitter.num_tool_calls
+        called = reason == "stop" and self._splitter.num_tool_calls and not self.has_cut_call
         return "tool_calls" if called and not self._stopped else reason
+
+    @property
+    def has_cut_call(self) -> bool:
+        """Whether the turn broke off inside a call, which is not to be run then. After the last delta only."""
+        return self._splitter.has_cut_call
 
     def _reasoning_tokens(self) -> int:
         return self._splitter.reasoning_tokens

@@ -269,12 +269,16 @@ class Refusal:
 # --- documents: generation → client ---------------------------------------------------------------------------------
 
 
+STOP_TOKENS: Final = frozenset({199_999, 200_002, 200_012})
+"""`<|endoftext|>`, `<|return|>` and `<|call|>`: the `eos_token_id` of the published generation_config.json."""
+
+
 class FinishReason(StrEnum):
     """Why generation ended. An error ends a request with a Triton error instead, and has no finish reason."""
 
     STOP = "stop"
-    """A stop token: 200002 `<|return|>`, 200012 `<|call|>` or one of `stop_token_ids`, which is the last of TOKEN_IDS;
-    or the end of a grammar."""
+    """One of STOP_TOKENS, unless `ignore_eos`, or of `stop_token_ids`, which is the last of TOKEN_IDS; or the end of
+    what a grammar holds the answer to, whose last token is any of `<|return|>`, `<|call|>` and `<|end|>`."""
     LENGTH = "length"
     """max_tokens, or the end of the context."""
     CANCELLED = "cancelled"

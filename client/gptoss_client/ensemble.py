@@ -64,7 +64,8 @@ class EnsembleChat:
     def _end(self, finished: Finished) -> Ended:
         self._has_ended = True
         usage = Usage(finished.prompt_tokens, finished.completion_tokens, finished.cached_tokens)
-        is_call = finished.finish_reason == "stop" and self._splitter.num_tool_calls
+        has_called = self._splitter.num_tool_calls and not self._splitter.has_cut_call
+        is_call = finished.finish_reason == "stop" and has_called
         return Ended("tool_calls" if is_call else str(finished.finish_reason), usage, finished.timings)
 
 

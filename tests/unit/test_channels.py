@@ -216,7 +216,7 @@ def test_messages_when_two_go_to_one_place_then_an_empty_line_is_between() -> No
         ('<|channel|>commentary to=functions.f<|message|>{"a', Answer(calls=[("f", '{"a')])),
         # other special tokens in a text
         (
-            "<|channel|>final<|message|>a<|reserved_200001|>b<|message|>c<|constrain|>d<|endoftext|>e",
+            "<|channel|>final<|message|>a<|reserved_200001|>b<|message|>c<|constrain|>d<|startoftext|>e",
             Answer("", "abcde"),
         ),
         ("<|end|><|end|><|message|><|end|>x", Answer("", "x")),
@@ -253,6 +253,33 @@ def test_call_when_none_is_allowed_then_its_text_goes_where_its_channel_says(
 def test_call_when_a_function_is_itself_named_with_the_namespace_then_its_name_is_whole() -> None:
     text = "<|channel|>commentary to=functions.f<|message|>{}<|call|>"
     assert parse(text, tools=("functions.f",)).calls == [("functions.f", "{}")]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_cut"),
+    [
+        ('<|channel|>commentary to=functions.f<|message|>{"a": 1}<|call|>', False),
+        ('<|channel|>commentary to=functions.f<|message|>{"a": 1}<|end|>', False),
+        ('<|channel|>commentary to=functions.f<|message|>{"a": 1}<|endoftext|>', False),
+        ('<|channel|>commentary to=functions.f<|message|>{"a"', True),
+        ("<|channel|>commentary to=functions.f<|message|>", True),
+        ("<|channel|>commentary to=functions.f<|message|>{}<|start|>assistant<|channel|>final<|message|>So", False),
+        (
+            "<|channel|>commentary to=functions.f<|message|>{}<|call|><|start|>assistant to=functions.g<|message|>{",
+            True,
+        ),
+        ("<|channel|>commentary to=functions.f", False),
+    ],
+)
+def test_call_when_the_answer_breaks_off_inside_it_then_it_is_known_to_be_cut(text: str, is_cut: bool) -> None:
+    splitter = ChannelSplitter()
+    splitter.push(tokens(text))
+    splitter.finish()
+    assert splitter.has_cut_call is is_cut
+
+
+def test_text_when_endoftext_comes_then_it_ends_as_with_any_end() -> None:
+    assert parse("<|channel|>final<|message|>So.<|endoftext|>") == Answer("", "So.", [])
 
 
 def test_character_when_cut_at_a_messages_end_then_it_is_replaced_and_the_next_message_is_whole() -> None:
@@ -368,7 +395,7 @@ def texts_of_messages(ids: list[int], errors: str = "strict") -> Iterator[str]:
     """What follows each <|message|> up to the next message: text beyond doubt, wherever it belongs."""
     text: list[int] | None = None
     for token in [*ids, END]:
-        if token in (START, CHANNEL, END, RETURN, CALL):
+        if token in (START, CHANNEL, END, RETURN, CALL, ENDOFTEXT):
             yield b"".join(map(token_bytes, text or [])).decode(errors=errors)
             text = None
         elif token == MESSAGE:

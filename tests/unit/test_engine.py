@@ -76,7 +76,7 @@ def test_request_when_it_runs_then_started_comes_first_and_finished_last_and_tok
     assert all(delta.event is None for delta in deltas[1:-1])
 
 
-@pytest.mark.parametrize("stop", [200002, 200012])
+@pytest.mark.parametrize("stop", [199999, 200002, 200012])
 def test_request_when_a_stop_token_comes_then_it_ends_with_it_unless_told_to_ignore_it(stop: int) -> None:
     running = Running(FakeModel(tiny_config(vocab_size=201088, max_positions=4096)), OPTIONS)
     running.submit("a", [stop - 3])

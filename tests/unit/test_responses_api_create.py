@@ -155,6 +155,14 @@ def test_response_when_the_budget_is_spent_then_it_and_its_last_item_are_incompl
     assert told["usage"]["output_tokens"] == len(token_ids(harmony))
 
 
+def test_response_when_a_stop_token_falls_inside_a_call_then_the_call_is_incomplete(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = answer(CALL.removesuffix('lo"}<|call|>'))
+    told = respond(client, tools=[WEATHER])
+    assert [(item["type"], item["status"]) for item in told["output"]][-1] == ("function_call", "incomplete")
+
+
 def test_response_when_a_stop_string_comes_then_the_text_ends_before_it(client: httpx.Client) -> None:
     told = respond(client, stop="llo")
     assert told["output"][1]["content"][0]["text"] == "He"

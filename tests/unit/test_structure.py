@@ -12,9 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptoss_backend.contract import FunctionTool, OutputStructure, ResponseFormat, ToolChoice, ToolChoiceMode
+from gptoss_backend.contract import (
+    STOP_TOKENS,
+    FunctionTool,
+    OutputStructure,
+    ResponseFormat,
+    ToolChoice,
+    ToolChoiceMode,
+)
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ToolCallDelta
-from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, END, FIRST_SPECIAL, RETURN, START, STOP_TOKENS, encoding
+from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, END, FIRST_SPECIAL, RETURN, START, encoding
 from gptoss_backend.structure.answer import AnswerMask
 from gptoss_backend.structure.grammars import VOCAB_SIZE
 from gptoss_backend.structure.schemas import StructureError

@@ -20,7 +20,15 @@ from gptoss_adapter.schemas.answers import Choice
 from gptoss_adapter.serving import ServedModels, Services, utc_today
 from gptoss_adapter.stats_triton import TritonPage
 from gptoss_adapter.turn import Turn
-from gptoss_backend.contract import ChatMessage, ChatRequest, FinishReason, Role, SamplingParams, ToolChoice
+from gptoss_backend.contract import (
+    ChatMessage,
+    ChatRequest,
+    FinishReason,
+    FunctionTool,
+    Role,
+    SamplingParams,
+    ToolChoice,
+)
 from gptoss_backend.contract import ToolChoiceMode as Mode
 from gptoss_backend.harmony.vocabulary import encoding
 from gptoss_backend.settings import load_settings
@@ -35,8 +43,8 @@ TOKENS = st.lists(st.sampled_from(SPECIAL + WORDS), max_size=60)
 CUTS = st.lists(st.integers(0, 60), max_size=5)
 
 
-def chat(mode: Mode = Mode.AUTO) -> ChatRequest:
-    return ChatRequest(messages=(ChatMessage(Role.USER, "Hi"),), tool_choice=ToolChoice(mode))
+def chat(mode: Mode = Mode.AUTO, *tools: FunctionTool) -> ChatRequest:
+    return ChatRequest(messages=(ChatMessage(Role.USER, "Hi"),), tools=tools, tool_choice=ToolChoice(mode))
 
 
 def script(ids: list[int], cuts: list[int]) -> list[Scene]:
@@ -46,7 +54,12 @@ def script(ids: list[int], cuts: list[int]) -> list[Scene]:
 
 
 def play(
-    scenes: list[Scene], *, stop: list[str] | None = None, logprobs: int | None = None, mode: Mode = Mode.AUTO
+    scenes: list[Scene],
+    *,
+    stop: list[str] | None = None,
+    logprobs: int | None = None,
+    mode: Mode = Mode.AUTO,
+    tools: tuple[FunctionTool, ...] = (),
 ) -> tuple[Choice, Turn, list[ScoredContent]]:
     """Run a turn to its end; returns what it said and the scored pieces of its content."""
 
@@ -54,7 +67,7 @@ def play(
         server = FakeModelServer(scenes)
         services = Services(SETTINGS, MODELS, server, Metrics(), PAGE, utc_today, Drain())
         sampling = SamplingParams(logprobs=logprobs)
-        turn = Turn(services, MODELS.default, chat(mode), sampling, RequestRecord("req"), stop=stop or [])
+        turn = Turn(services, MODELS.default, chat(mode, *tools), sampling, RequestRecord("req"), stop=stop or [])
         builder, pieces = ChoiceBuilder(AnswerStyle()), []
         async with turn:
             await turn.start()
@@ -122,6 +135,14 @@ def test_turn_when_tools_are_barred_then_a_call_is_content_also_where_it_is_scor
     choice, _, pieces = play(scored(answer(call)), logprobs=0, mode=Mode.NONE)
     assert said(choice) == ("{}", None, [], "stop")
     assert [token.scored.token_id for piece in pieces for token in piece.tokens] == token_ids("{}")
+
+
+def test_turn_when_it_ends_inside_a_call_then_it_has_stopped_and_asks_for_none() -> None:
+    called = '<|channel|>commentary to=functions.f<|message|>{"city": "Oslo"'
+    cut, turn, _ = play(answer(called), tools=(FunctionTool("f"),))
+    assert (cut.finish_reason, turn.has_cut_call) == ("stop", True)
+    whole, turn, _ = play(answer(called + "}<|call|>"), tools=(FunctionTool("f"),))
+    assert (whole.finish_reason, turn.has_cut_call) == ("tool_calls", False)
 
 
 @pytest.mark.parametrize("error", [None, ValueError("broken")])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gptoss_backend.contract import STOP_TOKENS
 from gptoss_backend.harmony import vocabulary
 from gptoss_backend.harmony.vocabulary import NUM_TOKENS, TextDecoder, encoding, token_bytes
 
@@ -33,8 +34,8 @@ def test_special_token_when_named_then_the_id_is_the_librarys(name: str) -> None
     assert encoding().encode(f"<|{name.lower()}|>", allowed_special="all") == [getattr(vocabulary, name)]
 
 
-def test_stop_tokens_when_compared_with_the_library_then_they_are_those_for_assistant_actions() -> None:
-    assert set(encoding().stop_tokens_for_assistant_actions()) == vocabulary.STOP_TOKENS
+def test_stop_tokens_when_compared_with_the_library_then_endoftext_is_among_them_too() -> None:
+    assert {*encoding().stop_tokens_for_assistant_actions(), vocabulary.ENDOFTEXT} == STOP_TOKENS
 
 
 def test_first_special_when_compared_with_the_library_then_special_tokens_begin_there() -> None:

@@ -115,7 +115,7 @@ class Answering:
     def end(self) -> list[Event]:
         """End the response and return the events that tell of its last item. After the last part only."""
         is_cut = self._turn.finish_reason == "length"
-        events = self._output.end(cut=is_cut)
+        events = self._output.end(cut=is_cut or self._turn.has_cut_call)
         self.response = self.response.model_copy(
             update={
                 "status": "incomplete" if is_cut else "completed",

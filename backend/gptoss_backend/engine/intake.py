@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from gptoss_backend.contract import SamplingParams
+from gptoss_backend.contract import STOP_TOKENS, SamplingParams
 from gptoss_backend.engine.block_hashes import BlockHashes
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.edits import LogitEdits
@@ -18,9 +18,6 @@ from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.speculation import PromptLookup
-
-STOP_TOKENS = frozenset({200002, 200012})
-"""`<|return|>` and `<|call|>` of the Harmony vocabulary."""
 
 
 class Intake:

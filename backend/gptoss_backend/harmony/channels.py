@@ -30,6 +30,7 @@ from gptoss_backend.harmony.vocabulary import (
     CHANNEL,
     CONSTRAIN,
     END,
+    ENDOFTEXT,
     FIRST_SPECIAL,
     MESSAGE,
     RETURN,
@@ -88,7 +89,7 @@ class _Route:
 
 
 _NAMESPACE: Final = "functions."
-_ENDS: Final = frozenset({END, RETURN, CALL})
+_ENDS: Final = frozenset({END, RETURN, CALL, ENDOFTEXT})
 _BETWEEN_MESSAGES: Final = "\n\n"
 _NO_ARGUMENTS: Final = "{}"
 
@@ -108,6 +109,7 @@ class ChannelSplitter:
         self._header: Header | None = Header()  # None: inside a message's text
         self._message_tokens = 0
         self._reasoning_tokens = 0  # of ended messages
+        self._has_cut_call = False
 
     @property
     def reasoning_tokens(self) -> int:
@@ -119,6 +121,11 @@ class ChannelSplitter:
     def num_tool_calls(self) -> int:
         """Calls begun so far."""
         return self._text.num_calls
+
+    @property
+    def has_cut_call(self) -> bool:
+        """Whether the answer broke off inside a call, whose arguments may therefore be half. After `finish`."""
+        return self._has_cut_call
 
     def push(self, token_ids: Sequence[int]) -> list[Delta]:
         """Take the next tokens, stop tokens included, and return what is new. Joined, any chunking gives the same."""
@@ -133,6 +140,7 @@ class ChannelSplitter:
     def finish(self) -> list[Delta]:
         """Return what was held back. Call once, when no token follows."""
         self._end_message(ended=False)
+        self._has_cut_call = self._header is None and self._route.place is _Place.CALL
         return self._text.take_deltas()
 
     # --- tokens -----------------------------------------------------------------------------------------------------

@@ -31,7 +31,6 @@ FIRST_SPECIAL: Final = STARTOFTEXT
 """Every id from here on is a special token; those without a name above are reserved."""
 NUM_TOKENS: Final = 201_089
 """Ids oss-harmony knows. The checkpoints' embeddings have one row fewer."""
-STOP_TOKENS: Final = frozenset({RETURN, CALL})
 
 
 @cache

@@ -28,6 +28,7 @@ from gptoss_backend.harmony.vocabulary import (
     CHANNEL,
     CONSTRAIN,
     END,
+    ENDOFTEXT,
     FIRST_SPECIAL,
     MESSAGE,
     RETURN,
@@ -38,7 +39,7 @@ from gptoss_backend.harmony.vocabulary import (
 from gptoss_backend.structure import grammars
 from gptoss_backend.structure.schemas import StructureError, check_structure
 
-_ENDS = frozenset({END, RETURN, CALL})
+_ENDS = frozenset({END, RETURN, CALL, ENDOFTEXT})
 
 
 class _Text(Enum):

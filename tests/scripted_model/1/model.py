@@ -20,6 +20,7 @@ from gptoss_backend.contract import (
     EVENT_CODEC,
     PROMPT_IDS,
     SAMPLING,
+    STOP_TOKENS,
     TEXT,
     TOKEN_IDS,
     Finished,
@@ -31,15 +32,7 @@ from gptoss_backend.contract import (
     Timings,
     decode_sampling,
 )
-from gptoss_backend.harmony.vocabulary import (
-    END,
-    FIRST_SPECIAL,
-    MESSAGE,
-    START,
-    STOP_TOKENS,
-    TextDecoder,
-    encoding,
-)
+from gptoss_backend.harmony.vocabulary import END, FIRST_SPECIAL, MESSAGE, START, TextDecoder, encoding
 from gptoss_backend.triton.tensors import bytes_tensor, ids_tensor, read_bytes, read_ids
 
 BETWEEN_TURNS = "\n---\n"
