@@ -336,6 +336,9 @@ def test_arguments_when_only_one_call_is_allowed_then_only_call_ends_them() -> N
         ({"additionalProperties": {"type": "integer"}}, '{"a": "', False),
         ({"properties": {"a": {"type": "integer"}}}, '{"a": 1, "b": []}', True),
         ({"properties": {"a": {"type": "integer"}}}, "[", False),
+        ({"type": "object", "properties": {}, "required": ["a"]}, "{}", False),
+        ({"type": "object", "properties": {}, "description": "Nothing.", "$defs": {}}, '{"', False),
+        ({"properties": {"a": {"type": "string", "nullable": True}}}, '{"a": null}', True),
     ],
 )
 def test_arguments_when_the_schema_leaves_things_open_then_they_are_an_object_that_fits(
@@ -416,6 +419,22 @@ def test_structure_when_a_call_is_required_that_cannot_be_then_no_mask_is_made(
 ) -> None:
     with pytest.raises(StructureError, match=r"^tool_choice: "):
         AnswerMask(OutputStructure(None, tools, choice))
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"pattern": r"\S", "minLength": 1, "maxLength": 255},
+        {"pattern": r"^.*\S.*$", "maxLength": 500},
+        {"pattern": r"\S+", "minLength": 1, "maxLength": 5000},
+        {"pattern": r"^\p{L}.*", "maxLength": 200},
+        {"pattern": r"^[\p{L}\p{N} .,'-]+$", "maxLength": 200},
+    ],
+)
+def test_string_when_long_and_under_a_pattern_then_it_can_be_written(keywords: dict[str, Any]) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", **keywords}}, "required": ["a"]}
+    answer = '<|channel|>final<|message|>{"a": "Some words of an answer, and O\'Neil"}<|return|>'
+    assert takes(OutputStructure(ResponseFormat(schema, strict=True)), answer)
 
 
 def test_grammar_when_it_outgrows_its_limits_then_its_answer_fails_and_the_next_begins_anew() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -20,11 +21,12 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.harmony.prompt import PromptError
 from gptoss_backend.harmony.structure import output_structure
+from gptoss_backend.structure.reduction import MAX_PATTERN_REPEATS, plain
 from gptoss_backend.structure.schemas import (
-    MAX_PATTERN_REPEATS,
     MAX_PROPERTIES,
     MAX_SCHEMA_BYTES,
     StructureError,
+    arguments_schema,
     check_structure,
 )
 
@@ -135,15 +137,80 @@ def test_schema_when_not_strict_but_wrong_then_it_is_refused_too() -> None:
 
 
 def test_tools_when_one_has_a_faulty_schema_then_it_is_named() -> None:
-    tools = (FunctionTool("good"), FunctionTool("bad", "", {"properties": {"a": {"type": "nothing"}}}))
+    tools = (FunctionTool("good"), FunctionTool("bad", "", {"properties": {"a": {"type": "nothing"}}}, strict=True))
     with pytest.raises(StructureError, match=r"^tools\[1\]\.function\.parameters: .*Invalid type: nothing"):
         check_structure(OutputStructure(None, tools))
 
 
-@pytest.mark.parametrize("kind", ["array", "nothing", ["object", "null"]])
+@pytest.mark.parametrize("kind", ["array", "nothing", ["array", "null"]])
 def test_tool_when_it_takes_no_object_then_it_is_refused(kind: object) -> None:
     with pytest.raises(StructureError, match=r"^tools\[0\]\.function\.parameters: a function takes an object"):
         check_structure(OutputStructure(None, (FunctionTool("f", "", {"type": kind}),)))
+
+
+ODD = [
+    string(pattern=r"\bfoo\b"),
+    string(pattern=r"(['\"]).*\1"),
+    string(pattern=r"[\ud800-\udfff]"),
+    string(pattern=r"^[A-Z].*\.$", minLength=50, maxLength=300),
+    {"type": "object", "patternProperties": {"(?=a)": {}}, "additionalProperties": False},
+    {"type": "object", "patternProperties": {"^a": {"type": "string"}, "b": {"type": "integer"}}},
+    {"properties": {"a": {"type": "integer", "minimum": -9223372036854775808}}},
+    {"properties": {"a": {"type": "number", "maximum": 3.4e38}}},
+    {"properties": {"a": {"type": "any"}}},
+    {"$ref": "#"},
+    {"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"$ref": "#/$defs/a"}}, "required": ["a"]},
+]
+
+
+@pytest.mark.parametrize("schema", ODD)
+def test_tool_when_no_grammar_holds_all_of_it_then_it_is_taken_unless_it_is_strict(schema: dict[str, Any]) -> None:
+    check_structure(OutputStructure(None, (FunctionTool("f", "", schema),)))
+    with pytest.raises(StructureError, match=r"^tools\[0\]\.function\.parameters: "):
+        check_structure(OutputStructure(None, (FunctionTool("f", "", schema, strict=True),)))
+
+
+def test_tool_when_a_pattern_cannot_be_held_then_the_rest_of_its_schema_is(caplog: pytest.LogCaptureFixture) -> None:
+    fields = {"a": {"type": "string", "pattern": r"\bonly here\b"}, "b": {"type": "integer", "minimum": 3}}
+    with caplog.at_level("INFO"):
+        held = json.loads(arguments_schema(FunctionTool("f", "", {"type": "object", "properties": fields})))
+    assert held["properties"] == {"a": {"type": "string"}, "b": {"type": "integer", "minimum": 3}}
+    assert "held without its patterns: " in caplog.text
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_schema_when_it_is_said_to_be_itself_then_it_is_refused(strict: bool) -> None:
+    refused({"$ref": "#"}, strict=strict)
+    refused({"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}})
+
+
+@pytest.mark.parametrize("kind", [["object"], ["object", "null"]])
+def test_tool_when_its_type_is_a_list_with_object_then_it_takes_an_object(kind: list[str]) -> None:
+    held = json.loads(arguments_schema(FunctionTool("f", "", {"type": kind, "properties": {"a": {}}}, strict=True)))
+    assert held["type"] == "object"
+
+
+def test_tools_when_two_have_one_name_then_the_second_is_refused_by_name() -> None:
+    with pytest.raises(StructureError, match=r"^tools\[2\]\.function\.name: .*'f'"):
+        check_structure(OutputStructure(None, (FunctionTool("f"), FunctionTool("g"), FunctionTool("f"))))
+
+
+@pytest.mark.parametrize(
+    ("schema", "demand"),
+    [
+        ({"title": "T", "properties": {"title": {"description": "D"}}}, {"properties": {"title": {}}}),
+        ({"const": {"title": "T"}, "default": {"a": 1}, "x-order": 3}, {"const": {"title": "T"}}),
+        ({"type": "string", "nullable": True}, {"type": ["string", "null"]}),
+        ({"type": "string", "enum": ["a"], "nullable": True}, {"type": ["string", "null"], "enum": ["a", None]}),
+        ({"$ref": "#/$defs/a", "nullable": True}, {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}),
+        ({"type": "string", "nullable": False}, {"type": "string"}),
+        ({"type": "array", "minItems": 1.0, "uniqueItems": False}, {"type": "array", "minItems": 1}),
+    ],
+)
+def test_schema_when_plain_then_it_demands_the_same_in_fewer_words(
+    schema: dict[str, Any], demand: dict[str, Any]
+) -> None:
+    assert plain(schema) == demand
 
 
 def test_tool_when_strict_then_every_keyword_has_to_be_held() -> None:

@@ -33,7 +33,10 @@ TOOL_NAME: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 _HEADER_MARKERS: Final = frozenset({"<|channel|>", "<|constrain|>"})
 _SCHEMA_WITHOUT_FIELDS: Final = frozenset(
-    {"type", "properties", "required", "additionalProperties", "title", "$schema"}
+    {
+        *("type", "properties", "required", "additionalProperties", "$defs", "definitions"),
+        *("title", "description", "$schema", "$id", "$comment", "default", "examples"),
+    }
 )
 
 
@@ -136,9 +139,10 @@ def _parameters(tool: FunctionTool) -> dict[str, Any] | None:
 
 
 def takes_nothing(tool: FunctionTool) -> bool:
-    """Say whether a function is described to the model as one without arguments."""
+    """Say whether a function has no arguments, to the model as to the grammar: a map has, and what is required."""
     schema = tool.parameters or {}
-    return not schema.get("properties") and schema.keys() <= _SCHEMA_WITHOUT_FIELDS
+    is_open = bool(schema.get("properties") or schema.get("required") or schema.get("additionalProperties"))
+    return not is_open and schema.keys() <= _SCHEMA_WITHOUT_FIELDS
 
 
 # --- turns ----------------------------------------------------------------------------------------------------------

@@ -66,7 +66,9 @@ def arguments(structure: OutputStructure) -> dict[str, LLMatcher]:
             raise StructureError(f"tools[{position}].function.name: {tool.name!r} is no tool name.")
     ends = (CALL, END) if structure.parallel_tool_calls else (CALL,)
     return {
-        tool.name: _compiled(_json_text(arguments_schema(tool), ends=ends), f"tools[{position}].function.parameters")
+        tool.name: _compiled(
+            _json_text(arguments_schema(tool, position), ends=ends), f"tools[{position}].function.parameters"
+        )
         for position, tool in enumerate(structure.tools)
     }
 

@@ -4,33 +4,45 @@ Stage: 3 prompt, and again before 4 schedule, where a grammar is made of the tex
 Owns: what of a schema is enforced, what is refused and in which words, how large a schema may be.
 Does not know: tokens, Harmony's headers, torch.
 
-A strict schema is enforced to the last keyword or refused. Of one that is not strict, keywords the library has no
-grammar for are left out: the model has been told of them all the same. Properties come in the schema's order.
+A strict schema is enforced to the last keyword or refused. One that is not strict loses what no grammar can hold:
+keywords the library does not know; where that is not enough, all patterns; then formats and bounds; a function's at
+last everything but that it is an object. The model has been told of it all the same. A malformed schema of a response
+format stays refused: there is no answer that it asks for. Properties come in the schema's order.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import logging
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
-from llguidance import LLMatcher, LLParserLimits
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from gptoss_backend.contract import FunctionTool, OutputStructure, ResponseFormat
 from gptoss_backend.harmony.prompt import takes_nothing
+from gptoss_backend.structure.reduction import (
+    BOUNDS,
+    MAX_PATTERN_REPEATS,
+    PATTERNS,
+    num_repeats,
+    parts,
+    patterns,
+    plain,
+    refers_to_itself,
+    without,
+    without_unusable_patterns,
+)
+
+logger = logging.getLogger(__name__)
 
 MAX_SCHEMA_BYTES: Final = 128 * 1024
 MAX_PROPERTIES: Final = 500
 """Of one object: while the next key is open, every optional one is a path to follow, 14 ms at 500."""
-MAX_PATTERN_REPEATS: Final = 1000
-"""Length of a pattern with its least counts written out. The library's time grows with its square: 0.3 ms a token at
-1,000, 3 s at 100,000 (`((a{50}){50}){40}`)."""
-
 LIMITS: Final = LLParserLimits(
     max_items_in_row=4 * MAX_PROPERTIES,
-    step_lexer_fuel=50_000,  # 4 ms of one token's time; every format of the library stays below a tenth of it
+    step_lexer_fuel=200_000,  # 4 to 6 ms of one token's time; long texts under a pattern do not begin with 50,000
     max_lexer_states=200_000,  # 1 KB each; a string of a greatest length takes 16 a token: room for 12,000 tokens
     verbose_errors=False,
 )
@@ -42,13 +54,7 @@ _ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
 _NO_ARGUMENTS: Final[dict[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
 _OPTIONS: Final = "x-guidance"
 """The library's own keyword. A client's is dropped: it could change what JSON is."""
-
-_NAMED_SCHEMAS: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-_VALUES: Final = frozenset({"enum", "const", "default", "examples"})
-_LOOKAROUND: Final = re.compile(r"\(\?(?:[=!]|<[=!])")
-_PATTERN_PARTS: Final = re.compile(
-    r"\\.|\[(?:\\.|[^\]\\])*\]|(?P<open>\()|(?P<close>\))|\{(?P<count>\d+)(?:,\d*)?\}|(?P<mark>[*+?|^$])|.", re.DOTALL
-)
+_MAX_KEPT: Final = 256
 
 
 class StructureError(ValueError):
@@ -56,130 +62,113 @@ class StructureError(ValueError):
 
 
 def check_structure(structure: OutputStructure) -> None:
-    """Raise StructureError where a schema cannot be enforced. Takes a millisecond for a usual schema."""
+    """Raise StructureError where a schema cannot be enforced. Takes a few milliseconds for one not seen before."""
     if structure.final is not None:
-        _checked(final_schema(structure.final), "response_format.json_schema.schema")
+        final_schema(structure.final)
+    names: set[str] = set()
     for position, tool in enumerate(structure.tools):
-        where = f"tools[{position}].function.parameters"
-        kind = (tool.parameters or {}).get("type", "object")
-        if kind != "object":
-            raise StructureError(f"{where}: a function takes an object, not the type {kind!r}.")
-        _checked(arguments_schema(tool), where)
+        if tool.name in names:
+            raise StructureError(f"tools[{position}].function.name: there is a function {tool.name!r} before it.")
+        names.add(tool.name)
+        arguments_schema(tool, position)
 
 
 def final_schema(wanted: ResponseFormat) -> str:
-    """Return the schema of the final text, as JSON the library reads."""
-    return _prepared(_ANY_OBJECT if wanted.schema is None else wanted.schema, is_strict=wanted.strict)
+    """Return the schema of the final text, as JSON the library reads. Raises StructureError."""
+    schema = _ANY_OBJECT if wanted.schema is None else wanted.schema
+    return _enforceable(schema, "response_format.json_schema.schema", is_strict=wanted.strict, or_any_object=False)
 
 
-def arguments_schema(tool: FunctionTool) -> str:
-    """Return the schema of a call's arguments: an object, an empty one where the function takes nothing."""
+def arguments_schema(tool: FunctionTool, position: int = 0) -> str:
+    """Return the schema of a call's arguments: an object, an empty one where the function takes nothing.
+
+    position: among the tools, for the sentence of the StructureError that this raises.
+    """
+    where = f"tools[{position}].function.parameters"
     parameters = tool.parameters or {}
-    is_map = parameters.get("additionalProperties") not in (None, False)
-    schema = _NO_ARGUMENTS if takes_nothing(tool) and not is_map else {"type": "object", **parameters}
-    return _prepared(schema, is_strict=tool.strict)
+    kind = parameters.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        raise StructureError(f"{where}: a function takes an object, not the type {kind!r}.")
+    schema = _NO_ARGUMENTS if takes_nothing(tool) else {**parameters, "type": "object"}
+    return _enforceable(schema, where, is_strict=tool.strict, or_any_object=not tool.strict)
+
+
+def _enforceable(schema: dict[str, Any], where: str, *, is_strict: bool, or_any_object: bool) -> str:
+    text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+    if len(text.encode(errors="surrogatepass")) > MAX_SCHEMA_BYTES:
+        raise StructureError(f"{where}: the schema is longer than {MAX_SCHEMA_BYTES // 1024} KiB of JSON.")
+    prepared, fault = _first_enforceable(text, is_strict=is_strict, or_any_object=or_any_object)
+    if prepared is None:
+        raise StructureError(f"{where}: {fault}.")
+    return prepared
+
+
+@lru_cache(maxsize=_MAX_KEPT)
+def _first_enforceable(text: str, *, is_strict: bool, or_any_object: bool) -> tuple[str | None, str | None]:
+    """Return the fullest reading of a schema that can be enforced, as JSON for the library; None and why not."""
+    constants: list[str] = []
+    schema = json.loads(text, parse_constant=constants.append)
+    if constants:
+        return None, f"the schema holds {constants[0]}, which JSON does not have"
+    first_fault: str | None = None
+    for lost, reading in _readings(plain(schema), is_strict=is_strict, or_any_object=or_any_object):
+        prepared = _prepared(reading, is_strict=is_strict)
+        fault = _fault(prepared)
+        if fault is None:
+            if first_fault is not None:
+                logger.info("a schema that is not strict is held without %s: %s", lost, first_fault)
+            return prepared, None
+        first_fault = first_fault or fault
+    return None, first_fault
+
+
+def _readings(schema: dict[str, Any], *, is_strict: bool, or_any_object: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what may be held of a schema, the most first, and in words what the reading leaves out."""
+    if is_strict:
+        yield "nothing", schema
+        return
+    yield "unusable patterns", without_unusable_patterns(schema)
+    yield "its patterns", without(schema, PATTERNS)
+    yield "its patterns, formats and bounds", without(schema, PATTERNS | BOUNDS)
+    if or_any_object:
+        yield "all but that it is an object", _ANY_OBJECT
 
 
 def _prepared(schema: dict[str, Any], *, is_strict: bool) -> str:
     options = {"whitespace_pattern": _WHITESPACE, "lenient": not is_strict}
-    kept = schema if is_strict else _without_unusable_patterns(schema)
-    return json.dumps({**kept, _OPTIONS: options}, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps({**schema, _OPTIONS: options}, ensure_ascii=False, separators=(",", ":"))
 
 
-def _checked(schema: str, where: str) -> None:
-    fault = _fault(schema)
-    if fault is not None:
-        raise StructureError(f"{where}: {fault}.")
-
-
-@lru_cache(maxsize=512)
 def _fault(schema: str) -> str | None:
     """Return why a prepared schema cannot be enforced, None where it can."""
-    if len(schema.encode()) > MAX_SCHEMA_BYTES:
-        return f"the schema is longer than {MAX_SCHEMA_BYTES // 1024} KiB of JSON"
-    constants: list[str] = []
-    document = json.loads(schema, parse_constant=constants.append)
-    if constants:
-        return f"the schema holds {constants[0]}, which JSON does not have"
-    for part in _parts(document):
+    document = json.loads(schema)
+    for part in parts(document):
         if isinstance(properties := part.get("properties"), dict) and len(properties) > MAX_PROPERTIES:
             return f"an object of the schema has more than {MAX_PROPERTIES} properties"
-        for pattern in _patterns(part):
-            if _num_repeats(pattern) > MAX_PATTERN_REPEATS:
+        for pattern in patterns(part):
+            if num_repeats(pattern) > MAX_PATTERN_REPEATS:
                 return f"the pattern {pattern[:80]!r} counts beyond {MAX_PATTERN_REPEATS}"
+    if refers_to_itself(document):
+        return "the schema cannot be enforced: a part of it is said to be itself"
     grammar = LLMatcher.grammar_from_json_schema(schema)
     is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
-    return f"the schema cannot be enforced: {_first_line(messages)}" if is_error else None
+    return f"the schema cannot be enforced: {_first_line(messages)}" if is_error else _fault_of_its_beginning(grammar)
+
+
+def _fault_of_its_beginning(grammar: str) -> str | None:
+    """Some grammars that compile fail before the first byte."""
+    matcher = LLMatcher(_bytes(), grammar, log_level=0, limits=LIMITS)
+    matcher.compute_bitmask()
+    return "the schema cannot be enforced: no value begins as it says" if matcher.is_error() else None
+
+
+@cache
+def _bytes() -> LLTokenizer:
+    """Return a vocabulary of bytes, made in a millisecond."""
+    return LLTokenizer("byte")
 
 
 def _first_line(messages: list[str]) -> str:
     lines = [line.strip() for line in "\n".join(messages).splitlines()]
     telling = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines
     return telling[0].rstrip(".")[:200]
-
-
-# --- looking into a schema ------------------------------------------------------------------------------------------
-
-
-def _parts(schema: object) -> Iterator[dict[str, Any]]:
-    """Yield every object of a schema that is a schema itself, and not a value or a name's."""
-    if isinstance(schema, list):
-        for item in schema:
-            yield from _parts(item)
-    if not isinstance(schema, dict):
-        return
-    yield schema
-    for key, value in schema.items():
-        if key in _NAMED_SCHEMAS and isinstance(value, dict):
-            yield from _parts(list(value.values()))
-        elif key not in _VALUES:
-            yield from _parts(value)
-
-
-def _patterns(part: dict[str, Any]) -> Iterator[str]:
-    if isinstance(pattern := part.get("pattern"), str):
-        yield pattern
-    if isinstance(named := part.get("patternProperties"), dict):
-        yield from named
-
-
-def _without_unusable_patterns(schema: Any) -> Any:  # noqa: ANN401 (JSON)
-    """Return the schema without the patterns that its grammar could not hold."""
-    if isinstance(schema, list):
-        return [_without_unusable_patterns(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    kept: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in _VALUES or (key == "pattern" and isinstance(value, str) and not _is_usable(value)):
-            if key != "pattern":
-                kept[key] = value
-        elif key in _NAMED_SCHEMAS and isinstance(value, dict):
-            kept[key] = {name: _without_unusable_patterns(inner) for name, inner in value.items()}
-        else:
-            kept[key] = _without_unusable_patterns(value)
-    return kept
-
-
-def _is_usable(pattern: str) -> bool:
-    return not _LOOKAROUND.search(pattern) and _num_repeats(pattern) <= MAX_PATTERN_REPEATS
-
-
-def _num_repeats(pattern: str) -> int:
-    """Return how long a regular expression is with its counts written out: `(a{3}){5}b` gives 16."""
-    sums, last = [0], 0  # of the open groups; of the last atom
-    for part in _PATTERN_PARTS.finditer(pattern):
-        if part["open"]:
-            sums.append(0)
-            last = 0
-        elif part["close"]:
-            last = sums.pop() if len(sums) > 1 else 0
-            sums[-1] += last
-        elif part["count"]:
-            more = last * (max(1, int(part["count"][:9])) - 1)
-            last += more
-            sums[-1] += more
-        elif not part["mark"]:
-            last = 1
-            sums[-1] += last
-    return sum(sums)
