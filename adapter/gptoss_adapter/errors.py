@@ -89,6 +89,12 @@ class ContextLengthExceededError(InvalidRequestError):
         super().__init__(message, param="messages")
 
 
+class StructureFailedError(InvalidRequestError):
+    """A schema of the request led to a grammar larger than may be; part of an answer may have been sent."""
+
+    code = "structure_failed"
+
+
 class InvalidKeyError(InvalidRequestError):
     """The request carries no API key, or none of this server's."""
 

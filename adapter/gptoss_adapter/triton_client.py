@@ -27,6 +27,7 @@ from gptoss_adapter.errors import (
     DeadlineExceededError,
     InternalError,
     ServiceUnavailableError,
+    StructureFailedError,
     TooManyRequestsError,
     as_sentence,
     refusal_of,
@@ -216,6 +217,8 @@ def _api_error(status: str | None, text: str) -> ApiError:
             return TooManyRequestsError(_QUEUE_FULL)
         case GenerationErrorCode.DEADLINE_EXCEEDED:
             return DeadlineExceededError(as_sentence(sentence))
+        case GenerationErrorCode.STRUCTURE_FAILED:
+            return StructureFailedError(as_sentence(sentence), param=refusal_of(sentence).param)
         case GenerationErrorCode.INVALID_REQUEST:
             return refusal_of(sentence)
     if name == "INVALID_ARGUMENT":

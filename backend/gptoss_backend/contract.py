@@ -367,6 +367,9 @@ class GenerationErrorCode(StrEnum):
     """UNAVAILABLE: the request's time ran out, in the queue or while it was computed; tokens may have been sent."""
     INVALID_REQUEST = "invalid_request"
     """INVALID_ARG: anything else that is the request's fault."""
+    STRUCTURE_FAILED = "structure_failed"
+    """INVALID_ARG: the grammar of the request's structure outgrew its limits, or left no token to choose; tokens may
+    have been sent."""
     SHUTTING_DOWN = "shutting_down"
     """UNAVAILABLE: the engine takes no more requests, or has ended under this one."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from gptoss_backend.contract import Finished, FinishReason, SamplingParams, TokenLogprob
+from gptoss_backend.contract import Finished, FinishReason, GenerationErrorCode, SamplingParams, TokenLogprob
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.errors import InvalidRequest
 from gptoss_backend.engine.model import Model
@@ -108,6 +108,7 @@ def test_request_when_its_grammar_fails_then_it_alone_ends_with_an_error(places:
     error = answers["a"].deltas[-1].error
     assert error is not None
     assert error.startswith("the grammar of this request")
+    assert answers["a"].deltas[-1].error_code is (GenerationErrorCode.STRUCTURE_FAILED if places else None)
     assert len(answers["a"].tokens) == len(places[:1])
     assert answers["b"].tokens == list(range(6, 14))
 

@@ -144,7 +144,7 @@ def test_preprocess_when_the_answer_is_bound_then_the_sampling_says_so(stub: Pre
     ("change", "place"),
     [
         ({"response_format": {"schema": {"type": "nothing"}}}, "response_format.json_schema.schema: "),
-        ({"tools": [TOOL, TOOL | {"parameters": {"type": "nothing"}}]}, "tools[1].function.parameters: "),
+        ({"tools": [TOOL, TOOL | {"name": "g", "parameters": {"type": "nothing"}}]}, "tools[1].function.parameters: "),
         ({"tool_choice": {"mode": "required", "name": "g"}}, "tool_choice: "),
     ],
 )

@@ -20,6 +20,7 @@ from gptoss_backend.contract import (
     ToolChoice,
     ToolChoiceMode,
 )
+from gptoss_backend.engine.errors import StructureOutgrown
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ToolCallDelta
 from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, END, FIRST_SPECIAL, RETURN, START, encoding
 from gptoss_backend.structure.answer import AnswerMask
@@ -448,6 +449,6 @@ def test_grammar_when_it_outgrows_its_limits_then_its_answer_fails_and_the_next_
             allowed(mask)
             mask.accept(int(random.choice(letters)))
 
-    with pytest.raises(RuntimeError, match="too many states"):
+    with pytest.raises(StructureOutgrown, match=r"^response_format\.json_schema\.schema: .*too many states"):
         write_on()
     assert takes(structure, start + "abba")

@@ -18,6 +18,7 @@ from gptoss_adapter.errors import (
     InternalError,
     InvalidRequestError,
     ServiceUnavailableError,
+    StructureFailedError,
     TooManyRequestsError,
 )
 from gptoss_adapter.inference import GenerationStep, ModelServerStatus
@@ -214,6 +215,11 @@ def test_error_when_the_prompt_is_too_long_then_the_sentence_is_for_people() -> 
         ),
         (encode_error(GenerationErrorCode.INVALID_REQUEST, "tools[0]: no name"), InvalidRequestError, "tools[0]"),
         (encode_error(GenerationErrorCode.INVALID_REQUEST, "the seed is odd"), InvalidRequestError, None),
+        (
+            encode_error(GenerationErrorCode.STRUCTURE_FAILED, "tools[1].function.parameters: it outgrew its limits"),
+            StructureFailedError,
+            "tools[1].function.parameters",
+        ),
         (encode_error(GenerationErrorCode.CONTEXT_LENGTH_EXCEEDED, "long"), ContextLengthExceededError, "messages"),
         (encode_error(GenerationErrorCode.QUEUE_FULL, "512 wait"), TooManyRequestsError, None),
         (encode_error(GenerationErrorCode.DEADLINE_EXCEEDED, "late"), DeadlineExceededError, None),

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from gptoss_backend.contract import SamplingParams
+from gptoss_backend.contract import GenerationErrorCode, SamplingParams
 from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.penalties import Penalties
 
@@ -60,6 +60,11 @@ class LogitEdits:
     def fault(self) -> str | None:
         """A sentence, where the request cannot go on."""
         return None if self._grammar is None else self._grammar.fault
+
+    @property
+    def fault_code(self) -> GenerationErrorCode | None:
+        """What the fault is to a client."""
+        return None if self._grammar is None else self._grammar.fault_code
 
     def prepare(self) -> bool:
         """Get ready for the next token; True where its logits are to be changed."""

@@ -328,7 +328,7 @@ class Engine:
         assert sequence.edits is not None  # noqa: S101 (faults are those of a grammar)
         assert sequence.edits.fault is not None  # noqa: S101
         self._scheduler.remove(sequence)
-        self._fail([sequence], sequence.edits.fault)
+        self._fail([sequence], sequence.edits.fault, sequence.edits.fault_code)
 
     @staticmethod
     def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:

@@ -15,6 +15,10 @@ class InvalidRequest(EngineError):  # noqa: N818 (named after what the caller se
     """The request can never be served as it is."""
 
 
+class StructureOutgrown(EngineError):  # noqa: N818
+    """A request's mask, amid its answer: the grammar it stands for is larger than it may be."""
+
+
 class PromptTooLong(InvalidRequest):
     """The prompt leaves no room for an answer in the context."""
 

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptoss_backend.contract import GenerationErrorCode
+from gptoss_backend.engine.errors import StructureOutgrown
+
 logger = logging.getLogger(__name__)
 
 _FAILED = "the grammar of this request failed"
@@ -43,13 +46,16 @@ class TokenMask(Protocol):
 class Grammar:
     """One request's mask and its bits. An exception out of the mask ends its own request, not the step."""
 
+    fault: str | None = None
+    """A sentence, where the request cannot go on."""
+    fault_code: GenerationErrorCode | None = None
+    """None: the fault is ours."""
+
     def __init__(self, mask: TokenMask, request_id: str, vocab_size: int) -> None:
         self._mask = mask
         self._request_id = request_id
         self._vocab_size = vocab_size
         self._bits = torch.zeros(-(-vocab_size // 32), dtype=torch.int32)
-        self.fault: str | None = None
-        """A sentence, where the request cannot go on."""
 
     @property
     def is_finished(self) -> bool:
@@ -60,9 +66,8 @@ class Grammar:
         """Fill the bits for the next token; False where any token may come."""
         try:
             return self.fault is None and self._mask.fill(self._bits)
-        except Exception:
-            logger.exception("request %s: its grammar failed; the request ends with an error", self._request_id)
-            self.fault = _FAILED
+        except Exception as error:  # noqa: BLE001 (ends its own request; _note logs it)
+            self._note(error)
             return False
 
     def accept(self, token: int) -> None:
@@ -70,9 +75,8 @@ class Grammar:
         try:
             if self.fault is None:
                 self._mask.accept(token)
-        except Exception:
-            logger.exception("request %s: its grammar failed; the request ends with an error", self._request_id)
-            self.fault = _FAILED
+        except Exception as error:  # noqa: BLE001 (ends its own request; _note logs it)
+            self._note(error)
 
     def exclude(self, row: Tensor) -> None:
         """Set the logits of tokens that may not come to minus infinity, in place. row: [vocab] float32."""
@@ -83,7 +87,16 @@ class Grammar:
     def leave_nothing(self) -> None:
         """Note that not one token may come, though the answer is not finished."""
         self.fault = "the grammar of this request leaves no token to choose"
-        logger.error("request %s: %s", self._request_id, self.fault)
+        self.fault_code = GenerationErrorCode.STRUCTURE_FAILED
+        logger.warning("request %s: %s", self._request_id, self.fault)
+
+    def _note(self, error: Exception) -> None:
+        if isinstance(error, StructureOutgrown):
+            self.fault, self.fault_code = str(error), GenerationErrorCode.STRUCTURE_FAILED
+            logger.warning("request %s: %s", self._request_id, self.fault)
+        else:
+            self.fault = _FAILED
+            logger.error("request %s: its grammar failed; it ends with an error", self._request_id, exc_info=error)
 
 
 @lru_cache(maxsize=4)

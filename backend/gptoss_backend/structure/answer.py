@@ -2,7 +2,7 @@
 
 Stage 5 of a request: step; called by the engine for each token, see `engine/grammar.py`.
 Owns: the place in the answer: in a header, in free text, in text that a grammar holds.
-Does not know: schemas, the engine, how tokens are chosen.
+Does not know: schemas, the engine beyond its errors, how tokens are chosen.
 
 The answer begins after `<|start|>assistant` and is a row of messages. Headers are always held to Harmony: only known
 channels and functions, spelled right. A header says what its text is: reasoning and preambles are free, arguments and
@@ -12,6 +12,7 @@ no other way than by `<|end|>`, so that the next header is reached; else the mod
 
 from __future__ import annotations
 
+import time
 from enum import Enum
 from functools import lru_cache
 from typing import NoReturn
@@ -21,6 +22,7 @@ from llguidance import LLMatcher
 from torch import Tensor
 
 from gptoss_backend.contract import OutputStructure, ToolChoiceMode
+from gptoss_backend.engine.errors import StructureOutgrown
 from gptoss_backend.harmony.header import Header, Section
 from gptoss_backend.harmony.prompt import NAMESPACE
 from gptoss_backend.harmony.vocabulary import (
@@ -37,8 +39,10 @@ from gptoss_backend.harmony.vocabulary import (
     token_bytes,
 )
 from gptoss_backend.structure import grammars
+from gptoss_backend.structure.grammars import Compiled
 from gptoss_backend.structure.schemas import StructureError, check_structure
 
+_NOT_ALLOWED = "satisfy the grammar"  # the library's words for a token that may not come
 _ENDS = frozenset({END, RETURN, CALL, ENDOFTEXT})
 
 
@@ -85,10 +89,12 @@ class AnswerMask:
     def fill(self, bits: Tensor) -> bool:
         """Write which tokens may come next; False where any may. bits: [6284] int32.
 
-        Raises RuntimeError where the grammar outgrew its limits.
+        Raises StructureOutgrown.
         """
         if self._matcher is not None:
+            started = time.perf_counter()
             self._matcher.unsafe_compute_mask_ptr(bits.data_ptr(), bits.numel() * bits.element_size())
+            self._grammar.learned_s += time.perf_counter() - started
             if self._matcher.is_error():
                 self._give_up(self._matcher)
             return True
@@ -98,7 +104,7 @@ class AnswerMask:
         return False
 
     def accept(self, token: int) -> None:
-        """Go on by a token. Raises RuntimeError for one that may not come, and where the grammar outgrew its limits."""
+        """Go on by a token. Raises StructureOutgrown, and RuntimeError for a token that may not come."""
         if self._matcher is not None and not self._matcher.consume_token(token):
             self._give_up(self._matcher)
         if self._header is not None:
@@ -113,15 +119,22 @@ class AnswerMask:
     def _is_demanding(self) -> bool:
         return self._must_call or self._final is not None
 
-    @staticmethod
-    def _give_up(matcher: LLMatcher) -> NoReturn:
-        # what this copy learned fills the limits of every other, so later answers are to begin with a new one
-        grammars.forget()
-        raise RuntimeError(matcher.get_error())
+    def _give_up(self, matcher: LLMatcher) -> NoReturn:
+        self._grammar.is_spent = True
+        if _NOT_ALLOWED in matcher.get_error():
+            raise RuntimeError(matcher.get_error())
+        raise StructureOutgrown(
+            f"{self._grammar.where}: the grammar of this schema outgrew its limits amid the answer "
+            f"({matcher.get_error().splitlines()[0][:100]}): ask for shorter strings or simpler patterns"
+        )
+
+    def _begin(self, grammar: Compiled) -> LLMatcher:
+        self._grammar = grammar
+        return grammar.begin()
 
     def _begin_header(self, begun: tuple[int, ...] = ()) -> None:
         """Expect a header, of which these tokens have come."""
-        self._matcher = self._headers[self._must_call].deep_copy()
+        self._matcher = self._begin(self._headers[self._must_call])
         self._matcher.consume_tokens(list(begun))
         self._header = Header(Section.ROLE)
         for token in begun:
@@ -142,10 +155,10 @@ class AnswerMask:
         reading = header.close()
         if reading.recipients:
             self._text = _Text.CALL
-            self._matcher = self._arguments[reading.recipients[-1].removeprefix(NAMESPACE)].deep_copy()
+            self._matcher = self._begin(self._arguments[reading.recipients[-1].removeprefix(NAMESPACE)])
         elif reading.channel == "final" and self._final is not None:
             self._text = _Text.FINAL
-            self._matcher = self._final.deep_copy()
+            self._matcher = self._begin(self._final)
         else:
             self._text = _Text.FREE
             self._matcher = None

@@ -10,8 +10,9 @@ A compiled grammar is copied for each answer in 2 microseconds; the copies share
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Iterable
-from functools import cache, lru_cache
+from functools import cache
 from typing import Final
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
@@ -45,18 +46,21 @@ _SLICES: Final = (
 in strings of a greatest length."""
 _SILENT: Final = 0
 _NUM_KEPT: Final = 512
-"""About 100 KB each: the tools of a few busy agents."""
+"""About 100 KB each as compiled: the tools of a few busy agents."""
+_MOST_LEARNED_S: Final = 1.5
+"""Of masks' time, over all that is kept. What a grammar remembers it has computed: 8 to 200 bytes a microsecond were
+measured, so this bounds the memory to some 300 MB; a text of no greatest length costs 3 µs a token."""
 
 
-def final_text(structure: OutputStructure) -> LLMatcher | None:
+def final_text(structure: OutputStructure) -> Compiled | None:
     """Return the grammar of the final text and its end, None where it is free. Raises StructureError."""
     if structure.final is None:
         return None
     schema = final_schema(structure.final)
-    return _compiled(_json_text(schema, ends=(RETURN, END)), "response_format.json_schema.schema")
+    return _kept.get(_json_text(schema, ends=(RETURN, END)), "response_format.json_schema.schema")
 
 
-def arguments(structure: OutputStructure) -> dict[str, LLMatcher]:
+def arguments(structure: OutputStructure) -> dict[str, Compiled]:
     """Return the grammar of each function's arguments and their end, by its name. Raises StructureError.
 
     Where only one call may come, `<|call|>` alone ends it; else `<|end|>` leaves room for a further one.
@@ -66,14 +70,14 @@ def arguments(structure: OutputStructure) -> dict[str, LLMatcher]:
             raise StructureError(f"tools[{position}].function.name: {tool.name!r} is no tool name.")
     ends = (CALL, END) if structure.parallel_tool_calls else (CALL,)
     return {
-        tool.name: _compiled(
+        tool.name: _kept.get(
             _json_text(arguments_schema(tool, position), ends=ends), f"tools[{position}].function.parameters"
         )
         for position, tool in enumerate(structure.tools)
     }
 
 
-def header(functions: Iterable[str], *, may_speak: bool, is_json: bool) -> LLMatcher:
+def header(functions: Iterable[str], *, may_speak: bool, is_json: bool) -> Compiled:
     """Return the grammar of a message's header, from `<|start|>` to `<|message|>`.
 
     functions: those that may be called. may_speak: whether text for the user may come, in `final` and, unless that is
@@ -93,7 +97,7 @@ def header(functions: Iterable[str], *, may_speak: bool, is_json: bool) -> LLMat
         kinds.append(f"recipient {_token(CHANNEL)} CHANNEL typed {_token(MESSAGE)}")
         rules += [f'recipient: " to={NAMESPACE}" NAME', 'CHANNEL: "commentary" | "analysis"', f"NAME: {names}"]
     text = f'start: {_token(START)} "assistant" message\nmessage: ' + "\n | ".join(kinds)
-    return _compiled("\n".join([text, *rules]), "tools")
+    return _kept.get("\n".join([text, *rules]), "tools")
 
 
 def load_vocabulary() -> None:
@@ -101,9 +105,49 @@ def load_vocabulary() -> None:
     _tokenizer()
 
 
-def forget() -> None:
-    """Drop what is compiled; answers under way keep theirs."""
-    _compiled.cache_clear()
+class Compiled:
+    """A grammar, to be copied for each answer, and what its answers have cost."""
+
+    def __init__(self, matcher: LLMatcher, where: str) -> None:
+        """where: the part of a request that it comes of."""
+        self._matcher = matcher
+        self.where = where
+        self.learned_s = 0.0
+        """Time spent on masks; what is remembered grows with it. Written by the engine's thread."""
+        self.is_spent = False
+        """It has outgrown its limits: what its copies learned fills those of all. Written by the engine's thread."""
+
+    def begin(self) -> LLMatcher:
+        """Return a copy at the grammar's beginning."""
+        return self._matcher.deep_copy()
+
+
+class _Kept:
+    """The compiled grammars of late. Triton's thread only."""
+
+    def __init__(self) -> None:
+        self._grammars: OrderedDict[tuple[str, str], Compiled] = OrderedDict()
+
+    def get(self, grammar: str, where: str) -> Compiled:
+        """Return what is kept, or compile. Raises StructureError."""
+        found = self._grammars.pop((grammar, where), None)
+        if found is None or found.is_spent:
+            self._make_room()
+            found = _compile(grammar, where)
+        self._grammars[grammar, where] = found
+        return found
+
+    def _make_room(self) -> None:
+        while len(self._grammars) >= _NUM_KEPT:
+            self._grammars.popitem(last=False)
+        learned_s = sum(kept.learned_s for kept in self._grammars.values())
+        while learned_s > _MOST_LEARNED_S:
+            key, dearest = max(self._grammars.items(), key=lambda item: item[1].learned_s)
+            learned_s -= dearest.learned_s
+            del self._grammars[key]
+
+
+_kept = _Kept()
 
 
 def _json_text(schema: str, *, ends: tuple[int, ...]) -> str:
@@ -114,14 +158,13 @@ def _token(token: int) -> str:
     return f"<[{token}]>"
 
 
-@lru_cache(maxsize=_NUM_KEPT)
-def _compiled(grammar: str, where: str) -> LLMatcher:
-    """Compile, without holding Python's lock. Raises StructureError. The result is to be copied, not advanced."""
+def _compile(grammar: str, where: str) -> Compiled:
+    """Compile, without holding Python's lock. Raises StructureError."""
     text = LLMatcher.grammar_from_lark(grammar)
     matcher = LLMatcher(_tokenizer(), text, log_level=_SILENT, limits=LIMITS)
     if matcher.is_error():
         raise StructureError(f"{where}: no grammar can be made of it: {matcher.get_error().splitlines()[0][:200]}")
-    return matcher
+    return Compiled(matcher, where)
 
 
 @cache
