@@ -24,6 +24,7 @@ from openai_harmony import DeveloperContent, Message, ReasoningEffort, RenderOpt
 from openai_harmony import Role as HarmonyRole
 
 from gptoss_backend.contract import ChatMessage, ChatRequest, FunctionTool, ResponseFormat, Role, ToolChoiceMode
+from gptoss_backend.harmony.parameters import shown_parameters
 from gptoss_backend.harmony.runs import cut_long_runs, has_unbreakable_run
 from gptoss_backend.harmony.vocabulary import CALL, END, MESSAGE, START, encoding
 
@@ -135,7 +136,7 @@ def _describe_tool(tool: FunctionTool, where: str) -> ToolDescription:
 
 def _parameters(tool: FunctionTool) -> dict[str, Any] | None:
     """Return the schema as the library wants it; None, rendered `() => any`, for a function that takes nothing."""
-    return None if takes_nothing(tool) else {"type": "object", **(tool.parameters or {})}
+    return None if takes_nothing(tool) else shown_parameters(tool.parameters or {})
 
 
 def takes_nothing(tool: FunctionTool) -> bool:

@@ -1,0 +1,152 @@
+"""A function's JSON schema → the part of JSON schema that oss-harmony writes as TypeScript.
+
+Stage: 3 prompt.
+Owns: what becomes of `$ref`, `anyOf`, `allOf`, `const`, null, lists of types, maps and values that are no strings.
+Does not know: tokens, what a grammar holds the arguments to.
+
+oss-harmony renders nested objects, `oneOf`, enums of strings and `nullable`; the rest it shows as `any`. Equal schemas
+give equal results. A reference is followed until it comes back to itself, or MAX_DEPTH or MAX_NODES is reached: there
+it is an object without fields.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+from urllib.parse import unquote
+
+MAX_DEPTH: Final = 16
+"""Beyond it no reference is followed."""
+MAX_NODES: Final = 1000
+_ANY_KEY: Final = "[key: string]"
+"""As a field's name it is TypeScript's own word for a map."""
+_NULL: Final = {"type": "null"}
+
+
+def shown_parameters(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema to render, an object's."""
+    return {"type": "object", **_Reader(schema).read({**schema, "type": "object"}), "nullable": False}
+
+
+class _Reader:
+    def __init__(self, root: dict[str, Any]) -> None:
+        self._root = root
+        self._num_nodes = 0
+
+    def read(self, node: Any, followed: tuple[str, ...] = (), depth: int = 0) -> dict[str, Any]:  # noqa: ANN401 (JSON)
+        """Return one node as the library shows it best."""
+        if not isinstance(node, dict):
+            return {}
+        self._num_nodes += 1
+        part, followed = self._merged(node, followed, depth)
+        part = _without_null(part)
+        part = self._with_branches(part, followed, depth)
+        part = _with_values(part)
+        return self._with_children(part, followed, depth)
+
+    def _merged(
+        self, node: dict[str, Any], followed: tuple[str, ...], depth: int
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Follow `$ref` and join `allOf`; what stands beside them counts first."""
+        part = dict(node)
+        while isinstance(reference := part.pop("$ref", None), str):
+            target = self._target(reference)
+            if reference in followed or depth > MAX_DEPTH or self._num_nodes > MAX_NODES or not target:
+                return {"type": "object", **part}, followed
+            followed = (*followed, reference)
+            part = _joined(part, target)
+        members = part.pop("allOf", None)
+        for member in members if isinstance(members, list) else ():
+            if isinstance(member, dict):
+                more, followed = self._merged(member, followed, depth + 1)
+                part = _joined(part, more)
+        return part, followed
+
+    def _target(self, reference: str) -> dict[str, Any] | None:
+        place: Any = self._root if reference.startswith("#") else None
+        for step in unquote(reference).split("/")[1:]:
+            name = step.replace("~1", "/").replace("~0", "~")
+            place = place.get(name) if isinstance(place, dict) else None
+        return place if isinstance(place, dict) else None
+
+    def _with_branches(self, part: dict[str, Any], followed: tuple[str, ...], depth: int) -> dict[str, Any]:
+        """Make one `oneOf` of all alternatives; null among them is said of the last, or of the only one."""
+        given = part.pop("anyOf", None) or part.pop("oneOf", None)
+        part.pop("oneOf", None)
+        if not isinstance(given, list) or part.get("properties"):
+            return part  # the library would show the alternatives in place of the fields
+        branches = [self.read(branch, followed, depth + 1) for branch in given if branch != _NULL]
+        nullable = part.pop("nullable", False) is True or len(branches) < len(given)
+        if len(branches) > 1:
+            branches[-1] = {**branches[-1], "nullable": nullable or branches[-1].get("nullable") is True}
+            return {**{key: value for key, value in part.items() if key != "type"}, "oneOf": branches}
+        joined = _joined({key: value for key, value in part.items() if key != "type"}, *branches)
+        return {**joined, "nullable": True} if nullable else joined
+
+    def _with_children(self, part: dict[str, Any], followed: tuple[str, ...], depth: int) -> dict[str, Any]:
+        fields = part.get("properties")
+        if isinstance(fields, dict) and _ANY_KEY not in fields:
+            part["properties"] = {name: self.read(field, followed, depth + 1) for name, field in fields.items()}
+        values = part.get("additionalProperties")
+        if part.get("type") == "object" and (values is True or isinstance(values, dict)):
+            value = self.read(values, followed, depth + 1)
+            required = part.get("required")
+            part["properties"] = {**(part["properties"] if isinstance(fields, dict) else {}), _ANY_KEY: value}
+            part["required"] = [*(required if isinstance(required, list) else ()), _ANY_KEY]
+            del part["additionalProperties"]
+        if isinstance(part.get("items"), dict):
+            part["items"] = self.read(part["items"], followed, depth + 1)
+        return part
+
+
+def _joined(first: dict[str, Any], *others: dict[str, Any]) -> dict[str, Any]:
+    joined = dict(first)
+    for other in others:
+        fields, required = joined.get("properties"), joined.get("required")
+        joined = {**other, **joined}
+        if isinstance(fields, dict) and isinstance(other.get("properties"), dict):
+            joined["properties"] = {**other["properties"], **fields}
+        if isinstance(required, list) and isinstance(other.get("required"), list):
+            joined["required"] = [*required, *(name for name in other["required"] if name not in required)]
+    return joined
+
+
+def _without_null(part: dict[str, Any]) -> dict[str, Any]:
+    """Return the part with `nullable` in place of the type null; several types with fields become alternatives."""
+    kinds = part.get("type")
+    if not isinstance(kinds, list) or kinds == ["null"]:
+        return part
+    others = [kind for kind in kinds if isinstance(kind, str) and kind != "null"]
+    if len(others) > 1 and not {"object", "array"} & set(others):
+        return part  # shown as it is
+    rest = {key: value for key, value in part.items() if key != "type"}
+    if len(others) > 1:
+        shape = {
+            key: rest.pop(key) for key in ("properties", "required", "additionalProperties", "items") if key in rest
+        }
+        rest["oneOf"] = [{"type": kind, **(shape if kind in ("object", "array") else {})} for kind in others]
+    else:
+        rest["type"] = others[0] if others else "null"
+    return {**rest, "nullable": True} if len(others) < len(kinds) else rest
+
+
+def _with_values(part: dict[str, Any]) -> dict[str, Any]:
+    """Return the part with the type its values have; those that are no strings are told in the description."""
+    if "const" in part:
+        part = {**part, "enum": [part["const"]]}
+    values = part.get("enum")
+    if not isinstance(values, list) or not values:
+        if "type" not in part and "oneOf" not in part:
+            kind = "object" if "properties" in part else "array" if "items" in part else None
+            return {**part, "type": kind} if kind else part
+        return part
+    told = [value for value in values if value is not None]
+    nullable = {"nullable": True} if len(told) < len(values) else {}
+    if all(isinstance(value, str) for value in told):
+        return {**part, "type": "string", "enum": told, **nullable}
+    kinds = {"boolean" if isinstance(value, bool) else type(value).__name__ for value in told}
+    kind = "boolean" if kinds == {"boolean"} else "number" if kinds <= {"int", "float"} else None
+    note = f"One of: {', '.join(json.dumps(value, ensure_ascii=False) for value in told)}."
+    rest = {key: value for key, value in part.items() if key != "enum"}
+    said = f"{rest['description']} {note}" if rest.get("description") else note
+    return {**({"type": kind} if kind else {}), **rest, "description": said, **nullable}

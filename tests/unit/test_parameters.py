@@ -1,0 +1,95 @@
+"""What the model is shown of a function's schema, word for word as oss-harmony renders it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gptoss_backend.contract import ChatMessage, ChatRequest, FunctionTool, Role
+from gptoss_backend.harmony.parameters import shown_parameters
+from gptoss_backend.harmony.prompt import render_prompt
+from gptoss_backend.harmony.vocabulary import encoding
+
+PLACE = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}}
+NULL = {"type": "null"}
+
+
+def shown(parameters: dict[str, Any]) -> str:
+    chat = ChatRequest((ChatMessage(Role.USER, "Hi"),), tools=(FunctionTool("f", "", parameters),))
+    text: str = encoding().decode(render_prompt(chat))
+    return text.partition("type f = ")[2].partition(" => any;")[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "type_shown"),
+    [
+        ({"$ref": "#/$defs/Place"}, "{\n    x: number,\n    }"),
+        ({"$ref": "#/$defs/Node"}, "{\n    next?: {\n        },\n    }"),
+        ({"$ref": "#/$defs/Missing"}, "{\n    }"),
+        ({"allOf": [{"$ref": "#/$defs/Place"}]}, "{\n    x: number,\n    }"),
+        ({"anyOf": [{"type": "string"}, NULL]}, "string | null"),
+        ({"anyOf": [{"$ref": "#/$defs/Place"}, NULL]}, "{\n    x: number,\n    } | null"),
+        ({"anyOf": [{"type": "string"}, {"type": "integer"}, NULL]}, "\n | string\n | number | null\n"),
+        ({"type": ["object", "null"], "properties": {"b": {"type": "string"}}}, "{\n    b?: string,\n    } | null"),
+        ({"type": ["array", "null"], "items": {"type": "string"}}, "string[] | null"),
+        ({"type": ["string", "integer"]}, "string | number"),
+        ({"const": "x"}, '"x"'),
+        ({"enum": ["a", "b", None]}, '"a" | "b" | null'),
+        ({"properties": {"b": {"type": "string"}}}, "{\n    b?: string,\n    }"),
+        ({"type": "object", "additionalProperties": {"type": "string"}}, "{\n    [key: string]: string,\n    }"),
+    ],
+)
+def test_field_when_the_library_would_show_any_then_its_type_is_shown(field: dict[str, Any], type_shown: str) -> None:
+    schema = {"type": "object", "properties": {"a": field}, "required": ["a"], "$defs": {"Place": PLACE, "Node": NODE}}
+    colon = ":" if type_shown.startswith("\n") else ": "
+    assert shown(schema) == f"(_: {{\na{colon}{type_shown},\n}})"
+
+
+def test_field_when_its_values_are_no_strings_then_they_are_in_its_description() -> None:
+    field = {"enum": [1, 2], "description": "How many."}
+    assert shown({"properties": {"a": field}}) == "(_: {\n// How many. One of: 1, 2.\na?: number,\n})"
+
+
+def test_parameters_when_they_are_a_reference_or_a_map_then_the_fields_are_shown() -> None:
+    assert shown({"$ref": "#/$defs/Place", "$defs": {"Place": PLACE}}) == "(_: {\nx: number,\n})"
+    assert shown({"additionalProperties": {"type": "string"}}) == "(_: {\n[key: string]: string,\n})"
+
+
+def test_parameters_when_references_multiply_then_what_is_shown_stays_small() -> None:
+    definitions: dict[str, Any] = {
+        f"d{at}": {"type": "object", "properties": {name: {"$ref": f"#/$defs/d{at + 1}"} for name in "abcd"}}
+        for at in range(30)
+    }
+    assert len(str(shown_parameters({"$ref": "#/$defs/d0", "$defs": {}} | {"$defs": definitions}))) < 500_000
+
+
+KEYWORDS = st.sampled_from(
+    [
+        "type",
+        "properties",
+        "required",
+        "items",
+        "anyOf",
+        "oneOf",
+        "allOf",
+        "$ref",
+        "enum",
+        "const",
+        "nullable",
+        "description",
+    ]
+)
+VALUES = st.recursive(
+    st.sampled_from([None, True, 1, "#", "#/a", "object", "null", "array"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYWORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(KEYWORDS, VALUES, max_size=5))
+def test_parameters_when_malformed_then_something_is_shown_all_the_same(schema: dict[str, Any]) -> None:
+    assert shown_parameters(schema) == shown_parameters(schema)
