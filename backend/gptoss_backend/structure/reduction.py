@@ -32,7 +32,7 @@ _NOTES: Final = frozenset({"title", "description", "$comment", "$schema", "depre
 _EXAMPLES: Final = frozenset({"default", "example", "examples"})
 _COUNTS: Final = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
 _ELSEWHERE: Final = frozenset({"$ref", "anyOf", "oneOf", "allOf"})
-_DEFINITIONS: Final = ("$defs", "definitions")
+_DEFINITIONS: Final[tuple[str, ...]] = ("$defs", "definitions")
 _LOOKAROUND: Final = re.compile(r"\(\?(?:[=!]|<[=!])")
 _PATTERN_PARTS: Final = re.compile(
     r"\\.|\[(?:\\.|[^\]\\])*\]|(?P<open>\()|(?P<close>\))|\{(?P<count>\d+)(?:,\d*)?\}|(?P<mark>[*+?|^$])|.", re.DOTALL
