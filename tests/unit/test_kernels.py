@@ -14,6 +14,7 @@ from gptoss_backend.engine.experts import ExpertWeights
 from gptoss_backend.engine.kernels import experts as expert_kernels
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.gemv import NO_TENSOR_CORES, TENSOR_CORES, GemvTile, gate_up_for_pairs
+from gptoss_backend.engine.kernels.grouped_gemm import GemmTile
 from gptoss_backend.engine.kernels.mxfp4 import dequantise
 from gptoss_backend.engine.kernels.routing import Routes, pick_experts, sort_pairs
 from gptoss_backend.engine.mxfp4 import PackedMatrices, unpack_mxfp4
@@ -104,6 +105,20 @@ def test_mix_when_all_tokens_choose_the_same_experts_then_it_is_right() -> None:
     weights: ExpertWeights = dataclasses.replace(case.weights, router_bias=bias)
     case = dataclasses.replace(case, weights=weights)
     assert relative_error(mix_packed_experts(case.hidden, weights, case.shape), case.exact()) < 1e-5
+
+
+@pytest.mark.parametrize("num_tokens", [32, 48, 64, 128, 192, 256])
+@pytest.mark.parametrize("num_experts", [32, 128])
+def test_tile_when_tokens_spread_as_a_router_would_then_hardly_an_expert_needs_a_second(
+    num_tokens: int, num_experts: int
+) -> None:
+    generator = torch.Generator().manual_seed(num_tokens)
+    chosen = torch.rand(num_tokens, num_experts, generator=generator).topk(4).indices
+    counts = torch.bincount(chosen.flatten())
+    tile = GemmTile.for_rows(4 * num_tokens, num_experts)
+    tiles = int((-(-counts // tile.rows)).sum())
+    assert tiles <= 1.1 * int(counts.count_nonzero())
+    assert tiles <= tile.most_tiles(4 * num_tokens, num_experts)
 
 
 @pytest.mark.parametrize("tile", [TENSOR_CORES, NO_TENSOR_CORES])

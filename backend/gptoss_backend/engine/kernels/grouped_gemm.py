@@ -37,12 +37,21 @@ class GemmTile:
     @classmethod
     def for_rows(cls, num_pairs: int, num_experts: int) -> GemmTile:
         """Return the tile for experts that get num_pairs / num_experts rows on average."""
-        rows = min(64, max(16, triton.next_power_of_2(num_pairs // num_experts)))
-        return cls(rows)
+        # twice the average: nearly every expert's rows fit, and each tile more reads and unpacks its weights again
+        rows = min(64, max(16, triton.next_power_of_2(2 * num_pairs // num_experts)))
+        # rows come once for each tile of outputs, which is most of what such a tile reads
+        return cls(rows) if rows < 64 else cls(rows, outputs=128, num_warps=8)
 
     def most_tiles(self, num_pairs: int, num_experts: int) -> int:
         """Return how many tiles of rows there are at most, however the pairs fall."""
         return num_pairs // self.rows + min(num_experts, num_pairs)
+
+    def grid(self, num_outputs: int, num_pairs: int, num_experts: int) -> tuple[int, int]:
+        """Return the programs for so many outputs of each pair: tiles of outputs, tiles of rows.
+
+        The first axis runs first, so the tiles of rows that no expert needs come last, when all others are under way.
+        """
+        return triton.cdiv(num_outputs, self.outputs), self.most_tiles(num_pairs, num_experts)
 
 
 def gate_up_for_sorted(
@@ -55,7 +64,7 @@ def gate_up_for_sorted(
     num_experts, num_outputs, num_blocks = matrices.scales.shape
     num_pairs = len(order.pairs)
     activations = torch.empty(num_pairs, num_outputs // 2, dtype=hidden.dtype, device=hidden.device)
-    _gate_up_for_sorted[(tile.most_tiles(num_pairs, num_experts), triton.cdiv(num_outputs, tile.outputs))](
+    _gate_up_for_sorted[tile.grid(num_outputs, num_pairs, num_experts)](
         hidden,
         order.pairs,
         order.ends,
@@ -91,7 +100,7 @@ def down_for_sorted(
     num_experts, num_outputs, num_blocks = matrices.scales.shape
     num_pairs = len(order.pairs)
     outputs = torch.empty(num_pairs, num_outputs, dtype=torch.float32, device=activations.device)
-    _down_for_sorted[(tile.most_tiles(num_pairs, num_experts), triton.cdiv(num_outputs, tile.outputs))](
+    _down_for_sorted[tile.grid(num_outputs, num_pairs, num_experts)](
         activations,
         order.pairs,
         order.ends,
@@ -142,14 +151,14 @@ def _gate_up_for_sorted(
         return
     places = first_place + tl.arange(0, ROWS)
     tokens = tl.load(pairs + places, mask=places < end, other=0) // TOP_K
-    outputs = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    outputs = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     matrix_rows = expert.to(tl.int64) * num_outputs + outputs
     inside = outputs < num_outputs
     sums = multiply_tile(hidden, tokens, places < end, words, scales, matrix_rows, inside, num_blocks, BLOCKS, DTYPE)
     sums += tl.load(bias + matrix_rows, mask=inside, other=0).to(tl.float32)[:, None]
     gate, up = tl.split(tl.permute(tl.reshape(sums, [OUTPUTS // 2, 2, ROWS]), (0, 2, 1)))
     num_inner = num_outputs // 2
-    inner = tl.program_id(1) * (OUTPUTS // 2) + tl.arange(0, OUTPUTS // 2)
+    inner = tl.program_id(0) * (OUTPUTS // 2) + tl.arange(0, OUTPUTS // 2)
     activated = swiglu(gate, up, alpha, limit).to(activations.dtype.element_ty)
     within = (inner < num_inner)[:, None] & (places < end)[None, :]
     tl.store(activations + places.to(tl.int64)[None, :] * num_inner + inner[:, None], activated, mask=within)
@@ -179,7 +188,7 @@ def _down_for_sorted(
     if first_place >= end:
         return
     places = first_place + tl.arange(0, ROWS)
-    columns = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    columns = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     matrix_rows = expert.to(tl.int64) * num_outputs + columns
     inside = columns < num_outputs
     sums = multiply_tile(
@@ -201,7 +210,7 @@ def find_tile(
     start = tl.load(ends + experts - 1, mask=(experts > 0) & (experts < NUM_EXPERTS), other=0)
     tiles = (end - start + ROWS - 1) // ROWS
     last_tiles = tl.cumsum(tiles, axis=0)
-    tile = tl.program_id(0)
+    tile = tl.program_id(1)
     expert = tl.sum((last_tiles <= tile).to(tl.int32), axis=0)
     mine = experts == expert
     first_place = tl.sum(tl.where(mine, start + (tile - last_tiles + tiles) * ROWS, 0), axis=0)
