@@ -135,7 +135,7 @@ def _gemv_tiles(num_tokens: int) -> Iterator[GemvTile]:
 def _gemm_tiles(layer: ExpertLayer, num_tokens: int) -> Iterator[GemmTile]:
     usual = GemmTile.for_rows(num_tokens * layer.top_k, layer.num_experts).rows
     sizes = sorted({max(16, usual // 2), usual, min(128, usual * 2)})
-    for rows, outputs, blocks, num_warps, num_stages in product(sizes, (64, 128), (2, 4), (4, 8), (3, 4)):
+    for rows, outputs, blocks, num_warps, num_stages in product(sizes, (64, 128), (4, 8), (4, 8), (3, 4)):
         if outputs >= 16 * num_warps:  # a warp multiplies 16 outputs at least
             yield GemmTile(rows, outputs, blocks, num_warps, num_stages)
 

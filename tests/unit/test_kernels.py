@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gptoss_backend.engine.experts import ExpertWeights
 from gptoss_backend.engine.kernels import experts as expert_kernels
+from gptoss_backend.engine.kernels import grouped_gemm, routing
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.gemv import NO_TENSOR_CORES, TENSOR_CORES, GemvTile, gate_up_for_pairs
 from gptoss_backend.engine.kernels.grouped_gemm import GemmTile
@@ -98,6 +99,31 @@ def test_mix_when_float16_and_the_sum_outgrows_it_then_it_is_right(num_tokens: i
     assert relative_error(mix_packed_experts(case.hidden, case.weights, case.shape), expected) < 2e-3
 
 
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU has a width of its own")
+@pytest.mark.parametrize("sizes", [Sizes(17, 8, 4, 160, 224), Sizes(9, 4, 2, 128, 256)], ids=str)
+def test_mix_when_sorted_for_hopper_s_own_instruction_then_matches_the_reference_too(
+    sizes: Sizes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (grouped_gemm, routing):
+        monkeypatch.setattr(module, "width_of_warpgroups", lambda: 2)
+    case = Case.random(sizes, torch.float32, DEVICE)
+    assert relative_error(mix_packed_experts(case.hidden, case.weights, case.shape), case.exact()) < 1e-6
+
+
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU has a width of its own")
+@pytest.mark.parametrize("width", [2, 4])
+def test_rows_when_sorted_for_a_width_then_each_lane_s_values_are_one_block_s(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "width_of_warpgroups", lambda: width)
+    values = torch.arange(1.0, 225.0, device=DEVICE)
+    rows = sort_pairs(torch.zeros(1, 1, dtype=torch.int32, device=DEVICE), 1, values[None], padded=256).rows
+    first_four = rows[0, :128].view(-1, 4, width)
+    for lane in range(4):
+        assert ((first_four[:, lane] - 1) // 32 == lane).all()
+    assert sorted(rows[0].tolist()) == [0.0] * 32 + values.tolist()
+
+
 def test_mix_when_all_tokens_choose_the_same_experts_then_it_is_right() -> None:
     case = Case.random(Sizes(40, 16, 2, 64, 32), torch.float32, DEVICE)
     bias = torch.zeros_like(case.weights.router_bias)
@@ -165,7 +191,7 @@ def test_sort_when_pairs_are_random_then_matches_a_stable_sort(
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     experts = torch.randint(num_experts, (num_tokens, top_k), generator=generator, dtype=torch.int32)
-    order = sort_pairs(experts.to(DEVICE), num_experts)
+    order = sort_pairs(experts.to(DEVICE), num_experts, torch.empty(num_tokens, 0, device=DEVICE), padded=0)
     assert torch.equal(order.pairs.cpu().long(), torch.argsort(experts.flatten(), stable=True))
     counts = torch.bincount(experts.flatten(), minlength=num_experts)
     assert torch.equal(order.ends.cpu().long(), counts.cumsum(0))

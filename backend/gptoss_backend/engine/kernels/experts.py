@@ -73,8 +73,8 @@ def apply_to_few(hidden: Tensor, routes: Routes, weights: ExpertWeights, shape: 
 def apply_to_many(hidden: Tensor, routes: Routes, weights: ExpertWeights, shape: ExpertShape, tile: GemmTile) -> Tensor:
     """Return the same: all pairs of an expert together."""
     gate_up, down = _packed(weights)
-    order = sort_pairs(routes.experts, len(weights.router))
-    activations = gate_up_for_sorted(hidden, order, gate_up, weights.gate_up_bias, shape, tile)
+    order = sort_pairs(routes.experts, len(weights.router), hidden, tile.padded(hidden.shape[1]))
+    activations = gate_up_for_sorted(order, gate_up, weights.gate_up_bias, shape, tile)
     return down_for_sorted(activations, order, down, weights.down_bias, tile)
 
 

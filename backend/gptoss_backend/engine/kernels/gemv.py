@@ -3,8 +3,8 @@
 Owns: the two matmuls of an expert for such pairs. A program computes a few outputs of one pair from whole rows of its
 expert's matrix: every byte of weights is read once, and a row's sum has the same order whatever else is in the batch.
 
-Unpacking is what bounds them, rather than the memory. The tensor cores, though seven of their eight columns stay empty,
-take the widening to float32 and the multiplication off the other units; cards before Ampere do without.
+Unpacking is what bounds them, rather than the memory. The tensor cores, though their eight columns all compute the
+same, take the widening to float32 and the multiplication off the other units; cards before Ampere do without.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_
 from gptoss_backend.engine.kernels.mxfp4 import (
     EASE,
     GROWTH,
-    eased_weights,
     factor_type,
     power_of_two,
     restored,
+    rows_in_lanes,
+    rows_of_scales,
+    scales_of_rows,
     shrunken_values,
-    shuffled,
+    weights_in_lanes,
     words_of,
 )
 from gptoss_backend.engine.kernels.routing import Routes
@@ -35,6 +37,8 @@ from gptoss_backend.engine.mxfp4 import PackedMatrices
 
 _COLUMNS = tl.constexpr(8)
 """Of the smallest tile that a tensor core multiplies with."""
+_WIDTH = tl.constexpr(4)
+"""Of the lanes' order: each warp multiplies for itself, by the instruction that Hopper shares with older cards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +149,12 @@ def _gate_up_for_pairs(
     wait_for_inputs(DEPENDENT)
     tile, pair = tl.program_id(0), tl.program_id(1).to(tl.int64)
     outputs = tile * ROWS + tl.arange(0, ROWS)
-    rows = tl.load(experts + pair).to(tl.int64) * num_outputs + outputs
+    expert_start = tl.load(experts + pair).to(tl.int64) * num_outputs
     inside = outputs < num_outputs
     vector = hidden + pair // TOP_K * num_blocks * 32
-    sums = dot_rows(vector, words, scales, rows, inside, num_blocks, PARTS, BLOCKS, DTYPE)
-    sums += tl.load(bias + rows, mask=inside, other=0).to(tl.float32)
+    first_row, num_rows = expert_start + tile * ROWS, num_outputs - tile * ROWS
+    sums = dot_rows(vector, words, scales, first_row, num_rows, num_blocks, ROWS, PARTS, BLOCKS, DTYPE)
+    sums += tl.load(bias + expert_start + outputs, mask=inside, other=0).to(tl.float32)
     gate, up = tl.split(tl.reshape(sums, [ROWS // 2, 2]))
     num_inner = num_outputs // 2
     inner = tile * (ROWS // 2) + tl.arange(0, ROWS // 2)
@@ -174,13 +179,14 @@ def _down_for_pairs(
     DEPENDENT: tl.constexpr,
 ) -> None:
     wait_for_inputs(DEPENDENT)
-    pair = tl.program_id(1).to(tl.int64)
-    columns = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    rows = tl.load(experts + pair).to(tl.int64) * num_outputs + columns
+    tile, pair = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    columns = tile * ROWS + tl.arange(0, ROWS)
+    expert_start = tl.load(experts + pair).to(tl.int64) * num_outputs
     inside = columns < num_outputs
     vector = activations + pair * num_blocks * 32
-    sums = dot_rows(vector, words, scales, rows, inside, num_blocks, PARTS, BLOCKS, DTYPE)
-    sums += tl.load(bias + rows, mask=inside, other=0).to(tl.float32)
+    first_row, num_rows = expert_start + tile * ROWS, num_outputs - tile * ROWS
+    sums = dot_rows(vector, words, scales, first_row, num_rows, num_blocks, ROWS, PARTS, BLOCKS, DTYPE)
+    sums += tl.load(bias + expert_start + columns, mask=inside, other=0).to(tl.float32)
     tl.store(outputs + pair * num_outputs + columns, sums, mask=inside)
 
 
@@ -189,18 +195,23 @@ def dot_rows(
     vector: tl.tensor,
     words: tl.tensor,
     scales: tl.tensor,
-    rows: tl.tensor,
-    inside: tl.tensor,
+    first_row: tl.tensor,
+    num_rows: tl.tensor,
     num_blocks: tl.tensor,
+    ROWS: tl.constexpr,
     PARTS: tl.constexpr,
     BLOCKS: tl.constexpr,
     DTYPE: tl.constexpr,
 ) -> tl.tensor:
-    """Return the products of packed rows with a vector of num_blocks * 32, [len(rows)] float32; rows: int64."""
+    """Return the products of packed rows with a vector of num_blocks * 32, [ROWS] float32; zeros beyond num_rows.
+
+    first_row: int64. num_rows: how many rows there are from it on, which may be more than ROWS.
+    """
     if PARTS == 0:
-        sums = _dot_in_registers(vector, words, scales, rows, inside, num_blocks, BLOCKS)
+        row = tl.arange(0, ROWS)
+        sums = _dot_in_registers(vector, words, scales, first_row + row, row < num_rows, num_blocks, BLOCKS)
     else:  # Triton compiles what follows an `if`, whatever that says
-        sums = _dot_on_tensor_cores(vector, words, scales, rows, inside, num_blocks, PARTS, BLOCKS, DTYPE)
+        sums = _dot_on_tensor_cores(vector, words, scales, first_row, num_rows, num_blocks, ROWS, PARTS, BLOCKS, DTYPE)
     return sums
 
 
@@ -209,33 +220,41 @@ def _dot_on_tensor_cores(
     vector: tl.tensor,
     words: tl.tensor,
     scales: tl.tensor,
-    rows: tl.tensor,
-    inside: tl.tensor,
+    first_row: tl.tensor,
+    num_rows: tl.tensor,
     num_blocks: tl.tensor,
+    ROWS: tl.constexpr,
     PARTS: tl.constexpr,
     BLOCKS: tl.constexpr,
     DTYPE: tl.constexpr,
 ) -> tl.tensor:
-    ROWS: tl.constexpr = rows.shape[0]
+    row = tl.arange(0, ROWS)[None, :, None]
+    starts = words + (first_row + row) * num_blocks * 4
     part = tl.arange(0, PARTS)[:, None, None]
-    is_vector = tl.arange(0, _COLUMNS)[None, :, None] == 0
-    starts, within = rows[None, :, None] * num_blocks, inside[None, :, None]
+    place = rows_of_scales(PARTS, ROWS)[:, None]
+    scale_starts, has_scale = scales + (first_row + place % ROWS) * num_blocks, place % ROWS < num_rows
+    scale_block = place // ROWS * BLOCKS + tl.arange(0, BLOCKS)[None, :]
+    scale = tl.load(scale_starts + scale_block, mask=has_scale & (scale_block < num_blocks), other=0)
     sums = tl.zeros([PARTS, ROWS, _COLUMNS], tl.float32)
     for first in range(0, num_blocks, PARTS * BLOCKS):
         begin = first + part * BLOCKS
         word = begin * 4 + tl.arange(0, BLOCKS * 4)[None, None, :]
-        packed = tl.load(words + starts * 4 + word, mask=within & (word < num_blocks * 4), other=0)
-        block = begin + tl.arange(0, BLOCKS)[None, None, :]
-        scale = tl.load(scales + starts + block, mask=within & (block < num_blocks), other=0)
-        packed, scale = tl.reshape(packed, [PARTS * ROWS, BLOCKS * 4]), tl.reshape(scale, [PARTS * ROWS, BLOCKS])
-        weights = tl.reshape(eased_weights(packed, scale, DTYPE), [PARTS, ROWS, BLOCKS * 32])
+        packed = tl.load(starts + word, mask=(row < num_rows) & (word < num_blocks * 4), other=0)
+        # a byte cannot be copied asynchronously: what is asked for here arrives while this round is computed
+        block = first + PARTS * BLOCKS + scale_block
+        next_scale = tl.load(scale_starts + block, mask=has_scale & (block < num_blocks), other=0)
+        packed = tl.reshape(packed, [PARTS * ROWS, BLOCKS * 4])
+        weights = weights_in_lanes(packed, scales_of_rows(scale, PARTS), DTYPE, _WIDTH)
+        weights = tl.reshape(weights, [PARTS, ROWS, BLOCKS * 32])
         value = begin * 32 + tl.arange(0, BLOCKS * 32)[None, None, :]
-        columns = tl.load(vector + value, mask=is_vector & (value < num_blocks * 32), other=0).to(DTYPE)
-        columns = shuffled(tl.reshape(columns, [PARTS * _COLUMNS, BLOCKS * 32]))
-        columns = tl.permute(tl.reshape(columns, [PARTS, _COLUMNS, BLOCKS * 32]), (0, 2, 1))
+        values = tl.load(vector + value, mask=value < num_blocks * 32, other=0).to(DTYPE)
+        values = rows_in_lanes(tl.reshape(values, [PARTS, BLOCKS * 32]), _WIDTH)
+        columns = tl.broadcast_to(tl.reshape(values, [PARTS, BLOCKS * 32, 1]), [PARTS, BLOCKS * 32, _COLUMNS])
         # float32 inputs are for tests, which want its precision
         sums = tl.dot(weights, columns, sums, input_precision="ieee")
-    return restored(tl.sum(tl.sum(sums, axis=0), axis=1), DTYPE)
+        scale = next_scale
+    # the vector is in every column, so that one load serves all lanes
+    return restored(tl.max(tl.sum(sums, axis=0), axis=1), DTYPE)
 
 
 @triton.jit

@@ -2,6 +2,10 @@
 
 Owns: the two matmuls of an expert for sorted pairs. The grid is as large as any routing can need, so that the host
 need not know how many rows an expert has: each program finds its tile from where the experts' pairs end.
+
+Rows lie in memory in the lanes' order (`mxfp4.py`), with zeros up to a multiple of what is multiplied at a time, so
+that the tensor cores read them where asynchronous copies leave them. Tokens' rows are put so by `sort_pairs`, and the
+first matmul writes its outcome so for the second.
 """
 
 from __future__ import annotations
@@ -13,10 +17,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gptoss_backend.engine.config import BLOCK_VALUES
 from gptoss_backend.engine.experts import ExpertShape
 from gptoss_backend.engine.kernels.activation import swiglu
 from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
-from gptoss_backend.engine.kernels.mxfp4 import eased_weights, factor_type, restored, shuffled, words_of
+from gptoss_backend.engine.kernels.mxfp4 import (
+    factor_type,
+    place_in_lanes,
+    restored,
+    rows_of_scales,
+    scales_of_rows,
+    weights_in_lanes,
+    width_of_warpgroups,
+    words_of,
+)
 from gptoss_backend.engine.kernels.routing import PairOrder
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 
@@ -30,7 +44,7 @@ class GemmTile:
     outputs: int = 64
     """Rows of the matrix"""
     blocks: int = 4
-    """MXFP4 blocks multiplied at a time"""
+    """MXFP4 blocks multiplied at a time, a multiple of four"""
     num_warps: int = 4
     num_stages: int = 3
 
@@ -46,6 +60,11 @@ class GemmTile:
         """Return how many tiles of rows there are at most, however the pairs fall."""
         return num_pairs // self.rows + min(num_experts, num_pairs)
 
+    def padded(self, num_values: int) -> int:
+        """Return how many values a row of so many has in memory."""
+        at_a_time = BLOCK_VALUES * self.blocks
+        return -(-num_values // at_a_time) * at_a_time
+
     def grid(self, num_outputs: int, num_pairs: int, num_experts: int) -> tuple[int, int]:
         """Return the programs for so many outputs of each pair: tiles of outputs, tiles of rows.
 
@@ -55,17 +74,19 @@ class GemmTile:
 
 
 def gate_up_for_sorted(
-    hidden: Tensor, order: PairOrder, matrices: PackedMatrices, bias: Tensor, shape: ExpertShape, tile: GemmTile
+    order: PairOrder, matrices: PackedMatrices, bias: Tensor, shape: ExpertShape, tile: GemmTile
 ) -> Tensor:
-    """Return SwiGLU(matrix @ row + bias) in the pairs' sorted order, [num_pairs, inner] in hidden's dtype.
+    """Return SwiGLU(matrix @ row + bias) of the pairs as they are sorted, [num_pairs, padded inner] in the rows' dtype.
 
-    hidden: [num_tokens, hidden]. matrices: [num_experts, 2 * inner, hidden], gate and up rows alternating.
+    Each row is in the lanes' order. matrices: [num_experts, 2 * inner, hidden], gate and up rows alternating.
     """
     num_experts, num_outputs, num_blocks = matrices.scales.shape
     num_pairs = len(order.pairs)
-    activations = torch.empty(num_pairs, num_outputs // 2, dtype=hidden.dtype, device=hidden.device)
-    _gate_up_for_sorted[tile.grid(num_outputs, num_pairs, num_experts)](
-        hidden,
+    padded = tile.padded(num_outputs // 2)
+    activations = torch.empty(num_pairs, padded, dtype=order.rows.dtype, device=order.rows.device)
+    # what is beyond the last output is computed like the rest: SwiGLU makes zeros of zeros
+    _gate_up_for_sorted[tile.grid(2 * padded, num_pairs, num_experts)](
+        order.rows,
         order.pairs,
         order.ends,
         words_of(matrices),
@@ -82,7 +103,7 @@ def gate_up_for_sorted(
         ROWS=tile.rows,
         OUTPUTS=tile.outputs,
         BLOCKS=tile.blocks,
-        DTYPE=factor_type(hidden),
+        DTYPE=factor_type(order.rows),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         **launch_options(),
@@ -95,7 +116,7 @@ def down_for_sorted(
 ) -> Tensor:
     """Return matrix @ row + bias, back in the pairs' own order, [num_pairs, hidden] float32.
 
-    activations: [num_pairs, inner], sorted. matrices: [num_experts, hidden, inner].
+    activations: of `gate_up_for_sorted`. matrices: [num_experts, hidden, inner].
     """
     num_experts, num_outputs, num_blocks = matrices.scales.shape
     num_pairs = len(order.pairs)
@@ -125,7 +146,7 @@ def down_for_sorted(
 
 @triton.jit
 def _gate_up_for_sorted(
-    hidden: tl.tensor,
+    rows: tl.tensor,
     pairs: tl.tensor,
     ends: tl.tensor,
     words: tl.tensor,
@@ -151,17 +172,30 @@ def _gate_up_for_sorted(
         return
     places = first_place + tl.arange(0, ROWS)
     tokens = tl.load(pairs + places, mask=places < end, other=0) // TOP_K
-    outputs = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    matrix_rows = expert.to(tl.int64) * num_outputs + outputs
-    inside = outputs < num_outputs
-    sums = multiply_tile(hidden, tokens, places < end, words, scales, matrix_rows, inside, num_blocks, BLOCKS, DTYPE)
-    sums += tl.load(bias + matrix_rows, mask=inside, other=0).to(tl.float32)[:, None]
+    first_output = tl.program_id(0) * OUTPUTS
+    outputs = first_output + tl.arange(0, OUTPUTS)
+    matrix_start = expert.to(tl.int64) * num_outputs
+    sums = multiply_tile(
+        rows,
+        tokens,
+        places < end,
+        words,
+        scales,
+        matrix_start + first_output,
+        num_outputs - first_output,
+        num_blocks,
+        OUTPUTS,
+        BLOCKS,
+        DTYPE,
+    )
+    sums += tl.load(bias + matrix_start + outputs, mask=outputs < num_outputs, other=0).to(tl.float32)[:, None]
     gate, up = tl.split(tl.permute(tl.reshape(sums, [OUTPUTS // 2, 2, ROWS]), (0, 2, 1)))
-    num_inner = num_outputs // 2
-    inner = tl.program_id(0) * (OUTPUTS // 2) + tl.arange(0, OUTPUTS // 2)
+    inner = first_output // 2 + tl.arange(0, OUTPUTS // 2)
     activated = swiglu(gate, up, alpha, limit).to(activations.dtype.element_ty)
-    within = (inner < num_inner)[:, None] & (places < end)[None, :]
-    tl.store(activations + places.to(tl.int64)[None, :] * num_inner + inner[:, None], activated, mask=within)
+    padded = tl.cdiv(num_outputs // 2, 32 * BLOCKS) * 32 * BLOCKS
+    starts = activations + places.to(tl.int64)[None, :] * padded
+    within = (inner < padded)[:, None] & (places < end)[None, :]
+    tl.store(starts + place_in_lanes(inner, width_of_warpgroups())[:, None], activated, mask=within)
 
 
 @triton.jit
@@ -188,13 +222,24 @@ def _down_for_sorted(
     if first_place >= end:
         return
     places = first_place + tl.arange(0, ROWS)
-    columns = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    matrix_rows = expert.to(tl.int64) * num_outputs + columns
+    first_output = tl.program_id(0) * OUTPUTS
+    columns = first_output + tl.arange(0, OUTPUTS)
     inside = columns < num_outputs
+    matrix_start = expert.to(tl.int64) * num_outputs
     sums = multiply_tile(
-        activations, places, places < end, words, scales, matrix_rows, inside, num_blocks, BLOCKS, DTYPE
+        activations,
+        places,
+        places < end,
+        words,
+        scales,
+        matrix_start + first_output,
+        num_outputs - first_output,
+        num_blocks,
+        OUTPUTS,
+        BLOCKS,
+        DTYPE,
     )
-    sums += tl.load(bias + matrix_rows, mask=inside, other=0).to(tl.float32)[:, None]
+    sums += tl.load(bias + matrix_start + columns, mask=inside, other=0).to(tl.float32)[:, None]
     pair = tl.load(pairs + places, mask=places < end, other=0).to(tl.int64)
     within = inside[:, None] & (places < end)[None, :]
     tl.store(outputs + pair[None, :] * num_outputs + columns[:, None], sums, mask=within)
@@ -224,27 +269,40 @@ def multiply_tile(
     has_row: tl.tensor,
     words: tl.tensor,
     scales: tl.tensor,
-    matrix_rows: tl.tensor,
-    inside: tl.tensor,
+    first_output: tl.tensor,
+    num_outputs: tl.tensor,
     num_blocks: tl.tensor,
+    OUTPUTS: tl.constexpr,
     BLOCKS: tl.constexpr,
     DTYPE: tl.constexpr,
 ) -> tl.tensor:
-    """Return matrix @ inputs.T for some rows of both, float32 [len(matrix_rows), len(input_rows)].
+    """Return matrix @ inputs.T for some rows of both, float32 [OUTPUTS, len(input_rows)]; zeros beyond num_outputs.
 
-    The weights are on the left, because a tensor core takes its left side from the registers that they are unpacked in.
+    first_output: the matrix's first row, int64. num_outputs: how many rows there are from it on. The weights are on the
+    left, because a tensor core takes its left side from the registers that they are unpacked in.
     """
-    sums = tl.zeros([matrix_rows.shape[0], input_rows.shape[0]], tl.float32)
-    input_starts = inputs + input_rows.to(tl.int64)[:, None] * num_blocks * 32
-    matrix_starts = matrix_rows[:, None] * num_blocks
+    output = tl.arange(0, OUTPUTS)[:, None]
+    matrix_starts = words + (first_output + output) * num_blocks * 4
+    input_starts = inputs + input_rows.to(tl.int64)[:, None] * (tl.cdiv(num_blocks, BLOCKS) * BLOCKS * 32)
+    # a warp multiplies bands of 16 outputs
+    output_of_scale = rows_of_scales(OUTPUTS // 16, 16)[:, None]
+    # it is first_output, but nothing that Triton would compute twice: where it can, 3.6 loads scales as words are laid
+    # out in memory, not in the lanes, and all weights then change lanes through shared memory
+    first_scale = tl.min(first_output + tl.arange(0, OUTPUTS), axis=0)
+    scale_starts, has_scale = scales + (first_scale + output_of_scale) * num_blocks, output_of_scale < num_outputs
+    scale_block = tl.arange(0, BLOCKS)[None, :]
+    scale = tl.load(scale_starts + scale_block, mask=has_scale & (scale_block < num_blocks), other=0)
+    sums = tl.zeros([OUTPUTS, input_rows.shape[0]], tl.float32)
     for first in range(0, num_blocks, BLOCKS):
         word = first * 4 + tl.arange(0, BLOCKS * 4)[None, :]
-        packed = tl.load(words + matrix_starts * 4 + word, mask=inside[:, None] & (word < num_blocks * 4), other=0)
-        block = first + tl.arange(0, BLOCKS)[None, :]
-        scale = tl.load(scales + matrix_starts + block, mask=inside[:, None] & (block < num_blocks), other=0)
-        weights = eased_weights(packed, scale, DTYPE)
+        packed = tl.load(matrix_starts + word, mask=(output < num_outputs) & (word < num_blocks * 4), other=0)
+        # a byte cannot be copied asynchronously: what is asked for here arrives while this round is computed
+        block = first + BLOCKS + scale_block
+        next_scale = tl.load(scale_starts + block, mask=has_scale & (block < num_blocks), other=0)
+        weights = weights_in_lanes(packed, scales_of_rows(scale, OUTPUTS // 16), DTYPE, width_of_warpgroups())
         value = first * 32 + tl.arange(0, BLOCKS * 32)[None, :]
-        rows = tl.load(input_starts + value, mask=has_row[:, None] & (value < num_blocks * 32), other=0)
+        rows = tl.load(input_starts + value, mask=has_row[:, None], other=0).to(DTYPE)
         # float32 inputs are for tests, which want its precision
-        sums = tl.dot(weights, tl.trans(shuffled(rows.to(DTYPE))), sums, input_precision="ieee")
+        sums = tl.dot(weights, tl.trans(rows), sums, input_precision="ieee")
+        scale = next_scale
     return restored(sums, DTYPE)

@@ -1,6 +1,18 @@
 """MXFP4 unpacked on the device. The torch reference is `engine/mxfp4.py`, whose module says what the format is.
 
-Owns: the device functions that the expert kernels unpack with, and `dequantise`.
+Owns: the device functions that the expert kernels unpack with, the order in which they multiply, and `dequantise`.
+
+**The lanes' order.** A sum over inputs may run in any order that weights and rows share. Four lanes of a tensor core's
+left side hold one row of weights, and of every 4 * WIDTH inputs each has WIDTH in succession. So the order is chosen in
+which each of the four has one whole block of every four: it unpacks the 16 bytes that it loaded itself, with the one
+scale that it loaded itself, and hands nothing to another lane. Of 128 inputs, numbered by (block, word, half, pair),
+where nibble 4 * half + pair of a word is meant, these are the places, the last varying first:
+
+    WIDTH 2: (word, pair, block, half), for Hopper's own instruction
+    WIDTH 4: (word, pair // 2, block, pair % 2, half), as Triton feeds the older one
+
+What is last, a pair's two halves, is one register as it comes out of a word. Rows are put into the same order, by
+`rows_in_lanes` in registers or by `place_in_lanes` where they are written to memory.
 """
 
 from __future__ import annotations
@@ -9,6 +21,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.target_info import cuda_capability_geq
 
 from gptoss_backend.engine.config import BLOCK_VALUES
 from gptoss_backend.engine.mxfp4 import PackedMatrices
@@ -70,41 +83,80 @@ def shrunken_values(words: tl.tensor) -> tl.tensor:
     return tl.reshape(values, words.shape[:-1] + [32])  # noqa: RUF005 (Triton knows no unpacking)
 
 
-@triton.jit
-def eased_weights(words: tl.tensor, scales: tl.tensor, DTYPE: tl.constexpr) -> tl.tensor:
-    """Return packed rows in the order of `shuffled`, [num_rows, 8 * num_words] of DTYPE, for sums to be `restored`.
+@triton.constexpr_function
+def width_of_warpgroups() -> int:
+    """Return the WIDTH of the lanes' order where four warps multiply 64 rows of weights: 2 on Hopper."""
+    return 2 if cuda_capability_geq(9) and not cuda_capability_geq(10) else 4
 
-    words: [num_rows, num_words] int32. scales: [num_rows, num_words / 4] uint8. In bfloat16 weights are exact where the
-    scale is from 2 ** -68 to 2 ** 65; below they lose bits, above they are infinite.
+
+@triton.jit
+def weights_in_lanes(words: tl.tensor, scales: tl.tensor, DTYPE: tl.constexpr, WIDTH: tl.constexpr) -> tl.tensor:
+    """Return packed rows in the lanes' order, [num_rows, 32 * num_blocks] of DTYPE, for sums to be `restored`.
+
+    words: [num_rows, 4 * num_blocks] int32. scales: [num_rows, num_blocks] uint8, a multiple of four blocks.
+    In bfloat16 weights are exact where the scale is from 2 ** -68 to 2 ** 65; below they lose bits, above they are
+    infinite.
     """
     ROWS: tl.constexpr = words.shape[0]
-    BLOCKS: tl.constexpr = scales.shape[1]
-    # the halves of a pair are neighbours, as a tensor core's register holds them: nothing has to move
-    first = tl.join(_split(_pair(words, 0), DTYPE), _split(_pair(words, 2), DTYPE))
-    second = tl.join(_split(_pair(words, 1), DTYPE), _split(_pair(words, 3), DTYPE))
-    values = tl.permute(tl.join(first, second), (0, 1, 3, 4, 2))  # [rows, words, pair & 2, pair & 1, half]
-    blocks = tl.reshape(values, [ROWS, BLOCKS, 32])
+    FOURS: tl.constexpr = scales.shape[1] // 4
+    packed = tl.permute(tl.reshape(words, [ROWS, FOURS, 4, 4]), (0, 1, 3, 2))
+    first = tl.join(_split(_pair(packed, 0), DTYPE), _split(_pair(packed, 2), DTYPE))
+    second = tl.join(_split(_pair(packed, 1), DTYPE), _split(_pair(packed, 3), DTYPE))
+    values = tl.join(first, second)  # [rows, fours, word, block, half, pair & 2, pair & 1]
     if tl.bfloat16 == DTYPE:
         # 2 ** (scale - 127) * GROWTH / EASE, of which this is the exponent
         exponents = tl.minimum(scales, 129 + _EASE_EXPONENT).to(tl.uint16) + (126 - _EASE_EXPONENT)
-        weights = blocks * (exponents << 7).to(tl.bfloat16, bitcast=True)[:, :, None]
+        factors = (exponents << 7).to(tl.bfloat16, bitcast=True)
+        weights = values * tl.reshape(factors, [ROWS, FOURS, 1, 4, 1, 1, 1])
     else:
-        weights = (blocks * GROWTH * power_of_two(scales)[:, :, None]).to(DTYPE)
-    return tl.reshape(weights, [ROWS, BLOCKS * 32])
+        factors = tl.reshape(power_of_two(scales), [ROWS, FOURS, 1, 4, 1, 1, 1])
+        weights = (values * GROWTH * factors).to(DTYPE)
+    weights = tl.permute(weights, (0, 1, 2, 5, 6, 3, 4) if WIDTH == 2 else (0, 1, 2, 5, 3, 6, 4))
+    return tl.reshape(weights, [ROWS, FOURS * 128])
+
+
+@triton.jit
+def rows_in_lanes(rows: tl.tensor, WIDTH: tl.constexpr) -> tl.tensor:
+    """Return rows [num_rows, num_values], a multiple of 128 values, in the lanes' order."""
+    ROWS: tl.constexpr = rows.shape[0]
+    FOURS: tl.constexpr = rows.shape[1] // 128
+    values = tl.reshape(rows, [ROWS, FOURS, 4, 4, 2, 2, 2])  # [rows, fours, block, word, half, pair & 2, pair & 1]
+    values = tl.permute(values, (0, 1, 3, 5, 6, 2, 4) if WIDTH == 2 else (0, 1, 3, 5, 2, 6, 4))
+    return tl.reshape(values, [ROWS, FOURS * 128])
+
+
+@triton.jit
+def place_in_lanes(value: tl.tensor, WIDTH: tl.constexpr) -> tl.tensor:
+    """Return where in the lanes' order a row's values lie, of which these are the numbers."""
+    pair, half, word, block = value % 4, value // 4 % 2, value // 8 % 4, value // 32 % 4
+    place = pair * 8 + block * 2 + half if WIDTH == 2 else pair // 2 * 16 + block * 4 + pair % 2 * 2 + half
+    return value // 128 * 128 + word * 32 + place
+
+
+@triton.jit
+def rows_of_scales(BANDS: tl.constexpr, ROWS: tl.constexpr) -> tl.tensor:
+    """Return in which order a lane is to load the scales of BANDS * ROWS rows, for `scales_of_rows`.
+
+    A warp takes the rows of a band by eights: a lane has one row of each, with all warps' first eights before their
+    second. Loaded in this order, one row after the other, a scale is in the lane that has the words of its block.
+    """
+    place = tl.arange(0, BANDS * ROWS)
+    return place % (BANDS * 8) // 8 * ROWS + place // (BANDS * 8) * 8 + place % 8
+
+
+@triton.jit
+def scales_of_rows(scales: tl.tensor, BANDS: tl.constexpr) -> tl.tensor:
+    """Return scales [num_rows, num_blocks] that were loaded by `rows_of_scales` in the rows' own order."""
+    ROWS: tl.constexpr = scales.shape[0]
+    BLOCKS: tl.constexpr = scales.shape[1]
+    eights = tl.reshape(scales, [ROWS // (BANDS * 8), BANDS, 8, BLOCKS])
+    return tl.reshape(tl.permute(eights, (1, 0, 2, 3)), [ROWS, BLOCKS])
 
 
 @triton.jit
 def restored(sums: tl.tensor, DTYPE: tl.constexpr) -> tl.tensor:
     """Return float32 sums over eased weights as they are over the weights."""
     return sums * EASE if tl.bfloat16 == DTYPE else sums
-
-
-@triton.jit
-def shuffled(rows: tl.tensor) -> tl.tensor:
-    """Return rows [num_rows, num_values] with each eight values in the order in which a word's pairs come."""
-    ROWS: tl.constexpr = rows.shape[0]
-    VALUES: tl.constexpr = rows.shape[1]
-    return tl.reshape(tl.permute(tl.reshape(rows, [ROWS, VALUES // 8, 2, 4]), (0, 1, 3, 2)), [ROWS, VALUES])
 
 
 @triton.jit

@@ -1,6 +1,7 @@
 """Which experts a token goes to, and the (token, expert) pairs brought into the experts' order, without a host's help.
 
-Owns: the router's top-k with its softmax, the sorting of pairs. A pair's number is token * top_k + rank.
+Owns: the router's top-k with its softmax, the sorting of pairs, and of the values in the rows that are then multiplied.
+A pair's number is token * top_k + rank.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
+from gptoss_backend.engine.kernels.mxfp4 import place_in_lanes, width_of_warpgroups
 
 _CHUNK_PAIRS = 1024
 
@@ -35,6 +37,8 @@ class PairOrder:
     """[num_pairs] int32, the pair in each place"""
     ends: Tensor
     """[num_experts] int32, the place after the last pair of each expert"""
+    rows: Tensor
+    """[num_tokens, padded], each token's own, in the lanes' order of `mxfp4.py`, with zeros behind"""
 
 
 def pick_experts(scores: Tensor, top_k: int) -> Routes:
@@ -56,12 +60,29 @@ def pick_experts(scores: Tensor, top_k: int) -> Routes:
     return Routes(experts, shares)
 
 
-def sort_pairs(experts: Tensor, num_experts: int) -> PairOrder:
-    """Return the pairs in their experts' order. experts: [num_tokens, top_k] int32."""
+def sort_pairs(experts: Tensor, num_experts: int, hidden: Tensor, padded: int) -> PairOrder:
+    """Return the pairs in their experts' order, and the tokens' rows as they are multiplied.
+
+    experts: [num_tokens, top_k] int32. hidden: [num_tokens, num_values]. padded: of `GemmTile`, a multiple of 128.
+    """
+    num_tokens, num_values = hidden.shape
     pairs = torch.empty(experts.numel(), dtype=torch.int32, device=experts.device)
     ends = torch.empty(num_experts, dtype=torch.int32, device=experts.device)
-    _sort_pairs[(num_experts,)](experts, pairs, ends, experts.numel(), CHUNK=_CHUNK_PAIRS, **launch_options())
-    return PairOrder(pairs, ends)
+    rows = torch.empty(num_tokens, padded, dtype=hidden.dtype, device=hidden.device)
+    _sort_pairs[(num_experts + num_tokens,)](
+        experts,
+        pairs,
+        ends,
+        hidden,
+        rows,
+        experts.numel(),
+        num_experts,
+        num_values,
+        padded,
+        CHUNK=_CHUNK_PAIRS,
+        **launch_options(),
+    )
+    return PairOrder(pairs, ends, rows)
 
 
 @triton.jit
@@ -99,13 +120,34 @@ def _sort_pairs(
     experts: tl.tensor,
     pairs: tl.tensor,
     ends: tl.tensor,
+    hidden: tl.tensor,
+    rows: tl.tensor,
     num_pairs: tl.tensor,
+    num_experts: tl.tensor,
+    num_values: tl.tensor,
+    padded: tl.tensor,
     CHUNK: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ) -> None:
     wait_for_inputs(DEPENDENT)
-    # one program an expert: it counts what goes before its pairs, then places them
-    expert = tl.program_id(0)
+    # a program for each expert, then one for each token, which fill the device meanwhile
+    if tl.program_id(0) < num_experts:
+        _place_pairs(experts, pairs, ends, tl.program_id(0), num_pairs, CHUNK)
+    else:
+        token = (tl.program_id(0) - num_experts).to(tl.int64)
+        _put_in_lanes(hidden + token * num_values, rows + token * padded, num_values, padded, CHUNK)
+
+
+@triton.jit
+def _place_pairs(
+    experts: tl.tensor,
+    pairs: tl.tensor,
+    ends: tl.tensor,
+    expert: tl.tensor,
+    num_pairs: tl.tensor,
+    CHUNK: tl.constexpr,
+) -> None:
+    # count what goes before the expert's pairs, then place them
     lanes = tl.arange(0, CHUNK)
     earlier = tl.zeros([CHUNK], tl.int32)
     for first in range(0, num_pairs, CHUNK):
@@ -118,3 +160,13 @@ def _sort_pairs(
         tl.store(pairs + end + count - 1, first + lanes, mask=mine)
         end += tl.sum(mine.to(tl.int32), axis=0)
     tl.store(ends + expert, end)
+
+
+@triton.jit
+def _put_in_lanes(
+    values: tl.tensor, places: tl.tensor, num_values: tl.tensor, padded: tl.tensor, CHUNK: tl.constexpr
+) -> None:
+    for first in range(0, padded, CHUNK):
+        number = first + tl.arange(0, CHUNK)
+        value = tl.load(values + number, mask=number < num_values, other=0)
+        tl.store(places + place_in_lanes(number, width_of_warpgroups()), value, mask=number < padded)
