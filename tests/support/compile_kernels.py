@@ -56,6 +56,12 @@ class Compiled:
     tensor_core_instructions: int
     loop_instructions: int
     """Of the longest loop, one time round, as a warp issues them"""
+    loop_exchanges: int
+    """Of these, what moves values between lanes through shared memory: matrix loads and stores of 16 bytes"""
+    hasty_loads: int
+    """Of these, loads from global memory into registers that are read before half of the round has passed"""
+    shared_bytes: int
+    """For each program"""
     early: list[str] | None
     """Accesses to global memory before it waits for the kernels before it; None: it does not wait"""
 
@@ -86,7 +92,7 @@ def main(wanted: list[str]) -> None:
 
     def compile_only(kernel: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **options: Any) -> None:  # noqa: ANN401
         compiled = launch(kernel, *args, grid=grid, warmup=True, **options)
-        found.append(measure(kernel.__name__, case, cards.capability, compiled.asm["cubin"]))
+        found.append(measure(kernel.__name__, case, cards.capability, compiled))
 
     JITFunction.run = compile_only
     for case in wanted:
@@ -160,13 +166,14 @@ def run_skinny(dtype: torch.dtype) -> None:
                 multiply_few(torch.empty(num_rows, num_inputs, dtype=dtype, device=META), matrix, bias)
 
 
-def measure(name: str, case: str, capability: int, cubin: bytes) -> Compiled:
+def measure(name: str, case: str, capability: int, compiled: Any) -> Compiled:  # noqa: ANN401 (Triton's, without types)
     """Read a compiled kernel's resources with the tools that Triton brings."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(compiled.asm["cubin"])
         file.flush()
         usage = _output(triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name)
         assembly = _output(triton.knobs.nvidia.nvdisasm.path, "-c", file.name)
+    loop = _longest_loop(assembly)
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()  # type: ignore[union-attr]
     multiplications = len(re.findall(r"\b(?:HMMA|HGMMA)\.", assembly))
     return Compiled(
@@ -176,23 +183,34 @@ def measure(name: str, case: str, capability: int, cubin: bytes) -> Compiled:
         int(registers),
         int(stack),
         multiplications,
-        _longest_loop(assembly),
+        len(loop),
+        sum(bool(re.search(r"\b(LDSM|STSM|STS\.128)\b", instruction)) for instruction in loop),
+        _hasty_loads(loop),
+        compiled.metadata.shared,
         _early_accesses(assembly),
     )
 
 
-def _longest_loop(assembly: str) -> int:
-    """Return how many instructions the longest loop has, 0 where there is none."""
-    count, longest, places = 0, 0, dict[str, int]()
+def _longest_loop(assembly: str) -> list[str]:
+    """Return the instructions of the longest loop, none where there is none."""
+    instructions, longest, places = list[str](), list[str](), dict[str, int]()
     for line in assembly.splitlines():
         if label := re.match(r"(\.L_x_\d+):", line.strip()):
-            places[label[1]] = count
+            places[label[1]] = len(instructions)
         elif instruction := re.match(r"\s*/\*[0-9a-f]+\*/\s+(.*?);", line):
-            count += 1
+            instructions.append(instruction[1])
             back = re.search(r"\bBRA\b.*?(\.L_x_\d+)", instruction[1])
             if back and back[1] in places:
-                longest = max(longest, count - places[back[1]])
+                longest = max(longest, instructions[places[back[1]] :], key=len)
     return longest
+
+
+def _hasty_loads(loop: list[str]) -> int:
+    count = 0
+    for place, instruction in enumerate(loop):
+        if load := re.search(r"\bLDG\.\S+ (R\d+),", instruction):
+            count += any(re.search(rf"\b{load[1]}\b", later) for later in loop[place + 1 :][: len(loop) // 2])
+    return count
 
 
 def _early_accesses(assembly: str) -> list[str] | None:

@@ -94,6 +94,17 @@ def test_experts_when_compiled_for_hopper_then_a_weight_takes_six_instructions_a
         assert kernel["tensor_core_instructions"]
 
 
+def test_experts_when_compiled_for_hopper_then_no_weight_changes_lanes_and_no_round_waits_for_its_scales(
+    compiled: list[dict[str, Any]],
+) -> None:
+    kernels = [kernel for kernel in compiled if kernel["name"] in GEMV | GEMM and kernel["case"] in CASES[:2]]
+    assert len(kernels) == 4
+    for kernel in kernels:
+        assert (kernel["loop_exchanges"], kernel["hasty_loads"]) == (0, 0)
+        # so that at least three programs of either fit on a multiprocessor, which has 228
+        assert kernel["shared_bytes"] <= (72 if kernel["name"] in GEMM else 16) * 1024
+
+
 @pytest.mark.parametrize("capability", [90, 80])
 def test_skinny_matmuls_when_compiled_then_many_warps_have_room_and_tiles_are_on_the_tensor_cores(
     compiled: list[dict[str, Any]], capability: int
