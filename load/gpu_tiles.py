@@ -27,7 +27,7 @@ from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.experts import ExpertShape
 from gptoss_backend.engine.kernels.experts import apply_to_few, apply_to_many
-from gptoss_backend.engine.kernels.gemv import TENSOR_CORES, GemvTile
+from gptoss_backend.engine.kernels.gemv import TENSOR_CORES, GemvTile, GemvTiles
 from gptoss_backend.engine.kernels.grouped_gemm import GemmTile
 from gptoss_backend.engine.kernels.routing import Routes, pick_experts
 from gptoss_backend.engine.precision import choose_precision
@@ -39,7 +39,7 @@ _MOST_ONE_BY_ONE = 32
 """Tokens; beyond, one pair at a time reads each expert far too often."""
 _console = Console(markup=False, highlight=False, soft_wrap=True)
 
-Tile = GemvTile | GemmTile
+Tile = GemvTiles | GemmTile
 Timer = Callable[[Callable[[], Tensor]], float]
 """Returns the seconds that some work takes."""
 
@@ -66,7 +66,7 @@ class ExpertLayer:
     def work(self, num_tokens: int, tile: Tile) -> Callable[[], Tensor]:
         """Return what computes both matmuls for so many tokens."""
         hidden, routes = self._inputs(num_tokens)
-        if isinstance(tile, GemvTile):
+        if isinstance(tile, GemvTiles):
             return lambda: apply_to_few(hidden, routes, self._weights, self._shape, tile)
         return lambda: apply_to_many(hidden, routes, self._weights, self._shape, tile)
 
@@ -106,7 +106,7 @@ def table_of(layer: ExpertLayer, num_tokens: int, timings: Sequence[Timing], bes
     """Return the best of each way, and today's tiles."""
     today = (TENSOR_CORES, GemmTile.for_rows(num_tokens * layer.top_k, layer.num_experts))
     rows = []
-    for kind, way in ((GemvTile, "one by one"), (GemmTile, "sorted")):
+    for kind, way in ((GemvTiles, "one by one"), (GemmTile, "sorted")):
         of_kind = [timing for timing in timings if isinstance(timing.tile, kind)]
         for place, timing in enumerate(of_kind):
             if timing.seconds is not None and (place < best or timing.tile in today):
@@ -124,12 +124,15 @@ def _time(layer: ExpertLayer, num_tokens: int, tile: Tile, timer: Timer) -> Timi
         return Timing(tile, None)
 
 
-def _gemv_tiles(num_tokens: int) -> Iterator[GemvTile]:
+def _gemv_tiles(num_tokens: int) -> Iterator[GemvTiles]:
     if num_tokens > _MOST_ONE_BY_ONE:
         return
     for rows, blocks, parts, num_stages in product((16, 32), (4, 8), (1, 2, 4), (3, 4)):
         if rows * blocks <= 128:  # of a warp's registers
-            yield GemvTile(rows, blocks, parts, num_stages)
+            tile = GemvTile(rows, blocks, parts, num_stages)
+            yield GemvTiles(tile, tile)
+            if parts < 4:
+                yield GemvTiles(tile, GemvTile(rows, blocks, 2 * parts, num_stages))
 
 
 def _gemm_tiles(layer: ExpertLayer, num_tokens: int) -> Iterator[GemmTile]:

@@ -147,7 +147,7 @@ def test_tile_when_tokens_spread_as_a_router_would_then_hardly_an_expert_needs_a
     assert tiles <= tile.most_tiles(4 * num_tokens, num_experts)
 
 
-@pytest.mark.parametrize("tile", [TENSOR_CORES, NO_TENSOR_CORES])
+@pytest.mark.parametrize("tile", [TENSOR_CORES.gate_up, NO_TENSOR_CORES.gate_up])
 def test_gate_up_when_few_rows_share_a_batch_then_each_has_the_bits_it_has_alone(tile: GemvTile) -> None:
     case = Case.random(Sizes(3, 4, 2, 96, 32), torch.float32, DEVICE)
     matrices, bias = case.weights.gate_up, case.weights.gate_up_bias

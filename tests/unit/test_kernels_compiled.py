@@ -81,7 +81,7 @@ def test_experts_when_compiled_for_hopper_then_a_weight_takes_six_instructions_a
     compiled: list[dict[str, Any]],
 ) -> None:
     # at eight these, and not the memory, bound a step on an H100
-    few, many = TENSOR_CORES, GemmTile.for_rows(4 * MANY, 32)
+    few, many = TENSOR_CORES.down, GemmTile.for_rows(4 * MANY, 32)
     of_a_warp = {
         **dict.fromkeys(GEMV, few.rows * few.blocks),
         **dict.fromkeys(GEMM, many.outputs * many.blocks / many.num_warps),

@@ -9,7 +9,7 @@ import torch
 from load.gpu_tiles import ExpertLayer, table_of, time_tiles
 from torch import Tensor
 
-from gptoss_backend.engine.kernels.gemv import TENSOR_CORES, GemvTile
+from gptoss_backend.engine.kernels.gemv import TENSOR_CORES, GemvTiles
 from gptoss_backend.engine.kernels.grouped_gemm import GemmTile
 from support.shapes import tiny_config
 
@@ -40,7 +40,7 @@ def test_tiles_when_timed_then_the_quickest_is_first_and_what_fails_is_counted(l
     times = [timing.seconds for timing in timings if timing.seconds is not None]
     assert times == sorted(times)
     assert len(times) < len(timings)
-    assert {type(timing.tile) for timing in timings} == {GemvTile, GemmTile}
+    assert {type(timing.tile) for timing in timings} == {GemvTiles, GemmTile}
     assert len({timing.tile for timing in timings}) == len(timings)
     rows = table_of(layer, 4, timings, best=2).rows
     assert [row[0] for row in rows if "did not run" in row[1]] == ["one by one", "sorted"]

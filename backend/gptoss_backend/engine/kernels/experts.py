@@ -16,7 +16,7 @@ from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_
 from gptoss_backend.engine.kernels.gemv import (
     NO_TENSOR_CORES,
     TENSOR_CORES,
-    GemvTile,
+    GemvTiles,
     down_for_pairs,
     gate_up_for_pairs,
 )
@@ -45,8 +45,8 @@ def mix_packed_experts(hidden: Tensor, weights: ExpertWeights, shape: ExpertShap
         scores = _scores(hidden, weights)
         routes = pick_experts(scores, shape.num_experts_per_token)
         if few:
-            tile = TENSOR_CORES if _has_tile_multiplication(hidden.device) else NO_TENSOR_CORES
-            outputs = apply_to_few(hidden, routes, weights, shape, tile)
+            tiles = TENSOR_CORES if _has_tile_multiplication(hidden.device) else NO_TENSOR_CORES
+            outputs = apply_to_few(hidden, routes, weights, shape, tiles)
         else:
             outputs = apply_to_many(hidden, routes, weights, shape, GemmTile.for_rows(num_pairs, num_experts))
         return sum_experts(outputs, routes.shares)
@@ -63,11 +63,13 @@ def _has_tile_multiplication(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def apply_to_few(hidden: Tensor, routes: Routes, weights: ExpertWeights, shape: ExpertShape, tile: GemvTile) -> Tensor:
+def apply_to_few(
+    hidden: Tensor, routes: Routes, weights: ExpertWeights, shape: ExpertShape, tiles: GemvTiles
+) -> Tensor:
     """Return what each pair's expert makes of its token, [num_tokens * top_k, hidden] float32: one pair at a time."""
     gate_up, down = _packed(weights)
-    activations = gate_up_for_pairs(hidden, routes, gate_up, weights.gate_up_bias, shape, tile)
-    return down_for_pairs(activations, routes, down, weights.down_bias, tile)
+    activations = gate_up_for_pairs(hidden, routes, gate_up, weights.gate_up_bias, shape, tiles.gate_up)
+    return down_for_pairs(activations, routes, down, weights.down_bias, tiles.down)
 
 
 def apply_to_many(hidden: Tensor, routes: Routes, weights: ExpertWeights, shape: ExpertShape, tile: GemmTile) -> Tensor:

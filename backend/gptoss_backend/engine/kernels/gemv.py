@@ -58,10 +58,21 @@ class GemvTile:
         return max(1, self.parts)
 
 
-TENSOR_CORES = GemvTile(rows=16, blocks=4, parts=2, num_stages=4)
+@dataclass(frozen=True, slots=True)
+class GemvTiles:
+    """Of an expert's two matmuls."""
+
+    gate_up: GemvTile
+    down: GemvTile
+
+
+# the second matmul has half of the first's programs, which four parts each make up for: as many bytes are under way
+TENSOR_CORES = GemvTiles(
+    gate_up=GemvTile(rows=16, blocks=4, parts=2, num_stages=4), down=GemvTile(rows=16, blocks=4, parts=4, num_stages=4)
+)
 # 16 blocks of 16 bytes: two rows are a warp's widest loads. On an H100 for one token 4 rows take 39.0 µs for both
 # matmuls of the 20B, 8 take 42.9, 16 with four warps 41.6
-NO_TENSOR_CORES = GemvTile(rows=4, blocks=16, parts=0)
+NO_TENSOR_CORES = GemvTiles(*2 * [GemvTile(rows=4, blocks=16, parts=0)])
 
 
 def gate_up_for_pairs(
