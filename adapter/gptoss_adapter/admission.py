@@ -20,6 +20,7 @@ from starlette.types import Scope
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import DrainingError, TooManyRequestsError
 from gptoss_adapter.keys import KeyFile
+from gptoss_adapter.messages.errors import speaks_anthropic
 from gptoss_adapter.routes.page import PAGE, PAGE_FILES
 from gptoss_backend.keys import ApiKey
 from gptoss_backend.settings import AdapterSettings
@@ -54,7 +55,7 @@ class Admission:
         # the page is open: it is nobody's, and asks for a key where the API does
         if self._keys is None or path in self._keyless or path == PAGE or path.startswith(PAGE_FILES):
             return None
-        return self._keys.check(headers.get("authorization"))
+        return self._keys.check(_offered(path, headers))
 
     @contextmanager
     def request(self, scope: Scope, key: ApiKey | None) -> Iterator[None]:
@@ -99,3 +100,11 @@ class Admission:
             self._under_way[key.name] -= 1
             if not self._under_way[key.name]:
                 del self._under_way[key.name]
+
+
+def _offered(path: str, headers: Headers) -> str | None:
+    """Return the Authorization header, or what says the same in the words of Anthropic's clients."""
+    given = headers.get("authorization")
+    if given is None and speaks_anthropic(path) and (key := headers.get("x-api-key")) is not None:
+        return f"Bearer {key}"
+    return given

@@ -31,11 +31,11 @@ from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFile
 from gptoss_adapter.metrics import Metrics
-from gptoss_adapter.routes import chat, completions, health, metrics, models, page, responses, stats, tokens
+from gptoss_adapter.routes import chat, completions, health, messages, metrics, models, page, responses, stats, tokens
 from gptoss_adapter.serving import VERSION, ServedModels, Services, utc_today
 from gptoss_adapter.stats_triton import TritonPage
 from gptoss_adapter.triton_client import TritonModelServer
-from gptoss_adapter.validation import api_error_of
+from gptoss_adapter.validation import error_response
 from gptoss_backend.harmony.vocabulary import encoding
 from gptoss_backend.settings import ServerSettings, Settings, SettingsError
 
@@ -91,7 +91,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    for routes in (chat, completions, responses, tokens, models, health, metrics, stats):
+    for routes in (chat, completions, responses, messages, tokens, models, health, metrics, stats):
         app.include_router(routes.router)
     if settings.adapter.page:
         app.include_router(page.router)
@@ -142,4 +142,4 @@ def _traces(settings: Settings) -> Traces | None:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    return api_error_of(error, request).response()
+    return error_response(error, request)

@@ -48,6 +48,11 @@ class ContentGate:
         """A stop string was found: the content is over, and nothing is to be pushed any more."""
         return self._stop.matched
 
+    @property
+    def stop_string(self) -> str | None:
+        """The one that was found."""
+        return self._stop.found
+
     def score(self, tokens: Iterable[TokenLogprob]) -> None:
         """Announce tokens whose text is pushed next, or has begun to be."""
         self._tokens.extend(ContentToken(self._num_pushed, scored) for scored in tokens)

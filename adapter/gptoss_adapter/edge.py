@@ -30,9 +30,10 @@ from gptoss_adapter.errors import (
     TooManyRequestsError,
 )
 from gptoss_adapter.logs import fields
+from gptoss_adapter.messages.errors import speaks_anthropic
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.stats_activity import COMPLETED
-from gptoss_adapter.validation import api_error_of
+from gptoss_adapter.validation import error_response
 from gptoss_backend.settings import AdapterSettings
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Edge:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], *self._headers(record)]
+                message["headers"] = [*message["headers"], *self._headers(record, scope)]
             elif content is not None:
                 content.answer.add(message.get("body", b""))
             await send(message)
@@ -134,7 +135,7 @@ class Edge:
             raise error  # the response has begun: all that is left is to break the connection
         if isinstance(error, TooManyRequestsError) and error.retry_after_s is None:
             error.headers["Retry-After"] = str(self._admission.retry_after_s())
-        await api_error_of(error, Request(scope)).response()(scope, receive, send)
+        await error_response(error, Request(scope))(scope, receive, send)
 
     def _tell(self, record: RequestRecord, scope: Scope, content: Content | None) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
@@ -150,10 +151,12 @@ class Edge:
             head = {"method": scope["method"], "path": path, "status": record.status}
             logger.log(level, "%s %s %d", *head.values(), extra=fields(told, in_message=head))
 
-    def _headers(self, record: RequestRecord) -> Iterator[tuple[bytes, bytes]]:
+    def _headers(self, record: RequestRecord, scope: Scope) -> Iterator[tuple[bytes, bytes]]:
         """Yield what every response says of itself. The time is that until its head: a stream has just begun."""
         processing_ms = round((time.perf_counter() - record.started_at) * 1000)
         yield REQUEST_ID_HEADER.encode(), record.request_id.encode()
+        if speaks_anthropic(scope["path"]):
+            yield b"request-id", record.request_id.encode()  # where its clients look
         yield b"openai-processing-ms", str(processing_ms).encode()
         if (profile := record.notes.get("profile")) is not None:
             yield PROFILE_HEADER.encode(), str(profile).encode()

@@ -108,7 +108,7 @@ class Generation(ABC, Generic[T_co]):
 
     @property
     def usage(self) -> Usage:
-        """What the generation has cost so far. Once it has begun."""
+        """What the generation has cost, the prompt included, from its beginning on. Whole at its end."""
         prompt = self._finished or self._started
         return Usage.of(
             prompt_tokens=prompt.prompt_tokens,

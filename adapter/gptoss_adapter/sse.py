@@ -51,10 +51,11 @@ class EventStream(Response):
         events: AsyncGenerator[bytes, None],
         keepalive_s: float,
         failure: Callable[[ApiError], bytes] = error_event,
+        keep_alive: bytes = KEEP_ALIVE,
     ) -> None:
         """events: framed, one or more whole events an item; closed by this response.
 
-        keepalive_s: a comment is sent when nothing else was for so long, so that no proxy takes the stream for dead.
+        keepalive_s: `keep_alive` is sent when nothing else was for so long, so that no proxy takes the stream for dead.
         failure: how this kind of stream tells of the error that ends it.
         """
         self.status_code = 200
@@ -62,6 +63,7 @@ class EventStream(Response):
         self._events = events
         self._keepalive_s = keepalive_s
         self._failure = failure
+        self._keep_alive = keep_alive
         self._last_sent_at = 0.0
         # X-Accel-Buffering: nginx otherwise gathers events until its buffer is full
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -104,7 +106,7 @@ class EventStream(Response):
 
     async def _send_all(self, first: asyncio.Task[bytes], send: Send) -> None:
         if not first.done():
-            await self._send(KEEP_ALIVE, send)
+            await self._send(self._keep_alive, send)
         await self._send(await first, send)
         async for event in self._events:
             await self._send(event, send)
@@ -119,4 +121,4 @@ class EventStream(Response):
         while True:
             await asyncio.sleep(self._last_sent_at + self._keepalive_s - now())
             if now() - self._last_sent_at >= self._keepalive_s:
-                await self._send(KEEP_ALIVE, send)
+                await self._send(self._keep_alive, send)

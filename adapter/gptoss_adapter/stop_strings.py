@@ -23,6 +23,8 @@ class StopStrings:
         self._held = ""
         self.matched = False
         """A string was found: no more text is to be pushed."""
+        self.found: str | None = None
+        """The string."""
 
     def push(self, text: str) -> str:
         """Return what may go out now: all that cannot belong to a match, and nothing from a match on."""
@@ -30,11 +32,12 @@ class StopStrings:
             return text
         text, num_old = self._held + text, len(self._held)
         for end in range(num_old, len(text)):
-            matched = [matcher.length for matcher in self._matchers if matcher.advance(text[end])]
+            matched = [matcher.string for matcher in self._matchers if matcher.advance(text[end])]
             if matched:
                 self.matched = True
+                self.found = max(matched, key=len)
                 self._held = ""
-                return text[: end + 1 - max(matched)]
+                return text[: end + 1 - len(self.found)]
         shown = len(text) - max(matcher.num_matched for matcher in self._matchers)
         self._held = text[shown:]
         return text[:shown]
@@ -51,18 +54,17 @@ class _Matcher:
     """Follows how much of one string the text read so far ends with."""
 
     def __init__(self, string: str) -> None:
-        self._string = string
+        self.string = string
         self._shorter = _borders(string)
-        self.length = len(string)
         self.num_matched = 0
 
     def advance(self, char: str) -> bool:
         """Read one more character; True where the string is complete. Not to be called again then."""
         count = self.num_matched
-        while count and self._string[count] != char:
+        while count and self.string[count] != char:
             count = self._shorter[count - 1]
-        self.num_matched = count + (self._string[count] == char)
-        return self.num_matched == self.length
+        self.num_matched = count + (self.string[count] == char)
+        return self.num_matched == len(self.string)
 
 
 def _borders(string: str) -> list[int]:

@@ -31,6 +31,7 @@ _OPERATIONS: Final = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "text_completion",
     "/v1/responses": "chat",
+    "/v1/messages": "chat",
 }
 _W3C: Final = TraceContextTextMapPropagator()
 Attributes = dict[str, AttributeValue]

@@ -100,6 +100,11 @@ class Turn(Generation[Delta]):
         """Whether the turn broke off inside a call, which is not to be run then. After the last delta only."""
         return self._splitter.has_cut_call
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the turn, None where something else did."""
+        return self._gate.stop_string
+
     def _reasoning_tokens(self) -> int:
         return self._splitter.reasoning_tokens
 

@@ -27,6 +27,8 @@ from gptoss_adapter.errors import (
     NotFoundError,
     UnsupportedMediaTypeError,
 )
+from gptoss_adapter.messages.errors import error_response as anthropic_response
+from gptoss_adapter.messages.errors import speaks_anthropic
 from gptoss_adapter.schemas.fields import TOO_MANY_FIELDS, UNSUPPORTED
 
 
@@ -67,6 +69,12 @@ def api_error_of(error: Exception, request: Request) -> ApiError:
     if isinstance(error, HTTPException):
         return _of_http(error, request)
     return InternalError(current_request_id())
+
+
+def error_response(error: Exception, request: Request) -> Response:
+    """Return what the client is to be told about `error`, in the shape of the API it speaks."""
+    told = api_error_of(error, request)
+    return anthropic_response(told) if speaks_anthropic(request.url.path) else told.response()
 
 
 def _of_http(error: HTTPException, request: Request) -> ApiError:

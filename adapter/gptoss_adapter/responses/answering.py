@@ -7,10 +7,9 @@ Does not know: HTTP, how events are framed.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Final, Literal, Self
 
@@ -23,6 +22,7 @@ from gptoss_adapter.errors import (
     ServiceUnavailableError,
     TooManyRequestsError,
 )
+from gptoss_adapter.field_names import naming_fields
 from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.prompting import check_answer_fields
 from gptoss_adapter.responses.items import own_items
@@ -47,8 +47,6 @@ from gptoss_backend.contract import ChatRequest
 
 _OUR_FIELDS: Final = {"messages": "input", "response_format": "text.format"}
 """A chat's field → ours. Its index says nothing: several items make one message."""
-_CHAT_TOOL: Final = re.compile(r"^tools\[(\d+)\](?:\.function\b)?")
-"""A tool's place in a chat, whose fields lie one deeper than here."""
 
 
 class Answering:
@@ -169,26 +167,6 @@ async def asked_chat(
     return chat_request(body, [*earlier, *own_input], served.profile, services.today()), own_input
 
 
-@contextmanager
-def naming_fields_of_this_api(offered: Sequence[Offer] = ()) -> Iterator[None]:
-    """Errors in the body name the fields of a chat: make them name those that were sent.
-
-    offered: the functions the model is told of, in their order.
-    """
-    try:
-        yield
-    except InvalidRequestError as error:
-        named = error.param or ""
-        as_tool = _CHAT_TOOL.sub(lambda found: _place(int(found[1]), offered), named)
-        ours = next((field for chats, field in _OUR_FIELDS.items() if named.startswith(chats)), as_tool)
-        if ours != named:
-            error.param = ours
-            error.message = error.message.replace(f"{named}:", f"{ours}:", 1)
-        raise
-
-
-def _place(position: int, offered: Sequence[Offer]) -> str:
-    return offered[position].place if position < len(offered) else f"tools[{position}]"
 
 
 def _check_length(num_items: int, max_items: int) -> None:

@@ -1,0 +1,102 @@
+"""Blocks → the messages of a chat, by way of the items of `/v1/responses`, which are the same things by other names.
+
+Stage: 2 validate → 3 prompt.
+Owns: what each block says to the model.
+Does not know: which items make one message, which calls match (responses/conversation.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Final
+
+from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.messages.thinking import thinking_behind
+from gptoss_adapter.responses.conversation import chat_messages
+from gptoss_adapter.schemas.messages import (
+    AssistantMessage,
+    ConversationFields,
+    Message,
+    TextBlock,
+    TextContent,
+    ThinkingBlock,
+    ToolResultBlock,
+    ToolUseBlock,
+    UserMessage,
+)
+from gptoss_adapter.schemas.response_items import (
+    FunctionCallItem,
+    FunctionCallOutputItem,
+    Item,
+    MessageItem,
+    ReasoningItem,
+    ReasoningText,
+)
+from gptoss_backend.contract import ChatMessage, Role
+
+_BILLING: Final = "x-anthropic-billing-header:"
+"""Claude Code's first block of `system`, which is for Anthropic's bill: another in each request, it would keep all that
+follows from being found in the KV cache."""
+
+
+def conversation(body: ConversationFields) -> tuple[ChatMessage, ...]:
+    """Return the conversation with its instructions. Raises InvalidRequestError, for calls without results too."""
+    items = [item for at, message in enumerate(body.messages) for item in _items(message, f"messages[{at}]")]
+    try:
+        messages = chat_messages(items)
+    except InvalidRequestError as error:
+        if error.param != "input":
+            raise
+        raise InvalidRequestError(f"messages: {error.message}", param="messages", code=error.code) from None
+    told = _instructions(body.system) if body.system is not None else ""
+    return (ChatMessage(Role.SYSTEM, told), *messages) if told else messages
+
+
+def _instructions(system: TextContent) -> str:
+    if isinstance(system, str):
+        return system
+    return "\n\n".join(block.text for block in system if not block.text.startswith(_BILLING))
+
+
+def _items(message: Message, where: str) -> Iterator[Item]:
+    """Yield what the message's blocks say. Neighbouring texts are one."""
+    blocks = message.content
+    if isinstance(blocks, str):
+        yield MessageItem(role=message.role, content=blocks)
+        return
+    for is_text, group in groupby(enumerate(blocks), key=lambda numbered: isinstance(numbered[1], TextBlock)):
+        if is_text:
+            texts = [block for _, block in group if isinstance(block, TextBlock)]
+            yield MessageItem(role=message.role, content=_text(texts))
+            continue
+        for at, block in group:
+            yield from _item(block, f"{where}.content[{at}]")
+
+
+def _item(block: object, where: str) -> Iterator[Item]:
+    match block:
+        case ThinkingBlock(thinking=text, signature=signature):
+            thought = ReasoningText(type="reasoning_text", text=thinking_behind(text, signature, where))
+            yield ReasoningItem(type="reasoning", summary=[], content=[thought])
+        case ToolUseBlock():
+            arguments = json.dumps(block.input, ensure_ascii=False, separators=(",", ":"))
+            yield FunctionCallItem(type="function_call", call_id=block.id, name=block.name, arguments=arguments)
+        case ToolResultBlock():
+            yield FunctionCallOutputItem(type="function_call_output", call_id=block.tool_use_id, output=_result(block))
+
+
+def _result(block: ToolResultBlock) -> str:
+    text = _text(block.content or "")
+    return f"Error: {text}" if block.is_error else text
+
+
+def _text(content: str | Sequence[TextBlock]) -> str:
+    return content if isinstance(content, str) else "\n".join(block.text for block in content)
+
+
+def ends_with_the_assistant(body: ConversationFields) -> bool:
+    """Say whether the last turn is an answer that was begun."""
+    turns = [message for message in body.messages if isinstance(message, UserMessage | AssistantMessage)]
+    return bool(turns) and isinstance(turns[-1], AssistantMessage)

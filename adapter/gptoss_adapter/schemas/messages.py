@@ -1,0 +1,269 @@
+"""The requests of POST /v1/messages and POST /v1/messages/count_tokens: Anthropic's Messages API.
+
+Stage: 2 validate.
+Owns: their fields, their types and bounds. Every field is honoured, harmless (read by nobody) or NotHonoured.
+Does not know: the contract with Triton (messages/plan.py maps to it).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Discriminator, Field, JsonValue, Tag
+
+from gptoss_adapter.schemas.fields import ListOf, NotHonoured, RequestModel, content_kind
+from gptoss_adapter.schemas.response_items import FunctionName, ItemId
+from gptoss_adapter.schemas.sampling import GenerationFields
+
+CacheControl: TypeAlias = dict[str, JsonValue] | None
+"""Harmless wherever it stands: the beginning of every prompt is kept for as long as there is room."""
+
+# --- blocks ---------------------------------------------------------------------------------------------------------
+
+
+class TextBlock(RequestModel):
+    """A piece of content; pictures, documents and search results are beyond these models."""
+
+    type: Literal["text"]
+    text: str
+    citations: Annotated[object, NotHonoured([])] = None
+    cache_control: CacheControl = None
+
+
+class ThinkingBlock(RequestModel):
+    """What the model thought before it went on."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str | None = None
+    """Read where it holds the thinking that `display: omitted` left out, else harmless: nothing is verified here."""
+
+
+class RedactedThinkingBlock(RequestModel):
+    """Harmless: what another server has encrypted is nothing to this one."""
+
+    type: Literal["redacted_thinking"]
+    data: str
+
+
+class ToolUseBlock(RequestModel):
+    """A call an earlier answer made."""
+
+    type: Literal["tool_use"]
+    id: ItemId
+    name: str
+    input: dict[str, JsonValue]
+    caller: Annotated[object, NotHonoured({"type": "direct"})] = None
+    toolset_name: Annotated[object, NotHonoured()] = None
+    cache_control: CacheControl = None
+
+
+def _content_of(what: str) -> Discriminator:
+    return Discriminator(
+        content_kind,
+        custom_error_type="content_type",
+        custom_error_message=f"Input should be a string or a list of {what}",
+    )
+
+
+TextContent = Annotated[
+    Annotated[str, Tag("text")] | Annotated[ListOf[TextBlock], Tag("parts")], _content_of("text blocks")
+]
+
+
+class ToolResultBlock(RequestModel):
+    """What a called tool returned."""
+
+    type: Literal["tool_result"]
+    tool_use_id: ItemId
+    content: TextContent | None = None
+    is_error: bool | None = None
+    toolset_name: Annotated[object, NotHonoured()] = None
+    cache_control: CacheControl = None
+
+
+UserBlock = Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]
+AssistantBlock = Annotated[
+    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock, Field(discriminator="type")
+]
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+class UserMessage(RequestModel):
+    """What the user says, and what the tools returned."""
+
+    role: Literal["user"]
+    content: Annotated[Annotated[str, Tag("text")] | Annotated[ListOf[UserBlock], Tag("parts")], _content_of("blocks")]
+
+
+class AssistantMessage(RequestModel):
+    """An earlier answer."""
+
+    role: Literal["assistant"]
+    content: Annotated[
+        Annotated[str, Tag("text")] | Annotated[ListOf[AssistantBlock], Tag("parts")], _content_of("blocks")
+    ]
+
+
+class SystemMessage(RequestModel):
+    """Further instructions; the model reads all of them before the conversation."""
+
+    role: Literal["system"]
+    content: TextContent
+
+
+Message = Annotated[UserMessage | AssistantMessage | SystemMessage, Field(discriminator="role")]
+
+# --- tools ----------------------------------------------------------------------------------------------------------
+
+
+class MessageTool(RequestModel):
+    """A tool the model may use; `input_schema` is a JSON schema, which inputs are held to."""
+
+    type: Annotated[
+        object, NotHonoured("custom", instead="Anthropic's own tools are not run here, describe one by 'input_schema'")
+    ] = None
+    name: FunctionName
+    description: str | None = None
+    input_schema: dict[str, JsonValue]
+    input_examples: ListOf[dict[str, JsonValue]] | None = None
+    """The model is told of them behind the description."""
+    strict: bool | None = None
+    """Harmless: inputs are always held to the schema."""
+    eager_input_streaming: bool | None = None
+    """Harmless: inputs are always streamed as they come."""
+    cache_control: CacheControl = None
+    defer_loading: Annotated[object, NotHonoured(False)] = None
+    allowed_callers: Annotated[object, NotHonoured(["direct"])] = None
+
+
+class OpenChoice(RequestModel):
+    """The model decides: whether it calls (auto), or what (any)."""
+
+    type: Literal["auto", "any"]
+    disable_parallel_tool_use: bool | None = None
+
+
+class NamedChoice(RequestModel):
+    """This tool must be called."""
+
+    type: Literal["tool"]
+    name: str
+    disable_parallel_tool_use: bool | None = None
+
+
+class NoChoice(RequestModel):
+    """The model is told of no tool."""
+
+    type: Literal["none"]
+
+
+ToolChoiceField = Annotated[OpenChoice | NamedChoice | NoChoice, Field(discriminator="type")]
+
+# --- thinking and output --------------------------------------------------------------------------------------------
+
+
+class Thinking(RequestModel):
+    """How much the model thinks, which it always does, and whether that is told."""
+
+    type: Literal["enabled", "adaptive", "between_tools", "disabled"]
+    """Of `enabled` the budget decides; `disabled` is the least there is, untold; the others leave it to the profile."""
+    budget_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    display: Literal["summarized", "omitted"] | None = None
+    """Thinking is never summarised; `omitted` leaves it out of its block."""
+
+
+class JsonOutput(RequestModel):
+    """The text is JSON of a schema."""
+
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, JsonValue], Field(alias="schema")]
+
+
+class OutputConfig(RequestModel):
+    """How the model answers."""
+
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    """The two above high are high: there is no more."""
+    format: JsonOutput | None = None
+    task_budget: Annotated[object, NotHonoured()] = None
+
+
+class ContextEdit(RequestModel):
+    """Harmless: of thinking, the model is shown only what follows its last answer, whatever is asked to be kept."""
+
+    type: Literal["clear_thinking_20251015"]
+    keep: JsonValue = None
+
+
+class ContextManagement(RequestModel):
+    """What is to be left out of the conversation."""
+
+    edits: ListOf[ContextEdit] | None = None
+
+
+class Metadata(RequestModel):
+    """Harmless: a label that changes no answer."""
+
+    user_id: str | None = None
+
+
+# --- the requests ---------------------------------------------------------------------------------------------------
+
+
+class ConversationFields(RequestModel):
+    """All that decides a prompt."""
+
+    model: str
+    messages: Annotated[ListOf[Message], Field(min_length=1)]
+    system: TextContent | None = None
+    tools: ListOf[MessageTool] | None = None
+    tool_choice: ToolChoiceField | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    profile: str | None = None
+    """The operating point: defaults and limits, and for the model `gpt-oss` which model answers."""
+
+    cache_control: CacheControl = None
+    context_management: ContextManagement | None = None
+
+    output_format: Annotated[object, NotHonoured(instead="say it with 'output_config.format'")] = None
+    speed: Annotated[object, NotHonoured("standard")] = None
+    mcp_servers: Annotated[object, NotHonoured([])] = None
+    compaction: Annotated[object, NotHonoured()] = None
+    thread: dict[str, JsonValue] | None = None
+    """Refused by plan.py, in the words on which Anthropic's clients go on without."""
+
+
+class CountTokensRequest(ConversationFields):
+    """A conversation whose prompt is to be counted."""
+
+
+class MessageRequest(ConversationFields, GenerationFields):
+    """A conversation to continue by one assistant message.
+
+    The fields of a chat that Anthropic's API does not have (seed, min_p, priority …) are taken too.
+    """
+
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)]
+    """At most so many: a profile may give less, and `stop_reason` then says so."""
+    stop_sequences: Annotated[
+        ListOf[Annotated[str, Field(min_length=1, max_length=1024)]] | None, Field(max_length=64)
+    ] = None
+    temperature: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+
+    # harmless: labels that change no answer
+    metadata: Metadata | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None
+    diagnostics: dict[str, JsonValue] | None = None
+    """Asks for a report on Anthropic's cache, which may always be missing."""
+
+    stop: Annotated[None, NotHonoured(instead="say it with 'stop_sequences'")] = None
+    n: Annotated[int | None, NotHonoured(1)] = None
+    stream_options: Annotated[None, NotHonoured()] = None
+    container: Annotated[object, NotHonoured()] = None
+    inference_geo: Annotated[object, NotHonoured()] = None
+    fallbacks: Annotated[object, NotHonoured([])] = None
+    fallback_credit_token: Annotated[object, NotHonoured()] = None
+    billing_policy: Annotated[object, NotHonoured()] = None
