@@ -8,6 +8,7 @@ Does not know: which items make one message, which calls match (responses/conver
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Final
@@ -19,6 +20,7 @@ from gptoss_adapter.schemas.messages import (
     AssistantMessage,
     ConversationFields,
     Message,
+    SystemMessage,
     TextBlock,
     TextContent,
     ThinkingBlock,
@@ -36,14 +38,15 @@ from gptoss_adapter.schemas.response_items import (
 )
 from gptoss_backend.contract import ChatMessage, Role
 
-_BILLING: Final = "x-anthropic-billing-header:"
-"""Claude Code's first block of `system`, which is for Anthropic's bill: another in each request, it would keep all that
-follows from being found in the KV cache."""
+_BILLING: Final = re.compile(r"\Ax-anthropic-billing-header:[^\n]*\n?")
+"""Begins Claude Code's `system` and is for Anthropic's bill. It changes from request to request, so nothing behind it
+would be found in the KV cache."""
 
 
 def conversation(body: ConversationFields) -> tuple[ChatMessage, ...]:
     """Return the conversation with its instructions. Raises InvalidRequestError, for calls without results too."""
-    items = [item for at, message in enumerate(body.messages) for item in _items(message, f"messages[{at}]")]
+    turns = [_in_its_place(message) if at else message for at, message in enumerate(body.messages)]
+    items = [item for at, message in enumerate(turns) for item in _items(message, f"messages[{at}]")]
     try:
         messages = chat_messages(items)
     except InvalidRequestError as error:
@@ -55,9 +58,19 @@ def conversation(body: ConversationFields) -> tuple[ChatMessage, ...]:
 
 
 def _instructions(system: TextContent) -> str:
-    if isinstance(system, str):
-        return system
-    return "\n\n".join(block.text for block in system if not block.text.startswith(_BILLING))
+    blocks = [system] if isinstance(system, str) else [block.text for block in system]
+    return "\n\n".join(text for block in blocks if (text := _BILLING.sub("", block)))
+
+
+def _in_its_place(message: Message) -> Message:
+    """Return what is said here: instructions that come later are the user's, marked as Claude Code marks its own.
+
+    The model reads all instructions before the conversation. One more there would move everything behind it, and
+    nothing of the conversation would be found in the KV cache.
+    """
+    if not isinstance(message, SystemMessage):
+        return message
+    return UserMessage(role="user", content=f"<system-reminder>\n{_text(message.content)}\n</system-reminder>")
 
 
 def _items(message: Message, where: str) -> Iterator[Item]:

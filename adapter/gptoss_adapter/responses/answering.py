@@ -167,6 +167,12 @@ async def asked_chat(
     return chat_request(body, [*earlier, *own_input], served.profile, services.today()), own_input
 
 
+def naming_fields_of_this_api(offered: Sequence[Offer] = ()) -> AbstractContextManager[None]:
+    """Errors in the body name the fields of a chat: make them name those that were sent.
+
+    offered: the functions the model is told of, in their order.
+    """
+    return naming_fields(_OUR_FIELDS, [offer.place for offer in offered])
 
 
 def _check_length(num_items: int, max_items: int) -> None:

@@ -107,7 +107,7 @@ class AssistantMessage(RequestModel):
 
 
 class SystemMessage(RequestModel):
-    """Further instructions; the model reads all of them before the conversation."""
+    """Further instructions, from here on where they are not the first message."""
 
     role: Literal["system"]
     content: TextContent
