@@ -7,9 +7,9 @@ Does not know: the contract with Triton (messages/plan.py maps to it).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, JsonValue, Tag
+from pydantic import Discriminator, Field, JsonValue, Tag, WithJsonSchema
 
 from gptoss_adapter.schemas.fields import ListOf, NotHonoured, RequestModel, content_kind
 from gptoss_adapter.schemas.response_items import FunctionName, ItemId
@@ -26,7 +26,8 @@ class TextBlock(RequestModel):
 
     type: Literal["text"]
     text: str
-    citations: Annotated[object, NotHonoured([])] = None
+    citations: list[JsonValue] | None = None
+    """Harmless: what an earlier text was taken from, by another server's tools."""
     cache_control: CacheControl = None
 
 
@@ -87,6 +88,9 @@ AssistantBlock = Annotated[
     TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock, Field(discriminator="type")
 ]
 
+_TOLD: Final = WithJsonSchema({"type": "array", "items": {"type": "object", "required": ["type"]}})
+"""What /openapi.json says of blocks. Spelled out, lists within lists are more than schemathesis makes requests from."""
+
 # --- messages -------------------------------------------------------------------------------------------------------
 
 
@@ -94,7 +98,9 @@ class UserMessage(RequestModel):
     """What the user says, and what the tools returned."""
 
     role: Literal["user"]
-    content: Annotated[Annotated[str, Tag("text")] | Annotated[ListOf[UserBlock], Tag("parts")], _content_of("blocks")]
+    content: Annotated[
+        Annotated[str, Tag("text")] | Annotated[ListOf[UserBlock], _TOLD, Tag("parts")], _content_of("blocks")
+    ]
 
 
 class AssistantMessage(RequestModel):
@@ -102,7 +108,7 @@ class AssistantMessage(RequestModel):
 
     role: Literal["assistant"]
     content: Annotated[
-        Annotated[str, Tag("text")] | Annotated[ListOf[AssistantBlock], Tag("parts")], _content_of("blocks")
+        Annotated[str, Tag("text")] | Annotated[ListOf[AssistantBlock], _TOLD, Tag("parts")], _content_of("blocks")
     ]
 
 
