@@ -22,7 +22,7 @@ _CHAT_TOOL: Final = re.compile(r"^tools\[(\d+)\](?:\.function\b)?")
 def naming_fields(ours: Mapping[str, str], tools: Sequence[str] = ()) -> Iterator[None]:
     """Make a refusal that names a chat's field name ours.
 
-    ours: by a chat's field, whose index says nothing there. tools: where the chat's tools lie, unless in the same places.
+    ours: by a chat's field, whose index says nothing there. tools: where its tools lie, unless in the same places.
     """
     try:
         yield
