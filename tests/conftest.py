@@ -10,9 +10,14 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# how long an example takes is the machine's affair
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 _COMPUTING = ("test_kernels", "test_native", "test_model", "test_sampler", "test_scheduler", "test_demo", "test_eagle")
 

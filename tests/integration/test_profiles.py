@@ -158,7 +158,8 @@ def test_reload_when_requests_are_under_way_then_they_end_well_and_new_ones_get_
         return statuses
 
     with ThreadPoolExecutor(4) as pool:
-        long = pool.submit(ask, server, "gpt-oss-20b", max_tokens=12_000)
+        # drawn, so that nothing is guessed ahead and it takes its time
+        long = pool.submit(ask, server, "gpt-oss-20b", max_tokens=12_000, temperature=1.0)
         asked = [pool.submit(keep_asking, model) for model in ("gpt-oss-20b", "gpt-oss-demo")]
         try:
             wait_until(lambda: server.triton_metric("gptoss_engine_num_requests_running", model="gpt_oss_20b") > 0)

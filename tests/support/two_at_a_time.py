@@ -1,7 +1,7 @@
 """`two_at_a_time.py [options of pytest]`: all tests, those that only compute beside those that serve.
 
-What serves waits a good deal, for processes that start and end, and leaves a core to what computes. Not pytest-xdist:
-its workers ignore Ctrl-C, as do the servers that they start, and it finds no groups in pytest 9.2.
+What serves waits a good deal, for processes that start and end; what computes takes that time and no other. Not
+pytest-xdist: its workers ignore Ctrl-C, as do the servers that they start, and it finds no groups in pytest 9.2.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ def main(options: list[str]) -> int:
     """Run both, what serves before everybody's eyes, and show what the other said; returns the worse status."""
     pytest = [sys.executable, "-m", "pytest", *options, "-m"]
     with tempfile.TemporaryFile("w+") as output:
-        computing = subprocess.Popen([*pytest, "computing"], stdout=output, stderr=subprocess.STDOUT, text=True)
+        patient = ["nice", "-n", "19", *pytest, "computing"]
+        computing = subprocess.Popen(patient, stdout=output, stderr=subprocess.STDOUT, text=True)
         try:
             serving = subprocess.run([*pytest, "not computing"], check=False).returncode
             print("==> what only computes, run beside these", flush=True)

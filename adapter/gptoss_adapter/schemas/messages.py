@@ -88,9 +88,6 @@ AssistantBlock = Annotated[
     TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock, Field(discriminator="type")
 ]
 
-_TOLD: Final = WithJsonSchema({"type": "array", "items": {"type": "object", "required": ["type"]}})
-"""What /openapi.json says of blocks. Spelled out, lists within lists are more than schemathesis makes requests from."""
-
 # --- messages -------------------------------------------------------------------------------------------------------
 
 
@@ -98,9 +95,7 @@ class UserMessage(RequestModel):
     """What the user says, and what the tools returned."""
 
     role: Literal["user"]
-    content: Annotated[
-        Annotated[str, Tag("text")] | Annotated[ListOf[UserBlock], _TOLD, Tag("parts")], _content_of("blocks")
-    ]
+    content: Annotated[Annotated[str, Tag("text")] | Annotated[ListOf[UserBlock], Tag("parts")], _content_of("blocks")]
 
 
 class AssistantMessage(RequestModel):
@@ -108,7 +103,7 @@ class AssistantMessage(RequestModel):
 
     role: Literal["assistant"]
     content: Annotated[
-        Annotated[str, Tag("text")] | Annotated[ListOf[AssistantBlock], _TOLD, Tag("parts")], _content_of("blocks")
+        Annotated[str, Tag("text")] | Annotated[ListOf[AssistantBlock], Tag("parts")], _content_of("blocks")
     ]
 
 
@@ -120,6 +115,18 @@ class SystemMessage(RequestModel):
 
 
 Message = Annotated[UserMessage | AssistantMessage | SystemMessage, Field(discriminator="role")]
+
+_BLOCK: Final = {"type": "object", "properties": {"type": {"type": "string"}}, "required": ["type"]}
+_MESSAGE: Final = {
+    "type": "object",
+    "properties": {
+        "role": {"enum": ["user", "assistant", "system"]},
+        "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _BLOCK}]},
+    },
+    "required": ["role", "content"],
+}
+_TOLD: Final = WithJsonSchema({"type": "array", "minItems": 1, "items": _MESSAGE})
+"""What /openapi.json says of messages. Spelled out, lists within lists are more than schemathesis makes requests of."""
 
 # --- tools ----------------------------------------------------------------------------------------------------------
 
@@ -222,7 +229,7 @@ class ConversationFields(RequestModel):
     """All that decides a prompt."""
 
     model: str
-    messages: Annotated[ListOf[Message], Field(min_length=1)]
+    messages: Annotated[ListOf[Message], Field(min_length=1), _TOLD]
     system: TextContent | None = None
     tools: ListOf[MessageTool] | None = None
     tool_choice: ToolChoiceField | None = None
