@@ -7,6 +7,7 @@ trigger, so the choice is made before all tests.
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import torch
@@ -14,6 +15,10 @@ from hypothesis import settings
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # as in a shell's background: the servers that tests start, and end by Ctrl-C, would ignore it, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # how long an example takes is the machine's affair
 settings.register_profile("unhurried", deadline=None)

@@ -1,7 +1,7 @@
 """`two_at_a_time.py [options of pytest]`: all tests, those that only compute beside those that serve.
 
 What serves waits a good deal, for processes that start and end; what computes takes that time and no other. Not
-pytest-xdist: its workers ignore Ctrl-C, as do the servers that they start, and it finds no groups in pytest 9.2.
+pytest-xdist: 3.8 does not see its groups in pytest 9.2, and its workers all have the same right to the processor.
 """
 
 from __future__ import annotations
