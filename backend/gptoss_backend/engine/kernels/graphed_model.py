@@ -38,9 +38,9 @@ logger = logging.getLogger(__name__)
 
 _LARGEST = 256
 _STRIDE = 8
-# beyond, the device has work for longer than the host takes to launch it
 # one of each number of rows for which there is another kernel
 _SAMPLES_COMPILED = (1, MOST_ROWS // 2, MOST_ROWS - 1, MOST_ROWS, MOST_ROWS + 1)
+# beyond, the device has work for longer than the host takes to launch it
 _PASSES = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024)
 
 Work = Callable[[], None]
