@@ -265,10 +265,9 @@ def _refusal_of(sentence: str, code: GenerationErrorCode | None) -> tuple[str, i
     """Return the text and Triton status of an error of the engine."""
     if code is None:
         return sentence, pb_utils.TritonError.INTERNAL
-    is_clients = code is GenerationErrorCode.STRUCTURE_FAILED
-    return encode_error(
-        code, sentence
-    ), pb_utils.TritonError.INVALID_ARG if is_clients else pb_utils.TritonError.UNAVAILABLE
+    is_requests = code is GenerationErrorCode.STRUCTURE_FAILED
+    status = pb_utils.TritonError.INVALID_ARG if is_requests else pb_utils.TritonError.UNAVAILABLE
+    return encode_error(code, sentence), status
 
 
 def _must_stay_apart(before: TokenDelta, after: TokenDelta) -> bool:
