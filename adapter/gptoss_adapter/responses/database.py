@@ -22,6 +22,7 @@ IN_MEMORY: Final = Path(":memory:")
 """The path of a file that is none: what is kept is gone when it is closed."""
 SCHEMA_VERSION: Final = 1
 _BUSY_TIMEOUT_S: Final = 5.0
+_RETRY_S: Final = 0.01
 _FEW: Final = 16
 """Responses forgotten at once: expired ones before each write, the oldest ones until a new one has room."""
 _ROOM_BESIDES_TEXT: Final = 16
@@ -159,9 +160,22 @@ class ResponseDatabase:
 
     # --- the file ---------------------------------------------------------------------------------------------------
 
+    def _begin_log(self) -> None:
+        """Change to a write-ahead log. Where another process is doing so, SQLite does not wait for it by itself."""
+        give_up_at = time.monotonic() + _BUSY_TIMEOUT_S
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                    raise
+                time.sleep(_RETRY_S)
+            else:
+                return
+
     def _prepare(self, max_bytes: int) -> int:
         """Set the file up; returns how many pages it may have."""
-        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._begin_log()
         self._connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last answers, not the file
         self._connection.execute("PRAGMA foreign_keys = ON")
         self._connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
