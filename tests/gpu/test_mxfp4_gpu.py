@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
-from gptoss_backend.engine.kernels.mxfp4 import dequantise
-from gptoss_backend.engine.mxfp4 import PackedMatrices
 from support.packed_experts import Case, Sizes, relative_error
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -29,15 +27,6 @@ def test_mix_when_sized_as_20b_then_within_a_hundredth_of_the_exact_mixture(num_
 def test_mix_when_sized_as_a_quarter_of_120b_then_within_a_hundredth_of_the_exact_mixture(num_tokens: int) -> None:
     case = Case.random(Sizes(num_tokens, 128, 4, 2880, 736), dtype_of_card(), CUDA)
     assert relative_error(mix_packed_experts(case.hidden, case.weights, case.shape), case.exact()) < 1e-2
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_dequantise_when_sized_as_20b_then_the_bits_are_the_reference_s(dtype: torch.dtype) -> None:
-    generator = torch.Generator(CUDA).manual_seed(0)
-    blocks = torch.randint(256, (32, 2880, 90, 16), dtype=torch.uint8, generator=generator, device=CUDA)
-    scales = torch.randint(100, 140, (32, 2880, 90), dtype=torch.uint8, generator=generator, device=CUDA)
-    matrices = PackedMatrices(blocks, scales, dtype)
-    assert torch.equal(dequantise(matrices), matrices.unpack())
 
 
 @pytest.mark.parametrize("num_tokens", [1, 64])

@@ -27,7 +27,6 @@ from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
 from gptoss_backend.engine.kernels import experts as expert_kernels
 from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
-from gptoss_backend.engine.kernels.mxfp4 import dequantise
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import multiply_few
@@ -124,12 +123,11 @@ def run_experts(dtype: torch.dtype, num_tokens: int) -> None:
 
     def packed(num_outputs: int, num_inputs: int) -> PackedMatrices:
         blocks = torch.empty(32, num_outputs, num_inputs // 32, 16, dtype=torch.uint8, device="meta")
-        return PackedMatrices(blocks, blocks[..., 0].contiguous(), dtype)
+        return PackedMatrices(blocks, blocks[..., 0].contiguous(), dtype, is_repacked=True)
 
     gate_up, down = packed(2 * INNER, HIDDEN), packed(HIDDEN, INNER)
     weights = ExpertWeights(empty(32, HIDDEN), empty(32), gate_up, empty(32, 2 * INNER), down, empty(32, HIDDEN))
     mix_packed_experts(empty(num_tokens, HIDDEN), weights, ExpertShape(4, 1.702, 7.0))
-    dequantise(down)
 
 
 def run_attention(dtype: torch.dtype, num_tokens: int, cache_dtype: torch.dtype | None = None) -> None:

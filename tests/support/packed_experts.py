@@ -50,7 +50,7 @@ class Case:
             shape = (sizes.num_experts, num_outputs, num_inputs // 32)
             blocks = torch.randint(256, (*shape, 16), dtype=torch.uint8, generator=generator, device=device)
             scales = torch.randint(117, 123, shape, dtype=torch.uint8, generator=generator, device=device)
-            return PackedMatrices(blocks, scales, dtype)
+            return PackedMatrices(blocks, scales, dtype, is_repacked=True)
 
         hidden = normal(sizes.num_tokens, sizes.hidden)
         ranks = torch.rand(sizes.num_tokens, sizes.num_experts, generator=generator, device=device).argsort()

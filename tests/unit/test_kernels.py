@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,12 +17,14 @@ from gptoss_backend.engine.kernels import grouped_gemm, routing
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.gemv import NO_TENSOR_CORES, TENSOR_CORES, GemvTile, gate_up_for_pairs
 from gptoss_backend.engine.kernels.grouped_gemm import GemmTile
-from gptoss_backend.engine.kernels.mxfp4 import dequantise
 from gptoss_backend.engine.kernels.routing import Routes, pick_experts, sort_pairs
-from gptoss_backend.engine.mxfp4 import PackedMatrices, unpack_mxfp4
+from gptoss_backend.engine.mxfp4 import PackedMatrices
 from support.packed_experts import Case, Sizes, relative_error
+from support.unpacking import unpack_for_tensor_cores, unpack_one_by_one
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# the interpreter takes no assembly, by which bfloat16's halves are taken apart
+FACTOR_TYPES = [tl.float32, tl.float16, *([tl.bfloat16] if DEVICE.type == "cuda" else [])]
 # the interpreter computes with NumPy, which warns where a GPU does not
 OVERFLOWS = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 # tokens * top_k decides between the kernels for few rows and those for many
@@ -35,20 +38,42 @@ FEW = [
 MANY = [Sizes(3, 4, 2, 64, 96), Sizes(17, 8, 4, 160, 224), Sizes(70, 32, 4, 96, 64), Sizes(70, 5, 3, 288, 32)]
 
 
+def _every_byte(scales: range) -> PackedMatrices:
+    """Return one matrix [scale, 16 blocks * 32] with each byte, and so each nibble in each place, beside each scale."""
+    kept = torch.tensor([*scales], dtype=torch.uint8).view(1, -1, 1).repeat(1, 1, 16)
+    bytes_ = torch.stack([torch.arange(256).roll(place) for place in range(len(scales))]).view(1, -1, 16, 16)
+    return PackedMatrices(bytes_.to(DEVICE, torch.uint8), kept.to(DEVICE), torch.float32)
+
+
 @OVERFLOWS
 @pytest.mark.parametrize(
     ("dtype", "least_scale"),
     # the interpreter makes zeros of bfloat16's subnormals
     [(torch.float32, 0), (torch.bfloat16, 2 if DEVICE.type == "cpu" else 0), (torch.float16, 0)],
 )
-def test_dequantise_when_every_byte_and_scale_occurs_then_the_bits_are_the_reference_s(
+def test_unpack_when_every_byte_and_scale_occurs_then_the_bits_are_the_reference_s(
     dtype: torch.dtype, least_scale: int
 ) -> None:
-    scales = torch.arange(least_scale, 255, dtype=torch.uint8).view(1, -1, 1).repeat(1, 1, 16)
-    blocks = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(1, scales.shape[1], 1, 1)
-    found = dequantise(PackedMatrices(blocks.to(DEVICE), scales.to(DEVICE), dtype))
+    matrices = dataclasses.replace(_every_byte(range(least_scale, 255)), dtype=dtype)
+    expected = matrices.unpack()
     bits = torch.int32 if dtype == torch.float32 else torch.int16
-    assert torch.equal(found.cpu().view(bits), unpack_mxfp4(blocks, scales, dtype).view(bits))
+    assert torch.equal(unpack_one_by_one(matrices.repack()).view(bits), expected.view(bits))
+
+
+@pytest.mark.parametrize("width", [2, 4])
+@pytest.mark.parametrize("dtype", FACTOR_TYPES)
+def test_unpack_when_for_tensor_cores_then_each_weight_is_in_its_place(dtype: tl.dtype, width: int) -> None:
+    matrices = _every_byte(range(108, 140) if dtype == tl.float16 else range(60, 188))
+    expected = matrices.unpack()
+    assert torch.equal(unpack_for_tensor_cores(matrices.repack(), dtype, width), expected)
+
+
+def test_repack_when_indexed_then_gives_what_was_published() -> None:
+    matrices = _every_byte(range(100, 116))
+    expected = matrices.unpack()
+    repacked = matrices.repack()
+    assert torch.equal(repacked[0], expected[0])
+    assert repacked.blocks is matrices.blocks
 
 
 @pytest.mark.parametrize("sizes", FEW + MANY, ids=str)

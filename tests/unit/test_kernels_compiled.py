@@ -20,7 +20,7 @@ CASES = [f"90:bfloat16:{FEW}", f"90:bfloat16:{MANY}", f"80:bfloat16:{MANY}", f"7
 FLOAT8_CASES = [f"{capability}:bfloat16:{count}:fp8" for capability in (90, 89) for count in (FEW, MANY)]
 DEPENDENT_CASES = [f"90:bfloat16:{count}:dependent" for count in (FEW, 8)]
 ALL_CASES = [*CASES, *FLOAT8_CASES, *DEPENDENT_CASES]
-ROUTING = {"_pick_experts", "_sum_experts", "_dequantise"}
+ROUTING = {"_pick_experts", "_sum_experts"}
 ATTENTION = {"_attend_tiles", "_rotate_and_store", "_add_and_norm"}
 GEMV = {"_gate_up_for_pairs", "_down_for_pairs"}
 SAMPLING = {"_sum_columns", "_choose"}
@@ -77,10 +77,10 @@ def test_gemv_when_compiled_for_hopper_then_half_of_the_registers_suffice(compil
     assert [kernel["name"] for kernel in kernels if kernel["registers"] > 128] == []
 
 
-def test_experts_when_compiled_for_hopper_then_a_weight_takes_six_instructions_at_most(
+def test_experts_when_compiled_for_hopper_then_a_weight_takes_four_instructions_at_most(
     compiled: list[dict[str, Any]],
 ) -> None:
-    # at eight these, and not the memory, bound a step on an H100
+    # at eight these, and not the memory, bound a step on an H100; at five and a half it would just be the memory
     few, many = TENSOR_CORES.down, GemmTile.for_rows(4 * MANY, 32)
     of_a_warp = {
         **dict.fromkeys(GEMV, few.rows * few.blocks),
@@ -90,7 +90,7 @@ def test_experts_when_compiled_for_hopper_then_a_weight_takes_six_instructions_a
     assert len(kernels) == 4
     for kernel in kernels:
         # of 32 lanes each has one weight of a block
-        assert kernel["loop_instructions"] < 6 * of_a_warp[kernel["name"]]
+        assert kernel["loop_instructions"] < 4 * of_a_warp[kernel["name"]]
         assert kernel["tensor_core_instructions"]
 
 
@@ -144,9 +144,9 @@ def test_attention_when_compiled_for_an_fp8_cache_then_it_runs_on_the_tensor_cor
 def test_kernels_when_they_begin_before_others_end_then_each_waits_before_it_touches_what_those_do(
     compiled: list[dict[str, Any]],
 ) -> None:
-    kernels = [kernel for kernel in compiled if kernel["case"] in DEPENDENT_CASES and kernel["name"] != "_dequantise"]
+    kernels = [kernel for kernel in compiled if kernel["case"] in DEPENDENT_CASES]
     decoding = GEMV | GEMM | ATTENTION | SAMPLING | SKINNY | ROUTING | {"_join_splits", "_sort_pairs"}
-    assert {kernel["name"] for kernel in kernels} == decoding - {"_dequantise"}
+    assert {kernel["name"] for kernel in kernels} == decoding
     assert [kernel for kernel in kernels if kernel["stack_bytes"]] == []
     # the weights of one row's matmul, which nobody reads again and nobody writes
     assert {(kernel["name"], *kernel["early"]) for kernel in kernels if kernel["early"]} == {
