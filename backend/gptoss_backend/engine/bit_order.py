@@ -34,7 +34,7 @@ _Move = tuple[int, int, int]
 
 def repack(blocks: Tensor, *, back: bool = False) -> Tensor:
     """Return MXFP4 blocks [..., 16] uint8 with their bits in the kernels' order; back: from it to the published one."""
-    words = blocks.view(torch.int32).unflatten(-1, (2, 2))  # [..., 2, first or second]
+    words = blocks.view(torch.int32).view(*blocks.shape[:-1], 2, 2)  # [..., 2, first or second]
     result = torch.zeros_like(words)
     for (source, target, left), mask in _moves(back).items():
         bits = words[..., source]

@@ -40,7 +40,9 @@ class PackedMatrices:
     def repack(self) -> PackedMatrices:
         """Return the same matrices for the GPU kernels, in the same memory, which this object then must not read."""
         # a few at a time: no room is left for all of them twice
-        for blocks in self.blocks.split(max(1, _REPACKED_BYTES * len(self.blocks) // self.blocks.nbytes)):
+        count = max(1, _REPACKED_BYTES * len(self.blocks) // self.blocks.nbytes)
+        for first in range(0, len(self.blocks), count):
+            blocks = self.blocks[first : first + count]
             blocks.copy_(repack(blocks))
         return replace(self, is_repacked=True)
 
