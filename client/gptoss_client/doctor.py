@@ -35,7 +35,7 @@ from gptoss_client.doctor_cuda import (
 )
 from gptoss_client.errors import PortError, RuntimeMissingError
 from gptoss_client.gpu import Gpu, has_nvidia_gpu, list_gpus
-from gptoss_client.launch import listeners
+from gptoss_client.launch import exposure, listeners
 from gptoss_client.ports import Listener, check_ports
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.triton_runtime import WHEEL, find_runtime, find_wheel
@@ -169,10 +169,12 @@ class _Examination:
     def _triton(self) -> Finding:
         try:
             runtime = find_runtime()
-            is_of_wheel = runtime.libraries != ()
-            version = f" ({WHEEL} {find_wheel().version})" if is_of_wheel else _version_beside(runtime.binary)
+            version = f" ({WHEEL} {find_wheel().version})" if runtime.is_of_wheel else _version_beside(runtime.binary)
         except RuntimeMissingError as error:
             return Finding("Triton", Level.PROBLEM, str(error), "make setup installs what is missing")
+        if sentence := exposure(self._settings.server, runtime):
+            words, _, remedy = sentence.rpartition(": ")
+            return Finding("Triton", Level.WARNING, f"{runtime.binary}{version}: {words}", remedy)
         return Finding("Triton", Level.OK, f"{runtime.binary}{version}")
 
     def _torch(self) -> Finding:

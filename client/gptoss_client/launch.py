@@ -40,6 +40,10 @@ _EXIT_MARGIN_S: Final = 2
 # an exception of `initialize`; its class, which is ours, says nothing to a person
 _LOAD_FAILURE: Final = re.compile(r"UNAVAILABLE state: Internal: (?:\w+: )?(.+)")
 _LAST_PORT: Final = 65535
+API_KEY_HEADER: Final = "gptoss-key"
+# what a client of our models has no use for, and could take the server over with: a model that is loaded may bring code,
+# regions lead into the memory that server and stubs share, the other two name files to write
+_CLOSED_APIS: Final = ("model-repository", "shared-memory", "trace", "logging")
 _PROBE_TIMEOUT_S: Final = 2.0
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -108,13 +112,15 @@ def on_free_ports(settings: Settings) -> Settings:
 def processes(
     settings: Settings, runtime: TritonRuntime, run: RunDirectory, *, config_name: str | None, shm_prefix: str
 ) -> tuple[ProcessSpec, ...]:
-    """Return the server's processes in the order of their start. Rotates their logs."""
+    """Return the server's processes in the order of their start. Rotates their logs, makes a key for Triton's APIs."""
     addresses = Addresses.of(settings)
     environment = child_environment(run.config)
     return (
         ProcessSpec(
             name=TRITON,
-            command=triton_command(settings, runtime, config_name=config_name, shm_prefix=shm_prefix),
+            command=triton_command(
+                settings, runtime, config_name=config_name, shm_prefix=shm_prefix, api_key=run.new_triton_key()
+            ),
             environment=runtime.environment(environment),
             log=run.new_log(TRITON_LOG),
             awaited=f"loads {', '.join(model.triton for model in _served(settings))}",
@@ -137,9 +143,13 @@ def processes(
 
 
 def triton_command(
-    settings: Settings, runtime: TritonRuntime, *, config_name: str | None, shm_prefix: str
+    settings: Settings, runtime: TritonRuntime, *, config_name: str | None, shm_prefix: str, api_key: str | None = None
 ) -> tuple[str, ...]:
-    """Return tritonserver's command. config_name: which variant of the models' configs; None: config.pbtxt itself."""
+    """Return tritonserver's command.
+
+    config_name: which variant of the models' configs; None: config.pbtxt itself.
+    api_key: what opens the APIs that are closed to clients; None: one that nobody is told.
+    """
     server = settings.server
     return (
         str(runtime.binary),
@@ -153,7 +163,7 @@ def triton_command(
         f"--backend-config=python,shm-growth-byte-size={_SHM_REGION_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         *_cache_flags(server, runtime),
-        *_restriction_flags(server),
+        *_restriction_flags(api_key or secrets.token_hex(16)),
         f"--grpc-address={server.triton_host}",
         f"--grpc-port={server.grpc_port}",
         f"--http-address={server.triton_host}",
@@ -217,13 +227,20 @@ def _cache_flags(server: ServerSettings, runtime: TritonRuntime) -> list[str]:
     return [f"--cache-config=local,size={server.response_cache_bytes}", *folder]
 
 
-def _restriction_flags(server: ServerSettings) -> list[str]:
-    """Return what keeps the network from loading and unloading models, where Triton listens to it."""
-    if is_loopback(server.triton_host):
-        return []
-    # a key that nobody is told
-    closed = f"model-repository:gptoss-key={secrets.token_hex(16)}"
+def _restriction_flags(api_key: str) -> list[str]:
+    """Return what closes those APIs, on loopback too: any page in a browser of this machine can send a POST there."""
+    closed = f"{','.join(_CLOSED_APIS)}:{API_KEY_HEADER}={api_key}"
     return [f"--http-restricted-api={closed}", f"--grpc-restricted-protocol={closed}"]
+
+
+def exposure(server: ServerSettings, runtime: TritonRuntime) -> str | None:
+    """Return what to say where a tritonserver with known holes listens to the network; None where there is no such."""
+    if is_loopback(server.triton_host) or not runtime.is_of_wheel:
+        return None
+    return (
+        f"the wheel's tritonserver (24.10) has the holes of NVIDIA's advisories of 2025, which 25.07 closed, and listens on "
+        f"{server.triton_host} (server.triton_host): let only the adapter reach its ports, or use NVIDIA's image"
+    )
 
 
 def is_loopback(host: str) -> bool:

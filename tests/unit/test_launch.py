@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from gptoss_client.errors import CommandError, PortError, RunningError, UsageErr
 from gptoss_client.gpu import has_nvidia_gpu
 from gptoss_client.launch import (
     Addresses,
+    exposure,
     listeners,
     load_failure,
     on_free_ports,
@@ -89,6 +91,23 @@ def test_processes_when_made_then_tritonserver_starts_first_and_a_crash_of_its_s
     assert (triton.name, adapter.name) == ("tritonserver", "adapter")
     assert (triton.needs_children, adapter.needs_children) == (True, False)
     assert triton.environment["GPTOSS_CONFIG"] == adapter.environment["GPTOSS_CONFIG"] == str(tmp_path / "config.yaml")
+    assert [flag.endswith(f":gptoss-key={run.read_triton_key()}") for flag in triton.command].count(True) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "is_of_wheel", "is_exposed"),
+    [("0.0.0.0", True, True), ("10.0.0.1", True, True), ("127.0.0.1", True, False), ("0.0.0.0", False, False)],
+)
+def test_exposure_when_the_wheels_tritonserver_listens_to_the_network_then_it_is_said_and_else_not(
+    host: str, is_of_wheel: bool, is_exposed: bool
+) -> None:
+    runtime = replace(RUNTIME, libraries=(Path("/t/libs"),) if is_of_wheel else ())
+    sentence = exposure(settings_with(triton_host=host).server, runtime)
+
+    assert (sentence is not None) == is_exposed
+    if sentence:
+        assert host in sentence
+        assert "server.triton_host" in sentence
 
 
 def test_load_failure_when_triton_tells_of_it_among_its_own_words_then_is_the_stubs_sentence(tmp_path: Path) -> None:
