@@ -33,7 +33,7 @@ from gptoss_client.doctor_cuda import (
     torch_for_card,
     torch_for_driver,
 )
-from gptoss_client.errors import PortError, RuntimeMissingError
+from gptoss_client.errors import DriverError, PortError, RuntimeMissingError
 from gptoss_client.gpu import Gpu, has_nvidia_gpu, list_gpus
 from gptoss_client.launch import exposure, listeners
 from gptoss_client.ports import Listener, check_ports
@@ -207,9 +207,12 @@ class _Examination:
                 for gpu in self._gpus
             )
             return Finding("GPU", Level.OK, f"{cards}; driver {self._gpus[0].driver}")
-        if has_nvidia_gpu(self._environment):
-            remedy = "see that nvidia-smi works (driver installed, container started with GPUs)"
-            return Finding("GPU", Level.PROBLEM, "there is one, but its driver does not answer", remedy)
+        remedy = "see that nvidia-smi works (driver installed, container started with GPUs)"
+        try:
+            if has_nvidia_gpu(self._environment):
+                return Finding("GPU", Level.PROBLEM, "there is one, but its driver does not answer", remedy)
+        except DriverError as error:
+            return Finding("GPU", Level.PROBLEM, f"not known, since {error}", remedy)
         if self._models == (DEMO,):
             return Finding("GPU", Level.OK, "none, and none is needed for the demo")
         remedy = (

@@ -41,7 +41,7 @@ _EXIT_MARGIN_S: Final = 2
 _LOAD_FAILURE: Final = re.compile(r"UNAVAILABLE state: Internal: (?:\w+: )?(.+)")
 _LAST_PORT: Final = 65535
 API_KEY_HEADER: Final = "gptoss-key"
-# what a client of our models has no use for, and could take the server over with: a model that is loaded may bring code,
+# what a client of our models has no use for and could take the server over with: a loaded model may bring code,
 # regions lead into the memory that server and stubs share, the other two name files to write
 _CLOSED_APIS: Final = ("model-repository", "shared-memory", "trace", "logging")
 _PROBE_TIMEOUT_S: Final = 2.0
@@ -238,8 +238,8 @@ def exposure(server: ServerSettings, runtime: TritonRuntime) -> str | None:
     if is_loopback(server.triton_host) or not runtime.is_of_wheel:
         return None
     return (
-        f"the wheel's tritonserver (24.10) has the holes of NVIDIA's advisories of 2025, which 25.07 closed, and listens on "
-        f"{server.triton_host} (server.triton_host): let only the adapter reach its ports, or use NVIDIA's image"
+        "the wheel's tritonserver (24.10) has the holes of NVIDIA's advisories of 2025, which 25.07 closed, and "
+        f"listens on {server.triton_host} (server.triton_host): let only the adapter reach its ports, or use NVIDIA's image"
     )
 
 
