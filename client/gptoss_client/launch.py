@@ -239,7 +239,7 @@ def exposure(server: ServerSettings, runtime: TritonRuntime) -> str | None:
         return None
     return (
         "the wheel's tritonserver (24.10) has the holes of NVIDIA's advisories of 2025, which 25.07 closed, and "
-        f"listens on {server.triton_host} (server.triton_host): let only the adapter reach its ports, or use NVIDIA's image"
+        f"listens on {server.triton_host} (server.triton_host): let only the adapter reach it, or use NVIDIA's image"
     )
 
 
