@@ -39,6 +39,7 @@ _SHM_REGION_BYTES: Final = 1024 * 1024
 _EXIT_MARGIN_S: Final = 2
 # an exception of `initialize`; its class, which is ours, says nothing to a person
 _LOAD_FAILURE: Final = re.compile(r"UNAVAILABLE state: Internal: (?:\w+: )?(.+)")
+_LAYER: Final = re.compile(r"layer (\d+) of (\d+) loaded")
 _LAST_PORT: Final = 65535
 API_KEY_HEADER: Final = "gptoss-key"
 # what a client of our models has no use for and could take the server over with: a loaded model may bring code,
@@ -114,7 +115,7 @@ def processes(
 ) -> tuple[ProcessSpec, ...]:
     """Return the server's processes in the order of their start. Rotates their logs, makes a key for Triton's APIs."""
     addresses = Addresses.of(settings)
-    environment = child_environment(run.config)
+    environment, triton_log = child_environment(run.config), run.new_log(TRITON_LOG)
     return (
         ProcessSpec(
             name=TRITON,
@@ -122,9 +123,10 @@ def processes(
                 settings, runtime, config_name=config_name, shm_prefix=shm_prefix, api_key=run.new_triton_key()
             ),
             environment=runtime.environment(environment),
-            log=run.new_log(TRITON_LOG),
+            log=triton_log,
             awaited=f"loads {', '.join(model.triton for model in _served(settings))}",
             is_ready=http_probe(addresses.triton_ready),
+            progress=lambda: loaded_layers(triton_log),
             needs_children=True,
             hang=triton_hang(addresses.metrics, settings.server.step_timeout_s),
             reason_in=load_failure,
@@ -203,6 +205,12 @@ def load_failure_in(line: str) -> str | None:
     """Return that sentence of a line of Triton's, where it tells of such a failure."""
     found = _LOAD_FAILURE.search(line)
     return found[1] if found else None
+
+
+def loaded_layers(triton_log: Path) -> tuple[int, int]:
+    """Return how many layers the engine has read, and of how many; (0, 0) where the log does not tell."""
+    found = [match for line in tail(triton_log) if (match := _LAYER.search(line))]
+    return (int(found[-1][1]), int(found[-1][2])) if found else (0, 0)
 
 
 def remove_shared_memory(prefix: str, folder: Path = _SHARED_MEMORY) -> None:
