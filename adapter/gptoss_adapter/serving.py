@@ -29,6 +29,7 @@ from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.stats_triton import TritonPage
 from gptoss_backend.contract import MODELS_BY_SHORT, ModelName, ModelShort
+from gptoss_backend.heartbeat import Heartbeats
 from gptoss_backend.settings import ProfileName, ProfileSettings, Settings, SettingsError, load_settings
 
 MODEL_ALIAS: Final = "gpt-oss"
@@ -160,6 +161,7 @@ class Services:
     drain: Drain
     started_at: float = field(default_factory=time.time)
     """Unix seconds."""
+    heartbeats: Heartbeats = field(default_factory=Heartbeats)
 
     def route(self, model: str | None, profile: str | None = None) -> ServedModel:
         """Return what serves the current request, and tag its log line, its response and its trace with that.

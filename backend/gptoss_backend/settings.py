@@ -102,6 +102,7 @@ class AdapterSettings(_Section):
     max_schema_depth: Annotated[int, Field(ge=1, le=150)] = 64
     mirror_reasoning_content: bool = False
     keepalive_s: Annotated[float, Field(gt=0)] = 15.0
+    keepalive_timeout_s: Annotated[float, Field(gt=0)] = 75.0
     responses_path: Path | None = None
     responses_keep_days: Annotated[float, Field(gt=0)] = 30.0
     responses_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 1024 * 1024 * 1024
