@@ -15,7 +15,8 @@ import os
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from types import NoneType
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -210,8 +211,16 @@ class Settings(_Section):
     engine: EngineSettings = EngineSettings()
     placement: PlacementSettings = PlacementSettings()
     profiles: dict[ProfileName, ProfileSettings] = {
-        "latency_first": ProfileSettings(model="20b", reasoning_effort=ReasoningEffort.LOW),
-        "quality_first": ProfileSettings(model="120b", reasoning_effort=ReasoningEffort.HIGH),
+        "latency_first": ProfileSettings(
+            model="20b",
+            reasoning_effort=ReasoningEffort.LOW,
+            max_tokens=1024,
+            max_num_seqs=16,
+            prefill_chunk_tokens=256,
+        ),
+        "quality_first": ProfileSettings(
+            model="120b", reasoning_effort=ReasoningEffort.HIGH, max_num_seqs=32, prefill_chunk_tokens=1024
+        ),
         "balanced": ProfileSettings(model="20b"),
     }
 
@@ -253,7 +262,7 @@ class Settings(_Section):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one source says of the settings, as the file would hold it. A None says nothing."""
+    """What one source says of the settings, as the file would hold it."""
 
     source: str
     tree: Mapping[str, Any]
@@ -273,12 +282,18 @@ def setting_layers(
 ) -> list[Layer]:
     """Return all that speaks of settings, the weakest source first; arguments and errors as in `load_settings`."""
     env = os.environ if environ is None else environ
-    layers = [Layer("default", Settings().model_dump())]
+    defaults = Settings().model_dump()
+    said = []
     path = config or named_file(env)
     if path is not None or DEFAULT_CONFIG.exists():
         file = path or DEFAULT_CONFIG
-        layers.append(Layer(f"file {file}", _read_file(file)))
-    return [*layers, *_read_environment(env), Layer("command line", _without_none(overrides or {}))]
+        said.append(Layer(f"file {file}", _read_file(file)))
+    said += _read_environment(env)
+    return [
+        Layer("default", defaults),
+        *(Layer(layer.source, _without_empty_nulls(layer.tree, defaults)) for layer in said),
+        Layer("command line", _without_none(overrides or {})),
+    ]
 
 
 def load_settings(
@@ -288,6 +303,8 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
     """Read the settings: defaults < file < environment < `overrides`.
+
+    A null is a value of a setting that may be null; of any other it says nothing.
 
     overrides: a nested mapping, as the file would hold it; None values are passed over.
     config: the file; without it GPTOSS_CONFIG, else configs/server_config.yaml where it exists.
@@ -370,12 +387,40 @@ def _parse_variable(name: str, text: str) -> Any:  # noqa: ANN401 (whatever YAML
 
 def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
     for key, value in other.items():
-        if value is None and key in tree:
-            continue
         if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
             _merge(tree[key], value)
         else:
             tree[key] = value
+
+
+def _nullable(section: BaseModel) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every setting below `section` that may be null."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        parts = {"": value} if isinstance(value, BaseModel) else value if isinstance(value, dict) else {}
+        if NoneType in get_args(field.annotation):
+            yield (name,)
+        for key, part in parts.items():
+            if isinstance(part, BaseModel):
+                yield from ((name, key, *rest) if key else (name, *rest) for rest in _nullable(part))
+
+
+_NULLABLE: Final = frozenset(_nullable(Settings()))
+
+
+def _without_empty_nulls(
+    tree: Mapping[str, Any], defaults: Mapping[str, Any], above: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return the tree without the nulls that are no value of their setting. Those of unknown keys stay, as faults."""
+    kept: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = (*above, key)
+        if isinstance(value, Mapping):
+            below = defaults.get(key)
+            kept[key] = _without_empty_nulls(value, below if isinstance(below, Mapping) else {}, path)
+        elif value is not None or key not in defaults or path in _NULLABLE:
+            kept[key] = value
+    return kept
 
 
 def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_response_when_whole_then_it_holds_the_output_the_usage_and_what_was_ask
         "user": "me",
         "temperature": 0.5,
         "top_p": 1.0,
-        "max_output_tokens": 4096,
+        "max_output_tokens": None,
         "previous_response_id": None,
         "tools": [],
         "tool_choice": "auto",
@@ -231,7 +231,7 @@ def test_request_when_it_sets_nothing_then_the_profile_and_openais_defaults_hold
     assert chat.tool_choice == ToolChoice()
     assert chat.response_format is None
     assert chat.reasoning_effort is ReasoningEffort.MEDIUM
-    assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed) == (4096, 1.0, 1.0, None)
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed) == (None, 1.0, 1.0, None)
 
 
 @pytest.mark.parametrize(

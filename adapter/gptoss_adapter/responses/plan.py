@@ -96,7 +96,7 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         text={"format": _told_format(body), "verbosity": "medium"},
         reasoning={"effort": str(_effort(body, served.profile)), "summary": None},
-        max_output_tokens=sampling.max_tokens,
+        max_output_tokens=body.max_output_tokens,
         max_tool_calls=body.max_tool_calls,
         temperature=sampling.temperature,
         top_p=sampling.top_p,

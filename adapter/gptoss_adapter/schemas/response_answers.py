@@ -77,7 +77,7 @@ class ResponseObject(AnswerModel):
     text: dict[str, JsonValue]
     reasoning: dict[str, JsonValue]
     max_output_tokens: int | None
-    """The profile's, where the request names none."""
+    """What the request named. Without one, a profile's may end the answer."""
     max_tool_calls: int | None
     temperature: float
     top_p: float
