@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gptoss_backend.contract import ModelShort, ReasoningEffort
+from gptoss_backend.contract import MODEL_ALIAS, MODELS, ModelShort, ReasoningEffort
 
 ENV_PREFIX: Final = "GPTOSS_"
 CONFIG_ENV: Final = "GPTOSS_CONFIG"
@@ -110,6 +110,7 @@ class AdapterSettings(_Section):
     open_metrics: bool = True
     page: bool = True
     max_concurrency_per_key: Annotated[int, Field(ge=1)] | None = None
+    model_names: dict[Annotated[str, Field(min_length=1)], ModelShort] | None = None
     cors_origins: list[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]] = []
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -125,6 +126,14 @@ class AdapterSettings(_Section):
         if self.max_concurrency_per_key is not None and self.keys_path is None:
             raise ValueError("max_concurrency_per_key is set, but keys_path is not")
         return self
+
+    @field_validator("model_names")
+    @classmethod
+    def _check_names(cls, names: dict[str, ModelShort] | None) -> dict[str, ModelShort] | None:
+        own = {MODEL_ALIAS, *(name for model in MODELS for name in (model.openai, *model.elsewhere))}
+        for name in own.intersection(names or ()):
+            raise ValueError(f"{name} is a name that the models have anyway")
+        return names
 
 
 class EngineSettings(_Section):

@@ -196,7 +196,7 @@ class ModelCard(AnswerModel):
     created: int
     owned_by: str
     root: str
-    """The model behind the name: another one for the alias only."""
+    """The model behind the name."""
     profiles: list[str]
     """Those by which `gpt-oss` leads to this model, its own first."""
     max_model_len: int | None
