@@ -93,6 +93,8 @@ class ResponseObject(AnswerModel):
     user: str | None
     safety_identifier: str | None
     prompt_cache_key: str | None
+    prompt_cache_retention: str | None
+    prompt_cache_options: dict[str, JsonValue] | None
 
 
 class CountedInputTokens(AnswerModel):
