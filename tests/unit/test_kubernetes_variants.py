@@ -137,8 +137,7 @@ def test_fleet_when_it_scales_then_by_metrics_we_publish_of_its_own_engines() ->
     assert all(f"| `{name}` | gauge |" in published for name, _ in asked)
     assert {namespace for _, namespace in asked} == {scaled["metadata"]["namespace"]}
     settings = settings_in(FLEET, workload(FLEET, "triton"))
-    max_num_seqs = settings.profiles[settings.profile].max_num_seqs
-    assert max_num_seqs is not None
+    max_num_seqs = settings.profiles[settings.profile].max_num_seqs or settings.engine.max_num_seqs
     assert 0 < float(trigger["metadata"]["threshold"]) < max_num_seqs
 
 

@@ -271,6 +271,51 @@ def test_models_when_listed_then_each_says_what_leads_to_it(client: httpx.Client
     assert client.get("/v1/models/gpt-oss-120b").status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("openai/gpt-oss-20b", "gpt-oss-20b"),
+        ("gpt-oss:20b", "gpt-oss-20b"),
+        ("openai/gpt-oss-demo", "gpt-oss-demo"),
+        ("gpt-oss:demo", "gpt-oss-demo"),
+    ],
+)
+def test_model_when_it_is_called_as_elsewhere_then_it_answers_under_its_own_name(
+    client: httpx.Client, name: str, model: str
+) -> None:
+    assert client.post("/v1/chat/completions", json=chat_body(model=name)).json()["model"] == model
+    assert client.get(f"/v1/models/{name}").json() == {**client.get(f"/v1/models/{model}").json(), "id": name}
+    assert name not in {card["id"] for card in client.get("/v1/models").json()["data"]}
+
+
+def test_model_when_the_operator_has_named_it_then_it_answers_to_that_and_is_listed() -> None:
+    adapter = {"model_names": {"gpt-4o": "20b", "o3": "120b"}, "responses_path": ":memory:"}
+    with live(create_app(settings(adapter=adapter), model_server=FakeModelServer())) as url:
+        answer = httpx.post(f"{url}/v1/chat/completions", json=chat_body(model="gpt-4o"))
+        listed = [card["id"] for card in httpx.get(f"{url}/v1/models").json()["data"]]
+        card = httpx.get(f"{url}/v1/models/gpt-4o").json()
+        of_a_model_not_served = [httpx.get(f"{url}/v1/models/{name}").status_code for name in ("o3", "gpt-oss:120b")]
+    assert answer.json()["model"] == "gpt-oss-20b"
+    assert listed == ["gpt-oss-20b", "gpt-oss-demo", "gpt-oss", "gpt-4o"]
+    assert (card["id"], card["root"], card["profiles"]) == ("gpt-4o", "gpt-oss-20b", ["balanced", "latency_first"])
+    assert of_a_model_not_served == [404, 404]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({"gpt-oss": "20b"}, "gpt-oss is a name that the models have anyway"),
+        ({"gpt-oss:20b": "120b"}, "gpt-oss:20b is a name"),
+        ({"gpt-4o": "7b"}, "model_names.gpt-4o"),
+    ],
+)
+def test_settings_when_they_name_a_model_as_another_is_then_the_start_is_stopped(
+    names: dict[str, str], words: str
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        settings(adapter={"model_names": names})
+
+
 def test_stats_when_nothing_was_asked_then_every_model_is_there() -> None:
     with live(create_app(settings(), model_server=FakeModelServer())) as url:
         served = httpx.get(f"{url}/stats").json()["served"]
