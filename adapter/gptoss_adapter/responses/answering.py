@@ -27,7 +27,13 @@ from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.prompting import check_answer_fields
 from gptoss_adapter.responses.items import own_items
 from gptoss_adapter.responses.output import Event, Output
-from gptoss_adapter.responses.plan import begun_response, carries_reasoning, chat_request, sampling_params
+from gptoss_adapter.responses.plan import (
+    begun_response,
+    carries_reasoning,
+    chat_request,
+    sampling_params,
+    summary_detail,
+)
 from gptoss_adapter.responses.store import ResponseStore
 from gptoss_adapter.responses.tools import Offer, allowed_offers, offers
 from gptoss_adapter.schemas.answers import Usage
@@ -83,7 +89,11 @@ class Answering:
         offered = allowed_offers(body)
         with naming_fields_of_this_api(offered):
             turn = Turn(services, served, chat, sampling, record, stop=body.stop_strings)
-        output = Output({offer.name: offer for offer in offered}, carries_reasoning=carries_reasoning(body))
+        output = Output(
+            {offer.name: offer for offer in offered},
+            carries_reasoning=carries_reasoning(body),
+            tells_summary=summary_detail(body) is not None,
+        )
         return cls(turn, begun, own_input, store, output, offered)
 
     async def __aenter__(self) -> Self:

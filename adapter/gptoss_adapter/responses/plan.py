@@ -28,6 +28,7 @@ from gptoss_adapter.schemas.responses import (
     NamedFunction,
     ResponseRequest,
     SchemaText,
+    SummaryDetail,
 )
 from gptoss_adapter.serving import ServedModel
 from gptoss_backend.contract import (
@@ -76,6 +77,12 @@ def carries_reasoning(body: ResponseRequest) -> bool:
     return CARRIED_REASONING in (body.include or ())
 
 
+def summary_detail(body: ResponseRequest) -> SummaryDetail | None:
+    """Return how reasoning is to be told as its own summary; None: not at all."""
+    asked = body.reasoning
+    return (asked.summary or asked.generate_summary) if asked else None
+
+
 def begun_response(body: ResponseRequest, served: ServedModel, sampling: SamplingParams) -> ResponseObject:
     """Return the response as it is before the first token: an id, and what was asked for."""
     return ResponseObject(
@@ -95,7 +102,7 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         tool_choice=_told_choice(body),
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         text={"format": _told_format(body), "verbosity": "medium"},
-        reasoning={"effort": str(_effort(body, served.profile)), "summary": None},
+        reasoning={"effort": str(_effort(body, served.profile)), "summary": summary_detail(body)},
         max_output_tokens=sampling.max_tokens,
         max_tool_calls=body.max_tool_calls,
         temperature=sampling.temperature,

@@ -149,13 +149,17 @@ class TextConfig(RequestModel):
     verbosity: Annotated[object, NotHonoured("medium", instead="say it in 'instructions'")] = None
 
 
+SummaryDetail = Literal["auto", "concise", "detailed"]
+
+
 class ReasoningConfig(RequestModel):
     """How the model reasons."""
 
     effort: Literal["low", "medium", "high"] | None = None
-    summary: Annotated[object, NotHonoured("auto", "concise", "detailed")] = None
-    """Harmless: reasoning is told as it is, which is as detailed as can be; nothing is made of it."""
-    generate_summary: Annotated[object, NotHonoured("auto", "concise", "detailed")] = None
+    summary: SummaryDetail | None = None
+    """Tell the reasoning once more as its own summary, for clients that read only that. All ask for the same."""
+    generate_summary: SummaryDetail | None = None
+    """The older name of `summary`."""
     context: Annotated[object, NotHonoured("auto")] = None
     mode: Annotated[object, NotHonoured("standard")] = None
 
