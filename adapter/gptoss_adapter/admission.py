@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from statistics import median
 from typing import Final
 
@@ -58,16 +58,17 @@ class Admission:
         return self._keys.check(_offered(path, headers))
 
     @contextmanager
-    def request(self, scope: Scope, key: ApiKey | None) -> Iterator[None]:
+    def request(self, scope: Scope, key: ApiKey | None) -> Iterator[ExitStack]:
         """Let a request in, its body read, for as long as its answer takes.
 
-        Raises DrainingError, TooManyRequestsError.
+        Yields what ends that it counts among those of its key. Raises DrainingError, TooManyRequestsError.
         """
         self._check_open(scope)
-        counted = self._counted(key) if key is not None and scope["method"] == "POST" else nullcontext()
         waited_for = self._drain.request() if scope["path"] not in _OPERATORS else nullcontext()
-        with counted, waited_for:
-            yield
+        with ExitStack() as counted, waited_for:
+            if key is not None and scope["method"] == "POST":
+                counted.enter_context(self._counted(key))
+            yield counted
 
     def _check_open(self, scope: Scope) -> None:
         if self._drain.has_begun and scope["path"] not in _OPERATORS:

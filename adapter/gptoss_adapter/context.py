@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,6 +32,8 @@ class RequestRecord:
     """0: no response was begun."""
     notes: dict[str, object] = field(default_factory=dict)
     """What the route adds to the log line, by name."""
+    counted: ExitStack = field(default_factory=ExitStack)
+    """Ends that it is counted among those of its key; who takes it over (`pop_all`) goes on to be."""
 
 
 _current: ContextVar[RequestRecord | None] = ContextVar("request_record", default=None)

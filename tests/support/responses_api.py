@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from gptoss_adapter.app import create_app
 from gptoss_backend.settings import load_settings
 from support.fake_model_server import FakeModelServer
-from support.live_app import live, sse_documents
+from support.live_app import live, sse_documents, wait_until
 
 RESPONSES = "/v1/responses"
 MODEL = "gpt-oss-demo"
@@ -58,6 +58,15 @@ def respond(client: httpx.Client, given: object = "Hi", **fields: object) -> dic
     return document
 
 
+def settled(client: httpx.Client, response_id: str) -> dict[str, Any]:
+    """Return a response that is kept, once it is over; its shape is checked against the official client's."""
+    path = f"{RESPONSES}/{response_id}"
+    wait_until(lambda: client.get(path).json()["status"] not in ("queued", "in_progress"))
+    document: dict[str, Any] = client.get(path).json()
+    OpenAIResponse.model_validate(document, strict=True)
+    return document
+
+
 def refusal(client: httpx.Client, status: int = 400, **fields: object) -> dict[str, Any]:
     """Return the error of a request that must be refused."""
     response = client.post(RESPONSES, json={"model": MODEL, "input": "Hi", **fields})
@@ -69,12 +78,18 @@ def refusal(client: httpx.Client, status: int = 400, **fields: object) -> dict[s
 def stream(client: httpx.Client, given: object = "Hi", **fields: object) -> list[dict[str, Any]]:
     """Return the events of a streamed response; each one's shape is checked against the official client's."""
     response = client.post(RESPONSES, json={"model": MODEL, "input": given, "stream": True, **fields})
+    events = events_of(response)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    return events
+
+
+def events_of(response: httpx.Response) -> list[dict[str, Any]]:
+    """Return the events of an answer; each one's shape is checked against the official client's."""
     assert response.status_code == 200, response.text
     names = [line.removeprefix("event: ") for line in response.text.split("\n") if line.startswith("event: ")]
     bare = "\n".join(line for line in response.text.split("\n") if not line.startswith("event: "))
     events = sse_documents(httpx.Response(200, text=bare, headers=response.headers))
     assert [event["type"] for event in events] == names
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
     for event in events:
         _EVENT.validate_python(event, strict=True)
     return events

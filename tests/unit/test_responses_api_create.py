@@ -392,7 +392,8 @@ def test_reasoning_when_a_client_carried_it_then_the_model_sees_it_before_the_ca
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
-        ({"background": True}, "background", "unsupported_parameter"),
+        ({"background": True, "store": False}, "background", "invalid_value"),
+        ({"background": "yes"}, "background", "invalid_type"),
         ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt", "unsupported_parameter"),
         ({"truncation": "auto"}, "truncation", "unsupported_parameter"),

@@ -84,13 +84,19 @@ def summary_detail(body: ResponseRequest) -> SummaryDetail | None:
 
 
 def begun_response(body: ResponseRequest, served: ServedModel, sampling: SamplingParams) -> ResponseObject:
-    """Return the response as it is before the first token: an id, and what was asked for."""
+    """Return the response as it is before the first token: an id, and what was asked for.
+
+    Raises InvalidRequestError where it is to be made in the background and not to be kept.
+    """
+    if body.background and body.store is False:
+        message = "'background' needs 'store': what is made in the background is fetched from there."
+        raise InvalidRequestError(message, param="background", code="invalid_value")
     return ResponseObject(
         id=new_response_id(),
         object="response",
         created_at=int(time.time()),
         completed_at=None,
-        status="in_progress",
+        status="queued" if body.background else "in_progress",
         error=None,
         incomplete_details=None,
         model=served.name.openai,
@@ -111,7 +117,7 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         frequency_penalty=sampling.frequency_penalty,
         top_logprobs=or_default(body.top_logprobs, 0),
         truncation="disabled",
-        background=False,
+        background=bool(body.background),
         store=or_default(body.store, True),
         service_tier="default",
         metadata=body.metadata or {},

@@ -227,6 +227,8 @@ class ResponseRequest(GenerationFields):
     stream_options: EventOptions | None = None
 
     store: bool | None = None
+    background: bool | None = None
+    """Make the answer whether or not the client stays; it is fetched from the store."""
     include: ListOf[Includable] | None = None
     metadata: Labels | None = None
 
@@ -241,7 +243,6 @@ class ResponseRequest(GenerationFields):
     client_metadata: dict[str, JsonValue] | None = None
     """Codex's notes on itself."""
 
-    background: Annotated[object, NotHonoured(False)] = None
     truncation: Annotated[object, NotHonoured("disabled")] = None
     conversation: Annotated[object, NotHonoured(instead="say it with 'previous_response_id'")] = None
     prompt: Annotated[object, NotHonoured(instead="say it with 'instructions' and 'input'")] = None
