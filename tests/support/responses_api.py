@@ -41,9 +41,15 @@ _EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 @contextmanager
-def serving(store: Path, server: FakeModelServer, **adapter: object) -> Iterator[str]:
+def serving(
+    store: Path, server: FakeModelServer, *, triton_metrics_port: int | None = None, **adapter: object
+) -> Iterator[str]:
     """Serve the app, its store at that path, and yield its URL. adapter: further settings of that section."""
-    sections = {"model": "demo", "adapter": {"responses_path": str(store), "keepalive_s": 0.1, **adapter}}
+    sections = {
+        "model": "demo",
+        "server": {"triton_metrics_port": triton_metrics_port},
+        "adapter": {"responses_path": str(store), "keepalive_s": 0.1, **adapter},
+    }
     app = create_app(load_settings(sections, environ={}), model_server=server, today=lambda: date(2026, 11, 23))
     with live(app) as url:
         yield url

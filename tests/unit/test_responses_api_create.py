@@ -396,7 +396,7 @@ def test_reasoning_when_a_client_carried_it_then_the_model_sees_it_before_the_ca
         ({"background": "yes"}, "background", "invalid_type"),
         ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt", "unsupported_parameter"),
-        ({"truncation": "auto"}, "truncation", "unsupported_parameter"),
+        ({"truncation": "always"}, "truncation", "invalid_value"),
         ({"context_management": [{"type": "compaction"}]}, "context_management", "unsupported_parameter"),
         ({"text": {"verbosity": "low"}}, "text.verbosity", "unsupported_parameter"),
         ({"reasoning": {"summary": "none"}}, "reasoning.summary", "invalid_value"),

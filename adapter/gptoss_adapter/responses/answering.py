@@ -41,6 +41,7 @@ from gptoss_adapter.responses.plan import (
 from gptoss_adapter.responses.progress import EventChunk
 from gptoss_adapter.responses.store import ResponseStore
 from gptoss_adapter.responses.tools import Offer, allowed_offers, offers
+from gptoss_adapter.responses.truncation import FittedPrompt
 from gptoss_adapter.schemas.answers import Usage
 from gptoss_adapter.schemas.response_answers import (
     IncompleteDetails,
@@ -53,7 +54,7 @@ from gptoss_adapter.schemas.response_answers import (
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_adapter.schemas.responses import ResponseRequest, SchemaText
 from gptoss_adapter.serving import ServedModel, Services
-from gptoss_adapter.turn import Turn
+from gptoss_adapter.turn import ChatPrompt, Turn
 from gptoss_backend.contract import ChatRequest
 
 _OUR_FIELDS: Final = {"messages": "input", "response_format": "text.format"}
@@ -102,7 +103,8 @@ class Answering:
         record.notes["response_id"] = begun.id
         offered = allowed_offers(body)
         with naming_fields_of_this_api(offered):
-            turn = Turn(services, served, chat, sampling, record, stop=body.stop_strings)
+            prompt = chat_prompt(body, chat, served, services)
+            turn = Turn(services, served, chat, sampling, record, stop=body.stop_strings, prompt=prompt)
         output = Output(
             {offer.name: offer for offer in offered},
             carries_reasoning=carries_reasoning(body),
@@ -235,6 +237,15 @@ async def asked_chat(
     check_tools(offers(body.tools), limits)
     check_schemas(dict(_schemas(body)), limits)
     return chat_request(body, [*earlier, *own_input], served.profile, services.today()), own_input
+
+
+def chat_prompt(body: ResponseRequest, chat: ChatRequest, served: ServedModel, services: Services) -> ChatPrompt:
+    """Return the prompt of the chat, not yet rendered; with `truncation: auto` one that fits. Raises ApiError."""
+    request_id = current_record().request_id
+    if body.truncation != "auto":
+        return ChatPrompt(services.model_server, chat, request_id)
+    max_tokens = sampling_params(body, served.profile).max_tokens
+    return FittedPrompt(services, served, chat, request_id, max_tokens)
 
 
 def naming_fields_of_this_api(offered: Sequence[Offer] = ()) -> AbstractContextManager[None]:

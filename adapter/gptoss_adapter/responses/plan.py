@@ -116,7 +116,7 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
         top_logprobs=or_default(body.top_logprobs, 0),
-        truncation="disabled",
+        truncation=body.truncation or "disabled",
         background=bool(body.background),
         store=or_default(body.store, True),
         service_tier="default",

@@ -20,7 +20,7 @@ from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import ApiError, InvalidRequestError
 from gptoss_adapter.raw_prompts import token_ids
-from gptoss_adapter.responses.answering import Answering, asked_chat, naming_fields_of_this_api
+from gptoss_adapter.responses.answering import Answering, asked_chat, chat_prompt, naming_fields_of_this_api
 from gptoss_adapter.responses.background import BackgroundResponses
 from gptoss_adapter.responses.events import EventWriter
 from gptoss_adapter.responses.resuming import ResumedStream
@@ -139,10 +139,11 @@ async def count_input_tokens(
     body: ResponseRequest, request: Request, services: Shared, store: Store
 ) -> CountedInputTokens:
     """Count the tokens of the prompt that a request would make."""
-    chat, _ = await asked_chat(body, services.route(body.model, body.profile), services, store)
+    served = services.route(body.model, body.profile)
+    chat, _ = await asked_chat(body, served, services, store)
     async with until_disconnect(request.receive):
         with naming_fields_of_this_api(allowed_offers(body)):
-            prompt = await services.model_server.preprocess(chat, current_record().request_id)
+            prompt = await chat_prompt(body, chat, served, services).ids()
     return CountedInputTokens(object="response.input_tokens", input_tokens=len(token_ids(prompt)))
 
 

@@ -84,7 +84,7 @@ class ResponseObject(AnswerModel):
     presence_penalty: float
     frequency_penalty: float
     top_logprobs: int
-    truncation: Literal["disabled"]
+    truncation: Literal["auto", "disabled"]
     background: bool
     store: bool
     """Whether the response is, or once it is over will be, kept."""

@@ -217,6 +217,8 @@ class ResponseRequest(GenerationFields):
     tools: ListOf[InputTool] | None = None
     tool_choice: ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    """Whether the oldest of a conversation that is too long is left out, else it is refused."""
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
 
@@ -243,7 +245,6 @@ class ResponseRequest(GenerationFields):
     client_metadata: dict[str, JsonValue] | None = None
     """Codex's notes on itself."""
 
-    truncation: Annotated[object, NotHonoured("disabled")] = None
     conversation: Annotated[object, NotHonoured(instead="say it with 'previous_response_id'")] = None
     prompt: Annotated[object, NotHonoured(instead="say it with 'instructions' and 'input'")] = None
     context_management: Annotated[object, NotHonoured([])] = None
