@@ -135,7 +135,7 @@ class BackgroundResponses:
         except BaseException:
             del self._under_way[response_id]
             raise
-        task = begun.run(self._make(begun, record, record.counted.pop_all()))
+        record.goes_on = task = begun.run(self._make(begun, record, record.counted.pop_all()))
         task.add_done_callback(lambda _: self._under_way.pop(response_id))
         return begun
 
