@@ -29,6 +29,7 @@ _HEALTH: Final = frozenset({"/health", "/health/live", "/health/ready", "/ping"}
 _METRICS: Final = frozenset({"/metrics", "/stats"})
 _OPERATORS: Final = _HEALTH | _METRICS
 """Answered to the last, and waited for by nobody."""
+_CANCEL: Final = "/cancel"
 _NUM_DURATIONS: Final = 64
 _MAX_RETRY_S: Final = 60
 
@@ -66,7 +67,7 @@ class Admission:
         self._check_open(scope)
         waited_for = self._drain.request() if scope["path"] not in _OPERATORS else nullcontext()
         with ExitStack() as counted, waited_for:
-            if key is not None and scope["method"] == "POST":
+            if key is not None and _is_counted(scope):
                 counted.enter_context(self._counted(key))
             yield counted
 
@@ -101,6 +102,11 @@ class Admission:
             self._under_way[key.name] -= 1
             if not self._under_way[key.name]:
                 del self._under_way[key.name]
+
+
+def _is_counted(scope: Scope) -> bool:
+    """Say whether a request is one of those that a key may have so many of: to cancel one makes room for others."""
+    return scope["method"] == "POST" and not scope["path"].endswith(_CANCEL)
 
 
 def _offered(path: str, headers: Headers) -> str | None:
