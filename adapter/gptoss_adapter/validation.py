@@ -32,6 +32,8 @@ from gptoss_adapter.messages.errors import error_response as anthropic_response
 from gptoss_adapter.messages.errors import speaks_anthropic
 from gptoss_adapter.schemas.fields import TOO_MANY_FIELDS, UNSUPPORTED
 
+_AZURE_VERSION = "api-version"
+
 
 class StrictJsonRequest(Request):
     """A request whose JSON is read by pydantic's parser.
@@ -62,7 +64,10 @@ class StrictJsonRoute(APIRoute):
 
 
 class StrictQueryRoute(StrictJsonRoute):
-    """One that refuses what it does not know in the URL's query, too. A list's name may end in [], as OpenAI's does."""
+    """One that refuses what it does not know in the URL's query, too. A list's name may end in [], as OpenAI's does.
+
+    Azure's clients say the version of their API with each request; here there is one.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler behind the strict reader."""
@@ -72,7 +77,7 @@ class StrictQueryRoute(StrictJsonRoute):
         async def handle_strictly(request: Request) -> Response:
             said = [(name.removesuffix("[]"), value) for name, value in request.query_params.multi_items()]
             for name, _ in said:
-                if name not in known:
+                if name not in known and name != _AZURE_VERSION:
                     message = f"Unknown parameter: '{name}'."
                     raise InvalidRequestError(message, param=name, code="unknown_parameter")
             scope = {**request.scope, "query_string": urlencode(said).encode()}

@@ -107,6 +107,7 @@ class AdapterSettings(_Section):
     responses_path: Path | None = None
     responses_keep_days: Annotated[float, Field(gt=0)] = 30.0
     responses_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 1024 * 1024 * 1024
+    max_background_responses: Annotated[int, Field(ge=1)] = 64
     keys_path: Path | None = None
     open_metrics: bool = True
     page: bool = True

@@ -360,6 +360,20 @@ def test_langchain_when_it_streams_then_the_pieces_make_the_answer(url: str, res
     assert "".join(piece.text for piece in pieces) == "Hello!"
 
 
+def test_langchain_when_it_asks_for_a_summary_then_it_reads_the_reasoning_as_it_streams(url: str) -> None:
+    model = ChatOpenAI(
+        model=MODEL,
+        base_url=url,
+        api_key="none",  # type: ignore[arg-type]
+        max_retries=0,
+        reasoning={"summary": "auto"},
+        output_version="responses/v1",
+    )
+    blocks = [block for piece in model.stream("Hi") for block in piece.content if isinstance(block, dict)]
+    summaries = [part for block in blocks if block["type"] == "reasoning" for part in block.get("summary", ())]
+    assert "".join(part["text"] for part in summaries) == "Easy."
+
+
 def test_langchain_when_it_wants_an_object_then_the_schema_is_asked_for(url: str, server: FakeModelServer) -> None:
     server.scripts = [answer('<|channel|>final<|message|>{"city":"Oslo","degrees":-3}<|return|>')]
     model = langchain_model(url, responses=True).with_structured_output(Fact)

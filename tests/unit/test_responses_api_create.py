@@ -275,14 +275,27 @@ def test_request_when_it_asks_for_logprobs_then_the_model_server_is_asked_for_as
     assert told["top_logprobs"] == fields.get("top_logprobs", 0)
 
 
+@pytest.mark.parametrize("name", ["summary", "generate_summary"])
 @pytest.mark.parametrize("summary", ["auto", "concise", "detailed"])
-def test_request_when_it_asks_for_a_summary_then_the_reasoning_is_told_as_it_is(
-    client: httpx.Client, summary: str
+def test_request_when_it_asks_for_a_summary_then_the_reasoning_is_told_as_its_own_summary_too(
+    client: httpx.Client, name: str, summary: str
 ) -> None:
-    told = respond(client, reasoning={"summary": summary, "generate_summary": summary})
+    told = respond(client, reasoning={name: summary})
     assert told["output"][0]["content"] == [{"type": "reasoning_text", "text": "Easy."}]
-    assert told["output"][0]["summary"] == []
-    assert told["reasoning"] == {"effort": "medium", "summary": None}
+    assert told["output"][0]["summary"] == [{"type": "summary_text", "text": "Easy."}]
+    assert told["reasoning"] == {"effort": "medium", "summary": summary}
+
+
+def test_reasoning_when_it_is_sent_back_with_its_summary_then_the_model_sees_it_once(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    told = respond(client, reasoning={"summary": "auto"})
+    hi = {"role": "user", "content": "Hi"}
+    by_content = told["output"]
+    by_summary = [{**by_content[0], "content": None}, by_content[1]]
+    for output in (by_content, by_summary):
+        respond(client, [hi, *output, hi])
+    assert [chat.messages[1].reasoning for chat in server.chats[1:]] == ["Easy.", "Easy."]
 
 
 @pytest.mark.parametrize("strict", [True, False, None])
@@ -426,15 +439,16 @@ def test_reasoning_when_a_client_carried_it_then_the_model_sees_it_before_the_ca
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
-        ({"background": True}, "background", "unsupported_parameter"),
+        ({"background": True, "store": False}, "background", "invalid_value"),
+        ({"background": "yes"}, "background", "invalid_type"),
         ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt", "unsupported_parameter"),
-        ({"truncation": "auto"}, "truncation", "unsupported_parameter"),
+        ({"truncation": "always"}, "truncation", "invalid_value"),
         ({"context_management": [{"type": "compaction"}]}, "context_management", "unsupported_parameter"),
         ({"text": {"verbosity": "terse"}}, "text.verbosity", "invalid_value"),
         ({"reasoning": {"effort": "none"}}, "reasoning.effort", "unsupported_parameter"),
         ({"tools": [{**WEATHER, "async": True}]}, "tools[0].async", "unsupported_parameter"),
-        ({"reasoning": {"summary": "none"}}, "reasoning.summary", "unsupported_parameter"),
+        ({"reasoning": {"summary": "none"}}, "reasoning.summary", "invalid_value"),
         ({"reasoning": {"effort": "extreme"}}, "reasoning.effort", "invalid_value"),
         ({"surprise": 1}, "surprise", "unknown_parameter"),
         ({"messages": []}, "messages", "unknown_parameter"),

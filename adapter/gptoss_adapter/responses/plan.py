@@ -30,6 +30,7 @@ from gptoss_adapter.schemas.responses import (
     ResponseFields,
     ResponseRequest,
     SchemaText,
+    SummaryDetail,
 )
 from gptoss_adapter.serving import ServedModel
 from gptoss_backend.contract import (
@@ -62,13 +63,13 @@ def chat_request(body: ResponseFields, items: Sequence[Item], profile: ProfileSe
     )
 
 
-def sampling_params(body: ResponseRequest, profile: ProfileSettings) -> SamplingParams:
+def sampling_params(body: ResponseFields, profile: ProfileSettings) -> SamplingParams:
     """Return how the answer's tokens are chosen. Raises InvalidRequestError."""
     max_tokens = max_tokens_of(profile, body.max_output_tokens, "max_output_tokens")
     return sampling_of(body, profile, max_tokens, _num_alternatives(body))
 
 
-def _num_alternatives(body: ResponseRequest) -> int | None:
+def _num_alternatives(body: ResponseFields) -> int | None:
     """Return how many alternatives are told with each token; None: tokens are not told of."""
     return body.top_logprobs or (0 if LOGPROBS in (body.include or ()) else None)
 
@@ -78,14 +79,26 @@ def carries_reasoning(body: ResponseRequest) -> bool:
     return CARRIED_REASONING in (body.include or ())
 
 
+def summary_detail(body: ResponseRequest) -> SummaryDetail | None:
+    """Return how reasoning is to be told as its own summary; None: not at all."""
+    asked = body.reasoning
+    return (asked.summary or asked.generate_summary) if asked else None
+
+
 def begun_response(body: ResponseRequest, served: ServedModel, sampling: SamplingParams) -> ResponseObject:
-    """Return the response as it is before the first token: an id, and what was asked for."""
+    """Return the response as it is before the first token: an id, and what was asked for.
+
+    Raises InvalidRequestError where it is to be made in the background and not to be kept.
+    """
+    if body.background and body.store is False:
+        message = "'background' needs 'store': what is made in the background is fetched from there."
+        raise InvalidRequestError(message, param="background", code="invalid_value")
     return ResponseObject(
         id=new_response_id(),
         object="response",
         created_at=int(time.time()),
         completed_at=None,
-        status="in_progress",
+        status="queued" if body.background else "in_progress",
         error=None,
         incomplete_details=None,
         model=served.name.openai,
@@ -97,7 +110,7 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         tool_choice=_told_choice(body),
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         text={"format": _told_format(body), "verbosity": _verbosity(body) or "medium"},
-        reasoning={"effort": str(_effort(body, served.profile)), "summary": None},
+        reasoning={"effort": str(_effort(body, served.profile)), "summary": summary_detail(body)},
         max_output_tokens=body.max_output_tokens,
         max_tool_calls=body.max_tool_calls,
         temperature=sampling.temperature,
@@ -105,8 +118,8 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
         top_logprobs=or_default(body.top_logprobs, 0),
-        truncation="disabled",
-        background=False,
+        truncation=body.truncation or "disabled",
+        background=bool(body.background),
         store=or_default(body.store, True),
         service_tier="default",
         metadata=body.metadata or {},

@@ -62,7 +62,7 @@ class ResponseObject(AnswerModel):
     created_at: int
     """Unix seconds, as is `completed_at`."""
     completed_at: int | None
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
     error: ResponseError | None
     incomplete_details: IncompleteDetails | None
     model: str
@@ -84,10 +84,10 @@ class ResponseObject(AnswerModel):
     presence_penalty: float
     frequency_penalty: float
     top_logprobs: int
-    truncation: Literal["disabled"]
-    background: Literal[False]
+    truncation: Literal["auto", "disabled"]
+    background: bool
     store: bool
-    """Whether the response is, or once it is complete will be, kept."""
+    """Whether the response is, or once it is over will be, kept."""
     service_tier: Literal["default"]
     metadata: dict[str, str]
     user: str | None

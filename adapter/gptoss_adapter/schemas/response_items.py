@@ -77,7 +77,7 @@ class ReasoningText(RequestModel):
 
 
 class SummaryText(RequestModel):
-    """A piece of what another server made of the reasoning."""
+    """A piece of what another server made of the reasoning, or here the reasoning itself."""
 
     type: Literal["summary_text"]
     text: str

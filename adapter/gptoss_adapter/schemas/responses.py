@@ -151,13 +151,17 @@ class TextConfig(RequestModel):
     verbosity: Verbosity | None = None
 
 
+SummaryDetail = Literal["auto", "concise", "detailed"]
+
+
 class ReasoningConfig(RequestModel):
     """How the model reasons."""
 
     effort: Effort | None = None
-    summary: Annotated[object, NotHonoured("auto", "concise", "detailed")] = None
-    """Harmless: reasoning is told as it is, which is as detailed as can be; nothing is made of it."""
-    generate_summary: Annotated[object, NotHonoured("auto", "concise", "detailed")] = None
+    summary: SummaryDetail | None = None
+    """Tell the reasoning once more as its own summary, for clients that read only that. All ask for the same."""
+    generate_summary: SummaryDetail | None = None
+    """The older name of `summary`."""
     context: Annotated[object, NotHonoured("auto")] = None
     mode: Annotated[object, NotHonoured("standard")] = None
 
@@ -215,6 +219,8 @@ class ResponseFields(GenerationFields):
     tools: ListOf[InputTool] | None = None
     tool_choice: ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    """Whether the oldest of a conversation that is too long is left out, else it is refused."""
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
 
@@ -225,6 +231,8 @@ class ResponseFields(GenerationFields):
     stream_options: EventOptions | None = None
 
     store: bool | None = None
+    background: bool | None = None
+    """Make the answer whether or not the client stays; it is fetched from the store."""
     include: ListOf[Includable] | None = None
     metadata: Labels | None = None
 
@@ -239,8 +247,6 @@ class ResponseFields(GenerationFields):
     client_metadata: dict[str, JsonValue] | None = None
     """Harmless: Codex's notes on itself."""
 
-    background: Annotated[object, NotHonoured(False)] = None
-    truncation: Annotated[object, NotHonoured("disabled")] = None
     conversation: Annotated[object, NotHonoured(instead="say it with 'previous_response_id'")] = None
     prompt: Annotated[object, NotHonoured(instead="say it with 'instructions' and 'input'")] = None
     context_management: Annotated[object, NotHonoured([])] = None
