@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GptOssForCausalLM
+from transformers import GptOssConfig, GptOssForCausalLM
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 
 from gptoss_backend.demo.naming import DEMO_NAME, is_demo
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
@@ -33,6 +36,18 @@ SMALL = Shape(
     head_dim=16,
     vocab_size=300,
 )
+YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 4096,
+    "truncate": False,
+}
+
+
+def without(document: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != key}
 
 
 @pytest.fixture
@@ -176,6 +191,14 @@ def test_load_when_numbers_are_of_no_use_then_the_sentence_names_the_tensor(
         ({"rms_norm_eps": None}, "a value of the wrong type"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantised by 'fp8' are not computed here"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope type 'llama3'"),
+        ({"rope_scaling": {"type": "linear"}}, "rope type 'linear'"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "YaRN's factor is missing, not a number from 1 on"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 0.5}}, "YaRN's factor is 0.5"),
+        ({"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "asks for mscale, which is not computed"),
+        ({"rope_scaling": YARN | {"mscale_all_dim": 1.0}}, "asks for mscale_all_dim, which is not computed"),
+        ({"rope_scaling": YARN | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5, but whole heads"),
+        ({"partial_rotary_factor": 0.25}, "partial_rotary_factor is 0.25, but whole heads"),
+        ({"rope_scaling": {"full_attention": YARN}}, "one rotary embedding for each kind of layer"),
     ],
     ids=str,
 )
@@ -223,3 +246,44 @@ def test_rope_when_scaled_by_yarn_then_angles_match_transformers(shape: str, tmp
     expected_cos, expected_sin = reference.model.rotary_emb(torch.zeros(1), positions[None])
     torch.testing.assert_close(cos[:, 0], expected_cos[0], atol=1e-4, rtol=0.0)
     torch.testing.assert_close(sin[:, 0], expected_sin[0], atol=1e-4, rtol=0.0)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"rope_theta": 150000, "rope_scaling": None},
+        {"rope_theta": 150000, "rope_scaling": {}},
+        {"rope_parameters": {}},
+        {"rope_theta": 10000.0, "rope_scaling": YARN},
+        {"rope_theta": 10000.0, "rope_parameters": YARN | {"rope_theta": 150000.0}},
+        {"rope_scaling": YARN, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+        {"rope_theta": 150000, "rope_scaling": without(YARN, "rope_type") | {"type": "yarn"}},
+        {"rope_theta": 150000, "rope_scaling": without(YARN, "truncate")},
+        {"rope_theta": 150000, "rope_scaling": without(YARN, "original_max_position_embeddings")},
+        {"original_max_position_embeddings": 8192, "rope_scaling": YARN},
+        {"rope_theta": 150000, "rope_scaling": YARN | {"attention_factor": 1.0}},
+        {"rope_theta": 150000, "rope_scaling": YARN | {"attention_factor": 1.25, "factor": 1.0}},
+        {"rope_theta": 150000, "rope_scaling": {"rope_type": "default"}},
+    ],
+    ids=str,
+)
+def test_rope_when_keys_are_missing_or_spelled_otherwise_then_transformers_reads_the_same(keys: dict[str, Any]) -> None:
+    document: dict[str, Any] = {
+        "vocab_size": 300,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 128,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+    }
+    ours = RotaryEmbedding(ModelConfig.from_document(deepcopy(document | keys)).rope, 64, CPU)
+    theirs = GptOssRotaryEmbedding(GptOssConfig.from_dict(deepcopy(document | keys)))
+    torch.testing.assert_close(ours.inverse_frequencies, theirs.inv_freq, atol=0.0, rtol=1e-5)
+    assert ours.amplitude == pytest.approx(theirs.attention_scaling)

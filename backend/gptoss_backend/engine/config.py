@@ -6,9 +6,10 @@ Owns: `ModelConfig` and its reading. Does not know: weights, devices, requests.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from gptoss_backend.engine.errors import CheckpointError
 
@@ -16,6 +17,13 @@ FULL_ATTENTION = "full_attention"
 SLIDING_ATTENTION = "sliding_attention"
 BLOCK_VALUES = 32
 """Values in a block of MXFP4."""
+# what transformers' GptOssConfig takes where a config.json says nothing
+_DEFAULT_YARN: Final[Mapping[str, Any]] = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "original_max_position_embeddings": 4096,
+    "truncate": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,8 @@ class RopeConfig:
     beta_slow: float
     original_max_positions: int
     truncate: bool
+    attention_factor: float | None = None
+    """What cosines and sines are multiplied by; None: what the paper derives from `factor`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +118,7 @@ class ModelConfig:
             rms_norm_eps=float(document["rms_norm_eps"]),
             swiglu_alpha=float(document.get("swiglu_alpha", 1.702)),
             swiglu_limit=float(document.get("swiglu_limit", 7.0)),
-            rope=rope_of(document),
+            rope=rope_of(document, default=_DEFAULT_YARN),
         )
         if (picked := config.num_experts_per_token) > config.num_experts:
             raise CheckpointError(f"config.json: {per_token} is {picked}, but there are {config.num_experts} experts")
@@ -149,19 +159,47 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def rope_of(document: dict[str, Any], default_theta: float = 150000.0) -> RopeConfig:
-    """Read a config.json's rotary embedding. Raises TypeError, ValueError or CheckpointError."""
+def rope_of(
+    document: dict[str, Any], *, default_theta: float = 150000.0, default: Mapping[str, Any] | None = None
+) -> RopeConfig:
+    """Read a config.json's rotary embedding as transformers does; `default`: where it says nothing of its scaling.
+
+    Raises KeyError, TypeError, ValueError or CheckpointError.
+    """
     # published checkpoints: rope_theta beside rope_scaling; transformers 5: all of it in rope_parameters
-    scaling = document.get("rope_parameters") or document.get("rope_scaling") or {}
-    kind = scaling.get("rope_type", "default")
-    if kind not in ("yarn", "default"):
-        raise CheckpointError(f"config.json: rope type {kind!r} is neither yarn nor default")
-    theta = scaling.get("rope_theta") or document.get("rope_theta") or default_theta
+    scaling = document.get("rope_scaling") or document.get("rope_parameters")
+    if scaling is None:
+        scaling = default or {}
+    # "type" is transformers' key of before 2024
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    _check_rope(document, scaling, kind)
+    theta = float(scaling.get("rope_theta") or document.get("rope_theta") or default_theta)
+    if kind == "default":
+        return RopeConfig(theta, 1.0, 32.0, 1.0, 4096, truncate=False)
+    original = document.get("original_max_position_embeddings", scaling.get("original_max_position_embeddings"))
+    attention_factor = scaling.get("attention_factor")
     return RopeConfig(
-        theta=float(theta),
-        factor=float(scaling.get("factor", 1.0)) if kind == "yarn" else 1.0,
+        theta=theta,
+        factor=float(scaling["factor"]),
         beta_fast=float(scaling.get("beta_fast") or 32.0),
         beta_slow=float(scaling.get("beta_slow") or 1.0),
-        original_max_positions=int(scaling.get("original_max_position_embeddings") or 4096),
-        truncate=bool(scaling.get("truncate", False)),
+        original_max_positions=int(original or document["max_position_embeddings"]),
+        truncate=bool(scaling.get("truncate", True)),
+        attention_factor=None if attention_factor is None else float(attention_factor),
     )
+
+
+def _check_rope(document: dict[str, Any], scaling: Mapping[str, Any], kind: str) -> None:
+    """Raise CheckpointError where a rotary embedding is not one that is computed here."""
+    if kind not in ("yarn", "default"):
+        raise CheckpointError(f"config.json: rope type {kind!r} is neither yarn nor default")
+    if kind == "yarn" and (factor := scaling.get("factor") or 0.0) < 1.0:
+        raise CheckpointError(f"config.json: YaRN's factor is {factor or 'missing'}, not a number from 1 on")
+    for name in ("mscale", "mscale_all_dim"):
+        if scaling.get(name) is not None:
+            raise CheckpointError(f"config.json: the rotary embedding asks for {name}, which is not computed here")
+    share = scaling.get("partial_rotary_factor", document.get("partial_rotary_factor"))
+    if share not in (None, 1):
+        raise CheckpointError(f"config.json: partial_rotary_factor is {share!r}, but whole heads are rotated here")
+    if {FULL_ATTENTION, SLIDING_ATTENTION} & scaling.keys():
+        raise CheckpointError("config.json: one rotary embedding for each kind of layer is not computed here")
