@@ -35,7 +35,7 @@ def sequence(
 ) -> Sequence:
     """Return what the engine makes of a request that stops at STOPS."""
     params, prompt = SamplingParams(**sampling), PROMPT if prompt is None else prompt
-    grammar = None if mask is None else Grammar(mask, "r", vocab)
+    grammar = None if mask is None else Grammar(mask, "r")
     return Sequence(
         GenerationRequest("r", prompt, params, mask),
         max_tokens=1000,
