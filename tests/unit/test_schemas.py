@@ -157,6 +157,11 @@ def test_sampling_when_top_k_is_minus_one_then_there_is_no_limit() -> None:
     assert sampling(top_k=-1).top_k == 0
 
 
+def test_sampling_when_the_seed_is_minus_one_then_there_is_none() -> None:
+    assert sampling(seed=-1).seed is None
+    assert sampling(seed=-2).seed == -2
+
+
 @pytest.mark.parametrize("fields", [{"max_completion_tokens": 5}, {"max_tokens": 5, "max_completion_tokens": 5}])
 def test_sampling_when_max_tokens_comes_under_its_new_name_then_it_counts(fields: dict[str, int]) -> None:
     assert sampling(**fields).max_tokens == 5
