@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from gptoss_backend.engine.checkpoint_files import check_kind
 from gptoss_backend.engine.errors import CheckpointError
 
 FULL_ATTENTION = "full_attention"
@@ -60,8 +61,8 @@ class ModelConfig:
     swiglu_alpha: float
     swiglu_limit: float
     rope: RopeConfig
-    has_packed_experts: bool = False
-    """What config.json says of the checkpoint's experts; its files know better."""
+    ties_embeddings: bool = False
+    """The unembedding is the embedding, unless the files hold one of its own."""
 
     @property
     def sliding_layers(self) -> tuple[int, ...]:
@@ -77,8 +78,9 @@ class ModelConfig:
     def from_folder(cls, folder: Path) -> ModelConfig:
         """Read folder/config.json, in the published form or as transformers 5 writes it.
 
-        Raises CheckpointError naming what is missing or wrong.
+        Raises CheckpointError naming what is missing or wrong, or what else the folder holds.
         """
+        check_kind(folder)
         path = folder / "config.json"
         document = read_document(path)
         if document.get("model_type") != "gpt_oss":
@@ -94,6 +96,7 @@ class ModelConfig:
     def from_document(cls, document: dict[str, Any]) -> ModelConfig:
         """Read what config.json holds. Raises KeyError, TypeError, ValueError or CheckpointError."""
         _check_quantization(document.get("quantization_config"))
+        _check_arithmetic(document)
         num_layers = _count(document, "num_hidden_layers")
         layer_types = document.get("layer_types") or [
             FULL_ATTENTION if i % 2 else SLIDING_ATTENTION for i in range(num_layers)
@@ -102,7 +105,7 @@ class ModelConfig:
             raise CheckpointError("config.json: layer_types does not name one attention kind for each layer")
         per_token = "num_experts_per_tok" if "num_experts_per_tok" in document else "experts_per_token"
         config = cls(
-            has_packed_experts=document.get("quantization_config") is not None,
+            ties_embeddings=bool(document.get("tie_word_embeddings", False)),
             vocab_size=_count(document, "vocab_size"),
             hidden_size=_count(document, "hidden_size"),
             intermediate_size=_count(document, "intermediate_size"),
@@ -139,11 +142,19 @@ def _count(document: dict[str, Any], key: str) -> int:
 
 def _check_quantization(quantization: dict[str, Any] | None) -> None:
     method = "mxfp4" if quantization is None else quantization.get("quant_method", "mxfp4")
-    if method != "mxfp4":
+    if str(method).lower() != "mxfp4":
         raise CheckpointError(
             f"config.json: weights quantised by {method!r} are not computed here: experts may be in MXFP4, as "
             "published, all else in bfloat16, float16 or float32"
         )
+
+
+def _check_arithmetic(document: dict[str, Any]) -> None:
+    """Raise CheckpointError where a key asks for what has no tensors of its own and is not computed here."""
+    if (activation := document.get("hidden_act") or "silu") != "silu":
+        raise CheckpointError(f"config.json: hidden_act is {activation!r}, not 'silu'")
+    if document.get("attention_bias", True) is False:
+        raise CheckpointError("config.json: attention_bias is false, but attention without biases is not computed here")
 
 
 def read_document(path: Path) -> dict[str, Any]:
