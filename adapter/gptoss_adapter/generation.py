@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -29,8 +30,8 @@ from gptoss_adapter.metrics import GenerationMeter
 from gptoss_adapter.schemas.answers import FinishReasonName, Usage
 from gptoss_adapter.serving import ServedModel, Services
 from gptoss_adapter.stats_activity import Outcome
-from gptoss_backend.contract import Finished, FinishReason, SamplingParams, Started, TokenLogprob
-from gptoss_backend.harmony.vocabulary import FIRST_SPECIAL
+from gptoss_backend.contract import STOP_TOKENS, Finished, FinishReason, SamplingParams, Started, TokenLogprob
+from gptoss_backend.harmony.vocabulary import FIRST_SPECIAL, RETURN
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,16 @@ class Generation(ABC, Generic[T_co]):
     _started: Started
 
     def __init__(
-        self, services: Services, served: ServedModel, sampling: SamplingParams, record: RequestRecord
+        self,
+        services: Services,
+        served: ServedModel,
+        sampling: SamplingParams,
+        record: RequestRecord,
+        *,
+        shows_stop: bool = False,
     ) -> None:
+        """shows_stop: the stop string or token that ends the text is its last part."""
+        self._shows_stop = shows_stop
         self._services = services
         self._served = served
         self._sampling = replace(sampling, timeout_s=served.profile.request_timeout_s)
@@ -60,7 +69,9 @@ class Generation(ABC, Generic[T_co]):
         self._early: list[T_co] = []  # the first response may bring the first token
         self._finished: Finished | None = None
         self._stopped = False  # by us, before the engine would have
-        self._num_tokens = 0  # those that count as generated
+        self._num_read = 0  # then, of the last response's tokens
+        self._prompt_ids: PromptIds | None = None
+        self._token_ids: list[int] = []  # those that count as generated
 
     async def __aenter__(self) -> Self:
         """Begin to count the generation as in flight."""
@@ -113,9 +124,40 @@ class Generation(ABC, Generic[T_co]):
         return Usage.of(
             prompt_tokens=prompt.prompt_tokens,
             cached_tokens=prompt.cached_tokens,
-            completion_tokens=self._num_tokens,
+            completion_tokens=len(self._token_ids),
             reasoning_tokens=self._reasoning_tokens(),
         )
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the text, None where something else did."""
+        return None
+
+    @property
+    def stop_reason(self) -> str | int | None:
+        """What ended the text, as vLLM tells it: the stop string, or the stop token but `<|return|>`. At its end only.
+
+        `<|return|>`, the vocabulary's own end, is told where it was named and would not have ended the text by itself.
+        """
+        if self.stop_string is not None:
+            return self.stop_string
+        if self._finished is None or self._finished.finish_reason is not FinishReason.STOP or not self._token_ids:
+            return None
+        last, sampling = self._token_ids[-1], self._sampling
+        if last == RETURN and not sampling.ignore_eos:
+            return None
+        return last if last in STOP_TOKENS or last in sampling.stop_token_ids else None
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        """The prompt's tokens. Once it has begun."""
+        assert self._prompt_ids is not None  # noqa: S101 (_begin() was given it)
+        return array("i", self._prompt_ids.raw).tolist()
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The tokens generated so far, special tokens and the one that ended it included."""
+        return self._token_ids
 
     # --- what a reader of tokens fills in ---------------------------------------------------------------------------
 
@@ -127,6 +169,10 @@ class Generation(ABC, Generic[T_co]):
     def _read_rest(self) -> list[T_co]:
         """Return what was held back. Called once, after the last token."""
 
+    def _is_text(self, token: int) -> bool:
+        """Whether a token that ended the generation would be text, had it not."""
+        return token < FIRST_SPECIAL and token in self._sampling.stop_token_ids
+
     def _reasoning_tokens(self) -> int:
         return 0
 
@@ -135,6 +181,7 @@ class Generation(ABC, Generic[T_co]):
     async def _begin(self, prompt: PromptIds) -> None:
         """Submit the prompt and wait until the engine takes it up. Raises ApiError."""
         model, request_id = self._served.name, self._record.request_id
+        self._prompt_ids = prompt
         self._stream = self._services.model_server.generate(model, prompt, self._sampling, request_id)
         step = await self._next_step()
         if not isinstance(step.event, Started):
@@ -147,7 +194,7 @@ class Generation(ABC, Generic[T_co]):
         """End the generation now; of the tokens being read only the first `num_read` count."""
         assert self._stream is not None  # noqa: S101 (these tokens came from it)
         self._stopped = True
-        self._num_tokens += num_read
+        self._num_read = num_read
         self._stream.cancel()
 
     # --- responses --------------------------------------------------------------------------------------------------
@@ -166,22 +213,22 @@ class Generation(ABC, Generic[T_co]):
         if isinstance(event, Finished) and event.finish_reason is FinishReason.CANCELLED:
             raise ServiceUnavailableError("The server ended this generation because it is shutting down.")
         logprobs = event.logprobs if event is not None else ()
-        num_shown = len(token_ids) - self._ends_with_stop_token(step)
+        num_shown = len(token_ids) - self._ends_silently(step)
         news = self._read(token_ids[:num_shown], logprobs[:num_shown])
         if self._stopped:
+            self._token_ids += token_ids[: self._num_read]
             return news
-        self._num_tokens += len(token_ids)
+        self._token_ids += token_ids
         if isinstance(event, Finished):
             self._finished = event
             news = news + self._read_rest()
         return news
 
-    def _ends_with_stop_token(self, step: GenerationStep) -> bool:
-        """Whether a text token ended the generation that the request had named for it: like a stop string, no text."""
+    def _ends_silently(self, step: GenerationStep) -> bool:
+        """Whether the last token ended the generation and is, like a stop string, no text."""
         if not (isinstance(step.event, Finished) and step.event.finish_reason is FinishReason.STOP and step.token_ids):
             return False
-        last = step.token_ids[-1]
-        return last < FIRST_SPECIAL and last in self._sampling.stop_token_ids
+        return not self._shows_stop and self._is_text(step.token_ids[-1])
 
     def _broken_contract(self, what: str) -> InternalError:
         logger.error("the generation failed: %s", what)

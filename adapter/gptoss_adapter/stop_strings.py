@@ -17,9 +17,10 @@ class StopStrings:
     result not on where the pieces are cut.
     """
 
-    def __init__(self, strings: Sequence[str]) -> None:
-        """strings: none of them empty. Without any, text passes as it is."""
+    def __init__(self, strings: Sequence[str], *, is_shown: bool = False) -> None:
+        """strings: none empty; without any, text passes as it is. is_shown: the text ends with the one found."""
         self._matchers = [_Matcher(string) for string in strings]
+        self._is_shown = is_shown
         self._held = ""
         self.matched = False
         """A string was found: no more text is to be pushed."""
@@ -27,7 +28,7 @@ class StopStrings:
         """The string."""
 
     def push(self, text: str) -> str:
-        """Return what may go out now: all that cannot belong to a match, and nothing from a match on."""
+        """Return what may go out now: all that cannot belong to a match, and nothing from a match on, or behind it."""
         if not self._matchers:
             return text
         text, num_old = self._held + text, len(self._held)
@@ -37,7 +38,7 @@ class StopStrings:
                 self.matched = True
                 self.found = max(matched, key=len)
                 self._held = ""
-                return text[: end + 1 - len(self.found)]
+                return text[: end + 1 - (0 if self._is_shown else len(self.found))]
         shown = len(text) - max(matcher.num_matched for matcher in self._matchers)
         self._held = text[shown:]
         return text[:shown]

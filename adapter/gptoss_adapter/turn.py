@@ -70,17 +70,21 @@ class Turn(Generation[Delta]):
         record: RequestRecord,
         *,
         stop: Sequence[str] = (),
+        shows_stop: bool = False,
         prompt: ChatPrompt | None = None,
     ) -> None:
-        """stop: strings in the content that end the turn. prompt: the chat's, where several turns share it.
+        """stop: strings in the content that end the turn. shows_stop: with them, not before them.
+
+        prompt: the chat's, where several turns share it.
 
         Raises InvalidRequestError where the answer cannot be held to what the chat asks for.
         """
-        super().__init__(services, served, replace(sampling, structure=_structure(chat)), record)
+        sampling = replace(sampling, structure=_structure(chat))
+        super().__init__(services, served, sampling, record, shows_stop=shows_stop)
         self._prompt = prompt or ChatPrompt(services.model_server, chat, record.request_id)
         tools = offered_tools(chat)
         self._splitter = ChannelSplitter([tool.name for tool in tools], allows_calls=bool(tools))
-        self._gate = ContentGate(stop)
+        self._gate = ContentGate(stop, shows_stop=shows_stop)
         self._one_by_one = bool(stop) or sampling.logprobs is not None
         self._unplaced: list[TokenLogprob] = []  # of a message's text, or of a header: the next delta tells
 

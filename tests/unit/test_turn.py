@@ -74,7 +74,7 @@ def play(
             async for deltas in turn:
                 builder.add(deltas)
                 pieces += [delta for delta in deltas if isinstance(delta, ScoredContent)]
-        return builder.choice(turn.finish_reason), turn, pieces
+        return builder.choice(turn), turn, pieces
 
     return asyncio.run(run())
 

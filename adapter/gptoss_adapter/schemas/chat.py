@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, JsonValue, Tag
 
 from gptoss_adapter.schemas.fields import Labels, ListOf, NotHonoured, RequestModel, choice_kind, content_kind
+from gptoss_adapter.schemas.raw_output import RawOutputFields
 from gptoss_adapter.schemas.sampling import GenerationFields
 
 # --- messages -------------------------------------------------------------------------------------------------------
@@ -246,7 +247,7 @@ class PromptFields(RequestModel):
     chat_template_kwargs: TemplateFields | None = None
 
 
-class ChatCompletionRequest(PromptFields, GenerationFields):
+class ChatCompletionRequest(PromptFields, GenerationFields, RawOutputFields):
     """A chat to continue by one assistant turn, or by several to choose from."""
 
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
