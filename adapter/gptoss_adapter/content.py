@@ -48,6 +48,10 @@ class ContentGate:
         """A stop string was found: the content is over, and nothing is to be pushed any more."""
         return self._stop.matched
 
+    def hold_stops(self, *, is_held: bool) -> None:
+        """Say whether stop strings in what is pushed next count for nothing, being too early."""
+        self._stop.may_end = not is_held
+
     @property
     def stop_string(self) -> str | None:
         """The one that was found."""

@@ -69,6 +69,7 @@ class Continuation(Generation[ContentDelta]):
             return [ContentDelta(text)] if text else []
         shown: list[ContentDelta] = []
         for num_read, (token, scored) in enumerate(zip(token_ids, logprobs or repeat(None), strict=False), 1):
+            self._gate.hold_stops(is_held=self._is_before_stops(num_read))
             if self._is_text(token):
                 self._gate.score([scored] if scored is not None else [])
                 shown += self._gate.push(self._decoder.push((token,)))

@@ -173,6 +173,10 @@ class Generation(ABC, Generic[T_co]):
         """Whether a token that ended the generation would be text, had it not."""
         return token < FIRST_SPECIAL and token in self._sampling.stop_token_ids
 
+    def _is_before_stops(self, num_read: int) -> bool:
+        """Whether the last of `num_read` tokens of this response is one of the first `min_tokens`, as vLLM has it."""
+        return len(self._token_ids) + num_read <= self._sampling.min_tokens
+
     def _reasoning_tokens(self) -> int:
         return 0
 

@@ -22,6 +22,8 @@ class StopStrings:
         self._matchers = [_Matcher(string) for string in strings]
         self._is_shown = is_shown
         self._held = ""
+        self.may_end = True
+        """False: a string that is complete now does not end the text, nor does it later on."""
         self.matched = False
         """A string was found: no more text is to be pushed."""
         self.found: str | None = None
@@ -34,7 +36,7 @@ class StopStrings:
         text, num_old = self._held + text, len(self._held)
         for end in range(num_old, len(text)):
             matched = [matcher.string for matcher in self._matchers if matcher.advance(text[end])]
-            if matched:
+            if matched and self.may_end:
                 self.matched = True
                 self.found = max(matched, key=len)
                 self._held = ""
@@ -60,12 +62,15 @@ class _Matcher:
         self.num_matched = 0
 
     def advance(self, char: str) -> bool:
-        """Read one more character; True where the string is complete. Not to be called again then."""
+        """Read one more character; True where the string is complete."""
         count = self.num_matched
         while count and self.string[count] != char:
             count = self._shorter[count - 1]
-        self.num_matched = count + (self.string[count] == char)
-        return self.num_matched == len(self.string)
+        count += self.string[count] == char
+        is_complete = count == len(self.string)
+        # goes on, where that is no end, with the longest beginning of another match
+        self.num_matched = self._shorter[count - 1] if is_complete else count
+        return is_complete
 
 
 def _borders(string: str) -> list[int]:

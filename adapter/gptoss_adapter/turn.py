@@ -117,6 +117,7 @@ class Turn(Generation[Delta]):
             return self._splitter.push(token_ids)
         deltas: list[Delta] = []
         for num_read, (token, scored) in enumerate(zip(token_ids, logprobs or repeat(None), strict=False), 1):
+            self._gate.hold_stops(is_held=self._is_before_stops(num_read))
             deltas += self._gated(self._splitter.push((token,)), token, scored)
             if self._gate.stopped:
                 self._stop_after(num_read)

@@ -58,6 +58,7 @@ def play(
     *,
     stop: list[str] | None = None,
     logprobs: int | None = None,
+    min_tokens: int = 0,
     mode: Mode = Mode.AUTO,
     tools: tuple[FunctionTool, ...] = (),
 ) -> tuple[Choice, Turn, list[ScoredContent]]:
@@ -66,7 +67,7 @@ def play(
     async def run() -> tuple[Choice, Turn, list[ScoredContent]]:
         server = FakeModelServer(scenes)
         services = Services(SETTINGS, MODELS, server, Metrics(), PAGE, utc_today, Drain())
-        sampling = SamplingParams(logprobs=logprobs)
+        sampling = SamplingParams(logprobs=logprobs, min_tokens=min_tokens)
         turn = Turn(services, MODELS.default, chat(mode, *tools), sampling, RequestRecord("req"), stop=stop or [])
         builder, pieces = ChoiceBuilder(AnswerStyle()), []
         async with turn:
@@ -116,6 +117,18 @@ def test_turn_when_stopped_then_the_cut_does_not_depend_on_the_pieces(
     by_tokens, same_turn, _ = play(script(ids, list(range(60))), stop=stop)
     assert said(by_pieces) == said(by_tokens)
     assert turn.usage == same_turn.usage
+
+
+@pytest.mark.parametrize(
+    ("min_tokens", "content"), [(0, "one"), (4, "one"), (5, "one end two"), (7, "one end two end three")]
+)
+def test_turn_when_tokens_must_come_first_then_no_stop_string_ends_it_before_more_of_them(
+    min_tokens: int, content: str
+) -> None:
+    # three tokens of a header come before the text, a token a word
+    scenes = answer("<|channel|>final<|message|>one end two end three end<|return|>")
+    for each in (scenes, script(token_ids("<|channel|>final<|message|>one end two end three end"), [])):
+        assert play(each, stop=[" end"], min_tokens=min_tokens)[0].message.content == content
 
 
 def test_turn_when_two_messages_are_kept_apart_then_what_does_it_is_no_stop_string() -> None:
