@@ -72,6 +72,8 @@ class Generation(ABC, Generic[T_co]):
         self._num_read = 0  # then, of the last response's tokens
         self._prompt_ids: PromptIds | None = None
         self._token_ids: list[int] = []  # those that count as generated
+        self._more_ids: list[int] = []  # to go on with, behind them
+        self._before: Finished | None = None  # how it ended when it went on
 
     async def __aenter__(self) -> Self:
         """Begin to count the generation as in flight."""
@@ -86,7 +88,7 @@ class Generation(ABC, Generic[T_co]):
         outcome = self._outcome(error)
         self._meter.ended(outcome, self._finished.timings if self._finished is not None else None)
         self._write_notes(outcome)
-        await self._let_go()
+        await self._let_go(is_finished=self._finished is not None)
 
     def __aiter__(self) -> Self:
         """Return itself."""
@@ -102,6 +104,8 @@ class Generation(ABC, Generic[T_co]):
             return early
         if self.is_over:
             raise StopAsyncIteration
+        if self._more_ids:
+            return await self._go_on()
         return self._absorb(await self._next_step())
 
     @property
@@ -169,6 +173,10 @@ class Generation(ABC, Generic[T_co]):
     def _read_rest(self) -> list[T_co]:
         """Return what was held back. Called once, after the last token."""
 
+    def _following(self, finished: Finished) -> list[int]:
+        """Return what to put behind the tokens so far for the model to go on, once; nothing: this is the end."""
+        return []
+
     def _is_text(self, token: int) -> bool:
         """Whether a token that ended the generation would be text, had it not."""
         return token < FIRST_SPECIAL and token in self._sampling.stop_token_ids
@@ -224,9 +232,56 @@ class Generation(ABC, Generic[T_co]):
             return news
         self._token_ids += token_ids
         if isinstance(event, Finished):
-            self._finished = event
+            if self._before is None and (more := self._following(event)):
+                self._before, self._more_ids = event, more
+                return news
+            self._finished = _joined(self._before, event)
             news = news + self._read_rest()
         return news
+
+    async def _go_on(self) -> list[T_co]:
+        """Submit what there is with more behind it, and wait until the engine takes that up.
+
+        Where it does not, be it for want of room, the answer ends as it did.
+        """
+        assert self._before is not None and self._prompt_ids is not None  # noqa: PT018, S101 (_absorb() saw to it)
+        ids, self._more_ids = array("i", [*self._token_ids, *self._more_ids]), []
+        await self._let_go(is_finished=True)
+        prompt, sampling = PromptIds(self._prompt_ids.raw + ids.tobytes()), self._left(self._before)
+        try:
+            model, request_id = self._served.name, self._record.request_id
+            self._stream = self._services.model_server.generate(model, prompt, sampling, request_id)
+            step = await self._next_step()
+        except ApiError as error:
+            logger.info("the answer ends with a call that nobody takes: %s", error)
+            self._finished = self._before
+            return self._read_rest()
+        if not isinstance(step.event, Started):
+            raise self._broken_contract("its first response does not say that it started")
+        before, started = self._before, step.event
+        self._meter.went_on(started.prompt_tokens, started.cached_tokens)
+        self._started = replace(
+            started,
+            prompt_tokens=before.prompt_tokens + started.prompt_tokens,
+            cached_tokens=before.cached_tokens + started.cached_tokens,
+        )
+        return self._absorb(step)
+
+    def _has_time_left(self, finished: Finished) -> bool:
+        """Whether the request may go on for any more tokens and seconds."""
+        sampling = self._sampling
+        is_short = sampling.max_tokens is not None and len(self._token_ids) >= sampling.max_tokens
+        return not is_short and (sampling.timeout_s is None or finished.timings.total_s < sampling.timeout_s)
+
+    def _left(self, before: Finished) -> SamplingParams:
+        """Return how the rest of the tokens are chosen."""
+        sampling, count = self._sampling, len(self._token_ids)
+        return replace(
+            sampling,
+            max_tokens=None if sampling.max_tokens is None else sampling.max_tokens - count,
+            min_tokens=max(sampling.min_tokens - count, 0),
+            timeout_s=None if sampling.timeout_s is None else sampling.timeout_s - before.timings.total_s,
+        )
 
     def _ends_silently(self, step: GenerationStep) -> bool:
         """Whether the last token ended the generation and is, like a stop string, no text."""
@@ -240,11 +295,11 @@ class Generation(ABC, Generic[T_co]):
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
-    async def _let_go(self) -> None:
+    async def _let_go(self, *, is_finished: bool) -> None:
         """Read the finished stream to its end, else cancel it."""
         if self._stream is None:
             return
-        if self._finished is not None:
+        if is_finished:
             with contextlib.suppress(ApiError, TimeoutError, StopAsyncIteration):
                 async with asyncio.timeout(_STREAM_END_TIMEOUT_S):
                     await anext(self._stream)
@@ -273,3 +328,16 @@ class Generation(ABC, Generic[T_co]):
         notes["completion_tokens"] = num_before + self._meter.num_tokens
         if self._meter.first_token_s is not None:
             notes.setdefault("ttft_ms", round(self._meter.first_token_s * 1000, 1))
+
+
+def _joined(before: Finished | None, last: Finished) -> Finished:
+    """Return the end of a generation that went on once, with what both parts have cost."""
+    if before is None:
+        return last
+    return replace(
+        last,
+        prompt_tokens=before.prompt_tokens + last.prompt_tokens,
+        cached_tokens=before.cached_tokens + last.cached_tokens,
+        completion_tokens=before.completion_tokens + last.completion_tokens,
+        timings=replace(before.timings, total_s=before.timings.total_s + last.timings.total_s),
+    )

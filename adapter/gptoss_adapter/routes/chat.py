@@ -97,6 +97,7 @@ def _plan(body: ChatCompletionRequest, served: ServedModel, services: Services) 
             stop=body.stop_strings,
             shows_stop=bool(body.include_stop_str_in_output),
             prompt=prompt,
+            goes_on=not body.return_token_ids,  # what it is told is no token of the answer
         )
         for sampling in copies_of(sampling_params(body, served.profile), count)
     ]
