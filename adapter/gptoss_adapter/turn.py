@@ -121,8 +121,10 @@ class Turn(Generation[Delta]):
 
     def _following(self, finished: Finished) -> list[int]:
         tool = self._splitter.refused_call
-        has_called = finished.finish_reason is FinishReason.STOP and self._token_ids[-1:] == [CALL] and tool is not None
-        return refusal_of_call(tool) if has_called and self._goes_on and self._has_time_left(finished) else []
+        has_called = finished.finish_reason is FinishReason.STOP and self._token_ids[-1:] == [CALL]
+        if tool is None or not (has_called and self._goes_on and self._has_time_left(finished)):
+            return []
+        return refusal_of_call(tool)
 
     def _reasoning_tokens(self) -> int:
         return self._splitter.reasoning_tokens
