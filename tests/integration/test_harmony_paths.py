@@ -205,9 +205,16 @@ def test_budget_when_spent_inside_a_call_then_the_reason_is_length(scripted: ope
     assert '{"city": "Oslo"}'.startswith(answer.calls[0][1])
 
 
-def test_call_when_the_choice_is_none_then_it_is_text(scripted: openai.OpenAI) -> None:
+def test_call_when_the_choice_is_none_then_it_is_no_content_also_when_the_model_repeats_it(
+    scripted: openai.OpenAI,
+) -> None:
     answer = said(scripted, CALL + "<|call|>", tools=TOOLS, tool_choice="none")
-    assert answer == Answer('{"city": "Oslo"}', "", [], "stop")
+    assert answer == Answer("", '{"city": "Oslo"}\n\n{"city": "Oslo"}', [], "stop")
+
+
+def test_call_when_no_tool_was_offered_then_the_model_is_told_and_answers(scripted: openai.OpenAI) -> None:
+    answer = said(scripted, f"{CALL}<|call|>\n---\n{FINAL}")
+    assert answer == Answer("It rains.", '{"city": "Oslo"}', [], "stop")
 
 
 def test_special_tokens_when_typed_by_a_user_then_they_are_text(scripted: openai.OpenAI) -> None:
