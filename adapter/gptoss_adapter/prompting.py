@@ -50,6 +50,8 @@ COMPLETION_MAX_TOKENS: Final = 16
 """OpenAI's default for completions."""
 _WISHES: Final = {"low": "Keep your answers brief.", "high": "Answer in detail."}
 """What a verbosity is to models that were trained on none."""
+NO_SEED: Final = -1
+"""What vLLM and llama.cpp take for a seed that was left out."""
 
 # --- chats ----------------------------------------------------------------------------------------------------------
 
@@ -247,7 +249,7 @@ def sampling_of(
         top_p=or_default(body.top_p, or_default(profile.top_p, defaults.top_p)),
         top_k=max(or_default(body.top_k, defaults.top_k), 0),
         min_p=or_default(body.min_p, defaults.min_p),
-        seed=body.seed,
+        seed=None if body.seed == NO_SEED else body.seed,
         ignore_eos=or_default(body.ignore_eos, defaults.ignore_eos),
         presence_penalty=or_default(body.presence_penalty, defaults.presence_penalty),
         frequency_penalty=or_default(body.frequency_penalty, defaults.frequency_penalty),

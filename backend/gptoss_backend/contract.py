@@ -197,7 +197,7 @@ class SamplingParams:
     """How tokens are chosen and when generation ends. The defaults are OpenAI's, the bounds OpenAI's and vLLM's.
 
     The order is vLLM's: logit_bias, repetition_penalty, frequency_penalty and presence_penalty, barred stop tokens and
-    grammar, temperature, top_k, top_p of what that left, min_p. Equal logits stand or fall together.
+    grammar, temperature, min_p, top_k, top_p of what these left. Equal logits stand or fall together.
     """
 
     __pydantic_config__ = _STRICT

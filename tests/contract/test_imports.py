@@ -20,7 +20,8 @@ SOURCES = [path for room in ("backend", "adapter", "client", "load") for path in
 MAY_READ_THE_ENVIRONMENT = {BACKEND / "settings.py"}
 # parts of the engine that say where a model goes, and know no torch: the client asks them before anything is started
 PLANNING = tuple(
-    f"gptoss_backend.engine.{module}" for module in ("config", "errors", "placement.choice", "placement.jobs")
+    f"gptoss_backend.engine.{module}"
+    for module in ("checkpoint_files", "config", "errors", "placement.choice", "placement.jobs")
 )
 TENSOR_NAMES = {spec.name for spec in vars(contract).values() if isinstance(spec, TensorSpec)}
 

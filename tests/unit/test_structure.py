@@ -21,6 +21,7 @@ from gptoss_backend.contract import (
     ToolChoiceMode,
 )
 from gptoss_backend.engine.errors import StructureOutgrown
+from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ToolCallDelta
 from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, END, FIRST_SPECIAL, RETURN, START, encoding
 from gptoss_backend.structure.answer import AnswerMask
@@ -452,3 +453,20 @@ def test_grammar_when_it_outgrows_its_limits_then_its_answer_fails_and_the_next_
     with pytest.raises(StructureOutgrown, match=r"^response_format\.json_schema\.schema: .*too many states"):
         write_on()
     assert takes(structure, start + "abba")
+
+
+@pytest.mark.parametrize("vocab_size", [200_019, 200_064, VOCAB_SIZE, 201_089, 201_216])
+@pytest.mark.parametrize("structure", [JSON_ANSWER, MAY_CALL], ids=["JSON", "call"])
+def test_mask_when_a_model_has_another_vocabulary_then_the_rest_of_its_row_may_not_come(
+    structure: OutputStructure, vocab_size: int
+) -> None:
+    mask = advanced(structure, "<|channel|>")
+    may_come = allowed(mask)
+    assert may_come is not None
+    grammar, row = Grammar(mask, "r"), torch.zeros(vocab_size)
+    assert grammar.prepare(), grammar.fault
+    grammar.exclude(row)
+    expected = np.zeros(vocab_size, dtype=bool)
+    expected[: len(may_come)] = may_come[:vocab_size]
+    assert (row.isfinite().numpy() == expected).all()
+    assert expected.any()

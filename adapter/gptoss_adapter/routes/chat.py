@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from typing import Any
 
 from fastapi import APIRouter
 from pydantic import JsonValue
@@ -47,6 +48,7 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
         include_reasoning=body.include_reasoning is not False,
         mirror_reasoning_content=services.settings.adapter.mirror_reasoning_content,
         logprobs=bool(body.logprobs),
+        token_ids=bool(body.return_token_ids),
     )
     if body.stream:
         frame = Frame(
@@ -86,7 +88,17 @@ def _plan(body: ChatCompletionRequest, served: ServedModel, services: Services) 
     chat = chat_request(body, served.profile, services.today())
     prompt = ChatPrompt(services.model_server, chat, record.request_id)
     return [
-        Turn(services, served, chat, sampling, record, stop=body.stop_strings, prompt=prompt)
+        Turn(
+            services,
+            served,
+            chat,
+            sampling,
+            record,
+            stop=body.stop_strings,
+            shows_stop=bool(body.include_stop_str_in_output),
+            prompt=prompt,
+            goes_on=not body.return_token_ids,  # what it is told is no token of the answer
+        )
         for sampling in copies_of(sampling_params(body, served.profile), count)
     ]
 
@@ -97,7 +109,8 @@ async def _whole_answer(
     answers = [_whole_choice(turn, ChoiceBuilder(style, index)) for index, turn in enumerate(turns)]
     async with until_disconnect(request.receive):
         choices = await gather(answers)
-    return ChatCompletion(object="chat.completion", choices=choices, usage=_usage(turns), **head.fields())
+    ids: dict[str, Any] = {"prompt_token_ids": turns[0].prompt_token_ids} if style.token_ids else {}
+    return ChatCompletion(object="chat.completion", choices=choices, usage=_usage(turns), **ids, **head.fields())
 
 
 async def _whole_choice(turn: Turn, choice: ChoiceBuilder) -> Choice:
@@ -105,7 +118,7 @@ async def _whole_choice(turn: Turn, choice: ChoiceBuilder) -> Choice:
         await turn.start()
         async for deltas in turn:
             choice.add(deltas)
-    return choice.choice(turn.finish_reason)
+    return choice.choice(turn)
 
 
 async def _stream_answer(turns: Sequence[Turn], frame: Frame, style: AnswerStyle) -> AsyncGenerator[bytes, None]:
@@ -124,9 +137,9 @@ async def _stream_choice(turn: Turn, chunks: ChunkWriter) -> AsyncGenerator[byte
         async for deltas in turn:
             chunks.count(turn)
             if told := told + chunks.deltas(deltas):
-                yield told
+                yield chunks.with_tokens(told, turn)
             told = b""
-        yield told + chunks.finish(turn.finish_reason)
+        yield chunks.with_tokens(told + chunks.finish(turn.finish_reason, turn.stop_reason), turn)
 
 
 def _usage(turns: Sequence[Turn]) -> Usage:

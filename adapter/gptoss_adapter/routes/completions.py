@@ -61,8 +61,8 @@ async def create_completion(body: CompletionRequest, request: Request, services:
     head = AnswerHead.of(served, "cmpl")
     if body.stream:
         frame = Frame(head, "text_completion", include_usage=body.include_usage, continuous_usage=body.continuous_usage)
-        return EventStream(_stream_answer(plan, frame), services.settings.adapter.keepalive_s)
-    answer = await _whole_answer(plan, head, request, logprobs=body.logprobs is not None)
+        return EventStream(_stream_answer(plan, frame, body), services.settings.adapter.keepalive_s)
+    answer = await _whole_answer(plan, head, body, request)
     return Response(answer.json_bytes(), media_type="application/json")
 
 
@@ -75,7 +75,16 @@ async def _plan(body: CompletionRequest, served: ServedModel, services: Services
     echoes = [await decode_text(prompt) if body.echo else "" for prompt in prompts]
     return _Plan(
         continuations=[
-            Continuation(services, served, prompt_ids(prompt), sampling, record, stop=body.stop_strings)
+            Continuation(
+                services,
+                served,
+                prompt_ids(prompt),
+                sampling,
+                record,
+                stop=body.stop_strings,
+                shows_stop=bool(body.include_stop_str_in_output),
+                shows_special=body.skip_special_tokens is False,
+            )
             for prompt in prompts
             for sampling in samplings
         ],
@@ -84,9 +93,10 @@ async def _plan(body: CompletionRequest, served: ServedModel, services: Services
     )
 
 
-async def _whole_answer(plan: _Plan, head: AnswerHead, request: Request, *, logprobs: bool) -> TextCompletion:
+async def _whole_answer(plan: _Plan, head: AnswerHead, body: CompletionRequest, request: Request) -> TextCompletion:
+    logprobs, token_ids = body.logprobs is not None, bool(body.return_token_ids)
     answers = [
-        _whole_choice(continuation, TextChoiceBuilder(index, echo, logprobs=logprobs))
+        _whole_choice(continuation, TextChoiceBuilder(index, echo, logprobs=logprobs, token_ids=token_ids))
         for index, (continuation, echo) in enumerate(zip(plan.continuations, plan.echoes, strict=True))
     ]
     async with until_disconnect(request.receive):
@@ -99,12 +109,12 @@ async def _whole_choice(continuation: Continuation, choice: TextChoiceBuilder) -
         await _start(continuation)
         async for deltas in continuation:
             choice.add(deltas)
-    return choice.choice(continuation.finish_reason)
+    return choice.choice(continuation)
 
 
-async def _stream_answer(plan: _Plan, frame: Frame) -> AsyncGenerator[bytes, None]:
+async def _stream_answer(plan: _Plan, frame: Frame, body: CompletionRequest) -> AsyncGenerator[bytes, None]:
     choices = [
-        _stream_choice(continuation, TextChunkWriter(frame, index, echo))
+        _stream_choice(continuation, TextChunkWriter(frame, index, echo, token_ids=bool(body.return_token_ids)))
         for index, (continuation, echo) in enumerate(zip(plan.continuations, plan.echoes, strict=True))
     ]
     async with aclosing(interleave(choices)) as chunks:
@@ -121,9 +131,10 @@ async def _stream_choice(continuation: Continuation, chunks: TextChunkWriter) ->
         async for deltas in continuation:
             chunks.count(continuation)
             if told := told + chunks.deltas(deltas):
-                yield told
+                yield chunks.with_tokens(told, continuation)
             told = b""
-        yield told + chunks.finish(continuation.finish_reason)
+        last = chunks.finish(continuation.finish_reason, continuation.stop_reason)
+        yield chunks.with_tokens(told + last, continuation)
 
 
 async def _start(continuation: Continuation) -> None:

@@ -13,6 +13,8 @@ from typing import Literal, Self
 from gptoss_adapter.schemas.fields import AnswerModel
 
 FinishReasonName = Literal["stop", "length", "tool_calls"]
+StopReason = str | int | None
+"""vLLM's: the stop string or token that ended the answer; null where it ended by itself, or was cut."""
 
 
 class PromptTokensDetails(AnswerModel):
@@ -127,6 +129,9 @@ class Choice(AnswerModel):
     message: AnswerMessage
     logprobs: ChoiceLogprobs | None
     finish_reason: FinishReasonName
+    stop_reason: StopReason = None
+    token_ids: list[int] | None = None
+    """Where asked for."""
 
 
 class ChatCompletion(AnswerModel):
@@ -141,6 +146,8 @@ class ChatCompletion(AnswerModel):
     usage: Usage
     service_tier: Literal["default"] | None = None
     """Where the request named one."""
+    prompt_token_ids: list[int] | None = None
+    """Where asked for."""
 
 
 class TextLogprobs(AnswerModel):
@@ -161,6 +168,10 @@ class TextChoice(AnswerModel):
     text: str
     logprobs: TextLogprobs | None
     finish_reason: Literal["stop", "length"]
+    stop_reason: StopReason = None
+    prompt_token_ids: list[int] | None = None
+    """Where asked for, as `token_ids`."""
+    token_ids: list[int] | None = None
 
 
 class TextCompletion(AnswerModel):

@@ -22,6 +22,7 @@ from gptoss_adapter.schemas.fields import (
     content_kind,
     of_types,
 )
+from gptoss_adapter.schemas.raw_output import RawOutputFields
 from gptoss_adapter.schemas.sampling import GenerationFields, ModelField
 
 # --- messages -------------------------------------------------------------------------------------------------------
@@ -290,7 +291,7 @@ class PromptFields(RequestModel):
     continue_final_message: Annotated[object, NotHonoured(False)] = None
 
 
-class ChatCompletionRequest(PromptFields, GenerationFields, ModelField):
+class ChatCompletionRequest(PromptFields, GenerationFields, ModelField, RawOutputFields):
     """A chat to continue by one assistant turn, or by several to choose from."""
 
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None

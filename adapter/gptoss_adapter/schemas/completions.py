@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Discriminator, Field, Tag
 
 from gptoss_adapter.schemas.fields import ListOf, NotHonoured
+from gptoss_adapter.schemas.raw_output import RawOutputFields
 from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, StopString, TokenId, one_or_several
 
 _Text = Annotated[str, Field(min_length=1)]
@@ -49,12 +50,14 @@ Stop = Annotated[
 """More than OpenAI takes: lm-eval's tasks have up to 16."""
 
 
-class CompletionRequest(GenerationFields, ModelField):
+class CompletionRequest(GenerationFields, ModelField, RawOutputFields):
     """Raw text or token ids to continue. Text is taken as text: `<|end|>` in it is no special token."""
 
     prompt: Prompt
     stop: Stop | None = None
     echo: bool | None = None
+    skip_special_tokens: bool | None = None
+    """false: special tokens stand in the text by name; else they leave none."""
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
     """Taken only where it equals n, and so asks for nothing."""

@@ -39,7 +39,7 @@ class Intake:
         _check_sampling(sampling, self._vocab_size)
         room = self._max_model_len - len(request.prompt_ids)
         stop_tokens = self._stops_at(sampling)
-        grammar = Grammar(request.mask, request.request_id, self._vocab_size) if request.mask is not None else None
+        grammar = Grammar(request.mask, request.request_id) if request.mask is not None else None
         sequence = Sequence(
             request,
             max_tokens=min(sampling.max_tokens or room, room),

@@ -108,8 +108,8 @@ class Sequence:
         sampling = self.request.sampling
         self.is_greedy = sampling.temperature < _LEAST_TEMPERATURE or sampling.top_k == 1
         self.wants_logits = not self.is_greedy or sampling.logprobs is not None
-        seed = sampling.seed
-        self.random = random.Random(secrets.randbits(64) if seed is None else seed)
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
+        self.random = random.Random(seed)  # which takes no notice of a sign
 
     @property
     def takes_the_likeliest(self) -> bool:

@@ -82,6 +82,11 @@ class AnswerMask:
         self._begin_header((START, *_assistant()))
 
     @property
+    def num_tokens(self) -> int:
+        """As many as the published checkpoints have; what others add stands for no text."""
+        return grammars.VOCAB_SIZE
+
+    @property
     def is_finished(self) -> bool:
         """True after the structured final text, or the one call that was allowed."""
         return self._is_finished

@@ -34,7 +34,7 @@ from gptoss_backend.harmony.vocabulary import (
 from gptoss_backend.structure.schemas import LIMITS, MAX_WHITESPACE, StructureError, arguments_schema, final_schema
 
 VOCAB_SIZE: Final = 201_088
-"""Rows of the checkpoints' unembedding."""
+"""Rows of the published checkpoints' unembedding."""
 _IN_STRING: Final = r'[^"\\\x00-\x1F\x7F]'
 _SLICES: Final = (
     r"[ \t\r\n]+",
