@@ -18,8 +18,6 @@ from gptoss_adapter.schemas.chat import (
     ChatCompletionRequest,
     Content,
     FunctionChoice,
-    JsonObjectFormat,
-    JsonSchemaFormat,
     Message,
     MessageToolCall,
     PromptFields,
@@ -27,7 +25,9 @@ from gptoss_adapter.schemas.chat import (
     ToolMessage,
 )
 from gptoss_adapter.schemas.completions import CompletionRequest
+from gptoss_adapter.schemas.raw_output import RawOutputFields
 from gptoss_adapter.schemas.sampling import GenerationFields
+from gptoss_adapter.structured import asked_form, whole_text_structure
 from gptoss_backend.contract import (
     ChatMessage,
     ChatRequest,
@@ -36,6 +36,7 @@ from gptoss_backend.contract import (
     ResponseFormat,
     Role,
     SamplingParams,
+    TextForm,
     ToolCall,
     ToolChoice,
     ToolChoiceMode,
@@ -56,14 +57,15 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
     `sampling` keeps its defaults: it does not change the prompt, and the same prompt with another temperature is then
     the same document, which Triton answers from its response cache.
     """
-    choice = _tool_choice(body)
+    choice, form = _tool_choice(body), asked_form(body)
     return ChatRequest(
         messages=tuple(_message(message) for message in body.messages),
         date=today.isoformat(),
         tools=tuple(_tool(tool) for tool in _allowed_tools(body)),
         tool_choice=choice,
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
-        response_format=_response_format(body),
+        response_format=form if isinstance(form, ResponseFormat) else None,
+        form=form if isinstance(form, TextForm) else None,
         reasoning_effort=_effort(body, profile),
     )
 
@@ -74,7 +76,8 @@ def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> Sa
         raise _invalid("'top_logprobs' is only allowed when 'logprobs' is true.", "top_logprobs")
     logprobs = body.top_logprobs or 0 if body.logprobs else None
     param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    return sampling_of(body, profile, max_tokens_of(profile, _asked_tokens(body), param), logprobs)
+    sampling = sampling_of(body, profile, max_tokens_of(profile, _asked_tokens(body), param), logprobs)
+    return replace(sampling, allowed_token_ids=_allowed(body))
 
 
 def _effort(body: PromptFields, profile: ProfileSettings) -> ReasoningEffort:
@@ -152,15 +155,6 @@ def _check_offered(body: PromptFields, name: str, param: str) -> None:
         raise _invalid(f"'{param}' is '{name}', which is not among the 'tools'.", param)
 
 
-def _response_format(body: PromptFields) -> ResponseFormat | None:
-    match body.response_format:
-        case JsonObjectFormat():
-            return ResponseFormat()
-        case JsonSchemaFormat(json_schema=asked):
-            return ResponseFormat(asked.schema_, asked.name, asked.description, bool(asked.strict))
-    return None
-
-
 # --- completions ----------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +166,8 @@ def completion_sampling(body: CompletionRequest, profile: ProfileSettings) -> Sa
         message = "'echo' cannot be combined with 'logprobs': log probabilities of a prompt are not computed here."
         raise _invalid(message, "echo")
     max_tokens = max_tokens_of(profile, body.max_tokens, "max_tokens", default=COMPLETION_MAX_TOKENS)
-    return sampling_of(body, profile, max_tokens, body.logprobs)
+    sampling = sampling_of(body, profile, max_tokens, body.logprobs)
+    return replace(sampling, allowed_token_ids=_allowed(body), structure=whole_text_structure(body))
 
 
 # --- both -----------------------------------------------------------------------------------------------------------
@@ -232,6 +227,10 @@ def sampling_of(
         priority=or_default(body.priority, defaults.priority),
         cache_salt=body.cache_salt,
     )
+
+
+def _allowed(body: RawOutputFields) -> tuple[int, ...] | None:
+    return None if body.allowed_token_ids is None else tuple(body.allowed_token_ids)
 
 
 def _as_int64(number: int) -> int:

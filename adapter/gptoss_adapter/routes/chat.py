@@ -7,12 +7,11 @@ Does not know: gRPC, Harmony, how an event is framed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,9 +23,10 @@ from gptoss_adapter.heads import AnswerHead, Frame
 from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.prompting import chat_request, check_answer_fields, copies_of, sampling_params
 from gptoss_adapter.schemas.answers import ChatCompletion, Choice, ErrorBody, Usage
-from gptoss_adapter.schemas.chat import ChatCompletionRequest, JsonSchemaFormat, PromptFields
+from gptoss_adapter.schemas.chat import ChatCompletionRequest, PromptFields
 from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.sse import DONE, STREAMED, EventStream
+from gptoss_adapter.structured import check_form
 from gptoss_adapter.together import gather, interleave
 from gptoss_adapter.turn import ChatPrompt, Turn
 from gptoss_adapter.validation import StrictJsonRoute
@@ -70,14 +70,9 @@ def check_length(body: PromptFields, services: Services) -> None:
         message = f"The conversation has {len(body.messages)} messages; this server takes {max_messages}."
         raise InvalidRequestError(message, param="messages", code="invalid_value")
     check_tools(body.tools, limits)
-    check_schemas(dict(_schemas(body)), limits)
-
-
-def _schemas(body: PromptFields) -> Iterator[tuple[str, dict[str, JsonValue] | None]]:
-    for at, tool in enumerate(body.tools or ()):
-        yield f"tools[{at}].function.parameters", tool.function.parameters
-    if isinstance(body.response_format, JsonSchemaFormat):
-        yield "response_format.json_schema.schema", body.response_format.json_schema.schema_
+    tools = enumerate(body.tools or ())
+    check_schemas({f"tools[{at}].function.parameters": tool.function.parameters for at, tool in tools}, limits)
+    check_form(body, limits)
 
 
 def _plan(body: ChatCompletionRequest, served: ServedModel, services: Services) -> list[Turn]:

@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, JsonValue, Tag
 from gptoss_adapter.schemas.fields import Labels, ListOf, NotHonoured, RequestModel, choice_kind, content_kind
 from gptoss_adapter.schemas.raw_output import RawOutputFields
 from gptoss_adapter.schemas.sampling import GenerationFields
+from gptoss_adapter.schemas.structured import StructuredFields
 
 # --- messages -------------------------------------------------------------------------------------------------------
 
@@ -203,6 +204,8 @@ class JsonObjectFormat(RequestModel):
     """The answer is a JSON object."""
 
     type: Literal["json_object"]
+    schema_: Annotated[dict[str, JsonValue] | None, Field(alias="schema")] = None
+    """llama.cpp's: of this JSON schema."""
 
 
 class JsonSchema(RequestModel):
@@ -234,7 +237,7 @@ class TemplateFields(RequestModel):
     reasoning_effort: Effort | None = None
 
 
-class PromptFields(RequestModel):
+class PromptFields(StructuredFields):
     """All that decides a chat's prompt."""
 
     messages: Annotated[ListOf[Message], Field(min_length=1)]

@@ -69,7 +69,11 @@ class Intake:
 
 def _check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
     """Raise InvalidRequest for what only the model can tell to be wrong."""
-    for name, tokens in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+    for name, tokens in (
+        ("logit_bias", sampling.logit_bias),
+        ("stop_token_ids", sampling.stop_token_ids),
+        ("allowed_token_ids", sampling.allowed_token_ids),
+    ):
         if tokens and max(tokens) >= vocab_size:
             raise InvalidRequest(f"{name} holds a token id outside 0 to {vocab_size - 1}")
     if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
