@@ -77,7 +77,7 @@ def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> Sa
     logprobs = body.top_logprobs or 0 if body.logprobs else None
     param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     sampling = sampling_of(body, profile, max_tokens_of(profile, _asked_tokens(body), param), logprobs)
-    return replace(sampling, allowed_token_ids=_allowed(body))
+    return replace(sampling, allowed_token_ids=_allowed(body), prompt_logprobs=_of_prompt(body))
 
 
 def _effort(body: PromptFields, profile: ProfileSettings) -> ReasoningEffort:
@@ -162,12 +162,21 @@ def completion_sampling(body: CompletionRequest, profile: ProfileSettings) -> Sa
     """Return how a text's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise _invalid("'best_of' is only taken where it equals 'n': this server ranks no answers.", "best_of")
-    if body.echo and body.logprobs is not None:
-        message = "'echo' cannot be combined with 'logprobs': log probabilities of a prompt are not computed here."
-        raise _invalid(message, "echo")
+    if body.max_tokens == 0 and not body.echo:
+        raise _invalid("'max_tokens' is 0, which is only allowed with 'echo'.", "max_tokens")
+    asks_of_echo = body.echo and body.logprobs is not None
+    if asks_of_echo and body.stream:
+        raise _invalid("'echo' with 'logprobs' cannot be streamed.", "echo")
+    if asks_of_echo and body.prompt_logprobs not in (None, body.logprobs):
+        raise _invalid("'prompt_logprobs' and the 'logprobs' of an echo differ; send one of them.", "prompt_logprobs")
     max_tokens = max_tokens_of(profile, body.max_tokens, "max_tokens", default=COMPLETION_MAX_TOKENS)
-    sampling = sampling_of(body, profile, max_tokens, body.logprobs)
-    return replace(sampling, allowed_token_ids=_allowed(body), structure=whole_text_structure(body))
+    sampling = sampling_of(body, profile, 1 if body.max_tokens == 0 else max_tokens, body.logprobs)
+    return replace(
+        sampling,
+        allowed_token_ids=_allowed(body),
+        structure=whole_text_structure(body),
+        prompt_logprobs=body.logprobs if asks_of_echo else _of_prompt(body),
+    )
 
 
 # --- both -----------------------------------------------------------------------------------------------------------
@@ -178,6 +187,11 @@ def copies_of(sampling: SamplingParams, count: int) -> list[SamplingParams]:
     if sampling.seed is None:
         return [sampling] * count
     return [replace(sampling, seed=_as_int64(sampling.seed + index)) for index in range(count)]
+
+
+def scored_once(copies: list[SamplingParams]) -> list[SamplingParams]:
+    """Return the sampling of answers to one prompt, of which only the first tells the prompt's log probabilities."""
+    return [copies[0], *(replace(copy, prompt_logprobs=None) for copy in copies[1:])]
 
 
 def check_answer_fields(body: GenerationFields, num_choices: int, max_choices: int) -> None:
@@ -231,6 +245,12 @@ def sampling_of(
 
 def _allowed(body: RawOutputFields) -> tuple[int, ...] | None:
     return None if body.allowed_token_ids is None else tuple(body.allowed_token_ids)
+
+
+def _of_prompt(body: ChatCompletionRequest | CompletionRequest) -> int | None:
+    if body.prompt_logprobs is not None and body.stream:
+        raise _invalid("'prompt_logprobs' cannot be streamed.", "prompt_logprobs")
+    return body.prompt_logprobs
 
 
 def _as_int64(number: int) -> int:

@@ -92,6 +92,8 @@ def whole_text_structure(body: HasForm) -> OutputStructure | None:
 
 def _forms(body: HasForm) -> Iterator[Form]:
     match body.response_format:
+        case JsonObjectFormat(schema_=None):
+            yield ResponseFormat()
         case JsonObjectFormat(schema_=schema):
             yield ResponseFormat(schema, where="response_format.schema")
         case JsonSchemaFormat(json_schema=asked):

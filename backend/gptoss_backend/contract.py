@@ -251,6 +251,8 @@ class SamplingParams:
     """Further tokens to end at; the one that did is the last of TOKEN_IDS."""
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     """How many alternatives to tell with each token's log probability; None: tell nothing."""
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """The same of the prompt's tokens, all of which are computed then, whatever the KV cache holds."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     """The lower, the sooner. One step is worth `engine.priority_step_s` of waiting, so nobody waits for ever."""
     timeout_s: Annotated[float, Field(gt=0.0)] | None = None
@@ -349,6 +351,8 @@ class Started:
     event: Literal["started"] = "started"
     logprobs: tuple[TokenLogprob, ...] = ()
     """Where asked for: one entry for each of this response's TOKEN_IDS. So in every event."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Where asked for: of the prompt's tokens but the first, in the event with the first of TOKEN_IDS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +361,7 @@ class Continued:
 
     logprobs: tuple[TokenLogprob, ...]
     event: Literal["continued"] = "continued"
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +387,7 @@ class Finished:
     timings: Timings
     event: Literal["finished"] = "finished"
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 GenerationEvent: TypeAlias = Started | Continued | Finished

@@ -21,7 +21,8 @@ from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.heads import AnswerHead, Frame
 from gptoss_adapter.limits import check_schemas, check_tools
-from gptoss_adapter.prompting import chat_request, check_answer_fields, copies_of, sampling_params
+from gptoss_adapter.prompt_logprobs import prompt_logprobs
+from gptoss_adapter.prompting import chat_request, check_answer_fields, copies_of, sampling_params, scored_once
 from gptoss_adapter.schemas.answers import ChatCompletion, Choice, ErrorBody, Usage
 from gptoss_adapter.schemas.chat import ChatCompletionRequest, PromptFields
 from gptoss_adapter.serving import ServedModel, Services, Shared
@@ -49,6 +50,7 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
         mirror_reasoning_content=services.settings.adapter.mirror_reasoning_content,
         logprobs=bool(body.logprobs),
         token_ids=bool(body.return_token_ids),
+        prompt_logprobs=body.prompt_logprobs is not None,
     )
     if body.stream:
         frame = Frame(
@@ -93,7 +95,7 @@ def _plan(body: ChatCompletionRequest, served: ServedModel, services: Services) 
             shows_stop=bool(body.include_stop_str_in_output),
             prompt=prompt,
         )
-        for sampling in copies_of(sampling_params(body, served.profile), count)
+        for sampling in scored_once(copies_of(sampling_params(body, served.profile), count))
     ]
 
 
@@ -103,8 +105,10 @@ async def _whole_answer(
     answers = [_whole_choice(turn, ChoiceBuilder(style, index)) for index, turn in enumerate(turns)]
     async with until_disconnect(request.receive):
         choices = await gather(answers)
-    ids: dict[str, Any] = {"prompt_token_ids": turns[0].prompt_token_ids} if style.token_ids else {}
-    return ChatCompletion(object="chat.completion", choices=choices, usage=_usage(turns), **ids, **head.fields())
+    told: dict[str, Any] = {"prompt_token_ids": turns[0].prompt_token_ids} if style.token_ids else {}
+    if style.prompt_logprobs:
+        told["prompt_logprobs"] = prompt_logprobs(turns[0].prompt_scores)
+    return ChatCompletion(object="chat.completion", choices=choices, usage=_usage(turns), **told, **head.fields())
 
 
 async def _whole_choice(turn: Turn, choice: ChoiceBuilder) -> Choice:

@@ -86,6 +86,7 @@ async def _plan(body: CompletionRequest, served: ServedModel, services: Services
                 stop=body.stop_strings,
                 shows_stop=bool(body.include_stop_str_in_output),
                 shows_special=body.skip_special_tokens is False,
+                is_prompt_only=body.max_tokens == 0,
             )
             for prompt in prompts
             for sampling in samplings
@@ -96,9 +97,13 @@ async def _plan(body: CompletionRequest, served: ServedModel, services: Services
 
 
 async def _whole_answer(plan: _Plan, head: AnswerHead, body: CompletionRequest, request: Request) -> TextCompletion:
-    logprobs, token_ids = body.logprobs is not None, bool(body.return_token_ids)
+    told: dict[str, bool] = {
+        "logprobs": body.logprobs is not None,
+        "token_ids": bool(body.return_token_ids),
+        "prompt_logprobs": body.prompt_logprobs is not None,
+    }
     answers = [
-        _whole_choice(continuation, TextChoiceBuilder(index, echo, logprobs=logprobs, token_ids=token_ids))
+        _whole_choice(continuation, TextChoiceBuilder(index, echo, **told))
         for index, (continuation, echo) in enumerate(zip(plan.continuations, plan.echoes, strict=True))
     ]
     async with until_disconnect(request.receive):

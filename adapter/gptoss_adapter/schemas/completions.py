@@ -56,6 +56,8 @@ class CompletionRequest(GenerationFields, RawOutputFields, StructuredFields):
     """Raw text or token ids to continue. Text is taken as text: `<|end|>` in it is no special token."""
 
     prompt: Prompt
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """0: only with `echo`, for the prompt alone."""
     stop: Stop | None = None
     response_format: ResponseFormatField | None = None
     """Of the whole text. The model is not told."""

@@ -25,3 +25,5 @@ class RawOutputFields(RequestModel):
     allowed_token_ids: Annotated[ListOf[TokenId], Field(min_length=1, max_length=1024)] | None = None
     """No other token comes, not even one to stop at."""
     bad_words: Annotated[object, NotHonoured([], instead="bar tokens with 'logit_bias'")] = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """Tell how likely the prompt's tokens were, and so many alternatives for each; not in a stream."""
