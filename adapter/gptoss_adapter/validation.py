@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -56,6 +57,26 @@ class StrictJsonRoute(APIRoute):
 
         async def handle_strictly(request: Request) -> Response:
             return await handle(StrictJsonRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
+class StrictQueryRoute(StrictJsonRoute):
+    """One that refuses what it does not know in the URL's query, too. A list's name may end in [], as OpenAI's does."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler behind the strict reader."""
+        handle = super().get_route_handler()
+        known = {field.alias for field in self.dependant.query_params}
+
+        async def handle_strictly(request: Request) -> Response:
+            said = [(name.removesuffix("[]"), value) for name, value in request.query_params.multi_items()]
+            for name, _ in said:
+                if name not in known:
+                    message = f"Unknown parameter: '{name}'."
+                    raise InvalidRequestError(message, param=name, code="unknown_parameter")
+            scope = {**request.scope, "query_string": urlencode(said).encode()}
+            return await handle(Request(scope, request.receive))
 
         return handle_strictly
 

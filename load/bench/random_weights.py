@@ -90,4 +90,4 @@ class RandomWeights:
         scales = torch.full(
             (count, rows, num_blocks), exponent + _EXPONENT_BIAS, dtype=torch.uint8, device=self._device
         )
-        return PackedMatrices(blocks, scales, self._dtype)
+        return PackedMatrices(blocks, scales, self._dtype, is_repacked=True)

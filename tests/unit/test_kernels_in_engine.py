@@ -13,7 +13,7 @@ from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.demo.random_head import write_random_head
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
 from gptoss_backend.engine.cache_sizing import CacheLimits
-from gptoss_backend.engine.checkpoint import Weights, load_weights
+from gptoss_backend.engine.checkpoint import LayerWeights, Weights, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import load_head
 from gptoss_backend.engine.experts import mix_experts
@@ -22,6 +22,7 @@ from gptoss_backend.engine.kernels.graphed_model import CudaRecorder, GraphedMod
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import Draws
+from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.operators import TorchOperators, has_dependent_launch
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.precision import FLOAT8
@@ -47,10 +48,25 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 OPTIONS = EngineOptions(max_num_seqs=4, prefill_chunk_tokens=12, kv_cache_bytes=4 * 2**20)
 
 
-def load(folder: Path, shape: Shape) -> tuple[Shard, Weights]:
+def load(folder: Path, shape: Shape, *, eight_bit: bool = False) -> tuple[Shard, Weights]:
     write_random_checkpoint(folder, shape, seed=2, name="test")
     shard = Shard.of_all(ModelConfig.from_folder(folder))
-    return shard, load_weights(folder, shard, torch.float32, DEVICE, packed=True)
+    weights = load_weights(folder, shard, torch.float32, DEVICE, packed=True, eight_bit=eight_bit)
+    return shard, dataclasses.replace(weights, layers=tuple(for_kernels(layer) for layer in weights.layers))
+
+
+def for_kernels(layer: LayerWeights) -> LayerWeights:
+    """Return a layer as it is loaded to a GPU."""
+
+    def repacked(matrices: torch.Tensor | PackedMatrices) -> PackedMatrices:
+        assert isinstance(matrices, PackedMatrices)
+        if matrices.is_repacked:
+            return matrices
+        return dataclasses.replace(matrices, blocks=matrices.blocks.clone()).repack()  # the file's stay as they are
+
+    experts = layer.experts
+    experts = dataclasses.replace(experts, gate_up=repacked(experts.gate_up), down=repacked(experts.down))
+    return dataclasses.replace(layer, experts=experts)
 
 
 class CountingRecorder:
@@ -89,7 +105,7 @@ def graphed(
     shard: Shard, weights: Weights, recorder: CountingRecorder, cache_dtype: torch.dtype | None = None
 ) -> GraphedModel:
     operators = KernelOperators(DEVICE)
-    return GraphedModel(shard, weights, recorder, mix_packed_experts, operators, cache_dtype=cache_dtype)
+    return GraphedModel(shard, weights, recorder, operators, cache_dtype=cache_dtype)
 
 
 def test_engine_when_kernels_compute_then_its_tokens_are_those_of_plain_torch(tmp_path: Path) -> None:
@@ -133,8 +149,7 @@ def test_engine_when_steps_are_replayed_then_sampling_gets_the_logits_of_plain_t
 
 
 def test_engine_when_weights_have_eight_bits_then_kernels_give_the_tokens_of_plain_torch(tmp_path: Path) -> None:
-    shard, _ = load(tmp_path / "checkpoint", SHAPE)
-    weights = load_weights(tmp_path / "checkpoint", shard, torch.float32, DEVICE, packed=True, eight_bit=True)
+    shard, weights = load(tmp_path / "checkpoint", SHAPE, eight_bit=True)
     options = dataclasses.replace(OPTIONS, max_num_seqs=1)
     plain, _, replayed = models(shard, weights)
     tokens = [generate(model, [prompt_of(5, seed=5)], 3, options)[0] for model in (plain, replayed)]

@@ -14,6 +14,7 @@ import pytest
 
 from gptoss_adapter.responses.database import ResponseDatabase
 from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.schemas.carried_reasoning import reasoning_of
 from gptoss_backend.contract import ChatMessage, Role, ToolCall
 from support.fake_model_server import FakeModelServer, answer
 from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving, stream
@@ -216,6 +217,30 @@ def test_response_when_it_is_to_be_streamed_again_then_400_names_the_parameter(c
     assert response.json()["error"]["param"] == "stream"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "query", "param", "code"),
+    [
+        ("GET", "", {"starting_after": 3}, "starting_after", "invalid_value"),
+        ("GET", "", {"include_obfuscation": True}, "include_obfuscation", "unsupported_parameter"),
+        ("GET", "", {"include": "everything"}, "include", "invalid_value"),
+        ("GET", "", {"include[]": "everything"}, "include", "invalid_value"),
+        ("GET", "", {"limit": 3}, "limit", "unknown_parameter"),
+        ("GET", "/input_items", {"before": "x"}, "before", "unknown_parameter"),
+        ("GET", "/input_items", {"include": "everything"}, "include", "invalid_value"),
+        ("POST", "/cancel", {"force": True}, "force", "unknown_parameter"),
+        ("DELETE", "", {"force": True}, "force", "unknown_parameter"),
+    ],
+)
+def test_query_when_it_is_not_understood_then_400_names_the_parameter(
+    client: httpx.Client, method: str, path: str, query: dict[str, Any], param: str, code: str
+) -> None:
+    url = f"{RESPONSES}/{respond(client)['id']}"
+    response = client.request(method, f"{url}{path}", params=query)
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["code"]) == (400, param, code)
+    assert client.get(url).status_code == 200
+
+
 # --- input items ----------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +258,15 @@ def test_input_items_when_listed_then_they_are_whole_and_the_newest_comes_first(
         "content": [{"type": "input_text", "text": "Hi"}],
     }
     assert assistant["content"] == [{"type": "output_text", "text": "Yes?", "annotations": []}]
+
+
+def test_input_items_when_reasoning_is_to_be_carried_then_it_is_told_again(client: httpx.Client) -> None:
+    second = respond(client, previous_response_id=respond(client)["id"])
+    plain = [item for item in listed(client, second["id"])["data"] if item["type"] == "reasoning"]
+    asked = {"include[]": ["reasoning.encrypted_content", "message.output_text.logprobs"]}
+    [carried] = [item for item in listed(client, second["id"], **asked)["data"] if item["type"] == "reasoning"]
+    assert reasoning_of(carried.pop("encrypted_content")) == "Easy."
+    assert [carried] == plain
 
 
 def test_input_items_when_a_response_continues_another_then_all_it_was_made_from_is_listed_page_by_page(

@@ -40,7 +40,7 @@ from gptoss_adapter.schemas.response_answers import (
     ResponseUsage,
 )
 from gptoss_adapter.schemas.response_items import Item
-from gptoss_adapter.schemas.responses import ResponseRequest, SchemaText
+from gptoss_adapter.schemas.responses import ResponseFields, ResponseRequest, SchemaText
 from gptoss_adapter.serving import ServedModel, Services
 from gptoss_adapter.turn import Turn
 from gptoss_backend.contract import ChatRequest
@@ -150,7 +150,7 @@ class Answering:
 
 
 async def asked_chat(
-    body: ResponseRequest, served: ServedModel, services: Services, store: ResponseStore
+    body: ResponseFields, served: ServedModel, services: Services, store: ResponseStore
 ) -> tuple[ChatRequest, list[Item]]:
     """Gather the conversation: return its chat, and the items that the request adds to it. Raises ApiError."""
     if body.input is None and body.previous_response_id is None:
@@ -181,7 +181,7 @@ def _check_length(num_items: int, max_items: int) -> None:
         raise InvalidRequestError(message, param="input", code="invalid_value")
 
 
-def _schemas(body: ResponseRequest) -> Iterator[tuple[str, dict[str, JsonValue] | None]]:
+def _schemas(body: ResponseFields) -> Iterator[tuple[str, dict[str, JsonValue] | None]]:
     for offer in offers(body.tools):
         yield f"{offer.place}.parameters", offer.function.parameters
     if body.text is not None and isinstance(body.text.format, SchemaText):
@@ -189,10 +189,12 @@ def _schemas(body: ResponseRequest) -> Iterator[tuple[str, dict[str, JsonValue] 
 
 
 def _usage(usage: Usage) -> ResponseUsage:
-    cached = usage.prompt_tokens_details.cached_tokens
+    details = usage.prompt_tokens_details
     return ResponseUsage(
         input_tokens=usage.prompt_tokens,
-        input_tokens_details=InputTokensDetails(cached_tokens=cached, cache_write_tokens=usage.prompt_tokens - cached),
+        input_tokens_details=InputTokensDetails(
+            cached_tokens=details.cached_tokens, cache_write_tokens=details.cache_write_tokens
+        ),
         output_tokens=usage.completion_tokens,
         output_tokens_details=OutputTokensDetails(reasoning_tokens=usage.completion_tokens_details.reasoning_tokens),
         total_tokens=usage.total_tokens,

@@ -19,6 +19,7 @@ from gptoss_adapter.logprobs import chat_logprobs
 from gptoss_adapter.responses.ids import new_item_id
 from gptoss_adapter.responses.tools import Offer
 from gptoss_adapter.schemas.carried_reasoning import carried
+from gptoss_adapter.schemas.chat import RefusalPart
 from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import (
     FunctionCallItem,
@@ -218,7 +219,7 @@ class _OpenMessage(_OpenText):
         self._logprobs: list[JsonValue] = []
 
     def item(self, status: ItemStatus) -> MessageItem:
-        content = [] if status == "in_progress" else [self._part()]
+        content: list[MessagePart | RefusalPart] = [] if status == "in_progress" else [self._part()]
         return MessageItem(id=self.id, type="message", status=status, role="assistant", content=content)
 
     def _part(self) -> MessagePart:

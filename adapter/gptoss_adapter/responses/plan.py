@@ -14,10 +14,11 @@ from datetime import date
 from pydantic import JsonValue
 
 from gptoss_adapter.errors import InvalidRequestError
-from gptoss_adapter.prompting import max_tokens_of, or_default, sampling_of
+from gptoss_adapter.prompting import effort_of, max_tokens_of, or_default, sampling_of, wish_of
 from gptoss_adapter.responses.conversation import chat_messages
 from gptoss_adapter.responses.ids import new_response_id
 from gptoss_adapter.responses.tools import allowed_offers, check_names, function_tools, told_tools, tool_choice
+from gptoss_adapter.schemas.chat import Verbosity
 from gptoss_adapter.schemas.response_answers import ResponseObject
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_adapter.schemas.responses import (
@@ -26,6 +27,7 @@ from gptoss_adapter.schemas.responses import (
     AllowedFunctions,
     JsonText,
     NamedFunction,
+    ResponseFields,
     ResponseRequest,
     SchemaText,
 )
@@ -41,7 +43,7 @@ from gptoss_backend.contract import (
 from gptoss_backend.settings import ProfileSettings
 
 
-def chat_request(body: ResponseRequest, items: Sequence[Item], profile: ProfileSettings, today: date) -> ChatRequest:
+def chat_request(body: ResponseFields, items: Sequence[Item], profile: ProfileSettings, today: date) -> ChatRequest:
     """Return what decides the prompt. items: the whole conversation. Raises InvalidRequestError."""
     instructions = (ChatMessage(Role.SYSTEM, body.instructions),) if body.instructions else ()
     messages = (*instructions, *chat_messages(items))
@@ -50,7 +52,7 @@ def chat_request(body: ResponseRequest, items: Sequence[Item], profile: ProfileS
     choice, offered = tool_choice(body), allowed_offers(body)
     check_names(offered)
     return ChatRequest(
-        messages=messages,
+        messages=(*messages, *wish_of(_verbosity(body))),
         date=today.isoformat(),
         tools=tuple(function_tools(offered)),
         tool_choice=choice,
@@ -94,9 +96,9 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         tools=told_tools(body.tools),
         tool_choice=_told_choice(body),
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
-        text={"format": _told_format(body), "verbosity": "medium"},
+        text={"format": _told_format(body), "verbosity": _verbosity(body) or "medium"},
         reasoning={"effort": str(_effort(body, served.profile)), "summary": None},
-        max_output_tokens=sampling.max_tokens,
+        max_output_tokens=body.max_output_tokens,
         max_tool_calls=body.max_tool_calls,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
@@ -111,15 +113,21 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         user=body.user,
         safety_identifier=body.safety_identifier,
         prompt_cache_key=body.prompt_cache_key,
+        prompt_cache_retention=body.prompt_cache_retention,
+        prompt_cache_options=body.prompt_cache_options,
     )
 
 
-def _effort(body: ResponseRequest, profile: ProfileSettings) -> ReasoningEffort:
+def _effort(body: ResponseFields, profile: ProfileSettings) -> ReasoningEffort:
     asked = body.reasoning.effort if body.reasoning else None
-    return ReasoningEffort(asked) if asked else profile.reasoning_effort
+    return effort_of(asked) if asked else profile.reasoning_effort
 
 
-def _response_format(body: ResponseRequest) -> ResponseFormat | None:
+def _verbosity(body: ResponseFields) -> Verbosity | None:
+    return body.text.verbosity if body.text else None
+
+
+def _response_format(body: ResponseFields) -> ResponseFormat | None:
     match body.text.format if body.text else None:
         case JsonText():
             return ResponseFormat()

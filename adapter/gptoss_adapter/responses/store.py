@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from gptoss_adapter.errors import InvalidRequestError, NotFoundError, ServiceUnavailableError
 from gptoss_adapter.responses.database import ResponseDatabase, StoredLink, StoredResponse
 from gptoss_adapter.responses.ids import is_unguessable
+from gptoss_adapter.responses.told_again import telling_reasoning_again
 from gptoss_adapter.schemas.response_answers import ListedItem, ResponseObject
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_backend.settings import Settings
@@ -81,18 +82,24 @@ class ResponseStore:
             previous_id=response.previous_response_id,
             output=json.dumps(document.pop("output")),
             response=json.dumps(document),
-            input=_ITEMS.dump_json(list(own_input), exclude_unset=True, ensure_ascii=True).decode(),
+            input=_json_of(own_input),
         )
         # by an id that anybody may think of, another client's item could be had, or put in this one's place
         item_ids = [item.id for item in (*own_input, *response.output) if item.id and is_unguessable(item.id)]
         await self._run(lambda database: database.save(stored, item_ids))
 
-    async def response(self, response_id: str) -> bytes:
-        """Return a response as it was answered, as JSON. Raises NotFoundError."""
+    async def response(self, response_id: str, *, carries_reasoning: bool = False) -> bytes:
+        """Return a response as it was answered, as JSON. Raises NotFoundError.
+
+        carries_reasoning: its items of reasoning tell their text again, as `telling_reasoning_again` does.
+        """
         stored = await self._run(lambda database: database.load(response_id))
         if stored is None:
             raise _response_not_found(response_id)
-        return f'{stored.response[:-1]},"output":{stored.output}}}'.encode()
+        output = stored.output
+        if carries_reasoning:
+            output = _json_of(telling_reasoning_again(_items_of([output])))
+        return f'{stored.response[:-1]},"output":{output}}}'.encode()
 
     async def conversation(self, response_id: str) -> list[Item]:
         """Return what the response was made from and what it gave.
@@ -184,6 +191,10 @@ class ResponseStore:
         except (sqlite3.Error, OSError) as error:
             logger.error("the store of responses failed: %s", error)
             raise ServiceUnavailableError("The store of responses is not available; its log says why.") from error
+
+
+def _json_of(items: Iterable[Item]) -> str:
+    return _ITEMS.dump_json(list(items), exclude_unset=True, ensure_ascii=True).decode()
 
 
 def _items_of(texts: Iterable[str]) -> list[Item]:

@@ -22,6 +22,7 @@ from gptoss_adapter.raw_prompts import token_ids
 from gptoss_adapter.responses.answering import Answering, asked_chat, naming_fields_of_this_api
 from gptoss_adapter.responses.events import EventWriter
 from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.told_again import telling_reasoning_again
 from gptoss_adapter.responses.tools import allowed_offers
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.response_answers import (
@@ -30,10 +31,10 @@ from gptoss_adapter.schemas.response_answers import (
     ResponseItemList,
     ResponseObject,
 )
-from gptoss_adapter.schemas.responses import ResponseRequest
+from gptoss_adapter.schemas.responses import CARRIED_REASONING, Includable, InputTokensRequest, ResponseRequest
 from gptoss_adapter.serving import Services, Shared
 from gptoss_adapter.sse import EventStream
-from gptoss_adapter.validation import StrictJsonRoute
+from gptoss_adapter.validation import StrictQueryRoute
 
 
 @asynccontextmanager
@@ -56,7 +57,7 @@ Store = Annotated[ResponseStore, Depends(_store_of)]
 
 router = APIRouter(
     tags=["responses"],
-    route_class=StrictJsonRoute,
+    route_class=StrictQueryRoute,
     lifespan=_keep_store,
     responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
 )
@@ -110,9 +111,9 @@ def _failure(answering: Answering, events: EventWriter, error: ApiError) -> byte
 
 @router.post("/v1/responses/input_tokens")
 async def count_input_tokens(
-    body: ResponseRequest, request: Request, services: Shared, store: Store
+    body: InputTokensRequest, request: Request, services: Shared, store: Store
 ) -> CountedInputTokens:
-    """Count the tokens of the prompt that a request would make."""
+    """Count the tokens of the prompt that a request would make, of the alias where it names no model."""
     chat, _ = await asked_chat(body, services.route(body.model, body.profile), services, store)
     async with until_disconnect(request.receive):
         with naming_fields_of_this_api(allowed_offers(body)):
@@ -123,13 +124,31 @@ async def count_input_tokens(
 # --- those that are kept --------------------------------------------------------------------------------------------
 
 
+Include = Annotated[list[Includable] | None, Query()]
+"""What is told in addition. Log probabilities are told where they were asked for when the answer was made."""
+
+
 @router.get("/v1/responses/{response_id}", response_model=ResponseObject)
-async def get_response(response_id: str, store: Store, stream: Annotated[bool, Query()] = False) -> Response:
+async def get_response(
+    response_id: str,
+    store: Store,
+    include: Include = None,
+    stream: Annotated[bool, Query()] = False,
+    starting_after: Annotated[int | None, Query(ge=0)] = None,
+    include_obfuscation: Annotated[bool, Query()] = False,
+) -> Response:
     """Return a response that is kept."""
     if stream:
         message = "A response that is kept is whole, and is not streamed again; leave 'stream' out."
         raise InvalidRequestError(message, param="stream", code="unsupported_parameter")
-    return Response(await store.response(response_id), media_type="application/json")
+    if starting_after is not None:
+        message = "'starting_after' is only allowed when 'stream' is true."
+        raise InvalidRequestError(message, param="starting_after", code="invalid_value")
+    if include_obfuscation:
+        message = "Unsupported value for 'include_obfuscation': this server does not honour it; leave it out."
+        raise InvalidRequestError(message, param="include_obfuscation", code="unsupported_parameter")
+    response = await store.response(response_id, carries_reasoning=CARRIED_REASONING in (include or ()))
+    return Response(response, media_type="application/json")
 
 
 @router.delete("/v1/responses/{response_id}")
@@ -153,6 +172,7 @@ async def list_input_items(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Annotated[Literal["asc", "desc"], Query()] = "desc",
     after: Annotated[str | None, Query()] = None,
+    include: Include = None,
 ) -> Response:
     """List what a response was made from: its own input, and all that it continues."""
     items = await store.input_items(response_id)
@@ -161,6 +181,8 @@ async def list_input_items(
     if after is not None:
         items = items[_position_after(after, [item.id for item in items]) :]
     page = items[:limit]
+    if CARRIED_REASONING in (include or ()):
+        page = telling_reasoning_again(page)
     answer = ResponseItemList(
         object="list",
         data=page,

@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, Tag
 from gptoss_adapter.schemas.chat import ResponseFormatField
 from gptoss_adapter.schemas.fields import ListOf, NotHonoured
 from gptoss_adapter.schemas.raw_output import RawOutputFields
-from gptoss_adapter.schemas.sampling import GenerationFields, StopString, TokenId, one_or_several
+from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, StopString, TokenId, one_or_several
 from gptoss_adapter.schemas.structured import StructuredFields
 
 _Text = Annotated[str, Field(min_length=1)]
@@ -52,7 +52,7 @@ Stop = Annotated[
 """More than OpenAI takes: lm-eval's tasks have up to 16."""
 
 
-class CompletionRequest(GenerationFields, RawOutputFields, StructuredFields):
+class CompletionRequest(RawOutputFields, StructuredFields, GenerationFields, ModelField):
     """Raw text or token ids to continue. Text is taken as text: `<|end|>` in it is no special token."""
 
     prompt: Prompt

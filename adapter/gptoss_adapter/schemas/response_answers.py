@@ -77,7 +77,7 @@ class ResponseObject(AnswerModel):
     text: dict[str, JsonValue]
     reasoning: dict[str, JsonValue]
     max_output_tokens: int | None
-    """The profile's, where the request names none."""
+    """What the request named. Without one, a profile's may end the answer."""
     max_tool_calls: int | None
     temperature: float
     top_p: float
@@ -93,6 +93,8 @@ class ResponseObject(AnswerModel):
     user: str | None
     safety_identifier: str | None
     prompt_cache_key: str | None
+    prompt_cache_retention: str | None
+    prompt_cache_options: dict[str, JsonValue] | None
 
 
 class CountedInputTokens(AnswerModel):

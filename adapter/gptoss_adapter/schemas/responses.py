@@ -11,9 +11,10 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag
 
+from gptoss_adapter.schemas.chat import Effort, Verbosity
 from gptoss_adapter.schemas.fields import Labels, ListOf, NotHonoured, RequestModel, choice_kind
-from gptoss_adapter.schemas.response_items import FunctionName, InputItem
-from gptoss_adapter.schemas.sampling import GenerationFields, StreamOptions
+from gptoss_adapter.schemas.response_items import Async, FunctionName, InputItem
+from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, StreamOptions
 
 # --- tools ----------------------------------------------------------------------------------------------------------
 
@@ -31,6 +32,7 @@ class ResponseTool(RequestModel):
     """Harmless: Anthropic's hint on what to keep."""
     allowed_callers: Annotated[object, NotHonoured(["direct"])] = None
     defer_loading: Annotated[object, NotHonoured(False)] = None
+    async_: Async = None
     output_schema: dict[str, JsonValue] | None = None
     """Harmless: the model is told what a function takes."""
 
@@ -146,13 +148,13 @@ class TextConfig(RequestModel):
     """What the final text must be."""
 
     format: Annotated[PlainText | JsonText | SchemaText, Field(discriminator="type")] | None = None
-    verbosity: Annotated[object, NotHonoured("medium", instead="say it in 'instructions'")] = None
+    verbosity: Verbosity | None = None
 
 
 class ReasoningConfig(RequestModel):
     """How the model reasons."""
 
-    effort: Literal["low", "medium", "high"] | None = None
+    effort: Effort | None = None
     summary: Annotated[object, NotHonoured("auto", "concise", "detailed")] = None
     """Harmless: reasoning is told as it is, which is as detailed as can be; nothing is made of it."""
     generate_summary: Annotated[object, NotHonoured("auto", "concise", "detailed")] = None
@@ -190,8 +192,8 @@ class EventOptions(StreamOptions):
     continuous_usage_stats: Annotated[bool | None, NotHonoured(False)] = None
 
 
-class ResponseRequest(GenerationFields):
-    """A conversation, or the next part of one, to be answered.
+class ResponseFields(GenerationFields):
+    """A conversation, or the next part of one.
 
     The fields of a chat that OpenAI's API does not have here (stop, top_k, seed …) are taken too.
     """
@@ -226,7 +228,7 @@ class ResponseRequest(GenerationFields):
     include: ListOf[Includable] | None = None
     metadata: Labels | None = None
 
-    # harmless: labels and hints that change no answer; told again in the response
+    # harmless: labels and hints that change no answer; told again in the response, `service_tier` as the one there is
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
@@ -235,7 +237,7 @@ class ResponseRequest(GenerationFields):
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, JsonValue] | None = None
     client_metadata: dict[str, JsonValue] | None = None
-    """Codex's notes on itself."""
+    """Harmless: Codex's notes on itself."""
 
     background: Annotated[object, NotHonoured(False)] = None
     truncation: Annotated[object, NotHonoured("disabled")] = None
@@ -246,3 +248,15 @@ class ResponseRequest(GenerationFields):
     moderation: Annotated[object, NotHonoured()] = None
     access_programs: Annotated[object, NotHonoured()] = None
     image: Annotated[object, NotHonoured()] = None
+    include_stop_str_in_output: Annotated[object, NotHonoured(False)] = None
+
+
+class ResponseRequest(ResponseFields, ModelField):
+    """One to be answered."""
+
+
+class InputTokensRequest(ResponseFields):
+    """One whose prompt is to be counted."""
+
+    model: str | None = None
+    personality: Annotated[object, NotHonoured(instead="say it in 'instructions'")] = None

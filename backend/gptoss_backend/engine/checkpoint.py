@@ -277,7 +277,9 @@ class _Reader:
             self._raw(f"{name}_scales", (every, rows, blocks)).to(self._device),
             self._dtype,
         )
-        return matrices if self._packed else matrices.unpack()
+        if not self._packed:
+            return matrices.unpack()
+        return matrices.repack() if self._device.type == "cuda" else matrices
 
     def _raw(self, name: str, part: tuple[slice, ...]) -> Tensor:
         file = self._file(name)

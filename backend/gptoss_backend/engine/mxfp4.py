@@ -6,14 +6,16 @@ byte, the first in the low half) that share one power of two, stored as exponent
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from gptoss_backend.engine.bit_order import repack
 from gptoss_backend.engine.config import BLOCK_VALUES
 
 _MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_REPACKED_BYTES = 64 * 2**20
 E2M1_VALUES = (*_MAGNITUDES, *(-value for value in _MAGNITUDES))
 
 
@@ -27,10 +29,22 @@ class PackedMatrices:
     """[num_experts, out, num_blocks] uint8"""
     dtype: torch.dtype
     """Of what indexing gives."""
+    is_repacked: bool = False
+    """Whether the blocks' bits are in the order of `bit_order.py`, which the GPU kernels need"""
 
     def __getitem__(self, expert: int) -> Tensor:
         """Return an expert's matrix, [out, num_blocks * 32]."""
-        return unpack_mxfp4(self.blocks[expert], self.scales[expert], self.dtype)
+        blocks = self.blocks[expert]
+        return unpack_mxfp4(repack(blocks, back=True) if self.is_repacked else blocks, self.scales[expert], self.dtype)
+
+    def repack(self) -> PackedMatrices:
+        """Return the same matrices for the GPU kernels, in the same memory, which this object then must not read."""
+        # a few at a time: no room is left for all of them twice
+        count = max(1, _REPACKED_BYTES * len(self.blocks) // self.blocks.nbytes)
+        for first in range(0, len(self.blocks), count):
+            blocks = self.blocks[first : first + count]
+            blocks.copy_(repack(blocks))
+        return replace(self, is_repacked=True)
 
     @property
     def nbytes(self) -> int:

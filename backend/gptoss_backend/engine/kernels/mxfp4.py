@@ -1,6 +1,7 @@
 """MXFP4 unpacked on the device. The torch reference is `engine/mxfp4.py`, whose module says what the format is.
 
-Owns: the device functions that the expert kernels unpack with, the order in which they multiply, and `dequantise`.
+Owns: the device functions that the expert kernels unpack with, and the order in which they multiply. The bits come in
+the order of `engine/bit_order.py`.
 
 **The lanes' order.** A sum over inputs may run in any order that weights and rows share. Four lanes of a tensor core's
 left side hold one row of weights, and of every 4 * WIDTH inputs each has WIDTH in succession. So the order is chosen in
@@ -11,8 +12,8 @@ where nibble 4 * half + pair of a word is meant, these are the places, the last 
     WIDTH 2: (word, pair, block, half), for Hopper's own instruction
     WIDTH 4: (word, pair // 2, block, pair % 2, half), as Triton feeds the older one
 
-What is last, a pair's two halves, is one register as it comes out of a word. Rows are put into the same order, by
-`rows_in_lanes` in registers or by `place_in_lanes` where they are written to memory.
+What is last, a pair's two halves, is one register as it comes out of a word. Rows are put into the same order where
+they are written to memory, by `place_in_lanes`.
 """
 
 from __future__ import annotations
@@ -23,31 +24,23 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.target_info import cuda_capability_geq
 
-from gptoss_backend.engine.config import BLOCK_VALUES
+from gptoss_backend.engine.bit_order import FROM_FIRST, FROM_SECOND, OWN
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 
-_TILE_BLOCKS = 64
 # between the exponent biases of bfloat16 and float32, 127, and of E2M1, 1
 GROWTH = tl.constexpr(2.0**126)
 # what bfloat16 weights are divided by until they are summed: so a scale of up to 2 ** 65 has room in an exponent
 EASE = tl.constexpr(2.0**64)
 _EASE_EXPONENT = tl.constexpr(64)
-
-
-def dequantise(matrices: PackedMatrices) -> Tensor:
-    """Return all matrices unpacked, [num_experts, out, num_blocks * 32] in their dtype, as `PackedMatrices.unpack`."""
-    *sizes, num_blocks = matrices.scales.shape
-    values = torch.empty(*sizes, num_blocks * BLOCK_VALUES, dtype=matrices.dtype, device=matrices.scales.device)
-    count = matrices.scales.numel()
-    with torch.cuda.device_of(values):  # type: ignore[no-untyped-call]
-        _dequantise[(triton.cdiv(count, _TILE_BLOCKS),)](
-            words_of(matrices), matrices.scales, values, count, TILE_BLOCKS=_TILE_BLOCKS
-        )
-    return values
+# of the order of bits, as signed numbers
+_OWN = tl.constexpr(OWN - 2**32)
+_FROM_FIRST = tl.constexpr(FROM_FIRST - 2**32)
+_FROM_SECOND = tl.constexpr(FROM_SECOND)
 
 
 def words_of(matrices: PackedMatrices) -> Tensor:
     """Return the blocks as the kernels read them, [num_experts, out, num_blocks, 4] int32."""
+    assert matrices.is_repacked  # noqa: S101 (made so on loading)
     for part in (matrices.blocks, matrices.scales):
         assert part.is_contiguous()  # noqa: S101 (made so on loading)
     return matrices.blocks.view(torch.int32)
@@ -60,26 +53,13 @@ def factor_type(rows: Tensor) -> tl.dtype:
     return tl.float16 if rows.dtype == torch.float16 else tl.float32
 
 
-@triton.jit(do_not_specialize=["count"])
-def _dequantise(
-    words: tl.tensor, scales: tl.tensor, values: tl.tensor, count: tl.tensor, TILE_BLOCKS: tl.constexpr
-) -> None:
-    block = tl.program_id(0).to(tl.int64) * TILE_BLOCKS + tl.arange(0, TILE_BLOCKS)
-    inside = block < count
-    packed = tl.load(words + block[:, None] * 4 + tl.arange(0, 4)[None, :], mask=inside[:, None], other=0)
-    unpacked = shrunken_values(packed) * GROWTH
-    scale = power_of_two(tl.load(scales + block, mask=inside, other=0))
-    place = block[:, None] * 32 + tl.arange(0, 32)[None, :]
-    tl.store(values + place, (unpacked * scale[:, None]).to(values.dtype.element_ty), mask=inside[:, None])
-
-
 @triton.jit
 def shrunken_values(words: tl.tensor) -> tl.tensor:
     """Return the four-bit floats of words [..., 4] int32 in their order, [..., 32] float32, divided by GROWTH."""
-    # join sorts the halves of each pair without moving any
-    first = tl.join(_widened(_pair(words, 0)), _widened(_pair(words, 2)))
-    second = tl.join(_widened(_pair(words, 1)), _widened(_pair(words, 3)))
-    values = tl.join(first, second)  # [..., 4, nibble & 4, nibble & 2, nibble & 1]
+    first, second = tl.split(tl.reshape(words, [words.numel // 4, 2, 2]))
+    # [number, word & 2, half, pair & 2, pair & 1, word & 1]
+    values = tl.join(_values_of(first, second, 0, tl.float32), _values_of(first, second, 1, tl.float32))
+    values = tl.permute(values, (0, 1, 5, 2, 3, 4))
     return tl.reshape(values, words.shape[:-1] + [32])  # noqa: RUF005 (Triton knows no unpacking)
 
 
@@ -99,30 +79,20 @@ def weights_in_lanes(words: tl.tensor, scales: tl.tensor, DTYPE: tl.constexpr, W
     """
     ROWS: tl.constexpr = words.shape[0]
     FOURS: tl.constexpr = scales.shape[1] // 4
-    packed = tl.permute(tl.reshape(words, [ROWS, FOURS, 4, 4]), (0, 1, 3, 2))
-    first = tl.join(_split(_pair(packed, 0), DTYPE), _split(_pair(packed, 2), DTYPE))
-    second = tl.join(_split(_pair(packed, 1), DTYPE), _split(_pair(packed, 3), DTYPE))
-    values = tl.join(first, second)  # [rows, fours, word, block, half, pair & 2, pair & 1]
+    packed = tl.permute(tl.reshape(words, [ROWS, FOURS, 4, 2, 2]), (0, 1, 3, 2, 4))
+    first, second = tl.split(packed)
+    # [rows, fours, word & 2, block, half, pair & 2, pair & 1, word & 1]
+    values = tl.join(_values_of(first, second, 0, DTYPE), _values_of(first, second, 1, DTYPE))
     if tl.bfloat16 == DTYPE:
         # 2 ** (scale - 127) * GROWTH / EASE, of which this is the exponent
         exponents = tl.minimum(scales, 129 + _EASE_EXPONENT).to(tl.uint16) + (126 - _EASE_EXPONENT)
         factors = (exponents << 7).to(tl.bfloat16, bitcast=True)
-        weights = values * tl.reshape(factors, [ROWS, FOURS, 1, 4, 1, 1, 1])
+        weights = values * tl.reshape(factors, [ROWS, FOURS, 1, 4, 1, 1, 1, 1])
     else:
-        factors = tl.reshape(power_of_two(scales), [ROWS, FOURS, 1, 4, 1, 1, 1])
+        factors = tl.reshape(power_of_two(scales), [ROWS, FOURS, 1, 4, 1, 1, 1, 1])
         weights = (values * GROWTH * factors).to(DTYPE)
-    weights = tl.permute(weights, (0, 1, 2, 5, 6, 3, 4) if WIDTH == 2 else (0, 1, 2, 5, 3, 6, 4))
+    weights = tl.permute(weights, (0, 1, 2, 7, 5, 6, 3, 4) if WIDTH == 2 else (0, 1, 2, 7, 5, 3, 6, 4))
     return tl.reshape(weights, [ROWS, FOURS * 128])
-
-
-@triton.jit
-def rows_in_lanes(rows: tl.tensor, WIDTH: tl.constexpr) -> tl.tensor:
-    """Return rows [num_rows, num_values], a multiple of 128 values, in the lanes' order."""
-    ROWS: tl.constexpr = rows.shape[0]
-    FOURS: tl.constexpr = rows.shape[1] // 128
-    values = tl.reshape(rows, [ROWS, FOURS, 4, 4, 2, 2, 2])  # [rows, fours, block, word, half, pair & 2, pair & 1]
-    values = tl.permute(values, (0, 1, 3, 5, 6, 2, 4) if WIDTH == 2 else (0, 1, 3, 5, 2, 6, 4))
-    return tl.reshape(values, [ROWS, FOURS * 128])
 
 
 @triton.jit
@@ -160,13 +130,20 @@ def restored(sums: tl.tensor, DTYPE: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
-def _pair(words: tl.tensor, NUMBER: tl.constexpr) -> tl.tensor:
-    """Return nibbles NUMBER and NUMBER + 4 of each word as the two halves of an int32, bfloat16 divided by GROWTH."""
-    # two bits of exponent and one of mantissa go to the lowest of bfloat16's exponent and the highest of its mantissa,
-    # which is right but for the larger exponent bias, also for 0.5, which is subnormal
-    signs = words << (12 - 4 * NUMBER)
-    numbers = words << (6 - 4 * NUMBER) if NUMBER < 2 else words >> (4 * NUMBER - 6)
-    return (signs & -0x7FFF8000) | (numbers & 0x01C001C0)
+def _values_of(first: tl.tensor, second: tl.tensor, SECOND: tl.constexpr, DTYPE: tl.constexpr) -> tl.tensor:
+    """Return the values of the first or the second of two words [...], [..., half, pair & 2, pair & 1] of DTYPE.
+
+    They are divided by GROWTH: in float32, or for bfloat16 in it.
+    """
+    own = second if SECOND else first
+    # exponent and mantissa are where bfloat16 has the lowest of its exponent and the highest of its mantissa, which is
+    # right but for the larger exponent bias, also for 0.5, which is subnormal
+    rotated = own << 26 | (own >> 6) & 0x03FFFFFF
+    fourth = (first << (5 if SECOND else 6)) & _FROM_FIRST
+    fourth |= ((second >> 2) if SECOND else (second << 7)) & _FROM_SECOND
+    even = tl.join(_split(own & _OWN, DTYPE), _split((own << 4) & _OWN, DTYPE))
+    odd = tl.join(_split(rotated & _OWN, DTYPE), _split(fourth, DTYPE))
+    return tl.join(even, odd)
 
 
 @triton.jit
