@@ -37,6 +37,8 @@ class AnswerStyle:
     logprobs: bool = False
     token_ids: bool = False
     """Tell the ids of prompt and answer."""
+    prompt_logprobs: bool = False
+    """Tell how likely the prompt was."""
 
 
 def new_call_id() -> str:

@@ -71,6 +71,7 @@ class Generation(ABC, Generic[T_co]):
         self._stopped = False  # by us, before the engine would have
         self._num_read = 0  # then, of the last response's tokens
         self._prompt_ids: PromptIds | None = None
+        self._prompt_scores: list[TokenLogprob] = []
         self._token_ids: list[int] = []  # those that count as generated
         self._more_ids: list[int] = []  # to go on with, behind them
         self._before: Finished | None = None  # how it ended when it went on
@@ -159,6 +160,11 @@ class Generation(ABC, Generic[T_co]):
         return array("i", self._prompt_ids.raw).tolist()
 
     @property
+    def prompt_scores(self) -> list[TokenLogprob]:
+        """How likely the prompt's tokens but the first were, where that was asked for. At its end."""
+        return self._prompt_scores
+
+    @property
     def token_ids(self) -> list[int]:
         """The tokens generated so far, special tokens and the one that ended it included."""
         return self._token_ids
@@ -225,6 +231,7 @@ class Generation(ABC, Generic[T_co]):
         if isinstance(event, Finished) and event.finish_reason is FinishReason.CANCELLED:
             raise ServiceUnavailableError("The server ended this generation because it is shutting down.")
         logprobs = event.logprobs if event is not None else ()
+        self._prompt_scores += event.prompt_logprobs if event is not None else ()
         num_shown = len(token_ids) - self._ends_silently(step)
         news = self._read(token_ids[:num_shown], logprobs[:num_shown])
         if self._stopped:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from gptoss_adapter.content import ContentToken, ScoredContent
 from gptoss_adapter.heads import Frame, HasUsage, compact
 from gptoss_adapter.logprobs import text_logprobs
+from gptoss_adapter.prompt_logprobs import echoed_logprobs, prompt_logprobs
 from gptoss_adapter.schemas.answers import FinishReasonName, TextChoice
 from gptoss_adapter.told_tokens import EndedAnswer, HasTokens, TokenTeller
 from gptoss_backend.harmony.channels import ContentDelta
@@ -63,8 +64,11 @@ class TextChunkWriter:
 class TextChoiceBuilder:
     """Gathers the text of one choice of a completion that is sent whole."""
 
-    def __init__(self, index: int, echo: str, *, logprobs: bool, token_ids: bool = False) -> None:
+    def __init__(
+        self, index: int, echo: str, *, logprobs: bool, token_ids: bool = False, prompt_logprobs: bool = False
+    ) -> None:
         self._index = index
+        self._prompt_logprobs = prompt_logprobs
         self._token_ids = token_ids
         self._echo = echo
         self._logprobs = logprobs
@@ -82,6 +86,9 @@ class TextChoiceBuilder:
         """Return the whole choice."""
         logprobs = text_logprobs(self._tokens, len(self._echo)) if self._logprobs else None
         text = self._echo + "".join(self._texts)
+        if logprobs is not None and self._echo:
+            logprobs = echoed_logprobs(answer.prompt_token_ids, answer.prompt_scores, logprobs)
+        scores = {"prompt_logprobs": prompt_logprobs(answer.prompt_scores)} if self._prompt_logprobs else {}
         ids = {"prompt_token_ids": answer.prompt_token_ids, "token_ids": answer.token_ids}
         return TextChoice.model_validate(
             {
@@ -91,5 +98,6 @@ class TextChoiceBuilder:
                 "finish_reason": answer.finish_reason,
                 "stop_reason": answer.stop_reason,
                 **(ids if self._token_ids else {}),
+                **scores,
             }
         )

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from gptoss_adapter.heads import ChoiceFrame, compact
 from gptoss_adapter.schemas.answers import FinishReasonName
+from gptoss_backend.contract import TokenLogprob
 
 
 class HasTokens(Protocol):
@@ -35,6 +36,10 @@ class EndedAnswer(HasTokens, Protocol):
     @property
     def stop_reason(self) -> str | int | None:
         """At which string or token; None: at none."""
+
+    @property
+    def prompt_scores(self) -> list[TokenLogprob]:
+        """Where asked for: of the prompt's tokens but the first."""
 
 
 class TokenTeller:

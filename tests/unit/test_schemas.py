@@ -270,7 +270,7 @@ REFUSED: dict[str, list[object]] = {
     "modalities": [["text", "audio"]],
     "verbosity": ["terse", 1],
     "skip_special_tokens": [False, 1],
-    "include_stop_str_in_output": ["yes"],
+    "include_stop_str_in_output": [1, "yes"],
     "use_beam_search": [True],
     "length_penalty": [0.5],
     "add_generation_prompt": [False],
@@ -462,7 +462,7 @@ def test_completion_when_nothing_is_said_then_openai_decides() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "param"),
-    [({"best_of": 2}, "best_of"), ({"n": 2, "best_of": 1}, "best_of"), ({"echo": True, "logprobs": 0}, "echo")],
+    [({"best_of": 2}, "best_of"), ({"n": 2, "best_of": 1}, "best_of"), ({"max_tokens": 0}, "max_tokens")],
 )
 def test_completion_when_fields_are_at_odds_then_one_is_named(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:

@@ -21,13 +21,13 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.harmony.prompt import PromptError
 from gptoss_backend.harmony.structure import output_structure
+from gptoss_backend.structure.checking import check_structure
 from gptoss_backend.structure.reduction import MAX_PATTERN_REPEATS, plain
 from gptoss_backend.structure.schemas import (
     MAX_PROPERTIES,
     MAX_SCHEMA_BYTES,
     StructureError,
     arguments_schema,
-    check_structure,
 )
 
 WHERE = "response_format.json_schema.schema: "

@@ -26,6 +26,7 @@ from gptoss_adapter.schemas.answers import ErrorBody, TextChoice, TextCompletion
 from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.sse import DONE, STREAMED, EventStream
+from gptoss_adapter.structured import check_form
 from gptoss_adapter.text_chunks import TextChoiceBuilder, TextChunkWriter
 from gptoss_adapter.together import gather, interleave
 from gptoss_adapter.validation import StrictJsonRoute
@@ -69,6 +70,7 @@ async def create_completion(body: CompletionRequest, request: Request, services:
 async def _plan(body: CompletionRequest, served: ServedModel, services: Services) -> _Plan:
     """Raises InvalidRequestError."""
     num_prompts, num_copies, record = len(body.prompts), body.n or 1, current_record()
+    check_form(body, services.settings.adapter)
     check_answer_fields(body, num_prompts * num_copies, services.settings.adapter.max_choices)
     samplings = copies_of(completion_sampling(body, served.profile), num_copies)
     prompts = await raw_prompts(body)
@@ -84,6 +86,7 @@ async def _plan(body: CompletionRequest, served: ServedModel, services: Services
                 stop=body.stop_strings,
                 shows_stop=bool(body.include_stop_str_in_output),
                 shows_special=body.skip_special_tokens is False,
+                is_prompt_only=body.max_tokens == 0,
             )
             for prompt in prompts
             for sampling in samplings
@@ -94,9 +97,13 @@ async def _plan(body: CompletionRequest, served: ServedModel, services: Services
 
 
 async def _whole_answer(plan: _Plan, head: AnswerHead, body: CompletionRequest, request: Request) -> TextCompletion:
-    logprobs, token_ids = body.logprobs is not None, bool(body.return_token_ids)
+    told: dict[str, bool] = {
+        "logprobs": body.logprobs is not None,
+        "token_ids": bool(body.return_token_ids),
+        "prompt_logprobs": body.prompt_logprobs is not None,
+    }
     answers = [
-        _whole_choice(continuation, TextChoiceBuilder(index, echo, logprobs=logprobs, token_ids=token_ids))
+        _whole_choice(continuation, TextChoiceBuilder(index, echo, **told))
         for index, (continuation, echo) in enumerate(zip(plan.continuations, plan.echoes, strict=True))
     ]
     async with until_disconnect(request.receive):

@@ -134,6 +134,19 @@ class Choice(AnswerModel):
     """Where asked for."""
 
 
+class PromptLogprob(AnswerModel):
+    """vLLM's: how likely a token was in its place of the prompt."""
+
+    logprob: float
+    rank: int | None
+    """1 is the likeliest; null of a token that is not among the likeliest told."""
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[int, PromptLogprob] | None]
+"""One entry a token, by token id: the token itself and the likeliest in its place; null for the first."""
+
+
 class ChatCompletion(AnswerModel):
     """The whole answer to a chat completion."""
 
@@ -148,14 +161,17 @@ class ChatCompletion(AnswerModel):
     """Where the request named one."""
     prompt_token_ids: list[int] | None = None
     """Where asked for."""
+    prompt_logprobs: PromptLogprobs | None = None
+    """Where asked for."""
 
 
 class TextLogprobs(AnswerModel):
     """How likely a text's tokens were: four lists of one length."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    """null of the first token of a prompt that is told, too."""
+    top_logprobs: list[dict[str, float] | None]
     """The likeliest tokens and the one that came."""
     text_offset: list[int]
     """Characters before each token."""
@@ -172,6 +188,8 @@ class TextChoice(AnswerModel):
     prompt_token_ids: list[int] | None = None
     """Where asked for, as `token_ids`."""
     token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
+    """Where asked for."""
 
 
 class TextCompletion(AnswerModel):

@@ -29,6 +29,7 @@ from gptoss_backend.engine.model import Draws, LaunchedStep, Model, ModelInfo
 from gptoss_backend.engine.observations import EngineStats, Measure, Observations
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.options import PlacementOptions
+from gptoss_backend.engine.prompt_scores import note_prompts
 from gptoss_backend.engine.sampler import Picks, Sampler
 from gptoss_backend.engine.scheduler import Choice, Scheduler, Step
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
@@ -169,7 +170,7 @@ class Engine:
             return
         step, launched = self._launched.popleft()
         self._launch_ahead(step)
-        picks = self._sampler.pick(launched.result(), step.sampled)
+        picks = self._sampler.pick(note_prompts(step, launched.result()), step.sampled)
         choices = step.choices(picks.tokens)
         self._scheduler.advance(step, choices)
         self._deliver(step, choices, picks)
@@ -181,8 +182,9 @@ class Engine:
             return False
         batch = Batch.build(step.decodes, step.prefills, step.drafts)
         with_logits = self._sampler.prepare(step.sampled)
-        draws = self._sampler.draws(step.sampled) if with_logits and self._model.can_draw else None
-        with_logits = with_logits and draws is None
+        scores = step.num_scored > 0
+        draws = self._sampler.draws(step.sampled) if with_logits and self._model.can_draw and not scores else None
+        with_logits = scores or (with_logits and draws is None)
         self._launch(step, batch, with_logits=with_logits, draws=draws)
         return True
 
@@ -300,6 +302,7 @@ class Engine:
                 faulty.append(sequence)
                 continue
             num_tokens += len(tokens)
+            scores = tuple(sequence.prompt_logprobs) if sequence.first_token_s is None else ()
             if sequence.first_token_s is None:
                 sequence.first_token_s = now_s
                 self.observations.add(Measure.FIRST_TOKEN_S, now_s - sequence.submitted_s)
@@ -307,11 +310,14 @@ class Engine:
             reason = self._finish_reason(sequence, tokens[-1])
             if reason is None:
                 event = deltas[request_id].event if request_id in deltas else None
-                deltas[request_id] = TokenDelta(request_id, tokens, event, logprobs=picks.logprobs_at(place))
+                deltas[request_id] = TokenDelta(
+                    request_id, tokens, event, logprobs=picks.logprobs_at(place), prompt_logprobs=scores
+                )
             else:
                 self._scheduler.remove(sequence)
                 finished = sequence.finished(reason)
-                last.append(TokenDelta(request_id, tokens, finished, logprobs=picks.logprobs_at(place)))
+                logprobs = picks.logprobs_at(place)
+                last.append(TokenDelta(request_id, tokens, finished, logprobs=logprobs, prompt_logprobs=scores))
                 if sequence.num_generated > 1:
                     between_s = (now_s - sequence.first_token_s) / (sequence.num_generated - 1)
                     self.observations.add(Measure.OUTPUT_TOKEN_S, between_s)

@@ -14,6 +14,20 @@ from gptoss_backend.contract import Alternative, TokenLogprob
 from gptoss_backend.engine.ranking import likeliest
 
 
+def token_logprobs(logits: Tensor, tokens: list[int], num_alternatives: int) -> list[TokenLogprob]:
+    """Tell the log probability of one token in each row. logits: [num_rows, vocab], as the model gave them."""
+    normalizers = logits.logsumexp(dim=-1, keepdim=True)
+    own = (logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None]) - normalizers).clamp_(max=0.0)
+    if not num_alternatives:
+        return [TokenLogprob(token, logprob) for token, (logprob,) in zip(tokens, own.tolist(), strict=True)]
+    values, others = likeliest(logits, num_alternatives)
+    logprobs = (values - normalizers).clamp_(max=0.0).tolist()
+    tops = [tuple(map(Alternative, *row)) for row in zip(others.tolist(), logprobs, strict=True)]
+    return [
+        TokenLogprob(token, logprob, top) for token, (logprob,), top in zip(tokens, own.tolist(), tops, strict=True)
+    ]
+
+
 def token_logprob(logits: Tensor, token: int, best: int, num_alternatives: int) -> TokenLogprob:
     """Tell a token's log probability. logits: [vocab], as the model gave them; best: the likeliest token."""
     # softmax is one fast pass where logsumexp takes three; the best token's probability never underflows

@@ -33,6 +33,8 @@ from gptoss_backend.engine.sequence import Sequence
 from gptoss_backend.engine.speculation import Speculation, accept
 
 PRIORITY_STEP_S = 10.0
+MAX_SCORED_ROWS = 64
+"""Prompt tokens of one step whose logits are looked at: all vocabularies together 51 MB."""
 
 
 Choice: TypeAlias = tuple[Sequence, tuple[int, ...]]
@@ -58,6 +60,11 @@ class Step:
         """The sequence of each of the batch's logits, in their order."""
         sequences = self.decodes + [part.sequence for part in self.prefills if part.samples]
         return sequences + [draft.sequence for draft in self.drafts for _ in range(len(draft.tokens) + 1)]
+
+    @property
+    def num_scored(self) -> int:
+        """Rows of logits, behind those of `sampled`, that are of prompts."""
+        return sum(len(part.scored) for part in self.prefills)
 
     @property
     def num_sequences(self) -> int:
@@ -349,9 +356,11 @@ class Scheduler:
     def _prefill(self, step: Step, sequence: Sequence, budget: int) -> int:
         """Schedule all that is pending, or half of `budget`, if there is room; returns how many tokens that is."""
         count = sequence.num_pending if sequence.num_pending <= budget else (budget + 1) // 2
+        if sequence.scored(count):
+            count = min(count, MAX_SCORED_ROWS - step.num_scored)
         if not (count and self._make_room(sequence, count)):
             return 0
-        step.prefills.append(ScheduledSequence(sequence, count, samples=count == sequence.num_pending))
+        step.prefills.append(ScheduledSequence(sequence, count, count == sequence.num_pending, sequence.scored(count)))
         return count
 
     def _spend_rest(self, step: Step, budget: int) -> None:
@@ -359,7 +368,7 @@ class Scheduler:
         for index, part in enumerate(step.prefills):
             sequence = part.sequence
             count = min(sequence.num_pending, part.num_tokens + budget)
-            if count == part.num_tokens:
+            if count == part.num_tokens or part.scored:
                 continue
             try:
                 self._cache.reserve(sequence.row, sequence.num_taken + count)

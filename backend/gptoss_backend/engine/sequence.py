@@ -60,6 +60,8 @@ class TokenDelta(NamedTuple):
     """Where a client is to tell this error from others."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """Where asked for: one for each of `token_ids`."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Where asked for, with the first token: one for each of the prompt's but the first."""
 
     @property
     def is_last(self) -> bool:
@@ -96,6 +98,8 @@ class Sequence:
     num_launched: int = 0
     """Tokens behind these that steps under way compute; the scheduler's."""
     cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list, repr=False)
+    """Where asked for: of the prompt's tokens but the first, as far as they are computed."""
     random: random.Random = field(init=False, repr=False)
     submitted_s: float = field(default_factory=time.monotonic)
     deadline_s: float = math.inf
@@ -140,6 +144,12 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens that no step has taken yet; below 0 where guesses are under way."""
         return len(self.token_ids) - self.num_taken
+
+    def scored(self, num_tokens: int) -> range:
+        """Return the positions among the next `num_tokens` whose logits are to be told of the prompt's next token."""
+        if self.request.sampling.prompt_logprobs is None:
+            return range(0)
+        return range(self.num_taken, max(self.num_taken, min(self.num_taken + num_tokens, self.num_prompt - 1)))
 
     def until_end(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Return next tokens up to the one that ends the answer, if one of them does."""

@@ -57,7 +57,7 @@ from gptoss_backend.settings import (
     bind_to_card,
     load_settings,
 )
-from gptoss_backend.structure.answer import AnswerMask
+from gptoss_backend.structure.answer import mask_of
 from gptoss_backend.structure.grammars import load_vocabulary
 from gptoss_backend.structure.schemas import StructureError
 from gptoss_backend.triton.engine_metrics import EngineMetrics
@@ -137,7 +137,7 @@ class Generate:
             sampling = decode_sampling(read_bytes(request, SAMPLING))
             if isinstance(sampling, Refusal):
                 raise _RefusedByPreprocess(sampling)
-            mask = AnswerMask(sampling.structure) if sampling.structure is not None else None
+            mask = mask_of(sampling.structure) if sampling.structure is not None else None
             self._sender.open(request_id, stream)
             self._engine.submit(GenerationRequest(request_id, read_ids(request, PROMPT_IDS), sampling, mask))
         except Exception as error:  # noqa: BLE001 (every request gets an answer; _refusal logs the unexpected)

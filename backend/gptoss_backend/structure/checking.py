@@ -1,0 +1,26 @@
+"""Is what an answer is to be held to possible?
+
+Stage: 3 prompt, and again before 4 schedule, where grammars are made of it.
+Owns: which parts of a structure are looked at.
+Does not know: what is wrong with a part (schemas.py, text_forms.py), tokens.
+"""
+
+from __future__ import annotations
+
+from gptoss_backend.contract import OutputStructure
+from gptoss_backend.structure.schemas import StructureError, arguments_schema, final_schema
+from gptoss_backend.structure.text_forms import form_grammar
+
+
+def check_structure(structure: OutputStructure) -> None:
+    """Raise StructureError where a schema cannot be enforced. Takes a few milliseconds for one not seen before."""
+    if structure.final is not None:
+        final_schema(structure.final)
+    elif structure.form is not None:
+        form_grammar(structure.form)
+    names: set[str] = set()
+    for position, tool in enumerate(structure.tools):
+        if tool.name in names:
+            raise StructureError(f"tools[{position}].function.name: there is a function {tool.name!r} before it.")
+        names.add(tool.name)
+        arguments_schema(tool, position)
