@@ -71,6 +71,11 @@ class WholeTextMask:
         self._is_finished = False
 
     @property
+    def num_tokens(self) -> int:
+        """As many as the published checkpoints have."""
+        return grammars.VOCAB_SIZE
+
+    @property
     def is_finished(self) -> bool:
         """True after the token that ends the text."""
         return self._is_finished
