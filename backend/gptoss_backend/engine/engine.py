@@ -31,8 +31,9 @@ from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.prompt_scores import note_prompts
 from gptoss_backend.engine.sampler import Picks, Sampler
-from gptoss_backend.engine.scheduler import Choice, Scheduler, Step
+from gptoss_backend.engine.scheduler import Scheduler
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
+from gptoss_backend.engine.step import NextTokens, Step
 
 logger = logging.getLogger(__name__)
 
@@ -283,20 +284,20 @@ class Engine:
             except Exception:
                 logger.exception("a step that was under way failed, too")
 
-    def _deliver(self, step: Step, choices: list[Choice], picks: Picks) -> None:
+    def _deliver(self, step: Step, choices: list[NextTokens], picks: Picks) -> None:
         now_s = time.monotonic()
         self._progressed_s = now_s
         self._observe_step(step)
         deltas: dict[str, TokenDelta] = {
             s.request.request_id: TokenDelta(s.request.request_id, event=s.started())
             for s in step.admitted
-            if s.row >= 0
+            if s.has_row
         }
         last: list[TokenDelta] = []
         faulty: list[Sequence] = []
         num_tokens = 0
         for place, (sequence, tokens) in enumerate(choices):
-            if sequence.row < 0:  # cancelled, or out of time, while the step was under way
+            if not sequence.has_row:  # cancelled, or out of time, while the step was under way
                 continue
             if sequence.edits is not None and sequence.edits.fault is not None:
                 faulty.append(sequence)

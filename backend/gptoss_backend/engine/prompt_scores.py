@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from gptoss_backend.engine.logprobs import token_logprobs
 from gptoss_backend.engine.model import StepOutput
-from gptoss_backend.engine.scheduler import Step
+from gptoss_backend.engine.step import Step
 
 
 def note_prompts(step: Step, output: StepOutput) -> StepOutput:

@@ -121,6 +121,11 @@ class Sequence:
         return self.is_greedy and not self.wants_logits and self.edits is None
 
     @property
+    def has_row(self) -> bool:
+        """True while it runs."""
+        return self.row >= 0
+
+    @property
     def num_prompt(self) -> int:
         """Tokens of the prompt."""
         return len(self.request.prompt_ids)
