@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 _QUIET_ROUTES: Final = frozenset({"/health", "/health/live", "/health/ready", "/ping", "/metrics", "/stats"})
 _MAX_LOGGED_BYTES: Final = 64 * 1024
+_LINGER_S: Final = 1.0
+"""For the rest of a refused request's body: a client that is amid sending it would not read the answer."""
 # a client may send any word for a method; the metrics keep to these
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -64,26 +67,27 @@ class Edge:
         headers = Headers(scope=scope)
         record = begin_record(headers.get(REQUEST_ID_HEADER))
         content = Content() if self._settings.log_content and scope["method"] == "POST" else None
+        incoming = Incoming(receive)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], *self._headers(record, scope)]
+                message["headers"] = [*message["headers"], *self._headers(record, scope, incoming)]
             elif content is not None:
                 content.answer.add(message.get("body", b""))
             await send(message)
 
         try:
-            await self._serve(scope, headers, record, content, receive, send_with_headers)
+            await self._serve(scope, headers, record, content, incoming, send_with_headers)
         except asyncio.CancelledError:
             if record.status or not self._drain.has_cut:
                 raise
-            await self._answer(DrainingError(), record, scope, receive, send_with_headers)
+            await self._answer(DrainingError(), record, scope, incoming, send_with_headers)
         except ApiError as error:
-            await self._answer(error, record, scope, receive, send_with_headers)
+            await self._answer(error, record, scope, incoming, send_with_headers)
         except Exception as error:
             logger.exception("unexpected error")
-            await self._answer(error, record, scope, receive, send_with_headers)
+            await self._answer(error, record, scope, incoming, send_with_headers)
         finally:
             self._tell(record, scope, content)
 
@@ -93,7 +97,7 @@ class Edge:
         headers: Headers,
         record: RequestRecord,
         content: Content | None,
-        receive: Receive,
+        receive: Incoming,
         send: Send,
     ) -> None:
         key = self._admission.key_of(scope, headers)
@@ -129,12 +133,14 @@ class Edge:
         return bytes(body)
 
     async def _answer(
-        self, error: Exception, record: RequestRecord, scope: Scope, receive: Receive, send: Send
+        self, error: Exception, record: RequestRecord, scope: Scope, receive: Incoming, send: Send
     ) -> None:
         if record.status:
             raise error  # the response has begun: all that is left is to break the connection
         if isinstance(error, TooManyRequestsError) and error.retry_after_s is None:
             error.headers["Retry-After"] = str(self._admission.retry_after_s())
+        if not isinstance(error, BodyTimeoutError) and b"expect" not in dict(scope["headers"]):
+            await receive.drop_rest(_LINGER_S)
         await error_response(error, Request(scope))(scope, receive, send)
 
     def _tell(self, record: RequestRecord, scope: Scope, content: Content | None) -> None:
@@ -151,7 +157,7 @@ class Edge:
             head = {"method": scope["method"], "path": path, "status": record.status}
             logger.log(level, "%s %s %d", *head.values(), extra=fields(told, in_message=head))
 
-    def _headers(self, record: RequestRecord, scope: Scope) -> Iterator[tuple[bytes, bytes]]:
+    def _headers(self, record: RequestRecord, scope: Scope, incoming: Incoming) -> Iterator[tuple[bytes, bytes]]:
         """Yield what every response says of itself. The time is that until its head: a stream has just begun."""
         processing_ms = round((time.perf_counter() - record.started_at) * 1000)
         yield REQUEST_ID_HEADER.encode(), record.request_id.encode()
@@ -160,9 +166,31 @@ class Edge:
         yield b"openai-processing-ms", str(processing_ms).encode()
         if (profile := record.notes.get("profile")) is not None:
             yield PROFILE_HEADER.encode(), str(profile).encode()
-        if self._drain.has_begun:
-            # another server behind the same address may take the next request: not on this connection
+        if self._drain.has_begun or not incoming.is_over:
+            # another server behind the same address may take the next request: not on this connection; nor is a body
+            # waited for that nobody reads
             yield b"connection", b"close"
+
+
+class Incoming:
+    """The channel of a request's body, and whether it has been read to its end."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.is_over = False
+
+    async def __call__(self) -> Message:
+        """Return the next message."""
+        message = await self._receive()
+        self.is_over = self.is_over or not message.get("more_body", False)
+        return message
+
+    async def drop_rest(self, timeout_s: float) -> None:
+        """Read what is left of the body and keep nothing of it; give up after a while."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.is_over:
+                    await self()
 
 
 class Excerpt:

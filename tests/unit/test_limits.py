@@ -93,6 +93,55 @@ def test_connection_when_a_body_never_ends_then_408(adapter: FakeAdapter) -> Non
         assert read_to_end(client).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.parametrize("endless", [b"X-Field: x\r\n", b"X" * 64], ids=["fields", "one field"])
+@pytest.mark.parametrize("path", [CHAT, "/health"])
+def test_connection_when_trailers_never_end_then_it_is_closed(adapter: FakeAdapter, endless: bytes, path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n"
+    num_sent = 0
+    with connected(adapter, head.encode()) as client, suppress(ConnectionError):
+        while num_sent < 64 * 1024 * 1024:
+            client.sendall(endless * 100)
+            num_sent += len(endless) * 100
+    assert num_sent < 16 * 1024 * 1024  # what fits into both sides' buffers
+
+
+def test_connection_when_a_refused_body_comes_byte_by_byte_then_it_is_closed(adapter: FakeAdapter) -> None:
+    begun = time.monotonic()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n"  # 413, before a byte of it
+    with connected(adapter, head.encode()) as client, suppress(ConnectionError):
+        client.settimeout(0.05)
+        answer, is_open = b"", True
+        while is_open:
+            with suppress(TimeoutError):
+                client.sendall(b" ")
+                part = client.recv(65536)
+                answer, is_open = answer + part, part != b""
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer.lower()
+    assert time.monotonic() - begun < 3.0
+
+
+def test_connection_when_a_refused_body_arrives_all_the_same_then_the_connection_stays(adapter: FakeAdapter) -> None:
+    too_long = b" " * (8 * 1024 * 1024 + 1)
+    with httpx.Client(base_url=adapter.url) as client:
+        refused = client.post(CHAT, content=too_long)
+    assert refused.status_code == 413
+    assert "connection" not in refused.headers
+
+
+def test_connection_when_only_line_ends_come_after_an_answer_then_it_is_closed(adapter: FakeAdapter) -> None:
+    with connected(adapter, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n") as client, suppress(ConnectionError):
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        begun = time.monotonic()
+        client.settimeout(0.1)
+        while True:
+            client.sendall(b"\r\n")
+            with suppress(TimeoutError):
+                if client.recv(1) == b"":
+                    break
+    assert time.monotonic() - begun < 3.0
+
+
 def test_connection_when_it_is_used_again_after_a_while_then_it_works(adapter: FakeAdapter) -> None:
     with httpx.Client(base_url=adapter.url) as client:
         for _ in range(2):
