@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any, Final
@@ -22,13 +23,10 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from gptoss_backend.contract import FunctionTool, OutputStructure, ResponseFormat
 from gptoss_backend.harmony.prompt import takes_nothing
+from gptoss_backend.structure.costs import MAX_PROPERTIES, too_dear
 from gptoss_backend.structure.reduction import (
     BOUNDS,
-    MAX_PATTERN_REPEATS,
     PATTERNS,
-    num_repeats,
-    parts,
-    patterns,
     plain,
     refers_to_itself,
     without,
@@ -38,8 +36,6 @@ from gptoss_backend.structure.reduction import (
 logger = logging.getLogger(__name__)
 
 MAX_SCHEMA_BYTES: Final = 128 * 1024
-MAX_PROPERTIES: Final = 500
-"""Of one object: while the next key is open, every optional one is a path to follow, 14 ms at 500."""
 LIMITS: Final = LLParserLimits(
     max_items_in_row=4 * MAX_PROPERTIES,
     step_lexer_fuel=200_000,  # 4 to 6 ms of one token's time; long texts under a pattern do not begin with 50,000
@@ -55,6 +51,8 @@ _NO_ARGUMENTS: Final[dict[str, Any]] = {"type": "object", "properties": {}, "add
 _OPTIONS: Final = "x-guidance"
 """The library's own keyword. A client's is dropped: it could change what JSON is."""
 _MAX_KEPT: Final = 256
+_MAX_CHECK_S: Final = 5.0
+"""Of processor time for one request's schemas. One takes up to half a second; 128 usual ones not seen before 0.3 s."""
 
 
 class StructureError(ValueError):
@@ -66,7 +64,10 @@ def check_structure(structure: OutputStructure) -> None:
     if structure.final is not None:
         final_schema(structure.final)
     names: set[str] = set()
+    started_s = time.thread_time()
     for position, tool in enumerate(structure.tools):
+        if time.thread_time() - started_s > _MAX_CHECK_S:
+            raise StructureError(f"tools[{position}].function.parameters: the schemas before it took too long to read.")
         if tool.name in names:
             raise StructureError(f"tools[{position}].function.name: there is a function {tool.name!r} before it.")
         names.add(tool.name)
@@ -142,12 +143,8 @@ def _prepared(schema: dict[str, Any], *, is_strict: bool) -> str:
 def _fault(schema: str) -> str | None:
     """Return why a prepared schema cannot be enforced, None where it can."""
     document = json.loads(schema)
-    for part in parts(document):
-        if isinstance(properties := part.get("properties"), dict) and len(properties) > MAX_PROPERTIES:
-            return f"an object of the schema has more than {MAX_PROPERTIES} properties"
-        for pattern in patterns(part):
-            if num_repeats(pattern) > MAX_PATTERN_REPEATS:
-                return f"the pattern {pattern[:80]!r} counts beyond {MAX_PATTERN_REPEATS}"
+    if (fault := too_dear(document)) is not None:
+        return fault
     if refers_to_itself(document):
         return "the schema cannot be enforced: a part of it is said to be itself"
     grammar = LLMatcher.grammar_from_json_schema(schema)
