@@ -7,6 +7,7 @@ Does not know: Harmony, Triton, how answers are written.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 from datetime import date
 from typing import Final, TypeVar
@@ -133,13 +134,14 @@ def _allowed_tools(body: PromptFields) -> list[Tool]:
 
 
 def _tool_choice(body: PromptFields) -> ToolChoice:
+    offered = {tool.function.name for tool in body.tools or ()}
     match body.tool_choice:
         case FunctionChoice(function=function):
-            _check_offered(body, function.name, "tool_choice.function.name")
+            _check_offered(offered, function.name, "tool_choice.function.name")
             return ToolChoice(ToolChoiceMode.REQUIRED, function.name)
         case AllowedToolsChoice(allowed_tools=allowed):
             for at, choice in enumerate(allowed.tools):
-                _check_offered(body, choice.function.name, f"tool_choice.allowed_tools.tools[{at}].function.name")
+                _check_offered(offered, choice.function.name, f"tool_choice.allowed_tools.tools[{at}].function.name")
             return ToolChoice(ToolChoiceMode(allowed.mode))
         case "required" if not body.tools:
             raise _invalid("'tool_choice' is 'required', but there are no 'tools'.", "tool_choice")
@@ -147,8 +149,8 @@ def _tool_choice(body: PromptFields) -> ToolChoice:
             return ToolChoice(ToolChoiceMode(mode or "auto"))
 
 
-def _check_offered(body: PromptFields, name: str, param: str) -> None:
-    if all(tool.function.name != name for tool in body.tools or ()):
+def _check_offered(offered: Set[str], name: str, param: str) -> None:
+    if name not in offered:
         raise _invalid(f"'{param}' is '{name}', which is not among the 'tools'.", param)
 
 

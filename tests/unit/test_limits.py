@@ -273,6 +273,23 @@ def test_response_when_a_part_is_too_large_then_400_names_it(
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
+def test_chat_when_all_copies_would_carry_too_much_then_400(client: httpx.Client, server: FakeModelServer) -> None:
+    server.forget()
+    biases = {str(at): 1.0 for at in range(1000)}
+    tools = [{"type": "function", "function": {"name": "f", "description": "x" * 200_000}}]
+    response = client.post(CHAT, json=chat_body(n=128, logit_bias=biases, tools=tools))
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "n")
+    assert server.samplings == []
+
+
+def test_chat_when_it_allows_a_thousand_tools_then_each_is_looked_up_once(client: httpx.Client) -> None:
+    named = [{"type": "function", "function": {"name": "f"}}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for num, status in ((1024, 200), (1025, 400)):
+        choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": named * num}}
+        assert client.post(CHAT, json=chat_body(tools=tools, tool_choice=choice)).status_code == status
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

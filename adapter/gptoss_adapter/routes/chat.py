@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from fastapi import APIRouter
 from pydantic import JsonValue
@@ -29,6 +30,7 @@ from gptoss_adapter.sse import DONE, STREAMED, EventStream
 from gptoss_adapter.together import gather, interleave
 from gptoss_adapter.turn import ChatPrompt, Turn
 from gptoss_adapter.validation import StrictJsonRoute
+from gptoss_backend.contract import SAMPLING_CODEC, SamplingParams
 
 router = APIRouter(tags=["chat"], route_class=StrictJsonRoute)
 
@@ -85,10 +87,20 @@ def _plan(body: ChatCompletionRequest, served: ServedModel, services: Services) 
     check_answer_fields(body, count, services.settings.adapter.max_choices)
     chat = chat_request(body, served.profile, services.today())
     prompt = ChatPrompt(services.model_server, chat, record.request_id)
+    samplings = copies_of(sampling_params(body, served.profile), count)
+    if count > 1:
+        _check_copies(replace(samplings[0], structure=prompt.structure), count, services)
     return [
-        Turn(services, served, chat, sampling, record, stop=body.stop_strings, prompt=prompt)
-        for sampling in copies_of(sampling_params(body, served.profile), count)
+        Turn(services, served, chat, sampling, record, stop=body.stop_strings, prompt=prompt) for sampling in samplings
     ]
+
+
+def _check_copies(sampling: SamplingParams, count: int, services: Services) -> None:
+    """Raise InvalidRequestError where what travels with each copy, its schemas above all, is too much for all."""
+    num_bytes, most = count * len(SAMPLING_CODEC.encode(sampling)), 2 * services.settings.adapter.max_body_bytes
+    if num_bytes > most:
+        message = f"{count} answers to this request are {num_bytes} bytes for the engine; this server sends {most}."
+        raise InvalidRequestError(message, param="n", code="invalid_value")
 
 
 async def _whole_answer(

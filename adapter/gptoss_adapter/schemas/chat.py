@@ -166,7 +166,7 @@ class AllowedTools(RequestModel):
     """The model is told of these tools only."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[ListOf[FunctionChoice], Field(min_length=1)]
+    tools: Annotated[ListOf[FunctionChoice], Field(min_length=1, max_length=1024)]
 
 
 class AllowedToolsChoice(RequestModel):

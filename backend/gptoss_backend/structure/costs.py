@@ -65,7 +65,8 @@ def _digits(number: object) -> int:
         return 1  # the library says what is wrong with it
     _, digits, exponent = Decimal(repr(number)).normalize().as_tuple()
     zeros = min(max(int(exponent), 0), 9)
-    return max(1, min(int("".join(map(str, digits[:10]))) * 10**zeros, _UNBOUNDED))
+    number_of_them = int("".join(map(str, digits[:10])))
+    return max(1, min(number_of_them * int(10**zeros), _UNBOUNDED))
 
 
 @dataclass(frozen=True, slots=True)
