@@ -290,6 +290,30 @@ def test_chat_when_it_allows_a_thousand_tools_then_each_is_looked_up_once(client
         assert client.post(CHAT, json=chat_body(tools=tools, tool_choice=choice)).status_code == status
 
 
+MANY = "[" + "{}," * 150_000 + "1]"
+HARMLESS = [
+    (CHAT, '{"model":"gpt-oss","messages":[{"role":"user","content":"Hi"}],"prompt_cache_options":%s}'),
+    (CHAT, '{"model":"gpt-oss","messages":[{"role":"assistant","content":"Hi","parsed":%s}]}'),
+    (
+        RESPONSES,
+        '{"model":"gpt-oss","store":false,"input":[{"role":"user","content":'
+        '[{"type":"input_text","text":"Hi","annotations":%s,"logprobs":%s}]}]}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), HARMLESS)
+def test_body_when_a_harmless_field_is_large_then_it_is_dropped_unread(
+    client: httpx.Client, path: str, body: str
+) -> None:
+    json_type = {"content-type": "application/json"}
+    response = client.post(path, content=body.replace("%s", MANY), headers=json_type)
+    assert response.status_code == 200, response.text
+    refused = client.post(path, content=body.replace("%s", "[" + "{}," * 500_000 + "1]"), headers=json_type)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_value")
+    assert "opening brackets" in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, JsonValue, Tag
 
-from gptoss_adapter.schemas.fields import Labels, ListOf, NotHonoured, RequestModel, choice_kind, content_kind
+from gptoss_adapter.schemas.fields import Harmless, Labels, ListOf, NotHonoured, RequestModel, choice_kind, content_kind
 from gptoss_adapter.schemas.sampling import GenerationFields
 
 # --- messages -------------------------------------------------------------------------------------------------------
@@ -22,7 +22,7 @@ class TextPart(RequestModel):
 
     type: Literal["text"]
     text: str
-    cache_control: JsonValue = None
+    cache_control: Harmless = None
     """Harmless: Anthropic's hint on what to keep. What is computed here is kept without one."""
 
 
@@ -68,9 +68,9 @@ class CalledFunction(RequestModel):
 
     name: Annotated[str, Field(min_length=1)]
     arguments: str
-    parsed_arguments: JsonValue = None
+    parsed_arguments: Harmless = None
     """Harmless: OpenAI's clients read `arguments` and send both back."""
-    provider_specific_fields: JsonValue = None
+    provider_specific_fields: Harmless = None
     """Harmless, as an assistant message's."""
 
 
@@ -82,7 +82,7 @@ class MessageToolCall(RequestModel):
     function: CalledFunction
     index: int | None = None
     """Harmless: where the call stood in a stream, which OpenAI's clients send back."""
-    provider_specific_fields: JsonValue = None
+    provider_specific_fields: Harmless = None
     """Harmless, as an assistant message's."""
 
 
@@ -95,13 +95,13 @@ class AssistantMessage(RequestModel):
     reasoning_content: str | None = None
     """Another name for `reasoning`."""
     tool_calls: ListOf[MessageToolCall] | None = None
-    parsed: JsonValue = None
+    parsed: Harmless = None
     """Harmless: OpenAI's clients read `content` as JSON and send both back."""
-    provider_specific_fields: JsonValue = None
+    provider_specific_fields: Harmless = None
     """Harmless: LiteLLM gathers what it has no field for, and sends it back beside what it was read from."""
-    reasoning_details: JsonValue = None
+    reasoning_details: Harmless = None
     """Harmless: OpenRouter's form of `reasoning`, which clients send back beside it."""
-    thinking_blocks: JsonValue = None
+    thinking_blocks: Harmless = None
     """Harmless: Anthropic's form of `reasoning`, which LiteLLM sends back beside it."""
     name: str | None = None
     """Harmless: the model is told roles, not names."""
@@ -136,7 +136,7 @@ class Function(RequestModel):
     parameters: dict[str, JsonValue] | None = None
     strict: bool | None = None
     """Refuse a schema that arguments cannot be held to whole; else they are held to what of it can be."""
-    cache_control: JsonValue = None
+    cache_control: Harmless = None
     """Harmless, as a text part's."""
 
 
@@ -145,7 +145,7 @@ class Tool(RequestModel):
 
     type: Literal["function"]
     function: Function
-    cache_control: JsonValue = None
+    cache_control: Harmless = None
     """Harmless, as a text part's."""
 
 
@@ -262,7 +262,7 @@ class ChatCompletionRequest(PromptFields, GenerationFields):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
-    prompt_cache_options: dict[str, JsonValue] | None = None
+    prompt_cache_options: Harmless = None
 
     functions: Annotated[object, NotHonoured([], instead="say it with 'tools'")] = None
     function_call: Annotated[object, NotHonoured("none", instead="say it with 'tool_choice'")] = None

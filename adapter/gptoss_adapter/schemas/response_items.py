@@ -7,13 +7,13 @@ Does not know: what an item means to the model (responses/conversation.py).
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, Discriminator, Field, JsonValue, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from gptoss_adapter.schemas.carried_reasoning import reasoning_of
-from gptoss_adapter.schemas.fields import UNSUPPORTED, ListOf, NotHonoured, RequestModel, content_kind
+from gptoss_adapter.schemas.fields import UNSUPPORTED, Harmless, ListOf, NotHonoured, RequestModel, content_kind
 from gptoss_backend.harmony.prompt import TOOL_NAME
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -21,15 +21,19 @@ ItemId = Annotated[str, Field(min_length=1, max_length=256)]
 FunctionName = Annotated[str, Field(pattern=f"^{TOOL_NAME.pattern}$")]
 
 
+def _emptied(value: object) -> object:
+    return [] if isinstance(value, list) else value
+
+
 class MessagePart(RequestModel):
     """A piece of a message; pictures, sound and files are beyond these models."""
 
     type: Literal["input_text", "output_text"]
     text: str
-    annotations: list[JsonValue] | None = None
-    """Harmless: citations of another server's tools."""
-    logprobs: list[JsonValue] | None = None
-    cache_control: JsonValue = None
+    annotations: Annotated[list[Any] | None, BeforeValidator(_emptied)] = None
+    """Harmless: citations of another server's tools. This one's answers have none."""
+    logprobs: list[Any] | None = None
+    cache_control: Harmless = None
     """Harmless: Anthropic's hint on what to keep."""
     prompt_cache_breakpoint: Annotated[object, NotHonoured()] = None
 
