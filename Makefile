@@ -52,7 +52,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve stop status test test-p0 test-performance load load-sweep soak gpu-check gpu-bench check lock clean
+.PHONY: help setup serve stop status test test-p0 test-performance load load-sweep soak gpu-check gpu-bench check lock alert-rules clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [MODEL=demo|20b|120b] [PORT=8000] [PROFILE=latency_first|quality_first|balanced] [ARGS=…]"
@@ -108,6 +108,11 @@ check: setup  ## run ruff and mypy
 
 lock:  ## resolve pyproject.toml's ranges anew into requirements/lock.txt
 	@bash requirements/lock.sh "$(PYTHON)" "$(TORCH_INSTALL)" $(LOCK)
+
+alert-rules:  ## write docker/prometheus/rules.yml into Kubernetes' PrometheusRule
+	@{ echo '# docker/prometheus/rules.yml as an object, for the overlay'"'"'s namespace and labels. Made by `make alert-rules`.'; \
+	  printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: gptoss\nspec:\n'; \
+	  sed -e '/^#/d' -e 's/^./  &/' docker/prometheus/rules.yml; } > docker/kubernetes/components/monitoring/rules.yaml
 
 clean:  ## stop the server, remove the environment and all that is made from it (checkpoints, kept responses and load reports stay)
 	@test ! -x $(VENV)/bin/gptoss || $(VENV)/bin/gptoss stop || true

@@ -19,6 +19,7 @@ from functools import cache
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 import triton
 from rich.console import Console
 from torch import Tensor
@@ -67,7 +68,8 @@ class ExpertLayer:
         """Return what computes both matmuls for so many tokens."""
         hidden, routes = self._inputs(num_tokens)
         if isinstance(tile, GemvTiles):
-            return lambda: apply_to_few(hidden, routes, self._weights, self._shape, tile)
+            rows = F.pad(hidden, (0, tile.gate_up.padded(self._hidden_size) - self._hidden_size))
+            return lambda: apply_to_few(rows, routes, self._weights, self._shape, tile)
         return lambda: apply_to_many(hidden, routes, self._weights, self._shape, tile)
 
     @cache  # noqa: B019 (there is one layer, for as long as the run)

@@ -58,6 +58,8 @@ def http_server(
         log_config=log_config(adapter.log_level, adapter.log_format),
         access_log=False,  # edge.py writes the line, with what the request did
         server_header=False,
+        # whole seconds to uvicorn's types, any number to its timer
+        timeout_keep_alive=max(1, round(adapter.keepalive_timeout_s)),
         timeout_graceful_shutdown=_CLOSE_S,
         ssl_certfile=adapter.tls_certificate,
         ssl_keyfile=adapter.tls_key,

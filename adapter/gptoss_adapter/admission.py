@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from statistics import median
 from typing import Final
 
@@ -29,6 +29,7 @@ _HEALTH: Final = frozenset({"/health", "/health/live", "/health/ready", "/ping"}
 _METRICS: Final = frozenset({"/metrics", "/stats"})
 _OPERATORS: Final = _HEALTH | _METRICS
 """Answered to the last, and waited for by nobody."""
+_CANCEL: Final = "/cancel"
 _NUM_DURATIONS: Final = 64
 _MAX_RETRY_S: Final = 60
 
@@ -58,16 +59,17 @@ class Admission:
         return self._keys.check(_offered(path, headers))
 
     @contextmanager
-    def request(self, scope: Scope, key: ApiKey | None) -> Iterator[None]:
+    def request(self, scope: Scope, key: ApiKey | None) -> Iterator[ExitStack]:
         """Let a request in, its body read, for as long as its answer takes.
 
-        Raises DrainingError, TooManyRequestsError.
+        Yields what ends that it counts among those of its key. Raises DrainingError, TooManyRequestsError.
         """
         self._check_open(scope)
-        counted = self._counted(key) if key is not None and scope["method"] == "POST" else nullcontext()
         waited_for = self._drain.request() if scope["path"] not in _OPERATORS else nullcontext()
-        with counted, waited_for:
-            yield
+        with ExitStack() as counted, waited_for:
+            if key is not None and _is_counted(scope):
+                counted.enter_context(self._counted(key))
+            yield counted
 
     def _check_open(self, scope: Scope) -> None:
         if self._drain.has_begun and scope["path"] not in _OPERATORS:
@@ -100,6 +102,11 @@ class Admission:
             self._under_way[key.name] -= 1
             if not self._under_way[key.name]:
                 del self._under_way[key.name]
+
+
+def _is_counted(scope: Scope) -> bool:
+    """Say whether a request is one of those that a key may have so many of: to cancel one makes room for others."""
+    return scope["method"] == "POST" and not scope["path"].endswith(_CANCEL)
 
 
 def _offered(path: str, headers: Headers) -> str | None:

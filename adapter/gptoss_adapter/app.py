@@ -61,6 +61,8 @@ def create_app(
     """
     served = ServedModels(settings, settings_file)
     measured = Metrics()
+    for name in served.names:
+        measured.expect(name.openai, settings.profiles)
     traces = _traces(settings)
     drain = drain or Drain()
     keys = KeyFile(settings.adapter.keys_path) if settings.adapter.keys_path is not None else None

@@ -7,9 +7,11 @@ Does not know: chats, models, Triton.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
+from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
@@ -31,6 +33,10 @@ class RequestRecord:
     """0: no response was begun."""
     notes: dict[str, object] = field(default_factory=dict)
     """What the route adds to the log line, by name."""
+    counted: ExitStack = field(default_factory=ExitStack)
+    """Ends that it is counted among those of its key; who takes it over (`pop_all`) goes on to be."""
+    goes_on: asyncio.Task[None] | None = None
+    """What it set going and what is not over with its answer."""
 
 
 _current: ContextVar[RequestRecord | None] = ContextVar("request_record", default=None)

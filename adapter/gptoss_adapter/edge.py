@@ -110,7 +110,7 @@ class Edge:
             raise BodyTimeoutError(self._settings.body_timeout_s) from None
         if content is not None:
             content.request.add(body)
-        with self._admission.request(scope, key):
+        with self._admission.request(scope, key) as record.counted:
             await self._app(scope, _replay(body, receive), send)
         if record.notes.get("outcome") in COMPLETED:
             self._admission.took(time.perf_counter() - record.started_at)

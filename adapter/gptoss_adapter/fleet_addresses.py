@@ -10,7 +10,6 @@ gRPC looks a name up only when a connection breaks, so it never sees a replica t
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 from collections.abc import Sequence
@@ -49,17 +48,3 @@ async def _addresses(target: str) -> tuple[str, ...]:
 
 def _written(host: str | int, port: int) -> str:
     return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-
-
-def grpc_target(addresses: Sequence[str]) -> str:
-    """Return the target of a channel to all of the addresses."""
-    if all(address.startswith("[") for address in addresses):
-        return "ipv6:" + ",".join(addresses)
-    if not any(address.startswith("[") for address in addresses):
-        return "ipv4:" + ",".join(addresses)
-    return "ipv6:" + ",".join(_as_ipv6(address) for address in addresses)  # a target has one family
-
-
-def _as_ipv6(address: str) -> str:
-    host, _, port = address.rpartition(":")
-    return address if host.startswith("[") else f"[::ffff:{ipaddress.IPv4Address(host)}]:{port}"

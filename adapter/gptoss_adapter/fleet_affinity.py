@@ -1,6 +1,6 @@
 """Which replica a prompt goes to: the one that holds the beginning of its conversation, unless it has too much to do.
 
-Stage: 4 schedule, seen from the adapter.
+Stage: 3 prompt and 4 schedule, seen from the adapter.
 Owns: what names a conversation, rendezvous hashing, the bound on a replica's load.
 Does not know: gRPC; which replicas there are; how they do.
 
@@ -11,7 +11,7 @@ a restart as before. A replica that comes or goes moves only those conversations
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Final
 
@@ -69,5 +69,11 @@ def choose(conversation: bytes, in_flight: Mapping[str, int]) -> str:
     return max(able, key=lambda address: _score(conversation, address))
 
 
-def _score(conversation: bytes, address: str) -> bytes:
-    return blake2b(address.encode(), key=conversation, digest_size=8).digest()
+def rendering(chat: bytes, addresses: Iterable[str]) -> str:
+    """Return the replica that is to render a chat: it has it in its response cache, if any of them has."""
+    digest = blake2b(chat, digest_size=16).digest()
+    return max(addresses, key=lambda address: _score(digest, address))
+
+
+def _score(key: bytes, address: str) -> bytes:
+    return blake2b(address.encode(), key=key, digest_size=8).digest()

@@ -9,7 +9,7 @@ Does not know: the engine's inside; Triton's metrics endpoint tells that, `gptos
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client import (
@@ -60,6 +60,14 @@ class Metrics:
     def register(self, collector: Collector) -> None:
         """Show on the page what `collector` yields."""
         self._registry.register(collector)
+
+    def expect(self, model: str, profiles: Iterable[str]) -> None:
+        """Show what may come to be counted, as 0: a counter born at 60 has no rate, and the first failures no alert."""
+        for profile in profiles:
+            for outcome in Outcome:
+                self.requests.labels(model, profile, outcome)
+            for reason in COMPLETED:
+                self.successes.labels(model, profile, reason)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

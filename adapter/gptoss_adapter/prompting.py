@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.schemas.chat import (
     AllowedToolsChoice,
+    AnswerContent,
     AssistantMessage,
     ChatCompletionRequest,
     Content,
@@ -26,6 +27,7 @@ from gptoss_adapter.schemas.chat import (
     PromptFields,
     Tool,
     ToolMessage,
+    Verbosity,
 )
 from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_adapter.schemas.sampling import GenerationFields
@@ -47,6 +49,8 @@ T = TypeVar("T")
 
 COMPLETION_MAX_TOKENS: Final = 16
 """OpenAI's default for completions."""
+_WISHES: Final = {"low": "Keep your answers brief.", "high": "Answer in detail."}
+"""What a verbosity is to models that were trained on none."""
 
 # --- chats ----------------------------------------------------------------------------------------------------------
 
@@ -59,7 +63,7 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
     """
     choice = _tool_choice(body)
     return ChatRequest(
-        messages=tuple(_message(message) for message in body.messages),
+        messages=(*(_message(message) for message in body.messages), *wish_of(body.verbosity)),
         date=today.isoformat(),
         tools=tuple(_tool(tool) for tool in _allowed_tools(body)),
         tool_choice=choice,
@@ -67,6 +71,25 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
         response_format=_response_format(body),
         reasoning_effort=_effort(body, profile),
     )
+
+
+def effort_of(asked: str) -> ReasoningEffort:
+    """Return the effort for what a request calls it: there is none below low, and none above high."""
+    match asked:
+        case "minimal":
+            return ReasoningEffort.LOW
+        case "xhigh" | "max":
+            return ReasoningEffort.HIGH
+    return ReasoningEffort(asked)
+
+
+def wish_of(verbosity: Verbosity | None) -> tuple[ChatMessage, ...]:
+    """Return the message that asks for it, to stand behind all others, so that these keep their places.
+
+    The prompt has it at the end of the instructions.
+    """
+    wish = _WISHES.get(verbosity or "medium")
+    return (ChatMessage(Role.DEVELOPER, wish),) if wish else ()
 
 
 def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> SamplingParams:
@@ -81,10 +104,10 @@ def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> Sa
 def _effort(body: PromptFields, profile: ProfileSettings) -> ReasoningEffort:
     asked = body.reasoning_effort
     of_template = body.chat_template_kwargs.reasoning_effort if body.chat_template_kwargs else None
-    if asked and of_template and asked != of_template:
+    if asked and of_template and effort_of(asked) != effort_of(of_template):
         param = "chat_template_kwargs.reasoning_effort"
         raise _invalid(f"'{param}' ({of_template}) and 'reasoning_effort' ({asked}) differ; send one of them.", param)
-    return ReasoningEffort(asked or of_template or profile.reasoning_effort)
+    return effort_of(asked or of_template or profile.reasoning_effort)
 
 
 def _asked_tokens(body: ChatCompletionRequest) -> int | None:
@@ -100,7 +123,7 @@ def _message(message: Message) -> ChatMessage:
     if isinstance(message, AssistantMessage):
         return ChatMessage(
             role=role,
-            content=content,
+            content=_with_refusal(content, message.refusal),
             reasoning=message.reasoning if message.reasoning is not None else message.reasoning_content,
             tool_calls=tuple(_tool_call(call) for call in message.tool_calls or ()),
         )
@@ -109,7 +132,11 @@ def _message(message: Message) -> ChatMessage:
     return ChatMessage(role=role, content=content)
 
 
-def _text(content: Content | None) -> str | None:
+def _with_refusal(content: str | None, refusal: str | None) -> str | None:
+    return f"{content}\n{refusal}" if content and refusal else refusal or content
+
+
+def _text(content: Content | AnswerContent | None) -> str | None:
     if content is None or isinstance(content, str):
         return content
     return "\n".join(part.text for part in content)

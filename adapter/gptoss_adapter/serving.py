@@ -29,11 +29,10 @@ from gptoss_adapter.fleet_metrics import FleetPage
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.stats_triton import TritonPage
-from gptoss_backend.contract import MODELS_BY_SHORT, ModelName, ModelShort
+from gptoss_backend.contract import MODEL_ALIAS, MODELS_BY_SHORT, ModelName, ModelShort
+from gptoss_backend.heartbeat import Heartbeats
 from gptoss_backend.settings import ProfileName, ProfileSettings, Settings, SettingsError, load_settings
 
-MODEL_ALIAS: Final = "gpt-oss"
-"""Names whatever model a request's profile runs on."""
 VERSION: Final = version("gptoss-triton")
 
 
@@ -54,6 +53,11 @@ class ServedModels:
     def __init__(self, settings: Settings, settings_file: Path | None = None) -> None:
         """settings_file: where `gptoss reload` writes what it has loaded."""
         self.names = tuple(MODELS_BY_SHORT[short] for short in settings.served_models)
+        given = settings.adapter.model_names or {}
+        self.given_names = tuple(name for name, short in given.items() if MODELS_BY_SHORT[short] in self.names)
+        """Those that the operator has given to models served here."""
+        self._by_name = {name: MODELS_BY_SHORT[given[name]] for name in self.given_names}
+        self._by_name |= {name: model for model in self.names for name in (model.openai, *model.elsewhere)}
         self._settings = settings
         self._checkpoints = _Checkpoints(settings, settings_file)
 
@@ -67,7 +71,7 @@ class ServedModels:
         return [self.route(name.openai) for name in self.names]
 
     def route(self, model: str, profile: str | None = None) -> ServedModel:
-        """Return what serves a request for `model`, by its name or the alias, at `profile`.
+        """Return what serves a request for `model`, by one of its names or the alias, at `profile`.
 
         A model that is named wins; the alias goes to the model of the profile, or of the one in force.
         Raises ModelNotFoundError, InvalidRequestError.
@@ -90,10 +94,9 @@ class ServedModels:
         return [own, *(name for name in leading if name != own)]
 
     def _named(self, model: str) -> ModelName:
-        for name in self.names:
-            if name.openai == model:
-                return name
-        raise ModelNotFoundError(model, [name.openai for name in self.names])
+        if model not in self._by_name:
+            raise ModelNotFoundError(model, [name.openai for name in self.names])
+        return self._by_name[model]
 
     def _of_profile(self, profile: ProfileName) -> ServedModel:
         name = MODELS_BY_SHORT[self._settings.model_of(profile)]
@@ -163,6 +166,7 @@ class Services:
     """Held by whoever reads text here, for one piece of it."""
     started_at: float = field(default_factory=time.time)
     """Unix seconds."""
+    heartbeats: Heartbeats = field(default_factory=Heartbeats)
 
     def route(self, model: str | None, profile: str | None = None) -> ServedModel:
         """Return what serves the current request, and tag its log line, its response and its trace with that.

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import httpx
@@ -54,8 +54,8 @@ class TritonFigures:
     cache_hits: float | None
     """Prompts that Triton's response cache answered since its start; None: it has no such cache."""
     cache_misses: float | None
-    pages: tuple[str, ...] = ()
-    """The page itself, of each replica where there are several."""
+    pages: Mapping[str, str] = field(default_factory=dict)
+    """The page itself, by the replica's address where there are several."""
 
     def max_model_len(self, model: str) -> int | None:
         """Return what every engine of the model takes, prompt plus answer; None where none tells. model: Triton's."""
@@ -126,7 +126,7 @@ def read_page(page: str) -> TritonFigures:
         gpus=dict(gpus),
         cache_hits=cache.get(_CACHE_HITS),
         cache_misses=cache.get(_CACHE_MISSES),
-        pages=(page,),
+        pages={"": page},
     )
 
 
@@ -142,7 +142,7 @@ def merged(replicas: Mapping[str, TritonFigures]) -> TritonFigures:
         gpus={uuid: values for figures in every for uuid, values in figures.gpus.items()},
         cache_hits=_total(figures.cache_hits for figures in every),
         cache_misses=_total(figures.cache_misses for figures in every),
-        pages=tuple(page for figures in every for page in figures.pages),
+        pages={address: page for address, figures in replicas.items() for page in figures.pages.values()},
     )
 
 

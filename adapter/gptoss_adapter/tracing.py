@@ -164,10 +164,13 @@ class TraceRequests:
             raise
         finally:
             _current.reset(token)
-            notes = current_record().notes
-            if "model" in notes:
-                trace.served_by(_OPERATIONS[scope["path"]], str(notes["model"]), str(notes["profile"]))
-            trace.end()
+            record = current_record()
+            if "model" in record.notes:
+                trace.served_by(_OPERATIONS[scope["path"]], str(record.notes["model"]), str(record.notes["profile"]))
+            if record.goes_on is not None:
+                record.goes_on.add_done_callback(lambda _: trace.end())
+            else:
+                trace.end()
 
     def _span_of(self, scope: Scope) -> Span:
         operation = _OPERATIONS[scope["path"]]

@@ -94,12 +94,19 @@ class TritonModelServer:
         self._models = models
         options = {**dict(CHANNEL_OPTIONS), **dict(channel_options)}
         self._client = triton.InferenceServerClient(address, channel_args=list(options.items()))
+        self.num_rendering = 0
+        """Prompts under way, also those that nobody waits for any more: to close the channel would cancel them."""
 
     async def preprocess(self, chat: ChatRequest, request_id: str) -> PromptIds:
         """Return the chat's prompt. Raises ApiError."""
-        inputs = [_input(CHAT, CHAT_CODEC.encode(chat))]
+        return await self.render(CHAT_CODEC.encode(chat), request_id)
+
+    async def render(self, chat: bytes, request_id: str) -> PromptIds:
+        """Return the prompt of a chat as it goes over the wire. Raises ApiError."""
+        inputs = [_input(CHAT, chat)]
         call = asyncio.ensure_future(self._client.infer(PREPROCESS, inputs, request_id=request_id))
-        call.add_done_callback(_look_at_the_outcome)
+        self.num_rendering += 1
+        call.add_done_callback(self._rendered)
         try:
             # Shielded, and without a deadline of gRPC's: a unary call that is cancelled, which is what a deadline does,
             # can end tritonserver (24.10; its issues 7368 and 8034). A prompt nobody waits for costs a millisecond.
@@ -115,6 +122,10 @@ class TritonModelServer:
         if isinstance(sampling, Refusal):
             raise _refusal_error(sampling, request_id)
         return PromptIds(outputs[PROMPT_IDS.name])
+
+    def _rendered(self, call: asyncio.Future[Any]) -> None:
+        self.num_rendering -= 1
+        _look_at_the_outcome(call)
 
     def generate(self, model: ModelName, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> TritonStream:
         """Submit the prompt to `model` and return its stream."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -33,6 +34,7 @@ from gptoss_adapter.schemas.fields import TOO_MANY_FIELDS, UNSUPPORTED
 
 _MAX_CONTAINERS: Final = 500_000
 """Objects and lists of JSON: 0.1 s to read. 8 MiB of text in any script have fewer; of `{},` they have 2.8 million."""
+_AZURE_VERSION = "api-version"
 
 
 class StrictJsonRequest(Request):
@@ -61,6 +63,29 @@ class StrictJsonRoute(APIRoute):
             strict = StrictJsonRequest(request.scope, request.receive)
             _check_containers(await strict.body())
             return await handle(strict)
+
+        return handle_strictly
+
+
+class StrictQueryRoute(StrictJsonRoute):
+    """One that refuses what it does not know in the URL's query, too. A list's name may end in [], as OpenAI's does.
+
+    Azure's clients say the version of their API with each request; here there is one.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler behind the strict reader."""
+        handle = super().get_route_handler()
+        known = {field.alias for field in self.dependant.query_params}
+
+        async def handle_strictly(request: Request) -> Response:
+            said = [(name.removesuffix("[]"), value) for name, value in request.query_params.multi_items()]
+            for name, _ in said:
+                if name not in known and name != _AZURE_VERSION:
+                    message = f"Unknown parameter: '{name}'."
+                    raise InvalidRequestError(message, param=name, code="unknown_parameter")
+            scope = {**request.scope, "query_string": urlencode(said).encode()}
+            return await handle(Request(scope, request.receive))
 
         return handle_strictly
 

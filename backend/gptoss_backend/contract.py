@@ -34,6 +34,11 @@ class ModelName:
     """The decoupled generation model in the repository."""
 
     @property
+    def elsewhere(self) -> tuple[str, str]:
+        """What it is called on Hugging Face, so by vLLM's clients, and by Ollama."""
+        return f"openai/{self.openai}", f"gpt-oss:{self.short}"
+
+    @property
     def ensemble(self) -> str:
         """The ensemble preprocess → generation, for clients that speak to Triton directly."""
         return f"{self.triton}_chat"
@@ -45,6 +50,8 @@ MODELS: Final = (
     ModelName("20b", "gpt-oss-20b", "gpt_oss_20b"),
     ModelName("120b", "gpt-oss-120b", "gpt_oss_120b"),
 )
+MODEL_ALIAS: Final = "gpt-oss"
+"""Names whatever model a request's profile runs on."""
 MODELS_BY_SHORT: Final = {model.short: model for model in MODELS}
 CHECKPOINT_PARAMETER: Final = "checkpoint"
 """Of a generation model's config in Triton: the checkpoint to load in place of that of the settings."""

@@ -16,18 +16,27 @@ OTHER_FILES: Final = ("*/*", "tokenizer*", "special_tokens_map.json")
 
 
 def is_repository(name: str) -> bool:
-    """Tell whether a checkpoint's name is one of a repository, OWNER/NAME, rather than of a folder."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+    """Tell whether a checkpoint's name is one of a repository, OWNER/NAME[@REVISION], rather than of a folder."""
+    repository, _ = split_revision(name)
+    return repository.count("/") == 1 and not repository.startswith((".", "/", "~")) and not repository.endswith("/")
 
 
-def cached_checkpoint(repository: str) -> Path | None:
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Return a repository's name and the revision it is pinned to: a commit, tag or branch; None: the newest."""
+    repository, _, revision = name.partition("@")
+    return repository, revision or None
+
+
+def cached_checkpoint(name: str) -> Path | None:
     """Return the folder of the local Hugging Face cache that holds a repository's checkpoint whole, if there is one."""
     from huggingface_hub import snapshot_download  # here: it takes a moment, and most starts need none of it
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    repository, revision = split_revision(name)
     try:
         folder = snapshot_download(
             repository,
+            revision=revision,
             local_files_only=True,
             allow_patterns=list(CHECKPOINT_FILES),
             ignore_patterns=list(OTHER_FILES),

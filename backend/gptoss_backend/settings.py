@@ -15,12 +15,13 @@ import os
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from types import NoneType
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gptoss_backend.contract import ModelShort, ReasoningEffort
+from gptoss_backend.contract import MODEL_ALIAS, MODELS, ModelShort, ReasoningEffort
 
 ENV_PREFIX: Final = "GPTOSS_"
 CONFIG_ENV: Final = "GPTOSS_CONFIG"
@@ -102,13 +103,16 @@ class AdapterSettings(_Section):
     max_schema_depth: Annotated[int, Field(ge=1, le=150)] = 64
     mirror_reasoning_content: bool = False
     keepalive_s: Annotated[float, Field(gt=0)] = 15.0
+    keepalive_timeout_s: Annotated[float, Field(gt=0)] = 75.0
     responses_path: Path | None = None
     responses_keep_days: Annotated[float, Field(gt=0)] = 30.0
     responses_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 1024 * 1024 * 1024
+    max_background_responses: Annotated[int, Field(ge=1)] = 64
     keys_path: Path | None = None
     open_metrics: bool = True
     page: bool = True
     max_concurrency_per_key: Annotated[int, Field(ge=1)] | None = None
+    model_names: dict[Annotated[str, Field(min_length=1)], ModelShort] | None = None
     cors_origins: list[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]] = []
     tls_certificate: Path | None = None
     tls_key: Path | None = None
@@ -124,6 +128,14 @@ class AdapterSettings(_Section):
         if self.max_concurrency_per_key is not None and self.keys_path is None:
             raise ValueError("max_concurrency_per_key is set, but keys_path is not")
         return self
+
+    @field_validator("model_names")
+    @classmethod
+    def _check_names(cls, names: dict[str, ModelShort] | None) -> dict[str, ModelShort] | None:
+        own = {MODEL_ALIAS, *(name for model in MODELS for name in (model.openai, *model.elsewhere))}
+        for name in own.intersection(names or ()):
+            raise ValueError(f"{name} is a name that the models have anyway")
+        return names
 
 
 class EngineSettings(_Section):
@@ -210,8 +222,16 @@ class Settings(_Section):
     engine: EngineSettings = EngineSettings()
     placement: PlacementSettings = PlacementSettings()
     profiles: dict[ProfileName, ProfileSettings] = {
-        "latency_first": ProfileSettings(model="20b", reasoning_effort=ReasoningEffort.LOW),
-        "quality_first": ProfileSettings(model="120b", reasoning_effort=ReasoningEffort.HIGH),
+        "latency_first": ProfileSettings(
+            model="20b",
+            reasoning_effort=ReasoningEffort.LOW,
+            max_tokens=1024,
+            max_num_seqs=16,
+            prefill_chunk_tokens=256,
+        ),
+        "quality_first": ProfileSettings(
+            model="120b", reasoning_effort=ReasoningEffort.HIGH, max_num_seqs=32, prefill_chunk_tokens=1024
+        ),
         "balanced": ProfileSettings(model="20b"),
     }
 
@@ -253,7 +273,7 @@ class Settings(_Section):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What one source says of the settings, as the file would hold it. A None says nothing."""
+    """What one source says of the settings, as the file would hold it."""
 
     source: str
     tree: Mapping[str, Any]
@@ -273,12 +293,18 @@ def setting_layers(
 ) -> list[Layer]:
     """Return all that speaks of settings, the weakest source first; arguments and errors as in `load_settings`."""
     env = os.environ if environ is None else environ
-    layers = [Layer("default", Settings().model_dump())]
+    defaults = Settings().model_dump()
+    said = []
     path = config or named_file(env)
     if path is not None or DEFAULT_CONFIG.exists():
         file = path or DEFAULT_CONFIG
-        layers.append(Layer(f"file {file}", _read_file(file)))
-    return [*layers, *_read_environment(env), Layer("command line", _without_none(overrides or {}))]
+        said.append(Layer(f"file {file}", _read_file(file)))
+    said += _read_environment(env)
+    return [
+        Layer("default", defaults),
+        *(Layer(layer.source, _without_empty_nulls(layer.tree, defaults)) for layer in said),
+        Layer("command line", _without_none(overrides or {})),
+    ]
 
 
 def load_settings(
@@ -288,6 +314,8 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
     """Read the settings: defaults < file < environment < `overrides`.
+
+    A null is a value of a setting that may be null; of any other it says nothing.
 
     overrides: a nested mapping, as the file would hold it; None values are passed over.
     config: the file; without it GPTOSS_CONFIG, else configs/server_config.yaml where it exists.
@@ -370,12 +398,40 @@ def _parse_variable(name: str, text: str) -> Any:  # noqa: ANN401 (whatever YAML
 
 def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
     for key, value in other.items():
-        if value is None and key in tree:
-            continue
         if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
             _merge(tree[key], value)
         else:
             tree[key] = value
+
+
+def _nullable(section: BaseModel) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every setting below `section` that may be null."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        parts = {"": value} if isinstance(value, BaseModel) else value if isinstance(value, dict) else {}
+        if NoneType in get_args(field.annotation):
+            yield (name,)
+        for key, part in parts.items():
+            if isinstance(part, BaseModel):
+                yield from ((name, key, *rest) if key else (name, *rest) for rest in _nullable(part))
+
+
+_NULLABLE: Final = frozenset(_nullable(Settings()))
+
+
+def _without_empty_nulls(
+    tree: Mapping[str, Any], defaults: Mapping[str, Any], above: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return the tree without the nulls that are no value of their setting. Those of unknown keys stay, as faults."""
+    kept: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = (*above, key)
+        if isinstance(value, Mapping):
+            below = defaults.get(key)
+            kept[key] = _without_empty_nulls(value, below if isinstance(below, Mapping) else {}, path)
+        elif value is not None or key not in defaults or path in _NULLABLE:
+            kept[key] = value
+    return kept
 
 
 def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:

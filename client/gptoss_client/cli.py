@@ -146,8 +146,13 @@ def examine(
 
 @app.command("pull")
 def pull_checkpoint(
-    name: Annotated[str, typer.Argument(metavar="20b|120b|OWNER/NAME", help="A model, or a repository of the Hub.")],
+    name: Annotated[
+        str, typer.Argument(metavar="20b|120b|OWNER/NAME[@REVISION]", help="A model, or a repository of the Hub.")
+    ],
     *,
+    if_absent: Annotated[
+        bool, typer.Option("--if-absent", help="Keep a checkpoint that is there whole, and ask no Hub for a newer one.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Fetch a checkpoint into the local Hugging Face cache (HF_HOME); what was interrupted goes on where it stopped."""
@@ -155,7 +160,7 @@ def pull_checkpoint(
 
     console = _console()
     try:
-        folder = pull(repository_of(name, _load(config, {})), console)
+        folder = pull(repository_of(name, _load(config, {})), console, if_absent=if_absent)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on where this one was")
         raise typer.Exit(_INTERRUPTED) from None

@@ -66,10 +66,10 @@ def _source(path: tuple[str, ...], layers: Sequence[Layer]) -> str:
 
 def _speaks_of(tree: Any, path: tuple[str, ...]) -> bool:  # noqa: ANN401 (whatever YAML can say)
     for key in path:
-        if not isinstance(tree, Mapping):
+        if not isinstance(tree, Mapping) or key not in tree:
             return False
-        tree = tree.get(key)
-    return tree is not None
+        tree = tree[key]
+    return True
 
 
 def _without_secret(name: str, value: Any) -> Any:  # noqa: ANN401 (whatever JSON can say)

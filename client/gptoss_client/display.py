@@ -19,15 +19,13 @@ from rich.console import Console
 from rich.status import Status
 
 from gptoss_backend.contract import ModelName
-from gptoss_client.launch import Addresses
-from gptoss_client.logs import tail
+from gptoss_client.launch import Addresses, loaded_layers
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.run_state import Death
 
 _REPEAT_S: Final = 10.0
 _BAR_WIDTH: Final = 24
 _FACT: Final = re.compile(r'"(precision|placement|memory plan|KV cache): ([^"\n]+)"')
-_LAYER: Final = re.compile(r"layer (\d+) of (\d+) loaded")
 # A closed terminal is an OSError; at a pipe that nobody reads, rich asks the process to exit; a sign
 # that the encoding lacks is a UnicodeError. The server is to go on.
 _CONSOLE_GONE: Final = (OSError, SystemExit, UnicodeError)
@@ -131,12 +129,6 @@ def failure_in(log: str) -> str | None:
     """Return the sentence, and what follows it, that a display with the time on its lines told as a failure."""
     found = re.search(r"^\S+ \S+ error: (.*)", log, flags=re.MULTILINE | re.DOTALL)
     return found.group(1).strip() if found else None
-
-
-def loaded_layers(triton_log: Path) -> tuple[int, int]:
-    """Return how many layers the engine has read, and of how many; (0, 0) where the log does not tell."""
-    found = [match for line in tail(triton_log) if (match := _LAYER.search(line))]
-    return (int(found[-1][1]), int(found[-1][2])) if found else (0, 0)
 
 
 def engine_facts(triton_log: Path) -> tuple[str, ...]:

@@ -33,9 +33,9 @@ from gptoss_client.doctor_cuda import (
     torch_for_card,
     torch_for_driver,
 )
-from gptoss_client.errors import PortError, RuntimeMissingError
+from gptoss_client.errors import DriverError, PortError, RuntimeMissingError
 from gptoss_client.gpu import Gpu, has_nvidia_gpu, list_gpus
-from gptoss_client.launch import listeners
+from gptoss_client.launch import exposure, listeners
 from gptoss_client.ports import Listener, check_ports
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.triton_runtime import WHEEL, find_runtime, find_wheel
@@ -169,10 +169,12 @@ class _Examination:
     def _triton(self) -> Finding:
         try:
             runtime = find_runtime()
-            is_of_wheel = runtime.libraries != ()
-            version = f" ({WHEEL} {find_wheel().version})" if is_of_wheel else _version_beside(runtime.binary)
+            version = f" ({WHEEL} {find_wheel().version})" if runtime.is_of_wheel else _version_beside(runtime.binary)
         except RuntimeMissingError as error:
             return Finding("Triton", Level.PROBLEM, str(error), "make setup installs what is missing")
+        if sentence := exposure(self._settings.server, runtime):
+            words, _, remedy = sentence.rpartition(": ")
+            return Finding("Triton", Level.WARNING, f"{runtime.binary}{version}: {words}", remedy)
         return Finding("Triton", Level.OK, f"{runtime.binary}{version}")
 
     def _torch(self) -> Finding:
@@ -205,9 +207,12 @@ class _Examination:
                 for gpu in self._gpus
             )
             return Finding("GPU", Level.OK, f"{cards}; driver {self._gpus[0].driver}")
-        if has_nvidia_gpu(self._environment):
-            remedy = "see that nvidia-smi works (driver installed, container started with GPUs)"
-            return Finding("GPU", Level.PROBLEM, "there is one, but its driver does not answer", remedy)
+        remedy = "see that nvidia-smi works (driver installed, container started with GPUs)"
+        try:
+            if has_nvidia_gpu(self._environment):
+                return Finding("GPU", Level.PROBLEM, "there is one, but its driver does not answer", remedy)
+        except DriverError as error:
+            return Finding("GPU", Level.PROBLEM, f"not known, since {error}", remedy)
         if self._models == (DEMO,):
             return Finding("GPU", Level.OK, "none, and none is needed for the demo")
         remedy = (

@@ -38,6 +38,10 @@ class RuntimeMissingError(CommandError):
     """There is no tritonserver that this Python can run."""
 
 
+class DriverError(CommandError):
+    """The driver of NVIDIA's GPUs is there and does not answer, so whether there is a GPU is not known."""
+
+
 class ProcessDiedError(CommandError):
     """A process of the server ended by itself. The message ends with its last log lines."""
 

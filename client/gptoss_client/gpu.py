@@ -1,7 +1,7 @@
 """The NVIDIA GPUs of this machine, as their driver tells.
 
 Stage: start of a server, and `gptoss doctor`.
-Owns: whether Triton has a GPU to work with, and which there are.
+Owns: whether Triton has a GPU to work with, and which there are; that a driver which fails is no machine without one.
 Does not know: what differs with the answer.
 """
 
@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from gptoss_client.errors import DriverError
+
+_DEVICES: Final = Path("/dev")
+_NO_DEVICES: Final = 6  # nvidia-smi's status where the driver works and knows of no card
 _ANSWER_TIMEOUT_S: Final = 20.0  # the driver takes seconds to wake where it is not kept awake
 _HIDDEN: Final = {"", "-1", "none", "NoDevFiles"}
 _FIELDS: Final = ("index", "name", "driver_version", "memory.total", "memory.free")
@@ -32,11 +36,15 @@ class Gpu:
     free_bytes: int
 
 
-def has_nvidia_gpu(environment: Mapping[str, str], device: Path = Path("/dev/nvidia0")) -> bool:
-    """Tell whether a process with this environment sees a GPU. Blocks for seconds where the driver has to wake."""
+def has_nvidia_gpu(environment: Mapping[str, str], devices: Path = _DEVICES) -> bool:
+    """Tell whether a process with this environment sees a GPU. Blocks for seconds where the driver has to wake.
+
+    Raises DriverError where nvidia-smi is there and fails: that is a GPU lost rather than none.
+    """
     if _visible(environment) in _HIDDEN:
         return False
-    if device.exists():
+    # a container with one of the node's cards has /dev/nvidia5 and no /dev/nvidia0
+    if any(device.name.removeprefix("nvidia").isdigit() for device in devices.glob("nvidia*")):
         return True
     return any(line.startswith("GPU ") for line in _ask_driver(environment, "-L").splitlines())
 
@@ -46,8 +54,9 @@ def list_gpus(environment: Mapping[str, str]) -> list[Gpu]:
     visible = _visible(environment)
     if visible in _HIDDEN:
         return []
-    answer = _ask_driver(environment, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
-    gpus = []
+    answer, gpus = "", []
+    with contextlib.suppress(DriverError):
+        answer = _ask_driver(environment, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
     for row in csv.reader(answer.splitlines(), skipinitialspace=True):
         with contextlib.suppress(ValueError):  # a line of words, or a card that does not tell its memory
             index, name, driver, total, free = row
@@ -62,7 +71,7 @@ def _visible(environment: Mapping[str, str]) -> str:
 
 
 def _ask_driver(environment: Mapping[str, str], *arguments: str) -> str:
-    """Return what nvidia-smi prints; nothing where it fails or is not there."""
+    """Return what nvidia-smi prints; nothing where it is not there, or knows of no card. Raises DriverError."""
     try:
         answer = subprocess.run(
             ("nvidia-smi", *arguments),
@@ -72,6 +81,11 @@ def _ask_driver(environment: Mapping[str, str], *arguments: str) -> str:
             timeout=_ANSWER_TIMEOUT_S,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except subprocess.TimeoutExpired:
+        raise DriverError(f"nvidia-smi has not answered for {_ANSWER_TIMEOUT_S:.0f} s") from None
+    except OSError:
         return ""
+    if answer.returncode not in (0, _NO_DEVICES):
+        said = (answer.stdout + answer.stderr).strip().partition("\n")[0]
+        raise DriverError(f"nvidia-smi fails (exit status {answer.returncode}): {said}")
     return answer.stdout if answer.returncode == 0 else ""

@@ -20,6 +20,7 @@ from gptoss_client.backoff import Backoff
 from gptoss_client.checkpoint import find_checkpoint, missing
 from gptoss_client.errors import UsageError
 from gptoss_client.gpu import has_nvidia_gpu
+from gptoss_client.placing import CPU_VARIANT, GPU_VARIANTS
 from gptoss_client.stop_signal import StopSignal
 
 _LOOK_PERIOD_S: Final = 0.2
@@ -54,14 +55,14 @@ def join(settings: Settings, node_rank: int, console: Console) -> int:
 
 
 def _jobs(settings: Settings, node_rank: int) -> list[Job]:
-    """Return what this host's ranks are started with. Raises UsageError where there is no checkpoint."""
+    """Return what this host's ranks are started with. Raises UsageError where there is no checkpoint, or no GPU."""
     placement, model = settings.placement, settings.served_model
     folder = find_checkpoint(settings.checkpoints[model])
     if folder is None:
         raise UsageError(missing(model, settings.checkpoints[model]))
     host, _, port = (placement.rendezvous or "").rpartition(":")
     num_here = (placement.num_devices or 0) // placement.num_nodes
-    devices = device_names("cuda" if has_nvidia_gpu(inherited_environment()) else "cpu", num_here)
+    devices = device_names("cuda" if _on_gpus(settings) else "cpu", num_here)
     return [
         Job(
             rank=node_rank * num_here + index,
@@ -75,6 +76,20 @@ def _jobs(settings: Settings, node_rank: int) -> list[Job]:
         )
         for index, device in enumerate(devices)
     ]
+
+
+def _on_gpus(settings: Settings) -> bool:
+    """Tell whether the ranks compute on GPUs. Raises UsageError where they should and there are none, DriverError."""
+    variant = settings.server.triton_config_name
+    if variant == CPU_VARIANT:
+        return False
+    has_gpu = has_nvidia_gpu(inherited_environment())
+    if variant in GPU_VARIANTS and not has_gpu:
+        raise UsageError(
+            f"server.triton_config_name is {variant}, which is for GPUs, and this host shows none: see that nvidia-smi "
+            "works here, and CUDA_VISIBLE_DEVICES hides none"
+        )
+    return has_gpu
 
 
 def _run(processes: list[subprocess.Popen[bytes]], stop: StopSignal) -> None:

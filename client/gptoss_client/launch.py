@@ -39,7 +39,12 @@ _SHM_REGION_BYTES: Final = 1024 * 1024
 _EXIT_MARGIN_S: Final = 2
 # an exception of `initialize`; its class, which is ours, says nothing to a person
 _LOAD_FAILURE: Final = re.compile(r"UNAVAILABLE state: Internal: (?:\w+: )?(.+)")
+_LAYER: Final = re.compile(r"layer (\d+) of (\d+) loaded")
 _LAST_PORT: Final = 65535
+API_KEY_HEADER: Final = "gptoss-key"
+# what a client of our models has no use for and could take the server over with: a loaded model may bring code,
+# regions lead into the memory that server and stubs share, the other two name files to write
+_CLOSED_APIS: Final = ("model-repository", "shared-memory", "trace", "logging")
 _PROBE_TIMEOUT_S: Final = 2.0
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -108,17 +113,20 @@ def on_free_ports(settings: Settings) -> Settings:
 def processes(
     settings: Settings, runtime: TritonRuntime, run: RunDirectory, *, config_name: str | None, shm_prefix: str
 ) -> tuple[ProcessSpec, ...]:
-    """Return the server's processes in the order of their start. Rotates their logs."""
+    """Return the server's processes in the order of their start. Rotates their logs, makes a key for Triton's APIs."""
     addresses = Addresses.of(settings)
-    environment = child_environment(run.config)
+    environment, triton_log = child_environment(run.config), run.new_log(TRITON_LOG)
     return (
         ProcessSpec(
             name=TRITON,
-            command=triton_command(settings, runtime, config_name=config_name, shm_prefix=shm_prefix),
+            command=triton_command(
+                settings, runtime, config_name=config_name, shm_prefix=shm_prefix, api_key=run.new_triton_key()
+            ),
             environment=runtime.environment(environment),
-            log=run.new_log(TRITON_LOG),
+            log=triton_log,
             awaited=f"loads {', '.join(model.triton for model in _served(settings))}",
             is_ready=http_probe(addresses.triton_ready),
+            progress=lambda: loaded_layers(triton_log),
             needs_children=True,
             hang=triton_hang(addresses.metrics, settings.server.step_timeout_s),
             reason_in=load_failure,
@@ -137,9 +145,13 @@ def processes(
 
 
 def triton_command(
-    settings: Settings, runtime: TritonRuntime, *, config_name: str | None, shm_prefix: str
+    settings: Settings, runtime: TritonRuntime, *, config_name: str | None, shm_prefix: str, api_key: str | None = None
 ) -> tuple[str, ...]:
-    """Return tritonserver's command. config_name: which variant of the models' configs; None: config.pbtxt itself."""
+    """Return tritonserver's command.
+
+    config_name: which variant of the models' configs; None: config.pbtxt itself.
+    api_key: what opens the APIs that are closed to clients; None: one that nobody is told.
+    """
     server = settings.server
     return (
         str(runtime.binary),
@@ -153,7 +165,7 @@ def triton_command(
         f"--backend-config=python,shm-growth-byte-size={_SHM_REGION_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         *_cache_flags(server, runtime),
-        *_restriction_flags(server),
+        *_restriction_flags(api_key or secrets.token_hex(16)),
         f"--grpc-address={server.triton_host}",
         f"--grpc-port={server.grpc_port}",
         f"--http-address={server.triton_host}",
@@ -195,6 +207,12 @@ def load_failure_in(line: str) -> str | None:
     return found[1] if found else None
 
 
+def loaded_layers(triton_log: Path) -> tuple[int, int]:
+    """Return how many layers the engine has read, and of how many; (0, 0) where the log does not tell."""
+    found = [match for line in tail(triton_log) if (match := _LAYER.search(line))]
+    return (int(found[-1][1]), int(found[-1][2])) if found else (0, 0)
+
+
 def remove_shared_memory(prefix: str, folder: Path = _SHARED_MEMORY) -> None:
     """Remove the regions that killed stubs have left behind."""
     for region in folder.glob(f"{prefix}*"):
@@ -217,13 +235,20 @@ def _cache_flags(server: ServerSettings, runtime: TritonRuntime) -> list[str]:
     return [f"--cache-config=local,size={server.response_cache_bytes}", *folder]
 
 
-def _restriction_flags(server: ServerSettings) -> list[str]:
-    """Return what keeps the network from loading and unloading models, where Triton listens to it."""
-    if is_loopback(server.triton_host):
-        return []
-    # a key that nobody is told
-    closed = f"model-repository:gptoss-key={secrets.token_hex(16)}"
+def _restriction_flags(api_key: str) -> list[str]:
+    """Return what closes those APIs, on loopback too: any page in a browser of this machine can send a POST there."""
+    closed = f"{','.join(_CLOSED_APIS)}:{API_KEY_HEADER}={api_key}"
     return [f"--http-restricted-api={closed}", f"--grpc-restricted-protocol={closed}"]
+
+
+def exposure(server: ServerSettings, runtime: TritonRuntime) -> str | None:
+    """Return what to say where a tritonserver with known holes listens to the network; None where there is no such."""
+    if is_loopback(server.triton_host) or not runtime.is_of_wheel:
+        return None
+    return (
+        "the wheel's tritonserver (24.10) has the holes of NVIDIA's advisories of 2025, which 25.07 closed, and "
+        f"listens on {server.triton_host} (server.triton_host): let only the adapter reach it, or use NVIDIA's image"
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -7,13 +7,12 @@ Does not know: how often they are asked, what an answer leads to.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Final
 
 import httpx
 
-from gptoss_backend.heartbeat import stuck_parts
+from gptoss_backend.heartbeat import Heartbeats
 
 _ANSWER_WITHIN_S: Final = 5.0
 
@@ -24,13 +23,17 @@ def adapter_hang(url: str) -> Callable[[], str | None]:
 
 
 def triton_hang(metrics_url: str, step_timeout_s: float) -> Callable[[], str | None]:
-    """Return the question whether tritonserver answers, its stubs show signs of life and its engines get on."""
+    """Return the question whether tritonserver answers, its stubs show signs of life and its engines get on.
+
+    It is to be asked over and over: one page tells of no silence.
+    """
+    heartbeats = Heartbeats()
 
     def ask() -> str | None:
         page = _get(metrics_url)
         if page is None:
             return f"tritonserver has not answered for {_ANSWER_WITHIN_S:g} s"
-        return "; ".join(stuck_parts(page, time.time(), step_timeout_s)) or None
+        return "; ".join(heartbeats.stuck_parts({metrics_url: page}, step_timeout_s)[metrics_url]) or None
 
     return ask
 

@@ -16,27 +16,41 @@ from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.placement.choice import SINGLE, Card, choose_placement
 from gptoss_backend.settings import Settings
 from gptoss_client.checkpoint import DEMO, find_checkpoint
-from gptoss_client.errors import UsageError
+from gptoss_client.errors import DriverError, UsageError
 from gptoss_client.gpu import Gpu, has_nvidia_gpu, list_gpus
 
 CPU_VARIANT: Final = "cpu"
 REPLICAS_VARIANT: Final = "replicas"
 SPREAD_VARIANT: Final = "spread"
+GPU_VARIANTS: Final = frozenset({REPLICAS_VARIANT, SPREAD_VARIANT})
 
 
 def config_variant(settings: Settings, environment: Mapping[str, str]) -> str | None:
     """Return the variant for processes with that environment; None: config.pbtxt itself.
 
-    Asks the driver, which may take seconds. Raises UsageError.
+    Asks the driver, which may take seconds. Raises UsageError, DriverError.
     """
     if settings.server.triton_config_name:
         return settings.server.triton_config_name
-    if not has_nvidia_gpu(environment):
+    if set(settings.served_models) == {DEMO}:
+        return CPU_VARIANT  # it is computed there, whatever the driver says
+    if not _has_gpu(environment):
         return CPU_VARIANT
     gpus = list_gpus(environment)
     variants = {_by_placement(model, settings, gpus) for model in settings.served_models if model != DEMO and gpus}
     # one for all: where a model is spread, each engine places its own
     return SPREAD_VARIANT if SPREAD_VARIANT in variants else next(iter(variants - {None}), None)
+
+
+def _has_gpu(environment: Mapping[str, str]) -> bool:
+    try:
+        return has_nvidia_gpu(environment)
+    except DriverError as error:
+        # a model that was meant for a GPU would load on the processor, turn ready, and serve at a hundredth of its pace
+        raise DriverError(
+            f"{error}: is there a GPU? See that nvidia-smi works; to serve on the processor set CUDA_VISIBLE_DEVICES "
+            f"to nothing, or server.triton_config_name to {CPU_VARIANT}"
+        ) from error
 
 
 def _by_placement(model: ModelShort, settings: Settings, gpus: list[Gpu]) -> str | None:

@@ -40,6 +40,8 @@ class ProcessSpec:
     """What it does until it is ready, for people: "loads gpt_oss_20b"."""
     is_ready: Callable[[], bool]
     """Asked several times a second until it says yes; must not block for long."""
+    progress: Callable[[], object] = lambda: None
+    """Asked now and then until it is ready: what it has come to. One that gets on is not given up; must be quick."""
     needs_children: bool = False
     """Whether it is of no use any more when one of its children crashes."""
     hang: Callable[[], str | None] = lambda: None

@@ -23,11 +23,12 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from rich.console import Console
 
-from gptoss_backend.hub import CHECKPOINT_FILES, OTHER_FILES, cached_checkpoint, is_repository
+from gptoss_backend.hub import CHECKPOINT_FILES, OTHER_FILES, cached_checkpoint, is_repository, split_revision
 from gptoss_backend.settings import Settings
 from gptoss_client.errors import CommandError, UsageError
 
@@ -57,15 +58,18 @@ def repository_of(name: str, settings: Settings) -> str:
     if name in checkpoints and not is_repository(repository):
         raise UsageError(f"the checkpoint of {name} is set to the folder {repository}: there is nothing to pull")
     if not is_repository(repository):
-        raise UsageError(f"{name} is neither {' nor '.join(checkpoints)} nor a repository, OWNER/NAME")
+        raise UsageError(f"{name} is neither {' nor '.join(checkpoints)} nor a repository, OWNER/NAME[@REVISION]")
     return repository
 
 
-def pull(repository: str, console: Console) -> Path:
+def pull(repository: str, console: Console, *, if_absent: bool = False) -> Path:
     """Fetch what is not in the cache yet and return the checkpoint's folder. Blocks; raises CommandError.
 
-    Where the Hub cannot be asked, a checkpoint that is in the cache whole is as good.
+    repository: OWNER/NAME[@REVISION]. if_absent: a checkpoint that is in the cache whole stays as it is, and the Hub is
+    not asked. Where the Hub cannot be asked, it is as good.
     """
+    if if_absent and (folder := cached_checkpoint(repository)):
+        return folder
     _check_environment()
     try:
         wanted = _list_wanted(repository)
@@ -73,7 +77,8 @@ def pull(repository: str, console: Console) -> Path:
         raise UsageError(f"{repository} is not a repository's name: {error}") from error
     except Exception as error:  # whatever the transport raises
         # a dry run tells of the network's fault as the cause of its own
-        reason = _sentence(repository, error.__cause__ or error)
+        told = error if isinstance(error, HfHubHTTPError) else error.__cause__ or error
+        reason = _sentence(repository, told)
         folder = cached_checkpoint(repository)
         if folder is None:
             raise PullError(reason) from error
@@ -91,7 +96,8 @@ def _list_wanted(repository: str) -> list[DryRunFileInfo]:
     had_bars = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
-        files: list[DryRunFileInfo] = snapshot_download(repository, dry_run=True, **_FILES)
+        name, revision = split_revision(repository)
+        files: list[DryRunFileInfo] = snapshot_download(name, revision=revision, dry_run=True, **_FILES)
     finally:
         if had_bars:
             enable_progress_bars()
@@ -99,8 +105,9 @@ def _list_wanted(repository: str) -> list[DryRunFileInfo]:
 
 
 def _fetch(repository: str) -> Path:
+    name, revision = split_revision(repository)
     try:
-        return Path(snapshot_download(repository, **_FILES))
+        return Path(snapshot_download(name, revision=revision, **_FILES))
     except Exception as error:  # whatever the transport raises
         raise PullError(_sentence(repository, error)) from error
 
@@ -129,15 +136,18 @@ def _check_disk(num_bytes: int) -> None:
         )
 
 
-def _sentence(repository: str, error: BaseException) -> str:
-    """Return what keeps a repository from being fetched, and what to do."""
+def _sentence(pinned: str, error: BaseException) -> str:
+    """Return what keeps a repository from being fetched, and what to do. pinned: its name, and perhaps its revision."""
     hub = constants.ENDPOINT
+    repository, revision = split_revision(pinned)
     if fault := _local_fault(error):
         cache = constants.HF_HUB_CACHE
         return f"cannot write in {cache} ({fault}): make room there, or set HF_HOME to a folder that can be written"
     match error:
         case GatedRepoError():
             return f"{repository} is gated: accept its terms at {hub}/{repository}, then log in with `hf auth login`"
+        case RevisionNotFoundError():
+            return f"{repository} has no revision {revision}: see {hub}/{repository}/commits/main"
         case RepositoryNotFoundError():
             return f"{hub} has no repository {repository}, or it is private: then log in with `hf auth login`"
         case HfHubHTTPError() if error.response.status_code in (

@@ -24,7 +24,7 @@ from gptoss_backend.contract import CHECKPOINT_PARAMETER, MODELS_BY_SHORT, Model
 from gptoss_backend.settings import Settings
 from gptoss_client.checkpoint import absolute, check_there
 from gptoss_client.errors import CommandError, RunningError, UsageError
-from gptoss_client.launch import Addresses, is_loopback, load_failure_in
+from gptoss_client.launch import API_KEY_HEADER, Addresses, load_failure_in
 from gptoss_client.run_state import Phase, RunDirectory
 
 # Triton takes a config that is equal for no change at all, and goes on with the engine it has
@@ -45,7 +45,8 @@ def reload(run: RunDirectory, model: ModelShort | None, checkpoint: str | None, 
         check_there(short, place)
         console.print(f"{name.openai}: loading {place} beside what serves now, for which both need memory")
         begun = time.monotonic()
-        _load(Addresses.of(settings).triton_http, name, place, settings.server.startup_timeout_s)
+        key, timeout_s = run.read_triton_key(), settings.server.startup_timeout_s
+        _load(Addresses.of(settings).triton_http, key, name, place, timeout_s)
         # now, not before: whoever starts Triton again is to load what was last served
         run.write_config(settings.model_copy(update={"checkpoints": {**settings.checkpoints, short: place}}))
         console.print(
@@ -74,9 +75,6 @@ def _running(run: RunDirectory) -> Settings:
     if state.phase is not Phase.READY:
         raise CommandError(f"the server of {run.root} is {state.phase}: try again when it is ready")
     settings = run.read_settings()
-    if not is_loopback(settings.server.triton_host):
-        where = f"Triton listens on {settings.server.triton_host} (server.triton_host)"
-        raise UsageError(f"{where}, and loads nothing at the network's word: start the server anew")
     if settings.placement.num_nodes > 1:
         raise UsageError("a model that is spread over several hosts is not reloaded: start its nodes anew")
     return settings
@@ -93,10 +91,11 @@ def _chosen(settings: Settings, model: ModelShort | None) -> ModelShort:
     return model
 
 
-def _load(triton: str, model: ModelName, checkpoint: str, timeout_s: float) -> None:
+def _load(triton: str, key: str, model: ModelName, checkpoint: str, timeout_s: float) -> None:
     """Ask Triton for a new engine and wait for it. Raises CommandError with what kept it from loading."""
     # a proxy for the web is not for Triton
-    with httpx.Client(base_url=triton, trust_env=False, timeout=_ASK_TIMEOUT_S) as client:
+    headers = {API_KEY_HEADER: key}
+    with httpx.Client(base_url=triton, headers=headers, trust_env=False, timeout=_ASK_TIMEOUT_S) as client:
         try:
             config = client.get(f"/v2/models/{model.triton}/config").raise_for_status().json()
             order = {"parameters": {"config": json.dumps(_changed(config, checkpoint))}}

@@ -20,7 +20,7 @@ class Model:
 
     id: str
     root: str
-    """The model behind the name: another one for the alias only."""
+    """The model behind the name."""
     created: int
     """When the server was started, in seconds since the epoch."""
     owned_by: str

@@ -1,7 +1,8 @@
 """The run directory: what a server leaves on disk for the other commands to find.
 
 Stage: start, `gptoss status` and `gptoss stop`.
-Owns: config.yaml (the resolved settings all processes read), state.json, the lock that admits one server, logs/.
+Owns: config.yaml (the resolved settings all processes read), state.json, triton.key, the lock that admits one server,
+logs/.
 Does not know: how processes are started or probed.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,6 +77,7 @@ class RunDirectory:
         self.config = root / "config.yaml"
         self.logs = root / "logs"
         self._state = root / "state.json"
+        self._triton_key = root / "triton.key"
         self._failure = root / "failure.txt"
         self._lock = root / "lock"
 
@@ -122,11 +125,7 @@ class RunDirectory:
 
     def write_config(self, settings: Settings) -> None:
         """Replace the resolved settings in one step. They may hold a secret, so nobody else may read them."""
-        fresh = self.config.with_suffix(".new")
-        fresh.unlink(missing_ok=True)  # one that was left half-written may be open to all
-        with open(fresh, "x", encoding="utf-8", opener=_private) as file:
-            file.write(settings.dump_yaml())
-        fresh.replace(self.config)
+        _replace_private(self.config, settings.dump_yaml())
 
     def read_settings(self) -> Settings:
         """Return the resolved settings that the server was started with. Raises CommandError."""
@@ -137,6 +136,19 @@ class RunDirectory:
                 f"the settings that the server of {self.root} was started with cannot be read ({error}): "
                 "if another version of gptoss started it, end it with `gptoss stop` and start it anew"
             ) from error
+
+    def new_triton_key(self) -> str:
+        """Return a fresh key for Triton's closed APIs, written where the other commands of this user find it."""
+        key = secrets.token_hex(16)
+        _replace_private(self._triton_key, key)
+        return key
+
+    def read_triton_key(self) -> str:
+        """Return that key. Raises CommandError where there is none."""
+        try:
+            return self._triton_key.read_text(encoding="ascii")
+        except OSError as error:
+            raise CommandError(f"cannot read the key of Triton's APIs, {self._triton_key}: {error.strerror}") from error
 
     def read_state(self) -> RunState | None:
         """Return what the last server wrote, if it did not clean up itself; it need not run any more."""
@@ -177,6 +189,15 @@ class RunDirectory:
         if log.exists() and log.stat().st_size:
             log.replace(log.with_suffix(".log.1"))
         return log
+
+
+def _replace_private(place: Path, text: str) -> None:
+    """Replace a file in one step by one that nobody else may read."""
+    fresh = place.with_suffix(".new")
+    fresh.unlink(missing_ok=True)  # one that was left half-written may be open to all
+    with open(fresh, "x", encoding="utf-8", opener=_private) as file:
+        file.write(text)
+    fresh.replace(place)
 
 
 def _private(path: str, flags: int) -> int:

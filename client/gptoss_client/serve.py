@@ -24,7 +24,7 @@ from gptoss_backend.settings import Settings, child_environment
 from gptoss_client.checkpoint import check_checkpoints, ensure_checkpoints
 from gptoss_client.display import Display, failure_in, farewell
 from gptoss_client.errors import CommandError, PortTakenError, ProcessDiedError
-from gptoss_client.launch import TRITON_LOG, Addresses, listeners, processes
+from gptoss_client.launch import TRITON_LOG, Addresses, exposure, listeners, processes
 from gptoss_client.logs import bound_sizes
 from gptoss_client.placing import config_variant
 from gptoss_client.ports import check_ports
@@ -104,6 +104,8 @@ def _prepare(settings: Settings, run: RunDirectory, stop: StopSignal, console: C
         console.print(f"ended {left} processes that an earlier server left behind", highlight=False)
     check_ports(listeners(settings.server))
     runtime = find_runtime()
+    if sentence := exposure(settings.server, runtime):
+        console.print(f"warning: {sentence}", highlight=False)
     run.write_config(settings)
     run.forget_failure()
     run.write_state(_first_state(Phase.PREPARING))

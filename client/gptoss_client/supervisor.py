@@ -23,6 +23,7 @@ from gptoss_client.run_state import Death
 from gptoss_client.stop_signal import StopSignal
 
 _PROBE_PERIOD_S: Final = 0.1
+_PROGRESS_PERIOD_S: Final = 0.5
 _HOUSEKEEPING_PERIOD_S: Final = 5.0
 _GRACE_AFTER_DEATH_S: Final = 5.0
 
@@ -60,6 +61,8 @@ class _Member:
     """While there is no process: when to start it."""
     ready_since: float | None = None
     num_deaths: int = 0
+    progress: object = None
+    """While it is not ready: what it had come to when it was last asked."""
 
 
 class Supervisor:
@@ -96,7 +99,7 @@ class Supervisor:
         self._was_ready = False
         self._has_failed = False
         self._outage_began = self._last_progress = 0.0
-        self._next_probe = 0.0
+        self._next_probe = self._next_look = 0.0
         self._next_housekeeping = 0.0
 
     def run(self) -> None:
@@ -151,6 +154,7 @@ class Supervisor:
 
     def _tell(self, awaited: list[_Member]) -> None:
         elapsed_s = time.monotonic() - self._outage_began
+        self._note_progress(awaited)
         waited_s = time.monotonic() - self._last_progress
         if awaited and awaited[0].process and waited_s > self._startup_timeout_s:
             late = f"{awaited[0].spec.name} was not ready after {waited_s:.0f} s (server.startup_timeout_s)"
@@ -162,6 +166,16 @@ class Supervisor:
         else:
             self._was_ready = True
             self._observer.ready(elapsed_s)
+
+    def _note_progress(self, awaited: list[_Member]) -> None:
+        """Give what gets on more time: a model of 65 GB on a slow disk is no start that hangs."""
+        if not awaited or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _PROGRESS_PERIOD_S
+        for member in awaited:
+            progress = member.spec.progress()
+            if progress != member.progress:
+                member.progress, self._last_progress = progress, time.monotonic()
 
     def _lose(self, member: _Member, reason: str, error: CommandError) -> None:
         """Make sure that nothing is left of a process and plan its next life; before all were ready raise `error`."""

@@ -42,6 +42,11 @@ class TritonRuntime:
     libraries: tuple[Path, ...] = ()
     """Folders of shared libraries the server and its stubs need."""
 
+    @property
+    def is_of_wheel(self) -> bool:
+        """Whether it was made from the nvidia-pytriton wheel, whose tritonserver is 24.10."""
+        return bool(self.libraries)
+
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """Return the variables under which the server's stubs run this Python with its packages and ours.
 

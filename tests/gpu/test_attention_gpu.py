@@ -28,7 +28,7 @@ def run(operators: Operators, case: AttentionCase, sliding: bool) -> torch.Tenso
     cache = LayerCache(case.keys.clone(), case.values.clone(), is_sliding=sliding)
     rope = RotaryEmbedding(ROPE, 64, CUDA)
     step = operators.attention(case.batch, case.tables, rope, case.heads.dtype)
-    return step.attend(case.heads, cache, case.sinks)
+    return step.attend(case.heads, case.identity(), cache, case.sinks)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

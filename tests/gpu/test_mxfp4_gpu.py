@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gptoss_backend.engine.kernels.experts import mix_packed_experts
-from support.packed_experts import Case, Sizes, relative_error
+from support.packed_experts import Case, Sizes, mix, relative_error
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CUDA = torch.device("cuda")
@@ -20,13 +19,13 @@ def dtype_of_card() -> torch.dtype:
 @pytest.mark.parametrize("num_tokens", TOKENS)
 def test_mix_when_sized_as_20b_then_within_a_hundredth_of_the_exact_mixture(num_tokens: int) -> None:
     case = Case.random(Sizes(num_tokens, 32, 4, 2880, 2880), dtype_of_card(), CUDA)
-    assert relative_error(mix_packed_experts(case.hidden, case.weights, case.shape), case.exact()) < 1e-2
+    assert relative_error(mix(case.hidden, case.weights, case.shape), case.exact()) < 1e-2
 
 
 @pytest.mark.parametrize("num_tokens", [1, 32, 512])
 def test_mix_when_sized_as_a_quarter_of_120b_then_within_a_hundredth_of_the_exact_mixture(num_tokens: int) -> None:
     case = Case.random(Sizes(num_tokens, 128, 4, 2880, 736), dtype_of_card(), CUDA)
-    assert relative_error(mix_packed_experts(case.hidden, case.weights, case.shape), case.exact()) < 1e-2
+    assert relative_error(mix(case.hidden, case.weights, case.shape), case.exact()) < 1e-2
 
 
 @pytest.mark.parametrize("num_tokens", [1, 64])
@@ -34,10 +33,10 @@ def test_mix_when_captured_in_a_graph_then_replays_give_new_inputs_answer(num_to
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("only few tokens are computed without the host there")
     case = Case.random(Sizes(num_tokens, 32, 4, 2880, 2880), torch.bfloat16, CUDA)
-    mix_packed_experts(case.hidden, case.weights, case.shape)  # compiles, which a capture cannot
+    mix(case.hidden, case.weights, case.shape)  # compiles, which a capture cannot
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        mixed = mix_packed_experts(case.hidden, case.weights, case.shape)
+        mixed = mix(case.hidden, case.weights, case.shape)
     case.hidden.copy_(case.hidden.flip(1))
     graph.replay()
-    assert torch.equal(mixed, mix_packed_experts(case.hidden, case.weights, case.shape))
+    assert torch.equal(mixed, mix(case.hidden, case.weights, case.shape))

@@ -70,7 +70,7 @@ def test_prompt_when_too_long_for_the_context_then_400_with_openais_code(server:
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error["code"] == "context_length_exceeded"
-    assert "the context holds 131072" in error["message"]
+    assert "This model's maximum context length is 131072 tokens. However, your prompt has" in error["message"]
 
 
 def test_error_when_the_official_client_meets_it_then_it_is_of_the_right_class(client: openai.OpenAI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
 from gptoss_backend.demo.random_checkpoint import DEMO_SHAPE, write_random_checkpoint
 from support import live_server
@@ -178,6 +181,39 @@ def test_reload_when_requests_are_under_way_then_they_end_well_and_new_ones_get_
     assert after["system_fingerprint"] != before["system_fingerprint"]
     assert told(ask(server, "gpt-oss-demo"))["choices"] == demo_before["choices"]
     assert str(small[1]) in (server.run_dir / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("repository/models/theirs/load", {"parameters": {"config": "{}", "file:1/model.py": "aW1wb3J0IG9z"}}),
+        ("repository/models/gpt_oss_20b/unload", {}),
+        ("repository/index", {}),
+        ("systemsharedmemory/region/theirs/register", {"key": "/theirs", "offset": 0, "byte_size": 8}),
+        ("trace/setting", {"trace_level": ["TIMESTAMPS"]}),
+        ("logging", {"log_verbose_level": 1}),
+    ],
+)
+def test_triton_when_a_page_in_a_browser_posts_to_what_could_run_code_then_it_is_refused(
+    server: LiveServer, path: str, body: dict[str, Any]
+) -> None:
+    # as a page of another site may send it, without asking first
+    answer = httpx.post(
+        f"http://127.0.0.1:{server.port + 3}/v2/{path}",
+        content=json.dumps(body),
+        headers={"content-type": "text/plain"},
+    )
+    assert answer.status_code == 403, answer.text
+    assert "gptoss-key" in answer.text
+    assert (server.run_dir / "triton.key").read_text() not in answer.text
+
+
+def test_triton_when_a_grpc_client_has_no_key_then_models_and_memory_are_not_its(server: LiveServer) -> None:
+    with triton.InferenceServerClient(server.grpc) as client:
+        for ask_for in (client.get_model_repository_index, client.get_system_shared_memory_status):
+            with pytest.raises(InferenceServerException, match="This protocol is restricted"):
+                ask_for()
+        assert client.is_model_ready("gpt_oss_20b")
 
 
 def test_reload_when_the_old_engine_is_gone_then_the_server_is_as_healthy_as_before(server: LiveServer) -> None:

@@ -16,7 +16,7 @@ IGNORE_EOS = {"ignore_eos": True}
 QUESTION = "What is there to say? " * 20
 
 
-def ask(client: openai.OpenAI, given: Any, **fields: Any) -> Response:  # noqa: ANN401 (as the client's)
+def ask(client: openai.OpenAI, given: Any, **fields: Any) -> Any:  # noqa: ANN401 (as the client's)
     """Return a greedy response of exactly 32 tokens."""
     return client.responses.create(
         model=MODEL, input=given, temperature=0.0, max_output_tokens=32, extra_body=IGNORE_EOS, **fields
@@ -100,3 +100,38 @@ def test_stream_when_it_is_left_then_the_engine_stops_computing(client: openai.O
     wait_until(
         lambda: server.triton_metric("gptoss_engine_requests_cancelled_total", model="gpt_oss_demo") == cancelled + 1
     )
+
+
+def test_background_when_asked_for_then_it_is_polled_taken_up_and_cancelled(
+    client: openai.OpenAI, server: LiveServer
+) -> None:
+    whole = ask(client, QUESTION)
+    queued = ask(client, QUESTION, background=True)
+    assert (queued.status, queued.background, queued.output) == ("queued", True, [])
+    wait_until(lambda: client.responses.retrieve(queued.id).status == "incomplete")
+    assert said(client.responses.retrieve(queued.id)) == said(whole)
+    assert client.responses.cancel(queued.id).status == "incomplete"  # it is over
+
+    stream = ask(client, QUESTION, background=True, stream=True)
+    first, second, *_ = (next(stream) for _ in range(3))
+    stream.close()  # the connection is lost
+    assert (first.type, second.type) == ("response.created", "response.queued")
+    rest = list(client.responses.retrieve(first.response.id, stream=True, starting_after=second.sequence_number))
+    assert [event.sequence_number for event in rest] == list(range(2, len(rest) + 2))
+    assert rest[-1].type == "response.incomplete"
+    assert said(rest[-1].response) == said(whole)
+    again = list(client.responses.retrieve(first.response.id, stream=True, starting_after=5))
+    assert again == rest[4:]
+
+    num_cancelled = server.triton_metric("gptoss_engine_requests_cancelled_total", model="gpt_oss_demo")
+    endless = client.responses.create(
+        model=MODEL, input="hi", max_output_tokens=4000, background=True, extra_body=IGNORE_EOS
+    )
+    wait_until(lambda: client.responses.retrieve(endless.id).status == "in_progress")
+    assert client.responses.cancel(endless.id).status == "cancelled"
+    wait_until(
+        lambda: (
+            server.triton_metric("gptoss_engine_requests_cancelled_total", model="gpt_oss_demo") == num_cancelled + 1
+        )
+    )
+    assert client.responses.cancel(endless.id) == client.responses.retrieve(endless.id)

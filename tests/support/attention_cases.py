@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch, Chunk
 from gptoss_backend.engine.kv_cache import CachePlan
+from gptoss_backend.engine.operators import Projection
 from gptoss_backend.engine.precision import FLOAT8
 
 BLOCK_SIZE = 16
@@ -105,6 +106,11 @@ class AttentionCase:
             (self.keys, self.values) if self.keys.dtype == FLOAT8 else (self.keys.double(), self.values.double())
         )
         return dataclasses.replace(self, heads=self.heads.double(), keys=keys, values=values)
+
+    def identity(self) -> Projection:
+        """Return what makes queries, keys and values of `heads`, which are these."""
+        size = self.heads.shape[1]
+        return Projection(torch.eye(size, dtype=self.heads.dtype, device=self.heads.device), None)
 
     def slot(self, row: int, position: int) -> int:
         """Return where a position of full layers lives."""

@@ -26,10 +26,14 @@ from gptoss_backend.engine.experts import ExpertShape, ExpertWeights
 from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
 from gptoss_backend.engine.kernels import experts as expert_kernels
 from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
-from gptoss_backend.engine.kernels.experts import mix_packed_experts
+from gptoss_backend.engine.kernels.experts import norm_and_mix
+from gptoss_backend.engine.kernels.norm import Norm, add_and_norm
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import multiply_few
+from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables
+from gptoss_backend.engine.kernels.step_setup import set_up
+from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.operators import LayerCache
 from gptoss_backend.engine.precision import FLOAT8
@@ -116,7 +120,7 @@ def run(dtype: torch.dtype, num_tokens: int, way: list[str], capability: int) ->
 
 
 def run_experts(dtype: torch.dtype, num_tokens: int) -> None:
-    """Call what launches the experts' kernels, at the size of GPT-OSS 20B, with tensors that have no memory."""
+    """Call what launches the experts' kernels and the norms around them, at the 20B's size, without memory."""
 
     def empty(*shape: int) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -127,7 +131,10 @@ def run_experts(dtype: torch.dtype, num_tokens: int) -> None:
 
     gate_up, down = packed(2 * INNER, HIDDEN), packed(HIDDEN, INNER)
     weights = ExpertWeights(empty(32, HIDDEN), empty(32), gate_up, empty(32, 2 * INNER), down, empty(32, HIDDEN))
-    mix_packed_experts(empty(num_tokens, HIDDEN), weights, ExpertShape(4, 1.702, 7.0))
+    hidden, norm = empty(num_tokens, HIDDEN), Norm(torch.empty(HIDDEN, device=META), 1e-5, dtype)
+    hidden, mixed = norm_and_mix(hidden, hidden, norm, weights, ExpertShape(4, 1.702, 7.0))
+    KernelOperators.sum(mixed)
+    add_and_norm(hidden, mixed, norm)
 
 
 def run_attention(dtype: torch.dtype, num_tokens: int, cache_dtype: torch.dtype | None = None) -> None:
@@ -139,17 +146,19 @@ def run_attention(dtype: torch.dtype, num_tokens: int, cache_dtype: torch.dtype 
     rope = RotaryEmbedding(ROPE, 64, META)
     attention = KernelOperators(META).attention(case.batch, case.tables, rope, dtype)
     for is_sliding in (False, True):
-        attention.attend(case.heads, LayerCache(case.keys, case.values, is_sliding), case.sinks)
+        attention.attend(case.heads, case.identity(), LayerCache(case.keys, case.values, is_sliding), case.sinks)
 
 
 def run_others(dtype: torch.dtype, num_tokens: int) -> None:
-    """Call what launches norms and, for as many decoding rows, sampling."""
+    """Call what launches the last norm and, for as many decoding rows, their set-up and sampling."""
     hidden = torch.empty(num_tokens, HIDDEN, dtype=dtype, device=META)
     if num_tokens <= 256:
         logits = torch.empty(num_tokens, 201088, dtype=dtype, device=META)
         draws = torch.empty(2, num_tokens, dtype=torch.float64, device=META)
         choose_tokens(logits, draws, torch.empty(num_tokens, dtype=torch.int64, device=META))
-    KernelOperators(META).add_and_norm(hidden, hidden.float(), torch.empty(HIDDEN, device=META), 1e-5, dtype)
+        plan = CachePlan(16, num_tokens, 4096, num_tokens * 256, num_tokens * 256, 0)
+        set_up(DecodeRows(num_tokens, META), DeviceTables(plan, 128, META), RotaryEmbedding(ROPE, 64, META))
+    add_and_norm(hidden, None, Norm(torch.empty(HIDDEN, device=META), 1e-5, dtype))
 
 
 def run_skinny(dtype: torch.dtype) -> None:

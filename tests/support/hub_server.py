@@ -25,6 +25,7 @@ class LittleHub(ThreadingHTTPServer):
         self.refusal: int | None = None
         """The status that answers everything, with a page for people."""
         self.fetched: list[str] = []
+        self.asked: list[str] = []
 
     @property
     def url(self) -> str:
@@ -46,6 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path, hub = self.path.partition("?")[0], self.server
+        hub.asked.append(path)
         api, resolve = f"/api/models/{hub.repository}", f"/{hub.repository}/resolve/{COMMIT}/"
         if hub.refusal is not None:
             self._send(hub.refusal, b"<html>Who are you?</html>", **{"Content-Type": "text/html"})
@@ -53,6 +55,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b'{"error": "Repository not found"}', **{"X-Error-Code": "RepoNotFound"})
         elif hub.is_gated:
             self._send(403, b'{"error": "Access is restricted"}', **{"X-Error-Code": "GatedRepo"})
+        elif path.startswith(f"{api}/revision/") and path.rpartition("/")[2] not in (COMMIT, "main"):
+            self._send(404, b'{"error": "Invalid rev id"}', **{"X-Error-Code": "RevisionNotFound"})
         elif path.startswith(f"{api}/tree/"):
             self._send_document([self._entry(name) for name in hub.files])
         elif path.startswith(api):

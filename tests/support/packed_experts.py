@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.experts import ExpertShape, ExpertWeights, mix_experts
+from gptoss_backend.engine.kernels.experts import mix_packed_experts
+from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 
 
@@ -80,6 +82,11 @@ class Case:
         """Return the mixture, computed in float64."""
         case = self.to_float64()
         return mix_experts(case.hidden, case.weights, case.shape)
+
+
+def mix(hidden: Tensor, weights: ExpertWeights, shape: ExpertShape) -> Tensor:
+    """Return the mixture by the kernels, summed."""
+    return KernelOperators.sum(mix_packed_experts(hidden, weights, shape))
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

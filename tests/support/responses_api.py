@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from gptoss_adapter.app import create_app
 from gptoss_backend.settings import load_settings
 from support.fake_model_server import FakeModelServer
-from support.live_app import live, sse_documents
+from support.live_app import live, sse_documents, wait_until
 
 RESPONSES = "/v1/responses"
 MODEL = "gpt-oss-demo"
@@ -41,9 +41,15 @@ _EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 @contextmanager
-def serving(store: Path, server: FakeModelServer, **adapter: object) -> Iterator[str]:
+def serving(
+    store: Path, server: FakeModelServer, *, triton_metrics_port: int | None = None, **adapter: object
+) -> Iterator[str]:
     """Serve the app, its store at that path, and yield its URL. adapter: further settings of that section."""
-    sections = {"model": "demo", "adapter": {"responses_path": str(store), "keepalive_s": 0.1, **adapter}}
+    sections = {
+        "model": "demo",
+        "server": {"triton_metrics_port": triton_metrics_port},
+        "adapter": {"responses_path": str(store), "keepalive_s": 0.1, **adapter},
+    }
     app = create_app(load_settings(sections, environ={}), model_server=server, today=lambda: date(2026, 11, 23))
     with live(app) as url:
         yield url
@@ -54,6 +60,15 @@ def respond(client: httpx.Client, given: object = "Hi", **fields: object) -> dic
     response = client.post(RESPONSES, json={"model": MODEL, "input": given, **fields})
     assert response.status_code == 200, response.text
     document: dict[str, Any] = response.json()
+    OpenAIResponse.model_validate(document, strict=True)
+    return document
+
+
+def settled(client: httpx.Client, response_id: str) -> dict[str, Any]:
+    """Return a response that is kept, once it is over; its shape is checked against the official client's."""
+    path = f"{RESPONSES}/{response_id}"
+    wait_until(lambda: client.get(path).json()["status"] not in ("queued", "in_progress"))
+    document: dict[str, Any] = client.get(path).json()
     OpenAIResponse.model_validate(document, strict=True)
     return document
 
@@ -69,12 +84,18 @@ def refusal(client: httpx.Client, status: int = 400, **fields: object) -> dict[s
 def stream(client: httpx.Client, given: object = "Hi", **fields: object) -> list[dict[str, Any]]:
     """Return the events of a streamed response; each one's shape is checked against the official client's."""
     response = client.post(RESPONSES, json={"model": MODEL, "input": given, "stream": True, **fields})
+    events = events_of(response)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    return events
+
+
+def events_of(response: httpx.Response) -> list[dict[str, Any]]:
+    """Return the events of an answer; each one's shape is checked against the official client's."""
     assert response.status_code == 200, response.text
     names = [line.removeprefix("event: ") for line in response.text.split("\n") if line.startswith("event: ")]
     bare = "\n".join(line for line in response.text.split("\n") if not line.startswith("event: "))
     events = sse_documents(httpx.Response(200, text=bare, headers=response.headers))
     assert [event["type"] for event in events] == names
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
     for event in events:
         _EVENT.validate_python(event, strict=True)
     return events

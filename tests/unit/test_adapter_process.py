@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gptoss_adapter.healthcheck import is_live
 from gptoss_backend.settings import load_settings
 from gptoss_client.keys import add_key
 from gptoss_client.launch import Addresses, probe
@@ -118,6 +119,11 @@ def test_process_when_the_network_reaches_it_without_keys_then_it_warns(
     assert ("anyone who reaches 0.0.0.0 may use this server" in log) == warned
 
 
+def test_process_when_its_container_is_asked_how_it_does_then_by_http_where_that_is_spoken() -> None:
+    with adapter_process() as adapter:
+        assert is_live(adapter.port)
+
+
 def test_process_when_the_disk_of_its_log_is_full_then_it_answers_and_ends_well() -> None:
     with Path("/dev/full").open("w") as full, adapter_process(stderr=full) as adapter:
         for _ in range(3):
@@ -141,5 +147,7 @@ def test_process_when_it_has_a_certificate_then_it_speaks_https_and_the_probe_ta
         sections = {"server": server, "adapter": {"tls_certificate": str(certificate), "tls_key": str(key)}}
         addresses = Addresses.of(load_settings(sections, environ={}))
         assert probe(addresses.adapter_ready) == "ready"
+        assert is_live(adapter.port)
+    assert not is_live(adapter.port)
     assert response.text.endswith("data: [DONE]\n\n")
     assert addresses.api == f"{adapter.url}/v1"

@@ -117,7 +117,7 @@ def test_answer_when_whole_then_it_is_openais_shape(client: httpx.Client) -> Non
             "prompt_tokens": 7,
             "completion_tokens": len(HELLO) - 1,
             "total_tokens": 7 + len(HELLO) - 1,
-            "prompt_tokens_details": {"cached_tokens": 3},
+            "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 4},
             "completion_tokens_details": {"reasoning_tokens": num_tokens},
         },
     }

@@ -92,7 +92,7 @@ def test_text_when_whole_then_it_is_openais_shape_without_special_tokens(client:
             "prompt_tokens": PROMPT_TOKENS,
             "completion_tokens": len(SAID),
             "total_tokens": PROMPT_TOKENS + len(SAID),
-            "prompt_tokens_details": {"cached_tokens": 3},
+            "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 4},
             "completion_tokens_details": {"reasoning_tokens": 0},
         },
     }

@@ -25,7 +25,8 @@ def file_with(folder: Path, text: str) -> Path:
 
 
 def test_source_when_several_speak_of_a_setting_then_it_is_the_strongest(tmp_path: Path) -> None:
-    config = file_with(tmp_path, "engine: {max_num_seqs: 3, max_queue: 4, dtype: float32, num_threads: null}")
+    nulls = "num_threads: null, block_size: null"
+    config = file_with(tmp_path, f"engine: {{max_num_seqs: 3, max_queue: 4, dtype: float32, {nulls}}}")
     environ = {"GPTOSS_ENGINE__MAX_QUEUE": "5", "GPTOSS_SERVER__PORT": "9000", "TORCH_DTYPE": "float16"}
 
     found = sourced(config, environ, {"server": {"port": 9100, "host": None}})
@@ -34,7 +35,8 @@ def test_source_when_several_speak_of_a_setting_then_it_is_the_strongest(tmp_pat
     assert told["engine.max_num_seqs"] == (3, f"file {config}")
     assert told["engine.max_queue"] == (5, "environment variable GPTOSS_ENGINE__MAX_QUEUE")
     assert told["engine.dtype"] == ("float16", "environment variable TORCH_DTYPE")
-    assert told["engine.num_threads"] == (None, "default")
+    assert told["engine.num_threads"] == (None, f"file {config}")
+    assert told["engine.block_size"] == (16, "default")
     assert told["server.port"] == (9100, "command line")
     assert told["server.host"] == ("127.0.0.1", "default")
     assert told["profiles.balanced.model"] == ("20b", "default")

@@ -40,9 +40,11 @@ def cells(panel: dict[str, Any]) -> set[tuple[int, int]]:
 
 def documented_metrics() -> set[str]:
     """Return the names of our metrics' series; a test of its own keeps the table true."""
-    table = re.findall(r"^\| `(gptoss_\w+)` \| (\w+) \|", ARCHITECTURE.read_text(encoding="utf-8"), re.MULTILINE)
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    table = re.findall(r"^\| `(gptoss_\w+)` \| (\w+) \|", text, re.MULTILINE)
     parts = ("_bucket", "_sum", "_count")
-    return {f"{name}{part}" for name, kind in table for part in (parts if kind == "histogram" else ("",))}
+    of_replicas = set(re.findall(r"`(gptoss_replica_\w+)`", text))
+    return of_replicas | {f"{name}{part}" for name, kind in table for part in (parts if kind == "histogram" else ("",))}
 
 
 def test_dashboards_when_grafana_reads_them_then_each_can_be_told_from_the_others() -> None:

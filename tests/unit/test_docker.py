@@ -173,7 +173,8 @@ def test_compose_when_its_settings_are_read_then_the_adapter_finds_triton() -> N
     adapter, triton = container_settings("adapter").server, container_settings("triton").server
     services = compose()["services"]
 
-    assert adapter.triton_host in services
+    assert adapter.triton_replicas == [f"triton:{triton.grpc_port}"]
+    assert "triton" in services
     assert triton.triton_host == "0.0.0.0"
     assert (adapter.grpc_port, adapter.metrics_port, adapter.http_port) == (8001, 8002, 8003)
     assert (triton.grpc_port, triton.metrics_port, triton.http_port) == (8001, 8002, 8003)
@@ -193,7 +194,7 @@ def test_images_when_asked_for_their_health_then_the_question_goes_to_the_port_t
     triton, adapter = container_settings("triton").server, container_settings("adapter").server
 
     assert f"http://127.0.0.1:{triton.http_port}/v2/health/ready" in arguments("triton", "HEALTHCHECK")[0]
-    assert f"('127.0.0.1', {adapter.port}, " in arguments("adapter", "HEALTHCHECK")[0]
+    assert f'"gptoss_adapter.healthcheck", "{adapter.port}"' in arguments("adapter", "HEALTHCHECK")[0]
     assert arguments("triton", "EXPOSE") == [f"{triton.grpc_port} {triton.metrics_port} {triton.http_port}"]
     assert arguments("adapter", "EXPOSE") == [str(adapter.port)]
 

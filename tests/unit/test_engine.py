@@ -111,7 +111,9 @@ def test_request_when_its_prompt_was_seen_then_cached_tokens_are_told(running: R
 
 
 def test_prompt_when_it_cannot_be_served_then_it_is_refused_with_a_sentence(running: Running) -> None:
-    with pytest.raises(PromptTooLong, match="the prompt has 512 tokens, the context holds 512"):
+    # the words by which clients know it
+    sentences = "This model's maximum context length is 512 tokens. However, your prompt has 512 tokens. Please reduce"
+    with pytest.raises(PromptTooLong, match=sentences):
         running.submit("a", [1] * 512)
     with pytest.raises(InvalidRequest, match="empty"):
         running.submit("a", [])

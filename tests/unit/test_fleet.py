@@ -20,7 +20,15 @@ from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
 from gptoss_adapter.inference import GenerationStep, PromptIds
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.stats_triton import TritonFigures
-from gptoss_backend.contract import GenerationErrorCode, SamplingParams, Started, encode_error
+from gptoss_backend.contract import (
+    ChatMessage,
+    ChatRequest,
+    GenerationErrorCode,
+    Role,
+    SamplingParams,
+    Started,
+    encode_error,
+)
 from gptoss_backend.settings import load_settings
 from support.fake_triton import (
     CHAT_REQUEST,
@@ -119,24 +127,31 @@ WHOLE = [GenerationStep([], STARTED), GenerationStep([7, 8]), GenerationStep([20
 # --- where requests go ----------------------------------------------------------------------------------------------
 
 
-def test_preprocess_when_there_are_several_replicas_then_they_take_turns() -> None:
+def chat(number: int) -> ChatRequest:
+    return ChatRequest(messages=(ChatMessage(Role.USER, f"Hi for the {number}th time"),))
+
+
+def test_preprocess_when_a_chat_is_repeated_then_by_the_replica_that_has_it_in_its_cache() -> None:
     async def test(servers: Servers, fleet: Fleet) -> None:
-        await asyncio.sleep(0.2)  # until all are connected
-        before = servers.asked("preprocess")
-        for _ in range(30):
+        for _ in range(10):
             assert await fleet.preprocess(CHAT_REQUEST, "req-1") == PROMPT
-        assert servers.asked("preprocess") - before == Counter(dict.fromkeys(servers.tritons, 10))
+        assert sorted(servers.asked("preprocess").values()) == [0, 0, 10]
+        for number in range(90):
+            await fleet.preprocess(chat(number), "req-1")
+        assert min(servers.asked("preprocess").values()) >= 12, "a third is to be expected"
 
     run(test, FakeTriton(), FakeTriton(), FakeTriton())
 
 
 def test_preprocess_when_a_replica_loses_it_then_another_renders_it() -> None:
     async def test(servers: Servers, fleet: Fleet) -> None:
-        await asyncio.sleep(0.2)  # until both are connected
-        servers.tritons[servers.names.addresses[0]].error = LOST
-        for _ in range(10):
-            assert await fleet.preprocess(CHAT_REQUEST, "req-1") == PROMPT
-        assert min(servers.asked("preprocess").values()) >= 5
+        breaking, other = servers.names.addresses
+        servers.tritons[breaking].error = LOST
+        for number in range(20):
+            await fleet.refresh()
+            assert await fleet.preprocess(chat(number), "req-1") == PROMPT
+        assert servers.asked("preprocess")[other] == 20
+        assert servers.asked("preprocess")[breaking] > 0
 
     run(test, FakeTriton(), FakeTriton())
 
@@ -275,7 +290,7 @@ def test_fleet_when_a_replica_is_added_to_the_names_then_it_gets_its_share() -> 
             while added not in fleet.addresses() or not fleet.replicas[-1].status.ready:
                 await asyncio.sleep(0.05)
         for number in range(120):
-            await fleet.preprocess(CHAT_REQUEST, "req-1")
+            await fleet.preprocess(chat(number), "req-1")
             await answer_of(fleet, prompt(number))
         assert servers.asked("gpt_oss_demo")[added] >= 20, "a third is to be expected"
         assert servers.asked("preprocess")[added] >= 20

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from gptoss_adapter.fleet_addresses import ReplicaNames, grpc_target
-from gptoss_adapter.fleet_affinity import ALWAYS_ALLOWED, MAX_OVER_MEAN, USER, choose, conversation_of
+from gptoss_adapter.fleet_addresses import ReplicaNames
+from gptoss_adapter.fleet_affinity import ALWAYS_ALLOWED, MAX_OVER_MEAN, USER, choose, conversation_of, rendering
 from gptoss_adapter.inference import PromptIds
 from gptoss_backend.harmony.vocabulary import encoding
 from gptoss_backend.settings import SettingsError, load_settings
@@ -116,16 +116,14 @@ def test_names_when_the_look_up_fails_then_they_stand_for_what_they_stood_for(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@pytest.mark.parametrize(
-    ("addresses", "target"),
-    [
-        (["10.0.0.1:1", "10.0.0.2:1"], "ipv4:10.0.0.1:1,10.0.0.2:1"),
-        (["[::1]:1"], "ipv6:[::1]:1"),
-        (["10.0.0.1:1", "[::1]:1"], "ipv6:[::ffff:10.0.0.1]:1,[::1]:1"),
-    ],
-)
-def test_target_when_addresses_are_of_a_family_then_grpc_is_told_of_it(addresses: list[str], target: str) -> None:
-    assert grpc_target(addresses) == target
+def test_rendering_when_a_chat_comes_again_then_it_is_the_same_and_a_lost_replica_moves_only_its_own() -> None:
+    chats = conversations(300)
+    chosen = [rendering(chat, FLEET) for chat in chats]
+
+    assert chosen == [rendering(chat, reversed(FLEET)) for chat in chats]
+    assert min(Counter(chosen).values()) >= 70
+    without = [rendering(chat, FLEET[1:]) for chat in chats]
+    assert {before for before, after in zip(chosen, without, strict=True) if before != after} == {FLEET[0]}
 
 
 @pytest.mark.parametrize(

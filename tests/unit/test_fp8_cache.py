@@ -107,7 +107,7 @@ def attend(operators: Operators, case: AttentionCase, *, sliding: bool = False) 
     rope = RotaryEmbedding(ROPE, case.shape.head_dim, DEVICE)
     cache = LayerCache(case.keys.clone(), case.values.clone(), is_sliding=sliding)
     step = operators.attention(case.batch, case.tables, rope, case.heads.dtype)
-    return step.attend(case.heads, cache, case.sinks), cache
+    return step.attend(case.heads, case.identity(), cache, case.sinks), cache
 
 
 @BOTH

@@ -34,7 +34,7 @@ def triton_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     ("cuda", "sentence"),
     [
         (None, r"there is GPU 1, but torch \S+ is a build for processors: install one for CUDA"),
-        ("13.0", r"there is GPU 1, but torch \S+ does not see it: CUDA 13.0 needs a newer driver, or another build"),
+        ("13.0", r"there is GPU 1, but torch \S+ sees none: CUDA 13.0 needs a newer driver, or another build"),
     ],
 )
 def test_device_when_torch_does_not_see_the_card_then_the_load_fails_and_says_why(
@@ -46,6 +46,8 @@ def test_device_when_torch_does_not_see_the_card_then_the_load_fails_and_says_wh
     with pytest.raises(EngineError, match=sentence):
         triton_model._device({"model_instance_kind": "GPU", "model_instance_device_id": "1"})
     assert triton_model._device({"model_instance_kind": "CPU"}) == torch.device("cpu")
+    with pytest.raises(EngineError, match=sentence.replace("there is GPU 1", "this variant .* is for GPUs")):
+        triton_model._device({"model_instance_kind": "MODEL"})
 
 
 def test_setting_when_it_says_int8_then_the_engine_is_told(triton_model: ModuleType) -> None:

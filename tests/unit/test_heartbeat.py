@@ -10,47 +10,84 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from gptoss_backend.heartbeat import HEARTBEAT, PERIOD_S, SILENT_AFTER_S, STALLED, stuck_parts
+from gptoss_backend.heartbeat import HEARTBEAT, PERIOD_S, SILENT_AFTER_S, STALLED, Heartbeats
 from support.live_server import wait_until
 
 NOW_S = 1_795_477_950.25
 STEP_TIMEOUT_S = 120.0
 
 
-def page(*, silent_for_s: float = 0.0, stalled_for_s: float = 0.0, beat_s: float | None = None) -> str:
-    beat_s = NOW_S - silent_for_s if beat_s is None else beat_s
+class Reader:
+    """Looks at pages, by a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 1e5
+        self._heartbeats = Heartbeats(lambda: self.now_s)
+
+    def look(self, *pages: str, after_s: float = 0.0) -> list[list[str]]:
+        self.now_s += after_s
+        named = {f"10.0.0.{number}:8001": one for number, one in enumerate(pages)}
+        return list(self._heartbeats.stuck_parts(named, STEP_TIMEOUT_S).values())
+
+
+def page(*, beat_s: float = NOW_S, other_beat_s: float = NOW_S, stalled_for_s: float = 0.0) -> str:
     return (
         f"# HELP {HEARTBEAT} When\n# TYPE {HEARTBEAT} gauge\n"
         f'{HEARTBEAT}{{instance="gpt_oss_demo_0_0",model="gpt_oss_demo"}} {beat_s:.6f}\n'
-        f'{HEARTBEAT}{{instance="preprocess_0_1",model="preprocess"}} {NOW_S:.6f}\n'
+        f'{HEARTBEAT}{{instance="preprocess_0_1",model="preprocess"}} {other_beat_s:.6f}\n'
         f'{STALLED}{{model="gpt_oss_demo",instance="gpt_oss_demo_0_0"}} {stalled_for_s}\n'
     )
 
 
-def test_stuck_parts_when_all_beat_then_none() -> None:
-    assert stuck_parts(page(silent_for_s=SILENT_AFTER_S - 0.1), NOW_S, STEP_TIMEOUT_S) == []
+@pytest.mark.parametrize("clock_is_off_by_s", [0.0, 3600.0, -3600.0])
+def test_heartbeats_when_all_beat_then_none_is_stuck_however_wrong_their_clock_is(clock_is_off_by_s: float) -> None:
+    reader = Reader()
+    for second in range(0, 60, 5):
+        now_s = NOW_S + clock_is_off_by_s + second
+        assert reader.look(page(beat_s=now_s, other_beat_s=now_s), after_s=5.0) == [[]]
 
 
-def test_stuck_parts_when_one_is_silent_then_names_it_alone() -> None:
-    [sentence] = stuck_parts(page(silent_for_s=7.0), NOW_S, STEP_TIMEOUT_S)
-    assert sentence == "gpt_oss_demo_0_0 has given no sign of life for 7 s"
+def test_heartbeats_when_one_says_the_same_for_too_long_then_names_it_alone() -> None:
+    reader = Reader()
+    assert reader.look(page()) == [[]], "one look tells of no silence"
+    assert reader.look(page(other_beat_s=NOW_S + 2), after_s=SILENT_AFTER_S - 0.1) == [[]]
+    assert reader.look(page(other_beat_s=NOW_S + 7), after_s=4.1) == [
+        ["gpt_oss_demo_0_0 has given no sign of life for 7 s"]
+    ]
+    assert reader.look(page(beat_s=NOW_S + 8, other_beat_s=NOW_S + 8), after_s=1.0) == [[]], "it beats again"
 
 
-def test_stuck_parts_when_a_step_is_long_but_may_be_then_none() -> None:
-    assert stuck_parts(page(stalled_for_s=STEP_TIMEOUT_S), NOW_S, STEP_TIMEOUT_S) == []
+def test_heartbeats_when_replicas_have_instances_of_one_name_then_each_is_judged_by_itself() -> None:
+    reader = Reader()
+    reader.look(page(), page(beat_s=NOW_S - 1))
+    beating = page(beat_s=NOW_S + 5, other_beat_s=NOW_S + 5)
+    silent, lively = reader.look(page(), beating, after_s=5.0)
+    assert [sentence.split()[0] for sentence in silent] == ["gpt_oss_demo_0_0", "preprocess_0_1"]
+    assert lively == []
 
 
-def test_stuck_parts_when_a_step_does_not_end_then_names_the_engine() -> None:
-    [sentence] = stuck_parts(page(stalled_for_s=1e3), NOW_S, STEP_TIMEOUT_S)
-    assert sentence == "gpt_oss_demo_0_0 has been in one step for 1000 s"
+def test_heartbeats_when_a_page_could_not_be_had_for_a_while_then_its_silence_begins_anew() -> None:
+    reader = Reader()
+    for pages in ([page()], [], [page()]):
+        assert not any(reader.look(*pages, after_s=10.0))
 
 
-def test_stuck_parts_when_a_stub_has_ended_in_good_order_then_its_silence_means_nothing() -> None:
-    assert stuck_parts(page(beat_s=0.0), NOW_S, STEP_TIMEOUT_S) == []
+def test_heartbeats_when_a_step_is_long_but_may_be_then_none_is_stuck() -> None:
+    assert Reader().look(page(stalled_for_s=STEP_TIMEOUT_S)) == [[]]
 
 
-def test_stuck_parts_when_the_page_has_no_signs_of_life_then_none() -> None:
-    assert stuck_parts('nv_inference_count{model="preprocess"} 5\n', NOW_S, STEP_TIMEOUT_S) == []
+def test_heartbeats_when_a_step_does_not_end_then_names_the_engine() -> None:
+    assert Reader().look(page(stalled_for_s=1e3)) == [["gpt_oss_demo_0_0 has been in one step for 1000 s"]]
+
+
+def test_heartbeats_when_a_stub_has_ended_in_good_order_then_its_silence_means_nothing() -> None:
+    reader = Reader()
+    for second in range(3):
+        assert reader.look(page(beat_s=0.0, other_beat_s=NOW_S + second), after_s=10.0) == [[]]
+
+
+def test_heartbeats_when_the_page_has_no_signs_of_life_then_none_is_stuck() -> None:
+    assert Reader().look('nv_inference_count{model="preprocess"} 5\n') == [[]]
 
 
 @pytest.fixture

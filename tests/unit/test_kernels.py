@@ -6,20 +6,22 @@ import dataclasses
 
 import pytest
 import torch
-import torch.nn.functional as F
 import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptoss_backend.engine.experts import ExpertWeights
+from gptoss_backend.engine.experts import ExpertWeights, mix_experts
 from gptoss_backend.engine.kernels import experts as expert_kernels
 from gptoss_backend.engine.kernels import grouped_gemm, routing
-from gptoss_backend.engine.kernels.experts import mix_packed_experts
-from gptoss_backend.engine.kernels.gemv import NO_TENSOR_CORES, TENSOR_CORES, GemvTile, gate_up_for_pairs
+from gptoss_backend.engine.kernels.experts import apply_to_few, norm_and_mix
+from gptoss_backend.engine.kernels.gemv import NO_TENSOR_CORES, TENSOR_CORES, GemvTiles
 from gptoss_backend.engine.kernels.grouped_gemm import GemmTile
-from gptoss_backend.engine.kernels.routing import Routes, pick_experts, sort_pairs
+from gptoss_backend.engine.kernels.norm import Norm, norm_and_score
+from gptoss_backend.engine.kernels.operators import KernelOperators
+from gptoss_backend.engine.kernels.routing import pick_experts, sort_pairs
 from gptoss_backend.engine.mxfp4 import PackedMatrices
-from support.packed_experts import Case, Sizes, relative_error
+from gptoss_backend.engine.operators import TorchOperators
+from support.packed_experts import Case, Sizes, mix, relative_error
 from support.unpacking import unpack_for_tensor_cores, unpack_one_by_one
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -80,7 +82,7 @@ def test_repack_when_indexed_then_gives_what_was_published() -> None:
 def test_mix_when_float32_then_matches_the_reference_up_to_rounding(sizes: Sizes) -> None:
     case = Case.random(sizes, torch.float32, DEVICE)
     expected = case.exact()
-    found = mix_packed_experts(case.hidden, case.weights, case.shape)
+    found = mix(case.hidden, case.weights, case.shape)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
@@ -93,7 +95,7 @@ def test_mix_when_the_card_multiplies_no_tiles_then_few_rows_are_right_too(
 ) -> None:
     monkeypatch.setattr(expert_kernels, "_has_tile_multiplication", lambda device: False)
     case = Case.random(sizes, dtype, DEVICE)
-    found = mix_packed_experts(case.hidden, case.weights, case.shape)
+    found = mix(case.hidden, case.weights, case.shape)
     assert relative_error(found, case.exact()) < (1e-5 if dtype == torch.float32 else 2e-3)
 
 
@@ -109,7 +111,7 @@ def test_mix_when_the_card_multiplies_no_tiles_then_few_rows_are_right_too(
 )
 def test_mix_when_half_precision_then_only_rounding_is_lost(sizes: Sizes, dtype: torch.dtype, bound: float) -> None:
     case = Case.random(sizes, dtype, DEVICE)
-    assert relative_error(mix_packed_experts(case.hidden, case.weights, case.shape), case.exact()) < bound
+    assert relative_error(mix(case.hidden, case.weights, case.shape), case.exact()) < bound
 
 
 @pytest.mark.parametrize("num_tokens", [2, 20])
@@ -121,7 +123,7 @@ def test_mix_when_float16_and_the_sum_outgrows_it_then_it_is_right(num_tokens: i
     case = dataclasses.replace(case, weights=dataclasses.replace(case.weights, down=down))
     expected = case.exact()
     assert float(expected.abs().max()) > torch.finfo(torch.float16).max
-    assert relative_error(mix_packed_experts(case.hidden, case.weights, case.shape), expected) < 2e-3
+    assert relative_error(mix(case.hidden, case.weights, case.shape), expected) < 2e-3
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU has a width of its own")
@@ -132,7 +134,7 @@ def test_mix_when_sorted_for_hopper_s_own_instruction_then_matches_the_reference
     for module in (grouped_gemm, routing):
         monkeypatch.setattr(module, "width_of_warpgroups", lambda: 2)
     case = Case.random(sizes, torch.float32, DEVICE)
-    assert relative_error(mix_packed_experts(case.hidden, case.weights, case.shape), case.exact()) < 1e-6
+    assert relative_error(mix(case.hidden, case.weights, case.shape), case.exact()) < 1e-6
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="a GPU has a width of its own")
@@ -155,7 +157,7 @@ def test_mix_when_all_tokens_choose_the_same_experts_then_it_is_right() -> None:
     bias[[3, 15]] = 1000
     weights: ExpertWeights = dataclasses.replace(case.weights, router_bias=bias)
     case = dataclasses.replace(case, weights=weights)
-    assert relative_error(mix_packed_experts(case.hidden, weights, case.shape), case.exact()) < 1e-5
+    assert relative_error(mix(case.hidden, weights, case.shape), case.exact()) < 1e-5
 
 
 @pytest.mark.parametrize("num_tokens", [32, 48, 64, 128, 192, 256])
@@ -172,17 +174,44 @@ def test_tile_when_tokens_spread_as_a_router_would_then_hardly_an_expert_needs_a
     assert tiles <= tile.most_tiles(4 * num_tokens, num_experts)
 
 
-@pytest.mark.parametrize("tile", [TENSOR_CORES.gate_up, NO_TENSOR_CORES.gate_up])
-def test_gate_up_when_few_rows_share_a_batch_then_each_has_the_bits_it_has_alone(tile: GemvTile) -> None:
+@pytest.mark.parametrize("tiles", [TENSOR_CORES, NO_TENSOR_CORES])
+def test_few_when_rows_share_a_batch_then_each_has_the_bits_it_has_alone(tiles: GemvTiles) -> None:
     case = Case.random(Sizes(3, 4, 2, 96, 32), torch.float32, DEVICE)
-    matrices, bias = case.weights.gate_up, case.weights.gate_up_bias
-    assert isinstance(matrices, PackedMatrices)
-    routes = pick_experts(F.linear(case.hidden, case.weights.router), 2)
-    together = gate_up_for_pairs(case.hidden, routes, matrices, bias, case.shape, tile)
-    for row in range(3):
-        route = Routes(routes.experts[[row]], routes.shares[[row]])
-        alone = gate_up_for_pairs(case.hidden[[row]], route, matrices, bias, case.shape, tile)
-        assert torch.equal(alone, together[2 * row : 2 * row + 2])
+    norm = Norm(torch.ones(96, device=DEVICE), 1e-5, torch.float32)
+    outputs = []
+    for rows in ([0, 1, 2], [0], [1], [2]):
+        hidden, tile = case.hidden[rows], tiles.gate_up
+        _, scored = norm_and_score(hidden, hidden, norm, case.weights, tile.padded(96), tile.width)
+        routes = pick_experts(scored.scores, 2)
+        outputs.append(apply_to_few(scored.rows, routes, case.weights, case.shape, tiles))
+    assert torch.equal(outputs[0], torch.cat(outputs[1:]))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype"),
+    [(Sizes(1, 4, 2, 96, 64), torch.float32), (Sizes(3, 40, 4, 96, 32), torch.float16), (Sizes(9, 4, 2, 64, 32), None)],
+    ids=str,
+)
+def test_norm_and_mix_when_rows_are_few_or_many_then_stream_and_mixture_are_torch_s(
+    sizes: Sizes, dtype: torch.dtype | None
+) -> None:
+    dtype = dtype or torch.float32
+    case = Case.random(sizes, dtype, DEVICE)
+    generator = torch.Generator().manual_seed(1)
+    addition = (torch.randn(case.hidden.shape, generator=generator) / 8).to(DEVICE)
+    weight = torch.full((sizes.hidden,), 1.5, device=DEVICE)
+    stream = case.hidden.float()
+    total, mixed = norm_and_mix(stream, addition, Norm(weight, 1e-5, dtype), case.weights, case.shape)
+    expected, normed = TorchOperators.add_and_norm(stream.double(), addition, weight, 1e-5, torch.float64)
+    wide = case.to_float64()
+    assert total.dtype == torch.float32
+    assert relative_error(total, expected) < 1e-6
+    exact = mix_experts(normed, wide.weights, wide.shape)
+    assert relative_error(KernelOperators.sum(mixed), exact) < (1e-5 if dtype == torch.float32 else 3e-3)
+    # what the next norm adds is their sum
+    arguments = (total, mixed, weight, 1e-5, dtype)
+    following, _ = KernelOperators(DEVICE).add_and_norm(*arguments)
+    assert relative_error(following, expected + exact) < (1e-5 if dtype == torch.float32 else 3e-3)
 
 
 @pytest.mark.parametrize(("num_experts", "top_k"), [(4, 2), (5, 3), (32, 4), (128, 4), (8, 1)])

@@ -89,7 +89,7 @@ def run(operators: Operators, case: AttentionCase, sliding: bool) -> tuple[torch
     rope = RotaryEmbedding(ROPE, case.shape.head_dim, DEVICE)
     cache = LayerCache(case.keys.clone(), case.values.clone(), is_sliding=sliding)
     step = operators.attention(case.batch, case.tables, rope, case.heads.dtype)
-    return step.attend(case.heads, cache, case.sinks), cache
+    return step.attend(case.heads, case.identity(), cache, case.sinks), cache
 
 
 def test_attention_when_a_position_is_new_then_no_other_slot_changes() -> None:

@@ -105,7 +105,7 @@ def graphed(
     shard: Shard, weights: Weights, recorder: CountingRecorder, cache_dtype: torch.dtype | None = None
 ) -> GraphedModel:
     operators = KernelOperators(DEVICE)
-    return GraphedModel(shard, weights, recorder, mix_packed_experts, operators, cache_dtype=cache_dtype)
+    return GraphedModel(shard, weights, recorder, operators, cache_dtype=cache_dtype)
 
 
 def test_engine_when_kernels_compute_then_its_tokens_are_those_of_plain_torch(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from support.manifests import (
 
 # the first that knows a pod's preStop sleep without a feature gate, and the newest that the schemas' package holds
 KUBERNETES_VERSIONS = ("1.30", "1.37")
-OPERATORS = {"ServiceMonitor", "ScaledObject", "LeaderWorkerSet"}
+OPERATORS = {"ServiceMonitor", "PrometheusRule", "ScaledObject", "LeaderWorkerSet"}
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -181,6 +181,34 @@ def test_adapter_when_it_looks_for_triton_then_it_is_told_of_every_replica(varia
         "metrics": server.metrics_port,
     }
     assert not service["spec"].get("publishNotReadyAddresses", False)
+
+
+@each_variant
+def test_triton_when_a_gpu_is_its_own_then_the_variant_of_its_config_is_no_guess(variant: str) -> None:
+    for one in workloads(variant):
+        if one.service != "triton":
+            continue
+        gpus = one.container["resources"]["limits"].get("nvidia.com/gpu", 0)
+        settings = settings_in(variant, one)
+        expected = None if not gpus else "spread" if settings.placement.num_nodes > 1 else "replicas"
+        assert settings.server.triton_config_name == expected
+
+
+@each_variant
+def test_settings_when_they_are_the_adapters_then_a_change_of_them_loads_no_model_anew(variant: str) -> None:
+    for one, container in containers(variant):
+        read = {name for name in environment_in(variant, one.service, container) if name.startswith("GPTOSS_ADAPTER__")}
+        assert bool(read) == (one.service == "adapter")
+
+
+@each_variant
+def test_adapter_when_triton_takes_its_time_to_be_ready_then_its_rollout_is_not_given_up(variant: str) -> None:
+    deployment = workload(variant, "adapter").owner
+    for one in workloads(variant):
+        if one.service == "triton" and one.role != "worker":
+            probe = one.container["startupProbe"]
+            loading_s = probe["periodSeconds"] * probe["failureThreshold"]
+            assert deployment["spec"]["progressDeadlineSeconds"] >= max(1800, loading_s)
 
 
 @each_variant

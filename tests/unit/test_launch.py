@@ -7,17 +7,19 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gptoss_backend.settings import Settings, load_settings
-from gptoss_client import serve
+from gptoss_client import gpu, serve
 from gptoss_client.checkpoint import absolute, ensure_checkpoints
-from gptoss_client.errors import CommandError, PortError, RunningError, UsageError
-from gptoss_client.gpu import has_nvidia_gpu
+from gptoss_client.errors import CommandError, DriverError, PortError, RunningError, UsageError
+from gptoss_client.gpu import has_nvidia_gpu, list_gpus
 from gptoss_client.launch import (
     Addresses,
+    exposure,
     listeners,
     load_failure,
     on_free_ports,
@@ -89,6 +91,23 @@ def test_processes_when_made_then_tritonserver_starts_first_and_a_crash_of_its_s
     assert (triton.name, adapter.name) == ("tritonserver", "adapter")
     assert (triton.needs_children, adapter.needs_children) == (True, False)
     assert triton.environment["GPTOSS_CONFIG"] == adapter.environment["GPTOSS_CONFIG"] == str(tmp_path / "config.yaml")
+    assert [flag.endswith(f":gptoss-key={run.read_triton_key()}") for flag in triton.command].count(True) == 2
+
+
+@pytest.mark.parametrize(
+    ("host", "is_of_wheel", "is_exposed"),
+    [("0.0.0.0", True, True), ("10.0.0.1", True, True), ("127.0.0.1", True, False), ("0.0.0.0", False, False)],
+)
+def test_exposure_when_the_wheels_tritonserver_listens_to_the_network_then_it_is_said_and_else_not(
+    host: str, is_of_wheel: bool, is_exposed: bool
+) -> None:
+    runtime = replace(RUNTIME, libraries=(Path("/t/libs"),) if is_of_wheel else ())
+    sentence = exposure(settings_with(triton_host=host).server, runtime)
+
+    assert (sentence is not None) == is_exposed
+    if sentence:
+        assert host in sentence
+        assert "server.triton_host" in sentence
 
 
 def test_load_failure_when_triton_tells_of_it_among_its_own_words_then_is_the_stubs_sentence(tmp_path: Path) -> None:
@@ -222,28 +241,61 @@ def test_ensure_checkpoint_when_a_folder_holds_none_then_refuses(tmp_path: Path)
         ensure_checkpoints(missing, RunDirectory(tmp_path), StopSignal())
 
 
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, exit_status: int = 0) -> dict[str, str]:
+    """Put an nvidia-smi in place; returns the environment that finds it."""
+    file = tmp_path / "bin" / "nvidia-smi"
+    file.parent.mkdir()
+    file.write_text(f"#!/bin/sh\n{answer}\nexit {exit_status}\n")
+    file.chmod(0o755)
+    path = f"{file.parent}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", path)
+    return {"PATH": path}
+
+
 @pytest.mark.parametrize(
     ("answer", "exit_status", "has_gpu"),
-    [("GPU 0: NVIDIA H100 (UUID: GPU-1)", 0, True), ("No devices found.", 0, False), ("GPU 0: lost", 9, False)],
+    [
+        ("GPU 0: NVIDIA H100 (UUID: GPU-1)", 0, True),
+        ("No devices found.", 0, False),
+        ("No devices were found", 6, False),
+    ],
 )
 def test_gpu_when_the_driver_is_asked_then_its_answer_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, exit_status: int, has_gpu: bool
 ) -> None:
-    driver = tmp_path / "nvidia-smi"
-    driver.write_text(f"#!/bin/sh\necho '{answer}'\nexit {exit_status}\n")
-    driver.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
+    environment = driver(tmp_path, monkeypatch, f"echo '{answer}'", exit_status)
 
-    assert has_nvidia_gpu({"PATH": str(tmp_path)}, device=tmp_path / "none") is has_gpu
+    assert has_nvidia_gpu(environment, devices=tmp_path / "none") is has_gpu
 
 
-def test_gpu_when_the_device_is_there_then_only_hiding_it_makes_a_difference(tmp_path: Path) -> None:
-    device = tmp_path / "nvidia0"
-    device.touch()
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ("echo 'Unable to determine the device handle'", r"fails \(exit status 9\): Unable to determine"),
+        ("sleep 60", "has not answered for"),
+    ],
+)
+def test_gpu_when_the_driver_fails_or_hangs_then_it_is_no_machine_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, sentence: str
+) -> None:
+    monkeypatch.setattr(gpu, "_ANSWER_TIMEOUT_S", 0.5)
+    environment = driver(tmp_path, monkeypatch, f"exec {answer}" if "sleep" in answer else answer, 9)
 
-    assert has_nvidia_gpu({}, device)
-    assert has_nvidia_gpu({"CUDA_VISIBLE_DEVICES": "0"}, device)
-    assert not has_nvidia_gpu({"CUDA_VISIBLE_DEVICES": ""}, device)
+    with pytest.raises(DriverError, match=sentence):
+        has_nvidia_gpu(environment, devices=tmp_path / "none")
+    assert list_gpus(environment) == []
+    assert not has_nvidia_gpu(environment | {"CUDA_VISIBLE_DEVICES": ""}, devices=tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["nvidia0", "nvidia5", "nvidia12"])
+def test_gpu_when_the_device_is_there_then_only_hiding_it_makes_a_difference(tmp_path: Path, name: str) -> None:
+    (tmp_path / "nvidiactl").touch()
+    assert not has_nvidia_gpu({"PATH": str(tmp_path)}, tmp_path)
+    (tmp_path / name).touch()
+
+    assert has_nvidia_gpu({}, tmp_path)
+    assert has_nvidia_gpu({"CUDA_VISIBLE_DEVICES": "0"}, tmp_path)
+    assert not has_nvidia_gpu({"CUDA_VISIBLE_DEVICES": ""}, tmp_path)
 
 
 # --- the run directory ----------------------------------------------------------------------------------------------

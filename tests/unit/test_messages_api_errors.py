@@ -56,9 +56,9 @@ def test_error_when_the_model_is_unknown_then_it_is_not_found(client: httpx.Clie
 def test_error_when_the_prompt_is_too_long_then_claude_code_knows_the_words(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
-    server.script = [ContextLengthExceededError("The prompt has 9 tokens.")]
+    server.script = [ContextLengthExceededError("Your prompt has 9 tokens.")]
     told = error(client.post(MESSAGES, json=message_body()))
-    assert told == (400, "invalid_request_error", "prompt is too long: The prompt has 9 tokens.")
+    assert told == (400, "invalid_request_error", "prompt is too long: Your prompt has 9 tokens.")
 
 
 def test_error_when_the_backend_is_away_then_it_is_overloaded_and_plain_json_even_for_a_stream(

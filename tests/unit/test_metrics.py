@@ -71,6 +71,15 @@ def test_names_when_the_meaning_is_vllms_then_so_is_the_name(engine_metrics: Mod
     assert not here & there, "a query over both pages would count twice"
 
 
+def test_page_when_nothing_was_asked_yet_then_what_may_fail_is_there_as_zero() -> None:
+    metrics = Metrics()
+    metrics.expect("gpt-oss-demo", ["balanced", "latency_first"])
+    counted = [line for line in metrics.exposition().decode().splitlines() if line.startswith("gptoss_requests_total{")]
+    assert len(counted) == 2 * len(Outcome)
+    assert all(line.endswith(" 0.0") for line in counted)
+    assert metrics.activities.all() == [], "/stats lists what has served"
+
+
 def test_pages_when_linted_then_without_fault(engine_metrics: ModuleType) -> None:
     for page in (adapter_page(), engine_page(engine_metrics)):
         assert list(faults(page)) == []

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_document
 from gptoss_backend.settings import Settings, load_settings
+from gptoss_client import join
 from gptoss_client.cli import app
-from gptoss_client.errors import UsageError
+from gptoss_client.errors import DriverError, UsageError
 from gptoss_client.placing import config_variant
 
 
@@ -63,6 +64,38 @@ def test_variant_when_there_are_cards_then_it_is_that_of_the_placement(
 ) -> None:
     pretend(tmp_path, monkeypatch, *cards)
     assert config_variant(settings_for(folder, **placement), dict(os.environ)) == variant
+
+
+def test_variant_when_the_driver_fails_then_a_model_is_not_put_on_the_processor_unasked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(tmp_path, monkeypatch)
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU is lost'; exit 15\n")
+
+    with pytest.raises(DriverError, match=r"GPU is lost.*server\.triton_config_name to cpu"):
+        config_variant(settings_for(folder), dict(os.environ))
+    assert config_variant(settings_for(folder), dict(os.environ) | {"CUDA_VISIBLE_DEVICES": ""}) == "cpu"
+    assert config_variant(load_settings({"model": "demo"}, environ={}), dict(os.environ)) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("variant", "cards", "on_gpus"), [(None, 0, False), (None, 1, True), ("spread", 1, True), ("cpu", 1, False)]
+)
+def test_join_when_it_chooses_devices_then_by_the_variant_and_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, variant: str | None, cards: int, on_gpus: bool
+) -> None:
+    monkeypatch.setattr(join, "has_nvidia_gpu", lambda environment: bool(cards))
+    settings = load_settings({"server": {"triton_config_name": variant}}, environ={})
+    assert join._on_gpus(settings) is on_gpus
+
+
+def test_join_when_the_variant_is_for_gpus_and_there_are_none_then_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(join, "has_nvidia_gpu", lambda environment: False)
+    settings = load_settings({"server": {"triton_config_name": "spread"}}, environ={})
+    with pytest.raises(UsageError, match="is for GPUs, and this host shows none"):
+        join._on_gpus(settings)
 
 
 def test_variant_when_no_card_holds_the_model_then_it_is_refused_with_the_figures(

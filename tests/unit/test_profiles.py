@@ -199,21 +199,21 @@ def test_triton_when_several_models_are_served_then_it_loads_each_and_its_ensemb
     assert loaded == ["preprocess", "gpt_oss_20b", "gpt_oss_20b_chat", "gpt_oss_demo", "gpt_oss_demo_chat"]
 
 
-@pytest.mark.parametrize(
-    ("host", "is_open"), [("127.0.0.1", False), ("::1", False), ("0.0.0.0", True), ("10.0.0.1", True)]
-)
-def test_triton_when_the_network_reaches_it_then_nobody_there_may_load_models(host: str, is_open: bool) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "10.0.0.1"])
+def test_triton_when_somebody_reaches_it_then_models_and_memory_are_not_theirs_wherever_it_listens(host: str) -> None:
     runtime = TritonRuntime(Path("/t/bin/tritonserver"), Path("/t/backends"), Path("/t/caches"))
     flags = [
         triton_command(settings(server={"triton_host": host}), runtime, config_name=None, shm_prefix="x")
         for _ in range(2)
     ]
-    closed = [[flag for flag in each if "model-repository:" in flag] for each in flags]
-    assert [len(each) for each in closed] == [2 * is_open] * 2
-    if is_open:
-        assert closed[0][0].startswith("--http-restricted-api=model-repository:gptoss-key=")
-        assert closed[0][1].startswith("--grpc-restricted-protocol=model-repository:gptoss-key=")
-        assert closed[0] != closed[1]
+    closed = [[flag for flag in each if "gptoss-key" in flag] for each in flags]
+    apis = "model-repository,shared-memory,trace,logging:gptoss-key="
+    for each in closed:
+        assert [flag.rpartition("=")[0] + "=" for flag in each] == [
+            f"--http-restricted-api={apis}",
+            f"--grpc-restricted-protocol={apis}",
+        ]
+    assert closed[0] != closed[1], "a key that nobody was told is another each time"
 
 
 # --- tagged with what served it -------------------------------------------------------------------------------------
@@ -269,6 +269,51 @@ def test_models_when_listed_then_each_says_what_leads_to_it(client: httpx.Client
         "gpt-oss": ("gpt-oss-20b", ["balanced", "latency_first"]),
     }
     assert client.get("/v1/models/gpt-oss-120b").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("openai/gpt-oss-20b", "gpt-oss-20b"),
+        ("gpt-oss:20b", "gpt-oss-20b"),
+        ("openai/gpt-oss-demo", "gpt-oss-demo"),
+        ("gpt-oss:demo", "gpt-oss-demo"),
+    ],
+)
+def test_model_when_it_is_called_as_elsewhere_then_it_answers_under_its_own_name(
+    client: httpx.Client, name: str, model: str
+) -> None:
+    assert client.post("/v1/chat/completions", json=chat_body(model=name)).json()["model"] == model
+    assert client.get(f"/v1/models/{name}").json() == {**client.get(f"/v1/models/{model}").json(), "id": name}
+    assert name not in {card["id"] for card in client.get("/v1/models").json()["data"]}
+
+
+def test_model_when_the_operator_has_named_it_then_it_answers_to_that_and_is_listed() -> None:
+    adapter = {"model_names": {"gpt-4o": "20b", "o3": "120b"}, "responses_path": ":memory:"}
+    with live(create_app(settings(adapter=adapter), model_server=FakeModelServer())) as url:
+        answer = httpx.post(f"{url}/v1/chat/completions", json=chat_body(model="gpt-4o"))
+        listed = [card["id"] for card in httpx.get(f"{url}/v1/models").json()["data"]]
+        card = httpx.get(f"{url}/v1/models/gpt-4o").json()
+        of_a_model_not_served = [httpx.get(f"{url}/v1/models/{name}").status_code for name in ("o3", "gpt-oss:120b")]
+    assert answer.json()["model"] == "gpt-oss-20b"
+    assert listed == ["gpt-oss-20b", "gpt-oss-demo", "gpt-oss", "gpt-4o"]
+    assert (card["id"], card["root"], card["profiles"]) == ("gpt-4o", "gpt-oss-20b", ["balanced", "latency_first"])
+    assert of_a_model_not_served == [404, 404]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({"gpt-oss": "20b"}, "gpt-oss is a name that the models have anyway"),
+        ({"gpt-oss:20b": "120b"}, "gpt-oss:20b is a name"),
+        ({"gpt-4o": "7b"}, "model_names.gpt-4o"),
+    ],
+)
+def test_settings_when_they_name_a_model_as_another_is_then_the_start_is_stopped(
+    names: dict[str, str], words: str
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        settings(adapter={"model_names": names})
 
 
 def test_stats_when_nothing_was_asked_then_every_model_is_there() -> None:

@@ -61,9 +61,9 @@ class Person:
     def gptoss(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return self.run("-m", "gptoss_client.cli", *arguments, **variables)
 
-    def found(self) -> str:
+    def found(self, name: str = REPOSITORY) -> str:
         """Return where an engine without a network finds the checkpoint."""
-        return self.run("-c", FIND.format(REPOSITORY), HF_HUB_OFFLINE="1").stdout.strip()
+        return self.run("-c", FIND.format(name), HF_HUB_OFFLINE="1").stdout.strip()
 
 
 @pytest.fixture
@@ -79,6 +79,38 @@ def test_pull_when_a_model_is_named_then_its_checkpoint_only_is_in_the_cache(per
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == WANTED
     assert sorted(hub.fetched) == sorted(WANTED)
     assert person.found() == str(folder)
+
+
+def test_pull_when_a_commit_is_named_then_it_is_what_is_fetched_and_what_is_served(
+    person: Person, hub: LittleHub
+) -> None:
+    pinned = f"{REPOSITORY}@{COMMIT}"
+    pulled = person.gptoss("pull", "20b", GPTOSS_CHECKPOINTS=f"{{20b: {pinned}}}")
+
+    assert pulled.returncode == 0, pulled.stderr
+    assert hub.asked
+    assert not [path for path in hub.asked if COMMIT not in path], "nobody asks for the newest"
+    assert person.found(pinned).endswith(f"/snapshots/{COMMIT}")
+    assert person.found(f"{REPOSITORY}@{'f' * 40}") == "None", "another commit is another checkpoint"
+
+
+def test_pull_when_there_is_no_such_revision_then_a_sentence_says_so(person: Person) -> None:
+    pulled = person.gptoss("pull", f"{REPOSITORY}@v9")
+
+    assert pulled.returncode == 1
+    assert "someone/tiny has no revision v9: see http://" in pulled.stderr
+
+
+def test_pull_when_only_what_is_absent_is_wanted_then_a_whole_checkpoint_is_kept_and_the_hub_not_asked(
+    person: Person, hub: LittleHub
+) -> None:
+    first = person.gptoss("pull", "--if-absent", REPOSITORY)
+    asked = len(hub.asked)
+    second = person.gptoss("pull", "--if-absent", REPOSITORY)
+
+    assert asked > 0
+    assert len(hub.asked) == asked
+    assert (second.returncode, second.stdout) == (0, first.stdout)
 
 
 def test_pull_when_all_is_there_then_nothing_is_fetched_again_and_no_network_is_needed(
@@ -125,7 +157,7 @@ def test_pull_when_it_cannot_be_then_says_why_in_a_sentence(person: Person, hub:
     assert unreachable.stderr.startswith(f"error: {nowhere} cannot be reached (")
     assert offline.stderr == "error: HF_HUB_OFFLINE is set: unset it to pull\n"
     assert absent.stderr.startswith(f"error: {hub.url} has no repository someone/else, or it is private")
-    assert nonsense.stderr == "error: 7b is neither 20b nor 120b nor a repository, OWNER/NAME\n"
+    assert nonsense.stderr == "error: 7b is neither 20b nor 120b nor a repository, OWNER/NAME[@REVISION]\n"
     assert folder.stderr == "error: the checkpoint of 20b is set to the folder /data/here: there is nothing to pull\n"
     assert gated.stderr.startswith(f"error: {REPOSITORY} is gated: accept its terms at {hub.url}/{REPOSITORY}")
     runs = (unreachable, offline, absent, gated, nonsense, folder)

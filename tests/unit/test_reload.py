@@ -37,6 +37,7 @@ class Triton(http.server.ThreadingHTTPServer):
         self.error: str | None = None
         self.delay_s = 0.0
         self.asked: list[str] = []
+        self.keys: list[str] = []
         self.loaded: list[dict[str, Any]] = []
 
 
@@ -49,6 +50,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         order = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.keys.append(self.headers["gptoss-key"])
         time.sleep(self.server.delay_s)
         if self.server.error is not None:
             self._answer(400, {"error": self.server.error})
@@ -95,6 +97,7 @@ def run(tmp_path: Path, triton: Triton) -> RunDirectory:
         "server": {"triton_http_port": triton.server_address[1], "run_dir": str(directory.root)},
     }
     directory.write_config(load_settings(tree, environ={}))
+    directory.new_triton_key()
     directory.write_state(RunState(Phase.READY, ProcessRecord.of("supervisor", os.getpid()), time.time(), "x"))
     return directory
 
@@ -171,13 +174,27 @@ def test_reload_when_no_server_is_ready_then_it_says_so(run: RunDirectory, tmp_p
         reload(RunDirectory(tmp_path / "never"), "20b", None, silent())
 
 
-def test_reload_when_triton_listens_to_the_network_then_it_cannot_be_had(run: RunDirectory, triton: Triton) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_reload_when_it_asks_then_with_the_key_that_only_this_user_can_read(
+    run: RunDirectory, triton: Triton, host: str
+) -> None:
     settings = written(run)
-    server = settings.server.model_copy(update={"triton_host": "0.0.0.0"})
+    server = settings.server.model_copy(update={"triton_host": host})
     run.write_config(settings.model_copy(update={"server": server}))
-    with pytest.raises(UsageError, match=r"server\.triton_host.*start the server anew"):
+    file = run.root / "triton.key"
+
+    reload(run, "20b", None, silent())
+
+    assert triton.keys == [file.read_text()]
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert run.new_triton_key() != triton.keys[0]
+
+
+def test_reload_when_there_is_no_key_then_it_says_which_file_is_missing(run: RunDirectory, triton: Triton) -> None:
+    (run.root / "triton.key").unlink()
+    with pytest.raises(CommandError, match=r"cannot read the key of Triton's APIs, \S+/triton\.key"):
         reload(run, "20b", None, silent())
-    assert triton.asked == []
+    assert triton.keys == []
 
 
 def test_reload_when_triton_takes_too_long_then_it_says_which_setting(run: RunDirectory, triton: Triton) -> None:

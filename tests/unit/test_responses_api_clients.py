@@ -30,6 +30,7 @@ from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessa
 from pydantic import BaseModel
 
 from gptoss_adapter.errors import ServiceUnavailableError
+from gptoss_adapter.schemas.carried_reasoning import reasoning_of
 from gptoss_backend.contract import ResponseFormat, Role
 from support.fake_model_server import CHAT_PROMPT, HELLO, FakeModelServer, answer
 from support.responses_api import CALL, MODEL, WEATHER, serving
@@ -174,12 +175,18 @@ def test_openai_client_when_it_counts_input_tokens_then_they_are_those_of_the_pr
     assert counted.input_tokens == len(CHAT_PROMPT)
     assert [message.content for message in server.chats[1].messages] == ["Be brief.", "Hi", "Hello!", "More"]
     assert len(server.streams) == 1  # nothing was generated
+    assert client.responses.input_tokens.count(input="Hi").input_tokens == len(CHAT_PROMPT)  # of the alias
+    with pytest.raises(BadRequestError, match="personality"):
+        client.responses.input_tokens.count(input="Hi", personality="friendly")
 
 
 def test_openai_client_when_it_manages_kept_responses_then_every_method_works(client: OpenAI) -> None:
     first = client.responses.create(model=MODEL, input="Hi")
     second = client.responses.create(model=MODEL, input="More", previous_response_id=first.id)
     assert client.responses.retrieve(second.id) == second
+    carried = client.responses.retrieve(second.id, include=["reasoning.encrypted_content"]).output[0]
+    assert isinstance(carried, ResponseReasoningItem)
+    assert reasoning_of(carried.encrypted_content or "") == "Easy."
     items = list(client.responses.input_items.list(second.id, limit=2, order="asc"))  # follows the pages
     assert [item.type for item in items] == ["message", "reasoning", "message", "message"]
     with pytest.raises(BadRequestError, match="synchronous"):
@@ -351,6 +358,20 @@ def test_langchain_when_nothing_is_kept_then_the_reasoning_is_seen_between_the_c
 def test_langchain_when_it_streams_then_the_pieces_make_the_answer(url: str, responses: bool) -> None:
     pieces = list(langchain_model(url, responses=responses).stream("Hi"))
     assert "".join(piece.text for piece in pieces) == "Hello!"
+
+
+def test_langchain_when_it_asks_for_a_summary_then_it_reads_the_reasoning_as_it_streams(url: str) -> None:
+    model = ChatOpenAI(
+        model=MODEL,
+        base_url=url,
+        api_key="none",  # type: ignore[arg-type]
+        max_retries=0,
+        reasoning={"summary": "auto"},
+        output_version="responses/v1",
+    )
+    blocks = [block for piece in model.stream("Hi") for block in piece.content if isinstance(block, dict)]
+    summaries = [part for block in blocks if block["type"] == "reasoning" for part in block.get("summary", ())]
+    assert "".join(part["text"] for part in summaries) == "Easy."
 
 
 def test_langchain_when_it_wants_an_object_then_the_schema_is_asked_for(url: str, server: FakeModelServer) -> None:

@@ -95,7 +95,7 @@ def test_response_when_whole_then_it_holds_the_output_the_usage_and_what_was_ask
         "user": "me",
         "temperature": 0.5,
         "top_p": 1.0,
-        "max_output_tokens": 4096,
+        "max_output_tokens": None,
         "previous_response_id": None,
         "tools": [],
         "tool_choice": "auto",
@@ -231,7 +231,7 @@ def test_request_when_it_sets_nothing_then_the_profile_and_openais_defaults_hold
     assert chat.tool_choice == ToolChoice()
     assert chat.response_format is None
     assert chat.reasoning_effort is ReasoningEffort.MEDIUM
-    assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed) == (4096, 1.0, 1.0, None)
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed) == (None, 1.0, 1.0, None)
 
 
 @pytest.mark.parametrize(
@@ -275,14 +275,27 @@ def test_request_when_it_asks_for_logprobs_then_the_model_server_is_asked_for_as
     assert told["top_logprobs"] == fields.get("top_logprobs", 0)
 
 
+@pytest.mark.parametrize("name", ["summary", "generate_summary"])
 @pytest.mark.parametrize("summary", ["auto", "concise", "detailed"])
-def test_request_when_it_asks_for_a_summary_then_the_reasoning_is_told_as_it_is(
-    client: httpx.Client, summary: str
+def test_request_when_it_asks_for_a_summary_then_the_reasoning_is_told_as_its_own_summary_too(
+    client: httpx.Client, name: str, summary: str
 ) -> None:
-    told = respond(client, reasoning={"summary": summary, "generate_summary": summary})
+    told = respond(client, reasoning={name: summary})
     assert told["output"][0]["content"] == [{"type": "reasoning_text", "text": "Easy."}]
-    assert told["output"][0]["summary"] == []
-    assert told["reasoning"] == {"effort": "medium", "summary": None}
+    assert told["output"][0]["summary"] == [{"type": "summary_text", "text": "Easy."}]
+    assert told["reasoning"] == {"effort": "medium", "summary": summary}
+
+
+def test_reasoning_when_it_is_sent_back_with_its_summary_then_the_model_sees_it_once(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    told = respond(client, reasoning={"summary": "auto"})
+    hi = {"role": "user", "content": "Hi"}
+    by_content = told["output"]
+    by_summary = [{**by_content[0], "content": None}, by_content[1]]
+    for output in (by_content, by_summary):
+        respond(client, [hi, *output, hi])
+    assert [chat.messages[1].reasoning for chat in server.chats[1:]] == ["Easy.", "Easy."]
 
 
 @pytest.mark.parametrize("strict", [True, False, None])
@@ -297,9 +310,56 @@ def test_items_when_clients_add_names_and_hints_then_nobody_reads_them(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
     hint = {"cache_control": {"type": "ephemeral"}}
-    part = {"type": "input_text", "text": "Hi", **hint}
+    part = {"type": "input_text", "text": "Hi", "prompt_cache_breakpoint": {"mode": "explicit"}, **hint}
     respond(client, [{"role": "user", "name": "Ann", "content": [part]}], tools=[{**WEATHER, **hint}])
     assert server.chats[0].messages == (ChatMessage(Role.USER, "Hi"),)
+
+
+def test_items_when_one_is_a_refusal_then_it_is_what_the_assistant_said(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    refused = {"role": "assistant", "content": [{"type": "refusal", "refusal": "I cannot."}]}
+    first = respond(client, [{"role": "user", "content": "Do."}, refused, {"role": "user", "content": "Why?"}])
+    respond(client, previous_response_id=first["id"])
+    for chat in server.chats:
+        assert chat.messages[1] == ChatMessage(Role.ASSISTANT, "I cannot.")
+
+
+@pytest.mark.parametrize(("verbosity", "wish"), [("low", "Keep your answers brief."), ("high", "Answer in detail.")])
+def test_request_when_it_asks_for_verbosity_then_the_model_is_told_and_the_response_tells(
+    client: httpx.Client, server: FakeModelServer, verbosity: str, wish: str
+) -> None:
+    told = respond(client, instructions="Rhyme.", text={"verbosity": verbosity})
+    assert told["text"]["verbosity"] == verbosity
+    assert server.chats[0].messages == (
+        ChatMessage(Role.SYSTEM, "Rhyme."),
+        ChatMessage(Role.USER, "Hi"),
+        ChatMessage(Role.DEVELOPER, wish),
+    )
+
+
+@pytest.mark.parametrize(("asked", "effort"), [("minimal", "low"), ("xhigh", "high"), ("max", "high")])
+def test_request_when_its_effort_is_beyond_what_there_is_then_the_nearest_is_taken_and_told(
+    client: httpx.Client, server: FakeModelServer, asked: str, effort: str
+) -> None:
+    told = respond(client, reasoning={"effort": asked})
+    assert (server.chats[0].reasoning_effort, told["reasoning"]["effort"]) == (effort, effort)
+
+
+def test_response_when_the_request_says_something_of_caches_then_it_is_told_again(client: httpx.Client) -> None:
+    said = {"prompt_cache_key": "k", "prompt_cache_retention": "24h"}
+    told = respond(client, **said)
+    assert {name: told[name] for name in said} == said
+    assert told["prompt_cache_options"] is None
+
+
+def test_part_when_it_is_a_picture_then_the_sentence_says_that_only_text_is_taken(client: httpx.Client) -> None:
+    picture = {"type": "input_image", "image_url": "data:image/png;base64,", "detail": "low"}
+    error = refusal(client, input=[{"role": "user", "content": [{"type": "input_text", "text": "See?"}, picture]}])
+    assert error["message"] == (
+        "Invalid value for 'input[0].content[1]': this model takes text only, but this part is of type 'input_image'; "
+        "send parts of type 'input_text' or 'output_text' or 'refusal'."
+    )
 
 
 def test_request_when_the_format_is_json_then_any_object_is_asked_for(
@@ -379,13 +439,16 @@ def test_reasoning_when_a_client_carried_it_then_the_model_sees_it_before_the_ca
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
-        ({"background": True}, "background", "unsupported_parameter"),
+        ({"background": True, "store": False}, "background", "invalid_value"),
+        ({"background": "yes"}, "background", "invalid_type"),
         ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt", "unsupported_parameter"),
-        ({"truncation": "auto"}, "truncation", "unsupported_parameter"),
+        ({"truncation": "always"}, "truncation", "invalid_value"),
         ({"context_management": [{"type": "compaction"}]}, "context_management", "unsupported_parameter"),
-        ({"text": {"verbosity": "low"}}, "text.verbosity", "unsupported_parameter"),
-        ({"reasoning": {"summary": "none"}}, "reasoning.summary", "unsupported_parameter"),
+        ({"text": {"verbosity": "terse"}}, "text.verbosity", "invalid_value"),
+        ({"reasoning": {"effort": "none"}}, "reasoning.effort", "unsupported_parameter"),
+        ({"tools": [{**WEATHER, "async": True}]}, "tools[0].async", "unsupported_parameter"),
+        ({"reasoning": {"summary": "none"}}, "reasoning.summary", "invalid_value"),
         ({"reasoning": {"effort": "extreme"}}, "reasoning.effort", "invalid_value"),
         ({"surprise": 1}, "surprise", "unknown_parameter"),
         ({"messages": []}, "messages", "unknown_parameter"),
@@ -437,7 +500,7 @@ def test_reasoning_when_a_client_carried_it_then_the_model_sees_it_before_the_ca
         ),
         (
             {"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image"}]}]},
-            "input[0].output[0].type",
+            "input[0].output[0]",
             "invalid_value",
         ),
         ({"tools": [{**WEATHER, "name": "no name"}]}, "tools[0].name", "invalid_value"),
@@ -461,7 +524,7 @@ def test_reasoning_when_a_client_carried_it_then_the_model_sees_it_before_the_ca
         ({"input": [{"role": "robot", "content": ""}]}, "input[0].role", "invalid_value"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
-            "input[0].content[0].type",
+            "input[0].content[0]",
             "invalid_value",
         ),
         (

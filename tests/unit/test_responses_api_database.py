@@ -8,11 +8,13 @@ import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gptoss_adapter.responses.database import SCHEMA_VERSION, ResponseDatabase, StoredResponse
+from gptoss_adapter.responses.progress import LEASE_S, EventChunk
 
 MIB = 1024 * 1024
 KEEP_S = 100.0
@@ -140,6 +142,78 @@ def test_conversation_when_room_is_made_for_its_next_response_then_it_goes_last(
         if number % 10 == 0:
             database.save(stored(f"next{number}", "first" if number == 0 else f"next{number - 10}"), [])
     assert chain_ids(database, "next190")[0] == "first"
+
+
+def test_response_when_begun_then_it_is_under_way_until_its_end_or_until_its_lease_runs_out(
+    opened: Callable[..., ResponseDatabase], clock: Clock
+) -> None:
+    database, other = opened(), opened()
+    for name in ("a", "b"):
+        database.begin(stored(name), ["given"], ())
+    clock.now += LEASE_S - 1
+    assert database.progress.renew({"a"}) == set()
+    clock.now += 1
+    assert other.load("a") == replace(stored("a"), is_under_way=True)
+    assert other.load("b") == replace(stored("b"), is_given_up=True)
+    assert (other.progress.is_under_way("a"), other.progress.is_under_way("b")) == (True, False)
+    for name in ("a", "b"):  # who comes back late may still say how it ended
+        assert database.end(replace(stored(name), output="[1]"), [f"said by {name}"], ()) is True
+        assert other.load(name) == replace(stored(name), output="[1]")
+        assert other.holder(f"said by {name}") == name
+    assert other.holder("given") is not None
+
+
+def test_response_when_somebody_else_has_ended_it_then_its_maker_learns_of_it_and_changes_nothing(
+    opened: Callable[..., ResponseDatabase],
+) -> None:
+    database, other = opened(), opened()
+    database.begin(stored("a"), [], ())
+    assert other.end(replace(stored("a"), response='{"cancelled":1}'), [], ()) is True
+    assert database.progress.renew({"a"}) == {"a"}
+    database.change("a", '{"late":1}')
+    assert database.end(replace(stored("a"), response='{"late":2}'), ["item"], ()) is False
+    assert database.load("a") == replace(stored("a"), response='{"cancelled":1}')
+    assert database.holder("item") is None
+
+
+def test_response_when_it_is_deleted_while_it_is_under_way_then_nothing_of_it_comes_back(
+    opened: Callable[..., ResponseDatabase],
+) -> None:
+    database = opened()
+    database.begin(stored("a"), [], [EventChunk(0, b"x")])
+    assert database.progress.events("a") == [EventChunk(0, b"x")]
+    database.delete("a")
+    assert database.progress.renew({"a"}) == {"a"}
+    assert database.end(stored("a"), ["item"], [EventChunk(0, b"xy")]) is False
+    assert (database.load("a"), database.holder("item"), database.progress.events("a")) == (None, None, [])
+
+
+def test_events_when_they_are_kept_then_they_count_as_room_that_the_file_has(
+    opened: Callable[..., ResponseDatabase], clock: Clock, tmp_path: Path
+) -> None:
+    database = opened(max_bytes=MIB)
+    for number in range(100):
+        clock.now += 0.01
+        database.begin(stored(str(number)), [], [EventChunk(0, b"x")])
+        assert database.end(stored(str(number)), [], [EventChunk(0, b"y" * 50_000)]) is True
+    assert database.progress.events("99") == [EventChunk(0, b"y" * 50_000)]
+    assert database.progress.events("0") == []
+    database.close()
+    assert (tmp_path / "r.sqlite").stat().st_size <= MIB
+
+
+def test_file_when_an_earlier_version_made_it_then_what_it_lacks_is_added_and_that_version_can_go_on(
+    opened: Callable[..., ResponseDatabase], tmp_path: Path
+) -> None:
+    opened().save(stored("old"), [])
+    with closing(sqlite3.connect(tmp_path / "r.sqlite")) as connection:
+        connection.executescript("DROP TABLE under_way; DROP TABLE events")
+        database = opened()
+        database.begin(stored("a", "old"), [], ())
+        assert chain_ids(database, "a") == ["old", "a"]
+        connection.execute("INSERT INTO responses VALUES ('by the old one', NULL, 2e6, '{}', '[]', '[]')")
+        connection.commit()
+    assert database.load("by the old one") is not None
 
 
 def test_item_when_several_responses_hold_it_then_the_newest_is_found(

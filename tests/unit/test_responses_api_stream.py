@@ -71,6 +71,33 @@ def test_stream_when_it_reasons_and_answers_then_all_events_come_in_openais_orde
     ]
 
 
+def test_stream_when_a_summary_is_asked_for_then_the_reasoning_comes_as_one_too(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = answer(
+        "<|channel|>analysis<|message|>Easy<|end|><|start|>assistant<|channel|>final<|message|>Hello<|return|>"
+    )
+    events = stream(client, reasoning={"summary": "auto"})
+    told = [event for event in events if event.get("output_index") == 0]
+    assert kinds(told) == [
+        "output_item.added",
+        "content_part.added",
+        "reasoning_summary_part.added",
+        "reasoning_text.delta",
+        "reasoning_summary_text.delta",
+        "reasoning_text.done",
+        "content_part.done",
+        "reasoning_summary_text.done",
+        "reasoning_summary_part.done",
+        "output_item.done",
+    ]
+    _, _, added, _, delta, _, _, text_done, part_done, item_done = told
+    assert (added["part"]["text"], delta["delta"], text_done["text"], part_done["part"]["text"]) == ("", *["Easy"] * 3)
+    assert {event["item_id"] for event in (added, delta, text_done, part_done)} == {item_done["item"]["id"]}
+    assert item_done["item"] == events[-1]["response"]["output"][0]
+    assert item_done["item"]["summary"] == [part_done["part"]]
+
+
 def test_stream_when_it_calls_a_function_then_the_arguments_come_as_deltas(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
@@ -164,7 +191,7 @@ def test_stream_when_logprobs_are_asked_for_then_each_delta_and_the_whole_text_h
         (TooManyRequestsError("Later."), "rate_limit_exceeded", "Later."),
     ],
 )
-def test_stream_when_it_fails_after_it_began_then_its_last_event_says_so_and_nothing_is_kept(
+def test_stream_when_it_fails_after_it_began_then_its_last_event_says_so_and_it_is_kept_so(
     client: httpx.Client, server: FakeModelServer, error: Exception, code: str, message: str
 ) -> None:
     server.script = [*HELLO[:5], error]
@@ -172,8 +199,7 @@ def test_stream_when_it_fails_after_it_began_then_its_last_event_says_so_and_not
     failed = events[-1]["response"]
     assert kinds(events)[-1] == "failed"
     assert (failed["status"], failed["error"]) == ("failed", {"code": code, "message": message})
-    assert failed["store"] is False
-    assert client.get(f"{RESPONSES}/{failed['id']}").status_code == 404
+    assert client.get(f"{RESPONSES}/{failed['id']}").json() == failed
 
 
 def test_stream_when_it_breaks_then_its_last_event_is_typed_and_tells_no_secret(

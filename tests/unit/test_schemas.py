@@ -128,10 +128,49 @@ def test_message_when_other_libraries_send_an_answer_back_with_their_own_fields_
 
 def test_cache_control_when_said_of_text_or_a_tool_then_nobody_reads_it() -> None:
     hint = {"cache_control": {"type": "ephemeral"}}
+    theirs = {"prompt_cache_breakpoint": {"mode": "explicit"}}
     parts = [{"type": "text", "text": "Hi"}]
     tools = [{**WEATHER, **hint}, {"type": "function", "function": {"name": "clock", **hint}}]
-    marked = chat(messages=[{"role": "user", "content": [{**parts[0], **hint}]}], tools=tools)
+    marked = chat(messages=[{"role": "user", "content": [{**parts[0], **hint, **theirs}]}], tools=tools)
     assert marked == chat(messages=[{"role": "user", "content": parts}], tools=[WEATHER, CLOCK])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"content": [{"type": "refusal", "refusal": "I cannot."}]},
+        {"content": None, "refusal": "I cannot.", "annotations": [{"type": "url_citation"}]},
+        {"content": "", "refusal": "I cannot."},
+    ],
+)
+def test_message_when_it_is_a_refusal_then_that_is_what_the_assistant_said(fields: dict[str, object]) -> None:
+    assert message(role="assistant", **fields) == ChatMessage(Role.ASSISTANT, "I cannot.")
+
+
+def test_message_when_it_has_text_and_a_refusal_then_both_were_said() -> None:
+    parts = [{"type": "text", "text": "Well."}, {"type": "refusal", "refusal": "I cannot."}]
+    assert message(role="assistant", content=parts).content == "Well.\nI cannot."
+    assert message(role="assistant", content="Well.", refusal="I cannot.").content == "Well.\nI cannot."
+
+
+@pytest.mark.parametrize(("verbosity", "wish"), [("low", "Keep your answers brief."), ("high", "Answer in detail.")])
+def test_verbosity_when_it_is_not_medium_then_it_is_a_line_behind_all_instructions(verbosity: str, wish: str) -> None:
+    asked = chat(verbosity=verbosity)
+    assert asked == replace(chat(), messages=(*chat().messages, ChatMessage(Role.DEVELOPER, wish)))
+    assert chat(verbosity="medium") == chat()
+
+
+@pytest.mark.parametrize(
+    ("asked", "effort"), [("minimal", "low"), ("low", "low"), ("medium", "medium"), ("xhigh", "high"), ("max", "high")]
+)
+def test_effort_when_it_is_beyond_what_there_is_then_it_is_the_nearest(asked: str, effort: str) -> None:
+    assert chat(reasoning_effort=asked).reasoning_effort == effort
+    assert chat(chat_template_kwargs={"reasoning_effort": asked}, reasoning_effort=effort).reasoning_effort == effort
+
+
+def test_effort_when_it_is_none_then_the_refusal_says_why() -> None:
+    with pytest.raises(ValidationError, match="these models always reason; the least there is is 'low'"):
+        parse(reasoning_effort="none")
 
 
 def test_effort_when_the_template_is_told_then_it_is_as_good_as_the_field() -> None:
@@ -200,6 +239,15 @@ NEUTRAL: dict[str, list[object]] = {
     "priority": [0],
     "include_reasoning": [True, False],
     "chat_template_kwargs": [{}, {"reasoning_effort": None}],
+    "skip_special_tokens": [True],
+    "include_stop_str_in_output": [False],
+    "use_beam_search": [False],
+    "length_penalty": [1, 1.0],
+    "add_generation_prompt": [True],
+    "echo": [False],
+    "continue_final_message": [False],
+    "spaces_between_special_tokens": [True],
+    "add_special_tokens": [False, True],
 }
 REFUSED: dict[str, list[object]] = {
     "n": [0, 129, True, "1"],
@@ -214,9 +262,18 @@ REFUSED: dict[str, list[object]] = {
     "response_format": [{"type": "xml"}, {"type": "json_schema"}, "json_object"],
     "parallel_tool_calls": ["no"],
     "tool_choice": ["maybe", {"type": "custom", "custom": {"name": "x"}}, {"type": "function"}, 5],
-    "reasoning_effort": ["none", "minimal", "xhigh", "max"],
+    "reasoning_effort": ["none", "extreme", 5],
     "modalities": [["text", "audio"]],
-    "verbosity": ["low"],
+    "verbosity": ["terse", 1],
+    "skip_special_tokens": [False, 1],
+    "include_stop_str_in_output": [True],
+    "use_beam_search": [True],
+    "length_penalty": [0.5],
+    "add_generation_prompt": [False],
+    "echo": [True],
+    "continue_final_message": [True],
+    "spaces_between_special_tokens": [False],
+    "add_special_tokens": ["no"],
     "service_tier": ["gold"],
     "function_call": ["auto"],
     "functions": [[{"name": "f"}]],
@@ -441,7 +498,7 @@ def test_completion_when_best_of_is_n_then_it_asks_for_nothing() -> None:
         {"messages": [{"role": "user", "content": "Hi", "name": 5}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
         {"messages": [{"role": "tool", "content": "no id"}]},
-        {"messages": [{"role": "assistant", "content": None, "refusal": "no"}]},
+        {"messages": [{"role": "user", "content": [{"type": "refusal", "refusal": "No."}]}]},
     ],
 )
 def test_request_when_a_field_is_malformed_then_it_is_refused(fields: dict[str, object]) -> None:

@@ -10,7 +10,6 @@ import yaml
 
 from gptoss_backend.settings import (
     DEFAULT_CONFIG,
-    ProfileSettings,
     ServerSettings,
     Settings,
     SettingsError,
@@ -41,16 +40,12 @@ def file_with(folder: Path, text: str) -> Path:
 def test_config_file_when_compared_with_the_model_then_lists_every_setting_with_its_default() -> None:
     document = yaml.safe_load(DEFAULT_CONFIG.read_text(encoding="utf-8"))
     defaults = Settings().model_dump(mode="json")
-    profiles, _ = document.pop("profiles"), defaults.pop("profiles")
 
     written, meant = flattened(document), flattened(defaults)
 
     assert written.keys() == meant.keys()
     assert {key for key, value in written.items() if value != meant[key]} == IN_THE_PROJECT
     assert all(written[key] is None for key in IN_THE_PROJECT)
-    assert profiles.keys() == Settings().profiles.keys()
-    for profile in profiles.values():
-        assert profile.keys() == ProfileSettings.model_fields.keys()
 
 
 def test_config_file_when_read_then_says_why_of_every_setting() -> None:
@@ -90,6 +85,38 @@ def test_load_when_the_environment_names_a_file_then_reads_it(tmp_path: Path) ->
 
 def test_load_when_a_file_is_empty_then_takes_the_defaults(tmp_path: Path) -> None:
     assert load_settings(config=file_with(tmp_path, "# nothing yet\n"), environ={}) == Settings()
+
+
+def test_load_when_a_file_names_one_field_of_a_profile_then_its_others_keep_their_defaults(tmp_path: Path) -> None:
+    named = "profiles: {latency_first: {temperature: 0.5}, balanced: {max_tokens: 64}}"
+
+    profiles = load_settings(config=file_with(tmp_path, named), environ={}).profiles
+
+    shipped = Settings().profiles
+    assert profiles["latency_first"] == shipped["latency_first"].model_copy(update={"temperature": 0.5})
+    assert profiles["balanced"] == shipped["balanced"].model_copy(update={"max_tokens": 64})
+    assert profiles["quality_first"] == shipped["quality_first"]
+
+
+def test_load_when_a_setting_that_may_be_null_is_null_then_it_is_so_whatever_a_weaker_source_says(
+    tmp_path: Path,
+) -> None:
+    file = file_with(tmp_path, "profiles: {balanced: {max_tokens: 64}, latency_first: {max_tokens: null}}")
+    environ = {"GPTOSS_PROFILES__BALANCED__MAX_TOKENS": "null"}
+
+    profiles = load_settings(config=file, environ=environ).profiles
+
+    assert (profiles["balanced"].max_tokens, profiles["latency_first"].max_tokens) == (None, None)
+    assert profiles["latency_first"].max_num_seqs == 16
+
+
+def test_load_when_a_setting_that_cannot_be_null_is_null_then_nothing_is_said_of_it(tmp_path: Path) -> None:
+    file = file_with(tmp_path, "server: {port: 9000, run_dir: null}\nengine: null\nprofiles: {balanced: null}")
+
+    settings = load_settings(config=file, environ={"GPTOSS_SERVER__PORT": "null"})
+
+    assert (settings.server.port, settings.server.run_dir) == (9000, ServerSettings().run_dir)
+    assert (settings.engine, settings.profiles) == (Settings().engine, Settings().profiles)
 
 
 @pytest.mark.parametrize(("text", "value"), [("8", 8), ("null", None), ("", None)])
@@ -161,6 +188,7 @@ def test_child_environment_when_settings_are_in_ours_then_it_holds_only_the_file
         ("server: 8000", "server: .*dictionary"),
         ("profiles: {fastest: {model: 20b}}", "profiles.fastest"),
         ("checkpoints: {7b: /data}", "checkpoints.7b"),
+        ("checkpoints: {7b: null}", "checkpoints.7b"),
         ("server: {triton_config_name: two words}", "server.triton_config_name"),
         ("- a list", "must hold a mapping"),
         ("server: {port: ", "is not YAML"),

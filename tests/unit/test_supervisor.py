@@ -15,8 +15,10 @@ import psutil
 import pytest
 
 from gptoss_client import hang_watch
+from gptoss_client import supervisor as supervisor_module
 from gptoss_client.backoff import Backoff
 from gptoss_client.errors import CommandError, ProcessDiedError, StartupTimeoutError
+from gptoss_client.launch import loaded_layers
 from gptoss_client.process import ProcessSpec
 from gptoss_client.process_group import ProcessRecord, kill_group
 from gptoss_client.stop_signal import StopSignal
@@ -145,6 +147,26 @@ def test_run_when_a_process_is_not_ready_in_time_then_says_so_and_ends_it(tmp_pa
         supervisor([spec], diary, stop, startup_timeout_s=0.6).run()
 
     assert not is_alive(diary.processes[0].pid)
+
+
+def test_run_when_a_process_takes_long_but_gets_on_then_it_is_given_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "_PROGRESS_PERIOD_S", 0.1)
+    stop = StopSignal()
+    diary = Diary(stop, stop_at="ready")
+    loads = (
+        "import time\nfor layer in range(12): print(f'layer {layer} of 12 loaded', flush=True); time.sleep(0.15)\n"
+        + READY.rstrip("; ")
+        + "\n"
+        + FOREVER
+    )
+    spec = python_process(tmp_path, "server", loads)
+    spec = replace(spec, progress=lambda: loaded_layers(spec.log))
+
+    supervisor([spec], diary, stop, startup_timeout_s=0.9).run()
+
+    assert "ready" in diary.events
 
 
 def test_run_when_a_stop_is_asked_for_before_all_are_ready_then_ends_them(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -100,10 +101,11 @@ def collector() -> Iterator[Collector]:
             thread.join()
 
 
-def traced(server: FakeModelServer, ask: Callable[[httpx.Client], object]) -> Collector:
+def traced(server: FakeModelServer, ask: Callable[[httpx.Client], object], **adapter: object) -> Collector:
     """Ask an app that plays `server`; returns what its collector has once the app has ended."""
     with collector() as received:
-        settings = load_settings({"model": "demo", "adapter": {"otlp_endpoint": received.url}}, environ={})
+        sections = {"model": "demo", "adapter": {"otlp_endpoint": received.url, **adapter}}
+        settings = load_settings(sections, environ={})
         with live(create_app(settings, model_server=server)) as url, httpx.Client(base_url=url) as client:
             ask(client)
     return received
@@ -118,6 +120,24 @@ def milliseconds(span: Span) -> float:
 
 
 # --- one request ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_trace_when_a_response_is_made_in_the_background_then_its_span_ends_with_it(
+    tmp_path: Path, stream: bool
+) -> None:
+    def ask(client: httpx.Client) -> None:
+        body = {"model": "gpt-oss-demo", "input": "Hi", "background": True, "stream": stream}
+        client.post("/v1/responses", json=body)
+        wait_until(lambda: bool(server.streams) and server.streams[0].cancelled)
+
+    server = FakeModelServer(timed([HELLO[0], Pause(0.1), *HELLO[1:]]))
+    received = traced(server, ask, responses_path=str(tmp_path / "r.sqlite"))
+    told = attributes(received.root)
+    assert told["gen_ai.usage.output_tokens"] == len(HELLO) - 1
+    assert told["gen_ai.response.finish_reasons"] == ["stop"]
+    assert milliseconds(received.root) > 100
+    assert [span.name for span in received.children()] == ["preprocess", "queue", "prefill", "decode"]
 
 
 def test_trace_when_a_chat_is_answered_then_its_span_tells_what_the_conventions_name() -> None:

@@ -32,6 +32,7 @@ from gptoss_backend.contract import (
     SamplingParams,
     encode_error,
 )
+from gptoss_backend.engine.errors import PromptTooLong
 from support.fake_triton import (
     CHAT_REQUEST,
     DEMO,
@@ -147,7 +148,7 @@ def test_generate_when_cancelled_then_the_server_hears_of_it() -> None:
         (grpc.StatusCode.INVALID_ARGUMENT, "the seed is odd", InvalidRequestError),
         (
             grpc.StatusCode.INVALID_ARGUMENT,
-            encode_error(GenerationErrorCode.CONTEXT_LENGTH_EXCEEDED, "the prompt has 9 tokens, the context holds 8"),
+            encode_error(GenerationErrorCode.CONTEXT_LENGTH_EXCEEDED, "This model holds 8 tokens. Yours are 9."),
             ContextLengthExceededError,
         ),
         (
@@ -191,13 +192,14 @@ def test_error_when_triton_sends_it_then_both_steps_raise_what_it_means(
 
 def test_error_when_the_prompt_is_too_long_then_the_sentence_is_for_people() -> None:
     async def test(fake: FakeTriton, client: TritonModelServer) -> None:
-        sentence = encode_error(GenerationErrorCode.CONTEXT_LENGTH_EXCEEDED, "the prompt has 9 tokens")
+        sentence = encode_error(GenerationErrorCode.CONTEXT_LENGTH_EXCEEDED, str(PromptTooLong(9, 8)))
         fake.error = (grpc.StatusCode.INVALID_ARGUMENT, sentence)
         with pytest.raises(ContextLengthExceededError) as refused:
             await steps_of(client)
         error = refused.value
         assert (error.message, error.param, error.code) == (
-            "The prompt has 9 tokens.",
+            "This model's maximum context length is 8 tokens. However, your prompt has 9 tokens. "
+            "Please reduce its length.",
             "messages",
             "context_length_exceeded",
         )

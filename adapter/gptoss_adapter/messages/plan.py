@@ -20,7 +20,7 @@ from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.messages.conversation import conversation, ends_with_the_assistant
 from gptoss_adapter.messages.errors import THREAD_UNSUPPORTED
 from gptoss_adapter.messages.thinking import Telling
-from gptoss_adapter.prompting import max_tokens_of, or_default, sampling_of
+from gptoss_adapter.prompting import effort_of, max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.messages import (
     ConversationFields,
     MessageRequest,
@@ -97,8 +97,7 @@ def telling(body: MessageRequest) -> Telling:
 
 def _effort(body: ConversationFields, profile: ProfileSettings) -> ReasoningEffort:
     if body.output_config is not None and body.output_config.effort is not None:
-        asked = body.output_config.effort
-        return ReasoningEffort.HIGH if asked in ("xhigh", "max") else ReasoningEffort(asked)
+        return effort_of(body.output_config.effort)
     thinking = body.thinking
     if thinking is None or thinking.type in ("adaptive", "between_tools"):
         return profile.reasoning_effort

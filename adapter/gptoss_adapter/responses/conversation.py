@@ -23,7 +23,7 @@ from gptoss_adapter.schemas.response_items import (
 from gptoss_backend.contract import ChatMessage, Role, ToolCall
 from gptoss_backend.harmony.prompt import TOOL_NAME
 
-_BETWEEN: Final = "\n\n"
+BETWEEN: Final = "\n\n"
 """Keeps apart what becomes one text."""
 
 
@@ -91,11 +91,11 @@ def _joined(items: Sequence[Item]) -> Iterator[ChatMessage]:
 
 
 def _join(texts: Iterable[str]) -> str | None:
-    return _BETWEEN.join(text for text in texts if text) or None
+    return BETWEEN.join(text for text in texts if text) or None
 
 
 def _reasoning(item: ReasoningItem) -> str:
-    return _BETWEEN.join(item.pieces)
+    return BETWEEN.join(item.pieces)
 
 
 def _text(content: Content) -> str:

@@ -1,7 +1,7 @@
 """The file responses are kept in.
 
 Stage: 2 validate (what came before) and 7 SSE (what is to be kept).
-Owns: the tables, expiry, the bound on the file's size.
+Owns: the tables but for two (progress.py), transactions, expiry, the bound on the file's size.
 Does not know: what a document says, event loops.
 
 One SQLite file in WAL mode, which several processes may share. A response is a row; what it continues is a link, so a
@@ -18,9 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from gptoss_adapter.responses.progress import SCHEMA as PROGRESS_SCHEMA
+from gptoss_adapter.responses.progress import EventChunk, Progress
+
 IN_MEMORY: Final = Path(":memory:")
 """The path of a file that is none: what is kept is gone when it is closed."""
 SCHEMA_VERSION: Final = 1
+"""Of the first two tables. Those of progress.py are added to files that lack them; who does not know them can do so."""
 _BUSY_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.01
 _FEW: Final = 16
@@ -66,6 +70,10 @@ class StoredResponse:
     input: str
     """Its own items, without those of the response it continues."""
     output: str
+    is_under_way: bool = False
+    """Somebody is making it."""
+    is_given_up: bool = False
+    """Somebody was making it and is gone. The texts still tell of it as under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,7 @@ class ResponseDatabase:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
         self._connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        self.progress = Progress(self._connection, clock)
         try:
             self._max_pages = self._prepare(max_bytes)
         except BaseException:
@@ -101,27 +110,53 @@ class ResponseDatabase:
 
     def save(self, stored: StoredResponse, item_ids: Sequence[str]) -> None:
         """Keep a response, and what it continues for as long; make room where there is none."""
-        now = self._clock()
-        expires_at = now + self._keep_s
         with self._writing():
-            self._renew(stored.previous_id, now, expires_at)
-            self._forget_expired(now)
-            self._make_room(len(stored.response) + len(stored.input) + len(stored.output))
-            self._connection.execute(
-                "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)",
-                (stored.id, stored.previous_id, expires_at, stored.response, stored.input, stored.output),
-            )
-            self._connection.executemany(
-                "INSERT OR IGNORE INTO items VALUES (?, ?)", [(item_id, stored.id) for item_id in item_ids]
-            )
+            self._insert(stored, item_ids)
+
+    def begin(self, stored: StoredResponse, item_ids: Sequence[str], chunks: Sequence[EventChunk]) -> None:
+        """Keep a response that is not over, as `save` does, with its events so far, and take a lease on it."""
+        with self._writing():
+            self._insert(stored, item_ids)
+            self.progress.begin(stored.id)
+            self.progress.keep_events(stored.id, chunks)
+
+    def change(self, response_id: str, response: str) -> None:
+        """Keep how far a response has come, if there is a lease on it."""
+        self._connection.execute(
+            "UPDATE responses SET response = ? WHERE id = ? AND id IN (SELECT response_id FROM under_way)",
+            (response, response_id),
+        )
+
+    def end(self, stored: StoredResponse, item_ids: Sequence[str], chunks: Sequence[EventChunk]) -> bool:
+        """Keep how a response ended, and its events, and take the lease away; its input stays as it is.
+
+        False where there was no lease: then the response was deleted, or somebody else has ended it.
+        """
+        num_event_bytes = sum(len(chunk.packed) for chunk in chunks)
+        with self._writing():
+            is_ours = self.progress.end(stored.id)
+            self._make_room(len(stored.response) + len(stored.output) + num_event_bytes)
+            if is_ours:
+                ended = self._connection.execute(
+                    "UPDATE responses SET response = ?, output = ? WHERE id = ?",
+                    (stored.response, stored.output, stored.id),
+                )
+                is_ours = ended.rowcount > 0
+            if is_ours:
+                self._name_items(stored.id, item_ids)
+            self.progress.keep_events(stored.id, chunks)
+        return is_ours
 
     def load(self, response_id: str) -> StoredResponse | None:
         """Return a response, None where it is not kept."""
+        now = self._clock()
         row = self._connection.execute(
-            "SELECT id, previous_id, response, input, output FROM responses WHERE id = ? AND expires_at > ?",
-            (response_id, self._clock()),
+            "SELECT id, previous_id, response, input, output, COALESCE(leased_until > ?, 0), "
+            "COALESCE(leased_until <= ?, 0) FROM responses LEFT JOIN under_way ON response_id = id "
+            "WHERE id = ? AND expires_at > ?",
+            (now, now, response_id, now),
         ).fetchone()
-        return StoredResponse(*row) if row else None
+        return StoredResponse(*row[:5], *map(bool, row[5:])) if row else None
 
     def chain(self, response_id: str) -> list[StoredLink]:
         """Return the response's conversation, the oldest link first; nothing where the response is not kept.
@@ -158,6 +193,23 @@ class ResponseDatabase:
         )
         return deleted.rowcount > 0
 
+    def _insert(self, stored: StoredResponse, item_ids: Sequence[str]) -> None:
+        now = self._clock()
+        expires_at = now + self._keep_s
+        self._renew(stored.previous_id, now, expires_at)
+        self._forget_expired(now)
+        self._make_room(len(stored.response) + len(stored.input) + len(stored.output))
+        self._connection.execute(
+            "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)",
+            (stored.id, stored.previous_id, expires_at, stored.response, stored.input, stored.output),
+        )
+        self._name_items(stored.id, item_ids)
+
+    def _name_items(self, response_id: str, item_ids: Sequence[str]) -> None:
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO items VALUES (?, ?)", [(item_id, response_id) for item_id in item_ids]
+        )
+
     # --- the file ---------------------------------------------------------------------------------------------------
 
     def _begin_log(self) -> None:
@@ -188,6 +240,8 @@ class ResponseDatabase:
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             elif version != SCHEMA_VERSION:
                 raise sqlite3.DatabaseError(f"its format is {version}, and this version reads {SCHEMA_VERSION}")
+            for statement in PROGRESS_SCHEMA.split(";"):
+                self._connection.execute(statement)
         max_pages = max_bytes // self._pragma("page_size")
         self._connection.execute(f"PRAGMA max_page_count = {max_pages}")
         return max_pages

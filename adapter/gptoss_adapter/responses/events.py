@@ -1,16 +1,17 @@
 """Typed server-sent events.
 
 Stage: 7 SSE.
-Owns: how an event of a response is numbered and framed.
-Does not know: what events there are.
+Owns: how an event of a response is numbered and framed; which event tells of a response's end.
+Does not know: what other events there are.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gptoss_adapter.errors import ApiError
 from gptoss_adapter.responses.output import Event
 from gptoss_adapter.schemas.response_answers import ResponseObject
 
@@ -21,13 +22,14 @@ class EventWriter:
     JSON is ASCII with escapes: it can't fail on any text, and no client takes U+2028 in an answer for a line's end.
     """
 
-    def __init__(self) -> None:
-        self._next_number = 0
+    def __init__(self, next_number: int = 0) -> None:
+        self.next_number = next_number
+        """The number that the next event gets."""
 
     @property
     def has_begun(self) -> bool:
         """Whether an event was framed."""
-        return self._next_number > 0
+        return self.next_number > 0
 
     def write(self, events: Iterable[Event]) -> bytes:
         """Return the events framed, nothing for none."""
@@ -37,7 +39,17 @@ class EventWriter:
         """Return the event that shows the whole response as it is now."""
         return self._frame(kind, {"response": response.model_dump(mode="json", exclude_unset=True)})
 
+    def last(self, response: Mapping[str, Any]) -> bytes:
+        """Return the event that shows the whole response, a document, as it ended."""
+        # OpenAI has no event for one that was cancelled; its clients know this one, and read the status
+        kind = "incomplete" if response["status"] == "cancelled" else response["status"]
+        return self._frame(f"response.{kind}", {"response": response})
+
+    def error(self, error: ApiError) -> bytes:
+        """Return the event that tells why a stream ends where the response itself does not tell it."""
+        return self.write([("error", {"code": error.code, "message": error.message, "param": error.param})])
+
     def _frame(self, kind: str, fields: dict[str, Any]) -> bytes:
-        document = json.dumps({"type": kind, "sequence_number": self._next_number, **fields}, separators=(",", ":"))
-        self._next_number += 1
+        document = json.dumps({"type": kind, "sequence_number": self.next_number, **fields}, separators=(",", ":"))
+        self.next_number += 1
         return f"event: {kind}\ndata: {document}\n\n".encode()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from gptoss_adapter.responses.ids import new_item_id
 from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.schemas.chat import RefusalPart
 from gptoss_adapter.schemas.response_items import (
     Content,
     InputItem,
@@ -42,7 +43,7 @@ def _completed(item: Item) -> Item:
     return item.model_copy(update=fields)
 
 
-def _parts(content: Content, *, is_answer: bool) -> list[MessagePart]:
+def _parts(content: Content, *, is_answer: bool) -> list[MessagePart | RefusalPart]:
     if not isinstance(content, str):
         return content
     if is_answer:

@@ -19,6 +19,7 @@ from gptoss_adapter.logprobs import chat_logprobs
 from gptoss_adapter.responses.ids import new_item_id
 from gptoss_adapter.responses.tools import Offer
 from gptoss_adapter.schemas.carried_reasoning import carried
+from gptoss_adapter.schemas.chat import RefusalPart
 from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import (
     FunctionCallItem,
@@ -28,6 +29,7 @@ from gptoss_adapter.schemas.response_items import (
     MessagePart,
     ReasoningItem,
     ReasoningText,
+    SummaryText,
 )
 from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 
@@ -38,15 +40,17 @@ Event: TypeAlias = tuple[str, dict[str, Any]]
 class Output:
     """The output items of one answer, as they grow."""
 
-    def __init__(self, offered: Mapping[str, Offer], *, carries_reasoning: bool) -> None:
+    def __init__(self, offered: Mapping[str, Offer], *, carries_reasoning: bool, tells_summary: bool) -> None:
         """offered: the functions, by the names that the model knows them by.
 
         carries_reasoning: items of reasoning have `encrypted_content`.
+        tells_summary: they have a `summary`, too, which says the same.
         """
         self.items: list[OutputItem] = []
         """Those that have ended."""
         self._offered = offered
         self._carries_reasoning = carries_reasoning
+        self._tells_summary = tells_summary
         self._open: _OpenItem | None = None
 
     def add(self, deltas: Iterable[Delta]) -> list[Event]:
@@ -82,7 +86,7 @@ class Output:
 
     def _text_item(self, kind: type[_OpenReasoning] | type[_OpenMessage]) -> _OpenItem:
         if kind is _OpenReasoning:
-            return _OpenReasoning(self._next_index, is_carried=self._carries_reasoning)
+            return _OpenReasoning(self._next_index, is_carried=self._carries_reasoning, has_summary=self._tells_summary)
         return _OpenMessage(self._next_index)
 
     def _add_text(
@@ -107,7 +111,7 @@ class Output:
 
     def _grow(self, text: str, tokens: Sequence[ContentToken] = ()) -> Iterator[Event]:
         if self._open is not None and (text or tokens):
-            yield self._open.grow(text, tokens)
+            yield from self._open.grow(text, tokens)
 
     def _close(self, item: _OpenItem, status: ItemStatus) -> Iterator[Event]:
         yield from item.closing(status)
@@ -134,9 +138,9 @@ class _OpenItem(ABC):
     def text(self) -> str:
         return "".join(self._pieces)
 
-    def grow(self, text: str, tokens: Sequence[ContentToken]) -> Event:
+    def grow(self, text: str, tokens: Sequence[ContentToken]) -> Iterator[Event]:
         self._pieces.append(text)
-        return f"{self.text_event}.delta", {**self._place(), "delta": text, **self._told_of(tokens)}
+        yield f"{self.text_event}.delta", {**self._place(), "delta": text, **self._told_of(tokens)}
 
     @abstractmethod
     def item(self, status: ItemStatus) -> OutputItem:
@@ -173,7 +177,12 @@ class _OpenText(_OpenItem):
     def closing(self, status: ItemStatus) -> Iterator[Event]:
         yield f"{self.text_event}.done", {**self._place(), "text": self.text, **self._told_of_all()}
         yield "response.content_part.done", self._part_fields()
+        yield from self._closing_more()
         yield from super().closing(status)
+
+    def _closing_more(self) -> Iterator[Event]:
+        """Yield what comes between the part's end and the item's."""
+        yield from ()
 
     def _part_fields(self) -> dict[str, Any]:
         return {**self._place(), "part": self._part().model_dump(mode="json", exclude_unset=True)}
@@ -190,9 +199,25 @@ class _OpenReasoning(_OpenText):
     kind = ReasoningItem
     text_event = "response.reasoning_text"
 
-    def __init__(self, output_index: int, *, is_carried: bool) -> None:
+    def __init__(self, output_index: int, *, is_carried: bool, has_summary: bool) -> None:
         super().__init__(output_index)
         self._is_carried = is_carried
+        self._has_summary = has_summary
+
+    def opening(self) -> Iterator[Event]:
+        yield from super().opening()
+        if self._has_summary:
+            yield "response.reasoning_summary_part.added", self._summary_fields(part=self._summary())
+
+    def grow(self, text: str, tokens: Sequence[ContentToken]) -> Iterator[Event]:
+        yield from super().grow(text, tokens)
+        if self._has_summary:
+            yield "response.reasoning_summary_text.delta", self._summary_fields(delta=text)
+
+    def _closing_more(self) -> Iterator[Event]:
+        if self._has_summary:
+            yield "response.reasoning_summary_text.done", self._summary_fields(text=self.text)
+            yield "response.reasoning_summary_part.done", self._summary_fields(part=self._summary())
 
     def item(self, status: ItemStatus) -> ReasoningItem:
         whole = status != "in_progress"
@@ -200,13 +225,20 @@ class _OpenReasoning(_OpenText):
             id=self.id,
             type="reasoning",
             status=status,
-            summary=[],
+            summary=[self._summary()] if whole and self._has_summary else [],
             content=[self._part()] if whole else [],
             **({"encrypted_content": carried(self.text)} if whole and self._is_carried else {}),
         )
 
     def _part(self) -> ReasoningText:
         return ReasoningText(type="reasoning_text", text=self.text)
+
+    def _summary(self) -> SummaryText:
+        return SummaryText(type="summary_text", text=self.text)
+
+    def _summary_fields(self, **more: str | SummaryText) -> dict[str, Any]:
+        told = {name: one if isinstance(one, str) else one.model_dump(mode="json") for name, one in more.items()}
+        return {"item_id": self.id, "output_index": self.output_index, "summary_index": 0, **told}
 
 
 class _OpenMessage(_OpenText):
@@ -218,7 +250,7 @@ class _OpenMessage(_OpenText):
         self._logprobs: list[JsonValue] = []
 
     def item(self, status: ItemStatus) -> MessageItem:
-        content = [] if status == "in_progress" else [self._part()]
+        content: list[MessagePart | RefusalPart] = [] if status == "in_progress" else [self._part()]
         return MessageItem(id=self.id, type="message", status=status, role="assistant", content=content)
 
     def _part(self) -> MessagePart:

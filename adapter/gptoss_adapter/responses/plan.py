@@ -14,10 +14,11 @@ from datetime import date
 from pydantic import JsonValue
 
 from gptoss_adapter.errors import InvalidRequestError
-from gptoss_adapter.prompting import max_tokens_of, or_default, sampling_of
+from gptoss_adapter.prompting import effort_of, max_tokens_of, or_default, sampling_of, wish_of
 from gptoss_adapter.responses.conversation import chat_messages
 from gptoss_adapter.responses.ids import new_response_id
 from gptoss_adapter.responses.tools import allowed_offers, check_names, function_tools, told_tools, tool_choice
+from gptoss_adapter.schemas.chat import Verbosity
 from gptoss_adapter.schemas.response_answers import ResponseObject
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_adapter.schemas.responses import (
@@ -26,8 +27,10 @@ from gptoss_adapter.schemas.responses import (
     AllowedFunctions,
     JsonText,
     NamedFunction,
+    ResponseFields,
     ResponseRequest,
     SchemaText,
+    SummaryDetail,
 )
 from gptoss_adapter.serving import ServedModel
 from gptoss_backend.contract import (
@@ -41,7 +44,7 @@ from gptoss_backend.contract import (
 from gptoss_backend.settings import ProfileSettings
 
 
-def chat_request(body: ResponseRequest, items: Sequence[Item], profile: ProfileSettings, today: date) -> ChatRequest:
+def chat_request(body: ResponseFields, items: Sequence[Item], profile: ProfileSettings, today: date) -> ChatRequest:
     """Return what decides the prompt. items: the whole conversation. Raises InvalidRequestError."""
     instructions = (ChatMessage(Role.SYSTEM, body.instructions),) if body.instructions else ()
     messages = (*instructions, *chat_messages(items))
@@ -50,7 +53,7 @@ def chat_request(body: ResponseRequest, items: Sequence[Item], profile: ProfileS
     choice, offered = tool_choice(body), allowed_offers(body)
     check_names(offered)
     return ChatRequest(
-        messages=messages,
+        messages=(*messages, *wish_of(_verbosity(body))),
         date=today.isoformat(),
         tools=tuple(function_tools(offered)),
         tool_choice=choice,
@@ -60,13 +63,13 @@ def chat_request(body: ResponseRequest, items: Sequence[Item], profile: ProfileS
     )
 
 
-def sampling_params(body: ResponseRequest, profile: ProfileSettings) -> SamplingParams:
+def sampling_params(body: ResponseFields, profile: ProfileSettings) -> SamplingParams:
     """Return how the answer's tokens are chosen. Raises InvalidRequestError."""
     max_tokens = max_tokens_of(profile, body.max_output_tokens, "max_output_tokens")
     return sampling_of(body, profile, max_tokens, _num_alternatives(body))
 
 
-def _num_alternatives(body: ResponseRequest) -> int | None:
+def _num_alternatives(body: ResponseFields) -> int | None:
     """Return how many alternatives are told with each token; None: tokens are not told of."""
     return body.top_logprobs or (0 if LOGPROBS in (body.include or ()) else None)
 
@@ -76,14 +79,26 @@ def carries_reasoning(body: ResponseRequest) -> bool:
     return CARRIED_REASONING in (body.include or ())
 
 
+def summary_detail(body: ResponseRequest) -> SummaryDetail | None:
+    """Return how reasoning is to be told as its own summary; None: not at all."""
+    asked = body.reasoning
+    return (asked.summary or asked.generate_summary) if asked else None
+
+
 def begun_response(body: ResponseRequest, served: ServedModel, sampling: SamplingParams) -> ResponseObject:
-    """Return the response as it is before the first token: an id, and what was asked for."""
+    """Return the response as it is before the first token: an id, and what was asked for.
+
+    Raises InvalidRequestError where it is to be made in the background and not to be kept.
+    """
+    if body.background and body.store is False:
+        message = "'background' needs 'store': what is made in the background is fetched from there."
+        raise InvalidRequestError(message, param="background", code="invalid_value")
     return ResponseObject(
         id=new_response_id(),
         object="response",
         created_at=int(time.time()),
         completed_at=None,
-        status="in_progress",
+        status="queued" if body.background else "in_progress",
         error=None,
         incomplete_details=None,
         model=served.name.openai,
@@ -94,32 +109,38 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         tools=told_tools(body.tools),
         tool_choice=_told_choice(body),
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
-        text={"format": _told_format(body), "verbosity": "medium"},
-        reasoning={"effort": str(_effort(body, served.profile)), "summary": None},
-        max_output_tokens=sampling.max_tokens,
+        text={"format": _told_format(body), "verbosity": _verbosity(body) or "medium"},
+        reasoning={"effort": str(_effort(body, served.profile)), "summary": summary_detail(body)},
+        max_output_tokens=body.max_output_tokens,
         max_tool_calls=body.max_tool_calls,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
         top_logprobs=or_default(body.top_logprobs, 0),
-        truncation="disabled",
-        background=False,
+        truncation=body.truncation or "disabled",
+        background=bool(body.background),
         store=or_default(body.store, True),
         service_tier="default",
         metadata=body.metadata or {},
         user=body.user,
         safety_identifier=body.safety_identifier,
         prompt_cache_key=body.prompt_cache_key,
+        prompt_cache_retention=body.prompt_cache_retention,
+        prompt_cache_options=body.prompt_cache_options,
     )
 
 
-def _effort(body: ResponseRequest, profile: ProfileSettings) -> ReasoningEffort:
+def _effort(body: ResponseFields, profile: ProfileSettings) -> ReasoningEffort:
     asked = body.reasoning.effort if body.reasoning else None
-    return ReasoningEffort(asked) if asked else profile.reasoning_effort
+    return effort_of(asked) if asked else profile.reasoning_effort
 
 
-def _response_format(body: ResponseRequest) -> ResponseFormat | None:
+def _verbosity(body: ResponseFields) -> Verbosity | None:
+    return body.text.verbosity if body.text else None
+
+
+def _response_format(body: ResponseFields) -> ResponseFormat | None:
     match body.text.format if body.text else None:
         case JsonText():
             return ResponseFormat()

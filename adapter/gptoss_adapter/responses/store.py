@@ -13,13 +13,16 @@ import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final, Self, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import JsonValue, TypeAdapter
 
 from gptoss_adapter.errors import InvalidRequestError, NotFoundError, ServiceUnavailableError
 from gptoss_adapter.responses.database import ResponseDatabase, StoredLink, StoredResponse
 from gptoss_adapter.responses.ids import is_unguessable
+from gptoss_adapter.responses.progress import EventChunk
+from gptoss_adapter.responses.told_again import telling_reasoning_again
 from gptoss_adapter.schemas.response_answers import ListedItem, ResponseObject
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_backend.settings import Settings
@@ -33,7 +36,47 @@ FILE_NAME: Final = "responses.sqlite"
 _BODIES_READ: Final = 8
 """Of the largest size, that one request may have read: parsed they take some five times their size in memory."""
 _SECONDS_A_DAY: Final = 24 * 60 * 60
+_GIVEN_UP: Final = "The server ended before this response did."
 _ITEMS: Final[TypeAdapter[list[Item]]] = TypeAdapter(list[ListedItem])
+
+
+class KeptResponse:
+    """A response as it is now, as far as the file tells."""
+
+    def __init__(self, stored: StoredResponse) -> None:
+        self._stored = stored
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether somebody, here or in another process, is making it."""
+        return self._stored.is_under_way
+
+    def json(self, *, carries_reasoning: bool = False) -> str:
+        """Return it as it is answered.
+
+        carries_reasoning: its items of reasoning tell their text again, as `telling_reasoning_again` does.
+        """
+        stored = self._stored
+        if carries_reasoning:
+            stored = replace(stored, output=_json_of(telling_reasoning_again(_items_of([stored.output]))))
+        if stored.is_given_up:
+            return json.dumps(KeptResponse(stored).document())
+        return f'{stored.response[:-1]},"output":{stored.output}}}'
+
+    def document(self) -> dict[str, JsonValue]:
+        """Return it parsed. One whose maker is gone has failed."""
+        document = self._head() | {"output": json.loads(self._stored.output)}
+        if self._stored.is_given_up:
+            document |= {"status": "failed", "error": {"code": "server_error", "message": _GIVEN_UP}}
+        return document
+
+    def cancelled(self) -> StoredResponse:
+        """Return it as it is kept once it is cancelled."""
+        return replace(self._stored, response=json.dumps(self._head() | {"status": "cancelled"}))
+
+    def _head(self) -> dict[str, JsonValue]:
+        head: dict[str, JsonValue] = json.loads(self._stored.response)
+        return head
 
 
 class ResponseStore:
@@ -50,6 +93,7 @@ class ResponseStore:
         self._open_database = open_database
         self._max_read_bytes = max_read_bytes
         self._database: ResponseDatabase | None = None  # touched by the thread only
+        self._under_way: set[str] = set()  # begun here; touched by the event loop only
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="response-store")
 
     @classmethod
@@ -74,33 +118,72 @@ class ResponseStore:
         self._thread.shutdown()
 
     async def save(self, response: ResponseObject, own_input: Sequence[Item]) -> None:
-        """Keep a response and the items that it added to the conversation, all with ids."""
-        document = response.model_dump(mode="json", exclude_unset=True)
-        stored = StoredResponse(
-            id=response.id,
-            previous_id=response.previous_response_id,
-            output=json.dumps(document.pop("output")),
-            response=json.dumps(document),
-            input=_ITEMS.dump_json(list(own_input), exclude_unset=True, ensure_ascii=True).decode(),
-        )
-        # by an id that anybody may think of, another client's item could be had, or put in this one's place
-        item_ids = [item.id for item in (*own_input, *response.output) if item.id and is_unguessable(item.id)]
+        """Keep a response that is over and the items that it added to the conversation, all with ids."""
+        stored, item_ids = _stored(response, own_input), _ids_of([*own_input, *response.output])
         await self._run(lambda database: database.save(stored, item_ids))
 
-    async def response(self, response_id: str) -> bytes:
-        """Return a response as it was answered, as JSON. Raises NotFoundError."""
+    async def begin(
+        self, response: ResponseObject, own_input: Sequence[Item], chunks: Sequence[EventChunk] = ()
+    ) -> None:
+        """Keep a response that is not over yet, with its events so far. It stays under way until `end`."""
+        stored, item_ids = _stored(response, own_input), _ids_of(own_input)
+        await self._run(lambda database: database.begin(stored, item_ids, chunks))
+        self._under_way.add(response.id)
+
+    async def change(self, response: ResponseObject) -> None:
+        """Keep how far a response under way has come."""
+        stored = _stored(response, ())
+        await self._run(lambda database: database.change(stored.id, stored.response))
+
+    async def end(self, response: ResponseObject, chunks: Sequence[EventChunk] = ()) -> bool:
+        """Keep how a response under way ended, and its events.
+
+        False where that is not for us to say any more: it was deleted or cancelled, maybe in another process.
+        """
+        stored, item_ids = _stored(response, ()), _ids_of(response.output)
+        # where this fails the lease runs out: the response was given up
+        self._under_way.discard(response.id)
+        return await self._run(lambda database: database.end(stored, item_ids, chunks))
+
+    async def renew(self) -> set[str]:
+        """Say that those under way here still are; returns the ids of the ones that were deleted or cancelled."""
+        ids = frozenset(self._under_way)
+        if not ids:
+            return set()
+        lost = await self._run(lambda database: database.progress.renew(ids))
+        return lost & self._under_way  # others have ended meanwhile
+
+    async def cancel(self, response_id: str) -> None:
+        """Keep a response that is under way, here or in another process, as cancelled: its maker learns of it."""
+        response = await self.response(response_id)
+        if response.is_under_way:
+            await self._run(lambda database: database.end(response.cancelled(), (), ()))
+
+    async def response(self, response_id: str) -> KeptResponse:
+        """Return a response as it is now. Raises NotFoundError."""
         stored = await self._run(lambda database: database.load(response_id))
         if stored is None:
             raise _response_not_found(response_id)
-        return f'{stored.response[:-1]},"output":{stored.output}}}'.encode()
+        return KeptResponse(stored)
+
+    async def events(self, response_id: str) -> list[EventChunk]:
+        """Return the events that are kept of a response; none where its stream cannot be taken up again."""
+        return await self._run(lambda database: database.progress.events(response_id))
 
     async def conversation(self, response_id: str) -> list[Item]:
         """Return what the response was made from and what it gave.
 
-        Raises InvalidRequestError where some is missing, or there is more than one request may have read.
+        Raises InvalidRequestError where it is not over yet, where some is missing, or there is more than one request
+        may have read.
         """
 
         def read(database: ResponseDatabase) -> list[Item]:
+            if database.progress.is_under_way(response_id):
+                raise InvalidRequestError(
+                    f"Previous response with id '{response_id}' is still in progress; continue it once it has ended.",
+                    param="previous_response_id",
+                    code="previous_response_in_progress",
+                )
             links = self._chain(database, response_id, "previous_response_id")
             missing = links[0].previous_id if links else response_id
             if missing is not None:
@@ -184,6 +267,27 @@ class ResponseStore:
         except (sqlite3.Error, OSError) as error:
             logger.error("the store of responses failed: %s", error)
             raise ServiceUnavailableError("The store of responses is not available; its log says why.") from error
+
+
+def _json_of(items: Iterable[Item]) -> str:
+    return _ITEMS.dump_json(list(items), exclude_unset=True, ensure_ascii=True).decode()
+
+
+def _stored(response: ResponseObject, own_input: Sequence[Item]) -> StoredResponse:
+    document = response.model_dump(mode="json", exclude_unset=True)
+    return StoredResponse(
+        id=response.id,
+        previous_id=response.previous_response_id,
+        output=json.dumps(document.pop("output")),
+        response=json.dumps(document),
+        input=_json_of(own_input),
+    )
+
+
+def _ids_of(items: Sequence[Item]) -> list[str]:
+    """Return the ids by which items are found."""
+    # by an id that anybody may think of, another client's item could be had, or put in this one's place
+    return [item.id for item in items if item.id and is_unguessable(item.id)]
 
 
 def _items_of(texts: Iterable[str]) -> list[Item]:

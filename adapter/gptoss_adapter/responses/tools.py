@@ -19,7 +19,7 @@ from gptoss_adapter.schemas.responses import (
     HostedTool,
     NamedFunction,
     RequestedTool,
-    ResponseRequest,
+    ResponseFields,
     ResponseTool,
 )
 from gptoss_backend.contract import FunctionTool, ToolChoice, ToolChoiceMode
@@ -59,7 +59,7 @@ def _offers_of(tool: RequestedTool, place: str) -> Iterator[Offer]:
             yield Offer(f"{place}.tools[{at}]", function, tool)
 
 
-def allowed_offers(body: ResponseRequest) -> list[Offer]:
+def allowed_offers(body: ResponseFields) -> list[Offer]:
     """Return the functions the model is told of."""
     every = offers(body.tools)
     if not isinstance(body.tool_choice, AllowedFunctions):
@@ -92,7 +92,7 @@ def function_tools(offered: Iterable[Offer]) -> Iterator[FunctionTool]:
         yield FunctionTool(offer.name, description, function.parameters, strict=bool(function.strict))
 
 
-def tool_choice(body: ResponseRequest) -> ToolChoice:
+def tool_choice(body: ResponseFields) -> ToolChoice:
     """Return the choice. Raises InvalidRequestError where it names what is not there."""
     names = {offer.name for offer in offers(body.tools)}
     match body.tool_choice:

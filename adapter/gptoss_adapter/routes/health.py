@@ -18,7 +18,6 @@ from starlette.responses import JSONResponse, Response
 from gptoss_adapter.inference import ModelServerStatus, ReplicaStatus
 from gptoss_adapter.serving import VERSION, Services, Shared
 from gptoss_adapter.stats_triton import TritonFigures
-from gptoss_backend.heartbeat import stuck_parts
 
 router = APIRouter(tags=["health"])
 
@@ -98,9 +97,8 @@ async def _ask_triton(services: Services) -> tuple[ModelServerStatus, TritonFigu
 
 def _stuck(services: Services, figures: TritonFigures | None) -> list[str]:
     """Return what lives but does not get on, which Triton itself takes for ready."""
-    step_timeout_s = services.settings.server.step_timeout_s
-    now_s = time.time()
-    stuck = [stuck_parts(page, now_s, step_timeout_s) for page in (figures.pages if figures is not None else ())]
+    pages = figures.pages if figures is not None else {}
+    stuck = services.heartbeats.stuck_parts(pages, services.settings.server.step_timeout_s).values()
     # as long as one of several replicas gets on, a chat sent now is answered
     return [part for parts in stuck for part in parts] if all(stuck) else []
 

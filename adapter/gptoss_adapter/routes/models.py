@@ -1,7 +1,7 @@
 """GET /v1/models and GET /v1/models/{id}.
 
 Stage: 1 route.
-Owns: how the served models, and the name that stands for whichever the profile runs on, are described.
+Owns: how the served models, and the names that stand for one of them, are described.
 Does not know: whether they are ready (health.py).
 """
 
@@ -10,21 +10,22 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from gptoss_adapter.schemas.answers import ErrorBody, ModelCard, ModelList
-from gptoss_adapter.serving import MODEL_ALIAS, Services, Shared
+from gptoss_adapter.serving import Services, Shared
+from gptoss_backend.contract import MODEL_ALIAS
 
 router = APIRouter(tags=["models"])
 
 
 @router.get("/v1/models")
 async def list_models(services: Shared) -> ModelList:
-    """List the models served here, and the alias."""
-    names = [*(name.openai for name in services.models.names), MODEL_ALIAS]
+    """List the models served here, the alias, and the names that the operator has given."""
+    names = [*(name.openai for name in services.models.names), MODEL_ALIAS, *services.models.given_names]
     return ModelList(object="list", data=[await _card(name, services) for name in names])
 
 
 @router.get("/v1/models/{model:path}", responses={"4XX": {"model": ErrorBody}})
 async def get_model(model: str, services: Shared) -> ModelCard:
-    """Describe one model."""
+    """Describe one model, by any name that a request may give it."""
     return await _card(model, services)
 
 

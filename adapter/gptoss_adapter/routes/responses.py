@@ -7,6 +7,7 @@ Does not know: gRPC, Harmony, tables, how an event is framed.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal
@@ -19,9 +20,12 @@ from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import ApiError, InvalidRequestError
 from gptoss_adapter.raw_prompts import token_ids
-from gptoss_adapter.responses.answering import Answering, asked_chat, naming_fields_of_this_api
+from gptoss_adapter.responses.answering import Answering, asked_chat, chat_prompt, naming_fields_of_this_api
+from gptoss_adapter.responses.background import BackgroundResponses
 from gptoss_adapter.responses.events import EventWriter
+from gptoss_adapter.responses.resuming import ResumedStream
 from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.told_again import telling_reasoning_again
 from gptoss_adapter.responses.tools import allowed_offers
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.response_answers import (
@@ -30,10 +34,10 @@ from gptoss_adapter.schemas.response_answers import (
     ResponseItemList,
     ResponseObject,
 )
-from gptoss_adapter.schemas.responses import ResponseRequest
+from gptoss_adapter.schemas.responses import CARRIED_REASONING, Includable, InputTokensRequest, ResponseRequest
 from gptoss_adapter.serving import Services, Shared
 from gptoss_adapter.sse import EventStream
-from gptoss_adapter.validation import StrictJsonRoute
+from gptoss_adapter.validation import StrictQueryRoute
 
 
 @asynccontextmanager
@@ -41,9 +45,14 @@ async def _keep_store(app: FastAPI) -> AsyncIterator[None]:
     """Begins after the app's own lifespan has, and ends before it."""
     services: Services = app.state.services
     app.state.response_store = store = ResponseStore.from_settings(services.settings)
+    max_under_way = services.settings.adapter.max_background_responses
+    app.state.background_responses = background = BackgroundResponses(store, services.drain, max_under_way)
+    watch = asyncio.create_task(background.watch(), name="watch-responses")
     try:
         yield
     finally:
+        await background.close()
+        watch.cancel()
         await store.close()
 
 
@@ -52,11 +61,17 @@ async def _store_of(request: Request) -> ResponseStore:
     return store
 
 
+async def _background_of(request: Request) -> BackgroundResponses:
+    background: BackgroundResponses = request.app.state.background_responses
+    return background
+
+
 Store = Annotated[ResponseStore, Depends(_store_of)]
+Background = Annotated[BackgroundResponses, Depends(_background_of)]
 
 router = APIRouter(
     tags=["responses"],
-    route_class=StrictJsonRoute,
+    route_class=StrictQueryRoute,
     lifespan=_keep_store,
     responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
 )
@@ -69,9 +84,16 @@ router = APIRouter(
     response_model=ResponseObject,
     responses={200: {"content": {EventStream.media_type: {"schema": {"type": "string"}}}}},
 )
-async def create_response(body: ResponseRequest, request: Request, services: Shared, store: Store) -> Response:
-    """Answer a conversation, or the next part of one, streamed or whole."""
+async def create_response(
+    body: ResponseRequest, request: Request, services: Shared, store: Store, background: Background
+) -> Response:
+    """Answer a conversation, or the next part of one, streamed or whole, or in the background."""
     answering = await Answering.of(body, services, store)
+    if body.background:
+        begun = await background.begin(answering, current_record(), streamed=bool(body.stream))
+        if begun.events is not None:
+            return _event_stream(ResumedStream.of_log(begun.events), services)
+        return Response(answering.response.json_bytes(), media_type="application/json")
     if body.stream:
         events = EventWriter()
         return EventStream(
@@ -91,6 +113,7 @@ async def create_response(body: ResponseRequest, request: Request, services: Sha
 async def _streamed(answering: Answering, events: EventWriter) -> AsyncGenerator[bytes, None]:
     async with answering:
         await answering.start()
+        await answering.begin_to_keep()
         created = events.lifecycle("response.created", answering.response)
         yield created + events.lifecycle("response.in_progress", answering.response)
         async for told in answering:
@@ -101,49 +124,85 @@ async def _streamed(answering: Answering, events: EventWriter) -> AsyncGenerator
         yield ended + events.lifecycle(f"response.{response.status}", response)
 
 
+def _event_stream(resumed: ResumedStream, services: Services) -> EventStream:
+    return EventStream(resumed.framed(), services.settings.adapter.keepalive_s, failure=resumed.failure)
+
+
 def _failure(answering: Answering, events: EventWriter, error: ApiError) -> bytes:
     """Return the event that ends a stream: the failed response, or the bare error where none was created yet."""
     if events.has_begun:
         return events.lifecycle("response.failed", answering.failed(error))
-    return events.write([("error", {"code": error.code, "message": error.message, "param": error.param})])
+    return events.error(error)
 
 
 @router.post("/v1/responses/input_tokens")
 async def count_input_tokens(
-    body: ResponseRequest, request: Request, services: Shared, store: Store
+    body: InputTokensRequest, request: Request, services: Shared, store: Store
 ) -> CountedInputTokens:
-    """Count the tokens of the prompt that a request would make."""
-    chat, _ = await asked_chat(body, services.route(body.model, body.profile), services, store)
+    """Count the tokens of the prompt that a request would make, of the alias where it names no model."""
+    served = services.route(body.model, body.profile)
+    chat, _ = await asked_chat(body, served, services, store)
     async with until_disconnect(request.receive):
         with naming_fields_of_this_api(allowed_offers(body)):
-            prompt = await services.model_server.preprocess(chat, current_record().request_id)
+            prompt = await chat_prompt(body, chat, served, services).ids()
     return CountedInputTokens(object="response.input_tokens", input_tokens=len(token_ids(prompt)))
 
 
 # --- those that are kept --------------------------------------------------------------------------------------------
 
 
-@router.get("/v1/responses/{response_id}", response_model=ResponseObject)
-async def get_response(response_id: str, store: Store, stream: Annotated[bool, Query()] = False) -> Response:
-    """Return a response that is kept."""
+Include = Annotated[list[Includable] | None, Query()]
+"""What is told in addition. Log probabilities are told where they were asked for when the answer was made."""
+
+
+@router.get(
+    "/v1/responses/{response_id}",
+    response_model=ResponseObject,
+    responses={200: {"content": {EventStream.media_type: {"schema": {"type": "string"}}}}},
+)
+async def get_response(
+    response_id: str,
+    services: Shared,
+    store: Store,
+    background: Background,
+    include: Include = None,
+    stream: Annotated[bool, Query()] = False,
+    starting_after: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+    include_obfuscation: Annotated[bool, Query()] = False,
+) -> Response:
+    """Return a response that is kept, as it is now, or the events of one whose stream can be taken up again."""
+    if include_obfuscation:
+        message = "Unsupported value for 'include_obfuscation': this server does not honour it; leave it out."
+        raise InvalidRequestError(message, param="include_obfuscation", code="unsupported_parameter")
     if stream:
-        message = "A response that is kept is whole, and is not streamed again; leave 'stream' out."
-        raise InvalidRequestError(message, param="stream", code="unsupported_parameter")
-    return Response(await store.response(response_id), media_type="application/json")
+        after = -1 if starting_after is None else starting_after
+        return _event_stream(await ResumedStream.of(response_id, after, background, store), services)
+    if starting_after is not None:
+        message = "'starting_after' is only allowed when 'stream' is true."
+        raise InvalidRequestError(message, param="starting_after", code="invalid_value")
+    kept = await store.response(response_id)
+    return Response(kept.json(carries_reasoning=CARRIED_REASONING in (include or ())), media_type="application/json")
 
 
 @router.delete("/v1/responses/{response_id}")
-async def delete_response(response_id: str, store: Store) -> DeletedResponse:
-    """Forget a response."""
+async def delete_response(response_id: str, store: Store, background: Background) -> DeletedResponse:
+    """Forget a response; one that is under way in the background ends."""
     await store.delete(response_id)
+    if (made_here := background.find(response_id)) is not None:
+        await made_here.cancel()
     return DeletedResponse(id=response_id, object="response", deleted=True)
 
 
 @router.post("/v1/responses/{response_id}/cancel", response_model=ResponseObject)
-async def cancel_response(response_id: str, store: Store) -> Response:
-    """Refuse: only responses made in the background could be cancelled, and there are none."""
-    await store.response(response_id)
-    raise InvalidRequestError("Cannot cancel a synchronous response.", param="response_id", code="invalid_value")
+async def cancel_response(response_id: str, store: Store, background: Background) -> Response:
+    """End a response that is under way in the background, and return it as it is then; one that is over stays so."""
+    kept = await store.response(response_id)
+    if not kept.document()["background"]:
+        raise InvalidRequestError("Cannot cancel a synchronous response.", param="response_id", code="invalid_value")
+    if (made_here := background.find(response_id)) is not None:
+        await made_here.cancel()
+    await store.cancel(response_id)
+    return Response((await store.response(response_id)).json(), media_type="application/json")
 
 
 @router.get("/v1/responses/{response_id}/input_items", response_model=ResponseItemList)
@@ -153,6 +212,7 @@ async def list_input_items(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Annotated[Literal["asc", "desc"], Query()] = "desc",
     after: Annotated[str | None, Query()] = None,
+    include: Include = None,
 ) -> Response:
     """List what a response was made from: its own input, and all that it continues."""
     items = await store.input_items(response_id)
@@ -161,6 +221,8 @@ async def list_input_items(
     if after is not None:
         items = items[_position_after(after, [item.id for item in items]) :]
     page = items[:limit]
+    if CARRIED_REASONING in (include or ()):
+        page = telling_reasoning_again(page)
     answer = ResponseItemList(
         object="list",
         data=page,

@@ -16,9 +16,10 @@ FinishReasonName = Literal["stop", "length", "tool_calls"]
 
 
 class PromptTokensDetails(AnswerModel):
-    """Of the prompt's tokens, those whose keys and values were still in the KV cache."""
+    """Of the prompt's tokens, those whose keys and values were still in the KV cache, and those now written to it."""
 
     cached_tokens: int
+    cache_write_tokens: int
 
 
 class CompletionTokensDetails(AnswerModel):
@@ -43,7 +44,9 @@ class Usage(AnswerModel):
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             total_tokens=prompt_tokens + completion_tokens,
-            prompt_tokens_details=PromptTokensDetails(cached_tokens=cached_tokens),
+            prompt_tokens_details=PromptTokensDetails(
+                cached_tokens=cached_tokens, cache_write_tokens=prompt_tokens - cached_tokens
+            ),
             completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reasoning_tokens),
         )
 
@@ -196,7 +199,7 @@ class ModelCard(AnswerModel):
     created: int
     owned_by: str
     root: str
-    """The model behind the name: another one for the alias only."""
+    """The model behind the name."""
     profiles: list[str]
     """Those by which `gpt-oss` leads to this model, its own first."""
     max_model_len: int | None

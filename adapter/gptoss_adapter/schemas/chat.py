@@ -7,12 +7,23 @@ Does not know: the contract with Triton (prompting.py maps to it).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Discriminator, Field, JsonValue, Tag
+from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag
+from pydantic_core import PydanticCustomError
 
-from gptoss_adapter.schemas.fields import Harmless, Labels, ListOf, NotHonoured, RequestModel, choice_kind, content_kind
-from gptoss_adapter.schemas.sampling import GenerationFields
+from gptoss_adapter.schemas.fields import (
+    UNSUPPORTED,
+    Harmless,
+    Labels,
+    ListOf,
+    NotHonoured,
+    RequestModel,
+    choice_kind,
+    content_kind,
+    of_types,
+)
+from gptoss_adapter.schemas.sampling import GenerationFields, ModelField
 
 # --- messages -------------------------------------------------------------------------------------------------------
 
@@ -24,16 +35,32 @@ class TextPart(RequestModel):
     text: str
     cache_control: Harmless = None
     """Harmless: Anthropic's hint on what to keep. What is computed here is kept without one."""
+    prompt_cache_breakpoint: Harmless = None
+    """Harmless: OpenAI's, as `cache_control`."""
 
 
+class RefusalPart(RequestModel):
+    """A piece of an earlier answer of OpenAI's models, in which they refuse. To this model it is what was said."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        """What was said."""
+        return self.refusal
+
+
+_CONTENT_KIND: Final = Discriminator(
+    content_kind,
+    custom_error_type="content_type",
+    custom_error_message="Input should be a string or a list of text parts",
+)
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[ListOf[TextPart], Tag("parts")],
-    Discriminator(
-        content_kind,
-        custom_error_type="content_type",
-        custom_error_message="Input should be a string or a list of text parts",
-    ),
+    Annotated[str, Tag("text")] | Annotated[ListOf[Annotated[TextPart, of_types("text")]], Tag("parts")], _CONTENT_KIND
 ]
+AnswerPart = Annotated[TextPart | RefusalPart, Field(discriminator="type"), of_types("text", "refusal")]
+AnswerContent = Annotated[Annotated[str, Tag("text")] | Annotated[ListOf[AnswerPart], Tag("parts")], _CONTENT_KIND]
 
 
 class SystemMessage(RequestModel):
@@ -90,7 +117,7 @@ class AssistantMessage(RequestModel):
     """An earlier answer, as this server or another gave it."""
 
     role: Literal["assistant"]
-    content: Content | None = None
+    content: AnswerContent | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     """Another name for `reasoning`."""
@@ -105,8 +132,10 @@ class AssistantMessage(RequestModel):
     """Harmless: Anthropic's form of `reasoning`, which LiteLLM sends back beside it."""
     name: str | None = None
     """Harmless: the model is told roles, not names."""
-    refusal: Annotated[object, NotHonoured("")] = None
-    annotations: Annotated[object, NotHonoured([])] = None
+    refusal: str | None = None
+    """Read as content, behind what there is of it."""
+    annotations: Harmless = None
+    """Harmless: citations of another server's tools."""
     audio: Annotated[object, NotHonoured()] = None
     function_call: Annotated[object, NotHonoured(instead="say it with 'tool_calls'")] = None
 
@@ -224,7 +253,16 @@ ResponseFormatField = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 # --- the request ----------------------------------------------------------------------------------------------------
 
-Effort = Literal["low", "medium", "high"]
+
+def _check_reasons(value: object) -> object:
+    if value == "none":
+        raise PydanticCustomError(UNSUPPORTED, "these models always reason; the least there is is 'low'")
+    return value
+
+
+Effort = Annotated[Literal["minimal", "low", "medium", "high", "xhigh", "max"], BeforeValidator(_check_reasons)]
+"""The models were trained on low, medium and high: less than the one is low, more than the other high."""
+Verbosity = Literal["low", "medium", "high"]
 
 
 class TemplateFields(RequestModel):
@@ -242,11 +280,18 @@ class PromptFields(RequestModel):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormatField | None = None
     reasoning_effort: Effort | None = None
-    """What the models were trained on. They always reason, so none and minimal are refused, as is more than high."""
+    verbosity: Verbosity | None = None
+    """The models have no switch for it: low and high are a line of the developer message, medium is none."""
     chat_template_kwargs: TemplateFields | None = None
+    add_special_tokens: bool | None = None
+    """Harmless: this tokenizer adds none."""
+
+    # vLLM's, as they are without being said
+    add_generation_prompt: Annotated[object, NotHonoured(True)] = None
+    continue_final_message: Annotated[object, NotHonoured(False)] = None
 
 
-class ChatCompletionRequest(PromptFields, GenerationFields):
+class ChatCompletionRequest(PromptFields, GenerationFields, ModelField):
     """A chat to continue by one assistant turn, or by several to choose from."""
 
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
@@ -269,6 +314,9 @@ class ChatCompletionRequest(PromptFields, GenerationFields):
     modalities: Annotated[object, NotHonoured(["text"])] = None
     audio: Annotated[object, NotHonoured()] = None
     prediction: Annotated[object, NotHonoured()] = None
-    verbosity: Annotated[object, NotHonoured("medium", instead="say it in a system message")] = None
     web_search_options: Annotated[object, NotHonoured()] = None
     moderation: Annotated[object, NotHonoured()] = None
+
+    # vLLM's, as they are without being said
+    echo: Annotated[object, NotHonoured(False)] = None
+    skip_special_tokens: Annotated[object, NotHonoured(True)] = None

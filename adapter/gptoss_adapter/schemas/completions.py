@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Discriminator, Field, Tag
 
 from gptoss_adapter.schemas.fields import ListOf, NotHonoured
-from gptoss_adapter.schemas.sampling import GenerationFields, StopString, TokenId, one_or_several
+from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, StopString, TokenId, one_or_several
 
 _Text = Annotated[str, Field(min_length=1)]
 _TokenIds = Annotated[ListOf[TokenId], Field(min_length=1)]
@@ -49,7 +49,7 @@ Stop = Annotated[
 """More than OpenAI takes: lm-eval's tasks have up to 16."""
 
 
-class CompletionRequest(GenerationFields):
+class CompletionRequest(GenerationFields, ModelField):
     """Raw text or token ids to continue. Text is taken as text: `<|end|>` in it is no special token."""
 
     prompt: Prompt

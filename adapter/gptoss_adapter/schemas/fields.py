@@ -59,7 +59,8 @@ Labels = Annotated[
 class RequestModel(BaseModel):
     """A JSON object a client sends: types are not coerced, unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    # an item is told again under the names it came under
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, serialize_by_alias=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -108,6 +109,22 @@ class NotHonoured:
             "this server does not honour it{instead}; leave it out{choices}",
             {"instead": self._instead, "choices": choices},
         )
+
+
+def of_types(*taken: str) -> BeforeValidator:
+    """Refuse a part of content of another type in one sentence: what else it holds is no fault of its own."""
+    return BeforeValidator(lambda part: _of_types(part, taken))
+
+
+def _of_types(part: object, taken: tuple[str, ...]) -> object:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(kind, str) and kind not in taken:
+        raise PydanticCustomError(
+            "only_text",
+            "this model takes text only, but this part is of type '{kind}'; send parts of type {taken}",
+            {"kind": kind, "taken": " or ".join(f"'{one}'" for one in taken)},
+        )
+    return part
 
 
 def content_kind(value: object) -> str | None:

@@ -62,7 +62,7 @@ class ResponseObject(AnswerModel):
     created_at: int
     """Unix seconds, as is `completed_at`."""
     completed_at: int | None
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
     error: ResponseError | None
     incomplete_details: IncompleteDetails | None
     model: str
@@ -77,22 +77,24 @@ class ResponseObject(AnswerModel):
     text: dict[str, JsonValue]
     reasoning: dict[str, JsonValue]
     max_output_tokens: int | None
-    """The profile's, where the request names none."""
+    """What the request named. Without one, a profile's may end the answer."""
     max_tool_calls: int | None
     temperature: float
     top_p: float
     presence_penalty: float
     frequency_penalty: float
     top_logprobs: int
-    truncation: Literal["disabled"]
-    background: Literal[False]
+    truncation: Literal["auto", "disabled"]
+    background: bool
     store: bool
-    """Whether the response is, or once it is complete will be, kept."""
+    """Whether the response is, or once it is over will be, kept."""
     service_tier: Literal["default"]
     metadata: dict[str, str]
     user: str | None
     safety_identifier: str | None
     prompt_cache_key: str | None
+    prompt_cache_retention: str | None
+    prompt_cache_options: dict[str, JsonValue] | None
 
 
 class CountedInputTokens(AnswerModel):

@@ -9,16 +9,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from gptoss_adapter.schemas.carried_reasoning import reasoning_of
-from gptoss_adapter.schemas.fields import UNSUPPORTED, Harmless, ListOf, NotHonoured, RequestModel, content_kind
+from gptoss_adapter.schemas.chat import RefusalPart
+from gptoss_adapter.schemas.fields import (
+    UNSUPPORTED,
+    Harmless,
+    ListOf,
+    NotHonoured,
+    RequestModel,
+    content_kind,
+    of_types,
+)
 from gptoss_backend.harmony.prompt import TOOL_NAME
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 ItemId = Annotated[str, Field(min_length=1, max_length=256)]
 FunctionName = Annotated[str, Field(pattern=f"^{TOOL_NAME.pattern}$")]
+Async = Annotated[
+    object,
+    NotHonoured(False),
+    Field(validation_alias=AliasChoices("async", "async_"), serialization_alias="async"),
+]
+"""Whether a call goes on while the model does. OpenAI's client dumps it under the name that it has in Python."""
 
 
 def _emptied(value: object) -> object:
@@ -35,11 +50,15 @@ class MessagePart(RequestModel):
     logprobs: list[Any] | None = None
     cache_control: Harmless = None
     """Harmless: Anthropic's hint on what to keep."""
-    prompt_cache_breakpoint: Annotated[object, NotHonoured()] = None
+    prompt_cache_breakpoint: Harmless = None
+    """Harmless: OpenAI's, as `cache_control`."""
 
 
+ContentPart = Annotated[
+    MessagePart | RefusalPart, Field(discriminator="type"), of_types("input_text", "output_text", "refusal")
+]
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[ListOf[MessagePart], Tag("parts")],
+    Annotated[str, Tag("text")] | Annotated[ListOf[ContentPart], Tag("parts")],
     Discriminator(
         content_kind,
         custom_error_type="content_type",
@@ -70,7 +89,7 @@ class ReasoningText(RequestModel):
 
 
 class SummaryText(RequestModel):
-    """A piece of what another server made of the reasoning."""
+    """A piece of what another server made of the reasoning, or here the reasoning itself."""
 
     type: Literal["summary_text"]
     text: str
@@ -120,7 +139,10 @@ class FunctionCallItem(RequestModel):
     """JSON text, as the model wrote it."""
     namespace: str | None = None
     """Of the function, which the model knows by both names in one."""
+    created_by: str | None = None
+    """Harmless: who made the item, as OpenAI lists it."""
     caller: Annotated[object, NotHonoured({"type": "direct"})] = None
+    async_: Async = None
 
 
 class FunctionCallOutputItem(RequestModel):
@@ -135,6 +157,8 @@ class FunctionCallOutputItem(RequestModel):
     """Harmless: the call with this id says which function it was."""
     namespace: str | None = None
     """Harmless, as `name`."""
+    created_by: str | None = None
+    """Harmless: who made the item, as OpenAI lists it."""
     caller: Annotated[object, NotHonoured({"type": "direct"})] = None
 
 

@@ -11,9 +11,10 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag
 
+from gptoss_adapter.schemas.chat import Effort, Verbosity
 from gptoss_adapter.schemas.fields import Harmless, Labels, ListOf, NotHonoured, RequestModel, choice_kind
-from gptoss_adapter.schemas.response_items import FunctionName, InputItem
-from gptoss_adapter.schemas.sampling import GenerationFields, StreamOptions
+from gptoss_adapter.schemas.response_items import Async, FunctionName, InputItem
+from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, StreamOptions
 
 # --- tools ----------------------------------------------------------------------------------------------------------
 
@@ -31,6 +32,7 @@ class ResponseTool(RequestModel):
     """Harmless: Anthropic's hint on what to keep."""
     allowed_callers: Annotated[object, NotHonoured(["direct"])] = None
     defer_loading: Annotated[object, NotHonoured(False)] = None
+    async_: Async = None
     output_schema: dict[str, JsonValue] | None = None
     """Harmless: the model is told what a function takes."""
 
@@ -146,16 +148,20 @@ class TextConfig(RequestModel):
     """What the final text must be."""
 
     format: Annotated[PlainText | JsonText | SchemaText, Field(discriminator="type")] | None = None
-    verbosity: Annotated[object, NotHonoured("medium", instead="say it in 'instructions'")] = None
+    verbosity: Verbosity | None = None
+
+
+SummaryDetail = Literal["auto", "concise", "detailed"]
 
 
 class ReasoningConfig(RequestModel):
     """How the model reasons."""
 
-    effort: Literal["low", "medium", "high"] | None = None
-    summary: Annotated[object, NotHonoured("auto", "concise", "detailed")] = None
-    """Harmless: reasoning is told as it is, which is as detailed as can be; nothing is made of it."""
-    generate_summary: Annotated[object, NotHonoured("auto", "concise", "detailed")] = None
+    effort: Effort | None = None
+    summary: SummaryDetail | None = None
+    """Tell the reasoning once more as its own summary, for clients that read only that. All ask for the same."""
+    generate_summary: SummaryDetail | None = None
+    """The older name of `summary`."""
     context: Annotated[object, NotHonoured("auto")] = None
     mode: Annotated[object, NotHonoured("standard")] = None
 
@@ -190,8 +196,8 @@ class EventOptions(StreamOptions):
     continuous_usage_stats: Annotated[bool | None, NotHonoured(False)] = None
 
 
-class ResponseRequest(GenerationFields):
-    """A conversation, or the next part of one, to be answered.
+class ResponseFields(GenerationFields):
+    """A conversation, or the next part of one.
 
     The fields of a chat that OpenAI's API does not have here (stop, top_k, seed …) are taken too.
     """
@@ -213,6 +219,8 @@ class ResponseRequest(GenerationFields):
     tools: ListOf[InputTool] | None = None
     tool_choice: ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    """Whether the oldest of a conversation that is too long is left out, else it is refused."""
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
 
@@ -223,10 +231,12 @@ class ResponseRequest(GenerationFields):
     stream_options: EventOptions | None = None
 
     store: bool | None = None
+    background: bool | None = None
+    """Make the answer whether or not the client stays; it is fetched from the store."""
     include: ListOf[Includable] | None = None
     metadata: Labels | None = None
 
-    # harmless: labels and hints that change no answer; told again in the response
+    # harmless: labels and hints that change no answer; told again in the response, `service_tier` as the one there is
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
@@ -235,10 +245,8 @@ class ResponseRequest(GenerationFields):
     prompt_cache_retention: str | None = None
     prompt_cache_options: Harmless = None
     client_metadata: Harmless = None
-    """Codex's notes on itself."""
+    """Harmless: Codex's notes on itself."""
 
-    background: Annotated[object, NotHonoured(False)] = None
-    truncation: Annotated[object, NotHonoured("disabled")] = None
     conversation: Annotated[object, NotHonoured(instead="say it with 'previous_response_id'")] = None
     prompt: Annotated[object, NotHonoured(instead="say it with 'instructions' and 'input'")] = None
     context_management: Annotated[object, NotHonoured([])] = None
@@ -246,3 +254,14 @@ class ResponseRequest(GenerationFields):
     moderation: Annotated[object, NotHonoured()] = None
     access_programs: Annotated[object, NotHonoured()] = None
     image: Annotated[object, NotHonoured()] = None
+
+
+class ResponseRequest(ResponseFields, ModelField):
+    """One to be answered."""
+
+
+class InputTokensRequest(ResponseFields):
+    """One whose prompt is to be counted."""
+
+    model: str | None = None
+    personality: Annotated[object, NotHonoured(instead="say it in 'instructions'")] = None

@@ -51,10 +51,15 @@ class StreamOptions(RequestModel):
     include_obfuscation: Annotated[object, NotHonoured(False)] = None
 
 
+class ModelField(RequestModel):
+    """Which model is asked."""
+
+    model: str
+
+
 class GenerationFields(RequestModel):
     """The common fields. null is as good as leaving one out."""
 
-    model: str
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
 
     max_tokens: Annotated[int, Field(ge=1, lt=_INT32)] | None = None
@@ -97,6 +102,12 @@ class GenerationFields(RequestModel):
 
     user: str | None = None
     """Harmless: a label that changes no answer."""
+
+    # vLLM's, as they are without being said
+    include_stop_str_in_output: Annotated[object, NotHonoured(False)] = None
+    length_penalty: Annotated[object, NotHonoured(1.0)] = None
+    spaces_between_special_tokens: Annotated[object, NotHonoured(True)] = None
+    use_beam_search: Annotated[object, NotHonoured(False)] = None
 
     @property
     def stop_strings(self) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 from pydantic import Discriminator, Field, Tag
 
 from gptoss_adapter.schemas.chat import PromptFields
-from gptoss_adapter.schemas.fields import ListOf, NotHonoured, RequestModel
+from gptoss_adapter.schemas.fields import ListOf, RequestModel
 from gptoss_adapter.schemas.sampling import TokenId
 
 _MOST_TOKENS: Final = 2**20
@@ -35,8 +35,6 @@ class TokenizeTextRequest(_TokenizeFields):
 
 class TokenizeChatRequest(_TokenizeFields, PromptFields):
     """A chat to be rendered as `/v1/chat/completions` would."""
-
-    add_generation_prompt: Annotated[object, NotHonoured(True)] = None
 
 
 def _kind(value: object) -> str:

@@ -23,7 +23,11 @@ class PromptTooLong(InvalidRequest):
     """The prompt leaves no room for an answer in the context."""
 
     def __init__(self, prompt_tokens: int, max_model_len: int) -> None:
-        super().__init__(f"the prompt has {prompt_tokens} tokens, the context holds {max_model_len}")
+        # OpenAI's words, by which LiteLLM, OpenHands and others know that a shorter conversation will do
+        super().__init__(
+            f"This model's maximum context length is {max_model_len} tokens. "
+            f"However, your prompt has {prompt_tokens} tokens. Please reduce its length."
+        )
 
 
 class QueueFull(EngineError):  # noqa: N818

@@ -45,6 +45,24 @@ class ExpertShape:
     swiglu_limit: float
 
 
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """What the experts make of each token, before it is summed: the next kernel can do that by the way."""
+
+    outputs: Tensor
+    """[num_tokens * top_k, hidden] float32, a token's after one another, in the router's order"""
+    shares: Tensor
+    """[num_tokens, top_k] float32"""
+
+    def sum(self) -> Tensor:
+        """Return each token's weighted sum, [num_tokens, hidden] float32."""
+        return (self.outputs.view(*self.shares.shape, -1) * self.shares[..., None]).sum(dim=1)
+
+
+Addition = Tensor | Mixture
+"""What a layer adds to the residual stream, [num_tokens, hidden]."""
+
+
 def mix_experts(hidden: Tensor, weights: ExpertWeights, shape: ExpertShape) -> Tensor:
     """Send each token through its top experts and return their weighted sum in float32; both [num_tokens, hidden]."""
     scores = F.linear(hidden, weights.router, weights.router_bias)
@@ -62,7 +80,7 @@ def mix_experts(hidden: Tensor, weights: ExpertWeights, shape: ExpertShape) -> T
             outputs[order[span]] = _apply_expert(sorted_hidden[span], expert, weights, shape).float()
             end += count
     # summed in the router's order, whatever else is in the batch
-    return (outputs.view(*top_experts.shape, -1) * shares[..., None]).sum(dim=1)
+    return Mixture(outputs, shares).sum()
 
 
 def _apply_expert(hidden: Tensor, expert: int, weights: ExpertWeights, shape: ExpertShape) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gptoss_backend.engine.attention import AttentionPlan, attend
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.experts import project
+from gptoss_backend.engine.experts import Addition, Mixture, project
 from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
 from gptoss_backend.engine.kv_cache import BlockTables
 from gptoss_backend.engine.rope import RotaryEmbedding
@@ -31,14 +31,23 @@ class LayerCache:
     is_sliding: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A matmul with a bias, or without one."""
+
+    weight: Matrix
+    """[num_outputs, num_inputs]"""
+    bias: Tensor | None
+
+
 class StepAttention(Protocol):
     """Attention in all layers of one step: what they have in common is looked up once."""
 
-    def attend(self, heads: Tensor, cache: LayerCache, sinks: Tensor) -> Tensor:
+    def attend(self, rows: Tensor, qkv: Projection, cache: LayerCache, sinks: Tensor) -> Tensor:
         """Write the step's keys and values into the cache, in place, and return [num_tokens, num_heads * head_dim].
 
-        heads: [num_tokens, (num_heads + 2 * num_kv_heads) * head_dim]: queries, keys, values, not yet rotated.
-        sinks: [num_heads].
+        rows: [num_tokens, num_inputs], of which qkv makes queries, keys and values, [num_tokens, (num_heads + 2 *
+        num_kv_heads) * head_dim], not yet rotated. sinks: [num_heads].
         """
 
 
@@ -54,9 +63,12 @@ class Operators(Protocol):
         """
 
     def add_and_norm(
-        self, hidden: Tensor, addition: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+        self, hidden: Tensor, addition: Addition | None, weight: Tensor, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """Return (hidden + addition in hidden's dtype, its RMSNorm in `dtype`), all [num_tokens, hidden]."""
+
+    def sum(self, addition: Addition) -> Tensor:
+        """Return what a layer adds, [num_tokens, hidden], of a mixture its sum."""
 
     def linear(self, rows: Tensor, weight: Matrix, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
         """Return rows @ weight.T + bias in rows' dtype, in `out` where there is one.
@@ -87,12 +99,17 @@ class TorchOperators:
 
     @staticmethod
     def add_and_norm(
-        hidden: Tensor, addition: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+        hidden: Tensor, addition: Addition | None, weight: Tensor, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """Add, then RMSNorm in float32, whatever the compute dtype."""
         if addition is not None:
-            hidden = hidden + addition.to(hidden.dtype)
+            hidden = hidden + TorchOperators.sum(addition).to(hidden.dtype)
         return hidden, F.rms_norm(hidden.float(), weight.shape, weight, eps).to(dtype)
+
+    @staticmethod
+    def sum(addition: Addition) -> Tensor:
+        """Sum, as `Operators` says."""
+        return addition.sum() if isinstance(addition, Mixture) else addition
 
     @staticmethod
     def linear(rows: Tensor, weight: Matrix, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
@@ -113,8 +130,9 @@ class _TorchAttention:
     full: AttentionPlan
     sliding: AttentionPlan
 
-    def attend(self, heads: Tensor, cache: LayerCache, sinks: Tensor) -> Tensor:
+    def attend(self, rows: Tensor, qkv: Projection, cache: LayerCache, sinks: Tensor) -> Tensor:
         num_kv_heads, _, head_dim = cache.keys.shape
+        heads = TorchOperators.linear(rows, qkv.weight, qkv.bias)
         sizes = [len(sinks), num_kv_heads, num_kv_heads]
         queries, keys, values = torch.split(heads.view(len(heads), -1, head_dim), sizes, dim=1)
         queries, keys = (RotaryEmbedding.rotate(part, *self.rotation) for part in (queries, keys))

@@ -19,11 +19,11 @@ from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.eagle.config import HeadConfig
 from gptoss_backend.engine.eagle.head import DraftHead, TokenPlaces
 from gptoss_backend.engine.eagle.weights import HeadWeights
-from gptoss_backend.engine.experts import ExpertShape, ExpertWeights, mix_experts
+from gptoss_backend.engine.experts import Addition, ExpertShape, ExpertWeights, mix_experts
 from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
 from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.mxfp4 import PackedMatrices
-from gptoss_backend.engine.operators import LayerCache, Operators, StepAttention, operators_for
+from gptoss_backend.engine.operators import LayerCache, Operators, Projection, StepAttention, operators_for
 from gptoss_backend.engine.rope import RotaryEmbedding
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.transfer import send
@@ -52,7 +52,7 @@ class Alone:
         return StepOutput(logits.argmax(dim=-1).tolist(), logits if with_logits else None)
 
 
-ExpertMixer = Callable[[Tensor, ExpertWeights, ExpertShape], Tensor]
+ExpertMixer = Callable[[Tensor, ExpertWeights, ExpertShape], Addition]
 
 
 def mixer_for(weights: ExpertWeights) -> ExpertMixer:
@@ -149,7 +149,7 @@ class TorchModel(LocalModel):
         """Return the residual stream [num_tokens, hidden] after this shard's layers, writing keys and values."""
         attention = self._operators.attention(batch, tables, self._rope, self.dtype)
         places = None if self._head is None else TokenPlaces.of(batch, tables, self.device)
-        return self._through_layers(hidden, attention, places)
+        return self._add(*self._through_layers(hidden, attention, places))
 
     def draft(self, batch: Batch, cache: BlockTables, num_tokens: int) -> list[list[int]]:
         """Let the head guess, as `Model.draft` says."""
@@ -173,9 +173,14 @@ class TorchModel(LocalModel):
         assert table is not None  # noqa: S101 (the first shard has it)
         return F.embedding(token_ids.to(table.device), table).to(self.device, self._residual_dtype)
 
-    def _through_layers(self, hidden: Tensor, attention: StepAttention, places: TokenPlaces | None = None) -> Tensor:
-        """Return the stream after the layers. places: of the tokens, where there is a head to note them."""
-        addition: Tensor | None = None
+    def _through_layers(
+        self, hidden: Tensor, attention: StepAttention, places: TokenPlaces | None = None
+    ) -> tuple[Tensor, Addition | None]:
+        """Return the stream after the layers, and what is still to be added to it.
+
+        places: of the tokens, where there is a head to note them.
+        """
+        addition: Addition | None = None
         read = () if self._head is None or places is None else self._head.config.boundaries
         streams: dict[int, Tensor] = {}
         for index, (layer, cache) in enumerate(zip(self._weights.layers, self._cache, strict=True)):
@@ -183,26 +188,34 @@ class TorchModel(LocalModel):
             if index in read:
                 streams[index] = hidden
             attended = self._group.add_up(self._attention(normed, layer, cache, attention))
-            hidden, normed = self._add_and_norm(hidden, attended, layer.expert_norm)
-            mixed = self._mix_experts(normed, layer.experts, self._expert_shape)
-            # parts exchange no more bytes than the stream has; a whole layer leaves the rounding to the sum
-            addition = self._group.add_up(mixed.to(hidden.dtype)) if self._shard.num_parts > 1 else mixed
-        hidden = hidden if addition is None else hidden + addition.to(hidden.dtype)
+            hidden, addition = self._experts(hidden, attended, layer)
+            if self._shard.num_parts > 1:
+                # parts exchange no more bytes than the stream has; a whole layer leaves the rounding to the sum
+                addition = self._group.add_up(self._operators.sum(addition).to(hidden.dtype))
         if self._head is not None and places is not None:
+            hidden, addition = self._add(hidden, addition), None
             streams[len(self._weights.layers)] = hidden
             self._head.note([streams[boundary] for boundary in read], places)
-        return hidden
+        return hidden, addition
 
-    def _logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+    def _add(self, hidden: Tensor, addition: Addition | None) -> Tensor:
+        return hidden if addition is None else hidden + self._operators.sum(addition).to(hidden.dtype)
+
+    def _logits(self, hidden: Tensor, addition: Addition | None = None, out: Tensor | None = None) -> Tensor:
         """Return [num_tokens, vocab] in the compute dtype, in `out` where there is one."""
         norm, unembedding = self._weights.norm, self._weights.unembedding
         assert norm is not None and unembedding is not None  # noqa: S101, PT018 (the last shard has them)
-        _, last = self._add_and_norm(hidden, None, norm)
+        _, last = self._add_and_norm(hidden, addition, norm)
         return self._operators.linear(last, unembedding, out=out)
 
-    def _attention(self, normed: Tensor, layer: LayerWeights, cache: LayerCache, attention: StepAttention) -> Tensor:
-        heads = self._operators.linear(normed, layer.qkv, layer.qkv_bias)
-        return self._operators.project(attention.attend(heads, cache, layer.sinks), layer.output, layer.output_bias)
+    def _experts(self, hidden: Tensor, addition: Tensor, layer: LayerWeights) -> tuple[Tensor, Addition]:
+        """Return the stream with an addition, and what the layer's experts then add to it."""
+        hidden, normed = self._add_and_norm(hidden, addition, layer.expert_norm)
+        return hidden, self._mix_experts(normed, layer.experts, self._expert_shape)
 
-    def _add_and_norm(self, hidden: Tensor, addition: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _attention(self, normed: Tensor, layer: LayerWeights, cache: LayerCache, attention: StepAttention) -> Tensor:
+        attended = attention.attend(normed, Projection(layer.qkv, layer.qkv_bias), cache, layer.sinks)
+        return self._operators.project(attended, layer.output, layer.output_bias)
+
+    def _add_and_norm(self, hidden: Tensor, addition: Addition | None, weight: Tensor) -> tuple[Tensor, Tensor]:
         return self._operators.add_and_norm(hidden, addition, weight, self.config.rms_norm_eps, self.dtype)

@@ -211,27 +211,30 @@ def _checkpoint(checkpoint: str, model: ModelName) -> Path:
 def _device(args: dict[str, str]) -> torch.device:
     """Return the device of this instance: the card that Triton assigns, the first of all cards, or the CPU.
 
-    Raises EngineError where torch does not see the card that Triton assigns: a CPU would be no answer to that.
+    Raises EngineError where torch does not see the card that Triton assigns, or any of all: a CPU would be no answer to
+    that.
     """
     kind = args["model_instance_kind"]
+    if kind == "CPU":
+        return torch.device("cpu")
+    there = "this variant of the model's config is for GPUs"
     if kind == "GPU":
         card = int(args["model_instance_device_id"])
         bind_to_card(card)
-        if not torch.cuda.is_available():
-            raise EngineError(_unseen(card))
-    if kind == "CPU" or not torch.cuda.is_available():
-        return torch.device("cpu")
+        there = f"there is GPU {card}"
+    if not torch.cuda.is_available():
+        raise EngineError(_unseen(there))
     device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
     return device
 
 
-def _unseen(card: int) -> str:
+def _unseen(there: str) -> str:
     if torch.version.cuda is None:
-        return f"there is GPU {card}, but torch {torch.__version__} is a build for processors: install one for CUDA"
+        return f"{there}, but torch {torch.__version__} is a build for processors: install one for CUDA"
     return (
-        f"there is GPU {card}, but torch {torch.__version__} does not see it: CUDA {torch.version.cuda} needs a newer "
-        "driver, or another build of torch (gptoss doctor)"
+        f"{there}, but torch {torch.__version__} sees none: CUDA {torch.version.cuda} needs a newer driver, or another "
+        "build of torch (gptoss doctor)"
     )
 
 

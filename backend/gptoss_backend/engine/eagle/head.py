@@ -21,7 +21,7 @@ from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.eagle.config import HeadConfig
 from gptoss_backend.engine.eagle.weights import HeadWeights
 from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
-from gptoss_backend.engine.operators import LayerCache, Operators, StepAttention
+from gptoss_backend.engine.operators import LayerCache, Operators, Projection, StepAttention
 from gptoss_backend.engine.rope import RotaryEmbedding
 
 FIRST_PAIR = 1
@@ -135,8 +135,9 @@ class DraftHead:
     def _layer(self, token_ids: Tensor, features: Tensor, attention: StepAttention) -> tuple[Tensor, Tensor]:
         """Return the stream after the layer [num_tokens, hidden] and the logits [num_tokens, draft_vocab]."""
         weights = self._weights
-        heads = F.linear(self._inputs(token_ids, features), weights.qkv)
-        attended = F.linear(attention.attend(heads, self._cache, self._sinks), weights.output)
+        inputs = self._inputs(token_ids, features)
+        attended = attention.attend(inputs, Projection(weights.qkv, None), self._cache, self._sinks)
+        attended = F.linear(attended, weights.output)
         stream = self._norm(features, weights.feature_norm) if self.config.norm_before_residual else features
         stream, normed = self._add_and_norm(stream, attended, weights.mlp_norm)
         gate, up = F.linear(normed, weights.gate_up).chunk(2, dim=-1)

@@ -6,13 +6,9 @@ Owns: the order of the kernels. Nothing waits for the device, so a step can be c
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from gptoss_backend.engine.experts import ExpertShape, ExpertWeights, mix_experts
-from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
+from gptoss_backend.engine.experts import Addition, ExpertShape, ExpertWeights, Mixture, mix_experts
 from gptoss_backend.engine.kernels.gemv import (
     NO_TENSOR_CORES,
     TENSOR_CORES,
@@ -21,41 +17,58 @@ from gptoss_backend.engine.kernels.gemv import (
     gate_up_for_pairs,
 )
 from gptoss_backend.engine.kernels.grouped_gemm import GemmTile, down_for_sorted, gate_up_for_sorted
+from gptoss_backend.engine.kernels.norm import Norm, add_and_norm, norm_and_score
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.routing import Routes, pick_experts, sort_pairs
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 
-_TILE_COLUMNS = 512
 
-
-def mix_packed_experts(hidden: Tensor, weights: ExpertWeights, shape: ExpertShape) -> Tensor:
-    """Do what `mix_experts` does, with packed matrices on the device of `hidden`; float32 [num_tokens, hidden].
+def mix_packed_experts(hidden: Tensor, weights: ExpertWeights, shape: ExpertShape) -> Addition:
+    """Do what `mix_experts` does, with packed matrices on the device of `hidden`, but for the sum.
 
     Sums run in float32 and only what goes into the second matmul is rounded to hidden's dtype: it is below
     (limit + 1) * limit, so in float16 too all stays finite. Does not wait for the device, except for many tokens on
     cards before Ampere.
     """
-    num_pairs, num_experts = len(hidden) * shape.num_experts_per_token, len(weights.router)
-    # beyond, so many pairs share an expert that reading it once is quicker (an H100, the 20B: from 6 tokens on)
-    few = 4 * num_pairs <= 3 * num_experts
-    if not few and not _has_tile_multiplication(hidden.device):
-        return mix_experts(hidden, weights, shape)
     with torch.cuda.device_of(hidden):  # type: ignore[no-untyped-call]
-        hidden = hidden.contiguous()
-        scores = _scores(hidden, weights)
-        routes = pick_experts(scores, shape.num_experts_per_token)
-        if few:
-            tiles = TENSOR_CORES if _has_tile_multiplication(hidden.device) else NO_TENSOR_CORES
-            outputs = apply_to_few(hidden, routes, weights, shape, tiles)
-        else:
-            outputs = apply_to_many(hidden, routes, weights, shape, GemmTile.for_rows(num_pairs, num_experts))
-        return sum_experts(outputs, routes.shares)
+        if _are_few(hidden, weights, shape):
+            return _score_and_mix(hidden, None, None, weights, shape)[1]
+        return _mix_many(hidden.contiguous(), weights, shape)
 
 
-def _scores(hidden: Tensor, weights: ExpertWeights) -> Tensor:
-    # the router is small: a single row takes 3.5 µs here and 7.7 in cuBLAS, which divides it and adds up
-    linear = KernelOperators.linear if _has_tile_multiplication(hidden.device) else F.linear
-    return linear(hidden, weights.router, weights.router_bias)
+def norm_and_mix(
+    hidden: Tensor, addition: Tensor, norm: Norm, weights: ExpertWeights, shape: ExpertShape
+) -> tuple[Tensor, Addition]:
+    """Return (hidden + addition, what the experts make of its norm), with few tokens' norm and scores in one kernel."""
+    with torch.cuda.device_of(hidden):  # type: ignore[no-untyped-call]
+        if _are_few(hidden, weights, shape):
+            return _score_and_mix(hidden, addition, norm, weights, shape)
+        hidden, normed = add_and_norm(hidden, addition, norm)
+        return hidden, _mix_many(normed, weights, shape)
+
+
+def _are_few(hidden: Tensor, weights: ExpertWeights, shape: ExpertShape) -> bool:
+    # beyond, so many pairs share an expert that reading it once is quicker (an H100, the 20B: between 4 and 8 tokens)
+    return 4 * len(hidden) * shape.num_experts_per_token <= 3 * len(weights.router)
+
+
+def _score_and_mix(
+    hidden: Tensor, addition: Tensor | None, norm: Norm | None, weights: ExpertWeights, shape: ExpertShape
+) -> tuple[Tensor, Mixture]:
+    tiles = TENSOR_CORES if _has_tile_multiplication(hidden.device) else NO_TENSOR_CORES
+    padded = tiles.gate_up.padded(hidden.shape[1])
+    total, scored = norm_and_score(hidden, addition, norm, weights, padded, tiles.gate_up.width)
+    routes = pick_experts(scored.scores, shape.num_experts_per_token)
+    return total, Mixture(apply_to_few(scored.rows, routes, weights, shape, tiles), routes.shares)
+
+
+def _mix_many(hidden: Tensor, weights: ExpertWeights, shape: ExpertShape) -> Addition:
+    if not _has_tile_multiplication(hidden.device):
+        return mix_experts(hidden, weights, shape)
+    scores = KernelOperators.linear(hidden, weights.router, weights.router_bias)
+    routes = pick_experts(scores, shape.num_experts_per_token)
+    tile = GemmTile.for_rows(routes.experts.numel(), len(weights.router))
+    return Mixture(apply_to_many(hidden, routes, weights, shape, tile), routes.shares)
 
 
 def _has_tile_multiplication(device: torch.device) -> bool:
@@ -63,12 +76,13 @@ def _has_tile_multiplication(device: torch.device) -> bool:
     return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def apply_to_few(
-    hidden: Tensor, routes: Routes, weights: ExpertWeights, shape: ExpertShape, tiles: GemvTiles
-) -> Tensor:
-    """Return what each pair's expert makes of its token, [num_tokens * top_k, hidden] float32: one pair at a time."""
+def apply_to_few(rows: Tensor, routes: Routes, weights: ExpertWeights, shape: ExpertShape, tiles: GemvTiles) -> Tensor:
+    """Return what each pair's expert makes of its token, [num_tokens * top_k, hidden] float32: one pair at a time.
+
+    rows: of `norm_and_score`, for these tiles.
+    """
     gate_up, down = _packed(weights)
-    activations = gate_up_for_pairs(hidden, routes, gate_up, weights.gate_up_bias, shape, tiles.gate_up)
+    activations = gate_up_for_pairs(rows, routes, gate_up, weights.gate_up_bias, shape, tiles)
     return down_for_pairs(activations, routes, down, weights.down_bias, tiles.down)
 
 
@@ -85,38 +99,3 @@ def _packed(weights: ExpertWeights) -> tuple[PackedMatrices, PackedMatrices]:
     assert isinstance(gate_up, PackedMatrices)  # noqa: S101 (the caller chose this function for it)
     assert isinstance(down, PackedMatrices)  # noqa: S101
     return gate_up, down
-
-
-def sum_experts(outputs: Tensor, shares: Tensor) -> Tensor:
-    """Return each token's weighted sum of its pairs' outputs, summed in the router's order.
-
-    outputs: [num_tokens * top_k, hidden] float32. shares: [num_tokens, top_k]. Returns [num_tokens, hidden] float32.
-    """
-    num_tokens, top_k = shares.shape
-    num_columns = outputs.shape[1]
-    mixed = torch.empty(num_tokens, num_columns, dtype=torch.float32, device=outputs.device)
-    _sum_experts[(num_tokens, triton.cdiv(num_columns, _TILE_COLUMNS))](
-        outputs, shares, mixed, num_columns, TOP_K=top_k, COLUMNS=_TILE_COLUMNS, **launch_options()
-    )
-    return mixed
-
-
-@triton.jit
-def _sum_experts(
-    outputs: tl.tensor,
-    shares: tl.tensor,
-    mixed: tl.tensor,
-    num_columns: tl.tensor,
-    TOP_K: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPENDENT: tl.constexpr,
-) -> None:
-    wait_for_inputs(DEPENDENT)
-    token = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    inside = columns < num_columns
-    total = tl.zeros([COLUMNS], tl.float32)
-    for rank in tl.static_range(TOP_K):
-        pair = token * TOP_K + rank
-        total += tl.load(shares + pair) * tl.load(outputs + pair * num_columns + columns, mask=inside, other=0)
-    tl.store(mixed + token * num_columns + columns, total, mask=inside)

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gptoss_backend.engine.config import BLOCK_VALUES
 from gptoss_backend.engine.experts import ExpertShape
 from gptoss_backend.engine.kernels.activation import swiglu
 from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
@@ -23,9 +24,9 @@ from gptoss_backend.engine.kernels.mxfp4 import (
     EASE,
     GROWTH,
     factor_type,
+    place_in_lanes,
     power_of_two,
     restored,
-    rows_in_lanes,
     rows_of_scales,
     scales_of_rows,
     shrunken_values,
@@ -57,6 +58,16 @@ class GemvTile:
         """One for each part."""
         return max(1, self.parts)
 
+    @property
+    def width(self) -> int:
+        """Of the lanes' order that vectors are in (`mxfp4.py`); 0: their own."""
+        return _WIDTH.value if self.parts else 0
+
+    def padded(self, num_values: int) -> int:
+        """Return how many values a vector of so many has in memory."""
+        at_a_time = self.parts * self.blocks * BLOCK_VALUES
+        return -(-num_values // at_a_time) * at_a_time if self.parts else num_values
+
 
 @dataclass(frozen=True, slots=True)
 class GemvTiles:
@@ -76,17 +87,19 @@ NO_TENSOR_CORES = GemvTiles(*2 * [GemvTile(rows=4, blocks=16, parts=0)])
 
 
 def gate_up_for_pairs(
-    hidden: Tensor, routes: Routes, matrices: PackedMatrices, bias: Tensor, shape: ExpertShape, tile: GemvTile
+    rows: Tensor, routes: Routes, matrices: PackedMatrices, bias: Tensor, shape: ExpertShape, tiles: GemvTiles
 ) -> Tensor:
-    """Return SwiGLU(matrix @ row + bias) of each pair, [num_pairs, inner] in hidden's dtype.
+    """Return SwiGLU(matrix @ row + bias) of each pair, [num_pairs, padded inner] in the rows' dtype.
 
-    hidden: [num_tokens, hidden]. matrices: [num_experts, 2 * inner, hidden], gate and up rows alternating.
+    rows: [num_tokens, padded hidden], in the order and with the zeros that the first tile wants; what is returned is so
+    for the second. matrices: [num_experts, 2 * inner, hidden], gate and up rows alternating.
     """
+    tile = tiles.gate_up
     num_outputs, num_blocks = matrices.scales.shape[1:]
-    num_pairs = routes.experts.numel()
-    activations = torch.empty(num_pairs, num_outputs // 2, dtype=hidden.dtype, device=hidden.device)
-    _gate_up_for_pairs[(triton.cdiv(num_outputs, tile.rows), num_pairs)](
-        hidden,
+    num_pairs, padded = routes.experts.numel(), tiles.down.padded(num_outputs // 2)
+    activations = torch.empty(num_pairs, padded, dtype=rows.dtype, device=rows.device)
+    _gate_up_for_pairs[(triton.cdiv(2 * padded, tile.rows), num_pairs)](
+        rows,
         routes.experts,
         words_of(matrices),
         matrices.scales,
@@ -94,13 +107,14 @@ def gate_up_for_pairs(
         activations,
         num_outputs,
         num_blocks,
+        padded,
         shape.swiglu_alpha,
         shape.swiglu_limit,
         TOP_K=shape.num_experts_per_token,
         ROWS=tile.rows,
         PARTS=tile.parts,
         BLOCKS=tile.blocks,
-        DTYPE=factor_type(hidden),
+        DTYPE=factor_type(rows),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         **launch_options(),
@@ -113,7 +127,7 @@ def down_for_pairs(
 ) -> Tensor:
     """Return matrix @ row + bias of each pair, [num_pairs, hidden] float32.
 
-    activations: [num_pairs, inner]. matrices: [num_experts, hidden, inner].
+    activations: of `gate_up_for_pairs`. matrices: [num_experts, hidden, inner].
     """
     num_outputs, num_blocks = matrices.scales.shape[1:]
     num_pairs = len(activations)
@@ -140,7 +154,7 @@ def down_for_pairs(
 
 @triton.jit
 def _gate_up_for_pairs(
-    hidden: tl.tensor,
+    rows: tl.tensor,
     experts: tl.tensor,
     words: tl.tensor,
     scales: tl.tensor,
@@ -148,6 +162,7 @@ def _gate_up_for_pairs(
     activations: tl.tensor,
     num_outputs: tl.tensor,
     num_blocks: tl.tensor,
+    padded: tl.tensor,
     alpha: tl.tensor,
     limit: tl.tensor,
     TOP_K: tl.constexpr,
@@ -159,18 +174,31 @@ def _gate_up_for_pairs(
 ) -> None:
     wait_for_inputs(DEPENDENT)
     tile, pair = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    inner = tile * (ROWS // 2) + tl.arange(0, ROWS // 2)
+    target = inner
+    if PARTS:
+        target = place_in_lanes(inner, _WIDTH)
+    target += pair * padded
+    if tile * ROWS >= num_outputs:
+        tl.store(activations + target, tl.zeros([ROWS // 2], activations.dtype.element_ty), mask=inner < padded)
+        return
     outputs = tile * ROWS + tl.arange(0, ROWS)
     expert_start = tl.load(experts + pair).to(tl.int64) * num_outputs
-    inside = outputs < num_outputs
-    vector = hidden + pair // TOP_K * num_blocks * 32
+    vector = rows + pair // TOP_K * _padded(num_blocks, PARTS, BLOCKS)
     first_row, num_rows = expert_start + tile * ROWS, num_outputs - tile * ROWS
     sums = dot_rows(vector, words, scales, first_row, num_rows, num_blocks, ROWS, PARTS, BLOCKS, DTYPE)
-    sums += tl.load(bias + expert_start + outputs, mask=inside, other=0).to(tl.float32)
+    sums += tl.load(bias + expert_start + outputs, mask=outputs < num_outputs, other=0).to(tl.float32)
     gate, up = tl.split(tl.reshape(sums, [ROWS // 2, 2]))
-    num_inner = num_outputs // 2
-    inner = tile * (ROWS // 2) + tl.arange(0, ROWS // 2)
-    activated = swiglu(gate, up, alpha, limit).to(activations.dtype.element_ty)
-    tl.store(activations + pair * num_inner + inner, activated, mask=inner < num_inner)
+    # beyond the last output SwiGLU makes zeros of zeros
+    tl.store(activations + target, swiglu(gate, up, alpha, limit).to(activations.dtype.element_ty), mask=inner < padded)
+
+
+@triton.jit
+def _padded(num_blocks: tl.tensor, PARTS: tl.constexpr, BLOCKS: tl.constexpr) -> tl.tensor:
+    """Return how many values a vector of so many blocks has in memory, as `GemvTile.padded`."""
+    if PARTS:
+        num_blocks = tl.cdiv(num_blocks, PARTS * BLOCKS) * PARTS * BLOCKS
+    return num_blocks * 32
 
 
 @triton.jit
@@ -194,7 +222,7 @@ def _down_for_pairs(
     columns = tile * ROWS + tl.arange(0, ROWS)
     expert_start = tl.load(experts + pair).to(tl.int64) * num_outputs
     inside = columns < num_outputs
-    vector = activations + pair * num_blocks * 32
+    vector = activations + pair * _padded(num_blocks, PARTS, BLOCKS)
     first_row, num_rows = expert_start + tile * ROWS, num_outputs - tile * ROWS
     sums = dot_rows(vector, words, scales, first_row, num_rows, num_blocks, ROWS, PARTS, BLOCKS, DTYPE)
     sums += tl.load(bias + expert_start + columns, mask=inside, other=0).to(tl.float32)
@@ -216,7 +244,8 @@ def dot_rows(
 ) -> tl.tensor:
     """Return the products of packed rows with a vector of num_blocks * 32, [ROWS] float32; zeros beyond num_rows.
 
-    first_row: int64. num_rows: how many rows there are from it on, which may be more than ROWS.
+    vector: in the lanes' order and padded where PARTS is not 0. first_row: int64. num_rows: how many rows there are
+    from it on, which may be more than ROWS.
     """
     if PARTS == 0:
         row = tl.arange(0, ROWS)
@@ -257,10 +286,8 @@ def _dot_on_tensor_cores(
         packed = tl.reshape(packed, [PARTS * ROWS, BLOCKS * 4])
         weights = weights_in_lanes(packed, scales_of_rows(scale, PARTS), DTYPE, _WIDTH)
         weights = tl.reshape(weights, [PARTS, ROWS, BLOCKS * 32])
-        value = begin * 32 + tl.arange(0, BLOCKS * 32)[None, None, :]
-        values = tl.load(vector + value, mask=value < num_blocks * 32, other=0).to(DTYPE)
-        values = rows_in_lanes(tl.reshape(values, [PARTS, BLOCKS * 32]), _WIDTH)
-        columns = tl.broadcast_to(tl.reshape(values, [PARTS, BLOCKS * 32, 1]), [PARTS, BLOCKS * 32, _COLUMNS])
+        value = begin * 32 + tl.arange(0, BLOCKS * 32)[None, :, None]
+        columns = tl.broadcast_to(tl.load(vector + value).to(DTYPE), [PARTS, BLOCKS * 32, _COLUMNS])
         # float32 inputs are for tests, which want its precision
         sums = tl.dot(weights, columns, sums, input_precision="ieee")
         scale = next_scale

@@ -21,9 +21,12 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.checkpoint import Weights
+from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.errors import EngineError
+from gptoss_backend.engine.experts import Addition
 from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
+from gptoss_backend.engine.kernels.experts import mix_packed_experts, norm_and_mix
+from gptoss_backend.engine.kernels.norm import Norm
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
@@ -31,7 +34,7 @@ from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, 
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, StepOutput
 from gptoss_backend.engine.shard import Shard
-from gptoss_backend.engine.torch_model import ExpertMixer, TorchModel
+from gptoss_backend.engine.torch_model import TorchModel
 from gptoss_backend.engine.transfer import send
 
 logger = logging.getLogger(__name__)
@@ -94,19 +97,18 @@ class GraphedModel(TorchModel):
         shard: Shard,
         weights: Weights,
         recorder: Recorder | None = None,
-        mixer: ExpertMixer | None = None,
         operators: KernelOperators | None = None,
         *,
         cache_dtype: torch.dtype | None = None,
         dependent_launch: bool = False,
     ) -> None:
-        """recorder: None: CUDA graphs. mixer, operators: None: what is best on the weights' device.
+        """recorder: None: CUDA graphs. operators: None: what is best on the weights' device.
 
         cache_dtype: as in `TorchModel`. dependent_launch: in decode steps a kernel begins while the one before it ends,
         for GPUs that can (`has_dependent_launch`).
         """
         self._kernels = operators or KernelOperators(weights.layers[0].qkv_bias.device)
-        super().__init__(shard, weights, mixer=mixer, operators=self._kernels, cache_dtype=cache_dtype)
+        super().__init__(shard, weights, mixer=mix_packed_experts, operators=self._kernels, cache_dtype=cache_dtype)
         self._recorder = recorder
         self._dependent_launch = dependent_launch
         self._steps: list[_RecordedStep] = []
@@ -152,6 +154,10 @@ class GraphedModel(TorchModel):
             step.replay()
             return step.read(batch.num_decodes, with_logits=with_logits)
 
+    def _experts(self, hidden: Tensor, addition: Tensor, layer: LayerWeights) -> tuple[Tensor, Addition]:
+        norm = Norm(layer.expert_norm, self.config.rms_norm_eps, self.dtype)
+        return norm_and_mix(hidden, addition, norm, layer.experts, self._expert_shape)
+
     def _pass(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None) -> StepOutput:
         with_logits = with_logits or draws is not None
         recorded = next((recorded for recorded in self._passes if recorded.rows.holds(batch)), None)
@@ -192,7 +198,7 @@ class GraphedModel(TorchModel):
 
         def compute() -> None:
             attention = self._kernels.recorded_attention(rows, self._tables, self._rope, longest)
-            hidden.copy_(self._through_layers(self._embed(rows.token_ids), attention))
+            hidden.copy_(self._add(*self._through_layers(self._embed(rows.token_ids), attention)))
 
         return _RecordedPass(rows, hidden, recorder(compute))
 
@@ -204,7 +210,7 @@ class GraphedModel(TorchModel):
         def compute() -> None:
             attention = self._kernels.recorded_attention(rows, self._tables, self._rope, longest)
             places = None if self._head is None else rows.places(self._tables)
-            self._logits(self._through_layers(self._embed(rows.token_ids), attention, places), out=logits)
+            self._logits(*self._through_layers(self._embed(rows.token_ids), attention, places), out=logits)
             choose_tokens(logits, rows.draws, chosen)
 
         with launch_dependently(self._dependent_launch):

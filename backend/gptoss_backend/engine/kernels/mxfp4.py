@@ -12,8 +12,8 @@ where nibble 4 * half + pair of a word is meant, these are the places, the last 
     WIDTH 2: (word, pair, block, half), for Hopper's own instruction
     WIDTH 4: (word, pair // 2, block, pair % 2, half), as Triton feeds the older one
 
-What is last, a pair's two halves, is one register as it comes out of a word. Rows are put into the same order, by
-`rows_in_lanes` in registers or by `place_in_lanes` where they are written to memory.
+What is last, a pair's two halves, is one register as it comes out of a word. Rows are put into the same order where
+they are written to memory, by `place_in_lanes`.
 """
 
 from __future__ import annotations
@@ -93,16 +93,6 @@ def weights_in_lanes(words: tl.tensor, scales: tl.tensor, DTYPE: tl.constexpr, W
         weights = (values * GROWTH * factors).to(DTYPE)
     weights = tl.permute(weights, (0, 1, 2, 7, 5, 6, 3, 4) if WIDTH == 2 else (0, 1, 2, 7, 5, 3, 6, 4))
     return tl.reshape(weights, [ROWS, FOURS * 128])
-
-
-@triton.jit
-def rows_in_lanes(rows: tl.tensor, WIDTH: tl.constexpr) -> tl.tensor:
-    """Return rows [num_rows, num_values], a multiple of 128 values, in the lanes' order."""
-    ROWS: tl.constexpr = rows.shape[0]
-    FOURS: tl.constexpr = rows.shape[1] // 128
-    values = tl.reshape(rows, [ROWS, FOURS, 4, 4, 2, 2, 2])  # [rows, fours, block, word, half, pair & 2, pair & 1]
-    values = tl.permute(values, (0, 1, 3, 5, 6, 2, 4) if WIDTH == 2 else (0, 1, 3, 5, 2, 6, 4))
-    return tl.reshape(values, [ROWS, FOURS * 128])
 
 
 @triton.jit

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.experts import Addition, Mixture
 from gptoss_backend.engine.int8 import Matrix
 from gptoss_backend.engine.kernels.attention import PagedCache, QueryTiles, attend_tiles, splits_for
-from gptoss_backend.engine.kernels.norm import add_and_norm
+from gptoss_backend.engine.kernels.norm import Norm, add_and_norm, sum_mixture
+from gptoss_backend.engine.kernels.qkv import project_and_store
 from gptoss_backend.engine.kernels.rotary import rotate_and_store
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS, multiply_few
 from gptoss_backend.engine.kernels.step_inputs import (
@@ -24,8 +26,9 @@ from gptoss_backend.engine.kernels.step_inputs import (
     chunk_tiles,
     decode_tiles,
 )
+from gptoss_backend.engine.kernels.step_setup import set_up
 from gptoss_backend.engine.kv_cache import BlockTable, BlockTables
-from gptoss_backend.engine.operators import LayerCache, TorchOperators
+from gptoss_backend.engine.operators import LayerCache, Projection, TorchOperators
 from gptoss_backend.engine.rope import RotaryEmbedding
 
 # one long row among many short ones must not be read by a single program
@@ -67,26 +70,29 @@ class KernelOperators:
 
         longest: what no context outgrows; it settles into how many parts their keys are divided.
         """
-        positions, block_size = rows.positions, tables.plan.block_size
-        is_real = rows.is_real.bool()
-        groups = [_Group.at(table, rows, is_real, block_size, window) for table, window in tables.both()]
+        shared = set_up(rows, tables, rope)
         return _KernelAttention(
-            rotation=rope.angles(positions, torch.float32),
-            block_size=block_size,
+            rotation=shared.rotation,
+            block_size=tables.plan.block_size,
             longest=longest,
-            full=groups[0],
-            sliding=groups[1],
-            decodes=rows.decodes,
+            full=_Group(tables.full, shared.full_slots, None),
+            sliding=_Group(tables.sliding, shared.sliding_slots, tables.window),
+            decodes=shared.decodes if isinstance(rows, DecodeRows) else rows.decodes,
             chunks=rows.chunks,
             covers_all=isinstance(rows, DecodeRows),
         )
 
     def add_and_norm(
-        self, hidden: Tensor, addition: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
+        self, hidden: Tensor, addition: Addition | None, weight: Tensor, eps: float, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """Add and normalise in one kernel, as `Operators` says."""
         with torch.cuda.device_of(hidden):  # type: ignore[no-untyped-call]
-            return add_and_norm(hidden, addition, weight, eps, dtype)
+            return add_and_norm(hidden, addition, Norm(weight, eps, dtype))
+
+    @staticmethod
+    def sum(addition: Addition) -> Tensor:
+        """Sum in one kernel, as `Operators` says."""
+        return sum_mixture(addition) if isinstance(addition, Mixture) else addition
 
     @staticmethod
     def linear(rows: Tensor, weight: Matrix, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
@@ -123,14 +129,6 @@ class _Group:
         slots = table[rows, positions // block_size].long() * block_size + positions % block_size
         return cls(table, slots, group.window)
 
-    @classmethod
-    def at(
-        cls, table: Tensor, rows: DecodeRows | PassRows, is_real: Tensor, block_size: int, window: int | None
-    ) -> _Group:
-        blocks = table[rows.rows, rows.positions // block_size].long()
-        slots = blocks * block_size + rows.positions % block_size
-        return cls(table, slots.masked_fill(~is_real, -1), window)
-
 
 @dataclass(frozen=True, slots=True)
 class _KernelAttention:
@@ -145,11 +143,15 @@ class _KernelAttention:
     covers_all: bool = True
     """Whether each token is in a tile"""
 
-    def attend(self, heads: Tensor, cache: LayerCache, sinks: Tensor) -> Tensor:
+    def attend(self, rows: Tensor, qkv: Projection, cache: LayerCache, sinks: Tensor) -> Tensor:
         group = self.sliding if cache.is_sliding else self.full
         paged = PagedCache(cache.keys, cache.values, group.table, self.block_size, group.window, self.first)
-        with torch.cuda.device_of(heads):  # type: ignore[no-untyped-call]
-            queries = rotate_and_store(heads, self.rotation, group.slots, cache.keys, cache.values)
+        memory = self.rotation, group.slots, cache.keys, cache.values
+        with torch.cuda.device_of(rows):  # type: ignore[no-untyped-call]
+            if _are_few(rows):
+                queries = project_and_store(rows, qkv.weight, qkv.bias, *memory)
+            else:
+                queries = rotate_and_store(TorchOperators.linear(rows, qkv.weight, qkv.bias), *memory)
             # a token that only stands in is to say nothing, rather than anything
             output = torch.empty_like(queries) if self.covers_all else torch.zeros_like(queries)
             # decodes come first, so only they need memory for the parts into which their many keys are divided

@@ -69,26 +69,48 @@ def _rotate_and_store(
     inside = lane < HALF
     source = heads + (token * tl.num_programs(1) + head) * (2 * HALF) + lane
     first, second = tl.load(source, mask=inside), tl.load(source + HALF, mask=inside)
+    memory = (cosines, sines, slots, queries, keys, values)
+    rotate_and_store_pairs(first, second, token, head, lane, inside, memory, num_heads, num_kv_heads, num_slots, HALF)
+
+
+@triton.jit
+def rotate_and_store_pairs(
+    first: tl.tensor,
+    second: tl.tensor,
+    token: tl.tensor,
+    head: tl.tensor,
+    lane: tl.tensor,
+    inside: tl.tensor,
+    memory: tl.tuple,
+    num_heads: tl.tensor,
+    num_kv_heads: tl.tensor,
+    num_slots: tl.tensor,
+    HALF: tl.constexpr,
+) -> None:
+    """Do it for some pairs of a head's values, whose numbers are lane and lane + HALF.
+
+    first, second: of any shape, to which token (int64), head (queries', keys', values') and lane broadcast. memory:
+    cosines, sines, slots, queries, keys, values, as in `rotate_and_store`.
+    """
+    cosines, sines, slots, queries, keys, values = memory
+    is_query, is_value = inside & (head < num_heads), inside & (head >= num_heads + num_kv_heads)
+    is_turned = inside & (head < num_heads + num_kv_heads)
+    cosine = tl.load(cosines + token * HALF + lane, mask=is_turned, other=0).to(tl.float32)
+    sine = tl.load(sines + token * HALF + lane, mask=is_turned, other=0).to(tl.float32)
+    left, right = first.to(tl.float32), second.to(tl.float32)
+    turned_left, turned_right = left * cosine - right * sine, right * cosine + left * sine
+    query = queries + (token * num_heads + head) * (2 * HALF) + lane
+    tl.store(query, turned_left.to(query.dtype.element_ty), mask=is_query)
+    tl.store(query + HALF, turned_right.to(query.dtype.element_ty), mask=is_query)
     slot = tl.load(slots + token)
-    kept = inside & (slot >= 0)
-    if head >= num_heads + num_kv_heads:
-        kv_head = (head - num_heads - num_kv_heads).to(tl.int64)
-        value = values + (kv_head * num_slots + slot) * (2 * HALF) + lane
-        tl.store(value, _as_cached(first, value), mask=kept)
-        tl.store(value + HALF, _as_cached(second, value), mask=kept)
-    else:
-        cosine = tl.load(cosines + token * HALF + lane, mask=inside).to(tl.float32)
-        sine = tl.load(sines + token * HALF + lane, mask=inside).to(tl.float32)
-        left, right = first.to(tl.float32), second.to(tl.float32)
-        turned_left, turned_right = left * cosine - right * sine, right * cosine + left * sine
-        if head < num_heads:
-            query = queries + (token * num_heads + head) * (2 * HALF) + lane
-            tl.store(query, turned_left.to(query.dtype.element_ty), mask=inside)
-            tl.store(query + HALF, turned_right.to(query.dtype.element_ty), mask=inside)
-        else:
-            key = keys + ((head - num_heads).to(tl.int64) * num_slots + slot) * (2 * HALF) + lane
-            tl.store(key, _as_cached(turned_left, key), mask=kept)
-            tl.store(key + HALF, _as_cached(turned_right, key), mask=kept)
+    is_key = is_turned & (head >= num_heads) & (slot >= 0)
+    is_value &= slot >= 0
+    place = ((head - num_heads).to(tl.int64) * num_slots + slot) * (2 * HALF) + lane
+    tl.store(keys + place, _as_cached(turned_left, keys), mask=is_key)
+    tl.store(keys + place + HALF, _as_cached(turned_right, keys), mask=is_key)
+    place -= num_kv_heads.to(tl.int64) * num_slots * (2 * HALF)
+    tl.store(values + place, _as_cached(first, values), mask=is_value)
+    tl.store(values + place + HALF, _as_cached(second, values), mask=is_value)
 
 
 @triton.jit

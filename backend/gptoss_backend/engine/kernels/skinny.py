@@ -23,7 +23,7 @@ from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_
 
 MOST_ROWS = 16
 """Beyond, torch's matmul reads no more than this does, and computes better."""
-_MOST_VECTORS = 1
+MOST_VECTORS = 1
 """On an H100 four as vectors take 1.5 to 1.9 times as long as eight as a tile."""
 _LOAD_BYTES = 16
 # an H100's
@@ -38,6 +38,11 @@ class VectorTile:
     lanes: int = 128
     """Of all warps: each loads 16 bytes of each output's row, 8 where it has eight bits"""
     num_warps: int = 4
+
+    @staticmethod
+    def width(rows: Tensor) -> int:
+        """Return how many values a lane reads of each row at a time, and of a matrix in eight bits as many."""
+        return _LOAD_BYTES // rows.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,7 @@ def multiply_few(
     if out is None:
         out = torch.empty(len(rows), len(weight), dtype=dtype or rows.dtype, device=rows.device)
     assert out.is_contiguous()  # noqa: S101 (whole rows of a memory for more)
-    multiply = _multiply_vectors if len(rows) <= _MOST_VECTORS else _multiply_tile
+    multiply = _multiply_vectors if len(rows) <= MOST_VECTORS else _multiply_tile
     multiply(rows.contiguous(), weights, scales, bias, out)
     return out
 
@@ -102,8 +107,7 @@ def _multiply_vectors(rows: Tensor, weights: Tensor, scales: Tensor | None, bias
         HAS_BIAS=bias is not None,
         OUTPUTS=tile.outputs,
         LANES=tile.lanes,
-        # of the rows, so that a lane holds their values where it needs them: a matrix in eight bits is read 8 at a time
-        WIDTH=_LOAD_BYTES // rows.itemsize,
+        WIDTH=tile.width(rows),
         num_warps=tile.num_warps,
         **launch_options(),
     )
@@ -157,32 +161,71 @@ def _skinny_vectors(
     starts = weight + outputs[:, None, None] * NUM_INPUTS
     places = tl.arange(0, LANES)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     # the memory has something to do while what comes before ends
-    weights = _load_weights(starts, inside, places, NUM_INPUTS)
+    weights = load_weights(starts, inside, places, NUM_INPUTS)
     wait_for_inputs(DEPENDENT)
+    sums = sum_vectors(rows, starts, inside, places, weights, NUM_INPUTS, NUM_ROWS)
+    for row in tl.static_range(NUM_ROWS):
+        total = scaled_and_biased(sums[row], scales + outputs, bias + outputs, inside, HAS_SCALES, HAS_BIAS)
+        tl.store(results + row * num_outputs + outputs, total.to(results.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def sum_vectors(
+    rows: tl.tensor,
+    starts: tl.tensor,
+    inside: tl.tensor,
+    places: tl.tensor,
+    weights: tl.tensor,
+    NUM_INPUTS: tl.constexpr,
+    NUM_ROWS: tl.constexpr,
+) -> tuple[tl.tensor, ...]:
+    """Return the products of some outputs' weights with each row, [OUTPUTS] float32.
+
+    starts: where each output's weights begin, [OUTPUTS, 1, 1]. places: which inputs are read at a time, [LANES, WIDTH].
+    weights: the first that were read.
+    """
+    OUTPUTS: tl.constexpr = starts.shape[0]
+    LANES: tl.constexpr = places.shape[0]
+    WIDTH: tl.constexpr = places.shape[1]
     sums = ()
     for _ in tl.static_range(NUM_ROWS):
         sums += (tl.zeros([OUTPUTS, LANES], tl.float32),)  # type: ignore[assignment]  # Triton's tuples grow
     for first in tl.static_range(0, NUM_INPUTS, LANES * WIDTH):
         place = first + places
         if first > 0:
-            weights = _load_weights(starts, inside, place, NUM_INPUTS)
+            weights = load_weights(starts, inside, place, NUM_INPUTS)
         added = ()
         for row in tl.static_range(NUM_ROWS):
             values = tl.load(rows + row * NUM_INPUTS + place, mask=place < NUM_INPUTS, other=0).to(tl.float32)
             products = tl.sum(weights.to(tl.float32) * values[None, :, :], axis=2)
             added += (sums[row] + products,)  # type: ignore[assignment]  # Triton's tuples grow
         sums = added
+    totals = ()
     for row in tl.static_range(NUM_ROWS):
-        total = tl.sum(sums[row], axis=1)
-        if HAS_SCALES:
-            total *= tl.load(scales + outputs, mask=inside, other=0)
-        if HAS_BIAS:
-            total += tl.load(bias + outputs, mask=inside, other=0).to(tl.float32)
-        tl.store(results + row * num_outputs + outputs, total.to(results.dtype.element_ty), mask=inside)
+        totals += (tl.sum(sums[row], axis=1),)  # type: ignore[assignment]  # Triton's tuples grow
+    return totals
 
 
 @triton.jit
-def _load_weights(starts: tl.tensor, inside: tl.tensor, places: tl.tensor, NUM_INPUTS: tl.constexpr) -> tl.tensor:
+def scaled_and_biased(
+    total: tl.tensor,
+    scales: tl.tensor,
+    bias: tl.tensor,
+    inside: tl.tensor,
+    HAS_SCALES: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+) -> tl.tensor:
+    """Return sums over an eight-bit matrix as they are, and with a bias; scales and bias point to the outputs'."""
+    if HAS_SCALES:
+        total *= tl.load(scales, mask=inside, other=0)
+    if HAS_BIAS:
+        total += tl.load(bias, mask=inside, other=0).to(tl.float32)
+    return total
+
+
+@triton.jit
+def load_weights(starts: tl.tensor, inside: tl.tensor, places: tl.tensor, NUM_INPUTS: tl.constexpr) -> tl.tensor:
+    """Return the weights of some outputs at some places, [OUTPUTS, LANES, WIDTH]."""
     within = inside[:, None, None] & (places < NUM_INPUTS)[None, :, :]
     # nobody reads them again, but all programs of a multiprocessor read the rows
     return tl.load(starts + places[None, :, :], mask=within, other=0, eviction_policy="evict_first")
@@ -208,12 +251,34 @@ def _skinny_tile(
     DEPENDENT: tl.constexpr,
 ) -> None:
     wait_for_inputs(DEPENDENT)
-    dtype: tl.constexpr = tl.float32 if WIDEN else rows.dtype.element_ty
     outputs = tl.program_id(0).to(tl.int64) * OUTPUTS + tl.arange(0, OUTPUTS)
     inside = outputs < num_outputs
+    total = sum_tile(rows, weight, outputs, inside, num_rows, NUM_INPUTS, ROWS, PARTS, INPUTS, WIDEN)
+    scales, bias, inside = scales + outputs[:, None], bias + outputs[:, None], inside[:, None]
+    total = scaled_and_biased(total, scales, bias, inside, HAS_SCALES, HAS_BIAS)
+    row = tl.arange(0, ROWS)[None, :]
+    results += row * num_outputs + outputs[:, None]
+    tl.store(results, total.to(results.dtype.element_ty), mask=inside & (row < num_rows))
+
+
+@triton.jit
+def sum_tile(
+    rows: tl.tensor,
+    weight: tl.tensor,
+    outputs: tl.tensor,
+    inside: tl.tensor,
+    num_rows: tl.tensor,
+    NUM_INPUTS: tl.constexpr,
+    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
+    INPUTS: tl.constexpr,
+    WIDEN: tl.constexpr,
+) -> tl.tensor:
+    """Return the products of some outputs' weights with all rows, [OUTPUTS, ROWS] float32; outputs: int64."""
+    dtype: tl.constexpr = tl.float32 if WIDEN else rows.dtype.element_ty
     row = tl.arange(0, ROWS)
     is_row = row < num_rows
-    sums = tl.zeros([PARTS, OUTPUTS, ROWS], tl.float32)
+    sums = tl.zeros([PARTS, outputs.shape[0], ROWS], tl.float32)
     for first in range(0, NUM_INPUTS, PARTS * INPUTS):
         place = first + tl.arange(0, PARTS)[:, None] * INPUTS + tl.arange(0, INPUTS)[None, :]
         place = place[:, None, :]
@@ -223,10 +288,4 @@ def _skinny_tile(
         values = tl.load(rows + vectors + place, mask=known & is_row[None, :, None], other=0)
         # float32 rows are for tests, which want their precision
         sums = tl.dot(weights.to(dtype), tl.permute(values.to(dtype), (0, 2, 1)), sums, input_precision="ieee")
-    total = tl.sum(sums, axis=0)
-    if HAS_SCALES:
-        total *= tl.load(scales + outputs, mask=inside, other=0)[:, None]
-    if HAS_BIAS:
-        total += tl.load(bias + outputs, mask=inside, other=0).to(tl.float32)[:, None]
-    results += row[None, :] * num_outputs + outputs[:, None]
-    tl.store(results, total.to(results.dtype.element_ty), mask=inside[:, None] & is_row[None, :])
+    return tl.sum(sums, axis=0)

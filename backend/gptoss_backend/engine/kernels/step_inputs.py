@@ -50,12 +50,6 @@ class DecodeRows:
         self.draws.copy_(staged.draws, non_blocking=True)
 
     @property
-    def decodes(self) -> Tensor:
-        """Each row's tile of attention, as `QueryTiles.places`."""
-        tokens = torch.arange(self.size, device=self.positions.device)
-        return torch.stack([tokens, torch.ones_like(tokens), self.rows, self.positions], dim=1).to(torch.int32)
-
-    @property
     def chunks(self) -> Tensor:
         """There are none."""
         return self._numbers.new_empty(0, 4, dtype=torch.int32)
@@ -157,13 +151,9 @@ class DeviceTables:
 
     def __init__(self, plan: CachePlan, sliding_window: int, device: torch.device) -> None:
         self.plan = plan
-        self._window = sliding_window
+        self.window = sliding_window
         shape = (plan.num_rows, plan.max_blocks_per_row)
         self.full, self.sliding = (torch.zeros(shape, dtype=torch.int32, device=device) for _ in range(2))
-
-    def both(self) -> tuple[tuple[Tensor, int | None], tuple[Tensor, int | None]]:
-        """Return each layer group's table and window."""
-        return (self.full, None), (self.sliding, self._window)
 
     def follow(self, cache: KVCache) -> None:
         """Take over what has changed in the cache's tables since the last call."""

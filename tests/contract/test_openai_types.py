@@ -1,0 +1,153 @@
+"""What the pinned OpenAI SDK can send, key by key: each is honoured, harmless or refused by name, never unknown."""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from openai.types import chat as sdk_chat
+from openai.types import completion_create_params as sdk_completion
+from openai.types import responses as sdk
+from openai.types import shared_params
+from openai.types.chat import completion_create_params as sdk_chat_params
+from openai.types.responses import (
+    input_item_list_params,
+    input_token_count_params,
+    namespace_tool_param,
+    response_create_params,
+    response_input_item_param,
+    response_reasoning_item_param,
+    response_retrieve_params,
+)
+from pydantic import AliasChoices, BaseModel, TypeAdapter
+
+from gptoss_adapter.routes.responses import router
+from gptoss_adapter.schemas import chat, completions, response_items, responses, sampling
+from gptoss_adapter.validation import StrictQueryRoute
+
+SENT = [
+    # chats
+    (sdk_chat_params.CompletionCreateParamsStreaming, chat.ChatCompletionRequest),
+    (sdk_chat.ChatCompletionStreamOptionsParam, sampling.StreamOptions),
+    (sdk_chat.ChatCompletionDeveloperMessageParam, chat.DeveloperMessage),
+    (sdk_chat.ChatCompletionSystemMessageParam, chat.SystemMessage),
+    (sdk_chat.ChatCompletionUserMessageParam, chat.UserMessage),
+    (sdk_chat.ChatCompletionAssistantMessageParam, chat.AssistantMessage),
+    (sdk_chat.ChatCompletionToolMessageParam, chat.ToolMessage),
+    (sdk_chat.ChatCompletionContentPartTextParam, chat.TextPart),
+    (sdk_chat.ChatCompletionContentPartRefusalParam, chat.RefusalPart),
+    (sdk_chat.ChatCompletionMessageFunctionToolCallParam, chat.MessageToolCall),
+    (sdk_chat.ChatCompletionFunctionToolParam, chat.Tool),
+    (sdk_chat.ChatCompletionNamedToolChoiceParam, chat.FunctionChoice),
+    (sdk_chat.ChatCompletionAllowedToolChoiceParam, chat.AllowedToolsChoice),
+    (sdk_chat.ChatCompletionAllowedToolsParam, chat.AllowedTools),
+    (shared_params.FunctionDefinition, chat.Function),
+    (shared_params.ResponseFormatText, chat.TextFormat),
+    (shared_params.ResponseFormatJSONObject, chat.JsonObjectFormat),
+    (shared_params.ResponseFormatJSONSchema, chat.JsonSchemaFormat),
+    # completions
+    (sdk_completion.CompletionCreateParamsStreaming, completions.CompletionRequest),
+    # responses
+    (response_create_params.ResponseCreateParamsStreaming, responses.ResponseRequest),
+    (response_create_params.StreamOptions, responses.EventOptions),
+    (input_token_count_params.InputTokenCountParams, responses.InputTokensRequest),
+    (shared_params.Reasoning, responses.ReasoningConfig),
+    (sdk.ResponseTextConfigParam, responses.TextConfig),
+    (sdk.ResponseFormatTextJSONSchemaConfigParam, responses.SchemaText),
+    (sdk.FunctionToolParam, responses.ResponseTool),
+    (sdk.NamespaceToolParam, responses.FunctionNamespace),
+    (namespace_tool_param.ToolFunction, responses.ResponseTool),
+    (sdk.ToolChoiceFunctionParam, responses.NamedFunction),
+    (sdk.ToolChoiceAllowedParam, responses.AllowedFunctions),
+    (sdk.EasyInputMessageParam, response_items.MessageItem),
+    (response_input_item_param.Message, response_items.MessageItem),
+    (sdk.ResponseOutputMessageParam, response_items.MessageItem),
+    (sdk.ResponseInputTextParam, response_items.MessagePart),
+    (sdk.ResponseInputTextContentParam, response_items.MessagePart),
+    (sdk.ResponseOutputTextParam, response_items.MessagePart),
+    (sdk.ResponseOutputRefusalParam, chat.RefusalPart),
+    (sdk.ResponseReasoningItemParam, response_items.ReasoningItem),
+    (response_reasoning_item_param.Content, response_items.ReasoningText),
+    (response_reasoning_item_param.Summary, response_items.SummaryText),
+    (sdk.ResponseFunctionToolCallParam, response_items.FunctionCallItem),
+    (response_input_item_param.FunctionCallOutput, response_items.FunctionCallOutputItem),
+    (response_input_item_param.ItemReference, response_items.ItemReference),
+]
+"""What the SDK lets a program write, and what reads it."""
+
+READ: list[tuple[type[BaseModel], type[BaseModel]]] = [
+    (sdk_chat.ChatCompletionMessage, chat.AssistantMessage),
+    (sdk_chat.ParsedChatCompletionMessage, chat.AssistantMessage),
+    (sdk_chat.ChatCompletionMessageFunctionToolCall, chat.MessageToolCall),
+    (sdk_chat.ParsedFunctionToolCall, chat.MessageToolCall),
+    (sdk_chat.ParsedFunction, chat.CalledFunction),
+    (sdk.ResponseInputMessageItem, response_items.MessageItem),
+    (sdk.ResponseOutputMessage, response_items.MessageItem),
+    (sdk.ResponseInputText, response_items.MessagePart),
+    (sdk.ResponseOutputText, response_items.MessagePart),
+    (sdk.ResponseOutputRefusal, chat.RefusalPart),
+    (sdk.ResponseReasoningItem, response_items.ReasoningItem),
+    (sdk.ResponseFunctionToolCall, response_items.FunctionCallItem),
+    (sdk.ResponseFunctionToolCallItem, response_items.FunctionCallItem),
+    (sdk.ResponseFunctionToolCallOutputItem, response_items.FunctionCallOutputItem),
+]
+"""What the SDK reads an answer into, which programs dump and send back as input."""
+
+
+def known(ours: type[BaseModel]) -> set[str]:
+    """Return every name that a field of ours is read by."""
+    names: set[str] = set()
+    for name, field in ours.model_fields.items():
+        alias = field.validation_alias
+        names.update(map(str, alias.choices) if isinstance(alias, AliasChoices) else [str(alias or name)])
+    return names
+
+
+@pytest.mark.parametrize(("theirs", "ours"), SENT, ids=lambda one: one.__name__)
+def test_keys_when_the_sdk_can_send_them_then_none_is_unknown(theirs: Any, ours: type[BaseModel]) -> None:  # noqa: ANN401
+    assert set(theirs.__annotations__) - known(ours) == set()
+
+
+@pytest.mark.parametrize(("theirs", "ours"), READ, ids=lambda one: one.__name__)
+def test_keys_when_the_sdk_dumps_what_it_has_read_then_none_is_unknown(
+    theirs: type[BaseModel], ours: type[BaseModel]
+) -> None:
+    names = set(theirs.model_fields) | {str(field.alias or name) for name, field in theirs.model_fields.items()}
+    assert names - known(ours) == set()
+
+
+@pytest.mark.parametrize("by_alias", [False, True])
+def test_items_when_the_sdk_dumps_them_whole_then_they_are_read(by_alias: bool) -> None:
+    call = sdk.ResponseFunctionToolCallItem(
+        id="fc_1", arguments="{}", call_id="c", name="f", type="function_call", status="completed"
+    )
+    result = sdk.ResponseFunctionToolCallOutputItem(
+        id="fco_1", call_id="c", output="4", type="function_call_output", status="completed"
+    )
+    dumped = [item.model_dump(by_alias=by_alias) for item in (call, result)]
+
+    [read, _] = items = TypeAdapter(list[response_items.InputItem]).validate_python(dumped)
+
+    assert "async" in read.model_dump()
+    assert TypeAdapter(list[response_items.InputItem]).validate_python([item.model_dump() for item in items]) == items
+
+
+@pytest.mark.parametrize(
+    ("theirs", "path"),
+    [
+        (response_retrieve_params.ResponseRetrieveParamsNonStreaming, "/v1/responses/{response_id}"),
+        (input_item_list_params.InputItemListParams, "/v1/responses/{response_id}/input_items"),
+    ],
+    ids=lambda one: getattr(one, "__name__", None),
+)
+def test_query_when_the_sdk_can_send_it_then_none_of_it_is_unknown(theirs: Any, path: str) -> None:  # noqa: ANN401
+    [route] = [
+        one for one in router.routes if isinstance(one, StrictQueryRoute) and one.path == path and "GET" in one.methods
+    ]
+    assert set(get_type_hints(theirs)) - {field.alias for field in route.dependant.query_params} == set()
+
+
+def test_values_when_the_sdk_names_them_then_they_are_known() -> None:
+    assert set(get_args(responses.Includable)) == set(get_args(sdk.ResponseIncludable))
+    efforts = {value for one in get_args(get_type_hints(shared_params.Reasoning)["effort"]) for value in get_args(one)}
+    assert efforts - {"none"} == set(get_args(get_args(chat.Effort)[0]))

@@ -1,0 +1,80 @@
+"""What a recorded step shares, and its queries, keys and values, against torch: in the interpreter, or on a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gptoss_backend.contract import SamplingParams
+from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.config import RopeConfig
+from gptoss_backend.engine.int8 import EightBitMatrix
+from gptoss_backend.engine.kernels.qkv import project_and_store
+from gptoss_backend.engine.kernels.rotary import rotate_and_store
+from gptoss_backend.engine.kernels.skinny import MOST_ROWS
+from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables
+from gptoss_backend.engine.kernels.step_setup import set_up
+from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.operators import TorchOperators
+from gptoss_backend.engine.rope import RotaryEmbedding
+from gptoss_backend.engine.sequence import GenerationRequest, Sequence
+from support.packed_experts import relative_error
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ROPE = RopeConfig(150000.0, 32.0, 32.0, 1.0, 4096, truncate=False)
+WINDOW = 20
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)], ids=str
+)
+@pytest.mark.parametrize(("num_rows", "head_dim"), [(1, 64), (1, 24), (5, 16), (MOST_ROWS, 24)])
+def test_project_when_rows_are_few_then_queries_and_cache_are_torch_s(
+    num_rows: int, head_dim: int, dtype: torch.dtype, bound: float, eight_bit: bool
+) -> None:
+    num_heads, num_kv_heads, num_slots, num_inputs = 3, 2, 40, 130
+    generator = torch.Generator().manual_seed(num_rows + head_dim)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=generator).to(DEVICE, dtype)
+
+    width = (num_heads + 2 * num_kv_heads) * head_dim
+    rows, weight, bias = normal(num_rows, num_inputs), normal(width, num_inputs) / 8, normal(width)
+    matrix = EightBitMatrix.of(weight, dtype, DEVICE) if eight_bit else weight
+    rotation = RotaryEmbedding(ROPE, head_dim, DEVICE).angles(torch.arange(num_rows, device=DEVICE) * 7, torch.float32)
+    slots = torch.randperm(num_slots, generator=generator)[:num_rows].to(DEVICE)
+    slots[num_rows // 2] = -1 if num_rows > 1 else slots[0]  # a row that stands in writes nothing
+    caches = [torch.zeros(2, num_kv_heads, num_slots, head_dim, dtype=dtype, device=DEVICE) for _ in range(2)]
+    found = project_and_store(rows, matrix, bias, rotation, slots, *caches[0])
+    expected = rotate_and_store(TorchOperators.linear(rows, matrix, bias), rotation, slots, *caches[1])
+    assert found.dtype == dtype
+    assert relative_error(found, expected) < bound
+    for cache, other in zip(*caches, strict=True):
+        assert relative_error(cache, other) < bound
+        assert torch.equal(cache.any(dim=(0, 2)), other.any(dim=(0, 2)))
+
+
+def test_set_up_when_rows_decode_then_angles_slots_and_tiles_are_torch_s() -> None:
+    plan = CachePlan(16, 4, 64, 20, 20, 0)
+    tables, cache = DeviceTables(plan, WINDOW, DEVICE), KVCache(plan, WINDOW)
+    sequences = []
+    for length in (3, 33, 47):
+        sequence = Sequence(GenerationRequest("", [1] * length, SamplingParams()), max_tokens=9)
+        sequence.row, _ = cache.open(sequence.token_ids)
+        cache.reserve(sequence.row, length)
+        sequence.num_computed = length - 1
+        sequences.append(sequence)
+    tables.follow(cache)
+    rows = DecodeRows(4, DEVICE)  # one more than there are sequences
+    rows.fill(Batch.build(sequences, []), None, torch.zeros(4, dtype=torch.int64, device=DEVICE))
+    rope = RotaryEmbedding(ROPE, 24, DEVICE)
+    shared = set_up(rows, tables, rope)
+    for found, expected in zip(shared.rotation, rope.angles(rows.positions, torch.float32), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert rows.positions.tolist() == [2, 32, 46, 2]
+    for slots, table in ((shared.full_slots, tables.full), (shared.sliding_slots, tables.sliding)):
+        places = rows.rows[:3], rows.positions[:3] // 16
+        assert slots.tolist() == [*(table[places] * 16 + rows.positions[:3] % 16).tolist(), -1]
+    places = zip(range(4), [1] * 4, rows.rows.tolist(), rows.positions.tolist(), strict=True)
+    assert shared.decodes.tolist() == [list(place) for place in places]

@@ -1,0 +1,458 @@
+"""Responses that are made in the background: polled, cancelled, bounded in number, streamed and taken up again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gptoss_adapter.errors import ContextLengthExceededError, ServiceUnavailableError, TooManyRequestsError
+from gptoss_adapter.responses.progress import LEASE_S
+from gptoss_backend.contract import FinishReason
+from gptoss_client.keys import add_key
+from support.fake_adapter import adapter_process
+from support.fake_model_server import FOREVER, HELLO, FakeModelServer, Pause, answer
+from support.live_app import wait_until
+from support.responses_api import MODEL, RESPONSES, events_of, refusal, respond, serving, settled, stream
+
+SLOW = [*HELLO[:5], Pause(0.3), *HELLO[5:]]
+ENDLESS = [*HELLO[:5], FOREVER]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store") / "responses.sqlite"
+
+
+@pytest.fixture(scope="module")
+def url_and_server(store: Path) -> Iterator[tuple[str, FakeModelServer]]:
+    server = FakeModelServer()
+    with serving(store, server, max_background_responses=3) as url:
+        yield url, server
+
+
+@pytest.fixture
+def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
+    server = url_and_server[1]
+    server.forget()
+    return server
+
+
+@pytest.fixture
+def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
+        yield client
+
+
+def begin(client: httpx.Client, **fields: object) -> dict[str, Any]:
+    """Begin a response in the background and return it as it is told."""
+    told = respond(client, background=True, **fields)
+    assert (told["background"], told["store"]) == (True, True)
+    return told
+
+
+def retrieved(client: httpx.Client, told: dict[str, Any]) -> dict[str, Any]:
+    document: dict[str, Any] = client.get(f"{RESPONSES}/{told['id']}").json()
+    return document
+
+
+def cancelled(client: httpx.Client, told: dict[str, Any]) -> dict[str, Any]:
+    response = client.post(f"{RESPONSES}/{told['id']}/cancel")
+    assert response.status_code == 200, response.text
+    document: dict[str, Any] = response.json()
+    return document
+
+
+@contextmanager
+def streamed(client: httpx.Client, **fields: object) -> Iterator[Iterator[dict[str, Any]]]:
+    """Begin a response in the background and yield its events as they come; then leave."""
+    body = {"model": MODEL, "input": "Hi", "stream": True, "background": True, **fields}
+    with client.stream("POST", RESPONSES, json=body) as response:
+        assert response.status_code == 200
+        yield (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: "))
+
+
+def resumed(client: httpx.Client, told: dict[str, Any], after: int | None = None) -> list[dict[str, Any]]:
+    """Return the events of a response after one of them."""
+    place = {} if after is None else {"starting_after": after}
+    events = events_of(client.get(f"{RESPONSES}/{told['id']}", params={"stream": True, **place}))
+    first = 0 if after is None else after + 1
+    assert [event["sequence_number"] for event in events] == list(range(first, first + len(events)))
+    return events
+
+
+# --- made and polled ------------------------------------------------------------------------------------------------
+
+
+def test_background_when_asked_for_then_it_is_queued_at_once_then_in_progress_then_what_a_whole_answer_is(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.scripts = [[Pause(0.2), *SLOW]]
+    told = begin(client, metadata={"k": "v"})
+    assert (told["status"], told["output"], told["usage"], told["error"]) == ("queued", [], None, None)
+    assert retrieved(client, told) == told
+    wait_until(lambda: retrieved(client, told)["status"] == "in_progress")
+    done = settled(client, told["id"])
+    whole = respond(client)
+    changed = {"status", "output", "usage", "completed_at"}
+    assert {name for name in done if done[name] != told[name]} == changed
+    assert done["usage"] == whole["usage"]
+    assert [item["content"][0]["text"] for item in done["output"]] == ["Easy.", "Hello!"]
+
+
+def test_background_when_it_is_done_then_it_can_be_continued_and_its_items_referred_to(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    done = settled(client, begin(client)["id"])
+    respond(client, previous_response_id=done["id"])
+    respond(client, [{"id": item["id"]} for item in done["output"]])
+    assert [message.content for message in server.chats[1].messages] == ["Hi", "Hello!", "Hi"]
+    assert server.chats[2].messages[0].reasoning == "Easy."
+
+
+def test_background_when_it_is_continued_before_its_end_then_400(client: httpx.Client, server: FakeModelServer) -> None:
+    server.scripts = [ENDLESS]
+    told = begin(client)
+    error = refusal(client, previous_response_id=told["id"])
+    assert (error["param"], error["code"]) == ("previous_response_id", "previous_response_in_progress")
+    cancelled(client, told)
+
+
+def test_background_when_the_budget_is_spent_then_it_is_incomplete(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = answer("<|channel|>final<|message|>Hel", reason=FinishReason.LENGTH)
+    done = settled(client, begin(client)["id"])
+    assert (done["status"], done["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ServiceUnavailableError("Gone."), "server_error", "Gone."),
+        (TooManyRequestsError("Later."), "rate_limit_exceeded", "Later."),
+        (ValueError("a secret"), "server_error", "The server failed on this request."),
+    ],
+)
+@pytest.mark.parametrize("num_told", [0, 5])
+def test_background_when_it_fails_then_it_is_kept_as_failed(
+    client: httpx.Client, server: FakeModelServer, error: Exception, code: str, message: str, num_told: int
+) -> None:
+    server.script = [*HELLO[:num_told], error]
+    failed = settled(client, begin(client)["id"])
+    assert (failed["status"], failed["error"]["code"]) == ("failed", code)
+    assert failed["error"]["message"].startswith(message)
+
+
+def test_background_when_the_prompt_is_too_long_then_it_is_kept_as_failed_and_names_our_field(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.preprocess_error = ContextLengthExceededError("Too long.")
+    try:
+        failed = settled(client, begin(client)["id"])
+    finally:
+        server.preprocess_error = None
+    assert failed["error"] == {"code": "invalid_prompt", "message": "Too long."}
+
+
+def test_background_when_the_request_is_wrong_then_400_at_once(client: httpx.Client) -> None:
+    assert refusal(client, background=True, input=[])["param"] == "input"
+    error = refusal(client, background=True, store=False)
+    assert (error["param"], error["code"]) == ("background", "invalid_value")
+    assert "'store'" in error["message"]
+
+
+def test_background_when_nothing_can_be_kept_then_503(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file, not a folder")
+    server = FakeModelServer()
+    with serving(tmp_path / "taken" / "r.sqlite", server) as url, httpx.Client(base_url=url) as client:
+        assert refusal(client, 503, background=True)["code"] == "service_unavailable"
+        assert refusal(client, 503, background=True, stream=True)["code"] == "service_unavailable"
+    assert server.streams == []
+
+
+def test_background_when_it_ends_then_the_log_says_how(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "gptoss_adapter.responses.background"):
+        told = begin(client)
+        wait_until(lambda: f"background response {told['id']} completed" in caplog.text)
+
+
+# --- cancelled and deleted ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", [[FOREVER], ENDLESS], ids=["queued", "answering"])
+def test_cancel_when_it_is_under_way_then_it_ends_and_so_does_the_generation(
+    client: httpx.Client, server: FakeModelServer, script: list[Any]
+) -> None:
+    server.script = script
+    told = begin(client)
+    wait_until(lambda: bool(server.streams))
+    ended = cancelled(client, told)
+    assert (ended["id"], ended["status"], ended["error"]) == (told["id"], "cancelled", None)
+    assert server.streams[0].abandoned
+    assert cancelled(client, told) == retrieved(client, told) == ended
+
+
+def test_cancel_when_it_is_over_then_it_stays_as_it_is(client: httpx.Client) -> None:
+    done = settled(client, begin(client)["id"])
+    assert cancelled(client, done) == done
+
+
+def test_cancel_when_it_is_not_in_the_background_then_400(client: httpx.Client) -> None:
+    response = client.post(f"{RESPONSES}/{respond(client)['id']}/cancel")
+    assert (response.status_code, response.json()["error"]["message"]) == (400, "Cannot cancel a synchronous response.")
+
+
+def test_delete_when_it_is_under_way_then_it_ends(client: httpx.Client, server: FakeModelServer) -> None:
+    server.script = ENDLESS
+    told = begin(client)
+    wait_until(lambda: bool(server.streams))
+    assert client.delete(f"{RESPONSES}/{told['id']}").status_code == 200
+    assert server.streams[0].abandoned
+    assert client.get(f"{RESPONSES}/{told['id']}").status_code == 404
+
+
+@pytest.mark.parametrize("method", ["cancel", "delete"])
+def test_cancel_when_another_adapter_of_the_same_file_makes_it_then_that_one_ends_it_soon(
+    client: httpx.Client, server: FakeModelServer, store: Path, method: str
+) -> None:
+    server.script = ENDLESS
+    told = begin(client)
+    with serving(store, FakeModelServer()) as url, httpx.Client(base_url=url) as other:
+        wait_until(lambda: retrieved(other, told)["status"] == "in_progress")
+        if method == "cancel":
+            ended = cancelled(other, told)
+            assert (ended["status"], retrieved(client, told)) == ("cancelled", ended)
+        else:
+            other.delete(f"{RESPONSES}/{told['id']}")
+    assert wait_until(lambda: server.streams[0].abandoned) < 2.0
+
+
+# --- how many -------------------------------------------------------------------------------------------------------
+
+
+def test_background_when_as_many_as_may_be_are_under_way_then_429_until_one_ends(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = ENDLESS
+    under_way = [begin(client) for _ in range(3)]
+    response = client.post(RESPONSES, json={"model": MODEL, "input": "Hi", "background": True})
+    assert (response.status_code, response.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert "adapter.max_background_responses" in response.json()["error"]["message"]
+    assert int(response.headers["retry-after"]) >= 1
+    cancelled(client, under_way.pop())
+    under_way.append(begin(client))
+    server.script = HELLO
+    assert respond(client)["status"] == "completed"  # others are not held up
+    for told in under_way:
+        cancelled(client, told)
+
+
+def test_background_when_a_key_has_as_many_under_way_as_it_may_then_429_until_one_ends(tmp_path: Path) -> None:
+    key, server = add_key(tmp_path / "keys", "alice", 1), FakeModelServer(script=ENDLESS)
+    with (
+        serving(tmp_path / "r.sqlite", server, keys_path=str(tmp_path / "keys")) as url,
+        httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}) as client,
+    ):
+        told = begin(client)
+        assert refusal(client, 429)["message"].startswith("The key 'alice' has 1 requests under way")
+        assert retrieved(client, told)["status"] in ("queued", "in_progress")  # looking is not counted
+        assert cancelled(client, told)["status"] == "cancelled"  # nor is this
+        server.script = HELLO
+        wait_until(lambda: client.post(RESPONSES, json={"model": MODEL, "input": "Hi"}).status_code == 200)
+
+
+# --- streamed -------------------------------------------------------------------------------------------------------
+
+
+def test_stream_when_in_the_background_then_it_tells_what_another_does_and_that_it_was_queued(
+    client: httpx.Client,
+) -> None:
+    events, others = stream(client, background=True), stream(client)
+    kinds = [event["type"] for event in events]
+    assert kinds[:3] == ["response.created", "response.queued", "response.in_progress"]
+    assert kinds[3:] == [event["type"] for event in others[2:]]
+    statuses = [event["response"]["status"] for event in events if "response" in event]
+    assert statuses == ["queued", "queued", "in_progress", "completed"]
+    assert retrieved(client, events[0]["response"]) == events[-1]["response"]
+
+
+def test_stream_when_its_client_leaves_then_the_answer_is_made_all_the_same(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = SLOW
+    with streamed(client) as events:
+        told = next(events)["response"]
+    assert settled(client, told["id"])["status"] == "completed"
+
+
+def test_stream_when_it_is_taken_up_at_any_event_then_those_after_it_come_and_it_goes_on_to_the_end(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = SLOW
+    with streamed(client) as events:
+        told = next(events)["response"]
+        rest = resumed(client, told, after=0)  # while it is made
+        seen = [{"sequence_number": 0}, *events]
+    assert rest == seen[1:]
+    for after in range(len(seen) - 1):  # once it is over
+        assert resumed(client, told, after) == seen[after + 1 :]
+    assert resumed(client, told)[1:] == rest
+
+
+def test_stream_when_it_is_taken_up_again_and_left_again_then_the_answer_is_made_all_the_same(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = SLOW
+    with streamed(client) as events:
+        told = next(events)["response"]
+    with client.stream("GET", f"{RESPONSES}/{told['id']}", params={"stream": True}) as response:
+        next(response.iter_lines())
+    assert settled(client, told["id"])["status"] == "completed"
+
+
+def test_stream_when_the_engine_is_silent_then_comments_keep_it_alive(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = [Pause(0.3), *HELLO]
+    with streamed(client) as events:
+        told = next(events)["response"]
+        text = client.get(f"{RESPONSES}/{told['id']}", params={"stream": True, "starting_after": 1}).text
+    assert text.startswith(": keep-alive\n\n")
+    assert "event: response.completed\n" in text
+
+
+def test_stream_when_it_fails_then_its_last_event_says_so(client: httpx.Client, server: FakeModelServer) -> None:
+    server.script = [*HELLO[:5], ServiceUnavailableError("Gone.")]
+    events = stream(client, background=True)
+    assert events[-1]["type"] == "response.failed"
+    assert retrieved(client, events[0]["response"]) == events[-1]["response"]
+    assert resumed(client, events[0]["response"]) == events
+
+
+def test_stream_when_it_is_cancelled_then_its_last_event_says_so(client: httpx.Client, server: FakeModelServer) -> None:
+    server.script = ENDLESS
+    with streamed(client) as events:
+        told = next(events)["response"]
+        wait_until(lambda: retrieved(client, told)["status"] == "in_progress")
+        ended = cancelled(client, told)
+        *_, last = events
+    # there is no event of OpenAI's for this
+    assert (last["type"], last["response"]) == ("response.incomplete", ended)
+    assert resumed(client, told)[-1] == last
+
+
+def test_stream_when_another_adapter_of_the_same_file_made_it_or_makes_it_then_it_is_told_once_it_is_over(
+    client: httpx.Client, server: FakeModelServer, store: Path
+) -> None:
+    server.script = SLOW
+    with serving(store, FakeModelServer()) as url, httpx.Client(base_url=url) as other:
+        with streamed(client) as events:
+            told = next(events)["response"]
+            while_made = resumed(other, told, after=2)
+        assert while_made == resumed(other, told, after=2) == resumed(client, told, after=2)
+
+
+def test_stream_when_its_process_was_killed_then_whoever_takes_it_up_is_told_that_it_failed(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    with (
+        adapter_process("endless", ADAPTER__RESPONSES_PATH=path) as one,
+        httpx.Client(base_url=one.url) as client,
+        streamed(client) as events,
+    ):
+        told = next(events)["response"]
+        last = next(event for event in events if event["type"].endswith(".delta"))["sequence_number"]
+        one.process.kill()
+        one.process.wait()
+    with closing(sqlite3.connect(path)) as connection, connection:  # time passes
+        connection.execute("UPDATE under_way SET leased_until = leased_until - ?", (LEASE_S,))
+    with serving(path, FakeModelServer()) as url, httpx.Client(base_url=url) as other:
+        [failed] = resumed(other, told, after=last)
+        assert (failed["type"], failed["response"]) == ("response.failed", settled(other, told["id"]))
+        assert [event["type"] for event in resumed(other, told)] == [
+            "response.created",
+            "response.queued",
+            "response.failed",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "query", "param"),
+    [
+        ({"background": True}, {"stream": True}, "stream"),
+        ({}, {"stream": True}, "stream"),
+        ({"background": True}, {"starting_after": 1}, "starting_after"),
+        ({"background": True}, {"stream": True, "starting_after": -1}, "starting_after"),
+    ],
+)
+def test_stream_when_it_cannot_be_taken_up_then_400_names_the_parameter(
+    client: httpx.Client, fields: dict[str, Any], query: dict[str, Any], param: str
+) -> None:
+    told = respond(client, **fields)
+    response = client.get(f"{RESPONSES}/{told['id']}", params=query)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+def test_stream_when_it_is_taken_up_after_an_event_that_has_not_been_then_400(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = ENDLESS
+    with streamed(client) as events:
+        told = next(events)["response"]
+        query: dict[str, Any] = {"stream": True, "starting_after": 1000}
+        response = client.get(f"{RESPONSES}/{told['id']}", params=query)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "starting_after")
+        cancelled(client, told)
+
+
+def test_stream_when_nothing_is_kept_under_its_id_then_404(client: httpx.Client) -> None:
+    assert client.get(f"{RESPONSES}/resp_1", params={"stream": True}).status_code == 404
+
+
+# --- the process's end ----------------------------------------------------------------------------------------------
+
+
+def test_drain_when_a_response_is_made_in_the_background_then_it_is_given_the_time_to_end(tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite"
+    with adapter_process("slow", ADAPTER__RESPONSES_PATH=path) as one, httpx.Client(base_url=one.url) as client:
+        told = begin(client)
+        one.process.terminate()
+        assert one.process.wait(timeout=10) == 0
+    with serving(path, FakeModelServer()) as url, httpx.Client(base_url=url) as other:
+        assert retrieved(other, told)["status"] == "completed"
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_drain_when_the_time_is_up_then_what_is_made_in_the_background_has_failed(
+    tmp_path: Path, is_streamed: bool
+) -> None:
+    path = tmp_path / "r.sqlite"
+    settings = {"SERVER__SHUTDOWN_TIMEOUT_S": 2, "ADAPTER__RESPONSES_PATH": path}
+    with adapter_process("endless", **settings) as one, httpx.Client(base_url=one.url) as client:
+        if is_streamed:
+            with streamed(client) as events:
+                told = next(events)["response"]
+                one.process.terminate()
+                *_, last = events
+            assert last["type"] in ("response.failed", "error")
+            assert (last.get("response") or {"error": last})["error"]["message"] == "The server is shutting down."
+        else:
+            told = begin(client)
+            one.process.terminate()
+        begun = time.monotonic()
+        assert one.process.wait(timeout=10) == 0
+        assert time.monotonic() - begun < 3.0
+    with serving(path, FakeModelServer()) as url, httpx.Client(base_url=url) as other:
+        failed = retrieved(other, told)
+        assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
+        assert failed["error"]["message"] == "The server is shutting down."
+        if is_streamed:
+            assert resumed(other, told)[-1]["response"] == failed
