@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptoss_adapter.admission import Admission
-from gptoss_adapter.context import PROFILE_HEADER, REQUEST_ID_HEADER, RequestRecord, begin_record
+from gptoss_adapter.context import KEY_NOTE, PROFILE_HEADER, REQUEST_ID_HEADER, RequestRecord, begin_record
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import (
     ApiError,
@@ -41,6 +42,10 @@ logger = logging.getLogger(__name__)
 
 _QUIET_ROUTES: Final = frozenset({"/health", "/health/live", "/health/ready", "/ping", "/metrics", "/stats"})
 _MAX_LOGGED_BYTES: Final = 64 * 1024
+_BODIES_ARRIVING: Final = 16
+"""Of the largest size, that one client may have arriving at once."""
+_FREE_BYTES: Final = 64 * 1024
+"""Of each body, that are not counted: what others send slowly keeps no chat out."""
 _LINGER_S: Final = 1.0
 """For the rest of a refused request's body: a client that is amid sending it would not read the answer."""
 # a client may send any word for a method; the metrics keep to these
@@ -58,6 +63,8 @@ class Edge:
         self._admission = admission
         self._drain = drain
         self._metrics = metrics
+        self._num_arriving: Counter[str] = Counter()
+        """Bytes of bodies that are not whole yet, by their key's name."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -102,10 +109,11 @@ class Edge:
     ) -> None:
         key = self._admission.key_of(scope, headers)
         if key is not None:
-            record.notes["key"] = key.name
+            record.notes[KEY_NOTE] = key.name
+        self._admission.check_room(scope, key)
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
-                body = await self._read_body(headers, receive)
+                body = await self._read_body(headers, receive, "" if key is None else key.name)
         except TimeoutError:
             raise BodyTimeoutError(self._settings.body_timeout_s) from None
         if content is not None:
@@ -115,21 +123,33 @@ class Edge:
         if record.notes.get("outcome") in COMPLETED:
             self._admission.took(time.perf_counter() - record.started_at)
 
-    async def _read_body(self, headers: Headers, receive: Receive) -> bytes:
-        """Return the whole body. Raises BodyTooLargeError before reading more than is allowed, ClientGoneError."""
+    async def _read_body(self, headers: Headers, receive: Receive, client: str) -> bytes:
+        """Return the whole body. client: whose it is.
+
+        Raises BodyTooLargeError before reading more than is allowed, TooManyRequestsError, ClientGoneError.
+        """
         declared = headers.get("content-length", "0")
         if declared.isascii() and declared.isdigit() and int(declared) > self._settings.max_body_bytes:
             raise BodyTooLargeError(self._settings.max_body_bytes)
         body = bytearray()
         more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGoneError
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self._settings.max_body_bytes:
-                raise BodyTooLargeError(self._settings.max_body_bytes)
+        num_counted = 0
+        try:
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGoneError
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > self._settings.max_body_bytes:
+                    raise BodyTooLargeError(self._settings.max_body_bytes)
+                num_new = max(0, len(body) - _FREE_BYTES) - num_counted
+                num_counted += num_new
+                self._num_arriving[client] += num_new
+                if more and self._num_arriving[client] > _BODIES_ARRIVING * self._settings.max_body_bytes:
+                    raise TooManyRequestsError("Too many large request bodies are arriving at once.", retry_after_s=1)
+        finally:
+            self._num_arriving[client] -= num_counted
         return bytes(body)
 
     async def _answer(

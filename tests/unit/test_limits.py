@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import select
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import httpx
@@ -140,6 +141,17 @@ def test_connection_when_only_line_ends_come_after_an_answer_then_it_is_closed(a
                 if client.recv(1) == b"":
                     break
     assert time.monotonic() - begun < 3.0
+
+
+def test_bodies_when_one_client_has_many_large_ones_arriving_then_429_and_small_ones_pass() -> None:
+    size = 1024 * 1024
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
+    with adapter_process(ADAPTER__MAX_BODY_BYTES=size) as adapter, ExitStack() as stack:
+        clients = [stack.enter_context(connected(adapter, head.encode() + b" " * (size - 1))) for _ in range(20)]
+        refused, _, _ = select.select(clients, [], [], 5)
+        assert 1 <= len(refused) <= 4
+        assert all(client.recv(12) == b"HTTP/1.1 429" for client in refused)
+        assert httpx.post(f"{adapter.url}{CHAT}", json=chat_body()).status_code == 200
 
 
 def test_connection_when_it_is_used_again_after_a_while_then_it_works(adapter: FakeAdapter) -> None:
