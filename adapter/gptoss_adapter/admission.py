@@ -19,6 +19,7 @@ from starlette.types import Scope
 
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import DrainingError, TooManyRequestsError
+from gptoss_adapter.hosts import HostCheck
 from gptoss_adapter.keys import KeyFile
 from gptoss_adapter.messages.errors import speaks_anthropic
 from gptoss_adapter.routes.page import PAGE, PAGE_FILES
@@ -40,8 +41,11 @@ _MAX_RETRY_S: Final = 60
 class Admission:
     """Lets requests in or raises why not."""
 
-    def __init__(self, settings: AdapterSettings, keys: KeyFile | None, drain: Drain) -> None:
-        """keys: None: whoever comes may come in."""
+    def __init__(
+        self, settings: AdapterSettings, keys: KeyFile | None, drain: Drain, hosts: HostCheck | None = None
+    ) -> None:
+        """keys: None: whoever comes may come in. hosts: None: by any name."""
+        self._hosts = hosts
         self._keys = keys
         self._drain = drain
         self._max_concurrency = settings.max_concurrency_per_key
@@ -53,8 +57,10 @@ class Admission:
     def key_of(self, scope: Scope, headers: Headers) -> ApiKey | None:
         """Return whose request this is; None: it needs no key. Looks at its head only.
 
-        Raises InvalidKeyError, DrainingError.
+        Raises InvalidKeyError, DrainingError, InvalidRequestError.
         """
+        if self._hosts is not None:
+            self._hosts.check(headers)
         self._check_open(scope)
         path = scope["path"]
         # the page is open: it is nobody's, and asks for a key where the API does

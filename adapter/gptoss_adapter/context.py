@@ -35,6 +35,8 @@ class RequestRecord:
     """0: no response was begun."""
     notes: dict[str, object] = field(default_factory=dict)
     """What the route adds to the log line, by name."""
+    may_hurry: bool = True
+    """Whether it may ask for a priority before the others'."""
     counted: ExitStack = field(default_factory=ExitStack)
     """Ends that it is counted among those of its key; who takes it over (`pop_all`) goes on to be."""
     goes_on: asyncio.Task[None] | None = None
@@ -71,3 +73,9 @@ def current_key_name() -> str | None:
     record = _current.get()
     name = None if record is None else record.notes.get(KEY_NOTE)
     return None if name is None else str(name)
+
+
+def may_hurry() -> bool:
+    """Return whether the request may ask for a priority before the others'."""
+    record = _current.get()
+    return record is None or record.may_hurry

@@ -110,6 +110,7 @@ class Edge:
         key = self._admission.key_of(scope, headers)
         if key is not None:
             record.notes[KEY_NOTE] = key.name
+            record.may_hurry = key.is_urgent
         self._admission.check_room(scope, key)
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):

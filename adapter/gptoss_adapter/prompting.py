@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Final, TypeVar
 
+from gptoss_adapter.context import may_hurry
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.schemas.chat import (
     AllowedToolsChoice,
@@ -240,6 +241,8 @@ def sampling_of(
 ) -> SamplingParams:
     """Return how an answer's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
     defaults = SamplingParams()
+    if body.priority is not None and body.priority < defaults.priority and not may_hurry():
+        raise _invalid(f"'priority' is {body.priority}; this key may ask for {defaults.priority} or later.", "priority")
     min_tokens = or_default(body.min_tokens, defaults.min_tokens)
     if max_tokens is not None and min_tokens > max_tokens:
         raise _invalid(f"'min_tokens' ({min_tokens}) is more than the {max_tokens} tokens allowed.", "min_tokens")

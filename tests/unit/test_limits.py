@@ -392,3 +392,29 @@ def test_cors_when_a_known_page_asks_then_its_browser_may_send_and_read_errors_t
 def test_cors_when_another_page_asks_then_its_browser_is_told_nothing(client: httpx.Client) -> None:
     response = client.get("/v1/models", headers={"Origin": "https://evil.example.com"})
     assert "access-control-allow-origin" not in response.headers
+
+
+HOSTS = [
+    ("localhost:8000", 200),
+    ("127.0.0.1", 200),
+    ("[::1]:8000", 200),
+    ("chat.localhost", 200),
+    ("adapter", 200),
+    ("proxy.example.com", 200),
+    ("Proxy.Example.com.:80", 200),
+    ("evil.example.com", 400),
+    ("127.0.0.1.evil.example.com:8000", 400),
+]
+
+
+@pytest.mark.parametrize(("name", "status"), HOSTS)
+def test_host_when_nobody_is_asked_for_a_key_then_names_of_other_sites_are_refused(name: str, status: int) -> None:
+    settings = load_settings({"model": "demo", "adapter": {"allowed_hosts": ["proxy.example.com"]}}, environ={})
+    with live(create_app(settings, model_server=FakeModelServer())) as url:
+        assert httpx.get(f"{url}/v1/models", headers={"Host": name}).status_code == status
+
+
+def test_host_when_others_reach_the_server_then_any_name_is_taken() -> None:
+    settings = load_settings({"model": "demo", "server": {"host": "0.0.0.0"}}, environ={})
+    with live(create_app(settings, model_server=FakeModelServer())) as url:
+        assert httpx.get(f"{url}/v1/models", headers={"Host": "chat.example.com"}).status_code == 200

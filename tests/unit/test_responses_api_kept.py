@@ -22,6 +22,7 @@ from gptoss_backend.contract import ChatMessage, Role, ToolCall
 from gptoss_client.keys import add_key
 from support.fake_adapter import adapter_process
 from support.fake_model_server import FOREVER, HELLO, FakeModelServer, Pause, answer
+from support.live_app import wait_until
 from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving, settled, stream
 
 USER = ChatMessage(Role.USER, "Hi")
@@ -527,6 +528,7 @@ def test_what_is_kept_when_another_key_asks_then_it_is_not_there(tmp_path: Path)
             for name in ("alice", "bob")
         )
         begun = respond(alice, background=True)["id"]
+        wait_until(lambda: bool(server.samplings))
         server.script = HELLO
         told = respond(alice)
         for response_id in (begun, told["id"]):

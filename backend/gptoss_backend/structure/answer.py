@@ -43,6 +43,9 @@ from gptoss_backend.structure.grammars import Compiled
 from gptoss_backend.structure.schemas import StructureError, check_structure
 
 _NOT_ALLOWED = "satisfy the grammar"  # the library's words for a token that may not come
+_MOST_MASK_S = 10.0
+_MASK_S_A_TOKEN = 0.001
+"""Added for each. Usual masks take 0.02 to 0.2 ms."""
 _ENDS = frozenset({END, RETURN, CALL, ENDOFTEXT})
 
 
@@ -73,6 +76,8 @@ class AnswerMask:
             must_call: grammars.header(callable_names, may_speak=not must_call, is_json=self._final is not None)
             for must_call in {self._must_call, False}
         }
+        self._left_s = _MOST_MASK_S
+        """Of the time that its masks may take: all other answers wait meanwhile."""
         self._is_finished = False
         self._text = _Text.FREE
         self._matcher: LLMatcher | None = None
@@ -94,9 +99,13 @@ class AnswerMask:
         if self._matcher is not None:
             started = time.perf_counter()
             self._matcher.unsafe_compute_mask_ptr(bits.data_ptr(), bits.numel() * bits.element_size())
-            self._grammar.learned_s += time.perf_counter() - started
+            took_s = time.perf_counter() - started
+            self._grammar.learned_s += took_s
+            self._left_s += _MASK_S_A_TOKEN - took_s
             if self._matcher.is_error():
                 self._give_up(self._matcher)
+            if self._left_s < 0:
+                raise StructureOutgrown(f"{self._grammar.where}: the grammar of this schema is too slow: simplify it")
             return True
         if self._is_demanding:
             bits.copy_(_text_or_end())

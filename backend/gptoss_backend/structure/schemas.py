@@ -117,7 +117,8 @@ def _first_enforceable(text: str, *, is_strict: bool, or_any_object: bool) -> tu
         fault = _fault(prepared)
         if fault is None:
             if first_fault is not None:
-                logger.info("a schema that is not strict is held without %s: %s", lost, first_fault)
+                # %r: it quotes the client, whose text could look like another line, or steer a terminal
+                logger.info("a schema that is not strict is held without %s: %r", lost, first_fault[:100])
             return prepared, None
         first_fault = first_fault or fault
     return None, first_fault
