@@ -23,6 +23,7 @@ from gptoss_adapter.schemas.answers import (
     ChoiceLogprobs,
     FinishReasonName,
 )
+from gptoss_adapter.told_tokens import EndedAnswer, HasTokens, TokenTeller
 from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 
 
@@ -34,6 +35,10 @@ class AnswerStyle:
     mirror_reasoning_content: bool = False
     """Tell reasoning under vLLM's and DeepSeek's older name too."""
     logprobs: bool = False
+    token_ids: bool = False
+    """Tell the ids of prompt and answer."""
+    prompt_logprobs: bool = False
+    """Tell how likely the prompt was."""
 
 
 def new_call_id() -> str:
@@ -47,11 +52,16 @@ class ChunkWriter:
     def __init__(self, frame: Frame, style: AnswerStyle, index: int = 0) -> None:
         self._style = style
         self._around = frame.choice(index)
+        self._teller = TokenTeller(self._around, beside_choices=True) if style.token_ids else None
         self._before_delta = self._around.before + '"delta":'
 
     def count(self, answer: HasUsage) -> None:
         """Tell with the chunks from here on, where that was asked for, what `answer` has cost by now."""
         self._around.count(answer)
+
+    def with_tokens(self, chunks: bytes, answer: HasTokens) -> bytes:
+        """Return the chunks, which are some, with those of the answer's token ids that are new, where asked for."""
+        return chunks if self._teller is None else self._teller.tell(chunks, answer)
 
     def role(self) -> bytes:
         """Return the first chunk."""
@@ -61,9 +71,10 @@ class ChunkWriter:
         """Return a chunk for each delta that is told, nothing for none."""
         return "".join([self._chunk_of(delta) for delta in deltas]).encode()
 
-    def finish(self, reason: FinishReasonName) -> bytes:
+    def finish(self, reason: FinishReasonName, stop_reason: str | int | None = None) -> bytes:
         """Return the chunk that says why the choice ends."""
-        return f'{self._before_delta}{{}},"logprobs":null,"finish_reason":"{reason}"{self._around.after}'.encode()
+        why = f'"finish_reason":"{reason}","stop_reason":{json.dumps(stop_reason)}'
+        return f'{self._before_delta}{{}},"logprobs":null,{why}{self._around.after}'.encode()
 
     def _chunk_of(self, delta: Delta) -> str:
         match delta:
@@ -123,10 +134,17 @@ class ChoiceBuilder:
                         self._arguments.append([])
                     self._arguments[index].append(arguments)
 
-    def choice(self, reason: FinishReasonName) -> Choice:
+    def choice(self, answer: EndedAnswer) -> Choice:
         """Return the whole choice."""
         logprobs = ChoiceLogprobs(content=chat_logprobs(self._tokens), refusal=None) if self._style.logprobs else None
-        return Choice(index=self._index, message=self._message(), logprobs=logprobs, finish_reason=reason)
+        return Choice(
+            index=self._index,
+            message=self._message(),
+            logprobs=logprobs,
+            finish_reason=answer.finish_reason,
+            stop_reason=answer.stop_reason,
+            **({"token_ids": answer.token_ids} if self._style.token_ids else {}),
+        )
 
     def _message(self) -> AnswerMessage:
         content, calls = "".join(self._content), self._calls()

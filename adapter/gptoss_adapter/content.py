@@ -35,9 +35,9 @@ class ScoredContent(ContentDelta):
 class ContentGate:
     """Every piece of content passes here, in order."""
 
-    def __init__(self, stop: Sequence[str] = ()) -> None:
-        """stop: strings at which the content ends."""
-        self._stop = StopStrings(stop)
+    def __init__(self, stop: Sequence[str] = (), *, shows_stop: bool = False) -> None:
+        """stop: strings at which the content ends. shows_stop: with the string itself, not before it."""
+        self._stop = StopStrings(stop, is_shown=shows_stop)
         self._tokens: deque[ContentToken] = deque()
         self._apart = ""  # goes before the next text
         self._num_pushed = 0  # characters
@@ -47,6 +47,10 @@ class ContentGate:
     def stopped(self) -> bool:
         """A stop string was found: the content is over, and nothing is to be pushed any more."""
         return self._stop.matched
+
+    def hold_stops(self, *, is_held: bool) -> None:
+        """Say whether stop strings in what is pushed next count for nothing, being too early."""
+        self._stop.may_end = not is_held
 
     @property
     def stop_string(self) -> str | None:

@@ -86,7 +86,7 @@ class FleetStream:
             self._may_move = False
         if isinstance(step.event, Started):
             if self._has_started:  # the reader has been told
-                return replace(step, event=Continued(step.event.logprobs))
+                return replace(step, event=Continued(step.event.logprobs, prompt_logprobs=step.event.prompt_logprobs))
             self._has_started = True
         return step
 

@@ -34,9 +34,9 @@ def text_logprobs(tokens: Iterable[ContentToken], offset: int = 0) -> TextLogpro
     tokens = list(tokens)
     return TextLogprobs(
         tokens=[text_name(token.scored.token_id) for token in tokens],
-        token_logprobs=[_finite(token.scored.logprob) for token in tokens],
+        token_logprobs=[finite(token.scored.logprob) for token in tokens],
         top_logprobs=[
-            {text_name(one): _finite(logprob) for one, logprob in (*token.scored.top, _itself(token))}
+            {text_name(one): finite(logprob) for one, logprob in (*token.scored.top, _itself(token))}
             for token in tokens
         ],
         text_offset=[offset + token.start for token in tokens],
@@ -52,7 +52,7 @@ def text_name(token_id: int) -> str:
 def _named(token_id: int, logprob: float) -> dict[str, Any]:
     raw = token_bytes(token_id)
     name = raw.decode() if _is_whole(raw) else _escaped(raw)
-    return {"token": name, "bytes": list(raw), "logprob": _finite(logprob)}
+    return {"token": name, "bytes": list(raw), "logprob": finite(logprob)}
 
 
 def _itself(token: ContentToken) -> tuple[int, float]:
@@ -71,5 +71,6 @@ def _escaped(raw: bytes) -> str:
     return "".join(f"\\x{byte:02x}" for byte in raw)
 
 
-def _finite(logprob: float) -> float:
+def finite(logprob: float) -> float:
+    """Return what JSON can say of it."""
     return max(logprob, _LEAST)

@@ -181,6 +181,12 @@ class GenerationMeter:
         metrics.request_prompt_tokens.labels(*labels).observe(prompt_tokens)
         self._activity.note_prompt(prompt_tokens, cached_tokens)
 
+    def went_on(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """The engine has taken it up again, with more behind its prompt."""
+        self._metrics.prompt_tokens.labels(*self._labels).inc(prompt_tokens)
+        self._metrics.cached_tokens.labels(*self._labels).inc(cached_tokens)
+        self._activity.note_prompt(prompt_tokens, cached_tokens)
+
     def tokens(self, count: int) -> None:
         """`count` tokens, at least one, have arrived together."""
         now = self._clock()

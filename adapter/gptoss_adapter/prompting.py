@@ -21,8 +21,6 @@ from gptoss_adapter.schemas.chat import (
     ChatCompletionRequest,
     Content,
     FunctionChoice,
-    JsonObjectFormat,
-    JsonSchemaFormat,
     Message,
     MessageToolCall,
     PromptFields,
@@ -31,7 +29,9 @@ from gptoss_adapter.schemas.chat import (
     Verbosity,
 )
 from gptoss_adapter.schemas.completions import CompletionRequest
+from gptoss_adapter.schemas.raw_output import RawOutputFields
 from gptoss_adapter.schemas.sampling import GenerationFields
+from gptoss_adapter.structured import asked_form, whole_text_structure
 from gptoss_backend.contract import (
     ChatMessage,
     ChatRequest,
@@ -40,6 +40,7 @@ from gptoss_backend.contract import (
     ResponseFormat,
     Role,
     SamplingParams,
+    TextForm,
     ToolCall,
     ToolChoice,
     ToolChoiceMode,
@@ -52,6 +53,8 @@ COMPLETION_MAX_TOKENS: Final = 16
 """OpenAI's default for completions."""
 _WISHES: Final = {"low": "Keep your answers brief.", "high": "Answer in detail."}
 """What a verbosity is to models that were trained on none."""
+NO_SEED: Final = -1
+"""What vLLM and llama.cpp take for a seed that was left out."""
 
 # --- chats ----------------------------------------------------------------------------------------------------------
 
@@ -62,14 +65,15 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
     `sampling` keeps its defaults: it does not change the prompt, and the same prompt with another temperature is then
     the same document, which Triton answers from its response cache.
     """
-    choice = _tool_choice(body)
+    choice, form = _tool_choice(body), asked_form(body)
     return ChatRequest(
         messages=(*(_message(message) for message in body.messages), *wish_of(body.verbosity)),
         date=today.isoformat(),
         tools=tuple(_tool(tool) for tool in _allowed_tools(body)),
         tool_choice=choice,
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
-        response_format=_response_format(body),
+        response_format=form if isinstance(form, ResponseFormat) else None,
+        form=form if isinstance(form, TextForm) else None,
         reasoning_effort=_effort(body, profile),
     )
 
@@ -99,7 +103,8 @@ def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> Sa
         raise _invalid("'top_logprobs' is only allowed when 'logprobs' is true.", "top_logprobs")
     logprobs = body.top_logprobs or 0 if body.logprobs else None
     param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    return sampling_of(body, profile, max_tokens_of(profile, _asked_tokens(body), param), logprobs)
+    sampling = sampling_of(body, profile, max_tokens_of(profile, _asked_tokens(body), param), logprobs)
+    return replace(sampling, allowed_token_ids=_allowed(body), prompt_logprobs=_of_prompt(body))
 
 
 def _effort(body: PromptFields, profile: ProfileSettings) -> ReasoningEffort:
@@ -182,15 +187,6 @@ def _check_offered(offered: Set[str], name: str, param: str) -> None:
         raise _invalid(f"'{param}' is '{name}', which is not among the 'tools'.", param)
 
 
-def _response_format(body: PromptFields) -> ResponseFormat | None:
-    match body.response_format:
-        case JsonObjectFormat():
-            return ResponseFormat()
-        case JsonSchemaFormat(json_schema=asked):
-            return ResponseFormat(asked.schema_, asked.name, asked.description, bool(asked.strict))
-    return None
-
-
 # --- completions ----------------------------------------------------------------------------------------------------
 
 
@@ -198,11 +194,21 @@ def completion_sampling(body: CompletionRequest, profile: ProfileSettings) -> Sa
     """Return how a text's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise _invalid("'best_of' is only taken where it equals 'n': this server ranks no answers.", "best_of")
-    if body.echo and body.logprobs is not None:
-        message = "'echo' cannot be combined with 'logprobs': log probabilities of a prompt are not computed here."
-        raise _invalid(message, "echo")
+    if body.max_tokens == 0 and not body.echo:
+        raise _invalid("'max_tokens' is 0, which is only allowed with 'echo'.", "max_tokens")
+    asks_of_echo = body.echo and body.logprobs is not None
+    if asks_of_echo and body.stream:
+        raise _invalid("'echo' with 'logprobs' cannot be streamed.", "echo")
+    if asks_of_echo and body.prompt_logprobs not in (None, body.logprobs):
+        raise _invalid("'prompt_logprobs' and the 'logprobs' of an echo differ; send one of them.", "prompt_logprobs")
     max_tokens = max_tokens_of(profile, body.max_tokens, "max_tokens", default=COMPLETION_MAX_TOKENS)
-    return sampling_of(body, profile, max_tokens, body.logprobs)
+    sampling = sampling_of(body, profile, 1 if body.max_tokens == 0 else max_tokens, body.logprobs)
+    return replace(
+        sampling,
+        allowed_token_ids=_allowed(body),
+        structure=whole_text_structure(body),
+        prompt_logprobs=body.logprobs if asks_of_echo else _of_prompt(body),
+    )
 
 
 # --- both -----------------------------------------------------------------------------------------------------------
@@ -213,6 +219,11 @@ def copies_of(sampling: SamplingParams, count: int) -> list[SamplingParams]:
     if sampling.seed is None:
         return [sampling] * count
     return [replace(sampling, seed=_as_int64(sampling.seed + index)) for index in range(count)]
+
+
+def scored_once(copies: list[SamplingParams]) -> list[SamplingParams]:
+    """Return the sampling of answers to one prompt, of which only the first tells the prompt's log probabilities."""
+    return [copies[0], *(replace(copy, prompt_logprobs=None) for copy in copies[1:])]
 
 
 def check_answer_fields(body: GenerationFields, num_choices: int, max_choices: int) -> None:
@@ -252,7 +263,7 @@ def sampling_of(
         top_p=or_default(body.top_p, or_default(profile.top_p, defaults.top_p)),
         top_k=max(or_default(body.top_k, defaults.top_k), 0),
         min_p=or_default(body.min_p, defaults.min_p),
-        seed=body.seed,
+        seed=None if body.seed == NO_SEED else body.seed,
         ignore_eos=or_default(body.ignore_eos, defaults.ignore_eos),
         presence_penalty=or_default(body.presence_penalty, defaults.presence_penalty),
         frequency_penalty=or_default(body.frequency_penalty, defaults.frequency_penalty),
@@ -264,6 +275,16 @@ def sampling_of(
         priority=or_default(body.priority, defaults.priority),
         cache_salt=body.cache_salt,
     )
+
+
+def _allowed(body: RawOutputFields) -> tuple[int, ...] | None:
+    return None if body.allowed_token_ids is None else tuple(body.allowed_token_ids)
+
+
+def _of_prompt(body: ChatCompletionRequest | CompletionRequest) -> int | None:
+    if body.prompt_logprobs is not None and body.stream:
+        raise _invalid("'prompt_logprobs' cannot be streamed.", "prompt_logprobs")
+    return body.prompt_logprobs
 
 
 def _as_int64(number: int) -> int:

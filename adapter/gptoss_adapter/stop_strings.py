@@ -22,27 +22,30 @@ class StopStrings:
     result not on where the pieces are cut.
     """
 
-    def __init__(self, strings: Sequence[str]) -> None:
-        """strings: none of them empty. Without any, text passes as it is."""
+    def __init__(self, strings: Sequence[str], *, is_shown: bool = False) -> None:
+        """strings: none empty; without any, text passes as it is. is_shown: the text ends with the one found."""
         self._matchers = [_Matcher(string) for string in strings]
+        self._is_shown = is_shown
         self._held = ""
+        self.may_end = True
+        """False: a string that is complete now does not end the text, nor does it later on."""
         self.matched = False
         """A string was found: no more text is to be pushed."""
         self.found: str | None = None
         """The string."""
 
     def push(self, text: str) -> str:
-        """Return what may go out now: all that cannot belong to a match, and nothing from a match on."""
+        """Return what may go out now: all that cannot belong to a match, and nothing from a match on, or behind it."""
         if not self._matchers:
             return text
         text, num_old = self._held + text, len(self._held)
         for end in range(num_old, len(text)):
             matched = [matcher.string for matcher in self._matchers if matcher.advance(text[end])]
-            if matched:
+            if matched and self.may_end:
                 self.matched = True
                 self.found = max(matched, key=len)
                 self._held = ""
-                return text[: end + 1 - len(self.found)]
+                return text[: end + 1 - (0 if self._is_shown else len(self.found))]
         shown = len(text) - max(matcher.num_matched for matcher in self._matchers)
         self._held = text[shown:]
         return text[:shown]
@@ -64,12 +67,15 @@ class _Matcher:
         self.num_matched = 0
 
     def advance(self, char: str) -> bool:
-        """Read one more character; True where the string is complete. Not to be called again then."""
+        """Read one more character; True where the string is complete."""
         count = self.num_matched
         while count and self.string[count] != char:
             count = self._shorter[count - 1]
-        self.num_matched = count + (self.string[count] == char)
-        return self.num_matched == len(self.string)
+        count += self.string[count] == char
+        is_complete = count == len(self.string)
+        # goes on, where that is no end, with the longest beginning of another match
+        self.num_matched = self._shorter[count - 1] if is_complete else count
+        return is_complete
 
 
 @lru_cache(maxsize=_NUM_KEPT)

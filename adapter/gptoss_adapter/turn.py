@@ -20,9 +20,16 @@ from gptoss_adapter.generation import Generation
 from gptoss_adapter.inference import ModelServer, PromptIds
 from gptoss_adapter.schemas.answers import FinishReasonName
 from gptoss_adapter.serving import ServedModel, Services
-from gptoss_backend.contract import ChatRequest, OutputStructure, SamplingParams, TokenLogprob
+from gptoss_backend.contract import (
+    ChatRequest,
+    Finished,
+    FinishReason,
+    OutputStructure,
+    SamplingParams,
+    TokenLogprob,
+)
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta
-from gptoss_backend.harmony.prompt import PromptError, offered_tools
+from gptoss_backend.harmony.prompt import PromptError, offered_tools, refusal_of_call
 from gptoss_backend.harmony.structure import output_structure
 from gptoss_backend.harmony.vocabulary import CALL, END, ENDOFTEXT, FIRST_SPECIAL, MESSAGE, RETURN, START
 
@@ -73,18 +80,24 @@ class Turn(Generation[Delta]):
         record: RequestRecord,
         *,
         stop: Sequence[str] = (),
+        shows_stop: bool = False,
         prompt: ChatPrompt | None = None,
+        goes_on: bool = True,
     ) -> None:
-        """stop: strings in the content that end the turn. prompt: the chat's, where several turns share it.
+        """stop: strings in the content that end the turn. shows_stop: with them, not before them.
+
+        prompt: the chat's, where several turns share it. goes_on: where the model calls a tool that was not offered, it
+        is told so, once, and writes on; else, or at a second such call, the turn ends there.
 
         Raises InvalidRequestError where the answer cannot be held to what the chat asks for.
         """
         prompt = prompt or ChatPrompt(services.model_server, chat, record.request_id)
-        super().__init__(services, served, replace(sampling, structure=prompt.structure), record)
+        super().__init__(services, served, replace(sampling, structure=prompt.structure), record, shows_stop=shows_stop)
         self._prompt = prompt
         self._splitter = ChannelSplitter(prompt.tool_names, allows_calls=bool(prompt.tool_names))
-        self._gate = ContentGate(stop)
+        self._gate = ContentGate(stop, shows_stop=shows_stop)
         self._one_by_one = bool(stop) or sampling.logprobs is not None
+        self._goes_on = goes_on and CALL not in sampling.stop_token_ids
         self._unplaced: list[TokenLogprob] = []  # of a message's text, or of a header: the next delta tells
 
     async def start(self) -> None:
@@ -108,6 +121,13 @@ class Turn(Generation[Delta]):
         """The stop string that ended the turn, None where something else did."""
         return self._gate.stop_string
 
+    def _following(self, finished: Finished) -> list[int]:
+        tool = self._splitter.refused_call
+        has_called = finished.finish_reason is FinishReason.STOP and self._token_ids[-1:] == [CALL]
+        if tool is None or not (has_called and self._goes_on and self._has_time_left(finished)):
+            return []
+        return refusal_of_call(tool)
+
     def _reasoning_tokens(self) -> int:
         return self._splitter.reasoning_tokens
 
@@ -116,6 +136,7 @@ class Turn(Generation[Delta]):
             return self._splitter.push(token_ids)
         deltas: list[Delta] = []
         for num_read, (token, scored) in enumerate(zip(token_ids, logprobs or repeat(None), strict=False), 1):
+            self._gate.hold_stops(is_held=self._is_before_stops(num_read))
             deltas += self._gated(self._splitter.push((token,)), token, scored)
             if self._gate.stopped:
                 self._stop_after(num_read)

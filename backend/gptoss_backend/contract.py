@@ -168,6 +168,31 @@ class ResponseFormat:
     description: str | None = None
     strict: bool = False
     """As of a FunctionTool."""
+    where: str = "response_format.json_schema.schema"
+    """The request's field, as a sentence about it begins."""
+
+
+class TextFormKind(StrEnum):
+    """How a text that need not be JSON is described."""
+
+    REGEX = "regex"
+    """By a regular expression, of the whole text, without look-around and word boundaries."""
+    CHOICE = "choice"
+    """As one of several strings."""
+    GRAMMAR = "grammar"
+    """By a grammar with a rule `start`, in Lark as llguidance takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextForm:
+    """What the final text must be, where that is not JSON."""
+
+    __pydantic_config__ = _STRICT
+    kind: TextFormKind
+    texts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+    """The choices; else one."""
+    where: str = "structured_outputs"
+    """The request's field, as a sentence about it begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +209,10 @@ class OutputStructure:
     """Functions that may be called, their arguments held to their parameters; none: no call may come."""
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
+    form: TextForm | None = None
+    """Of the text in the final channel, where `final` is None."""
+    is_whole: bool = False
+    """The answer is that text from its first token on, without Harmony's messages; no tools then."""
 
 
 TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
@@ -196,8 +225,8 @@ _MAX_TOKENS_NAMED: Final = 1024
 class SamplingParams:
     """How tokens are chosen and when generation ends. The defaults are OpenAI's, the bounds OpenAI's and vLLM's.
 
-    The order is vLLM's: logit_bias, repetition_penalty, frequency_penalty and presence_penalty, barred stop tokens and
-    grammar, temperature, top_k, top_p of what that left, min_p. Equal logits stand or fall together.
+    The order is vLLM's: logit_bias, repetition_penalty, frequency_penalty and presence_penalty, allowed tokens, barred
+    stop tokens and grammar, temperature, min_p, top_k, top_p of what these left. Equal logits stand or fall together.
     """
 
     __pydantic_config__ = _STRICT
@@ -221,12 +250,16 @@ class SamplingParams:
     """Divides positive and multiplies negative logits of the tokens of prompt and answer. 1: none."""
     logit_bias: Annotated[dict[TokenId, LogitBias], Field(max_length=_MAX_TOKENS_NAMED)] = field(default_factory=dict)
     """Added to the logits of these tokens."""
+    allowed_token_ids: Annotated[tuple[TokenId, ...], Field(min_length=1, max_length=_MAX_TOKENS_NAMED)] | None = None
+    """No other token can be chosen, not even one to stop at."""
     min_tokens: Annotated[int, Field(ge=0)] = 0
     """Stop tokens cannot be chosen before so many tokens."""
     stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=_MAX_TOKENS_NAMED)] = ()
     """Further tokens to end at; the one that did is the last of TOKEN_IDS."""
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     """How many alternatives to tell with each token's log probability; None: tell nothing."""
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """The same of the prompt's tokens, all of which are computed then, whatever the KV cache holds."""
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
     """The lower, the sooner. One step is worth `engine.priority_step_s` of waiting, so nobody waits for ever."""
     timeout_s: Annotated[float, Field(gt=0.0)] | None = None
@@ -253,6 +286,8 @@ class ChatRequest:
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
     response_format: ResponseFormat | None = None
+    form: TextForm | None = None
+    """What the final text must be, where there is no `response_format`. The model is not told."""
     reasoning_effort: ReasoningEffort = ReasoningEffort.MEDIUM
     sampling: SamplingParams = field(default_factory=SamplingParams)
 
@@ -323,6 +358,8 @@ class Started:
     event: Literal["started"] = "started"
     logprobs: tuple[TokenLogprob, ...] = ()
     """Where asked for: one entry for each of this response's TOKEN_IDS. So in every event."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Where asked for: of the prompt's tokens but the first, in the event with the first of TOKEN_IDS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +368,7 @@ class Continued:
 
     logprobs: tuple[TokenLogprob, ...]
     event: Literal["continued"] = "continued"
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +394,7 @@ class Finished:
     timings: Timings
     event: Literal["finished"] = "finished"
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 GenerationEvent: TypeAlias = Started | Continued | Finished

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from gptoss_backend.contract import ModelShort
+from gptoss_backend.engine.checkpoint_files import has_packed_experts
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.placement.choice import SINGLE, Card, choose_placement
+from gptoss_backend.engine.placement.choice import SINGLE, Card, Formats, choose_placement
 from gptoss_backend.settings import Settings
 from gptoss_client.checkpoint import DEMO, find_checkpoint
 from gptoss_client.errors import DriverError, UsageError
@@ -59,14 +60,12 @@ def _by_placement(model: ModelShort, settings: Settings, gpus: list[Gpu]) -> str
         return None  # the model's loading says so
     placement = settings.placement
     try:
-        config = ModelConfig.from_folder(folder)
         choice = choose_placement(
-            config,
+            ModelConfig.from_folder(folder),
             [Card(gpu.name, gpu.total_bytes) for gpu in gpus] * placement.num_nodes,
             mode=placement.mode,
             num_devices=placement.num_devices,
-            packed=config.has_packed_experts,
-            kv_element_size=1 if settings.engine.kv_cache_dtype == "fp8" else None,
+            formats=Formats.on_gpu(settings.engine, has_packed_experts=has_packed_experts(folder)),
         )
     except EngineError as error:
         raise UsageError(str(error)) from error

@@ -140,7 +140,8 @@ def test_event_when_sent_then_the_same_kind_is_read(event: GenerationEvent) -> N
 
 def test_event_when_twenty_alternatives_are_told_then_they_are_pairs_on_the_wire() -> None:
     raw = EVENT_CODEC.encode(Continued((TokenLogprob(5, -0.5, (Alternative(5, -0.5), Alternative(7, -1.25))),)))
-    assert raw == b'{"logprobs":[{"token_id":5,"logprob":-0.5,"top":[[5,-0.5],[7,-1.25]]}],"event":"continued"}'
+    told = b'{"logprobs":[{"token_id":5,"logprob":-0.5,"top":[[5,-0.5],[7,-1.25]]}],"event":"continued"'
+    assert raw == told + b',"prompt_logprobs":[]}'
 
 
 def test_documents_when_written_before_there_were_logprobs_then_they_are_still_read() -> None:

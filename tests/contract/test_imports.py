@@ -20,7 +20,8 @@ SOURCES = [path for room in ("backend", "adapter", "client", "load") for path in
 MAY_READ_THE_ENVIRONMENT = {BACKEND / "settings.py"}
 # parts of the engine that say where a model goes, and know no torch: the client asks them before anything is started
 PLANNING = tuple(
-    f"gptoss_backend.engine.{module}" for module in ("config", "errors", "placement.choice", "placement.jobs")
+    f"gptoss_backend.engine.{module}"
+    for module in ("checkpoint_files", "config", "errors", "placement.choice", "placement.jobs")
 )
 TENSOR_NAMES = {spec.name for spec in vars(contract).values() if isinstance(spec, TensorSpec)}
 
@@ -101,7 +102,10 @@ def test_preprocess_when_read_then_nothing_it_imports_imports_torch() -> None:
     files += [
         BACKEND / "triton" / name for name in ("__init__.py", "preprocess.py", "heartbeat.py", "tensors.py", "logs.py")
     ]
-    files += [BACKEND / "structure" / name for name in ("__init__.py", "reduction.py", "schemas.py")]
+    files += [
+        BACKEND / "structure" / name
+        for name in ("__init__.py", "checking.py", "reduction.py", "schemas.py", "text_forms.py")
+    ]
     files += [BACKEND / "__init__.py", BACKEND / "contract.py", BACKEND / "heartbeat.py", BACKEND / "settings.py"]
     assert importers(files, "torch", "transformers", "gptoss_backend.engine") == []
     ours = {name.rsplit(".", 1)[0] for path in files for name in imports(path) if name.startswith("gptoss_backend.")}

@@ -27,6 +27,7 @@ from agents import (
 )
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI
+from openai_harmony import Role
 
 from gptoss_backend.harmony.vocabulary import END, MESSAGE, RETURN, START, encoding
 from support import live_server
@@ -204,9 +205,16 @@ def test_budget_when_spent_inside_a_call_then_the_reason_is_length(scripted: ope
     assert '{"city": "Oslo"}'.startswith(answer.calls[0][1])
 
 
-def test_call_when_the_choice_is_none_then_it_is_text(scripted: openai.OpenAI) -> None:
+def test_call_when_the_choice_is_none_then_it_is_no_content_also_when_the_model_repeats_it(
+    scripted: openai.OpenAI,
+) -> None:
     answer = said(scripted, CALL + "<|call|>", tools=TOOLS, tool_choice="none")
-    assert answer == Answer('{"city": "Oslo"}', "", [], "stop")
+    assert answer == Answer("", '{"city": "Oslo"}\n\n{"city": "Oslo"}', [], "stop")
+
+
+def test_call_when_no_tool_was_offered_then_the_model_is_told_and_answers(scripted: openai.OpenAI) -> None:
+    answer = said(scripted, f"{CALL}<|call|>\n---\n{FINAL}")
+    assert answer == Answer("It rains.", '{"city": "Oslo"}', [], "stop")
 
 
 def test_special_tokens_when_typed_by_a_user_then_they_are_text(scripted: openai.OpenAI) -> None:
@@ -261,6 +269,33 @@ def test_schema_when_it_cannot_be_enforced_then_the_error_names_it(
         body: Any = caught.value.body
         assert body["param"] == param
         assert "nothing" in body["message"]
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_chat_when_its_tokens_are_asked_for_then_the_harmony_library_reads_them(
+    scripted: openai.OpenAI, stream: bool
+) -> None:
+    asked: Any = {"model": MODEL, "messages": [{"role": "user", "content": REASONING + FINAL}], "stream": stream}
+    answered: Any = scripted.chat.completions.create(**asked, extra_body={"return_token_ids": True})
+    first, *others = [chunk for chunk in answered if chunk.choices] if stream else [answered]
+    assert first.prompt_token_ids[0] == START
+    ids = [token for chunk in (first, *others) for token in chunk.choices[0].token_ids]
+    reasoned, said = encoding().parse_messages_from_completion_tokens(ids, Role.ASSISTANT)
+    assert (reasoned.channel, reasoned.content[0].text) == ("analysis", "Let me see.")
+    assert (said.channel, said.content[0].text) == ("final", "It rains.")
+
+
+def test_completion_when_special_tokens_are_kept_then_its_text_is_the_script(scripted: openai.OpenAI) -> None:
+    script = "<|channel|>final<|message|>It rains.<|end|>"
+    ids = encoding().encode(script, disallowed_special=())  # typed by a user: ordinary text
+    prompt = [START, *encoding().encode("user"), MESSAGE, *ids, END, START, *encoding().encode("assistant")]
+    asked: Any = {"model": MODEL, "prompt": prompt, "extra_body": {"skip_special_tokens": False}}
+    answered: Any = scripted.completions.create(**asked, stop=["<|end|>"])
+    assert answered.choices[0].text == script.removesuffix("<|end|>")
+    assert answered.choices[0].stop_reason == "<|end|>"
 
 
 # --- agents ---------------------------------------------------------------------------------------------------------

@@ -139,6 +139,32 @@ def test_text_logprobs_when_asked_for_then_offsets_find_the_tokens(client: opena
         assert token.startswith("bytes:") or choice.text[offset:].lstrip("\ufffd").startswith(token)
 
 
+def test_prompt_when_its_logprobs_are_asked_for_then_they_are_those_of_the_same_text_as_an_answer(
+    client: openai.OpenAI,
+) -> None:
+    answered = complete(client, "count", logprobs=2, extra_body=IGNORE_EOS | {"return_token_ids": True}).choices[0]
+    ids = answered.prompt_token_ids + answered.token_ids
+    for max_tokens in (0, 1):  # lm-eval asks for one
+        told = complete(client, ids, logprobs=2, echo=True, max_tokens=max_tokens).choices[0].logprobs
+        assert told.token_logprobs[0] is None
+        assert len(told.tokens) == len(ids) + max_tokens
+        scores = told.token_logprobs[len(answered.prompt_token_ids) : len(ids)]
+        num_scored = len(answered.logprobs.tokens)  # special tokens are no text
+        assert len(scores) == num_scored
+        assert scores == pytest.approx(answered.logprobs.token_logprobs, abs=1e-3)
+        # greedy: each token was the likeliest
+        assert scores == [max(top.values()) for top in told.top_logprobs[len(answered.prompt_token_ids) : len(ids)]]
+
+
+def test_chat_when_its_prompts_logprobs_are_asked_for_then_each_token_has_its_own(client: openai.OpenAI) -> None:
+    body = {"prompt_logprobs": 1, "return_token_ids": True}
+    answered: Any = client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=2, extra_body=body)
+    first, *others = answered.prompt_logprobs
+    assert first is None
+    for token, entries in zip(answered.prompt_token_ids[1:], others, strict=True):
+        assert entries[str(token)]["logprob"] <= 0.0
+
+
 def test_token_when_biased_then_it_alone_is_chosen_or_never(server: LiveServer, client: openai.OpenAI) -> None:
     [word] = post(server, "/tokenize", prompt=" fox")["tokens"]
     answer = complete(client, "the", logit_bias={str(word): 100}, max_tokens=5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -150,6 +151,61 @@ def test_clients_helpers_when_used_with_a_schema_then_they_give_the_model(client
     with client.chat.completions.stream(**asked) as stream:
         parsed = stream.get_final_completion().choices[0].message.parsed
     assert isinstance(parsed, Order)
+
+
+# --- vLLM's words ---------------------------------------------------------------------------------------------------
+
+FORMS: list[tuple[dict[str, Any], str]] = [
+    ({"structured_outputs": {"regex": "[a-c]{3}-[0-9]{2}"}}, r"[a-c]{3}-[0-9]{2}"),
+    ({"structured_outputs": {"choice": ["yes", "no\n", "maybe"]}}, r"yes|no\n|maybe"),
+    ({"guided_grammar": 'start: A ("+" A)? "!"\nA: /[1-9]/'}, r"[1-9](\+[1-9])?!"),
+    ({"structured_outputs": {"json": {"type": "boolean"}}}, r"true|false"),
+]
+
+
+@pytest.mark.parametrize(("fields", "pattern"), FORMS)
+def test_content_when_a_form_is_demanded_then_it_is_of_it(
+    client: openai.OpenAI, fields: dict[str, Any], pattern: str
+) -> None:
+    for choice in answers(client, extra_body=fields):
+        assert choice.finish_reason == "stop"
+        assert re.fullmatch(pattern, choice.message.content)
+
+
+@pytest.mark.parametrize(("fields", "pattern"), FORMS)
+def test_completion_when_a_form_is_demanded_then_the_whole_text_is_of_it(
+    client: openai.OpenAI, fields: dict[str, Any], pattern: str
+) -> None:
+    choice = client.completions.create(model=MODEL, prompt="Say it:", max_tokens=40, extra_body=fields).choices[0]
+    assert choice.finish_reason == "stop"
+    assert re.fullmatch(pattern, choice.text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"structured_outputs": {"regex": "((a{50}){50}){40}"}}, "structured_outputs.regex"),
+        ({"guided_regex": "("}, "guided_regex"),
+        ({"structured_outputs": {"grammar": "start: nowhere"}}, "structured_outputs.grammar"),
+        ({"structured_outputs": {"json": {"type": "nothing"}}}, "structured_outputs.json"),
+    ],
+)
+def test_form_when_it_cannot_be_held_then_the_error_names_it(
+    client: openai.OpenAI, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as of_text:
+        client.completions.create(model=MODEL, prompt="Hi", extra_body=fields)
+    with pytest.raises(openai.BadRequestError) as of_chat:
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}], extra_body=fields)
+    assert (of_text.value.param, of_chat.value.param) == (param, param)
+
+
+def test_tokens_when_only_some_are_allowed_then_no_other_comes(client: openai.OpenAI) -> None:
+    ids = encoding().encode(" yes no")
+    fields = {"allowed_token_ids": ids, "return_token_ids": True}
+    asked: Any = client.completions.create(model=MODEL, prompt="Hi", max_tokens=20, extra_body=fields)
+    assert set(asked.choices[0].token_ids) <= set(ids)
+    assert asked.choices[0].finish_reason == "length"
 
 
 # --- clients that speak to Triton directly --------------------------------------------------------------------------

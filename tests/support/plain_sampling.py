@@ -34,10 +34,11 @@ def plain_logits(
 
 
 def plain_distribution(logits: list[float], sampling: SamplingParams) -> list[float]:
-    """Return each token's probability after temperature, top-k, top-p and min-p."""
+    """Return each token's probability after temperature, min-p, top-k and top-p."""
     largest = max(logits)
     weights = [math.exp((logit - largest) / sampling.temperature) for logit in logits]
-    ranked = sorted(range(len(weights)), key=lambda token: -weights[token])[: sampling.top_k or None]
+    likely = [token for token, weight in enumerate(weights) if weight >= sampling.min_p]
+    ranked = sorted(likely, key=lambda token: -weights[token])[: sampling.top_k or None]
     total = math.fsum(weights[token] for token in ranked)
     kept: list[int] = []
     mass = 0.0
@@ -46,6 +47,5 @@ def plain_distribution(logits: list[float], sampling: SamplingParams) -> list[fl
             break
         mass += weights[token]
         kept.append(token)
-    kept = [token for token in kept if weights[token] >= sampling.min_p * weights[ranked[0]]]
     total = math.fsum(weights[token] for token in kept)
     return [weights[token] / total if token in kept else 0.0 for token in range(len(weights))]

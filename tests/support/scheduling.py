@@ -8,9 +8,10 @@ from itertools import accumulate
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
-from gptoss_backend.engine.scheduler import Scheduler, Step
+from gptoss_backend.engine.scheduler import Scheduler
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.speculation import PromptLookup, Speculation
+from gptoss_backend.engine.step import Step
 
 BLOCK = 4
 MAX_LEN = 48
@@ -98,7 +99,7 @@ class Simulation:
         choices = step.choices(picked)
         self.scheduler.advance(step, choices)
         for sequence, tokens in choices:
-            if sequence.row < 0:  # ended while the step was under way
+            if not sequence.has_row:  # ended while the step was under way
                 continue
             name = sequence.request.request_id
             self.left[name] -= len(tokens)
@@ -140,7 +141,7 @@ class Simulation:
         assert [s.rank for s in running] == sorted(s.rank for s in running)
         chosen_for = step.decodes + [draft.sequence for draft in step.drafts]
         assert not set(map(id, chosen_for)) & set(map(id, under_way)), "a sequence is chosen for in two steps under way"
-        assert all(sequence in running for sequence in under_way if sequence.row >= 0), "its blocks were taken away"
+        assert all(sequence in running for sequence in under_way if sequence.has_row), "its blocks were taken away"
         if self.live:
             assert scheduled or under_way, "requests wait, yet nothing runs"
             assert running[0] in scheduled + under_way or self.num_micro_batches > 1, "the most urgent stands still"

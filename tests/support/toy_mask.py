@@ -13,6 +13,11 @@ class ToyMask:
         self.accepted: list[int] = []
 
     @property
+    def num_tokens(self) -> int:
+        """As few as its sets take."""
+        return 1 + max((token for allowed in self.places for token in allowed or ()), default=0)
+
+    @property
     def is_finished(self) -> bool:
         """True past the last place."""
         return len(self.accepted) >= len(self.places)

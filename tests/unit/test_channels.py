@@ -179,8 +179,18 @@ def test_messages_when_two_go_to_one_place_then_an_empty_line_is_between() -> No
         # unknown words in a header
         ("<|channel|>commentry<|message|>Hello", Answer("", "Hello")),
         ("<|channel|>analysis about it<|message|>Hm", Answer("Hm", "")),
-        ("<|channel|>commentary to=browser.search<|message|>Hm", Answer("", "Hm")),
+        ("<|channel|>commentary to=user<|message|>Hm", Answer("", "Hm")),
+        # tools that nobody offered, and others' messages
+        ("<|channel|>commentary to=browser.search<|message|>Hm", Answer("Hm", "")),
+        ("<|channel|>final to=python code<|message|>1+1<|call|>", Answer("1+1", "")),
         (" to=python<|channel|>analysis code<|message|>1+1<|call|>", Answer("1+1", "")),
+        ("<|start|>user<|message|>More?<|end|><|start|>assistant<|channel|>final<|message|>So", Answer("More?", "So")),
+        ("<|channel|>final<|message|>So<|end|><|start|>system<|message|>Be kind.", Answer("Be kind.", "So")),
+        ("<|start|>developer<|channel|>final<|message|>Rules", Answer("Rules", "")),
+        ("<|start|>functions.f to=assistant<|channel|>commentary<|message|>42", Answer("42", "")),
+        ("<|start|>browser.search to=assistant<|channel|>commentary<|message|>42", Answer("42", "")),
+        ("<|start|>assistant to=assistant<|channel|>commentary<|message|>I look.", Answer("", "I look.")),
+        ("<|start|>users know<|message|> it", Answer("", " it")),
         # missing <|end|>, <|start|>, role
         ("<|channel|>analysis<|message|>Hm<|start|>assistant<|channel|>final<|message|>So", Answer("Hm", "So")),
         ("<|channel|>analysis<|message|>Hm<|channel|>final<|message|>So", Answer("Hm", "So")),
@@ -226,10 +236,10 @@ def test_turn_when_malformed_then_the_text_goes_where_it_was_meant(text: str, an
     assert parse(text) == answer
 
 
-def test_call_when_the_namespace_is_missing_then_a_known_function_is_called_and_another_is_content() -> None:
+def test_call_when_the_namespace_is_missing_then_a_known_function_is_called_and_another_is_reasoning() -> None:
     text = "<|channel|>commentary to={} <|constrain|>json<|message|>{{}}<|call|>"
     assert parse(text.format("f"), tools=("f",)) == Answer(calls=[("f", "{}")])
-    assert parse(text.format("g"), tools=("f",)) == Answer("", "{}")
+    assert parse(text.format("g"), tools=("f",)) == Answer("{}", "")
     assert parse(text.format("functions.g"), tools=("f",)) == Answer(calls=[("g", "{}")])
 
 
@@ -237,17 +247,38 @@ def test_call_when_the_namespace_is_missing_then_a_known_function_is_called_and_
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ('<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": 1}<|call|>', Answer("", '{"a": 1}')),
+        ('<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": 1}<|call|>', Answer('{"a": 1}', "")),
         ("<|channel|>analysis to=functions.f code<|message|>Hm<|call|>", Answer("Hm", "")),
-        (" to=f<|channel|>final<|message|>So<|return|>", Answer("", "So")),
+        (" to=f<|channel|>final<|message|>So<|return|>", Answer("So", "")),
+        ("<|channel|>final to=user<|message|>So<|return|>", Answer("", "So")),
         ("<|channel|>commentary to=functions.f<|call|>", Answer()),
         ("<|channel|>commentary<|message|>I look.<|end|>", Answer("", "I look.")),
     ],
 )
-def test_call_when_none_is_allowed_then_its_text_goes_where_its_channel_says(
+def test_call_when_none_is_allowed_then_its_text_is_nothing_that_the_user_was_told(
     text: str, answer: Answer, tools: tuple[str, ...]
 ) -> None:
     assert split(tokens(text), tools=tools, allows_calls=False).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("<|channel|>analysis to=python code<|message|>1+1<|call|>", "python"),
+        ("<|channel|>commentary to=browser.search<|call|>", "browser.search"),
+        ("<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>", "functions.f"),
+        ("<|channel|>analysis to=python code<|message|>1+1<|end|>", None),
+        ("<|channel|>analysis to=python code<|message|>1+1", None),
+        ("<|channel|>analysis to=python<|message|>1<|call|><|channel|>final<|message|>2<|return|>", None),
+        ("<|channel|>final<|message|>So<|call|>", None),
+    ],
+)
+def test_call_when_its_tool_was_not_offered_then_it_is_named(text: str, refused: str | None) -> None:
+    for size in (1, 100):
+        splitter, ids = ChannelSplitter(allows_calls=False), tokens(text)
+        for at in range(0, len(ids), size):
+            splitter.push(ids[at : at + size])
+        assert splitter.refused_call == refused
 
 
 def test_call_when_a_function_is_itself_named_with_the_namespace_then_its_name_is_whole() -> None:
@@ -376,7 +407,7 @@ def test_answer_when_split_in_any_chunks_then_it_is_that_of_the_whole(ids: list[
 
 @settings(max_examples=500, deadline=None)
 @given(any_answer)
-def test_answer_when_calls_are_not_allowed_then_there_is_none_and_only_the_channel_counts(ids: list[int]) -> None:
+def test_answer_when_calls_are_not_allowed_then_there_is_none_and_no_text_is_lost(ids: list[int]) -> None:
     answer = split(ids, tools=("f",), allows_calls=False).answer
     assert answer.calls == []
     assert split(ids, size=1, tools=("f",), allows_calls=False).answer == answer

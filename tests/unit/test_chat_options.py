@@ -300,14 +300,15 @@ def test_logprobs_when_the_answer_is_a_call_then_there_are_none(client: httpx.Cl
 
 @pytest.mark.parametrize("stop", [None, "never"])
 @pytest.mark.parametrize("tools", [{"tools": [WEATHER], "tool_choice": "none"}, {"tools": []}, {}])
-def test_tools_when_they_are_not_to_be_called_then_a_call_comes_as_text(
+def test_tools_when_they_are_not_to_be_called_then_a_call_is_no_content_and_the_model_writes_on(
     client: httpx.Client, server: FakeModelServer, stop: str | None, tools: dict[str, Any]
 ) -> None:
-    server.script = answer(CALL)
+    server.scripts = [answer(CALL)]
     choice = ask(client, stop=stop, **tools)["choices"][0]
     assert choice["finish_reason"] == "stop"
     assert "tool_calls" not in choice["message"]
-    assert choice["message"]["content"] == '{"city":"ENDE"}'
+    assert choice["message"]["content"] == "Hello!"
+    assert len(server.prompts) == 2
     assert (server.chats[0].tool_choice.mode is ToolChoiceMode.NONE) is ("tool_choice" in tools)
 
 

@@ -111,6 +111,7 @@ def test_answer_when_whole_then_it_is_openais_shape(client: httpx.Client) -> Non
                 "message": {"role": "assistant", "content": "Hello!", "refusal": None, "reasoning": "Easy."},
                 "logprobs": None,
                 "finish_reason": "stop",
+                "stop_reason": None,
             }
         ],
         "usage": {

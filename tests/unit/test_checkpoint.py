@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GptOssForCausalLM
+from transformers import GptOssConfig, GptOssForCausalLM
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 
 from gptoss_backend.demo.naming import DEMO_NAME, is_demo
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.checkpoint import find_checkpoint, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
+from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.mxfp4 import unpack_mxfp4
+from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.rope import RotaryEmbedding
 from gptoss_backend.engine.shard import Shard
 from support.reference import make_reference, reference_logits
@@ -33,6 +38,22 @@ SMALL = Shape(
     head_dim=16,
     vocab_size=300,
 )
+YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 4096,
+    "truncate": False,
+}
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    save_file(change(load_file(path)), path, {"format": "pt"})
+
+
+def without(document: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != key}
 
 
 @pytest.fixture
@@ -114,6 +135,89 @@ def test_load_when_a_tensor_is_missing_or_misshapen_then_the_sentence_names_it(p
         load(published)
 
 
+def renamed(name: str) -> str:
+    return name.replace("experts.gate_up_proj", "experts.gate_up_projs.0")
+
+
+@pytest.mark.parametrize(
+    ("rename", "sentence"),
+    [
+        (
+            lambda name: f"base_model.model.{name}",
+            r"lacks the tensor lm_head\.weight and \d+ more, but holds base_model\.model\.lm_head\.weight: merge the",
+        ),
+        (
+            lambda name: name.removeprefix("model."),
+            r"lacks the tensor model\.embed_tokens\.weight and \d+ more, but holds embed_tokens\.weight$",
+        ),
+        (renamed, r"lacks the tensor model\.layers\.0\.mlp\.experts\.gate_up_proj and \d+ more, but holds model\.lay"),
+    ],
+    ids=["PEFT", "no prefix", "Unsloth"],
+)
+def test_load_when_tensors_have_other_names_then_the_sentence_shows_one(
+    tmp_path: Path, rename: Callable[[str], str], sentence: str
+) -> None:
+    make_reference("base", tmp_path)
+    rewrite(tmp_path / "model.safetensors", lambda tensors: {rename(name): each for name, each in tensors.items()})
+    with pytest.raises(CheckpointError, match=sentence):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("model.layers.0.self_attn.q_proj.lora_A.weight", r"q_proj\.lora_A\.weight: merge the adapter into the model"),
+        ("model.layers.4.input_layernorm.weight", r"the tensor model\.layers\.4\.input_layernorm\.weight$"),
+        ("lm_head.bias", r"config\.json does not speak of, or is not computed here: the tensor lm_head\.bias$"),
+    ],
+)
+def test_load_when_there_are_tensors_that_are_not_computed_then_the_sentence_names_one(
+    tmp_path: Path, name: str, sentence: str
+) -> None:
+    make_reference("base", tmp_path)
+    rewrite(tmp_path / "model.safetensors", lambda tensors: tensors | {name: torch.zeros(4)})
+    with pytest.raises(CheckpointError, match=sentence):
+        load(tmp_path)
+
+
+def test_load_when_old_versions_saved_what_is_recomputed_then_it_is_passed_over(tmp_path: Path) -> None:
+    make_reference("base", tmp_path)
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    rewrite(tmp_path / "model.safetensors", lambda tensors: tensors | {name: torch.zeros(16)})
+    load(tmp_path)
+
+
+def test_load_when_the_unembedding_is_tied_then_the_embedding_is_read_as_transformers_does(tmp_path: Path) -> None:
+    make_reference("base", tmp_path)
+    rewrite(tmp_path / "model.safetensors", lambda tensors: without(tensors, "lm_head.weight"))
+    with pytest.raises(CheckpointError, match=r"lacks the tensor lm_head\.weight$"):
+        load(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tie_word_embeddings": True}))
+    reference = GptOssForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    run = StepByStep(load_torch_model(tmp_path), list(range(50)))
+    run.prefill(50)
+    torch.testing.assert_close(run.logits[0], reference_logits(reference, list(range(50))), atol=1e-3, rtol=0.0)
+
+
+def test_load_when_a_whole_file_lies_beside_an_index_then_it_counts_as_for_transformers(
+    published: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "merged"
+    reference = make_reference("base", folder)
+    for path in published.glob("model*"):  # of another shape: what was downloaded
+        path.rename(folder / path.name)
+    with caplog.at_level("INFO"):
+        model = load_model(folder, EngineOptions(dtype="float32", cpu_kernels="torch"), device=CPU)
+    assert "model.safetensors is whole in itself: model.safetensors.index.json beside it is passed over" in caplog.text
+    assert model.config.vocab_size == reference.config.vocab_size
+
+
+def test_load_when_the_file_beside_an_index_is_only_a_part_then_the_index_counts(published: Path) -> None:
+    save_file({"model.norm.weight": torch.zeros(64)}, published / "model.safetensors")
+    load(published)
+
+
 @pytest.mark.parametrize(
     ("weight_map", "sentence"),
     [
@@ -175,7 +279,17 @@ def test_load_when_numbers_are_of_no_use_then_the_sentence_names_the_tensor(
         ({"num_key_value_heads": 3}, "cannot share 3 key-value heads"),
         ({"rms_norm_eps": None}, "a value of the wrong type"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantised by 'fp8' are not computed here"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', not 'silu'"),
+        ({"attention_bias": False}, "attention without biases is not computed here"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope type 'llama3'"),
+        ({"rope_scaling": {"type": "linear"}}, "rope type 'linear'"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "YaRN's factor is missing, not a number from 1 on"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 0.5}}, "YaRN's factor is 0.5"),
+        ({"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "asks for mscale, which is not computed"),
+        ({"rope_scaling": YARN | {"mscale_all_dim": 1.0}}, "asks for mscale_all_dim, which is not computed"),
+        ({"rope_scaling": YARN | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5, but whole heads"),
+        ({"partial_rotary_factor": 0.25}, "partial_rotary_factor is 0.25, but whole heads"),
+        ({"rope_scaling": {"full_attention": YARN}}, "one rotary embedding for each kind of layer"),
     ],
     ids=str,
 )
@@ -186,6 +300,34 @@ def test_config_when_it_is_wrong_then_the_sentence_says_how(
     path.write_text(json.dumps(json.loads(path.read_text()) | edit))
     with pytest.raises(CheckpointError, match=sentence):
         ModelConfig.from_folder(published)
+
+
+@pytest.mark.parametrize("method", ["mxfp4", "MXFP4"])
+def test_config_when_mxfp4_is_written_in_capitals_then_it_is_read(published: Path, method: str) -> None:
+    path = published / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": {"quant_method": method}}))
+    load(published)
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], "holds a LoRA adapter: merge it into its model first"),
+        (["gpt-oss-20b-mxfp4.gguf"], "holds GGUF files, as llama.cpp reads them: give a folder in the layout"),
+        (["model.bin"], "holds a model for Apple's Metal: give a folder in the layout of openai/gpt-oss-20b"),
+        (["config.json", "dtypes.json", "model.safetensors"], "OpenAI's original layout: give the folder above, which"),
+    ],
+    ids=["adapter", "GGUF", "Metal", "original"],
+)
+def test_config_when_the_folder_holds_another_layout_then_the_sentence_says_what_to_give(
+    tmp_path: Path, files: list[str], sentence: str
+) -> None:
+    folder = tmp_path / "original"
+    folder.mkdir()
+    for file in files:
+        (folder / file).write_text("{}")
+    with pytest.raises(CheckpointError, match=sentence):
+        ModelConfig.from_folder(folder)
 
 
 def test_config_when_a_key_is_missing_then_the_sentence_names_it(published: Path) -> None:
@@ -223,3 +365,44 @@ def test_rope_when_scaled_by_yarn_then_angles_match_transformers(shape: str, tmp
     expected_cos, expected_sin = reference.model.rotary_emb(torch.zeros(1), positions[None])
     torch.testing.assert_close(cos[:, 0], expected_cos[0], atol=1e-4, rtol=0.0)
     torch.testing.assert_close(sin[:, 0], expected_sin[0], atol=1e-4, rtol=0.0)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"rope_theta": 150000, "rope_scaling": None},
+        {"rope_theta": 150000, "rope_scaling": {}},
+        {"rope_parameters": {}},
+        {"rope_theta": 10000.0, "rope_scaling": YARN},
+        {"rope_theta": 10000.0, "rope_parameters": YARN | {"rope_theta": 150000.0}},
+        {"rope_scaling": YARN, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}},
+        {"rope_theta": 150000, "rope_scaling": without(YARN, "rope_type") | {"type": "yarn"}},
+        {"rope_theta": 150000, "rope_scaling": without(YARN, "truncate")},
+        {"rope_theta": 150000, "rope_scaling": without(YARN, "original_max_position_embeddings")},
+        {"original_max_position_embeddings": 8192, "rope_scaling": YARN},
+        {"rope_theta": 150000, "rope_scaling": YARN | {"attention_factor": 1.0}},
+        {"rope_theta": 150000, "rope_scaling": YARN | {"attention_factor": 1.25, "factor": 1.0}},
+        {"rope_theta": 150000, "rope_scaling": {"rope_type": "default"}},
+    ],
+    ids=str,
+)
+def test_rope_when_keys_are_missing_or_spelled_otherwise_then_transformers_reads_the_same(keys: dict[str, Any]) -> None:
+    document: dict[str, Any] = {
+        "vocab_size": 300,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 128,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+    }
+    ours = RotaryEmbedding(ModelConfig.from_document(deepcopy(document | keys)).rope, 64, CPU)
+    theirs = GptOssRotaryEmbedding(GptOssConfig.from_dict(deepcopy(document | keys)))
+    torch.testing.assert_close(ours.inverse_frequencies, theirs.inv_freq, atol=0.0, rtol=1e-5)
+    assert ours.amplitude == pytest.approx(theirs.attention_scaling)

@@ -87,7 +87,7 @@ def test_text_when_whole_then_it_is_openais_shape_without_special_tokens(client:
     assert document == {
         "object": "text_completion",
         "model": "gpt-oss-demo",
-        "choices": [{"index": 0, "text": TEXT, "logprobs": None, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "text": TEXT, "logprobs": None, "finish_reason": "stop", "stop_reason": None}],
         "usage": {
             "prompt_tokens": PROMPT_TOKENS,
             "completion_tokens": len(SAID),
@@ -103,7 +103,7 @@ def test_text_when_streamed_then_pieces_finish_usage_and_done_come_in_order(clie
     assert done == "[DONE]"
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == TEXT
     assert {chunk["choices"][0]["finish_reason"] for chunk in chunks} == {None}
-    assert last["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}]
+    assert last["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": "stop", "stop_reason": None}]
     assert usage["choices"] == []
     assert usage["usage"]["completion_tokens"] == len(SAID)
     assert {chunk["object"] for chunk in [*chunks, last, usage]} == {"text_completion"}

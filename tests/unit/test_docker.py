@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from gptoss_backend.contract import MODELS_BY_SHORT, PREPROCESS
 from gptoss_backend.demo.naming import DEMO_NAME, WEIGHTS_FILE, WEIGHTS_KEY, weights_digest
-from gptoss_backend.engine.checkpoint import SINGLE_FILE
+from gptoss_backend.engine.checkpoint_files import SINGLE_FILE
 from gptoss_backend.heartbeat import HEARTBEAT, STALLED
 from gptoss_backend.settings import CONFIG_ENV, ENV_PREFIX, PROJECT_ROOT, Settings, load_settings
 from gptoss_client import hang_watch

@@ -15,7 +15,7 @@ from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.errors import InvalidRequest
 from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
+from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
 from support.fake_model import FakeModel
 from support.reference import make_reference
 from support.stepping import load_torch_model, prompt_of
@@ -183,3 +183,9 @@ def test_logprobs_when_compared_with_the_models_own_then_they_agree_whatever_sha
     for entry, row in zip(answer.logprobs, expected, strict=True):
         assert entry.logprob == pytest.approx(float(row[entry.token_id]), abs=1e-3)
         assert [other.logprob for other in entry.top] == pytest.approx(row.topk(2).values.tolist(), abs=1e-3)
+
+
+def test_sequence_when_its_seed_is_negative_then_its_numbers_are_not_those_of_the_positive_one() -> None:
+    seeds = (1, -1, 2, -2, 2**63 - 1, -(2**63))
+    drawn = {Sequence(GenerationRequest("a", [1], SamplingParams(seed=seed)), 1).random.random() for seed in seeds}
+    assert len(drawn) == len(seeds)

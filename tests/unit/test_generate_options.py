@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-from gptoss_backend.engine.errors import EngineError
+from gptoss_backend.contract import MODELS_BY_TRITON
+from gptoss_backend.engine.errors import CheckpointError, EngineError
 from gptoss_backend.engine.speculation import Speculation
 from gptoss_backend.settings import EngineSettings, ProfileSettings
+from support.reference import make_reference
 
 
 @pytest.fixture
@@ -70,3 +73,15 @@ def test_setting_when_it_names_a_draft_head_then_the_profile_s_own_comes_first(t
     profile = ProfileSettings(model="20b", speculation_head="heads/own", speculation_tokens=5)
     assert options_of(engine, profile).speculation == Speculation(5, 2, "heads/own")
     assert options_of(engine, ProfileSettings(model="20b", speculation_tokens=0)).speculation is None
+
+
+def test_checkpoint_when_its_vocabulary_ends_before_harmony_s_tokens_then_the_load_fails_and_says_why(
+    triton_model: ModuleType, tmp_path: Path
+) -> None:
+    served = MODELS_BY_TRITON["gpt_oss_20b"]
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    make_reference(small | {"vocab_size": 200_013}, tmp_path / "enough", dtype=torch.bfloat16)
+    assert triton_model._checkpoint(str(tmp_path / "enough"), served) == tmp_path / "enough"
+    make_reference(small | {"vocab_size": 200_012}, tmp_path / "short", dtype=torch.bfloat16)
+    with pytest.raises(CheckpointError, match="a vocabulary of 200,012 tokens: Harmony, in which chats are written"):
+        triton_model._checkpoint(str(tmp_path / "short"), served)

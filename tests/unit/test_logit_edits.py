@@ -121,3 +121,22 @@ def test_logprob_when_compared_with_log_softmax_then_token_and_alternatives_agre
     assert [other.token_id for other in entry.top] == top.indices.tolist()
     torch.testing.assert_close([other.logprob for other in entry.top], top.values.tolist(), atol=1e-5, rtol=1e-6)
     assert all(isinstance(other, Alternative) and other.logprob <= 0.0 for other in entry.top)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 12), st.integers(0, 299))
+def test_logprob_when_logits_are_equal_then_the_lowest_ids_come_first_and_the_token_is_among_them(
+    seed: int, count: int, token: int
+) -> None:
+    # rounded to few values, as bfloat16 does where logits are large
+    logits = (torch.randn(300, generator=torch.Generator().manual_seed(seed)) * 3).round()
+    best = int(logits.argmax())
+    ranked = sorted(range(300), key=lambda other: (-float(logits[other]), other))[:count]
+    greedy = token_logprob(logits, best, best, count)
+    assert [other.token_id for other in greedy.top] == ranked
+    assert ranked[0] == best
+    drawn = [other.token_id for other in token_logprob(logits, token, best, count).top]
+    if float(logits[token]) < float(logits[ranked[-1]]) or token in ranked:
+        assert drawn == ranked
+    else:
+        assert drawn == [*ranked[:-1], token]

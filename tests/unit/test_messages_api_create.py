@@ -362,3 +362,13 @@ def test_message_when_the_prompt_cannot_be_made_then_the_refusal_names_fields_of
     server.preprocess_error = InvalidRequestError("messages[3]: it is odd.", param="messages[3]")
     assert refusal(client) == "messages: it is odd."
     assert refusal(client, path=COUNT, max_tokens=None).startswith("Unknown parameter: 'max_tokens'")
+
+
+def test_message_when_a_tool_is_called_that_nobody_offered_then_the_model_writes_on(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.scripts = [answer("<|channel|>commentary to=browser.search code<|message|>{}<|call|>")]
+    message = ask(client)
+    assert [block["type"] for block in message["content"]][-1] == "text"
+    assert message["content"][-1]["text"] == "Hello!"
+    assert message["stop_reason"] == "end_turn"

@@ -5,25 +5,37 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_document
-from gptoss_backend.settings import Settings, load_settings
+from gptoss_backend.engine.computing import Computing
+from gptoss_backend.engine.options import EngineOptions
+from gptoss_backend.engine.placement.choice import Formats
+from gptoss_backend.settings import EngineSettings, Settings, load_settings
 from gptoss_client import join
 from gptoss_client.cli import app
 from gptoss_client.errors import DriverError, UsageError
 from gptoss_client.placing import config_variant
+from gptoss_client.plan_models import published_config
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What a checkpoint of 20B says of itself; nothing more is read before the start."""
+    """What a checkpoint of 20B says of itself and which tensors it names; nothing more is read before the start."""
     folder = tmp_path / "20b"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config_document(SHAPES["20b"], "test")), encoding="utf-8")
+    name_experts(folder, "down_proj_blocks")
     return folder
+
+
+def name_experts(folder: Path, tensor: str) -> None:
+    index = {"weight_map": {f"model.layers.0.mlp.experts.{tensor}": "model-00001-of-00001.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def settings_for(folder: Path, **placement: object) -> Settings:
@@ -96,6 +108,45 @@ def test_join_when_the_variant_is_for_gpus_and_there_are_none_then_it_is_refused
     settings = load_settings({"server": {"triton_config_name": "spread"}}, environ={})
     with pytest.raises(UsageError, match="is for GPUs, and this host shows none"):
         join._on_gpus(settings)
+
+
+def test_variant_when_the_files_are_not_in_mxfp4_then_they_outweigh_config_json(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(tmp_path, monkeypatch, *[("NVIDIA GeForce RTX 4090", 23.6)] * 4)
+    assert config_variant(settings_for(folder), dict(os.environ)) == "replicas"
+    name_experts(folder, "down_proj")
+    assert config_variant(settings_for(folder), dict(os.environ)) == "spread"
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        {},
+        {"dtype": "float32"},
+        {"dense_weights": "int8"},
+        {"experts": "unpacked"},
+        {"kv_cache_dtype": "fp8", "dtype": "float16", "dense_weights": "int8"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("has_packed_experts", [True, False])
+def test_formats_when_the_server_starts_then_they_are_those_that_the_engine_computes_in(
+    engine: dict[str, Any], has_packed_experts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    told = Formats.on_gpu(EngineSettings(**engine), has_packed_experts=has_packed_experts)
+    assert told == Formats.on_gpu(EngineOptions(**engine), has_packed_experts=has_packed_experts)
+    computing = Computing.choose(
+        published_config("20b"),
+        torch.device("cuda", 0),
+        EngineOptions(**engine),
+        is_alone=True,
+        has_packed_experts=has_packed_experts,
+    )
+    kept = (computing.precision.dtype.itemsize, computing.packed, computing.cache_dtype.itemsize, computing.eight_bit)
+    assert kept == (told.element_size, told.packed, told.kv_element_size or told.element_size, told.eight_bit)
 
 
 def test_variant_when_no_card_holds_the_model_then_it_is_refused_with_the_figures(

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
-from gptoss_backend.engine.placement.choice import Card, choose_placement
+from gptoss_backend.engine.placement.choice import Card, Formats, choose_placement
 from gptoss_client.cli import app
 from gptoss_client.errors import UsageError
 from gptoss_client.plan_devices import DEVICES
@@ -24,7 +24,7 @@ DEMAND = Demand(users=200, think_s=15.0, prompt_tokens=1000, answer_tokens=500, 
 def on_cpu(shape: str) -> Roofline:
     """Return a benchmark's checkpoint, experts in bfloat16, on the machine it was measured on."""
     cpu, config = DEVICES["cpu"], config_of(SHAPES[shape])
-    placement = choose_placement(config, [Card(cpu.name, cpu.memory_bytes)], packed=False)
+    placement = choose_placement(config, [Card(cpu.name, cpu.memory_bytes)], formats=Formats(packed=False))
     return Roofline(config, cpu, placement)
 
 

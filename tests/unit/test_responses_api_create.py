@@ -627,3 +627,13 @@ def test_request_when_it_fails_before_the_first_response_then_plain_json_names_t
     assert response.headers["content-type"] == "application/json"
     assert response.json()["error"]["param"] == param
     assert response.json()["error"]["message"] == message
+
+
+def test_response_when_a_tool_is_called_that_nobody_offered_then_the_model_writes_on(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.scripts = [answer("<|channel|>commentary to=browser.search code<|message|>{}<|call|>")]
+    response = respond(client)
+    assert [item["type"] for item in response["output"]] == ["reasoning", "message"]
+    assert response["output"][1]["content"][0]["text"] == "Hello!"
+    assert response["usage"]["input_tokens"] == 2 * PROMPT_TOKENS

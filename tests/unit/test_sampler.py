@@ -35,7 +35,7 @@ def sequence(
 ) -> Sequence:
     """Return what the engine makes of a request that stops at STOPS."""
     params, prompt = SamplingParams(**sampling), PROMPT if prompt is None else prompt
-    grammar = None if mask is None else Grammar(mask, "r", vocab)
+    grammar = None if mask is None else Grammar(mask, "r")
     return Sequence(
         GenerationRequest("r", prompt, params, mask),
         max_tokens=1000,
@@ -174,6 +174,23 @@ def test_pick_when_the_vocabulary_is_large_and_flat_then_filters_reach_past_the_
     assert bool((observed[expected == 0] == 0).all())
     assert (observed - expected).abs().max() <= 1.01 / 2000
     assert (observed > 0).sum() > 1000
+
+
+@pytest.mark.parametrize("extra", [{}, {"top_k": 8000}, {"top_k": 200}], ids=str)
+def test_pick_when_min_p_leaves_more_than_the_shortlist_then_top_p_is_of_what_it_left(extra: dict[str, Any]) -> None:
+    logits = torch.randn(8191, generator=torch.Generator().manual_seed(1))
+    sampling = {"min_p": 0.1, "top_p": 0.5} | extra
+    expected = torch.tensor(plain_distribution(logits.tolist(), SamplingParams(**sampling)), dtype=torch.float64)
+    observed = observed_distribution(logits, [], 2000, **sampling)
+    assert bool((observed[expected == 0] == 0).all())
+    assert (observed - expected).abs().max() <= 1.01 / 2000
+
+
+def test_pick_when_min_p_and_top_p_are_both_asked_for_then_min_p_comes_first() -> None:
+    logits = torch.tensor([0.5, 0.25, 0.15, 0.05, 0.05] + [0.0] * 35).log()
+    # min_p leaves 0.5 and 0.25; the first is 0.6 of these, but not of all
+    observed = observed_distribution(logits, [], 900, min_p=0.4, top_p=0.6)
+    assert observed.nonzero()[:, 0].tolist() == [0]
 
 
 def test_pick_when_logits_are_equal_then_they_stand_or_fall_together() -> None:

@@ -196,6 +196,11 @@ def test_sampling_when_top_k_is_minus_one_then_there_is_no_limit() -> None:
     assert sampling(top_k=-1).top_k == 0
 
 
+def test_sampling_when_the_seed_is_minus_one_then_there_is_none() -> None:
+    assert sampling(seed=-1).seed is None
+    assert sampling(seed=-2).seed == -2
+
+
 @pytest.mark.parametrize("fields", [{"max_completion_tokens": 5}, {"max_tokens": 5, "max_completion_tokens": 5}])
 def test_sampling_when_max_tokens_comes_under_its_new_name_then_it_counts(fields: dict[str, int]) -> None:
     assert sampling(**fields).max_tokens == 5
@@ -240,7 +245,6 @@ NEUTRAL: dict[str, list[object]] = {
     "include_reasoning": [True, False],
     "chat_template_kwargs": [{}, {"reasoning_effort": None}],
     "skip_special_tokens": [True],
-    "include_stop_str_in_output": [False],
     "use_beam_search": [False],
     "length_penalty": [1, 1.0],
     "add_generation_prompt": [True],
@@ -266,7 +270,7 @@ REFUSED: dict[str, list[object]] = {
     "modalities": [["text", "audio"]],
     "verbosity": ["terse", 1],
     "skip_special_tokens": [False, 1],
-    "include_stop_str_in_output": [True],
+    "include_stop_str_in_output": [1, "yes"],
     "use_beam_search": [True],
     "length_penalty": [0.5],
     "add_generation_prompt": [False],
@@ -458,7 +462,7 @@ def test_completion_when_nothing_is_said_then_openai_decides() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "param"),
-    [({"best_of": 2}, "best_of"), ({"n": 2, "best_of": 1}, "best_of"), ({"echo": True, "logprobs": 0}, "echo")],
+    [({"best_of": 2}, "best_of"), ({"n": 2, "best_of": 1}, "best_of"), ({"max_tokens": 0}, "max_tokens")],
 )
 def test_completion_when_fields_are_at_odds_then_one_is_named(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequestError) as refused:

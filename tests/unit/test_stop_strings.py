@@ -76,6 +76,26 @@ def test_pieces_when_pushed_then_each_shows_what_is_certain(
     assert read(pieces, stop)[0] == shown
 
 
+@given(first=TEXT, rest=TEXT, stop=STOP)
+def test_text_when_it_may_not_end_yet_then_only_a_string_that_is_complete_later_ends_it(
+    first: str, rest: str, stop: list[str]
+) -> None:
+    matcher = StopStrings(stop)
+    matcher.may_end = False
+    shown = matcher.push(first)
+    assert not matcher.matched
+    matcher.may_end = True
+    shown += matcher.push(rest)
+    text = first + rest
+    ends = (end for end in range(len(first) + 1, len(text) + 1) if any(text[:end].endswith(one) for one in stop))
+    end = next(ends, None)
+    assert matcher.matched == (end is not None)
+    if end is not None:
+        assert shown == text[: end - max(len(one) for one in stop if text[:end].endswith(one))]
+    else:
+        assert shown + matcher.flush() == text
+
+
 def test_text_when_interrupted_then_no_match_reaches_across() -> None:
     matcher = StopStrings(["ab"])
     assert matcher.push("xa") == "x"

@@ -21,9 +21,10 @@ from gptoss_backend.contract import (
     ToolChoiceMode,
 )
 from gptoss_backend.engine.errors import StructureOutgrown
+from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ToolCallDelta
 from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, END, FIRST_SPECIAL, RETURN, START, encoding
-from gptoss_backend.structure import answer
+from gptoss_backend.structure import held_text
 from gptoss_backend.structure.answer import AnswerMask
 from gptoss_backend.structure.grammars import VOCAB_SIZE
 from gptoss_backend.structure.schemas import StructureError
@@ -456,7 +457,24 @@ def test_grammar_when_it_outgrows_its_limits_then_its_answer_fails_and_the_next_
 
 
 def test_answer_when_its_masks_take_too_long_then_it_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answer, "_MOST_MASK_S", -1.0)
+    monkeypatch.setattr(held_text, "_MOST_MASK_S", -1.0)
     mask = AnswerMask(JSON_ANSWER)
     with pytest.raises(StructureOutgrown, match="too slow"):
         mask.fill(torch.zeros(-(-VOCAB_SIZE // 32), dtype=torch.int32))
+
+
+@pytest.mark.parametrize("vocab_size", [200_019, 200_064, VOCAB_SIZE, 201_089, 201_216])
+@pytest.mark.parametrize("structure", [JSON_ANSWER, MAY_CALL], ids=["JSON", "call"])
+def test_mask_when_a_model_has_another_vocabulary_then_the_rest_of_its_row_may_not_come(
+    structure: OutputStructure, vocab_size: int
+) -> None:
+    mask = advanced(structure, "<|channel|>")
+    may_come = allowed(mask)
+    assert may_come is not None
+    grammar, row = Grammar(mask, "r"), torch.zeros(vocab_size)
+    assert grammar.prepare(), grammar.fault
+    grammar.exclude(row)
+    expected = np.zeros(vocab_size, dtype=bool)
+    expected[: len(may_come)] = may_come[:vocab_size]
+    assert (row.isfinite().numpy() == expected).all()
+    assert expected.any()

@@ -21,14 +21,14 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.harmony.prompt import PromptError
 from gptoss_backend.harmony.structure import output_structure
-from gptoss_backend.structure import schemas
+from gptoss_backend.structure import checking
+from gptoss_backend.structure.checking import check_structure
 from gptoss_backend.structure.costs import MAX_PROPERTIES
 from gptoss_backend.structure.reduction import MAX_PATTERN_REPEATS, plain
 from gptoss_backend.structure.schemas import (
     MAX_SCHEMA_BYTES,
     StructureError,
     arguments_schema,
-    check_structure,
 )
 
 WHERE = "response_format.json_schema.schema: "
@@ -328,7 +328,7 @@ def test_schema_when_it_is_as_dear_as_may_be_then_it_is_taken_in_time(schema: di
 
 
 def test_tools_when_together_they_would_take_too_long_then_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schemas, "_MAX_CHECK_S", 0.0)
+    monkeypatch.setattr(checking, "_MAX_CHECK_S", 0.0)
     with pytest.raises(StructureError, match=r"^tools\[0\]\..*took too long"):
         check_structure(OutputStructure(None, (FunctionTool("f"), FunctionTool("g"))))
 

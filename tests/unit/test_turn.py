@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import nullcontext
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from gptoss_adapter.chunks import AnswerStyle, ChoiceBuilder
 from gptoss_adapter.content import ScoredContent
 from gptoss_adapter.context import RequestRecord
 from gptoss_adapter.drain import Drain
+from gptoss_adapter.errors import InvalidRequestError, ServiceUnavailableError
 from gptoss_adapter.inference import GenerationStep
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.schemas.answers import Choice
@@ -32,7 +35,18 @@ from gptoss_backend.contract import (
 from gptoss_backend.contract import ToolChoiceMode as Mode
 from gptoss_backend.harmony.vocabulary import encoding
 from gptoss_backend.settings import load_settings
-from support.fake_model_server import FOREVER, STARTED, FakeModelServer, Scene, answer, finished, scored, token_ids
+from support.fake_model_server import (
+    CACHED_TOKENS,
+    FOREVER,
+    PROMPT_TOKENS,
+    STARTED,
+    FakeModelServer,
+    Scene,
+    answer,
+    finished,
+    scored,
+    token_ids,
+)
 
 SETTINGS = load_settings({"model": "demo"}, environ={})
 MODELS = ServedModels(SETTINGS)
@@ -58,6 +72,7 @@ def play(
     *,
     stop: list[str] | None = None,
     logprobs: int | None = None,
+    min_tokens: int = 0,
     mode: Mode = Mode.AUTO,
     tools: tuple[FunctionTool, ...] = (),
 ) -> tuple[Choice, Turn, list[ScoredContent]]:
@@ -66,7 +81,7 @@ def play(
     async def run() -> tuple[Choice, Turn, list[ScoredContent]]:
         server = FakeModelServer(scenes)
         services = Services(SETTINGS, MODELS, server, Metrics(), PAGE, utc_today, Drain())
-        sampling = SamplingParams(logprobs=logprobs)
+        sampling = SamplingParams(logprobs=logprobs, min_tokens=min_tokens)
         turn = Turn(services, MODELS.default, chat(mode, *tools), sampling, RequestRecord("req"), stop=stop or [])
         builder, pieces = ChoiceBuilder(AnswerStyle()), []
         async with turn:
@@ -74,7 +89,7 @@ def play(
             async for deltas in turn:
                 builder.add(deltas)
                 pieces += [delta for delta in deltas if isinstance(delta, ScoredContent)]
-        return builder.choice(turn.finish_reason), turn, pieces
+        return builder.choice(turn), turn, pieces
 
     return asyncio.run(run())
 
@@ -118,6 +133,18 @@ def test_turn_when_stopped_then_the_cut_does_not_depend_on_the_pieces(
     assert turn.usage == same_turn.usage
 
 
+@pytest.mark.parametrize(
+    ("min_tokens", "content"), [(0, "one"), (4, "one"), (5, "one end two"), (7, "one end two end three")]
+)
+def test_turn_when_tokens_must_come_first_then_no_stop_string_ends_it_before_more_of_them(
+    min_tokens: int, content: str
+) -> None:
+    # three tokens of a header come before the text, a token a word
+    scenes = answer("<|channel|>final<|message|>one end two end three end<|return|>")
+    for each in (scenes, script(token_ids("<|channel|>final<|message|>one end two end three end"), [])):
+        assert play(each, stop=[" end"], min_tokens=min_tokens)[0].message.content == content
+
+
 def test_turn_when_two_messages_are_kept_apart_then_what_does_it_is_no_stop_string() -> None:
     preamble = "<|channel|>commentary<|message|>Let me see.\n<|end|>"
     final = "<|start|>assistant<|channel|>final<|message|>One.\n\nTwo.<|return|>"
@@ -130,11 +157,92 @@ def letters(text: str) -> str:
     return "".join(char for char in text if char not in " \n\ufffd")
 
 
-def test_turn_when_tools_are_barred_then_a_call_is_content_also_where_it_is_scored() -> None:
+def test_turn_when_tools_are_barred_then_a_call_is_reasoning_also_where_content_is_scored() -> None:
     call = "<|channel|>commentary to=functions.f <|message|>{}<|call|>"
     choice, _, pieces = play(scored(answer(call)), logprobs=0, mode=Mode.NONE)
-    assert said(choice) == ("{}", None, [], "stop")
-    assert [token.scored.token_id for piece in pieces for token in piece.tokens] == token_ids("{}")
+    assert said(choice) == ("", "{}\n\n{}", [], "stop")  # a second time after it was told that there is no such tool
+    assert pieces == []
+
+
+PYTHON = (
+    "<|channel|>analysis<|message|>Hm.<|end|>"
+    "<|start|>assistant<|channel|>commentary to=python code<|message|>2+2<|call|>"
+)
+FOUR = "<|channel|>final<|message|>4<|return|>"
+REFUSAL = (
+    "<|start|>python to=assistant<|channel|>commentary<|message|>There is no tool python here: answer without it."
+    "<|end|><|start|>assistant"
+)
+
+
+def converse(
+    scripts: list[list[Scene]],
+    *,
+    goes_on: bool = True,
+    **sampling: Any,  # noqa: ANN401
+) -> tuple[Choice, Turn, FakeModelServer, Metrics]:
+    """Run a turn whose generations play `scripts`, one after another."""
+
+    async def run() -> tuple[Choice, Turn, FakeModelServer, Metrics]:
+        server, metrics = FakeModelServer(scripts=list(scripts)), Metrics()
+        services = Services(SETTINGS, MODELS, server, metrics, PAGE, utc_today, Drain())
+        params = SamplingParams(**sampling)
+        turn = Turn(services, MODELS.default, chat(), params, RequestRecord("req"), goes_on=goes_on)
+        builder = ChoiceBuilder(AnswerStyle())
+        async with turn:
+            await turn.start()
+            async for deltas in turn:
+                builder.add(deltas)
+        return builder.choice(turn), turn, server, metrics
+
+    return asyncio.run(run())
+
+
+def test_turn_when_a_tool_is_called_that_nobody_offered_then_the_model_is_told_and_goes_on() -> None:
+    choice, turn, server, metrics = converse([answer(PYTHON), answer(FOUR)], max_tokens=100, min_tokens=30)
+    assert said(choice) == ("4", "Hm.\n\n2+2", [], "stop")
+    called, answered = len(token_ids(PYTHON)), len(token_ids(FOUR))
+    assert server.prompts[1] == [*server.prompts[0], *token_ids(PYTHON), *token_ids(REFUSAL)]
+    assert [sampling.max_tokens for sampling in server.samplings] == [100, 100 - called]
+    assert [sampling.min_tokens for sampling in server.samplings] == [30, 30 - called]
+    assert turn.usage.completion_tokens == called + answered
+    assert turn.usage.prompt_tokens == 2 * PROMPT_TOKENS
+    assert turn.usage.prompt_tokens_details.cached_tokens == 2 * CACHED_TOKENS
+    assert all(stream.ended for stream in server.streams)
+    page = metrics.exposition().decode()
+    assert re.findall(r"^gptoss_num_requests_running\{.*\} (\S+)$", page, re.MULTILINE) == ["0.0"]
+    assert re.findall(r"^gptoss_prompt_tokens_total\{.*\} (\S+)$", page, re.MULTILINE) == [f"{2 * PROMPT_TOKENS:.1f}"]
+
+
+def test_turn_when_it_calls_what_nobody_offered_twice_then_it_ends_there() -> None:
+    choice, turn, server, _ = converse([answer(PYTHON), answer(PYTHON)])
+    assert said(choice) == ("", "Hm.\n\n2+2\n\nHm.\n\n2+2", [], "stop")
+    assert turn.usage.completion_tokens == 2 * len(token_ids(PYTHON))
+    assert len(server.prompts) == 2
+
+
+@pytest.mark.parametrize(
+    ("sampling", "goes_on"),
+    [({"max_tokens": len(token_ids(PYTHON))}, True), ({"stop_token_ids": (200012,)}, True), ({}, False)],
+    ids=["no tokens left", "it is the end that was asked for", "as asked"],
+)
+def test_turn_when_it_may_not_go_on_then_it_ends_with_the_call(sampling: dict[str, Any], goes_on: bool) -> None:
+    choice, _, server, _ = converse([answer(PYTHON)], goes_on=goes_on, **sampling)
+    assert said(choice) == ("", "Hm.\n\n2+2", [], "stop")
+    assert len(server.prompts) == 1
+
+
+def test_turn_when_there_is_no_room_to_go_on_then_it_ends_with_the_call() -> None:
+    refused: list[Scene] = [InvalidRequestError("too long", param="messages", code="context_length_exceeded")]
+    choice, turn, server, _ = converse([answer(PYTHON), refused])
+    assert said(choice) == ("", "Hm.\n\n2+2", [], "stop")
+    assert turn.usage.completion_tokens == len(token_ids(PYTHON))
+    assert len(server.prompts) == 2
+
+
+def test_turn_when_it_breaks_while_it_goes_on_then_the_error_is_told() -> None:
+    with pytest.raises(ServiceUnavailableError):
+        converse([answer(PYTHON), [STARTED, ServiceUnavailableError("gone")]])
 
 
 def test_turn_when_it_ends_inside_a_call_then_it_has_stopped_and_asks_for_none() -> None:

@@ -7,12 +7,12 @@ Does not know: gRPC, Harmony, how an event is framed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 from fastapi import APIRouter
-from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,11 +22,13 @@ from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.heads import AnswerHead, Frame
 from gptoss_adapter.limits import check_schemas, check_tools
-from gptoss_adapter.prompting import chat_request, check_answer_fields, copies_of, sampling_params
+from gptoss_adapter.prompt_logprobs import prompt_logprobs
+from gptoss_adapter.prompting import chat_request, check_answer_fields, copies_of, sampling_params, scored_once
 from gptoss_adapter.schemas.answers import ChatCompletion, Choice, ErrorBody, Usage
-from gptoss_adapter.schemas.chat import ChatCompletionRequest, JsonSchemaFormat, PromptFields
+from gptoss_adapter.schemas.chat import ChatCompletionRequest, PromptFields
 from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.sse import DONE, STREAMED, EventStream
+from gptoss_adapter.structured import check_form
 from gptoss_adapter.together import gather, interleave
 from gptoss_adapter.turn import ChatPrompt, Turn
 from gptoss_adapter.validation import StrictJsonRoute
@@ -49,6 +51,8 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
         include_reasoning=body.include_reasoning is not False,
         mirror_reasoning_content=services.settings.adapter.mirror_reasoning_content,
         logprobs=bool(body.logprobs),
+        token_ids=bool(body.return_token_ids),
+        prompt_logprobs=body.prompt_logprobs is not None,
     )
     if body.stream:
         frame = Frame(
@@ -70,14 +74,9 @@ def check_length(body: PromptFields, services: Services) -> None:
         message = f"The conversation has {len(body.messages)} messages; this server takes {max_messages}."
         raise InvalidRequestError(message, param="messages", code="invalid_value")
     check_tools(body.tools, limits)
-    check_schemas(dict(_schemas(body)), limits)
-
-
-def _schemas(body: PromptFields) -> Iterator[tuple[str, dict[str, JsonValue] | None]]:
-    for at, tool in enumerate(body.tools or ()):
-        yield f"tools[{at}].function.parameters", tool.function.parameters
-    if isinstance(body.response_format, JsonSchemaFormat):
-        yield "response_format.json_schema.schema", body.response_format.json_schema.schema_
+    tools = enumerate(body.tools or ())
+    check_schemas({f"tools[{at}].function.parameters": tool.function.parameters for at, tool in tools}, limits)
+    check_form(body, limits)
 
 
 def _plan(body: ChatCompletionRequest, served: ServedModel, services: Services) -> list[Turn]:
@@ -91,7 +90,18 @@ def _plan(body: ChatCompletionRequest, served: ServedModel, services: Services) 
     if count > 1:
         _check_copies(replace(samplings[0], structure=prompt.structure), count, services)
     return [
-        Turn(services, served, chat, sampling, record, stop=body.stop_strings, prompt=prompt) for sampling in samplings
+        Turn(
+            services,
+            served,
+            chat,
+            sampling,
+            record,
+            stop=body.stop_strings,
+            shows_stop=bool(body.include_stop_str_in_output),
+            prompt=prompt,
+            goes_on=not body.return_token_ids,  # what it is told is no token of the answer
+        )
+        for sampling in scored_once(samplings)
     ]
 
 
@@ -109,7 +119,10 @@ async def _whole_answer(
     answers = [_whole_choice(turn, ChoiceBuilder(style, index)) for index, turn in enumerate(turns)]
     async with until_disconnect(request.receive):
         choices = await gather(answers)
-    return ChatCompletion(object="chat.completion", choices=choices, usage=_usage(turns), **head.fields())
+    told: dict[str, Any] = {"prompt_token_ids": turns[0].prompt_token_ids} if style.token_ids else {}
+    if style.prompt_logprobs:
+        told["prompt_logprobs"] = prompt_logprobs(turns[0].prompt_scores)
+    return ChatCompletion(object="chat.completion", choices=choices, usage=_usage(turns), **told, **head.fields())
 
 
 async def _whole_choice(turn: Turn, choice: ChoiceBuilder) -> Choice:
@@ -117,7 +130,7 @@ async def _whole_choice(turn: Turn, choice: ChoiceBuilder) -> Choice:
         await turn.start()
         async for deltas in turn:
             choice.add(deltas)
-    return choice.choice(turn.finish_reason)
+    return choice.choice(turn)
 
 
 async def _stream_answer(turns: Sequence[Turn], frame: Frame, style: AnswerStyle) -> AsyncGenerator[bytes, None]:
@@ -136,9 +149,9 @@ async def _stream_choice(turn: Turn, chunks: ChunkWriter) -> AsyncGenerator[byte
         async for deltas in turn:
             chunks.count(turn)
             if told := told + chunks.deltas(deltas):
-                yield told
+                yield chunks.with_tokens(told, turn)
             told = b""
-        yield told + chunks.finish(turn.finish_reason)
+        yield chunks.with_tokens(told + chunks.finish(turn.finish_reason, turn.stop_reason), turn)
 
 
 def _usage(turns: Sequence[Turn]) -> Usage:

@@ -27,6 +27,7 @@ from gptoss_adapter.schemas.answers import ErrorBody, TextChoice, TextCompletion
 from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.sse import DONE, STREAMED, EventStream
+from gptoss_adapter.structured import check_form
 from gptoss_adapter.text_chunks import TextChoiceBuilder, TextChunkWriter
 from gptoss_adapter.together import gather, interleave
 from gptoss_adapter.validation import StrictJsonRoute
@@ -65,14 +66,15 @@ async def create_completion(body: CompletionRequest, request: Request, services:
     head = AnswerHead.of(served, "cmpl")
     if body.stream:
         frame = Frame(head, "text_completion", include_usage=body.include_usage, continuous_usage=body.continuous_usage)
-        return EventStream(_stream_answer(plan, frame), services.settings.adapter.keepalive_s)
-    answer = await _whole_answer(plan, head, request, logprobs=body.logprobs is not None)
+        return EventStream(_stream_answer(plan, frame, body), services.settings.adapter.keepalive_s)
+    answer = await _whole_answer(plan, head, body, request)
     return Response(answer.json_bytes(), media_type="application/json")
 
 
 async def _plan(body: CompletionRequest, served: ServedModel, services: Services) -> _Plan:
     """Raises InvalidRequestError."""
     num_prompts, num_copies, record = len(body.prompts), body.n or 1, current_record()
+    check_form(body, services.settings.adapter)
     check_answer_fields(body, num_prompts * num_copies, services.settings.adapter.max_choices)
     samplings = copies_of(completion_sampling(body, served.profile), num_copies)
     is_long = sum(map(len, body.prompts)) * num_copies > _LONG
@@ -82,7 +84,17 @@ async def _plan(body: CompletionRequest, served: ServedModel, services: Services
     _check_echoes(echoes, num_copies, services.settings.adapter.max_body_bytes)
     return _Plan(
         continuations=[
-            Continuation(services, served, prompt, sampling, record, stop=body.stop_strings)
+            Continuation(
+                services,
+                served,
+                prompt,
+                sampling,
+                record,
+                stop=body.stop_strings,
+                shows_stop=bool(body.include_stop_str_in_output),
+                shows_special=body.skip_special_tokens is False,
+                is_prompt_only=body.max_tokens == 0,
+            )
             for prompt in map(prompt_ids, prompts)  # the copies of one prompt share its bytes
             for sampling in samplings
         ],
@@ -98,9 +110,14 @@ def _check_echoes(echoes: list[str], num_copies: int, most: int) -> None:
         raise InvalidRequestError(message, param="echo", code="invalid_value")
 
 
-async def _whole_answer(plan: _Plan, head: AnswerHead, request: Request, *, logprobs: bool) -> TextCompletion:
+async def _whole_answer(plan: _Plan, head: AnswerHead, body: CompletionRequest, request: Request) -> TextCompletion:
+    told: dict[str, bool] = {
+        "logprobs": body.logprobs is not None,
+        "token_ids": bool(body.return_token_ids),
+        "prompt_logprobs": body.prompt_logprobs is not None,
+    }
     answers = [
-        _whole_choice(continuation, TextChoiceBuilder(index, echo, logprobs=logprobs))
+        _whole_choice(continuation, TextChoiceBuilder(index, echo, **told))
         for index, (continuation, echo) in enumerate(zip(plan.continuations, plan.echoes, strict=True))
     ]
     async with until_disconnect(request.receive):
@@ -113,12 +130,12 @@ async def _whole_choice(continuation: Continuation, choice: TextChoiceBuilder) -
         await _start(continuation)
         async for deltas in continuation:
             choice.add(deltas)
-    return choice.choice(continuation.finish_reason)
+    return choice.choice(continuation)
 
 
-async def _stream_answer(plan: _Plan, frame: Frame) -> AsyncGenerator[bytes, None]:
+async def _stream_answer(plan: _Plan, frame: Frame, body: CompletionRequest) -> AsyncGenerator[bytes, None]:
     choices = [
-        _stream_choice(continuation, TextChunkWriter(frame, index, echo))
+        _stream_choice(continuation, TextChunkWriter(frame, index, echo, token_ids=bool(body.return_token_ids)))
         for index, (continuation, echo) in enumerate(zip(plan.continuations, plan.echoes, strict=True))
     ]
     async with aclosing(interleave(choices)) as chunks:
@@ -135,9 +152,10 @@ async def _stream_choice(continuation: Continuation, chunks: TextChunkWriter) ->
         async for deltas in continuation:
             chunks.count(continuation)
             if told := told + chunks.deltas(deltas):
-                yield told
+                yield chunks.with_tokens(told, continuation)
             told = b""
-        yield told + chunks.finish(continuation.finish_reason)
+        last = chunks.finish(continuation.finish_reason, continuation.stop_reason)
+        yield chunks.with_tokens(told + last, continuation)
 
 
 async def _start(continuation: Continuation) -> None:

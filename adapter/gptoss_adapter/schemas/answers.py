@@ -13,6 +13,8 @@ from typing import Literal, Self
 from gptoss_adapter.schemas.fields import AnswerModel
 
 FinishReasonName = Literal["stop", "length", "tool_calls"]
+StopReason = str | int | None
+"""vLLM's: the stop string or token that ended the answer; null where it ended by itself, or was cut."""
 
 
 class PromptTokensDetails(AnswerModel):
@@ -127,6 +129,22 @@ class Choice(AnswerModel):
     message: AnswerMessage
     logprobs: ChoiceLogprobs | None
     finish_reason: FinishReasonName
+    stop_reason: StopReason = None
+    token_ids: list[int] | None = None
+    """Where asked for."""
+
+
+class PromptLogprob(AnswerModel):
+    """vLLM's: how likely a token was in its place of the prompt."""
+
+    logprob: float
+    rank: int | None
+    """1 is the likeliest; null of a token that is not among the likeliest told."""
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[int, PromptLogprob] | None]
+"""One entry a token, by token id: the token itself and the likeliest in its place; null for the first."""
 
 
 class ChatCompletion(AnswerModel):
@@ -141,14 +159,19 @@ class ChatCompletion(AnswerModel):
     usage: Usage
     service_tier: Literal["default"] | None = None
     """Where the request named one."""
+    prompt_token_ids: list[int] | None = None
+    """Where asked for."""
+    prompt_logprobs: PromptLogprobs | None = None
+    """Where asked for."""
 
 
 class TextLogprobs(AnswerModel):
     """How likely a text's tokens were: four lists of one length."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    """null of the first token of a prompt that is told, too."""
+    top_logprobs: list[dict[str, float] | None]
     """The likeliest tokens and the one that came."""
     text_offset: list[int]
     """Characters before each token."""
@@ -161,6 +184,12 @@ class TextChoice(AnswerModel):
     text: str
     logprobs: TextLogprobs | None
     finish_reason: Literal["stop", "length"]
+    stop_reason: StopReason = None
+    prompt_token_ids: list[int] | None = None
+    """Where asked for, as `token_ids`."""
+    token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
+    """Where asked for."""
 
 
 class TextCompletion(AnswerModel):

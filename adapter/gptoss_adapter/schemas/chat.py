@@ -23,7 +23,9 @@ from gptoss_adapter.schemas.fields import (
     content_kind,
     of_types,
 )
+from gptoss_adapter.schemas.raw_output import RawOutputFields
 from gptoss_adapter.schemas.sampling import GenerationFields, ModelField
+from gptoss_adapter.schemas.structured import StructuredFields
 
 # --- messages -------------------------------------------------------------------------------------------------------
 
@@ -231,6 +233,8 @@ class JsonObjectFormat(RequestModel):
     """The answer is a JSON object."""
 
     type: Literal["json_object"]
+    schema_: Annotated[dict[str, JsonValue] | None, Field(alias="schema")] = None
+    """llama.cpp's: of this JSON schema."""
 
 
 class JsonSchema(RequestModel):
@@ -271,7 +275,7 @@ class TemplateFields(RequestModel):
     reasoning_effort: Effort | None = None
 
 
-class PromptFields(RequestModel):
+class PromptFields(StructuredFields):
     """All that decides a chat's prompt."""
 
     messages: Annotated[ListOf[Message], Field(min_length=1)]
@@ -291,7 +295,7 @@ class PromptFields(RequestModel):
     continue_final_message: Annotated[object, NotHonoured(False)] = None
 
 
-class ChatCompletionRequest(PromptFields, GenerationFields, ModelField):
+class ChatCompletionRequest(PromptFields, RawOutputFields, GenerationFields, ModelField):
     """A chat to continue by one assistant turn, or by several to choose from."""
 
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None

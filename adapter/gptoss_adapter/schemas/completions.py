@@ -11,8 +11,11 @@ from typing import Annotated
 
 from pydantic import Discriminator, Field, Tag
 
+from gptoss_adapter.schemas.chat import ResponseFormatField
 from gptoss_adapter.schemas.fields import ListOf, NotHonoured
+from gptoss_adapter.schemas.raw_output import RawOutputFields
 from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, StopString, TokenId, one_or_several
+from gptoss_adapter.schemas.structured import StructuredFields
 
 _Text = Annotated[str, Field(min_length=1)]
 _TokenIds = Annotated[ListOf[TokenId], Field(min_length=1)]
@@ -49,12 +52,18 @@ Stop = Annotated[
 """More than OpenAI takes: lm-eval's tasks have up to 16."""
 
 
-class CompletionRequest(GenerationFields, ModelField):
+class CompletionRequest(RawOutputFields, StructuredFields, GenerationFields, ModelField):
     """Raw text or token ids to continue. Text is taken as text: `<|end|>` in it is no special token."""
 
     prompt: Prompt
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """0: only with `echo`, for the prompt alone."""
     stop: Stop | None = None
+    response_format: ResponseFormatField | None = None
+    """Of the whole text. The model is not told."""
     echo: bool | None = None
+    skip_special_tokens: bool | None = None
+    """false: special tokens stand in the text by name; else they leave none."""
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
     """Taken only where it equals n, and so asks for nothing."""

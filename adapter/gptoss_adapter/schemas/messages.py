@@ -280,3 +280,4 @@ class MessageRequest(ConversationFields, GenerationFields):
     fallbacks: Annotated[object, NotHonoured([])] = None
     fallback_credit_token: Annotated[object, NotHonoured()] = None
     billing_policy: Annotated[object, NotHonoured()] = None
+    include_stop_str_in_output: Annotated[object, NotHonoured(False)] = None

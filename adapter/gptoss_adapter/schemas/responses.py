@@ -254,6 +254,7 @@ class ResponseFields(GenerationFields):
     moderation: Annotated[object, NotHonoured()] = None
     access_programs: Annotated[object, NotHonoured()] = None
     image: Annotated[object, NotHonoured()] = None
+    include_stop_str_in_output: Annotated[object, NotHonoured(False)] = None
 
 
 class ResponseRequest(ResponseFields, ModelField):

@@ -74,6 +74,7 @@ class GenerationFields(RequestModel):
     """0 and -1: no limit."""
     min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    """-1: none."""
     presence_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0.0)] | None = None
@@ -104,7 +105,6 @@ class GenerationFields(RequestModel):
     """Harmless: a label that changes no answer."""
 
     # vLLM's, as they are without being said
-    include_stop_str_in_output: Annotated[object, NotHonoured(False)] = None
     length_penalty: Annotated[object, NotHonoured(1.0)] = None
     spaces_between_special_tokens: Annotated[object, NotHonoured(True)] = None
     use_beam_search: Annotated[object, NotHonoured(False)] = None

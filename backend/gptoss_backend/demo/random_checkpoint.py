@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from gptoss_backend.demo.random_tensors import Normal, Ones, RandomTensor, UnpackedExperts, expert_matrix, num_bytes
-from gptoss_backend.engine.checkpoint import INDEX_FILE
+from gptoss_backend.engine.checkpoint_files import INDEX_FILE
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
 

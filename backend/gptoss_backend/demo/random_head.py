@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gptoss_backend.demo.random_checkpoint import whole_folder
-from gptoss_backend.engine.checkpoint import SINGLE_FILE
+from gptoss_backend.engine.checkpoint_files import SINGLE_FILE
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.config import HeadConfig
 from gptoss_backend.engine.eagle.weights import KNOWN, TARGETS, head_tensors

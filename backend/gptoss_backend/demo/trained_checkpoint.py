@@ -19,7 +19,7 @@ from gptoss_backend.demo.naming import DEMO_NAME, WEIGHTS_FILE, WEIGHTS_KEY, wei
 from gptoss_backend.demo.random_checkpoint import Progress, whole_folder, write_documents
 from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings, scaled
 from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_document
-from gptoss_backend.engine.checkpoint import SINGLE_FILE
+from gptoss_backend.engine.checkpoint_files import SINGLE_FILE
 
 KNOWN: Final = "demo.known"
 """[num_known] ids of the tokens with a row of their own"""

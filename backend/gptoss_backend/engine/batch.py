@@ -19,6 +19,8 @@ class ScheduledSequence:
     num_tokens: int
     samples: bool
     """True where the step reaches the sequence's last token, so that a next one can be sampled."""
+    scored: range = range(0)
+    """Positions among them whose logits say how likely the prompt's next token was, where that is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Batch:
         """Lay out one token for each of `decodes`, the chunks of `prefills`, and each draft after its pending token.
 
         To be called before the step is noted as launched. Samples come in that order; a draft has one for each of its
-        tokens and one before.
+        tokens and one before. Behind all come those of scored positions.
         """
         batch = cls(
             token_ids=[sequence.token_ids[-1] for sequence in decodes],
@@ -71,8 +73,10 @@ class Batch:
             num_decodes=len(decodes),
             chunks=[],
         )
+        scored: list[int] = []
         for part in prefills:
             first = part.sequence.num_taken
+            scored += [len(batch.token_ids) + position - first for position in part.scored]
             batch._append(part.sequence, part.sequence.token_ids[first : first + part.num_tokens])
             if part.samples:
                 batch.samples.append(len(batch.token_ids) - 1)
@@ -80,6 +84,7 @@ class Batch:
             start = len(batch.token_ids)
             batch._append(draft.sequence, [draft.sequence.token_ids[-1], *draft.tokens])
             batch.samples.extend(range(start, len(batch.token_ids)))
+        batch.samples.extend(scored)
         return batch
 
     def following(self) -> Batch:

@@ -1,13 +1,12 @@
 """Reading a Hugging Face GPT-OSS checkpoint folder: bf16 experts, or MXFP4 as published.
 
-Stage: start-up. Owns: tensor names on disk, the check that a folder is whole, the conversion to the engine's layout.
-Does not know: how weights are used.
+Stage: start-up. Owns: tensor names on disk, the check that a folder is whole and holds no more, the conversion to the
+engine's layout. Does not know: how weights are used.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from gptoss_backend.engine.checkpoint_files import EMBEDDING, any_packed, weight_map
 from gptoss_backend.engine.config import BLOCK_VALUES, ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
 from gptoss_backend.engine.experts import ExpertWeights
@@ -23,12 +23,15 @@ from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.hub import cached_checkpoint, is_repository
 
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
+_UNEMBEDDING = "lm_head.weight"
 _PACKED_ENDINGS = ("_blocks", "_scales")
 # as safetensors names them
 _PACKED_DTYPES = ("U8",)
 _DTYPES = ("BF16", "F16", "F32")
+# names that transformers gives to what it computes with
+_OURS = ("model.", "lm_head.")
+# saved by old versions, follows from config.json
+_RECOMPUTED = ".rotary_emb.inv_freq"
 Progress = Callable[[int, int], None]
 """Called with (layers done, layers in all)."""
 
@@ -101,7 +104,10 @@ def load_weights(
     """
     reader = _Reader(folder, shard, dtype, device, packed=packed, eight_bit=eight_bit)
     config = shard.whole
-    reader.check(_tensors(config, reader.has_packed_experts))
+    tensors = dict(_tensors(config, reader.has_packed_experts))
+    if reader.unembedding == EMBEDDING:
+        del tensors[_UNEMBEDDING]
+    reader.check(tensors)
     layers = []
     for index in shard.layers:
         layers.append(_read_layer(reader, index))
@@ -111,20 +117,11 @@ def load_weights(
     if shard.is_first:
         # each part would hold the whole table to look up a row a token: the host's memory holds it once for all
         at = device if shard.num_parts == 1 else torch.device("cpu")
-        embedding = reader.read("model.embed_tokens.weight", at=at)
+        embedding = reader.read(EMBEDDING, at=at)
     if shard.is_last:
         norm = reader.read("model.norm.weight").float()
-        unembedding = reader.read_matrix([("lm_head.weight", (_slice(shard.vocab),))])
+        unembedding = reader.read_matrix([(reader.unembedding, (_slice(shard.vocab),))])
     return Weights(embedding, tuple(layers), norm, unembedding)
-
-
-def has_packed_experts(folder: Path) -> bool:
-    """Tell whether the experts of a checkpoint are in MXFP4. Raises CheckpointError."""
-    return _any_packed(file_by_tensor(folder))
-
-
-def _any_packed(names: Iterable[str]) -> bool:
-    return any(name.endswith("_blocks") for name in names)
 
 
 def _read_layer(reader: _Reader, index: int) -> LayerWeights:
@@ -166,9 +163,9 @@ def _tensors(config: ModelConfig, has_packed_experts: bool) -> Iterator[tuple[st
     """Yield the name and shape of every tensor of a checkpoint."""
     hidden, inner, count = config.hidden_size, config.intermediate_size, config.num_experts
     num_query, num_key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    yield "model.embed_tokens.weight", (config.vocab_size, hidden)
+    yield EMBEDDING, (config.vocab_size, hidden)
     yield "model.norm.weight", (hidden,)
-    yield "lm_head.weight", (config.vocab_size, hidden)
+    yield _UNEMBEDDING, (config.vocab_size, hidden)
     for layer in (f"model.layers.{index}" for index in range(config.num_layers)):
         yield f"{layer}.input_layernorm.weight", (hidden,)
         yield f"{layer}.post_attention_layernorm.weight", (hidden,)
@@ -215,14 +212,26 @@ class _Reader:
     @property
     def has_packed_experts(self) -> bool:
         """True where the experts are in MXFP4."""
-        return _any_packed(self._files)
+        return any_packed(self._files)
 
-    def check(self, tensors: Iterable[tuple[str, tuple[int, ...]]]) -> None:
-        """Raise CheckpointError where a tensor is absent, or of another shape or kind of number."""
+    @property
+    def unembedding(self) -> str:
+        """The tensor that logits come of: the embedding where a model ties the two and saves one."""
+        is_tied = self.shard.whole.ties_embeddings and _UNEMBEDDING not in self._files
+        return EMBEDDING if is_tied else _UNEMBEDDING
+
+    def check(self, expected: dict[str, tuple[int, ...]]) -> None:
+        """Raise CheckpointError where a tensor is absent, of another shape or kind of number, or not computed here."""
         files = dict(sorted(self._files.items(), key=lambda item: item[1]))
-        expected = dict(tensors)
-        for name in expected.keys() - files.keys():
-            raise CheckpointError(f"the checkpoint {self._folder} lacks the tensor {name}")
+        unknown = sorted(name for name in files.keys() - expected.keys() if not name.endswith(_RECOMPUTED))
+        if missing := sorted(expected.keys() - files.keys()):
+            raise CheckpointError(f"the checkpoint {self._folder} lacks {_told(missing)}{_instead(unknown)}")
+        # what is passed over could be an adapter or more layers: answers would be wrong for no visible reason
+        if foreign := [name for name in unknown if name.startswith(_OURS)]:
+            raise CheckpointError(
+                f"the checkpoint {self._folder} holds what config.json does not speak of, or is not computed here: "
+                f"{_told(foreign)}{_advice(foreign)}"
+            )
         for name in files:
             if name in expected:
                 shape, dtype = self._look_at(name)
@@ -296,21 +305,27 @@ class _Reader:
 
 
 def file_by_tensor(folder: Path) -> dict[str, str]:
-    """Map each tensor to its shard, after seeing that every shard is there and whole."""
-    index = folder / INDEX_FILE
-    if not index.exists():
-        shard = open_shard(folder / SINGLE_FILE)
-        return dict.fromkeys(shard.keys(), SINGLE_FILE)  # type: ignore[no-untyped-call]
-    try:
-        files: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        is_map = all(isinstance(file, str) for file in files.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not a readable shard index") from error
-    if not is_map:
-        raise CheckpointError(f"{index} is not a readable shard index: a tensor's file is no name")
+    """Map each tensor to its shard, after seeing that every shard is there and whole. Raises CheckpointError."""
+    files = weight_map(folder)
     for file in sorted(set(files.values())):
         open_shard(folder / file)
     return files
+
+
+def _told(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"the tensor {names[0]}{more}"
+
+
+def _instead(names: Sequence[str]) -> str:
+    """Say what a checkpoint that lacks tensors has in their place."""
+    return f", but holds {names[0]}{_advice(names)}" if names else ""
+
+
+def _advice(names: Sequence[str]) -> str:
+    if any(name.startswith("base_model.") or "lora_" in name for name in names):
+        return ": merge the adapter into the model first (PEFT's merge_and_unload) and save the whole"
+    return ""
 
 
 def open_shard(path: Path) -> safe_open:

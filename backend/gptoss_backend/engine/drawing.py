@@ -1,6 +1,6 @@
 """Drawing a token from a row of logits: by one uniform number, looked up in the cumulative distribution.
 
-Stage 5 of a request: step. Owns: temperature, the filters top-k, top-p and min-p, the arithmetic of the draw.
+Stage 5 of a request: step. Owns: temperature, the filters min-p, top-k and top-p, the arithmetic of the draw.
 Does not know: requests, seeds, batches beyond rows side by side.
 
 A row's token depends on that row alone. Sums run in double precision: over 201,088 terms a float32 sum drifts by more
@@ -86,28 +86,29 @@ def _filter(shortlist: Shortlist, samplings: list[SamplingParams]) -> tuple[Tens
     """Return the weights, 0 where left out, [n, m] float64, and whether nothing beyond the shortlist is kept, [n]."""
     ranked, size = shortlist.logits, shortlist.logits.shape[1]
     weights = torch.exp((ranked - ranked[:, :1]).double() / _column([s.temperature for s in samplings], ranked))
+    weights *= weights >= _column([s.min_p for s in samplings], ranked)
     top_k = _column([s.top_k or size for s in samplings], ranked)
     kth = ranked.gather(1, top_k.clamp(max=size).long() - 1)
     weights *= ranked >= kth
-    # top-p looks at what top-k left: the smallest set that reaches p of it
-    totals = torch.where(_column([s.top_k > 0 for s in samplings], ranked) > 0, weights.sum(1, True), shortlist.totals)
+    # top-p looks at what these left: the smallest set that reaches p of it
+    is_all = (weights[:, -1:] == 0) | shortlist.is_whole
+    totals = torch.where(is_all, weights.sum(1, True), shortlist.totals)
     limits = _column([s.top_p if s.top_p < 1.0 else torch.inf for s in samplings], ranked) * totals.clamp(min=1.0)
     num_before = (weights.cumsum(1) - weights < limits).sum(1, True)
     weights *= ranked >= ranked.gather(1, (num_before - 1).clamp(min=0))
-    weights *= weights >= _column([s.min_p for s in samplings], ranked)
-    reaches_past = (weights[:, -1] > 0) | (top_k[:, 0] > size)
+    is_narrowed = _column([s.top_k > 0 or s.min_p > 0.0 for s in samplings], ranked) > 0  # to an unknown total
+    reaches_past = (weights[:, -1] > 0) | (is_narrowed & ~is_all)[:, 0]
     return weights, ~reaches_past | shortlist.is_whole
 
 
 def _least_kept(weights: Tensor, sampling: SamplingParams) -> float:
     """Return the least weight that passes the filters. weights: [vocab] float32, the largest at most 1."""
     least = sampling.min_p * float(weights.amax())
-    doubles = weights.double()
     if sampling.top_k:
-        kth = cutoff(weights, torch.ones_like(doubles), float(sampling.top_k))
-        least = max(least, kth)
-        doubles *= weights >= kth
+        least = max(least, cutoff(weights, torch.ones_like(weights, dtype=torch.float64), float(sampling.top_k)))
     if sampling.top_p < 1.0:
+        doubles = weights.double()
+        doubles *= weights >= least
         limit = max(sampling.top_p * float(doubles.sum()), _LEAST_MASS)
         least = max(least, cutoff(weights, doubles, limit))
     return least

@@ -1,6 +1,6 @@
 """What a request changes in its own logits before a token is chosen.
 
-Stage 5 of a request: step. Owns: the order of the changes: bias, penalties, barred stop tokens, grammar.
+Stage 5 of a request: step. Owns: the order of the changes: bias, penalties, allowed and barred tokens, grammar.
 Does not know: sampling, other requests. Requests that change nothing have no `LogitEdits` and cost nothing.
 """
 
@@ -28,7 +28,8 @@ class LogitEdits:
         stop_tokens: barred until `min_tokens`.
         """
         penalties = Penalties(sampling, prompt_ids) if Penalties.are_asked_for(sampling) else None
-        if penalties is None and grammar is None and not (sampling.logit_bias or sampling.min_tokens):
+        is_asked = sampling.logit_bias or sampling.min_tokens or sampling.allowed_token_ids
+        if penalties is None and grammar is None and not is_asked:
             return None
         return cls(sampling, penalties, stop_tokens, grammar)
 
@@ -42,6 +43,8 @@ class LogitEdits:
         self._bias_ids = torch.tensor(list(sampling.logit_bias), dtype=torch.int64)
         self._biases = torch.tensor(list(sampling.logit_bias.values()), dtype=torch.float32)
         self._penalties = penalties
+        allowed = sampling.allowed_token_ids
+        self._allowed_ids = None if allowed is None else torch.tensor(sorted(set(allowed)), dtype=torch.int64)
         self._stop_ids = torch.tensor(sorted(stop_tokens), dtype=torch.int64)
         self._num_barred = sampling.min_tokens if stop_tokens else 0
         """Tokens during which stop tokens may not come."""
@@ -69,7 +72,8 @@ class LogitEdits:
     def prepare(self) -> bool:
         """Get ready for the next token; True where its logits are to be changed."""
         self._has_mask = self._grammar is not None and self._grammar.prepare()
-        self.is_due = self._has_mask or self._is_barring or self._penalties is not None or len(self._bias_ids) > 0
+        is_excluding = self._has_mask or self._is_barring or self._allowed_ids is not None
+        self.is_due = is_excluding or self._penalties is not None or len(self._bias_ids) > 0
         return self.is_due
 
     def apply(self, row: Tensor) -> None:
@@ -78,6 +82,8 @@ class LogitEdits:
             row.index_add_(0, self._bias_ids.to(row.device), self._biases.to(row.device))
         if self._penalties is not None:
             self._penalties.apply(row)
+        if self._allowed_ids is not None:
+            _keep(row, self._allowed_ids.to(row.device))
         if self._has_mask or self._is_barring:
             self._exclude(row)
 
@@ -105,6 +111,13 @@ class LogitEdits:
             row[stops] = -torch.inf
             if not _leaves_any(row):  # a grammar that is complete outweighs min_tokens
                 row[stops] = logits
+
+
+def _keep(row: Tensor, ids: Tensor) -> None:
+    """Set the logits of all other tokens to minus infinity, in place."""
+    kept = row[ids]
+    row.fill_(-torch.inf)
+    row[ids] = kept
 
 
 def _leaves_any(row: Tensor) -> bool:

@@ -29,9 +29,11 @@ from gptoss_backend.engine.model import Draws, LaunchedStep, Model, ModelInfo
 from gptoss_backend.engine.observations import EngineStats, Measure, Observations
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.options import PlacementOptions
+from gptoss_backend.engine.prompt_scores import note_prompts
 from gptoss_backend.engine.sampler import Picks, Sampler
-from gptoss_backend.engine.scheduler import Choice, Scheduler, Step
+from gptoss_backend.engine.scheduler import Scheduler
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
+from gptoss_backend.engine.step import NextTokens, Step
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +171,7 @@ class Engine:
             return
         step, launched = self._launched.popleft()
         self._launch_ahead(step)
-        picks = self._sampler.pick(launched.result(), step.sampled)
+        picks = self._sampler.pick(note_prompts(step, launched.result()), step.sampled)
         choices = step.choices(picks.tokens)
         self._scheduler.advance(step, choices)
         self._deliver(step, choices, picks)
@@ -181,8 +183,9 @@ class Engine:
             return False
         batch = Batch.build(step.decodes, step.prefills, step.drafts)
         with_logits = self._sampler.prepare(step.sampled)
-        draws = self._sampler.draws(step.sampled) if with_logits and self._model.can_draw else None
-        with_logits = with_logits and draws is None
+        scores = step.num_scored > 0
+        draws = self._sampler.draws(step.sampled) if with_logits and self._model.can_draw and not scores else None
+        with_logits = scores or (with_logits and draws is None)
         self._launch(step, batch, with_logits=with_logits, draws=draws)
         return True
 
@@ -281,25 +284,26 @@ class Engine:
             except Exception:
                 logger.exception("a step that was under way failed, too")
 
-    def _deliver(self, step: Step, choices: list[Choice], picks: Picks) -> None:
+    def _deliver(self, step: Step, choices: list[NextTokens], picks: Picks) -> None:
         now_s = time.monotonic()
         self._progressed_s = now_s
         self._observe_step(step)
         deltas: dict[str, TokenDelta] = {
             s.request.request_id: TokenDelta(s.request.request_id, event=s.started())
             for s in step.admitted
-            if s.row >= 0
+            if s.has_row
         }
         last: list[TokenDelta] = []
         faulty: list[Sequence] = []
         num_tokens = 0
         for place, (sequence, tokens) in enumerate(choices):
-            if sequence.row < 0:  # cancelled, or out of time, while the step was under way
+            if not sequence.has_row:  # cancelled, or out of time, while the step was under way
                 continue
             if sequence.edits is not None and sequence.edits.fault is not None:
                 faulty.append(sequence)
                 continue
             num_tokens += len(tokens)
+            scores = tuple(sequence.prompt_logprobs) if sequence.first_token_s is None else ()
             if sequence.first_token_s is None:
                 sequence.first_token_s = now_s
                 self.observations.add(Measure.FIRST_TOKEN_S, now_s - sequence.submitted_s)
@@ -307,11 +311,14 @@ class Engine:
             reason = self._finish_reason(sequence, tokens[-1])
             if reason is None:
                 event = deltas[request_id].event if request_id in deltas else None
-                deltas[request_id] = TokenDelta(request_id, tokens, event, logprobs=picks.logprobs_at(place))
+                deltas[request_id] = TokenDelta(
+                    request_id, tokens, event, logprobs=picks.logprobs_at(place), prompt_logprobs=scores
+                )
             else:
                 self._scheduler.remove(sequence)
                 finished = sequence.finished(reason)
-                last.append(TokenDelta(request_id, tokens, finished, logprobs=picks.logprobs_at(place)))
+                logprobs = picks.logprobs_at(place)
+                last.append(TokenDelta(request_id, tokens, finished, logprobs=logprobs, prompt_logprobs=scores))
                 if sequence.num_generated > 1:
                     between_s = (now_s - sequence.first_token_s) / (sequence.num_generated - 1)
                     self.observations.add(Measure.OUTPUT_TOKEN_S, between_s)

@@ -29,13 +29,17 @@ class TokenMask(Protocol):
     """
 
     @property
+    def num_tokens(self) -> int:
+        """How many ids its bits are for, from 0 on; a model's further ones may never come where the bits are read."""
+
+    @property
     def is_finished(self) -> bool:
         """True where nothing may follow: the engine ends the request with STOP."""
 
     def fill(self, bits: Tensor) -> bool:
         """Write which tokens may come next; changes nothing else.
 
-        bits: [ceil(vocab / 32)] int32 on the CPU; token t is bit t % 32 of word t // 32, set where it may come.
+        bits: [ceil(num_tokens / 32)] int32 on the CPU; token t is bit t % 32 of word t // 32, set where it may come.
         Returns False where any token may, which costs the engine nothing; the bits are not read then.
         """
 
@@ -51,11 +55,10 @@ class Grammar:
     fault_code: GenerationErrorCode | None = None
     """None: the fault is ours."""
 
-    def __init__(self, mask: TokenMask, request_id: str, vocab_size: int) -> None:
+    def __init__(self, mask: TokenMask, request_id: str) -> None:
         self._mask = mask
         self._request_id = request_id
-        self._vocab_size = vocab_size
-        self._bits = torch.zeros(-(-vocab_size // 32), dtype=torch.int32)
+        self._bits = torch.zeros(-(-mask.num_tokens // 32), dtype=torch.int32)
 
     @property
     def is_finished(self) -> bool:
@@ -79,10 +82,15 @@ class Grammar:
             self._note(error)
 
     def exclude(self, row: Tensor) -> None:
-        """Set the logits of tokens that may not come to minus infinity, in place. row: [vocab] float32."""
+        """Set the logits of tokens that may not come to minus infinity, in place. row: [vocab] float32.
+
+        A model's vocabulary can be cut before the mask's, or padded beyond it.
+        """
         octets = self._bits.view(torch.uint8).to(row.device, torch.int32)
         # adding rows of a table is ten times as fast as masked_fill_ on a CPU
-        row += F.embedding(octets, _exclusions(row.device)).view(-1)[: self._vocab_size]
+        known = row[: self._mask.num_tokens]
+        known += F.embedding(octets, _exclusions(row.device)).view(-1)[: len(known)]
+        row[len(known) :] = -torch.inf
 
     def leave_nothing(self) -> None:
         """Note that not one token may come, though the answer is not finished."""

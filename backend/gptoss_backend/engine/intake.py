@@ -7,6 +7,8 @@ loop sees a request. Does not know: threads, queues, steps.
 from __future__ import annotations
 
 import math
+import secrets
+from typing import Final
 
 from gptoss_backend.contract import STOP_TOKENS, SamplingParams
 from gptoss_backend.engine.block_hashes import BlockHashes
@@ -18,6 +20,9 @@ from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.speculation import PromptLookup
+
+_MOST_TOLD_OF_PROMPT: Final = 2**18
+"""Some 8 MB of JSON."""
 
 
 class Intake:
@@ -39,13 +44,13 @@ class Intake:
         _check_sampling(sampling, self._vocab_size)
         room = self._max_model_len - len(request.prompt_ids)
         stop_tokens = self._stops_at(sampling)
-        grammar = Grammar(request.mask, request.request_id, self._vocab_size) if request.mask is not None else None
+        grammar = Grammar(request.mask, request.request_id) if request.mask is not None else None
         sequence = Sequence(
             request,
             max_tokens=min(sampling.max_tokens or room, room),
             stop_tokens=stop_tokens,
             edits=LogitEdits.of(sampling, request.prompt_ids, stop_tokens, grammar),
-            block_hashes=BlockHashes(sampling.cache_salt),
+            block_hashes=BlockHashes(_salt(sampling)),
         )
         sequence.deadline_s = sequence.submitted_s + min(sampling.timeout_s or math.inf, self._timeout_s)
         if self._looks_up and sequence.takes_the_likeliest:
@@ -59,6 +64,12 @@ class Intake:
             raise InvalidRequest("the prompt is empty")
         if len(prompt_ids) >= self._max_model_len:
             raise PromptTooLong(len(prompt_ids), self._max_model_len)
+        num_told = len(prompt_ids) * (1 + (request.sampling.prompt_logprobs or 0))
+        if request.sampling.prompt_logprobs is not None and num_told > _MOST_TOLD_OF_PROMPT:
+            raise InvalidRequest(
+                f"prompt_logprobs of {len(prompt_ids)} tokens would tell {num_told} log probabilities; "
+                f"{_MOST_TOLD_OF_PROMPT} are told at most"
+            )
         if not 0 <= min(prompt_ids) <= max(prompt_ids) < self._vocab_size:
             raise InvalidRequest(f"the prompt holds a token id outside 0 to {self._vocab_size - 1}")
 
@@ -67,9 +78,18 @@ class Intake:
         return asked if sampling.ignore_eos else self._stop_tokens | asked
 
 
+def _salt(sampling: SamplingParams) -> str | None:
+    """Return with whom blocks are shared: with nobody where logits of the whole prompt are wanted."""
+    return sampling.cache_salt if sampling.prompt_logprobs is None else secrets.token_hex(16)
+
+
 def _check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
     """Raise InvalidRequest for what only the model can tell to be wrong."""
-    for name, tokens in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+    for name, tokens in (
+        ("logit_bias", sampling.logit_bias),
+        ("stop_token_ids", sampling.stop_token_ids),
+        ("allowed_token_ids", sampling.allowed_token_ids),
+    ):
         if tokens and max(tokens) >= vocab_size:
             raise InvalidRequest(f"{name} holds a token id outside 0 to {vocab_size - 1}")
     if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:

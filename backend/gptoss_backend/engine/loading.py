@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from gptoss_backend.engine.checkpoint import Progress, Weights, find_checkpoint, has_packed_experts, load_weights
+from gptoss_backend.engine.checkpoint import Progress, Weights, find_checkpoint, load_weights
+from gptoss_backend.engine.checkpoint_files import INDEX_FILE, SINGLE_FILE, has_packed_experts, passes_over_index
 from gptoss_backend.engine.computing import Computing, name_of
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import check_head, load_head
@@ -25,7 +26,7 @@ from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native.model import NativeModel
 from gptoss_backend.engine.operators import has_kernels
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, choose_placement
+from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, Formats, choose_placement
 from gptoss_backend.engine.placement.driver import Cluster, DistributedModel
 from gptoss_backend.engine.placement.jobs import device_names
 from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR
@@ -56,11 +57,13 @@ def load_model(
     Raises EngineError (CheckpointError among them) with one sentence, before anything is read where it cannot fit.
     """
     config = ModelConfig.from_folder(folder)
+    if passes_over_index(folder):
+        logger.info("%s is whole in itself: %s beside it is passed over", folder / SINGLE_FILE, INDEX_FILE)
     options, placement = options or EngineOptions(), placement or PlacementOptions()
     is_alone = placement.mode not in (PIPELINE, TENSOR)
     is_packed = has_packed_experts(folder)
     computing = Computing.choose(config, device, options, is_alone=is_alone, has_packed_experts=is_packed)
-    choice = _choose(config, computing, placement)
+    choice = _choose(config, computing, placement, _formats(computing, options, has_packed_experts=is_packed))
     _check_alone(choice, computing, options)
     computing.log()
     logger.info("placement: %s (%s)", choice.mode, choice.reason)
@@ -164,7 +167,15 @@ def _load_torch(
     return model
 
 
-def _choose(config: ModelConfig, computing: Computing, placement: PlacementOptions) -> Choice:
+def _formats(computing: Computing, options: EngineOptions, *, has_packed_experts: bool) -> Formats:
+    if computing.device.type == "cuda":
+        return Formats.on_gpu(options, has_packed_experts=has_packed_experts)
+    return Formats(
+        computing.precision.dtype.itemsize, computing.packed, computing.cache_dtype.itemsize, computing.eight_bit
+    )
+
+
+def _choose(config: ModelConfig, computing: Computing, placement: PlacementOptions, formats: Formats) -> Choice:
     """Return the placement, on GPUs one that fits; on CPUs what is asked for, else a single process."""
     mode = placement.mode
     if computing.device.type == "cuda":
@@ -185,10 +196,7 @@ def _choose(config: ModelConfig, computing: Computing, placement: PlacementOptio
         cards,
         mode=mode,
         num_devices=placement.num_devices,
-        element_size=computing.precision.dtype.itemsize,
-        packed=computing.packed,
-        kv_element_size=computing.cache_dtype.itemsize,
-        eight_bit=computing.eight_bit,
+        formats=formats,
     )
     return choice if mode == placement.mode else replace(choice, reason="one process: there is no GPU")
 

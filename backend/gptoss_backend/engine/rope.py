@@ -19,7 +19,8 @@ class RotaryEmbedding:
     def __init__(self, config: RopeConfig, head_dim: int, device: torch.device) -> None:
         self.inverse_frequencies = _inverse_frequencies(config, head_dim).to(device)  # [head_dim / 2]
         # YaRN's attention temperature, applied to both sides of the dot product
-        self.amplitude = 0.1 * math.log(config.factor) + 1.0 if config.factor > 1.0 else 1.0
+        derived = 0.1 * math.log(config.factor) + 1.0 if config.factor > 1.0 else 1.0
+        self.amplitude = derived if config.attention_factor is None else config.attention_factor
 
     def angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return (cos, sin), each [num_tokens, 1, head_dim / 2] in `dtype`, for positions [num_tokens]."""

@@ -21,88 +21,39 @@ the chunks of a prompt follow one another without waiting for the first to be do
 from __future__ import annotations
 
 import time
-from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from gptoss_backend.engine.batch import Draft, ScheduledSequence
 from gptoss_backend.engine.errors import CacheFull
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.sequence import Sequence
-from gptoss_backend.engine.speculation import Speculation, accept
+from gptoss_backend.engine.speculation import Speculation
+from gptoss_backend.engine.step import NextTokens, Step
+from gptoss_backend.engine.urgency import ByUrgency
 
 PRIORITY_STEP_S = 10.0
+MAX_SCORED_ROWS = 64
+"""Prompt tokens of one step whose logits are looked at: all vocabularies together 51 MB."""
 
-
-Choice: TypeAlias = tuple[Sequence, tuple[int, ...]]
-"""A sequence and its next tokens."""
 Drafter: TypeAlias = Callable[[list[Sequence], int], list[list[int]]]
 """Guesses that many tokens after each of some decoding sequences; blocks are reserved for them."""
 
 
-@dataclass(slots=True)
-class Step:
-    """What the next step computes."""
-
-    decodes: list[Sequence] = field(default_factory=list)
-    """One pending token each."""
-    prefills: list[ScheduledSequence] = field(default_factory=list)
-    drafts: list[Draft] = field(default_factory=list)
-    """Decoding sequences, too, that are guessed at; never beside prefills."""
-    admitted: list[Sequence] = field(default_factory=list)
-    """Those among them that run for the first time."""
-
-    @property
-    def sampled(self) -> list[Sequence]:
-        """The sequence of each of the batch's logits, in their order."""
-        sequences = self.decodes + [part.sequence for part in self.prefills if part.samples]
-        return sequences + [draft.sequence for draft in self.drafts for _ in range(len(draft.tokens) + 1)]
-
-    @property
-    def num_sequences(self) -> int:
-        """Sequences in the batch."""
-        return len(self.decodes) + len(self.prefills) + len(self.drafts)
-
-    def choices(self, picked: list[int]) -> list[Choice]:
-        """Return the next tokens of each sequence whose turn it is, at least one each.
-
-        picked: a token for each of `sampled`.
-        """
-        place = len(picked) - sum(len(draft.tokens) + 1 for draft in self.drafts)
-        choices: list[Choice] = [(seq, (token,)) for seq, token in zip(self.sampled, picked[:place], strict=False)]
-        for draft in self.drafts:
-            end = place + len(draft.tokens) + 1
-            choices.append((draft.sequence, draft.sequence.until_end(accept(draft.tokens, picked[place:end]))))
-            place = end
-        return choices
-
-    def note_launched(self, sign: int = 1) -> None:
-        """Note of all its sequences that what it computes is under way; sign -1: that it no longer is."""
-        for sequence in self.decodes:
-            sequence.num_launched += sign
-        for part in self.prefills:
-            part.sequence.num_launched += sign * part.num_tokens
-        for draft in self.drafts:
-            draft.sequence.num_launched += sign * (len(draft.tokens) + 1)
-
-    def __bool__(self) -> bool:
-        return bool(self.decodes or self.prefills or self.drafts)
-
-
 @dataclass(frozen=True, slots=True)
-class _Refusal:
+class _NoRoom:
     """The last sequence for which the cache had no room."""
 
     sequence: Sequence
     num_closes: int
     """The cache's, then."""
-    next_hash: list[bytes]
-    """Of its first block that was not there; none where all were."""
+    next_hash: bytes | None
+    """Of its first block that was not there; None where all were."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Beginning:
+class _SharedBlock:
     """The block that a prompt under way is computing.
 
     The copies of a request with n > 1, and conversations under one system prompt, wait for the first of them and find
@@ -111,51 +62,18 @@ class _Beginning:
 
     rank: tuple[float, int]
     index: int
-    hash: list[bytes]
-    """Of all up to the block's end; none where it is not whole."""
+    hash: bytes | None
+    """Of all up to the block's end; None where it is not whole."""
 
     @classmethod
-    def of(cls, leader: Sequence, block_size: int) -> _Beginning:
+    def of(cls, leader: Sequence, block_size: int) -> _SharedBlock:
         index = leader.num_computed // block_size
-        return cls(leader.rank, index, leader.block_hashes[index : index + 1])
+        return cls(leader.rank, index, _at(leader.block_hashes, index))
 
     def will_serve(self, sequence: Sequence) -> bool:
         """Return whether a less urgent prompt begins with the block, too."""
-        return self.rank < sequence.rank and sequence.block_hashes[self.index : self.index + 1] == self.hash != []
-
-
-class ByUrgency:
-    """Sequences from the most to the least urgent. Adding and removing cost a binary search."""
-
-    def __init__(self) -> None:
-        self._sequences: list[Sequence] = []
-
-    def __len__(self) -> int:
-        return len(self._sequences)
-
-    def __getitem__(self, index: int) -> Sequence:
-        return self._sequences[index]
-
-    def __iter__(self) -> Iterator[Sequence]:
-        return iter(self._sequences)
-
-    def __contains__(self, sequence: Sequence) -> bool:
-        index = bisect_left(self._sequences, sequence.rank, key=_rank)
-        return index < len(self._sequences) and self._sequences[index] is sequence
-
-    def add(self, sequence: Sequence) -> None:
-        """Put a sequence in its place."""
-        insort(self._sequences, sequence, key=_rank)
-
-    def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, which must be in."""
-        index = bisect_left(self._sequences, sequence.rank, key=_rank)
-        assert self._sequences[index] is sequence, "ranks are unique and do not change"  # noqa: S101
-        del self._sequences[index]
-
-
-def _rank(sequence: Sequence) -> tuple[float, int]:
-    return sequence.rank
+        is_known = self.hash is not None and _at(sequence.block_hashes, self.index) == self.hash
+        return is_known and self.rank < sequence.rank
 
 
 class Scheduler:
@@ -181,7 +99,7 @@ class Scheduler:
         self._waiting = ByUrgency()
         self._running = ByUrgency()
         self._num_added = 0
-        self._refusal: _Refusal | None = None
+        self._refusal: _NoRoom | None = None
         self.num_preemptions = 0
         self.num_drafted = 0  # tokens
         self.num_accepted = 0
@@ -214,7 +132,7 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is, and give its blocks back."""
-        if sequence.row >= 0:
+        if sequence.has_row:
             self._running.remove(sequence)
             self._release(sequence)
         else:
@@ -262,7 +180,7 @@ class Scheduler:
         decodes = step.decodes
         if step.prefills or step.drafts or len(decodes) != len(self._running) or self._could_admit():
             return None
-        if any(sequence.row < 0 for sequence in decodes) or self._could_draft(decodes):
+        if not all(sequence.has_row for sequence in decodes) or self._could_draft(decodes):
             return None
         if all(sequence.num_generated + 1 >= sequence.max_tokens for sequence in decodes):
             return None
@@ -273,26 +191,26 @@ class Scheduler:
             return None
         return Step(decodes=list(decodes))
 
-    def advance(self, step: Step, choices: list[Choice]) -> None:
+    def advance(self, step: Step, choices: list[NextTokens]) -> None:
         """Note that `step` has been computed: its keys and values are in the cache, and `choices` follow.
 
         Nothing is noted of sequences that were removed in the meantime.
         """
-        step.note_launched(-1)
+        step.note_done()
         for sequence, tokens in choices:
             sequence.token_ids.extend(tokens)
         for sequence in step.decodes:
             sequence.num_computed += 1
-            if not sequence.num_computed % self._block_size and sequence.row >= 0:
+            if not sequence.num_computed % self._block_size and sequence.has_row:
                 self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
         for part in step.prefills:
             sequence = part.sequence
             sequence.num_computed += part.num_tokens
-            if sequence.row >= 0:
+            if sequence.has_row:
                 self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
         for draft, (sequence, tokens) in zip(step.drafts, choices[len(choices) - len(step.drafts) :], strict=True):
             sequence.num_computed += len(tokens)  # its pending token and the guesses that stand
-            if sequence.row >= 0:
+            if sequence.has_row:
                 self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
             self._note(draft, len(tokens) - 1)
 
@@ -300,7 +218,7 @@ class Scheduler:
         return bool(self._waiting and self._cache.num_free_rows and not self._is_refused(self._waiting[0]))
 
     def _could_draft(self, decodes: list[Sequence]) -> bool:
-        """Return whether somebody may be guessed at once each has one token more, whatever that is."""
+        """Return whether, after one more token each, some sequence might be drafted for, whatever that token is."""
         if self._speculation is None or len(decodes) > self._speculation.max_seqs:
             return False
         has_head = self._drafter is not None
@@ -349,9 +267,11 @@ class Scheduler:
     def _prefill(self, step: Step, sequence: Sequence, budget: int) -> int:
         """Schedule all that is pending, or half of `budget`, if there is room; returns how many tokens that is."""
         count = sequence.num_pending if sequence.num_pending <= budget else (budget + 1) // 2
+        if sequence.scored(count):
+            count = min(count, MAX_SCORED_ROWS - step.num_scored)
         if not (count and self._make_room(sequence, count)):
             return 0
-        step.prefills.append(ScheduledSequence(sequence, count, samples=count == sequence.num_pending))
+        step.prefills.append(ScheduledSequence(sequence, count, count == sequence.num_pending, sequence.scored(count)))
         return count
 
     def _spend_rest(self, step: Step, budget: int) -> None:
@@ -359,7 +279,7 @@ class Scheduler:
         for index, part in enumerate(step.prefills):
             sequence = part.sequence
             count = min(sequence.num_pending, part.num_tokens + budget)
-            if count == part.num_tokens:
+            if count == part.num_tokens or part.scored:
                 continue
             try:
                 self._cache.reserve(sequence.row, sequence.num_taken + count)
@@ -369,7 +289,10 @@ class Scheduler:
             budget -= count - part.num_tokens
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
-        """Reserve blocks for next tokens, preempting the least urgent while there are none; False if that was it."""
+        """Reserve blocks for next tokens, preempting the least urgent while there are none.
+
+        False where the sequence itself was the least urgent.
+        """
         while True:
             try:
                 self._cache.reserve(sequence.row, sequence.num_taken + num_tokens)
@@ -385,7 +308,7 @@ class Scheduler:
 
     def _admit(self, step: Step, budget: int, before: Sequence | None = None) -> int:
         """Start waiting sequences, those more urgent than `before` where it is given; returns the budget left."""
-        under_way = [_Beginning.of(leader, self._block_size) for leader in self._running if leader.num_uncomputed > 1]
+        under_way = [_SharedBlock.of(leader, self._block_size) for leader in self._running if leader.num_uncomputed > 1]
         num_passed = 0  # they wait for what is under way, and nobody behind them gets the rows that they will need
         while budget and num_passed < min(len(self._waiting), self._cache.num_free_rows):
             sequence = self._waiting[num_passed]
@@ -398,7 +321,7 @@ class Scheduler:
                 break
             self._waiting.remove(sequence)
             self._running.add(sequence)
-            under_way.append(_Beginning.of(sequence, self._block_size))
+            under_way.append(_SharedBlock.of(sequence, self._block_size))
             if sequence.scheduled_s is None:
                 sequence.scheduled_s = time.monotonic()
                 sequence.cached_tokens = sequence.num_computed
@@ -421,8 +344,8 @@ class Scheduler:
                 sequence.token_ids, spare, sequence.block_hashes, is_again=sequence.scheduled_s is not None
             )
         except CacheFull:
-            num_found = self._cache.num_findable(sequence.block_hashes)
-            self._refusal = _Refusal(sequence, self._cache.num_closes, sequence.block_hashes[num_found : num_found + 1])
+            next_hash = _at(sequence.block_hashes, self._cache.num_findable(sequence.block_hashes))
+            self._refusal = _NoRoom(sequence, self._cache.num_closes, next_hash)
             return False
         return True
 
@@ -431,7 +354,7 @@ class Scheduler:
         refusal = self._refusal
         if refusal is None or refusal.sequence is not sequence or refusal.num_closes != self._cache.num_closes:
             return False
-        return not self._cache.num_findable(refusal.next_hash)
+        return refusal.next_hash is None or not self._cache.num_findable([refusal.next_hash])
 
     def _preempt(self, victim: Sequence) -> None:
         self._running.remove(victim)
@@ -443,3 +366,7 @@ class Scheduler:
         self._cache.close(sequence.row)
         sequence.row = -1
         sequence.num_computed = 0
+
+
+def _at(hashes: list[bytes], index: int) -> bytes | None:
+    return hashes[index] if index < len(hashes) else None

@@ -60,6 +60,8 @@ class TokenDelta(NamedTuple):
     """Where a client is to tell this error from others."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """Where asked for: one for each of `token_ids`."""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Where asked for, with the first token: one for each of the prompt's but the first."""
 
     @property
     def is_last(self) -> bool:
@@ -96,6 +98,8 @@ class Sequence:
     num_launched: int = 0
     """Tokens behind these that steps under way compute; the scheduler's."""
     cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list, repr=False)
+    """Where asked for: of the prompt's tokens but the first, as far as they are computed."""
     random: random.Random = field(init=False, repr=False)
     submitted_s: float = field(default_factory=time.monotonic)
     deadline_s: float = math.inf
@@ -108,13 +112,18 @@ class Sequence:
         sampling = self.request.sampling
         self.is_greedy = sampling.temperature < _LEAST_TEMPERATURE or sampling.top_k == 1
         self.wants_logits = not self.is_greedy or sampling.logprobs is not None
-        seed = sampling.seed
-        self.random = random.Random(secrets.randbits(64) if seed is None else seed)
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
+        self.random = random.Random(seed)  # which takes no notice of a sign
 
     @property
     def takes_the_likeliest(self) -> bool:
         """True where each token is the model's likeliest and nothing else is asked about it."""
         return self.is_greedy and not self.wants_logits and self.edits is None
+
+    @property
+    def has_row(self) -> bool:
+        """True while it runs."""
+        return self.row >= 0
 
     @property
     def num_prompt(self) -> int:
@@ -140,6 +149,12 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens that no step has taken yet; below 0 where guesses are under way."""
         return len(self.token_ids) - self.num_taken
+
+    def scored(self, num_tokens: int) -> range:
+        """Return the positions among the next `num_tokens` whose logits are to be told of the prompt's next token."""
+        if self.request.sampling.prompt_logprobs is None:
+            return range(0)
+        return range(self.num_taken, max(self.num_taken, min(self.num_taken + num_tokens, self.num_prompt - 1)))
 
     def until_end(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Return next tokens up to the one that ends the answer, if one of them does."""

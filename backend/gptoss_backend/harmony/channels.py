@@ -6,15 +6,15 @@ Does not know: the OpenAI API, Triton, what tools there are beyond the names it 
 
 Models write malformed Harmony in a few percent of turns, random weights always. Nothing here raises, no text is lost:
 
-- A recipient `functions.f` on any channel is a call to f. Else the channel decides: `analysis` is reasoning; `final`,
-  `commentary` (a preamble), an unknown channel or none is content.
+- A recipient `functions.f` on any channel is a call to f. A message to another tool, or in the name of the user, the
+  system or a tool, is reasoning: nothing that the user was told. Else the channel decides: `analysis` is reasoning;
+  `final`, `commentary` (a preamble), an unknown channel or none is content.
 - Text where a header should be is content. A header that never reaches `<|message|>` gives its stray text up to the
   place it named, after 64 bytes of it or at the next message.
 - `<|start|>` and `<|channel|>` end a message whose `<|end|>` is missing. Other special tokens in a text are dropped.
 - Two messages that go to the same place are kept apart by an empty line.
 - A call that ends without arguments has the arguments `{}`.
-- Where no calls are allowed, a recipient means nothing: the channel decides, and what would have been arguments is
-  text. Better seen by the user than silently dropped.
+- Where no calls are allowed, no tool is known: what would have been arguments is reasoning.
 """
 
 from __future__ import annotations
@@ -86,9 +86,13 @@ class _Route:
     place: _Place
     function: str | None = None
     """Of a call."""
+    refused: str | None = None
+    """Whom a call is meant for that may not come out."""
 
 
 _NAMESPACE: Final = "functions."
+# recipients that are no tools
+_PEOPLE: Final = frozenset({"user", "assistant", "all"})
 _ENDS: Final = frozenset({END, RETURN, CALL, ENDOFTEXT})
 _BETWEEN_MESSAGES: Final = "\n\n"
 _NO_ARGUMENTS: Final = "{}"
@@ -110,6 +114,7 @@ class ChannelSplitter:
         self._message_tokens = 0
         self._reasoning_tokens = 0  # of ended messages
         self._has_cut_call = False
+        self._refused_call: str | None = None
 
     @property
     def reasoning_tokens(self) -> int:
@@ -126,6 +131,14 @@ class ChannelSplitter:
     def has_cut_call(self) -> bool:
         """Whether the answer broke off inside a call, whose arguments may therefore be half. After `finish`."""
         return self._has_cut_call
+
+    @property
+    def refused_call(self) -> str | None:
+        """The tool that the message that ended last called, where that is none that may be called; None: no such call.
+
+        As the model names it, `functions.` included.
+        """
+        return self._refused_call
 
     def push(self, token_ids: Sequence[int]) -> list[Delta]:
         """Take the next tokens, stop tokens included, and return what is new. Joined, any chunking gives the same."""
@@ -159,7 +172,8 @@ class ChannelSplitter:
             self._header = Header(Section.ROLE if token == START else Section.CHANNEL)
         self._message_tokens += 1
         if token in _ENDS:
-            self._end_message(ended=True)
+            route = self._end_message(ended=True)
+            self._refused_call = route.refused if token == CALL else None
             self._header = Header()
         elif self._header is not None:
             self._take_header_marker(self._header, token)
@@ -188,8 +202,8 @@ class ChannelSplitter:
             self._text.add(reading.stray)
         return route
 
-    def _end_message(self, *, ended: bool) -> None:
-        """Close the message now open, whether its text or only its header has come.
+    def _end_message(self, *, ended: bool) -> _Route:
+        """Close the message now open, whether its text or only its header has come, and return where it went.
 
         ended: an end token came; else the message is cut, and a call in it may lack arguments.
         """
@@ -201,11 +215,16 @@ class ChannelSplitter:
         if route.place is _Place.REASONING:
             self._reasoning_tokens += self._message_tokens
         self._message_tokens = 0
+        return route
 
     def _find_route(self, reading: Reading) -> _Route:
+        if reading.is_foreign:
+            return _Route(_Place.REASONING)
         for recipient in reversed(reading.recipients if self._allows_calls else ()):
             if function := self._find_function(recipient):
                 return _Route(_Place.CALL, function)
+        if refused := next((name for name in reversed(reading.recipients) if name not in _PEOPLE), None):
+            return _Route(_Place.REASONING, refused=refused)
         return _Route(_Place.REASONING if reading.channel == "analysis" else _Place.CONTENT)
 
     def _find_function(self, recipient: str) -> str | None:

@@ -32,6 +32,8 @@ class Reading:
     """analysis, commentary or final, the last that is named; None where none is."""
     recipients: tuple[str, ...]
     """As written, in their order: a doubled recipient is common."""
+    is_foreign: bool
+    """The message is said to be another's than the assistant's: the user's, the system's, a tool's."""
     stray: bytes
     """Text of an abandoned header that is none of its words: the start of a body whose `<|message|>` is missing."""
 
@@ -64,6 +66,7 @@ _WORDS: Final = {
 _CHANNEL: Final = _compile(r"\s*(analysis|commentary|final)(?!\w)")
 _RECIPIENT: Final = _compile(rf"to=\s?({_NAME})")
 _CHANNEL_RECIPIENT: Final = _compile(rf"to=\s?({_NAME})|(?<!\S)({_FUNCTION})")  # some leave out `to=`
+_FOREIGN: Final = _compile(rf"\s*(?:(?:user|system|developer|tool|{_FUNCTION})(?!\w)|{_NAME}\s+to=assistant(?!\w))")
 _ASSISTANT: Final = b"assistant"
 _CUT_WORDS: Final = (_ASSISTANT, b"analysis", b"commentary", b"final", b"to=functions.", b"json")
 
@@ -107,19 +110,21 @@ class Header:
     def abandon(self) -> Reading:
         """No `<|message|>` came: what is not the header's words is text."""
         if not self._marked or self._is_too_long():
-            return Reading(channel=None, recipients=(), stray=self._all_bytes())
+            return Reading(channel=None, recipients=(), is_foreign=False, stray=self._all_bytes())
         words = [(section, bytes(text[: _num_word_bytes(section, text)])) for section, text in self._sections]
         return self._read(words, self._stray())
 
     def _read(self, sections: list[tuple[Section, bytes]], stray: bytes) -> Reading:
         channel: str | None = None
         recipients: list[str] = []
+        is_foreign = False
         for section, text in sections:
+            is_foreign = is_foreign or (section is Section.ROLE and _is_foreign(text))
             if section is Section.CHANNEL and (named := _CHANNEL.match(text)):
                 channel = named[1].decode()
             pattern = _CHANNEL_RECIPIENT if section is Section.CHANNEL else _RECIPIENT
             recipients += [found[found.lastindex or 0].decode() for found in pattern.finditer(text)]
-        return Reading(channel, tuple(recipients), stray)
+        return Reading(channel, tuple(recipients), is_foreign, stray)
 
     def _stray(self) -> bytes:
         """Return what is not the header's words, unless it is the beginning of one."""
@@ -131,6 +136,10 @@ class Header:
 
     def _all_bytes(self) -> bytes:
         return b"".join(bytes(text) for _, text in self._sections)
+
+
+def _is_foreign(role: bytes) -> bool:
+    return _FOREIGN.match(role) is not None and not role.lstrip().startswith(_ASSISTANT)
 
 
 def _num_word_bytes(section: Section, text: bytearray) -> int:

@@ -196,6 +196,15 @@ def _tool_result(message: ChatMessage, where: str, called: dict[str, str]) -> li
     return _message(f"{NAMESPACE}{name} to=assistant<|channel|>commentary", _content(message, where))
 
 
+def refusal_of_call(tool: str) -> list[int]:
+    """Return what follows a call to a tool that was not offered: its result, and the beginning of the next message.
+
+    tool: as the model names it, of the letters of names.
+    """
+    result = _message(f"{tool} to=assistant<|channel|>commentary", f"There is no tool {tool} here: answer without it.")
+    return [*result, START, *_header("assistant")]
+
+
 def _message(header: str, text: str, *, end: int = END) -> list[int]:
     return [START, *_header(header), MESSAGE, *_encode(text), end]
 

@@ -19,10 +19,11 @@ def output_structure(request: ChatRequest) -> OutputStructure | None:
     tools = offered_tools(request)
     _check_choice(request.tool_choice, tools)
     has_called = any(message.tool_calls for message in request.messages)
-    if request.response_format is None and not (request.tools or has_called):
+    is_free = request.response_format is None and request.form is None
+    if is_free and not (request.tools or has_called):
         return None
     choice = request.tool_choice if tools else ToolChoice(ToolChoiceMode.NONE)
-    return OutputStructure(request.response_format, tools, choice, request.parallel_tool_calls)
+    return OutputStructure(request.response_format, tools, choice, request.parallel_tool_calls, request.form)
 
 
 def _check_choice(choice: ToolChoice, tools: tuple[FunctionTool, ...]) -> None:

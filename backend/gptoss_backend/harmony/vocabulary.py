@@ -27,6 +27,9 @@ END: Final = 200_007
 MESSAGE: Final = 200_008
 CALL: Final = 200_012
 
+ENDS: Final = frozenset({END, RETURN, CALL, ENDOFTEXT})
+"""Each ends a message's text."""
+
 FIRST_SPECIAL: Final = STARTOFTEXT
 """Every id from here on is a special token; those without a name above are reserved."""
 NUM_TOKENS: Final = 201_089

@@ -12,41 +12,31 @@ no other way than by `<|end|>`, so that the next header is reached; else the mod
 
 from __future__ import annotations
 
-import time
 from enum import Enum
 from functools import lru_cache
-from typing import NoReturn
 
 import torch
-from llguidance import LLMatcher
 from torch import Tensor
 
 from gptoss_backend.contract import OutputStructure, ToolChoiceMode
-from gptoss_backend.engine.errors import StructureOutgrown
+from gptoss_backend.engine.grammar import TokenMask
 from gptoss_backend.harmony.header import Header, Section
 from gptoss_backend.harmony.prompt import NAMESPACE
 from gptoss_backend.harmony.vocabulary import (
-    CALL,
     CHANNEL,
     CONSTRAIN,
     END,
-    ENDOFTEXT,
+    ENDS,
     FIRST_SPECIAL,
     MESSAGE,
-    RETURN,
     START,
     encoding,
     token_bytes,
 )
 from gptoss_backend.structure import grammars
-from gptoss_backend.structure.grammars import Compiled
-from gptoss_backend.structure.schemas import StructureError, check_structure
-
-_NOT_ALLOWED = "satisfy the grammar"  # the library's words for a token that may not come
-_MOST_MASK_S = 10.0
-_MASK_S_A_TOKEN = 0.001
-"""Added for each. Usual masks take 0.02 to 0.2 ms."""
-_ENDS = frozenset({END, RETURN, CALL, ENDOFTEXT})
+from gptoss_backend.structure.checking import check_structure
+from gptoss_backend.structure.held_text import HeldText, WholeTextMask
+from gptoss_backend.structure.schemas import StructureError
 
 
 class _Text(Enum):
@@ -58,12 +48,18 @@ class _Text(Enum):
     CALL = "call"
 
 
+def mask_of(structure: OutputStructure) -> TokenMask:
+    """Return the mask of an answer at its beginning. Raises StructureError."""
+    return WholeTextMask(structure) if structure.is_whole else AnswerMask(structure)
+
+
 class AnswerMask:
     """A `TokenMask`: one answer's grammar, at its beginning."""
 
     def __init__(self, structure: OutputStructure) -> None:
         """Compile what is not known from before: a millisecond for each schema. Raises StructureError."""
         check_structure(structure)
+        is_json = structure.final is not None
         self._final = grammars.final_text(structure)
         self._arguments = grammars.arguments(structure)
         self._is_serial = not structure.parallel_tool_calls
@@ -73,18 +69,23 @@ class AnswerMask:
         if self._must_call and not callable_names:
             raise StructureError("tool_choice: a call is required of a function that is not among the tools.")
         self._headers = {
-            must_call: grammars.header(callable_names, may_speak=not must_call, is_json=self._final is not None)
+            must_call: grammars.header(
+                callable_names, may_speak=not must_call, is_held=self._final is not None, is_json=is_json
+            )
             for must_call in {self._must_call, False}
         }
-        self._left_s = _MOST_MASK_S
-        """Of the time that its masks may take: all other answers wait meanwhile."""
         self._is_finished = False
         self._text = _Text.FREE
-        self._matcher: LLMatcher | None = None
+        self._held: HeldText | None = None
         """What holds the next token; None: free text."""
         self._header: Header | None = None
         """None: inside a message's text."""
         self._begin_header((START, *_assistant()))
+
+    @property
+    def num_tokens(self) -> int:
+        """As many as the published checkpoints have; what others add stands for no text."""
+        return grammars.VOCAB_SIZE
 
     @property
     def is_finished(self) -> bool:
@@ -96,16 +97,8 @@ class AnswerMask:
 
         Raises StructureOutgrown.
         """
-        if self._matcher is not None:
-            started = time.perf_counter()
-            self._matcher.unsafe_compute_mask_ptr(bits.data_ptr(), bits.numel() * bits.element_size())
-            took_s = time.perf_counter() - started
-            self._grammar.learned_s += took_s
-            self._left_s += _MASK_S_A_TOKEN - took_s
-            if self._matcher.is_error():
-                self._give_up(self._matcher)
-            if self._left_s < 0:
-                raise StructureOutgrown(f"{self._grammar.where}: the grammar of this schema is too slow: simplify it")
+        if self._held is not None:
+            self._held.fill(bits)
             return True
         if self._is_demanding:
             bits.copy_(_text_or_end())
@@ -114,13 +107,13 @@ class AnswerMask:
 
     def accept(self, token: int) -> None:
         """Go on by a token. Raises StructureOutgrown, and RuntimeError for a token that may not come."""
-        if self._matcher is not None and not self._matcher.consume_token(token):
-            self._give_up(self._matcher)
+        if self._held is not None:
+            self._held.accept(token)
         if self._header is not None:
             self._read_header(self._header, token)
-        elif token in _ENDS:
+        elif token in ENDS:
             self._end_text()
-        elif self._matcher is None and token in (START, CHANNEL):
+        elif self._held is None and token in (START, CHANNEL):
             # the message before has not ended
             self._begin_header((START,) if token == START else (START, *_assistant(), CHANNEL))
 
@@ -128,23 +121,9 @@ class AnswerMask:
     def _is_demanding(self) -> bool:
         return self._must_call or self._final is not None
 
-    def _give_up(self, matcher: LLMatcher) -> NoReturn:
-        self._grammar.is_spent = True
-        if _NOT_ALLOWED in matcher.get_error():
-            raise RuntimeError(matcher.get_error())
-        raise StructureOutgrown(
-            f"{self._grammar.where}: the grammar of this schema outgrew its limits amid the answer "
-            f"({matcher.get_error().splitlines()[0][:100]}): ask for shorter strings or simpler patterns"
-        )
-
-    def _begin(self, grammar: Compiled) -> LLMatcher:
-        self._grammar = grammar
-        return grammar.begin()
-
     def _begin_header(self, begun: tuple[int, ...] = ()) -> None:
         """Expect a header, of which these tokens have come."""
-        self._matcher = self._begin(self._headers[self._must_call])
-        self._matcher.consume_tokens(list(begun))
+        self._held = HeldText(self._headers[self._must_call], begun)
         self._header = Header(Section.ROLE)
         for token in begun:
             self._read_header(self._header, token)
@@ -164,13 +143,13 @@ class AnswerMask:
         reading = header.close()
         if reading.recipients:
             self._text = _Text.CALL
-            self._matcher = self._begin(self._arguments[reading.recipients[-1].removeprefix(NAMESPACE)])
+            self._held = HeldText(self._arguments[reading.recipients[-1].removeprefix(NAMESPACE)])
         elif reading.channel == "final" and self._final is not None:
             self._text = _Text.FINAL
-            self._matcher = self._begin(self._final)
+            self._held = HeldText(self._final)
         else:
             self._text = _Text.FREE
-            self._matcher = None
+            self._held = None
 
     def _end_text(self) -> None:
         is_call = self._text is _Text.CALL

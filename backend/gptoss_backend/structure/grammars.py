@@ -24,6 +24,7 @@ from gptoss_backend.harmony.vocabulary import (
     CHANNEL,
     CONSTRAIN,
     END,
+    ENDOFTEXT,
     FIRST_SPECIAL,
     MESSAGE,
     RETURN,
@@ -32,9 +33,10 @@ from gptoss_backend.harmony.vocabulary import (
     token_bytes,
 )
 from gptoss_backend.structure.schemas import LIMITS, MAX_WHITESPACE, StructureError, arguments_schema, final_schema
+from gptoss_backend.structure.text_forms import form_grammar
 
 VOCAB_SIZE: Final = 201_088
-"""Rows of the checkpoints' unembedding."""
+"""Rows of the published checkpoints' unembedding."""
 _IN_STRING: Final = r'[^"\\\x00-\x1F\x7F]'
 _SLICES: Final = (
     r"[ \t\r\n]+",
@@ -55,10 +57,12 @@ letters one answer takes 400 MB until it outgrows its limits, and further ones t
 
 def final_text(structure: OutputStructure) -> Compiled | None:
     """Return the grammar of the final text and its end, None where it is free. Raises StructureError."""
-    if structure.final is None:
-        return None
-    schema = final_schema(structure.final)
-    return _kept.get(_json_text(schema, ends=(RETURN, END)), "response_format.json_schema.schema")
+    ends = (RETURN, END, ENDOFTEXT) if structure.is_whole else (RETURN, END)
+    if structure.final is not None:
+        return _kept.get(_json_text(final_schema(structure.final), ends=ends), structure.final.where)
+    if structure.form is not None:
+        return _kept.get(_nested(form_grammar(structure.form), ends=ends), structure.form.where)
+    return None
 
 
 def arguments(structure: OutputStructure) -> dict[str, Compiled]:
@@ -78,17 +82,18 @@ def arguments(structure: OutputStructure) -> dict[str, Compiled]:
     }
 
 
-def header(functions: Iterable[str], *, may_speak: bool, is_json: bool) -> Compiled:
+def header(functions: Iterable[str], *, may_speak: bool, is_held: bool, is_json: bool) -> Compiled:
     """Return the grammar of a message's header, from `<|start|>` to `<|message|>`.
 
     functions: those that may be called. may_speak: whether text for the user may come, in `final` and, unless that is
-    to be JSON (is_json), in `commentary`: a preamble, which may also come where a call must follow.
+    held to a form (is_held), maybe JSON (is_json), in `commentary`: a preamble, which may also come where a call must
+    follow.
     """
     kinds = [_token(CHANNEL) + ' "analysis" ' + _token(MESSAGE)]
     if may_speak:
         typed = "typed " if is_json else ""
         kinds.append(f'{_token(CHANNEL)} "final" {typed}{_token(MESSAGE)}')
-    if not is_json:
+    if not is_held:
         kinds.append(f'{_token(CHANNEL)} "commentary" {_token(MESSAGE)}')
     names = " | ".join(json.dumps(name) for name in sorted(functions))
     rules = [f'typed: (" json" | " code" | " "? {_token(CONSTRAIN)} "json")?']
@@ -98,7 +103,7 @@ def header(functions: Iterable[str], *, may_speak: bool, is_json: bool) -> Compi
         kinds.append(f"recipient {_token(CHANNEL)} CHANNEL typed {_token(MESSAGE)}")
         rules += [f'recipient: " to={NAMESPACE}" NAME', 'CHANNEL: "commentary" | "analysis"', f"NAME: {names}"]
     text = f'start: {_token(START)} "assistant" message\nmessage: ' + "\n | ".join(kinds)
-    return _kept.get("\n".join([text, *rules]), "tools")
+    return _kept.get(LLMatcher.grammar_from_lark("\n".join([text, *rules])), "tools")
 
 
 def load_vocabulary() -> None:
@@ -152,7 +157,16 @@ _kept = _Kept()
 
 
 def _json_text(schema: str, *, ends: tuple[int, ...]) -> str:
-    return f"start: text end\nend: {' | '.join(map(_token, ends))}\ntext: %json {schema}"
+    text = f"start: text end\nend: {' | '.join(map(_token, ends))}\ntext: %json {schema}"
+    return LLMatcher.grammar_from_lark(text)
+
+
+def _nested(grammar: str, *, ends: tuple[int, ...]) -> str:
+    """Return a grammar, whose own names stay its own, and an end after it."""
+    outer = f"start: @text end\nend: {' | '.join(map(_token, ends))}"
+    return json.dumps(
+        {"grammars": [{"name": "answer", "lark_grammar": outer}, {"name": "text", "lark_grammar": grammar}]}
+    )
 
 
 def _token(token: int) -> str:
@@ -161,8 +175,7 @@ def _token(token: int) -> str:
 
 def _compile(grammar: str, where: str) -> Compiled:
     """Compile, without holding Python's lock. Raises StructureError."""
-    text = LLMatcher.grammar_from_lark(grammar)
-    matcher = LLMatcher(_tokenizer(), text, log_level=_SILENT, limits=LIMITS)
+    matcher = LLMatcher(_tokenizer(), grammar, log_level=_SILENT, limits=LIMITS)
     if matcher.is_error():
         raise StructureError(f"{where}: no grammar can be made of it: {matcher.get_error().splitlines()[0][:200]}")
     return Compiled(matcher, where)

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any, Final
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from gptoss_backend.contract import FunctionTool, OutputStructure, ResponseFormat
+from gptoss_backend.contract import FunctionTool, ResponseFormat
 from gptoss_backend.harmony.prompt import takes_nothing
 from gptoss_backend.structure.costs import MAX_PROPERTIES, too_dear
 from gptoss_backend.structure.reduction import (
@@ -51,33 +50,16 @@ _NO_ARGUMENTS: Final[dict[str, Any]] = {"type": "object", "properties": {}, "add
 _OPTIONS: Final = "x-guidance"
 """The library's own keyword. A client's is dropped: it could change what JSON is."""
 _MAX_KEPT: Final = 256
-_MAX_CHECK_S: Final = 5.0
-"""Of processor time for one request's schemas. One takes up to half a second; 128 usual ones not seen before 0.3 s."""
 
 
 class StructureError(ValueError):
     """A structure that cannot be enforced. The message is one sentence that begins with the part at fault."""
 
 
-def check_structure(structure: OutputStructure) -> None:
-    """Raise StructureError where a schema cannot be enforced. Takes a few milliseconds for one not seen before."""
-    if structure.final is not None:
-        final_schema(structure.final)
-    names: set[str] = set()
-    started_s = time.thread_time()
-    for position, tool in enumerate(structure.tools):
-        if time.thread_time() - started_s > _MAX_CHECK_S:
-            raise StructureError(f"tools[{position}].function.parameters: the schemas before it took too long to read.")
-        if tool.name in names:
-            raise StructureError(f"tools[{position}].function.name: there is a function {tool.name!r} before it.")
-        names.add(tool.name)
-        arguments_schema(tool, position)
-
-
 def final_schema(wanted: ResponseFormat) -> str:
     """Return the schema of the final text, as JSON the library reads. Raises StructureError."""
     schema = _ANY_OBJECT if wanted.schema is None else wanted.schema
-    return _enforceable(schema, "response_format.json_schema.schema", is_strict=wanted.strict, or_any_object=False)
+    return _enforceable(schema, wanted.where, is_strict=wanted.strict, or_any_object=False)
 
 
 def arguments_schema(tool: FunctionTool, position: int = 0) -> str:
@@ -150,7 +132,7 @@ def _fault(schema: str) -> str | None:
         return "the schema cannot be enforced: a part of it is said to be itself"
     grammar = LLMatcher.grammar_from_json_schema(schema)
     is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
-    return f"the schema cannot be enforced: {_first_line(messages)}" if is_error else _fault_of_its_beginning(grammar)
+    return f"the schema cannot be enforced: {first_line(messages)}" if is_error else _fault_of_its_beginning(grammar)
 
 
 def _fault_of_its_beginning(grammar: str) -> str | None:
@@ -166,7 +148,8 @@ def _bytes() -> LLTokenizer:
     return LLTokenizer("byte")
 
 
-def _first_line(messages: list[str]) -> str:
+def first_line(messages: list[str]) -> str:
+    """Return what the library's messages say first."""
     lines = [line.strip() for line in "\n".join(messages).splitlines()]
     telling = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines
     return telling[0].rstrip(".")[:200]

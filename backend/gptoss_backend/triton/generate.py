@@ -34,6 +34,7 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.demo.naming import is_demo
 from gptoss_backend.engine.checkpoint import find_checkpoint
+from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.errors import (
     CheckpointError,
@@ -48,6 +49,7 @@ from gptoss_backend.engine.placement.choice import SINGLE
 from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.sequence import GenerationRequest
 from gptoss_backend.engine.speculation import Speculation
+from gptoss_backend.harmony.vocabulary import CALL
 from gptoss_backend.settings import (
     EngineSettings,
     PlacementSettings,
@@ -55,7 +57,7 @@ from gptoss_backend.settings import (
     bind_to_card,
     load_settings,
 )
-from gptoss_backend.structure.answer import AnswerMask
+from gptoss_backend.structure.answer import mask_of
 from gptoss_backend.structure.grammars import load_vocabulary
 from gptoss_backend.structure.schemas import StructureError
 from gptoss_backend.triton.engine_metrics import EngineMetrics
@@ -90,9 +92,10 @@ class Generate:
             cancel=lambda request_id: self._engine.cancel(request_id),
             max_responses_per_s=settings.engine.max_responses_per_s or _RESPONSES_PER_CORE * (os.cpu_count() or 1),
         )
+        folder = _checkpoint(_asked_checkpoint(args["model_config"]) or settings.checkpoints[model.short], model)
         load_vocabulary()  # now: later it would hold up every stream for a second
         self._engine = Engine.load(
-            _checkpoint(_asked_checkpoint(args["model_config"]) or settings.checkpoints[model.short], model),
+            folder,
             _options(settings.engine, settings.profiles[settings.profile_of(model.short)]),
             self._sender.put,
             device=device,
@@ -134,7 +137,7 @@ class Generate:
             sampling = decode_sampling(read_bytes(request, SAMPLING))
             if isinstance(sampling, Refusal):
                 raise _RefusedByPreprocess(sampling)
-            mask = AnswerMask(sampling.structure) if sampling.structure is not None else None
+            mask = mask_of(sampling.structure) if sampling.structure is not None else None
             self._sender.open(request_id, stream)
             self._engine.submit(GenerationRequest(request_id, read_ids(request, PROMPT_IDS), sampling, mask))
         except Exception as error:  # noqa: BLE001 (every request gets an answer; _refusal logs the unexpected)
@@ -201,8 +204,16 @@ def _asked_checkpoint(model_config: str) -> str | None:
 
 
 def _checkpoint(checkpoint: str, model: ModelName) -> Path:
-    """Return the checkpoint's folder. Raises CheckpointError, also where the demo's weights would pass for OpenAI's."""
+    """Return the checkpoint's folder.
+
+    Raises CheckpointError, also where the demo's weights would pass for OpenAI's, or a model cannot say Harmony.
+    """
     folder = find_checkpoint(checkpoint)
+    if (num_tokens := ModelConfig.from_folder(folder).vocab_size) <= CALL:
+        raise CheckpointError(
+            f"{folder} has a vocabulary of {num_tokens:,} tokens: Harmony, in which chats are written, "
+            f"needs more than {CALL:,}"
+        )
     if is_demo(folder) and model.short != "demo":
         raise CheckpointError(f"{folder} holds the demo's weights, which are not served as {model.openai}")
     return folder

@@ -32,7 +32,8 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.harmony.prompt import PromptError, render_prompt
 from gptoss_backend.harmony.structure import output_structure
-from gptoss_backend.structure.schemas import StructureError, check_structure
+from gptoss_backend.structure.checking import check_structure
+from gptoss_backend.structure.schemas import StructureError
 from gptoss_backend.triton.heartbeat import Heartbeat, HeartbeatThread
 from gptoss_backend.triton.logs import log_to_triton
 from gptoss_backend.triton.tensors import bytes_tensor, ids_tensor, read_bytes

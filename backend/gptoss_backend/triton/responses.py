@@ -248,17 +248,20 @@ def coalesce(deltas: Iterable[TokenDelta]) -> list[TokenDelta]:
         if parts and not _must_stay_apart(parts[-1], delta):
             before = parts.pop()
             tokens, logprobs = before.token_ids + delta.token_ids, before.logprobs + delta.logprobs
-            delta = TokenDelta(delta.request_id, tokens, before.event or delta.event, logprobs=logprobs)
+            of_prompt = before.prompt_logprobs + delta.prompt_logprobs
+            delta = TokenDelta(
+                delta.request_id, tokens, before.event or delta.event, logprobs=logprobs, prompt_logprobs=of_prompt
+            )
         parts.append(delta)
     return parts
 
 
 def _event_of(delta: TokenDelta) -> GenerationEvent | None:
-    if not delta.logprobs:
+    if not (delta.logprobs or delta.prompt_logprobs):
         return delta.event
     if delta.event is None:
-        return Continued(delta.logprobs)
-    return replace(delta.event, logprobs=delta.logprobs)
+        return Continued(delta.logprobs, prompt_logprobs=delta.prompt_logprobs)
+    return replace(delta.event, logprobs=delta.logprobs, prompt_logprobs=delta.prompt_logprobs)
 
 
 def _refusal_of(sentence: str, code: GenerationErrorCode | None) -> tuple[str, int]:

@@ -1,0 +1,134 @@
+"""What a request holds its text to, in whichever of several words.
+
+Stage: 2 validate → 3 prompt.
+Owns: that a request asks for one form only, and which.
+Does not know: whether it can be enforced, grammars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from pydantic import JsonValue
+from pydantic_core import from_json
+
+from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.limits import check_schemas
+from gptoss_adapter.schemas.chat import JsonObjectFormat, JsonSchemaFormat, TextFormat
+from gptoss_adapter.schemas.structured import StructuredOutputs
+from gptoss_backend.contract import OutputStructure, ResponseFormat, TextForm, TextFormKind
+from gptoss_backend.settings import AdapterSettings
+
+_MOST_TEXT: Final = "The form '{param}' is {num_bytes} bytes; this server takes {most}."
+
+
+class HasForm(Protocol):
+    """A request that may hold its text to a form."""
+
+    @property
+    def response_format(self) -> TextFormat | JsonObjectFormat | JsonSchemaFormat | None:
+        """OpenAI's word."""
+
+    @property
+    def structured_outputs(self) -> StructuredOutputs | None:
+        """vLLM's word."""
+
+    @property
+    def guided_json(self) -> JsonValue:
+        """Its older word for `json`."""
+
+    @property
+    def guided_regex(self) -> str | None:
+        """Its older word for `regex`."""
+
+    @property
+    def guided_choice(self) -> list[str] | None:
+        """Its older word for `choice`."""
+
+    @property
+    def guided_grammar(self) -> str | None:
+        """Its older word for `grammar`."""
+
+
+Form = ResponseFormat | TextForm
+
+
+def asked_form(body: HasForm) -> Form | None:
+    """Return what the text is held to, None where it is free. Raises InvalidRequestError where it is several forms."""
+    forms = list(_forms(body))
+    if len(forms) > 1:
+        first, second = (form.where.split(".")[0] if "format" in form.where else form.where for form in forms[:2])
+        raise _invalid(f"'{second}' cannot be combined with '{first}': a text is held to one form.", second)
+    if not forms and body.structured_outputs is not None:
+        raise _invalid(
+            "'structured_outputs' needs one of 'json', 'regex', 'choice', 'grammar' and 'json_object'.",
+            "structured_outputs",
+        )
+    return forms[0] if forms else None
+
+
+def check_form(body: HasForm, limits: AdapterSettings) -> None:
+    """Raise InvalidRequestError where the form is larger than this server takes, or there are several."""
+    form = asked_form(body)
+    if isinstance(form, ResponseFormat):
+        check_schemas({form.where: form.schema}, limits)
+    elif form is not None:
+        num_bytes = sum(len(text.encode()) for text in form.texts)
+        if num_bytes > limits.max_schema_bytes:
+            told = _MOST_TEXT.format(param=form.where, num_bytes=num_bytes, most=limits.max_schema_bytes)
+            raise _invalid(told, form.where)
+
+
+def whole_text_structure(body: HasForm) -> OutputStructure | None:
+    """Return what holds a completion's text. Raises InvalidRequestError."""
+    match asked_form(body):
+        case ResponseFormat() as wanted:
+            return OutputStructure(final=wanted, is_whole=True)
+        case TextForm() as form:
+            return OutputStructure(form=form, is_whole=True)
+    return None
+
+
+def _forms(body: HasForm) -> Iterator[Form]:
+    match body.response_format:
+        case JsonObjectFormat(schema_=None):
+            yield ResponseFormat()
+        case JsonObjectFormat(schema_=schema):
+            yield ResponseFormat(schema, where="response_format.schema")
+        case JsonSchemaFormat(json_schema=asked):
+            yield ResponseFormat(asked.schema_, asked.name, asked.description, bool(asked.strict))
+    if (wanted := body.structured_outputs) is not None:
+        yield from _json(wanted.json_, "structured_outputs.json")
+        yield from _text(TextFormKind.REGEX, wanted.regex, "structured_outputs.regex")
+        yield from _text(TextFormKind.CHOICE, wanted.choice, "structured_outputs.choice")
+        yield from _text(TextFormKind.GRAMMAR, wanted.grammar, "structured_outputs.grammar")
+        if wanted.json_object:
+            yield ResponseFormat(where="structured_outputs.json_object")
+    yield from _json(body.guided_json, "guided_json")
+    yield from _text(TextFormKind.REGEX, body.guided_regex, "guided_regex")
+    yield from _text(TextFormKind.CHOICE, body.guided_choice, "guided_choice")
+    yield from _text(TextFormKind.GRAMMAR, body.guided_grammar, "guided_grammar")
+
+
+def _text(kind: TextFormKind, asked: str | list[str] | None, where: str) -> Iterator[TextForm]:
+    if asked is not None:
+        yield TextForm(kind, (asked,) if isinstance(asked, str) else tuple(asked), where)
+
+
+def _json(asked: JsonValue, where: str) -> Iterator[ResponseFormat]:
+    if asked is None:
+        return
+    schema = asked
+    if isinstance(asked, str):
+        try:
+            schema = from_json(asked, allow_inf_nan=False)
+        except ValueError as error:
+            raise _invalid(f"'{where}' is not valid JSON: {error}.", where) from None
+    if not isinstance(schema, dict):
+        raise _invalid(f"'{where}' should be a JSON schema: an object, or the text of one.", where)
+    yield ResponseFormat(schema, where=where)
+
+
+def _invalid(message: str, param: str) -> InvalidRequestError:
+    return InvalidRequestError(message, param=param, code="invalid_value")

@@ -1,0 +1,35 @@
+"""Is what an answer is to be held to possible?
+
+Stage: 3 prompt, and again before 4 schedule, where grammars are made of it.
+Owns: which parts of a structure are looked at.
+Does not know: what is wrong with a part (schemas.py, text_forms.py), tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from gptoss_backend.contract import OutputStructure
+from gptoss_backend.structure.schemas import StructureError, arguments_schema, final_schema
+from gptoss_backend.structure.text_forms import form_grammar
+
+_MAX_CHECK_S: Final = 5.0
+"""Of processor time for one request's schemas. One takes up to half a second; 128 usual ones not seen before 0.3 s."""
+
+
+def check_structure(structure: OutputStructure) -> None:
+    """Raise StructureError where a schema cannot be enforced. Takes a few milliseconds for one not seen before."""
+    if structure.final is not None:
+        final_schema(structure.final)
+    elif structure.form is not None:
+        form_grammar(structure.form)
+    names: set[str] = set()
+    started_s = time.thread_time()
+    for position, tool in enumerate(structure.tools):
+        if time.thread_time() - started_s > _MAX_CHECK_S:
+            raise StructureError(f"tools[{position}].function.parameters: the schemas before it took too long to read.")
+        if tool.name in names:
+            raise StructureError(f"tools[{position}].function.name: there is a function {tool.name!r} before it.")
+        names.add(tool.name)
+        arguments_schema(tool, position)
