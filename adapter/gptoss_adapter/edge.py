@@ -149,9 +149,10 @@ class Edge:
                 self._num_arriving[client] += num_new
                 if more and self._num_arriving[client] > _BODIES_ARRIVING * self._settings.max_body_bytes:
                     raise TooManyRequestsError("Too many large request bodies are arriving at once.", retry_after_s=1)
+            return bytes(body)
         finally:
             self._num_arriving[client] -= num_counted
-        return bytes(body)
+            body.clear()  # an error's traceback holds on to it for as long as the refusal takes
 
     async def _answer(
         self, error: Exception, record: RequestRecord, scope: Scope, receive: Incoming, send: Send
