@@ -8,11 +8,11 @@ Does not know: what the app does.
 from __future__ import annotations
 
 import gc
-import ipaddress
 import logging
 import signal
 import ssl
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -22,6 +22,7 @@ import uvicorn
 from gptoss_adapter.app import create_app
 from gptoss_adapter.connection import ConnectionLimits, connection_class
 from gptoss_adapter.drain import Drain, DrainingServer
+from gptoss_adapter.hosts import is_loopback
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFileError
 from gptoss_adapter.logs import log_config
@@ -65,7 +66,7 @@ def http_server(
         ssl_keyfile=adapter.tls_key,
     )
     _load(config, settings)
-    if adapter.keys_path is None and not _is_loopback(settings.server.host):
+    if adapter.keys_path is None and not is_loopback(settings.server.host):
         logger.warning("anyone who reaches %s may use this server: adapter.keys_path is not set", settings.server.host)
     return DrainingServer(config, drain, settings.server.shutdown_timeout_s)
 
@@ -76,10 +77,14 @@ def serve(settings: Settings, model_server: ModelServer | None = None, settings_
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     server = http_server(settings, model_server, settings_file)
+    # half a second of work, for which the first who asks for /openapi.json would hold up all others
+    described = threading.Thread(target=server.config.app.openapi, name="openapi")  # type: ignore[union-attr]
+    described.start()
     # what is there now stays: without this, a full garbage collection looks through all of FastAPI between two tokens
     gc.collect()
     gc.freeze()
     server.run()
+    described.join()
 
 
 def _load(config: uvicorn.Config, settings: Settings) -> None:
@@ -88,13 +93,6 @@ def _load(config: uvicorn.Config, settings: Settings) -> None:
     except (OSError, ssl.SSLError) as error:
         files = ", ".join(str(path) for path in (settings.adapter.tls_certificate, settings.adapter.tls_key) if path)
         raise StartError(f"cannot take adapter.tls_certificate and adapter.tls_key ({files}): {error}") from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

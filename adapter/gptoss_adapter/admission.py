@@ -19,6 +19,7 @@ from starlette.types import Scope
 
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import DrainingError, TooManyRequestsError
+from gptoss_adapter.hosts import HostCheck
 from gptoss_adapter.keys import KeyFile
 from gptoss_adapter.messages.errors import speaks_anthropic
 from gptoss_adapter.routes.page import PAGE, PAGE_FILES
@@ -29,6 +30,9 @@ _HEALTH: Final = frozenset({"/health", "/health/live", "/health/ready", "/ping"}
 _METRICS: Final = frozenset({"/metrics", "/stats"})
 _OPERATORS: Final = _HEALTH | _METRICS
 """Answered to the last, and waited for by nobody."""
+_KEPT: Final = "/v1/responses/"
+_MAX_READING: Final = 16
+"""Requests of one key that read what is kept: one thread does it for all."""
 _CANCEL: Final = "/cancel"
 _NUM_DURATIONS: Final = 64
 _MAX_RETRY_S: Final = 60
@@ -37,20 +41,26 @@ _MAX_RETRY_S: Final = 60
 class Admission:
     """Lets requests in or raises why not."""
 
-    def __init__(self, settings: AdapterSettings, keys: KeyFile | None, drain: Drain) -> None:
-        """keys: None: whoever comes may come in."""
+    def __init__(
+        self, settings: AdapterSettings, keys: KeyFile | None, drain: Drain, hosts: HostCheck | None = None
+    ) -> None:
+        """keys: None: whoever comes may come in. hosts: None: by any name."""
+        self._hosts = hosts
         self._keys = keys
         self._drain = drain
         self._max_concurrency = settings.max_concurrency_per_key
         self._keyless = _OPERATORS if settings.open_metrics else _HEALTH
         self._under_way: Counter[str] = Counter()
+        self._reading: Counter[str] = Counter()
         self._durations_s: deque[float] = deque(maxlen=_NUM_DURATIONS)
 
     def key_of(self, scope: Scope, headers: Headers) -> ApiKey | None:
         """Return whose request this is; None: it needs no key. Looks at its head only.
 
-        Raises InvalidKeyError, DrainingError.
+        Raises InvalidKeyError, DrainingError, InvalidRequestError.
         """
+        if self._hosts is not None:
+            self._hosts.check(headers)
         self._check_open(scope)
         path = scope["path"]
         # the page is open: it is nobody's, and asks for a key where the API does
@@ -68,8 +78,26 @@ class Admission:
         waited_for = self._drain.request() if scope["path"] not in _OPERATORS else nullcontext()
         with ExitStack() as counted, waited_for:
             if key is not None and _is_counted(scope):
-                counted.enter_context(self._counted(key))
+                self.check_room(scope, key)
+                counted.enter_context(_counted(self._under_way, key))
+            elif key is not None and _is_reading(scope):
+                self._check_reading(key)
+                counted.enter_context(_counted(self._reading, key))
             yield counted
+
+    def check_room(self, scope: Scope, key: ApiKey | None) -> None:
+        """Raise TooManyRequestsError where the key has as many requests under way as it may: before a body is read."""
+        if key is None or not _is_counted(scope):
+            return
+        limit, num = key.max_concurrency or self._max_concurrency, self._under_way[key.name]
+        if limit is not None and num >= limit:
+            message = f"The key '{key.name}' has {num} requests under way, as many as it may. Try again when one ends."
+            raise TooManyRequestsError(message, retry_after_s=self.retry_after_s(num))
+
+    def _check_reading(self, key: ApiKey) -> None:
+        if self._reading[key.name] >= _MAX_READING:
+            message = f"The key '{key.name}' has {_MAX_READING} kept responses being read. Try again when one is."
+            raise TooManyRequestsError(message, retry_after_s=1)
 
     def _check_open(self, scope: Scope) -> None:
         if self._drain.has_begun and scope["path"] not in _OPERATORS:
@@ -89,24 +117,27 @@ class Admission:
         """Take note of how long an answer took."""
         self._durations_s.append(duration_s)
 
-    @contextmanager
-    def _counted(self, key: ApiKey) -> Iterator[None]:
-        limit, num = key.max_concurrency or self._max_concurrency, self._under_way[key.name]
-        if limit is not None and num >= limit:
-            message = f"The key '{key.name}' has {num} requests under way, as many as it may. Try again when one ends."
-            raise TooManyRequestsError(message, retry_after_s=self.retry_after_s(num))
-        self._under_way[key.name] += 1
-        try:
-            yield
-        finally:
-            self._under_way[key.name] -= 1
-            if not self._under_way[key.name]:
-                del self._under_way[key.name]
+
+@contextmanager
+def _counted(among: Counter[str], key: ApiKey) -> Iterator[None]:
+    among[key.name] += 1
+    try:
+        yield
+    finally:
+        among[key.name] -= 1
+        if not among[key.name]:
+            del among[key.name]
 
 
 def _is_counted(scope: Scope) -> bool:
     """Say whether a request is one of those that a key may have so many of: to cancel one makes room for others."""
     return scope["method"] == "POST" and not scope["path"].endswith(_CANCEL)
+
+
+def _is_reading(scope: Scope) -> bool:
+    """Say whether a request reads what is kept, and is over once it is read."""
+    is_stream = b"stream=true" in scope["query_string"]
+    return scope["method"] == "GET" and scope["path"].startswith(_KEPT) and not is_stream
 
 
 def _offered(path: str, headers: Headers) -> str | None:

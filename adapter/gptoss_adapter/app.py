@@ -28,6 +28,7 @@ from gptoss_adapter.edge import Edge
 from gptoss_adapter.fleet import Fleet
 from gptoss_adapter.fleet_addresses import ReplicaNames
 from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
+from gptoss_adapter.hosts import HostCheck, is_loopback
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFile
 from gptoss_adapter.metrics import Metrics
@@ -67,6 +68,9 @@ def create_app(
     drain = drain or Drain()
     keys = KeyFile(settings.adapter.keys_path) if settings.adapter.keys_path is not None else None
 
+    is_open = keys is None and is_loopback(settings.server.host)
+    hosts = HostCheck(settings.adapter.allowed_hosts) if is_open else None
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         server, triton_page = await _model_server(settings.server, served, measured, model_server)
@@ -102,7 +106,7 @@ def create_app(
     app.add_middleware(
         Edge,
         settings=settings.adapter,
-        admission=Admission(settings.adapter, keys, drain),
+        admission=Admission(settings.adapter, keys, drain, hosts),
         drain=drain,
         metrics=measured,
     )

@@ -1,7 +1,7 @@
 """One client's connection: what it may send before there is a request, and how long it may leave its answer lying.
 
 Stage: before 1 route, and after 7 SSE.
-Owns: the limits on a request's head, in bytes and seconds; the end of a client that takes nothing.
+Owns: the limits on a request's head and trailers, in bytes and seconds; the end of a client that takes nothing.
 Does not know: bodies (edge.py), what is sent.
 
 uvicorn bounds neither. Once it is over, a request whose client was cut off here looks like any whose client went away.
@@ -48,7 +48,10 @@ class Connection(HttpToolsProtocol):
         """Begin to wait for the first request's head."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
+        self._bare_bytes = 0
+        """Of what has arrived since a head was complete or a part of a body came."""
+        self._has_advanced = False
+        self._is_head_over = self._is_message_over = False
         self._refusal: ApiError = InvalidRequestError("This is not a request in HTTP/1.1.", code="invalid_http")
         super().connection_made(transport)  # type: ignore[arg-type]
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
@@ -67,28 +70,52 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived."""
+        self._has_advanced = False
         super().data_received(data)
-        if self._head_timer is not None:  # in the middle of a head
-            self._head_bytes += len(data)
-            if self._head_bytes > self.limits.max_header_bytes and not self.transport.is_closing():
-                self._refuse_head()
-                self.send_400_response("")
+        # chunks' sizes, trailers, line ends before a head: each read of them is small, but they need never end
+        self._bare_bytes = 0 if self._has_advanced else self._bare_bytes + len(data)
+        if self._bare_bytes > self.limits.max_header_bytes and not self.transport.is_closing():
+            self._refuse_head()
+            self.send_400_response("")
+        if self._is_idle and self._head_timer is None and self.timeout_keep_alive_task is None:
+            self._await_head()  # what has arrived begins no head, but has ended uvicorn's wait for one
 
     def on_message_begin(self) -> None:
         """A head begins, on a connection that was idle or behind the request before."""
         super().on_message_begin()
+        self._is_head_over = self._is_message_over = False
         if self._head_timer is None:
             self._await_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field has arrived: of the head, or behind a body, where nobody asks for it."""
+        if not self._is_head_over:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """A head has arrived. Raises what the parser passes on as an error in the request."""
         self._head_arrived()
+        self._is_head_over = self._has_advanced = True
         length = len(self.url) + sum(len(name) + len(text) for name, text in self.headers)
         if length > self.limits.max_header_bytes:
             self._refuse_head()
             raise _RefusedError
         self._stop_watching()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body has arrived."""
+        self._has_advanced = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request is at its end."""
+        self._is_message_over = True
+        super().on_message_complete()
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._is_message_over and self.cycle.response_complete and not self.transport.is_closing()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that never became one, and close."""
@@ -102,7 +129,7 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def _await_head(self) -> None:
-        self._head_bytes = 0
+        self._bare_bytes = 0
         self._head_timer = self.loop.call_later(self.limits.header_timeout_s, self._head_is_late)
 
     def _head_arrived(self) -> None:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 REQUEST_ID_HEADER: Final = "x-request-id"
+KEY_NOTE: Final = "key"
+"""Among the notes: the name of the key that a request came with."""
 PROFILE_HEADER: Final = "x-gptoss-profile"
 """Of the response: the profile it was made at."""
 _SANE_ID: Final = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
@@ -33,6 +35,8 @@ class RequestRecord:
     """0: no response was begun."""
     notes: dict[str, object] = field(default_factory=dict)
     """What the route adds to the log line, by name."""
+    may_hurry: bool = True
+    """Whether it may ask for a priority before the others'."""
     counted: ExitStack = field(default_factory=ExitStack)
     """Ends that it is counted among those of its key; who takes it over (`pop_all`) goes on to be."""
     goes_on: asyncio.Task[None] | None = None
@@ -62,3 +66,16 @@ def current_request_id() -> str:
     """Return the id of the request this task serves, "-" outside any."""
     record = _current.get()
     return "-" if record is None else record.request_id
+
+
+def current_key_name() -> str | None:
+    """Return the name of the key that the request came with; None: it needs none, or there is no request."""
+    record = _current.get()
+    name = None if record is None else record.notes.get(KEY_NOTE)
+    return None if name is None else str(name)
+
+
+def may_hurry() -> bool:
+    """Return whether the request may ask for a priority before the others'."""
+    record = _current.get()
+    return record is None or record.may_hurry

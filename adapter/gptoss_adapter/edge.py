@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,7 +21,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptoss_adapter.admission import Admission
-from gptoss_adapter.context import PROFILE_HEADER, REQUEST_ID_HEADER, RequestRecord, begin_record
+from gptoss_adapter.context import KEY_NOTE, PROFILE_HEADER, REQUEST_ID_HEADER, RequestRecord, begin_record
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import (
     ApiError,
@@ -40,6 +42,12 @@ logger = logging.getLogger(__name__)
 
 _QUIET_ROUTES: Final = frozenset({"/health", "/health/live", "/health/ready", "/ping", "/metrics", "/stats"})
 _MAX_LOGGED_BYTES: Final = 64 * 1024
+_BODIES_ARRIVING: Final = 16
+"""Of the largest size, that one client may have arriving at once."""
+_FREE_BYTES: Final = 64 * 1024
+"""Of each body, that are not counted: what others send slowly keeps no chat out."""
+_LINGER_S: Final = 1.0
+"""For the rest of a refused request's body: a client that is amid sending it would not read the answer."""
 # a client may send any word for a method; the metrics keep to these
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -55,6 +63,8 @@ class Edge:
         self._admission = admission
         self._drain = drain
         self._metrics = metrics
+        self._num_arriving: Counter[str] = Counter()
+        """Bytes of bodies that are not whole yet, by their key's name."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -64,26 +74,27 @@ class Edge:
         headers = Headers(scope=scope)
         record = begin_record(headers.get(REQUEST_ID_HEADER))
         content = Content() if self._settings.log_content and scope["method"] == "POST" else None
+        incoming = Incoming(receive)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], *self._headers(record, scope)]
+                message["headers"] = [*message["headers"], *self._headers(record, scope, incoming)]
             elif content is not None:
                 content.answer.add(message.get("body", b""))
             await send(message)
 
         try:
-            await self._serve(scope, headers, record, content, receive, send_with_headers)
+            await self._serve(scope, headers, record, content, incoming, send_with_headers)
         except asyncio.CancelledError:
             if record.status or not self._drain.has_cut:
                 raise
-            await self._answer(DrainingError(), record, scope, receive, send_with_headers)
+            await self._answer(DrainingError(), record, scope, incoming, send_with_headers)
         except ApiError as error:
-            await self._answer(error, record, scope, receive, send_with_headers)
+            await self._answer(error, record, scope, incoming, send_with_headers)
         except Exception as error:
             logger.exception("unexpected error")
-            await self._answer(error, record, scope, receive, send_with_headers)
+            await self._answer(error, record, scope, incoming, send_with_headers)
         finally:
             self._tell(record, scope, content)
 
@@ -93,15 +104,17 @@ class Edge:
         headers: Headers,
         record: RequestRecord,
         content: Content | None,
-        receive: Receive,
+        receive: Incoming,
         send: Send,
     ) -> None:
         key = self._admission.key_of(scope, headers)
         if key is not None:
-            record.notes["key"] = key.name
+            record.notes[KEY_NOTE] = key.name
+            record.may_hurry = key.is_urgent
+        self._admission.check_room(scope, key)
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
-                body = await self._read_body(headers, receive)
+                body = await self._read_body(headers, receive, "" if key is None else key.name)
         except TimeoutError:
             raise BodyTimeoutError(self._settings.body_timeout_s) from None
         if content is not None:
@@ -111,30 +124,45 @@ class Edge:
         if record.notes.get("outcome") in COMPLETED:
             self._admission.took(time.perf_counter() - record.started_at)
 
-    async def _read_body(self, headers: Headers, receive: Receive) -> bytes:
-        """Return the whole body. Raises BodyTooLargeError before reading more than is allowed, ClientGoneError."""
+    async def _read_body(self, headers: Headers, receive: Receive, client: str) -> bytes:
+        """Return the whole body. client: whose it is.
+
+        Raises BodyTooLargeError before reading more than is allowed, TooManyRequestsError, ClientGoneError.
+        """
         declared = headers.get("content-length", "0")
         if declared.isascii() and declared.isdigit() and int(declared) > self._settings.max_body_bytes:
             raise BodyTooLargeError(self._settings.max_body_bytes)
         body = bytearray()
         more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGoneError
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self._settings.max_body_bytes:
-                raise BodyTooLargeError(self._settings.max_body_bytes)
-        return bytes(body)
+        num_counted = 0
+        try:
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGoneError
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > self._settings.max_body_bytes:
+                    raise BodyTooLargeError(self._settings.max_body_bytes)
+                num_new = max(0, len(body) - _FREE_BYTES) - num_counted
+                num_counted += num_new
+                self._num_arriving[client] += num_new
+                if more and self._num_arriving[client] > _BODIES_ARRIVING * self._settings.max_body_bytes:
+                    raise TooManyRequestsError("Too many large request bodies are arriving at once.", retry_after_s=1)
+            return bytes(body)
+        finally:
+            self._num_arriving[client] -= num_counted
+            body.clear()  # an error's traceback holds on to it for as long as the refusal takes
 
     async def _answer(
-        self, error: Exception, record: RequestRecord, scope: Scope, receive: Receive, send: Send
+        self, error: Exception, record: RequestRecord, scope: Scope, receive: Incoming, send: Send
     ) -> None:
         if record.status:
             raise error  # the response has begun: all that is left is to break the connection
         if isinstance(error, TooManyRequestsError) and error.retry_after_s is None:
             error.headers["Retry-After"] = str(self._admission.retry_after_s())
+        if not isinstance(error, BodyTimeoutError) and b"expect" not in dict(scope["headers"]):
+            await receive.drop_rest(_LINGER_S)
         await error_response(error, Request(scope))(scope, receive, send)
 
     def _tell(self, record: RequestRecord, scope: Scope, content: Content | None) -> None:
@@ -151,7 +179,7 @@ class Edge:
             head = {"method": scope["method"], "path": path, "status": record.status}
             logger.log(level, "%s %s %d", *head.values(), extra=fields(told, in_message=head))
 
-    def _headers(self, record: RequestRecord, scope: Scope) -> Iterator[tuple[bytes, bytes]]:
+    def _headers(self, record: RequestRecord, scope: Scope, incoming: Incoming) -> Iterator[tuple[bytes, bytes]]:
         """Yield what every response says of itself. The time is that until its head: a stream has just begun."""
         processing_ms = round((time.perf_counter() - record.started_at) * 1000)
         yield REQUEST_ID_HEADER.encode(), record.request_id.encode()
@@ -160,9 +188,31 @@ class Edge:
         yield b"openai-processing-ms", str(processing_ms).encode()
         if (profile := record.notes.get("profile")) is not None:
             yield PROFILE_HEADER.encode(), str(profile).encode()
-        if self._drain.has_begun:
-            # another server behind the same address may take the next request: not on this connection
+        if self._drain.has_begun or not incoming.is_over:
+            # another server behind the same address may take the next request: not on this connection; nor is a body
+            # waited for that nobody reads
             yield b"connection", b"close"
+
+
+class Incoming:
+    """The channel of a request's body, and whether it has been read to its end."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.is_over = False
+
+    async def __call__(self) -> Message:
+        """Return the next message."""
+        message = await self._receive()
+        self.is_over = self.is_over or not message.get("more_body", False)
+        return message
+
+    async def drop_rest(self, timeout_s: float) -> None:
+        """Read what is left of the body and keep nothing of it; give up after a while."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.is_over:
+                    await self()
 
 
 class Excerpt:

@@ -7,10 +7,12 @@ Does not know: Harmony, Triton, how answers are written.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 from datetime import date
 from typing import Final, TypeVar
 
+from gptoss_adapter.context import may_hurry
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.schemas.chat import (
     AllowedToolsChoice,
@@ -165,13 +167,14 @@ def _allowed_tools(body: PromptFields) -> list[Tool]:
 
 
 def _tool_choice(body: PromptFields) -> ToolChoice:
+    offered = {tool.function.name for tool in body.tools or ()}
     match body.tool_choice:
         case FunctionChoice(function=function):
-            _check_offered(body, function.name, "tool_choice.function.name")
+            _check_offered(offered, function.name, "tool_choice.function.name")
             return ToolChoice(ToolChoiceMode.REQUIRED, function.name)
         case AllowedToolsChoice(allowed_tools=allowed):
             for at, choice in enumerate(allowed.tools):
-                _check_offered(body, choice.function.name, f"tool_choice.allowed_tools.tools[{at}].function.name")
+                _check_offered(offered, choice.function.name, f"tool_choice.allowed_tools.tools[{at}].function.name")
             return ToolChoice(ToolChoiceMode(allowed.mode))
         case "required" if not body.tools:
             raise _invalid("'tool_choice' is 'required', but there are no 'tools'.", "tool_choice")
@@ -179,8 +182,8 @@ def _tool_choice(body: PromptFields) -> ToolChoice:
             return ToolChoice(ToolChoiceMode(mode or "auto"))
 
 
-def _check_offered(body: PromptFields, name: str, param: str) -> None:
-    if all(tool.function.name != name for tool in body.tools or ()):
+def _check_offered(offered: Set[str], name: str, param: str) -> None:
+    if name not in offered:
         raise _invalid(f"'{param}' is '{name}', which is not among the 'tools'.", param)
 
 
@@ -249,6 +252,8 @@ def sampling_of(
 ) -> SamplingParams:
     """Return how an answer's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
     defaults = SamplingParams()
+    if body.priority is not None and body.priority < defaults.priority and not may_hurry():
+        raise _invalid(f"'priority' is {body.priority}; this key may ask for {defaults.priority} or later.", "priority")
     min_tokens = or_default(body.min_tokens, defaults.min_tokens)
     if max_tokens is not None and min_tokens > max_tokens:
         raise _invalid(f"'min_tokens' ({min_tokens}) is more than the {max_tokens} tokens allowed.", "min_tokens")

@@ -8,6 +8,7 @@ Does not know: any one request.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import time
@@ -161,6 +162,8 @@ class Services:
     triton_page: TritonPage | FleetPage
     today: Callable[[], date]
     drain: Drain
+    encoding_turns: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by whoever reads text here, for one piece of it."""
     started_at: float = field(default_factory=time.time)
     """Unix seconds."""
     heartbeats: Heartbeats = field(default_factory=Heartbeats)

@@ -8,6 +8,11 @@ Does not know: whose text it is, tokens, channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+_NUM_KEPT: Final = 256
+"""Strings whose tables are kept: all copies of an answer look for the same ones."""
 
 
 class StopStrings:
@@ -73,7 +78,8 @@ class _Matcher:
         return is_complete
 
 
-def _borders(string: str) -> list[int]:
+@lru_cache(maxsize=_NUM_KEPT)
+def _borders(string: str) -> tuple[int, ...]:
     """Return, for each prefix, the length of its longest proper prefix that is its suffix too."""
     borders = [0]
     for char in string[1:]:
@@ -81,4 +87,4 @@ def _borders(string: str) -> list[int]:
         while count and string[count] != char:
             count = borders[count - 1]
         borders.append(count + (string[count] == char))
-    return borders
+    return tuple(borders)

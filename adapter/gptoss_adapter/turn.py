@@ -38,9 +38,12 @@ _TEXT_EDGES: Final = frozenset({START, MESSAGE, END, RETURN, CALL, ENDOFTEXT})
 
 
 class ChatPrompt:
-    """A chat's prompt, rendered once however many turns begin with it."""
+    """A chat's prompt, rendered once however many turns begin with it; and what holds the answer of each."""
 
     def __init__(self, server: ModelServer, chat: ChatRequest, request_id: str) -> None:
+        """Raises InvalidRequestError where the answer cannot be held to what the chat asks for."""
+        self.structure = _structure(chat)
+        self.tool_names = [tool.name for tool in offered_tools(chat)]
         self._server = server
         self._chat = chat
         self._request_id = request_id
@@ -88,11 +91,10 @@ class Turn(Generation[Delta]):
 
         Raises InvalidRequestError where the answer cannot be held to what the chat asks for.
         """
-        sampling = replace(sampling, structure=_structure(chat))
-        super().__init__(services, served, sampling, record, shows_stop=shows_stop)
-        self._prompt = prompt or ChatPrompt(services.model_server, chat, record.request_id)
-        tools = offered_tools(chat)
-        self._splitter = ChannelSplitter([tool.name for tool in tools], allows_calls=bool(tools))
+        prompt = prompt or ChatPrompt(services.model_server, chat, record.request_id)
+        super().__init__(services, served, replace(sampling, structure=prompt.structure), record, shows_stop=shows_stop)
+        self._prompt = prompt
+        self._splitter = ChannelSplitter(prompt.tool_names, allows_calls=bool(prompt.tool_names))
         self._gate = ContentGate(stop, shows_stop=shows_stop)
         self._one_by_one = bool(stop) or sampling.logprobs is not None
         self._goes_on = goes_on and CALL not in sampling.stop_token_ids

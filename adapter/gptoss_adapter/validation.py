@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from fastapi.exceptions import RequestValidationError
@@ -32,6 +32,8 @@ from gptoss_adapter.messages.errors import error_response as anthropic_response
 from gptoss_adapter.messages.errors import speaks_anthropic
 from gptoss_adapter.schemas.fields import TOO_MANY_FIELDS, UNSUPPORTED
 
+_MAX_CONTAINERS: Final = 500_000
+"""Objects and lists of JSON: 0.1 s to read. 8 MiB of text in any script have fewer; of `{},` they have 2.8 million."""
 _AZURE_VERSION = "api-version"
 
 
@@ -58,7 +60,9 @@ class StrictJsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:
-            return await handle(StrictJsonRequest(request.scope, request.receive))
+            strict = StrictJsonRequest(request.scope, request.receive)
+            _check_containers(await strict.body())
+            return await handle(strict)
 
         return handle_strictly
 
@@ -84,6 +88,14 @@ class StrictQueryRoute(StrictJsonRoute):
             return await handle(Request(scope, request.receive))
 
         return handle_strictly
+
+
+def _check_containers(body: bytes) -> None:
+    """Raise InvalidRequestError where reading the body would keep all others waiting. Brackets in texts count too."""
+    num = body.count(b"{") + body.count(b"[")
+    if num > _MAX_CONTAINERS:
+        message = f"The request body has {num} opening brackets and braces; this server reads {_MAX_CONTAINERS}."
+        raise InvalidRequestError(message, code="invalid_value")
 
 
 def api_error_of(error: Exception, request: Request) -> ApiError:

@@ -113,6 +113,7 @@ class AdapterSettings(_Section):
     page: bool = True
     max_concurrency_per_key: Annotated[int, Field(ge=1)] | None = None
     model_names: dict[Annotated[str, Field(min_length=1)], ModelShort] | None = None
+    allowed_hosts: list[Annotated[str, Field(pattern=r"^[^\s/:]+$")]] = []
     cors_origins: list[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]] = []
     tls_certificate: Path | None = None
     tls_key: Path | None = None

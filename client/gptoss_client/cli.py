@@ -253,12 +253,13 @@ def key(
     max_concurrency: Annotated[
         int | None, typer.Option(min=1, help="Requests at once [default: the server's].")
     ] = None,
+    urgent: Annotated[bool, typer.Option("--urgent", help="It may ask for a priority before the others'.")] = False,
     keys: Annotated[Path | None, typer.Option(help="The file of keys [default: adapter.keys_path].")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Make an API key, and print it this once: the file keeps its hash only."""
     path = keys if keys is not None else _load(config, {}).adapter.keys_path
-    _console().print(add_key(path, name, max_concurrency))
+    _console().print(add_key(path, name, max_concurrency, is_urgent=urgent))
 
 
 @app.command()

@@ -14,7 +14,7 @@ from gptoss_backend.keys import KeyFormatError, new_key
 from gptoss_client.errors import CommandError, UsageError
 
 
-def add_key(path: Path | None, name: str, max_concurrency: int | None = None) -> str:
+def add_key(path: Path | None, name: str, max_concurrency: int | None = None, *, is_urgent: bool = False) -> str:
     """Add a new key to the file, made where there is none and then readable by its owner only; return the key.
 
     Raises UsageError, and CommandError where the file cannot be written.
@@ -22,7 +22,7 @@ def add_key(path: Path | None, name: str, max_concurrency: int | None = None) ->
     if path is None:
         raise UsageError("no file of keys is set: name one with --keys, and as adapter.keys_path for the server")
     try:
-        key, kept = new_key(name, max_concurrency)
+        key, kept = new_key(name, max_concurrency, is_urgent=is_urgent)
     except KeyFormatError as error:
         raise UsageError(str(error)) from error
     try:

@@ -7,11 +7,13 @@ Does not know: what the process is for, or what its death means for the others.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -126,7 +128,8 @@ class Process:
 
 def _popen(spec: ProcessSpec) -> subprocess.Popen[bytes]:
     try:
-        with spec.log.open("ab") as log:
+        # what it says may quote what clients sent
+        with open(spec.log, "ab", opener=partial(os.open, mode=0o600)) as log:
             return subprocess.Popen(
                 spec.command,
                 env=spec.environment,

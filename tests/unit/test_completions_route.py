@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
 import pytest
 from openai import OpenAI
 
+from gptoss_adapter import raw_prompts
 from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import ContextLengthExceededError, InvalidRequestError, ServiceUnavailableError
-from gptoss_adapter.inference import GenerationStep
+from gptoss_adapter.inference import GenerationStep, PromptIds
+from gptoss_adapter.routes import completions
+from gptoss_adapter.serving import Services
 from gptoss_backend.contract import FinishReason
 from gptoss_backend.harmony.vocabulary import encoding
 from gptoss_backend.settings import load_settings
@@ -321,3 +324,40 @@ def test_tokens_when_special_or_cut_then_the_text_shows_it(client: httpx.Client)
 def test_detokenize_when_there_are_more_tokens_than_any_context_holds_then_400(client: httpx.Client) -> None:
     refused = client.post("/detokenize", json={"tokens": [1] * (2**20 + 1)})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tokens")
+
+
+# --- what several answers may cost ----------------------------------------------------------------------------------
+
+
+def test_copies_when_there_are_several_then_their_prompt_is_made_once(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Sequence[int]] = []
+
+    def prompt_ids(tokens: Sequence[int]) -> PromptIds:
+        made.append(tokens)
+        return raw_prompts.prompt_ids(tokens)
+
+    monkeypatch.setattr(completions, "prompt_ids", prompt_ids)
+    complete(client, n=3, prompt=["Hi", "Ho"])
+    assert len(made) == 2
+
+
+def test_echo_when_all_copies_would_repeat_too_much_then_400(client: httpx.Client) -> None:
+    body = {"model": "gpt-oss-demo", "prompt": "word " * 20_000, "n": 128, "echo": True}
+    response = client.post("/v1/completions", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "echo")
+
+
+def test_prompt_when_the_model_takes_no_such_length_then_400_before_it_is_sent(
+    client: httpx.Client, server: FakeModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def max_model_len(*_: object) -> int:
+        return 2048
+
+    monkeypatch.setattr(Services, "max_model_len", max_model_len)
+    for prompt in ("word " * 20_000, [5] * 20_000):
+        response = client.post("/v1/completions", json={"model": "gpt-oss-demo", "prompt": prompt})
+        error = response.json()["error"]
+        assert (response.status_code, error["param"], error["code"]) == (400, "prompt", "context_length_exceeded")
+    assert server.samplings == []

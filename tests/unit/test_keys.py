@@ -295,3 +295,24 @@ def test_settings_when_they_could_have_no_effect_then_they_stop_the_start(
 ) -> None:
     with pytest.raises(SettingsError, match=sentence):
         load_settings({"adapter": adapter}, environ=os.environ)
+
+
+# --- priorities -----------------------------------------------------------------------------------------------------
+
+
+def test_priority_when_a_key_may_not_hurry_then_only_later_ones_are_taken(path: Path) -> None:
+    keys = {is_urgent: add_key(path, f"key{is_urgent}", is_urgent=is_urgent) for is_urgent in (False, True)}
+    assert [key.is_urgent for key in parse_keys(path.read_text())] == [False, True]
+    settings = load_settings({"model": "demo", "adapter": {"keys_path": str(path)}}, environ={})
+    with live(create_app(settings, model_server=FakeModelServer())) as url, httpx.Client(base_url=url) as client:
+        for is_urgent, priority, status in ((False, -1, 400), (False, 0, 200), (False, 5, 200), (True, -1000, 200)):
+            response = client.post(CHAT, json=chat_body(priority=priority), headers=bearer(keys[is_urgent]))
+            assert response.status_code == status
+            assert status == 200 or response.json()["error"]["param"] == "priority"
+
+
+@pytest.mark.parametrize("fields", ["3 urgent", "urgent"])
+def test_file_when_a_line_says_urgent_then_it_is_read_back(fields: str) -> None:
+    line = f"alice {'a' * 64} {fields}\n"
+    (key,) = parse_keys(line)
+    assert (key.is_urgent, key.line()) == (True, line)

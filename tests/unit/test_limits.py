@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import select
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import httpx
@@ -91,6 +92,66 @@ def test_connection_when_a_body_never_ends_then_408(adapter: FakeAdapter) -> Non
     head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{{"
     with connected(adapter, head.encode()) as client:
         assert read_to_end(client).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("endless", [b"X-Field: x\r\n", b"X" * 64], ids=["fields", "one field"])
+@pytest.mark.parametrize("path", [CHAT, "/health"])
+def test_connection_when_trailers_never_end_then_it_is_closed(adapter: FakeAdapter, endless: bytes, path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n"
+    num_sent = 0
+    with connected(adapter, head.encode()) as client, suppress(ConnectionError):
+        while num_sent < 64 * 1024 * 1024:
+            client.sendall(endless * 100)
+            num_sent += len(endless) * 100
+    assert num_sent < 16 * 1024 * 1024  # what fits into both sides' buffers
+
+
+def test_connection_when_a_refused_body_comes_byte_by_byte_then_it_is_closed(adapter: FakeAdapter) -> None:
+    begun = time.monotonic()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n"  # 413, before a byte of it
+    with connected(adapter, head.encode()) as client, suppress(ConnectionError):
+        client.settimeout(0.05)
+        answer, is_open = b"", True
+        while is_open:
+            with suppress(TimeoutError):
+                client.sendall(b" ")
+                part = client.recv(65536)
+                answer, is_open = answer + part, part != b""
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer.lower()
+    assert time.monotonic() - begun < 3.0
+
+
+def test_connection_when_a_refused_body_arrives_all_the_same_then_the_connection_stays(adapter: FakeAdapter) -> None:
+    too_long = b" " * (8 * 1024 * 1024 + 1)
+    with httpx.Client(base_url=adapter.url) as client:
+        refused = client.post(CHAT, content=too_long)
+    assert refused.status_code == 413
+    assert "connection" not in refused.headers
+
+
+def test_connection_when_only_line_ends_come_after_an_answer_then_it_is_closed(adapter: FakeAdapter) -> None:
+    with connected(adapter, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n") as client, suppress(ConnectionError):
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        begun = time.monotonic()
+        client.settimeout(0.1)
+        while True:
+            client.sendall(b"\r\n")
+            with suppress(TimeoutError):
+                if client.recv(1) == b"":
+                    break
+    assert time.monotonic() - begun < 3.0
+
+
+def test_bodies_when_one_client_has_many_large_ones_arriving_then_429_and_small_ones_pass() -> None:
+    size = 1024 * 1024
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
+    with adapter_process(ADAPTER__MAX_BODY_BYTES=size) as adapter, ExitStack() as stack:
+        clients = [stack.enter_context(connected(adapter, head.encode() + b" " * (size - 1))) for _ in range(20)]
+        refused, _, _ = select.select(clients, [], [], 5)
+        assert 1 <= len(refused) <= 4
+        assert all(client.recv(12) == b"HTTP/1.1 429" for client in refused)
+        assert httpx.post(f"{adapter.url}{CHAT}", json=chat_body()).status_code == 200
 
 
 def test_connection_when_it_is_used_again_after_a_while_then_it_works(adapter: FakeAdapter) -> None:
@@ -224,6 +285,47 @@ def test_response_when_a_part_is_too_large_then_400_names_it(
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
+def test_chat_when_all_copies_would_carry_too_much_then_400(client: httpx.Client, server: FakeModelServer) -> None:
+    server.forget()
+    biases = {str(at): 1.0 for at in range(1000)}
+    tools = [{"type": "function", "function": {"name": "f", "description": "x" * 200_000}}]
+    response = client.post(CHAT, json=chat_body(n=128, logit_bias=biases, tools=tools))
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "n")
+    assert server.samplings == []
+
+
+def test_chat_when_it_allows_a_thousand_tools_then_each_is_looked_up_once(client: httpx.Client) -> None:
+    named = [{"type": "function", "function": {"name": "f"}}]
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for num, status in ((1024, 200), (1025, 400)):
+        choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": named * num}}
+        assert client.post(CHAT, json=chat_body(tools=tools, tool_choice=choice)).status_code == status
+
+
+MANY = "[" + "{}," * 150_000 + "1]"
+HARMLESS = [
+    (CHAT, '{"model":"gpt-oss","messages":[{"role":"user","content":"Hi"}],"prompt_cache_options":%s}'),
+    (CHAT, '{"model":"gpt-oss","messages":[{"role":"assistant","content":"Hi","parsed":%s}]}'),
+    (
+        RESPONSES,
+        '{"model":"gpt-oss","store":false,"input":[{"role":"user","content":'
+        '[{"type":"input_text","text":"Hi","annotations":%s,"logprobs":%s}]}]}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), HARMLESS)
+def test_body_when_a_harmless_field_is_large_then_it_is_dropped_unread(
+    client: httpx.Client, path: str, body: str
+) -> None:
+    json_type = {"content-type": "application/json"}
+    response = client.post(path, content=body.replace("%s", MANY), headers=json_type)
+    assert response.status_code == 200, response.text
+    refused = client.post(path, content=body.replace("%s", "[" + "{}," * 500_000 + "1]"), headers=json_type)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_value")
+    assert "opening brackets" in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
@@ -290,3 +392,29 @@ def test_cors_when_a_known_page_asks_then_its_browser_may_send_and_read_errors_t
 def test_cors_when_another_page_asks_then_its_browser_is_told_nothing(client: httpx.Client) -> None:
     response = client.get("/v1/models", headers={"Origin": "https://evil.example.com"})
     assert "access-control-allow-origin" not in response.headers
+
+
+HOSTS = [
+    ("localhost:8000", 200),
+    ("127.0.0.1", 200),
+    ("[::1]:8000", 200),
+    ("chat.localhost", 200),
+    ("adapter", 200),
+    ("proxy.example.com", 200),
+    ("Proxy.Example.com.:80", 200),
+    ("evil.example.com", 400),
+    ("127.0.0.1.evil.example.com:8000", 400),
+]
+
+
+@pytest.mark.parametrize(("name", "status"), HOSTS)
+def test_host_when_nobody_is_asked_for_a_key_then_names_of_other_sites_are_refused(name: str, status: int) -> None:
+    settings = load_settings({"model": "demo", "adapter": {"allowed_hosts": ["proxy.example.com"]}}, environ={})
+    with live(create_app(settings, model_server=FakeModelServer())) as url:
+        assert httpx.get(f"{url}/v1/models", headers={"Host": name}).status_code == status
+
+
+def test_host_when_others_reach_the_server_then_any_name_is_taken() -> None:
+    settings = load_settings({"model": "demo", "server": {"host": "0.0.0.0"}}, environ={})
+    with live(create_app(settings, model_server=FakeModelServer())) as url:
+        assert httpx.get(f"{url}/v1/models", headers={"Host": "chat.example.com"}).status_code == 200

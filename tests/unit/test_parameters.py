@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -65,6 +66,19 @@ def test_parameters_when_references_multiply_then_what_is_shown_stays_small() ->
         for at in range(30)
     }
     assert len(str(shown_parameters({"$ref": "#/$defs/d0", "$defs": {}} | {"$defs": definitions}))) < 500_000
+
+
+@pytest.mark.parametrize("reference", ["x#/$defs/Place", "#x/$defs/Place", "/$defs/Place"])
+def test_parameters_when_a_reference_is_spelled_oddly_then_it_is_not_followed(reference: str) -> None:
+    assert shown({"$ref": reference, "$defs": {"Place": PLACE}}) == "(_: {\n})"
+
+
+def test_parameters_when_many_parts_are_joined_then_it_does_not_take_long() -> None:
+    required = [f"a{at:x}" for at in range(2000)]
+    members = [{"$ref": "#/$defs/r"}, {"allOf": [{"required": required}] * 3}] * 800
+    started_s = time.thread_time()
+    shown_parameters({"required": ["b"], "allOf": members, "$defs": {"r": {"required": required}}})
+    assert time.thread_time() - started_s < 1.0
 
 
 KEYWORDS = st.sampled_from(

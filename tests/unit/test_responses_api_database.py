@@ -54,6 +54,47 @@ def chain_ids(database: ResponseDatabase, name: str) -> list[str]:
     return [link.id for link in database.chain(name)]
 
 
+def test_response_when_it_is_anothers_then_nothing_finds_it(opened: Callable[..., ResponseDatabase]) -> None:
+    database = opened()
+    database.owner = "alice"
+    database.save(stored("a"), ["item"])
+    for other in ("bob", ""):
+        database.owner = other
+        assert (database.load("a"), database.chain("a"), database.holder("item")) == (None, [], None)
+        assert database.delete("a") is False
+    database.owner = "alice"
+    assert database.load("a") == stored("a")
+    assert database.holder("item") == "a"
+    assert chain_ids(database, "a") == ["a"]
+    assert database.delete("a") is True
+
+
+def test_response_when_it_was_kept_before_there_were_owners_then_it_is_nobodys(
+    opened: Callable[..., ResponseDatabase], tmp_path: Path
+) -> None:
+    database = opened()
+    database.save(stored("a"), [])
+    database.close()
+    with closing(sqlite3.connect(tmp_path / "r.sqlite")) as connection:
+        connection.execute("DROP TABLE owners")
+    database = opened()
+    assert database.load("a") == stored("a")
+    database.owner = "alice"
+    assert database.load("a") is None
+
+
+def test_file_when_it_is_full_then_whoever_has_most_makes_room(opened: Callable[..., ResponseDatabase]) -> None:
+    database = opened(2 * MIB)
+    database.owner = "alice"
+    database.save(stored("hers", num_bytes=20_000), [])
+    database.owner = "bob"
+    for number in range(200):
+        database.save(stored(str(number), num_bytes=20_000), [])
+    assert database.load("0") is None
+    database.owner = "alice"
+    assert database.load("hers") is not None
+
+
 def test_response_when_its_time_has_passed_then_nothing_finds_it(
     opened: Callable[..., ResponseDatabase], clock: Clock
 ) -> None:

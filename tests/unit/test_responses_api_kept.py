@@ -7,7 +7,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from gptoss_adapter.responses.progress import LEASE_S
 from gptoss_adapter.responses.store import ResponseStore
 from gptoss_adapter.schemas.carried_reasoning import reasoning_of
 from gptoss_backend.contract import ChatMessage, Role, ToolCall
+from gptoss_client.keys import add_key
 from support.fake_adapter import adapter_process
 from support.fake_model_server import FOREVER, HELLO, FakeModelServer, Pause, answer
+from support.live_app import wait_until
 from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving, settled, stream
 
 USER = ChatMessage(Role.USER, "Hi")
@@ -440,7 +442,7 @@ def test_what_is_kept_when_it_is_too_long_to_read_at_once_then_400(tmp_path: Pat
         assert response.status_code == 400
         error = response.json()["error"]
         assert error["param"] == "previous_response_id"
-        assert error["message"].endswith("one request may have 32768 read.")
+        assert error["message"].endswith("one request may have 8192 read.")
         assert client.get(f"{RESPONSES}/{last}").status_code == 200
         assert client.get(f"{RESPONSES}/{last}/input_items").json()["error"]["param"] == "response_id"
 
@@ -512,3 +514,37 @@ def test_store_when_it_is_used_by_two_processes_then_both_see_all_of_it(tmp_path
         assert_not_found(first.get(f"{RESPONSES}/{told['id']}"), told["id"])
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM responses").fetchone() == (1,)
+
+
+# --- whose ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_when_another_key_asks_then_it_is_not_there(tmp_path: Path) -> None:
+    server = FakeModelServer(script=[*HELLO[:5], FOREVER])
+    names = {name: add_key(tmp_path / "keys", name, None) for name in ("alice", "bob")}
+    with serving(tmp_path / "r.sqlite", server, keys_path=str(tmp_path / "keys")) as url, ExitStack() as stack:
+        alice, bob = (
+            stack.enter_context(httpx.Client(base_url=url, headers={"Authorization": f"Bearer {names[name]}"}))
+            for name in ("alice", "bob")
+        )
+        begun = respond(alice, background=True)["id"]
+        wait_until(lambda: bool(server.samplings))
+        server.script = HELLO
+        told = respond(alice)
+        for response_id in (begun, told["id"]):
+            for path in ("", "/input_items", "?stream=true"):
+                assert_not_found(bob.get(f"{RESPONSES}/{response_id}{path}"), response_id)
+            assert_not_found(bob.delete(f"{RESPONSES}/{response_id}"), response_id)
+            assert_not_found(bob.post(f"{RESPONSES}/{response_id}/cancel"), response_id)
+            assert refusal(bob, 400, previous_response_id=response_id)["code"] == "previous_response_not_found"
+        item = {"type": "item_reference", "id": told["output"][-1]["id"]}
+        assert refusal(bob, 404, input=[item])["code"] == "item_not_found"
+        assert respond(alice, [item, {"role": "user", "content": "Go on"}])["status"] == "completed"
+        assert alice.post(f"{RESPONSES}/{begun}/cancel").json()["status"] == "cancelled"
+
+
+def test_input_when_its_text_carries_logprobs_then_they_are_not_kept(client: httpx.Client) -> None:
+    part = {"type": "input_text", "text": "Hi", "annotations": [{}] * 9, "logprobs": [{}] * 9}
+    told = respond(client, [{"type": "message", "role": "user", "content": [part]}])
+    kept = listed(client, told["id"])["data"][0]["content"][0]
+    assert (kept["annotations"], kept["logprobs"]) == ([], [])

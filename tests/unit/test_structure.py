@@ -24,6 +24,7 @@ from gptoss_backend.engine.errors import StructureOutgrown
 from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ToolCallDelta
 from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, END, FIRST_SPECIAL, RETURN, START, encoding
+from gptoss_backend.structure import held_text
 from gptoss_backend.structure.answer import AnswerMask
 from gptoss_backend.structure.grammars import VOCAB_SIZE
 from gptoss_backend.structure.schemas import StructureError
@@ -453,6 +454,13 @@ def test_grammar_when_it_outgrows_its_limits_then_its_answer_fails_and_the_next_
     with pytest.raises(StructureOutgrown, match=r"^response_format\.json_schema\.schema: .*too many states"):
         write_on()
     assert takes(structure, start + "abba")
+
+
+def test_answer_when_its_masks_take_too_long_then_it_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_text, "_MOST_MASK_S", -1.0)
+    mask = AnswerMask(JSON_ANSWER)
+    with pytest.raises(StructureOutgrown, match="too slow"):
+        mask.fill(torch.zeros(-(-VOCAB_SIZE // 32), dtype=torch.int32))
 
 
 @pytest.mark.parametrize("vocab_size", [200_019, 200_064, VOCAB_SIZE, 201_089, 201_216])

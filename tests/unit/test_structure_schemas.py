@@ -21,10 +21,11 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.harmony.prompt import PromptError
 from gptoss_backend.harmony.structure import output_structure
+from gptoss_backend.structure import checking
 from gptoss_backend.structure.checking import check_structure
+from gptoss_backend.structure.costs import MAX_PROPERTIES
 from gptoss_backend.structure.reduction import MAX_PATTERN_REPEATS, plain
 from gptoss_backend.structure.schemas import (
-    MAX_PROPERTIES,
     MAX_SCHEMA_BYTES,
     StructureError,
     arguments_schema,
@@ -200,6 +201,7 @@ def test_tools_when_two_have_one_name_then_the_second_is_refused_by_name() -> No
     [
         ({"title": "T", "properties": {"title": {"description": "D"}}}, {"properties": {"title": {}}}),
         ({"const": {"title": "T"}, "default": {"a": 1}, "x-order": 3}, {"const": {"title": "T"}}),
+        ({"$id": "x", "properties": {"$id": {"$anchor": "y"}}}, {"properties": {"$id": {}}}),
         ({"type": "string", "nullable": True}, {"type": ["string", "null"]}),
         ({"type": "string", "enum": ["a"], "nullable": True}, {"type": ["string", "null"], "enum": ["a", None]}),
         ({"$ref": "#/$defs/a", "nullable": True}, {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}),
@@ -230,6 +232,105 @@ def test_schema_when_hostile_then_it_is_refused_in_time() -> None:
     refused({"allOf": [branches(1) | {"title": str(at)} for at in range(10)]})
     refused(branches(7))
     assert time.perf_counter() - started < 5.0
+
+
+def either(at: int, num: int = 2) -> dict[str, Any]:
+    kinds = [{"type": "object", "properties": {f"p{at}_{n}": {}}, "required": [f"p{at}_{n}"]} for n in range(num)]
+    return {"anyOf": kinds}
+
+
+def within(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": schema}}
+
+
+MULTIPLES = "common multiple beyond 10000"
+ALTERNATIVES = "joins too many alternatives"
+
+
+@pytest.mark.parametrize(
+    ("schema", "telling"),
+    [
+        (within({"type": "integer", "multipleOf": 9999991}), MULTIPLES),
+        (within({"type": "number", "multipleOf": 40.0009}), MULTIPLES),
+        (within({"type": "number", "multipleOf": 1e300}), MULTIPLES),
+        (within({"type": "integer", "allOf": [{"multipleOf": 997}, {"multipleOf": 401}]}), MULTIPLES),
+        (within({"anyOf": [{"type": "integer", "multipleOf": at} for at in (997, 991)]}), MULTIPLES),
+        ({"type": "object", "properties": {f"a{at}": {"multipleOf": 97 + at} for at in range(9)}}, MULTIPLES),
+        ({"patternProperties": {f"^x{at}[a-z]*{at}$": {} for at in range(490)}}, "more than 32 patternProperties"),
+        ({"properties": {f"a{at}": {"patternProperties": {f"^{at}": {}}} for at in range(33)}}, "patternProperties"),
+        (within({"allOf": [either(at) for at in range(11)]}), ALTERNATIVES),
+        (within({"allOf": [{"items": either(at)} for at in range(11)]}), ALTERNATIVES),
+        ({"properties": {f"a{at}": {"allOf": [either(n) for n in range(8)]} for at in range(5)}}, ALTERNATIVES),
+        ({"properties": {f"a{at}": {} for at in range(400)}, **either(0, 100)}, ALTERNATIVES),
+        (
+            {"$ref": "#/$defs/0", "$defs": {f"{at}": {**either(at), "$ref": f"#/$defs/{at + 1}"} for at in range(12)}},
+            ALTERNATIVES,
+        ),
+        (
+            {
+                "$defs": {f"{at}": {"$ref": f"#/$defs/{at + 1}"} for at in range(2000)} | {"2000": either(0)},
+                "allOf": [{"$ref": "#/$defs/0"}, {"$ref": "#/$defs/1"}],
+            },
+            ALTERNATIVES,
+        ),
+        (string(allOf=[{"pattern": f"^(a|b)*a(a|b){{{at}}}$"} for at in range(10, 30)]), "more than 8 patterns"),
+        (
+            {
+                "allOf": [{"$ref": f"https://example.org/{at}"} for at in range(11)],
+                "$defs": {f"{at}": {"$id": f"https://example.org/{at}", **either(at)} for at in range(11)},
+            },
+            "https://example.org/",
+        ),
+        (
+            {
+                "allOf": [{"$ref": f"#a{at}"} for at in range(11)],
+                "$defs": {f"{at}": {"$anchor": f"a{at}", **either(at)} for at in range(11)},
+            },
+            "a0",
+        ),
+        (
+            {"properties": {"a": {"$ref": "#/properties/b/const"}, "b": {"const": {"multipleOf": 9999991}}}},
+            "leads to a value",
+        ),
+        ({"type": "object", "required": [f"a{at}" for at in range(10_000)]}, f"more than {MAX_PROPERTIES} properties"),
+    ],
+)
+def test_schema_when_its_grammar_would_be_too_dear_then_it_is_refused_at_once(
+    schema: dict[str, Any], telling: str
+) -> None:
+    started_s = time.thread_time()
+    assert telling in refused(schema)
+    assert time.thread_time() - started_s < 1.0
+    check_structure(OutputStructure(None, (FunctionTool("f", "", {**schema, "type": "object"}),)))  # held with less
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        within({"type": "integer", "multipleOf": 9973}),
+        {"properties": {f"a{at}": {"type": "number", "multipleOf": [0.01, 0.5, 5, 100][at % 4]} for at in range(100)}},
+        {"type": "object", "patternProperties": {f"^x{at:02}.*(a|b)*a(a|b){{8}}$": {} for at in range(32)}},
+        within({"allOf": [either(at) for at in range(8)]}),
+        within({"anyOf": [within({"const": at}) for at in range(1000)]}),
+        {"properties": {f"a{at}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for at in range(500)}},
+        {
+            "$defs": {"base": {"properties": {f"b{at}": {"anyOf": [{}, {"type": "null"}]} for at in range(30)}}},
+            "allOf": [{"$ref": "#/$defs/base"}, {"properties": {f"c{at}": {"type": "string"} for at in range(30)}}],
+        },
+        string(allOf=[{"pattern": f"{at}"} for at in range(8)]),
+        {"$defs": {f"{at}": {"$ref": f"#/$defs/{at + 1}"} for at in range(500)} | {"500": {}}, "$ref": "#/$defs/0"},
+    ],
+)
+def test_schema_when_it_is_as_dear_as_may_be_then_it_is_taken_in_time(schema: dict[str, Any]) -> None:
+    started_s = time.thread_time()
+    check(schema)
+    assert time.thread_time() - started_s < 1.0
+
+
+def test_tools_when_together_they_would_take_too_long_then_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "_MAX_CHECK_S", 0.0)
+    with pytest.raises(StructureError, match=r"^tools\[0\]\..*took too long"):
+        check_structure(OutputStructure(None, (FunctionTool("f"), FunctionTool("g"))))
 
 
 # --- from a chat ----------------------------------------------------------------------------------------------------

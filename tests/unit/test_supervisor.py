@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -234,6 +235,7 @@ def test_run_when_a_command_does_not_exist_then_says_so_and_ends_the_one_before(
 
     assert diary.events == ["ending server"]
     assert (tmp_path / "server.cleaned").exists()
+    assert stat.S_IMODE((tmp_path / "adapter.log").stat().st_mode) == 0o600
 
 
 # --- restarts -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The file responses are kept in.
 
 Stage: 2 validate (what came before) and 7 SSE (what is to be kept).
-Owns: the tables but for two (progress.py), transactions, expiry, the bound on the file's size.
+Owns: the tables but for three (progress.py, owners.py), transactions, expiry, the bound on the file's size.
 Does not know: what a document says, event loops.
 
 One SQLite file in WAL mode, which several processes may share. A response is a row; what it continues is a link, so a
@@ -18,13 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from gptoss_adapter.responses.owners import IS_OWN, NOBODY, Owners
+from gptoss_adapter.responses.owners import SCHEMA as OWNERS_SCHEMA
 from gptoss_adapter.responses.progress import SCHEMA as PROGRESS_SCHEMA
 from gptoss_adapter.responses.progress import EventChunk, Progress
 
 IN_MEMORY: Final = Path(":memory:")
 """The path of a file that is none: what is kept is gone when it is closed."""
 SCHEMA_VERSION: Final = 1
-"""Of the first two tables. Those of progress.py are added to files that lack them; who does not know them can do so."""
+"""Of the first two tables. Those of progress.py and owners.py are added to files that lack them; who does not know them
+can do so."""
 _BUSY_TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 0.01
 _FEW: Final = 16
@@ -49,9 +52,10 @@ CREATE TABLE items (
 ) WITHOUT ROWID;
 CREATE INDEX items_by_response ON items (response_id);
 """
-_CHAIN: Final = """
+_OWN: Final = IS_OWN.format(id="id", owner=":owner")
+_CHAIN: Final = f"""
 WITH RECURSIVE chain (id, previous_id, input, output, depth) AS (
-    SELECT id, previous_id, input, output, 0 FROM responses WHERE id = :id AND expires_at > :now
+    SELECT id, previous_id, input, output, 0 FROM responses WHERE id = :id AND expires_at > :now AND {_OWN}
     UNION ALL
     SELECT r.id, r.previous_id, r.input, r.output, depth + 1
     FROM responses r JOIN chain ON r.id = chain.previous_id WHERE r.expires_at > :now
@@ -87,7 +91,10 @@ class StoredLink:
 
 
 class ResponseDatabase:
-    """The file. Used by the thread that made it only; every method blocks and raises sqlite3.Error."""
+    """The file. Used by the thread that made it only; every method blocks and raises sqlite3.Error.
+
+    What belongs to others than `owner` is to no method there.
+    """
 
     def __init__(self, path: Path, *, keep_s: float, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
         """Open the file, or make it, readable by its owner only. Raises sqlite3.Error and OSError."""
@@ -98,6 +105,9 @@ class ResponseDatabase:
             path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
         self._connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
         self.progress = Progress(self._connection, clock)
+        self.owner = NOBODY
+        """Who asks: set before each use, by whoever speaks for several."""
+        self._owners = Owners(self._connection)
         try:
             self._max_pages = self._prepare(max_bytes)
         except BaseException:
@@ -143,6 +153,7 @@ class ResponseDatabase:
                 )
                 is_ours = ended.rowcount > 0
             if is_ours:
+                self._owners.grow(stored.id, len(stored.output) + num_event_bytes)
                 self._name_items(stored.id, item_ids)
             self.progress.keep_events(stored.id, chunks)
         return is_ours
@@ -151,10 +162,10 @@ class ResponseDatabase:
         """Return a response, None where it is not kept."""
         now = self._clock()
         row = self._connection.execute(
-            "SELECT id, previous_id, response, input, output, COALESCE(leased_until > ?, 0), "
-            "COALESCE(leased_until <= ?, 0) FROM responses LEFT JOIN under_way ON response_id = id "
-            "WHERE id = ? AND expires_at > ?",
-            (now, now, response_id, now),
+            "SELECT id, previous_id, response, input, output, COALESCE(leased_until > :now, 0), "
+            "COALESCE(leased_until <= :now, 0) FROM responses LEFT JOIN under_way ON response_id = id "
+            f"WHERE id = :id AND expires_at > :now AND {_OWN}",
+            {"id": response_id, "now": now, "owner": self.owner},
         ).fetchone()
         return StoredResponse(*row[:5], *map(bool, row[5:])) if row else None
 
@@ -165,7 +176,7 @@ class ResponseDatabase:
         """
         rows = self._connection.execute(
             f"{_CHAIN} SELECT id, previous_id, input, output FROM chain ORDER BY depth DESC",
-            {"id": response_id, "now": self._clock()},
+            {"id": response_id, "now": self._clock(), "owner": self.owner},
         )
         return [StoredLink(*row) for row in rows]
 
@@ -173,7 +184,7 @@ class ResponseDatabase:
         """Return how long the texts of the response's conversation are."""
         (num_bytes,) = self._connection.execute(
             f"{_CHAIN} SELECT SUM(LENGTH(input) + LENGTH(output)) FROM chain",
-            {"id": response_id, "now": self._clock()},
+            {"id": response_id, "now": self._clock(), "owner": self.owner},
         ).fetchone()
         return num_bytes or 0
 
@@ -181,15 +192,17 @@ class ResponseDatabase:
         """Return the id of the response that holds the item: of several the newest."""
         row = self._connection.execute(
             "SELECT r.id FROM items JOIN responses r ON r.id = response_id "
-            "WHERE items.id = ? AND expires_at > ? ORDER BY r.rowid DESC LIMIT 1",
-            (item_id, self._clock()),
+            f"WHERE items.id = :id AND expires_at > :now AND {IS_OWN.format(id='r.id', owner=':owner')} "
+            "ORDER BY r.rowid DESC LIMIT 1",
+            {"id": item_id, "now": self._clock(), "owner": self.owner},
         ).fetchone()
         return row[0] if row else None
 
     def delete(self, response_id: str) -> bool:
         """Forget a response; returns whether it was kept."""
         deleted = self._connection.execute(
-            "DELETE FROM responses WHERE id = ? AND expires_at > ?", (response_id, self._clock())
+            f"DELETE FROM responses WHERE id = :id AND expires_at > :now AND {_OWN}",
+            {"id": response_id, "now": self._clock(), "owner": self.owner},
         )
         return deleted.rowcount > 0
 
@@ -198,11 +211,13 @@ class ResponseDatabase:
         expires_at = now + self._keep_s
         self._renew(stored.previous_id, now, expires_at)
         self._forget_expired(now)
-        self._make_room(len(stored.response) + len(stored.input) + len(stored.output))
+        num_bytes = len(stored.response) + len(stored.input) + len(stored.output)
+        self._make_room(num_bytes)
         self._connection.execute(
             "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)",
             (stored.id, stored.previous_id, expires_at, stored.response, stored.input, stored.output),
         )
+        self._owners.name(stored.id, self.owner, num_bytes)
         self._name_items(stored.id, item_ids)
 
     def _name_items(self, response_id: str, item_ids: Sequence[str]) -> None:
@@ -240,7 +255,7 @@ class ResponseDatabase:
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             elif version != SCHEMA_VERSION:
                 raise sqlite3.DatabaseError(f"its format is {version}, and this version reads {SCHEMA_VERSION}")
-            for statement in PROGRESS_SCHEMA.split(";"):
+            for statement in (*PROGRESS_SCHEMA.split(";"), *OWNERS_SCHEMA.split(";")):
                 self._connection.execute(statement)
         max_pages = max_bytes // self._pragma("page_size")
         self._connection.execute(f"PRAGMA max_page_count = {max_pages}")
@@ -260,7 +275,7 @@ class ResponseDatabase:
     def _renew(self, response_id: str | None, now: float, expires_at: float) -> None:
         self._connection.execute(
             f"{_CHAIN} UPDATE responses SET expires_at = :then WHERE id IN (SELECT id FROM chain)",
-            {"id": response_id, "now": now, "then": expires_at},
+            {"id": response_id, "now": now, "then": expires_at, "owner": self.owner},
         )
 
     def _forget_expired(self, now: float) -> None:
@@ -271,13 +286,10 @@ class ResponseDatabase:
         )
 
     def _make_room(self, num_bytes: int) -> None:
-        """Forget the responses that would expire first until so much fits, or none is left."""
+        """Forget responses until so much fits, or none is left: of whoever has the most, those that expire first."""
         needed = num_bytes // self._pragma("page_size") + _ROOM_BESIDES_TEXT
         while self._pragma("page_count") - self._pragma("freelist_count") + needed > self._max_pages:
-            forgotten = self._connection.execute(
-                "DELETE FROM responses WHERE id IN (SELECT id FROM responses ORDER BY expires_at LIMIT ?)", (_FEW,)
-            )
-            if not forgotten.rowcount:
+            if not self._owners.forget_oldest(_FEW):
                 return
 
     def _pragma(self, name: str) -> int:

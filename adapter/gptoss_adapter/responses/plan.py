@@ -127,7 +127,7 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         safety_identifier=body.safety_identifier,
         prompt_cache_key=body.prompt_cache_key,
         prompt_cache_retention=body.prompt_cache_retention,
-        prompt_cache_options=body.prompt_cache_options,
+        prompt_cache_options=None,
     )
 
 

@@ -42,10 +42,10 @@ class ResumedStream:
         cls, response_id: str, after: int, background: BackgroundResponses, store: ResponseStore
     ) -> ResumedStream:
         """Return the stream of a response that is kept. Raises ApiError."""
+        await store.response(response_id)  # there may be none, or it is another's
         made_here = background.find(response_id)
         if made_here is not None and made_here.events is not None:
             return cls.of_log(made_here.events, after)
-        await store.response(response_id)  # there may be none
         if not await store.events(response_id):
             message = (
                 "Only a response that was created with 'background' and 'stream' can be streamed again; "

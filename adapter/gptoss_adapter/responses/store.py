@@ -18,13 +18,15 @@ from typing import Final, Self, TypeVar
 
 from pydantic import JsonValue, TypeAdapter
 
+from gptoss_adapter.context import current_key_name
 from gptoss_adapter.errors import InvalidRequestError, NotFoundError, ServiceUnavailableError
 from gptoss_adapter.responses.database import ResponseDatabase, StoredLink, StoredResponse
 from gptoss_adapter.responses.ids import is_unguessable
+from gptoss_adapter.responses.owners import NOBODY
 from gptoss_adapter.responses.progress import EventChunk
 from gptoss_adapter.responses.told_again import telling_reasoning_again
 from gptoss_adapter.schemas.response_answers import ListedItem, ResponseObject
-from gptoss_adapter.schemas.response_items import Item
+from gptoss_adapter.schemas.response_items import Item, MessageItem, MessagePart
 from gptoss_backend.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ T = TypeVar("T")
 
 FILE_NAME: Final = "responses.sqlite"
 """In the run directory, where no path is set."""
-_BODIES_READ: Final = 8
+_BODIES_READ: Final = 2
 """Of the largest size, that one request may have read: parsed they take some five times their size in memory."""
 _SECONDS_A_DAY: Final = 24 * 60 * 60
 _GIVEN_UP: Final = "The server ended before this response did."
@@ -80,7 +82,7 @@ class KeptResponse:
 
 
 class ResponseStore:
-    """Responses by id. Every method but `close` raises ApiError; none blocks the event loop.
+    """Responses by id, of the key that asks. Every method but `close` raises ApiError; none blocks the event loop.
 
     The file is opened on first use, and again on the next use where that failed.
     """
@@ -178,13 +180,13 @@ class ResponseStore:
         """
 
         def read(database: ResponseDatabase) -> list[Item]:
-            if database.progress.is_under_way(response_id):
+            links = self._chain(database, response_id, "previous_response_id")
+            if links and database.progress.is_under_way(response_id):  # of another's, not even that is told
                 raise InvalidRequestError(
                     f"Previous response with id '{response_id}' is still in progress; continue it once it has ended.",
                     param="previous_response_id",
                     code="previous_response_in_progress",
                 )
-            links = self._chain(database, response_id, "previous_response_id")
             missing = links[0].previous_id if links else response_id
             if missing is not None:
                 raise InvalidRequestError(
@@ -257,9 +259,12 @@ class ResponseStore:
             raise InvalidRequestError(message, param=param, code="invalid_value")
 
     async def _run(self, work: Callable[[ResponseDatabase], T]) -> T:
+        owner = current_key_name() or NOBODY
+
         def work_in_thread() -> T:
             if self._database is None:
                 self._database = self._open_database()
+            self._database.owner = owner
             return work(self._database)
 
         try:
@@ -280,8 +285,19 @@ def _stored(response: ResponseObject, own_input: Sequence[Item]) -> StoredRespon
         previous_id=response.previous_response_id,
         output=json.dumps(document.pop("output")),
         response=json.dumps(document),
-        input=_json_of(own_input),
+        input=_json_of(map(_bare, own_input)),
     )
+
+
+def _bare(item: Item) -> Item:
+    """Return an item of an input without what nothing here reads: its texts' log probabilities."""
+    if not isinstance(item, MessageItem) or isinstance(item.content, str):
+        return item
+    parts = [
+        part.model_copy(update={"logprobs": []}) if isinstance(part, MessagePart) and part.logprobs else part
+        for part in item.content
+    ]
+    return item.model_copy(update={"content": parts})
 
 
 def _ids_of(items: Sequence[Item]) -> list[str]:

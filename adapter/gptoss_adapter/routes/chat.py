@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
@@ -31,6 +32,7 @@ from gptoss_adapter.structured import check_form
 from gptoss_adapter.together import gather, interleave
 from gptoss_adapter.turn import ChatPrompt, Turn
 from gptoss_adapter.validation import StrictJsonRoute
+from gptoss_backend.contract import SAMPLING_CODEC, SamplingParams
 
 router = APIRouter(tags=["chat"], route_class=StrictJsonRoute)
 
@@ -84,6 +86,9 @@ def _plan(body: ChatCompletionRequest, served: ServedModel, services: Services) 
     check_answer_fields(body, count, services.settings.adapter.max_choices)
     chat = chat_request(body, served.profile, services.today())
     prompt = ChatPrompt(services.model_server, chat, record.request_id)
+    samplings = copies_of(sampling_params(body, served.profile), count)
+    if count > 1:
+        _check_copies(replace(samplings[0], structure=prompt.structure), count, services)
     return [
         Turn(
             services,
@@ -96,8 +101,16 @@ def _plan(body: ChatCompletionRequest, served: ServedModel, services: Services) 
             prompt=prompt,
             goes_on=not body.return_token_ids,  # what it is told is no token of the answer
         )
-        for sampling in scored_once(copies_of(sampling_params(body, served.profile), count))
+        for sampling in scored_once(samplings)
     ]
+
+
+def _check_copies(sampling: SamplingParams, count: int, services: Services) -> None:
+    """Raise InvalidRequestError where what travels with each copy, its schemas above all, is too much for all."""
+    num_bytes, most = count * len(SAMPLING_CODEC.encode(sampling)), 2 * services.settings.adapter.max_body_bytes
+    if num_bytes > most:
+        message = f"{count} answers to this request are {num_bytes} bytes for the engine; this server sends {most}."
+        raise InvalidRequestError(message, param="n", code="invalid_value")
 
 
 async def _whole_answer(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -30,6 +31,9 @@ from gptoss_adapter.structured import check_form
 from gptoss_adapter.text_chunks import TextChoiceBuilder, TextChunkWriter
 from gptoss_adapter.together import gather, interleave
 from gptoss_adapter.validation import StrictJsonRoute
+
+_LONG: Final = 16 * 1024
+"""Characters or tokens of all answers' prompts, from which on the model's length is asked for first."""
 
 router = APIRouter(tags=["completions"], route_class=StrictJsonRoute)
 
@@ -73,14 +77,17 @@ async def _plan(body: CompletionRequest, served: ServedModel, services: Services
     check_form(body, services.settings.adapter)
     check_answer_fields(body, num_prompts * num_copies, services.settings.adapter.max_choices)
     samplings = copies_of(completion_sampling(body, served.profile), num_copies)
-    prompts = await raw_prompts(body)
+    is_long = sum(map(len, body.prompts)) * num_copies > _LONG
+    max_model_len = await services.max_model_len(served.name) if is_long else None
+    prompts = await raw_prompts(body, services.encoding_turns, max_model_len)
     echoes = [await decode_text(prompt) if body.echo else "" for prompt in prompts]
+    _check_echoes(echoes, num_copies, services.settings.adapter.max_body_bytes)
     return _Plan(
         continuations=[
             Continuation(
                 services,
                 served,
-                prompt_ids(prompt),
+                prompt,
                 sampling,
                 record,
                 stop=body.stop_strings,
@@ -88,12 +95,19 @@ async def _plan(body: CompletionRequest, served: ServedModel, services: Services
                 shows_special=body.skip_special_tokens is False,
                 is_prompt_only=body.max_tokens == 0,
             )
-            for prompt in prompts
+            for prompt in map(prompt_ids, prompts)  # the copies of one prompt share its bytes
             for sampling in samplings
         ],
         echoes=[echo for echo in echoes for _ in samplings],
         num_copies=num_copies,
     )
+
+
+def _check_echoes(echoes: list[str], num_copies: int, most: int) -> None:
+    num_chars = sum(map(len, echoes)) * num_copies
+    if num_chars > most:
+        message = f"'echo' would repeat {num_chars} characters in {num_copies} answers; this server repeats {most}."
+        raise InvalidRequestError(message, param="echo", code="invalid_value")
 
 
 async def _whole_answer(plan: _Plan, head: AnswerHead, body: CompletionRequest, request: Request) -> TextCompletion:

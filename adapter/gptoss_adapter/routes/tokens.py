@@ -34,7 +34,7 @@ async def tokenize(body: TokenizeRequest, request: Request, services: Shared) ->
         async with until_disconnect(request.receive):
             tokens = await _chat_tokens(body, served, services)
     else:
-        tokens = await encode_text(body.prompt)
+        tokens = await encode_text(body.prompt, services.encoding_turns)
     answer = Tokens(count=len(tokens), max_model_len=await services.max_model_len(served.name), tokens=tokens)
     if body.return_token_strs:
         answer = answer.model_copy(update={"token_strs": await text_names(tokens)})

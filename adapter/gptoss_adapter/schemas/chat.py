@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from gptoss_adapter.schemas.fields import (
     UNSUPPORTED,
+    Harmless,
     Labels,
     ListOf,
     NotHonoured,
@@ -34,9 +35,9 @@ class TextPart(RequestModel):
 
     type: Literal["text"]
     text: str
-    cache_control: JsonValue = None
+    cache_control: Harmless = None
     """Harmless: Anthropic's hint on what to keep. What is computed here is kept without one."""
-    prompt_cache_breakpoint: JsonValue = None
+    prompt_cache_breakpoint: Harmless = None
     """Harmless: OpenAI's, as `cache_control`."""
 
 
@@ -96,9 +97,9 @@ class CalledFunction(RequestModel):
 
     name: Annotated[str, Field(min_length=1)]
     arguments: str
-    parsed_arguments: JsonValue = None
+    parsed_arguments: Harmless = None
     """Harmless: OpenAI's clients read `arguments` and send both back."""
-    provider_specific_fields: JsonValue = None
+    provider_specific_fields: Harmless = None
     """Harmless, as an assistant message's."""
 
 
@@ -110,7 +111,7 @@ class MessageToolCall(RequestModel):
     function: CalledFunction
     index: int | None = None
     """Harmless: where the call stood in a stream, which OpenAI's clients send back."""
-    provider_specific_fields: JsonValue = None
+    provider_specific_fields: Harmless = None
     """Harmless, as an assistant message's."""
 
 
@@ -123,19 +124,19 @@ class AssistantMessage(RequestModel):
     reasoning_content: str | None = None
     """Another name for `reasoning`."""
     tool_calls: ListOf[MessageToolCall] | None = None
-    parsed: JsonValue = None
+    parsed: Harmless = None
     """Harmless: OpenAI's clients read `content` as JSON and send both back."""
-    provider_specific_fields: JsonValue = None
+    provider_specific_fields: Harmless = None
     """Harmless: LiteLLM gathers what it has no field for, and sends it back beside what it was read from."""
-    reasoning_details: JsonValue = None
+    reasoning_details: Harmless = None
     """Harmless: OpenRouter's form of `reasoning`, which clients send back beside it."""
-    thinking_blocks: JsonValue = None
+    thinking_blocks: Harmless = None
     """Harmless: Anthropic's form of `reasoning`, which LiteLLM sends back beside it."""
     name: str | None = None
     """Harmless: the model is told roles, not names."""
     refusal: str | None = None
     """Read as content, behind what there is of it."""
-    annotations: list[JsonValue] | None = None
+    annotations: Harmless = None
     """Harmless: citations of another server's tools."""
     audio: Annotated[object, NotHonoured()] = None
     function_call: Annotated[object, NotHonoured(instead="say it with 'tool_calls'")] = None
@@ -166,7 +167,7 @@ class Function(RequestModel):
     parameters: dict[str, JsonValue] | None = None
     strict: bool | None = None
     """Refuse a schema that arguments cannot be held to whole; else they are held to what of it can be."""
-    cache_control: JsonValue = None
+    cache_control: Harmless = None
     """Harmless, as a text part's."""
 
 
@@ -175,7 +176,7 @@ class Tool(RequestModel):
 
     type: Literal["function"]
     function: Function
-    cache_control: JsonValue = None
+    cache_control: Harmless = None
     """Harmless, as a text part's."""
 
 
@@ -196,7 +197,7 @@ class AllowedTools(RequestModel):
     """The model is told of these tools only."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[ListOf[FunctionChoice], Field(min_length=1)]
+    tools: Annotated[ListOf[FunctionChoice], Field(min_length=1, max_length=1024)]
 
 
 class AllowedToolsChoice(RequestModel):
@@ -310,7 +311,7 @@ class ChatCompletionRequest(PromptFields, RawOutputFields, GenerationFields, Mod
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
-    prompt_cache_options: dict[str, JsonValue] | None = None
+    prompt_cache_options: Harmless = None
 
     functions: Annotated[object, NotHonoured([], instead="say it with 'tools'")] = None
     function_call: Annotated[object, NotHonoured("none", instead="say it with 'tool_choice'")] = None

@@ -33,6 +33,10 @@ ListOf: TypeAlias = Annotated[list[_Entry], Field(fail_fast=True)]
 """A list that is read up to its first fault."""
 
 
+Harmless: TypeAlias = Annotated[object, BeforeValidator(lambda value: None)]
+"""A field that changes no answer: what it holds is dropped unread, for megabytes of JSON cost seconds to look at."""
+
+
 def at_most(count: int) -> BeforeValidator:
     """Refuse an object with more entries before any is looked at: `max_length` counts once all have been."""
     return BeforeValidator(lambda value: _counted(value, count, "too_long"))

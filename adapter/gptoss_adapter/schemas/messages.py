@@ -11,11 +11,11 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, JsonValue, Tag, WithJsonSchema
 
-from gptoss_adapter.schemas.fields import ListOf, NotHonoured, RequestModel, content_kind
+from gptoss_adapter.schemas.fields import Harmless, ListOf, NotHonoured, RequestModel, content_kind
 from gptoss_adapter.schemas.response_items import FunctionName, ItemId
 from gptoss_adapter.schemas.sampling import GenerationFields
 
-CacheControl: TypeAlias = dict[str, JsonValue] | None
+CacheControl: TypeAlias = Harmless
 """Harmless wherever it stands: the beginning of every prompt is kept for as long as there is room."""
 
 # --- blocks ---------------------------------------------------------------------------------------------------------
@@ -26,7 +26,7 @@ class TextBlock(RequestModel):
 
     type: Literal["text"]
     text: str
-    citations: list[JsonValue] | None = None
+    citations: Harmless = None
     """Harmless: what an earlier text was taken from, by another server's tools."""
     cache_control: CacheControl = None
 
@@ -207,7 +207,7 @@ class ContextEdit(RequestModel):
     """Harmless: of thinking, the model is shown only what follows its last answer, whatever is asked to be kept."""
 
     type: Literal["clear_thinking_20251015"]
-    keep: JsonValue = None
+    keep: Harmless = None
 
 
 class ContextManagement(RequestModel):
@@ -269,7 +269,7 @@ class MessageRequest(ConversationFields, GenerationFields):
     # harmless: labels that change no answer
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
-    diagnostics: dict[str, JsonValue] | None = None
+    diagnostics: Harmless = None
     """Asks for a report on Anthropic's cache, which may always be missing."""
 
     stop: Annotated[None, NotHonoured(instead="say it with 'stop_sequences'")] = None

@@ -7,14 +7,22 @@ Does not know: what an item means to the model (responses/conversation.py).
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, AliasChoices, Discriminator, Field, JsonValue, Tag
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from gptoss_adapter.schemas.carried_reasoning import reasoning_of
 from gptoss_adapter.schemas.chat import RefusalPart
-from gptoss_adapter.schemas.fields import UNSUPPORTED, ListOf, NotHonoured, RequestModel, content_kind, of_types
+from gptoss_adapter.schemas.fields import (
+    UNSUPPORTED,
+    Harmless,
+    ListOf,
+    NotHonoured,
+    RequestModel,
+    content_kind,
+    of_types,
+)
 from gptoss_backend.harmony.prompt import TOOL_NAME
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -28,17 +36,21 @@ Async = Annotated[
 """Whether a call goes on while the model does. OpenAI's client dumps it under the name that it has in Python."""
 
 
+def _emptied(value: object) -> object:
+    return [] if isinstance(value, list) else value
+
+
 class MessagePart(RequestModel):
     """A piece of a message; pictures, sound and files are beyond these models."""
 
     type: Literal["input_text", "output_text"]
     text: str
-    annotations: list[JsonValue] | None = None
-    """Harmless: citations of another server's tools."""
-    logprobs: list[JsonValue] | None = None
-    cache_control: JsonValue = None
+    annotations: Annotated[list[Any] | None, BeforeValidator(_emptied)] = None
+    """Harmless: citations of another server's tools. This one's answers have none."""
+    logprobs: list[Any] | None = None
+    cache_control: Harmless = None
     """Harmless: Anthropic's hint on what to keep."""
-    prompt_cache_breakpoint: JsonValue = None
+    prompt_cache_breakpoint: Harmless = None
     """Harmless: OpenAI's, as `cache_control`."""
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag
 
 from gptoss_adapter.schemas.chat import Effort, Verbosity
-from gptoss_adapter.schemas.fields import Labels, ListOf, NotHonoured, RequestModel, choice_kind
+from gptoss_adapter.schemas.fields import Harmless, Labels, ListOf, NotHonoured, RequestModel, choice_kind
 from gptoss_adapter.schemas.response_items import Async, FunctionName, InputItem
 from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, StreamOptions
 
@@ -28,7 +28,7 @@ class ResponseTool(RequestModel):
     parameters: dict[str, JsonValue] | None = None
     strict: bool | None = None
     """Refuse `parameters` that arguments cannot be held to whole; else they are held to what of them can be."""
-    cache_control: JsonValue = None
+    cache_control: Harmless = None
     """Harmless: Anthropic's hint on what to keep."""
     allowed_callers: Annotated[object, NotHonoured(["direct"])] = None
     defer_loading: Annotated[object, NotHonoured(False)] = None
@@ -243,8 +243,8 @@ class ResponseFields(GenerationFields):
     max_tool_calls: Annotated[int, Field(ge=1)] | None = None
     """Counts calls of hosted tools, of which there are none."""
     prompt_cache_retention: str | None = None
-    prompt_cache_options: dict[str, JsonValue] | None = None
-    client_metadata: dict[str, JsonValue] | None = None
+    prompt_cache_options: Harmless = None
+    client_metadata: Harmless = None
     """Harmless: Codex's notes on itself."""
 
     conversation: Annotated[object, NotHonoured(instead="say it with 'previous_response_id'")] = None

@@ -37,7 +37,6 @@ class _Reader:
         """Return one node as the library shows it best."""
         if not isinstance(node, dict):
             return {}
-        self._num_nodes += 1
         part, followed = self._merged(node, followed, depth)
         part = _without_null(part)
         part = self._with_branches(part, followed, depth)
@@ -49,21 +48,24 @@ class _Reader:
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Follow `$ref` and join `allOf`; what stands beside them counts first."""
         part = dict(node)
+        self._num_nodes += 1
         while isinstance(reference := part.pop("$ref", None), str):
             target = self._target(reference)
             if reference in followed or depth > MAX_DEPTH or self._num_nodes > MAX_NODES or not target:
                 return {"type": "object", **part}, followed
             followed = (*followed, reference)
+            self._num_nodes += 1
             part = _joined(part, target)
         members = part.pop("allOf", None)
         for member in members if isinstance(members, list) else ():
-            if isinstance(member, dict):
+            if isinstance(member, dict) and self._num_nodes <= MAX_NODES:
                 more, followed = self._merged(member, followed, depth + 1)
                 part = _joined(part, more)
         return part, followed
 
     def _target(self, reference: str) -> dict[str, Any] | None:
-        place: Any = self._root if reference.startswith("#") else None
+        # one way to write each: a member's name is followed once, not once for each spelling of what comes before it
+        place: Any = self._root if reference == "#" or reference.startswith("#/") else None
         for step in unquote(reference).split("/")[1:]:
             name = step.replace("~1", "/").replace("~0", "~")
             place = place.get(name) if isinstance(place, dict) else None
@@ -107,8 +109,13 @@ def _joined(first: dict[str, Any], *others: dict[str, Any]) -> dict[str, Any]:
         if isinstance(fields, dict) and isinstance(other.get("properties"), dict):
             joined["properties"] = {**other["properties"], **fields}
         if isinstance(required, list) and isinstance(other.get("required"), list):
-            joined["required"] = [*required, *(name for name in other["required"] if name not in required)]
+            joined["required"] = _distinct([*required, *other["required"]])
     return joined
+
+
+def _distinct(names: list[Any]) -> list[Any]:
+    """Return the names once each. What is none stays out: the library shows only names."""
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
 def _without_null(part: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,12 @@ def has_unbreakable_run(text: str) -> bool:
     return any(not natural for _, natural in _cuts(text))
 
 
+def word_end_before(text: str, limit: int) -> int:
+    """Return the last place up to `limit` where the tokenizer breaks behind letters; where none is near, `limit`."""
+    near = range(min(limit, len(text) - 1), max(limit - MAX_RUN_CHARS, 0), -1)
+    return next((at for at in near if limit < len(text) and _is_word_end(text, at)), limit)
+
+
 def _cuts(text: str) -> Iterator[tuple[int, bool]]:
     """Yield each place to cut, and whether the tokenizer breaks there anyway."""
     for run in _LONG_RUN.finditer(text):

@@ -7,9 +7,15 @@ Does not know: what is wrong with a part (schemas.py, text_forms.py), tokens.
 
 from __future__ import annotations
 
+import time
+from typing import Final
+
 from gptoss_backend.contract import OutputStructure
 from gptoss_backend.structure.schemas import StructureError, arguments_schema, final_schema
 from gptoss_backend.structure.text_forms import form_grammar
+
+_MAX_CHECK_S: Final = 5.0
+"""Of processor time for one request's schemas. One takes up to half a second; 128 usual ones not seen before 0.3 s."""
 
 
 def check_structure(structure: OutputStructure) -> None:
@@ -19,7 +25,10 @@ def check_structure(structure: OutputStructure) -> None:
     elif structure.form is not None:
         form_grammar(structure.form)
     names: set[str] = set()
+    started_s = time.thread_time()
     for position, tool in enumerate(structure.tools):
+        if time.thread_time() - started_s > _MAX_CHECK_S:
+            raise StructureError(f"tools[{position}].function.parameters: the schemas before it took too long to read.")
         if tool.name in names:
             raise StructureError(f"tools[{position}].function.name: there is a function {tool.name!r} before it.")
         names.add(tool.name)

@@ -22,6 +22,9 @@ from gptoss_backend.structure.grammars import Compiled
 from gptoss_backend.structure.schemas import StructureError
 
 _NOT_ALLOWED = "satisfy the grammar"  # the library's words for a token that may not come
+_MOST_MASK_S = 10.0
+_MASK_S_A_TOKEN = 0.001
+"""Added for each. Usual masks take 0.02 to 0.2 ms."""
 
 
 class HeldText:
@@ -31,6 +34,8 @@ class HeldText:
         """begun: tokens that have come already."""
         self._grammar = grammar
         self._matcher = grammar.begin()
+        self._left_s = _MOST_MASK_S
+        """Of the time that its masks may take: all other answers wait meanwhile."""
         if begun:
             self._matcher.consume_tokens(list(begun))
 
@@ -38,9 +43,13 @@ class HeldText:
         """Write which tokens may come next. bits: [6284] int32. Raises StructureOutgrown."""
         started = time.perf_counter()
         self._matcher.unsafe_compute_mask_ptr(bits.data_ptr(), bits.numel() * bits.element_size())
-        self._grammar.learned_s += time.perf_counter() - started
+        took_s = time.perf_counter() - started
+        self._grammar.learned_s += took_s
+        self._left_s += _MASK_S_A_TOKEN - took_s
         if self._matcher.is_error():
             self._give_up()
+        if self._left_s < 0:
+            raise StructureOutgrown(f"{self._grammar.where}: its grammar is too slow: ask for simpler patterns")
 
     def accept(self, token: int) -> None:
         """Go on by a token. Raises StructureOutgrown, and RuntimeError for a token that may not come."""

@@ -28,7 +28,12 @@ _NAMED_SCHEMAS: Final = frozenset(
     {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"}
 )
 _VALUES: Final = frozenset({"enum", "const", "default", "examples", "required", "dependentRequired"})
-_NOTES: Final = frozenset({"title", "description", "$comment", "$schema", "deprecated", "readOnly", "writeOnly"})
+_NOTES: Final = frozenset(
+    {
+        *("title", "description", "$comment", "$schema", "deprecated", "readOnly", "writeOnly"),
+        *("$id", "$anchor"),  # names by which a part could be referred to, past what local_reference() finds
+    }
+)
 _EXAMPLES: Final = frozenset({"default", "example", "examples"})
 _COUNTS: Final = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
 _ELSEWHERE: Final = frozenset({"$ref", "anyOf", "oneOf", "allOf"})
@@ -109,7 +114,7 @@ def refers_to_itself(document: dict[str, Any]) -> bool:
 
 def local_reference(document: object, reference: object) -> object:
     """Return what a reference within the document stands for; None for another or a broken one."""
-    if not isinstance(reference, str) or not reference.startswith("#"):
+    if not isinstance(reference, str) or (reference != "#" and not reference.startswith("#/")):
         return None
     place = document
     for step in unquote(reference[1:]).split("/")[1:]:

@@ -22,13 +22,10 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from gptoss_backend.contract import FunctionTool, ResponseFormat
 from gptoss_backend.harmony.prompt import takes_nothing
+from gptoss_backend.structure.costs import MAX_PROPERTIES, too_dear
 from gptoss_backend.structure.reduction import (
     BOUNDS,
-    MAX_PATTERN_REPEATS,
     PATTERNS,
-    num_repeats,
-    parts,
-    patterns,
     plain,
     refers_to_itself,
     without,
@@ -38,8 +35,6 @@ from gptoss_backend.structure.reduction import (
 logger = logging.getLogger(__name__)
 
 MAX_SCHEMA_BYTES: Final = 128 * 1024
-MAX_PROPERTIES: Final = 500
-"""Of one object: while the next key is open, every optional one is a path to follow, 14 ms at 500."""
 LIMITS: Final = LLParserLimits(
     max_items_in_row=4 * MAX_PROPERTIES,
     step_lexer_fuel=200_000,  # 4 to 6 ms of one token's time; long texts under a pattern do not begin with 50,000
@@ -104,7 +99,8 @@ def _first_enforceable(text: str, *, is_strict: bool, or_any_object: bool) -> tu
         fault = _fault(prepared)
         if fault is None:
             if first_fault is not None:
-                logger.info("a schema that is not strict is held without %s: %s", lost, first_fault)
+                # %r: it quotes the client, whose text could look like another line, or steer a terminal
+                logger.info("a schema that is not strict is held without %s: %r", lost, first_fault[:100])
             return prepared, None
         first_fault = first_fault or fault
     return None, first_fault
@@ -130,12 +126,8 @@ def _prepared(schema: dict[str, Any], *, is_strict: bool) -> str:
 def _fault(schema: str) -> str | None:
     """Return why a prepared schema cannot be enforced, None where it can."""
     document = json.loads(schema)
-    for part in parts(document):
-        if isinstance(properties := part.get("properties"), dict) and len(properties) > MAX_PROPERTIES:
-            return f"an object of the schema has more than {MAX_PROPERTIES} properties"
-        for pattern in patterns(part):
-            if num_repeats(pattern) > MAX_PATTERN_REPEATS:
-                return f"the pattern {pattern[:80]!r} counts beyond {MAX_PATTERN_REPEATS}"
+    if (fault := too_dear(document)) is not None:
+        return fault
     if refers_to_itself(document):
         return "the schema cannot be enforced: a part of it is said to be itself"
     grammar = LLMatcher.grammar_from_json_schema(schema)

@@ -1,0 +1,56 @@
+"""Whose responses are kept: by the name of the key that they were made with.
+
+Stage: 2 validate and 7 SSE, in the thread of the store.
+Owns: the table of owners, what of another's is not there, whose is forgotten first.
+Does not know: keys (a name is a text here), transactions (database.py).
+
+What was kept before there was this table has no row, and what was made without keys has the empty name: both belong to
+nobody, and are found only while no key is asked for.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+NOBODY: Final = ""
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS owners (
+    response_id TEXT PRIMARY KEY REFERENCES responses (id) ON DELETE CASCADE,
+    owner TEXT NOT NULL,
+    num_bytes INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS owners_by_name ON owners (owner, num_bytes)
+"""
+IS_OWN: Final = "COALESCE((SELECT owner FROM owners WHERE response_id = {id}), '') = {owner}"
+"""A condition of SQL, to be filled with the column of an id and the parameter that holds who asks."""
+
+
+class Owners:
+    """The table. Every method blocks and raises sqlite3.Error."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def name(self, response_id: str, owner: str, num_bytes: int) -> None:
+        """Say whose a response is that was just put into the file, and how long its texts are."""
+        self._connection.execute("INSERT INTO owners VALUES (?, ?, ?)", (response_id, owner, num_bytes))
+
+    def grow(self, response_id: str, num_bytes: int) -> None:
+        """Say that a response's texts have become so much longer."""
+        self._connection.execute(
+            "UPDATE owners SET num_bytes = num_bytes + ? WHERE response_id = ?", (num_bytes, response_id)
+        )
+
+    def forget_oldest(self, count: int) -> int:
+        """Forget the responses that would expire first, of whoever has the most kept; returns how many."""
+        largest = self._connection.execute(
+            "SELECT owner FROM owners GROUP BY owner ORDER BY SUM(num_bytes) DESC LIMIT 1"
+        ).fetchone()
+        condition = IS_OWN.format(id="responses.id", owner=":owner") if largest else ":owner = ''"
+        forgotten = self._connection.execute(
+            f"DELETE FROM responses WHERE id IN "
+            f"(SELECT id FROM responses WHERE {condition} ORDER BY expires_at LIMIT :count)",
+            {"owner": largest[0] if largest else NOBODY, "count": count},
+        )
+        return forgotten.rowcount
