@@ -138,7 +138,9 @@ def test_ask_when_the_disk_is_full_then_says_so_and_status_1(url: str) -> None:
 def test_ask_when_the_reader_leaves_then_it_ends_quietly_and_the_engine_is_freed(
     url: str, server: FakeModelServer
 ) -> None:
-    server.script = [*HELLO[:1], *(HELLO[1:-1] * 20), *(answer("<|channel|>final<|message|>x")[1:-1] * 20_000), FOREVER]
+    # more than a pipe holds: on a busy machine all that fits is written before the reader leaves
+    words = answer("<|channel|>final<|message|>" + "word " * 50)[1:-1]
+    server.script = [*HELLO[:1], *(HELLO[1:-1] * 20), *(words * 2_000), FOREVER]
     command = [str(GPTOSS), "ask", "Hi", "--url", url]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
