@@ -137,7 +137,9 @@ class Turn(Generation[Delta]):
         deltas: list[Delta] = []
         for num_read, (token, scored) in enumerate(zip(token_ids, logprobs or repeat(None), strict=False), 1):
             self._gate.hold_stops(is_held=self._is_before_stops(num_read))
-            deltas += self._gated(self._splitter.push((token,)), token, scored)
+            # amid a text it is a stray one, and the text goes on
+            is_edge = token in _TEXT_EDGES and not (token == MESSAGE and self._splitter.is_in_text)
+            deltas += self._gated(self._splitter.push((token,)), scored, is_edge=is_edge)
             if self._gate.stopped:
                 self._stop_after(num_read)
                 break
@@ -147,19 +149,19 @@ class Turn(Generation[Delta]):
         rest = self._splitter.finish()
         if not self._one_by_one:
             return rest
-        shown = self._gated(rest, token=None, scored=None)
+        shown = self._gated(rest, None, is_edge=False)
         if self._gate.stopped:
             self._stopped = True
         return [*shown, *self._gate.finish()]
 
-    def _gated(self, deltas: Iterable[Delta], token: int | None, scored: TokenLogprob | None) -> list[Delta]:
-        """Return what may be shown of what one token brought; with `token` None, of what the end brought."""
+    def _gated(self, deltas: Iterable[Delta], scored: TokenLogprob | None, *, is_edge: bool) -> list[Delta]:
+        """Return what may be shown of what one token, or the end, brought; is_edge: a header or a text ends there."""
         deltas = list(deltas)
         if scored is not None and scored.token_id < FIRST_SPECIAL:
             self._unplaced.append(scored)
         if any(isinstance(delta, ContentDelta) for delta in deltas):
             self._gate.score(self._unplaced)
-        if deltas or token in _TEXT_EDGES:
+        if deltas or is_edge:
             self._unplaced.clear()
         shown: list[Delta] = []
         for delta in deltas:

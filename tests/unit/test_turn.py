@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gptoss_adapter.chunks import AnswerStyle, ChoiceBuilder
@@ -111,6 +111,7 @@ def test_turn_when_read_token_by_token_then_it_says_what_it_says_read_at_once(
 
 
 @given(ids=TOKENS, cuts=CUTS)
+@example(ids=[112927, 200008, 100], cuts=[])  # half a character, a stray <|message|>, the other half
 def test_turn_when_scored_then_tokens_are_told_once_in_order_with_their_text(ids: list[int], cuts: list[int]) -> None:
     choice, _, pieces = play(scored(script(ids, cuts)), logprobs=1)
     assert said(choice) == said(play(script(ids, []))[0])

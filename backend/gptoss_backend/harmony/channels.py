@@ -117,6 +117,11 @@ class ChannelSplitter:
         self._refused_call: str | None = None
 
     @property
+    def is_in_text(self) -> bool:
+        """Whether a message's text is being read, rather than a header."""
+        return self._header is None
+
+    @property
     def reasoning_tokens(self) -> int:
         """Tokens spent on reasoning so far, the headers and ends of its messages included."""
         is_reasoning = self._header is None and self._route.place is _Place.REASONING
