@@ -19,7 +19,6 @@ from functools import cache
 from itertools import product
 
 import torch
-import torch.nn.functional as F
 import triton
 from rich.console import Console
 from torch import Tensor
@@ -30,6 +29,7 @@ from gptoss_backend.engine.experts import ExpertShape
 from gptoss_backend.engine.kernels.experts import apply_to_few, apply_to_many
 from gptoss_backend.engine.kernels.gemv import TENSOR_CORES, GemvTile, GemvTiles
 from gptoss_backend.engine.kernels.grouped_gemm import GemmTile
+from gptoss_backend.engine.kernels.norm import norm_and_score
 from gptoss_backend.engine.kernels.routing import Routes, pick_experts
 from gptoss_backend.engine.precision import choose_precision
 from load.bench.random_weights import RandomWeights
@@ -68,8 +68,9 @@ class ExpertLayer:
         """Return what computes both matmuls for so many tokens."""
         hidden, routes = self._inputs(num_tokens)
         if isinstance(tile, GemvTiles):
-            rows = F.pad(hidden, (0, tile.gate_up.padded(self._hidden_size) - self._hidden_size))
-            return lambda: apply_to_few(rows, routes, self._weights, self._shape, tile)
+            padded = tile.gate_up.padded(self._hidden_size)
+            _, scored = norm_and_score(hidden, None, None, self._weights, padded, tile.gate_up.width)
+            return lambda: apply_to_few(scored.rows, routes, self._weights, self._shape, tile)
         return lambda: apply_to_many(hidden, routes, self._weights, self._shape, tile)
 
     @cache  # noqa: B019 (there is one layer, for as long as the run)

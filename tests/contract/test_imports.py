@@ -104,7 +104,7 @@ def test_preprocess_when_read_then_nothing_it_imports_imports_torch() -> None:
     ]
     files += [
         BACKEND / "structure" / name
-        for name in ("__init__.py", "checking.py", "reduction.py", "schemas.py", "text_forms.py")
+        for name in ("__init__.py", "checking.py", "costs.py", "reduction.py", "schemas.py", "text_forms.py")
     ]
     files += [BACKEND / "__init__.py", BACKEND / "contract.py", BACKEND / "heartbeat.py", BACKEND / "settings.py"]
     assert importers(files, "torch", "transformers", "gptoss_backend.engine") == []
