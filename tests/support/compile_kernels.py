@@ -1,7 +1,8 @@
 """Compile the kernels as a launch would, for cards that are not there, and print what they take as JSON.
 
 Run as `python -m support.compile_kernels CAPABILITY:DTYPE:NUM_TOKENS[:WAY] …`, without TRITON_INTERPRET. WAY is fp8:
-attention alone is compiled, over an FP8 KV cache; or dependent: kernels begin while the ones before them end.
+attention alone is compiled, over an FP8 KV cache; eighth: attention alone, of a device that has one key head; or
+dependent: kernels begin while the ones before them end.
 """
 
 from __future__ import annotations
@@ -111,6 +112,9 @@ def run(dtype: torch.dtype, num_tokens: int, way: list[str], capability: int) ->
     if way == ["fp8"]:
         run_attention(dtype, num_tokens, FLOAT8)
         return
+    if way == ["eighth"]:
+        run_one_of_eight(dtype)
+        return
     run_experts(dtype, num_tokens)
     if capability >= 80:  # before, plain torch does the rest
         run_attention(dtype, num_tokens)
@@ -147,6 +151,14 @@ def run_attention(dtype: torch.dtype, num_tokens: int, cache_dtype: torch.dtype 
     attention = KernelOperators(META).attention(case.batch, case.tables, rope, dtype)
     for is_sliding in (False, True):
         attention.attend(case.heads, case.identity(), LayerCache(case.keys, case.values, is_sliding), case.sinks)
+
+
+def run_one_of_eight(dtype: torch.dtype) -> None:
+    """Call what writes to the cache of a device that has an eighth of the heads: an argument of 1 is a constant."""
+    for num_tokens in (1, 2, 32):
+        case = AttentionCase.random([9] * num_tokens, [], Heads(8, 1, 64), window=128, dtype=dtype, device=META)
+        attention = KernelOperators(META).attention(case.batch, case.tables, RotaryEmbedding(ROPE, 64, META), dtype)
+        attention.attend(case.heads, case.identity(), LayerCache(case.keys, case.values, is_sliding=True), case.sinks)
 
 
 def run_others(dtype: torch.dtype, num_tokens: int) -> None:

@@ -185,6 +185,7 @@ class TorchModel(LocalModel):
         streams: dict[int, Tensor] = {}
         for index, (layer, cache) in enumerate(zip(self._weights.layers, self._cache, strict=True)):
             hidden, normed = self._add_and_norm(hidden, addition, layer.attention_norm)
+            addition = None  # a mixture is four times as large as the stream
             if index in read:
                 streams[index] = hidden
             attended = self._group.add_up(self._attention(normed, layer, cache, attention))

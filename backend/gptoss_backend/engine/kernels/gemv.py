@@ -186,8 +186,8 @@ def _gate_up_for_pairs(
     expert_start = tl.load(experts + pair).to(tl.int64) * num_outputs
     vector = rows + pair // TOP_K * _padded(num_blocks, PARTS, BLOCKS)
     first_row, num_rows = expert_start + tile * ROWS, num_outputs - tile * ROWS
-    sums = dot_rows(vector, words, scales, first_row, num_rows, num_blocks, ROWS, PARTS, BLOCKS, DTYPE)
-    sums += tl.load(bias + expert_start + outputs, mask=outputs < num_outputs, other=0).to(tl.float32)
+    added = tl.load(bias + expert_start + outputs, mask=outputs < num_outputs, other=0).to(tl.float32)
+    sums = dot_rows(vector, words, scales, first_row, num_rows, num_blocks, ROWS, PARTS, BLOCKS, DTYPE) + added
     gate, up = tl.split(tl.reshape(sums, [ROWS // 2, 2]))
     # beyond the last output SwiGLU makes zeros of zeros
     tl.store(activations + target, swiglu(gate, up, alpha, limit).to(activations.dtype.element_ty), mask=inner < padded)
@@ -224,8 +224,8 @@ def _down_for_pairs(
     inside = columns < num_outputs
     vector = activations + pair * _padded(num_blocks, PARTS, BLOCKS)
     first_row, num_rows = expert_start + tile * ROWS, num_outputs - tile * ROWS
-    sums = dot_rows(vector, words, scales, first_row, num_rows, num_blocks, ROWS, PARTS, BLOCKS, DTYPE)
-    sums += tl.load(bias + expert_start + columns, mask=inside, other=0).to(tl.float32)
+    added = tl.load(bias + expert_start + columns, mask=inside, other=0).to(tl.float32)
+    sums = dot_rows(vector, words, scales, first_row, num_rows, num_blocks, ROWS, PARTS, BLOCKS, DTYPE) + added
     tl.store(outputs + pair * num_outputs + columns, sums, mask=inside)
 
 

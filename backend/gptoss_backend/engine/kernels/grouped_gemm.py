@@ -23,6 +23,7 @@ from gptoss_backend.engine.kernels.activation import swiglu
 from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
 from gptoss_backend.engine.kernels.mxfp4 import (
     factor_type,
+    has_tensor_memory,
     place_in_lanes,
     restored,
     rows_of_scales,
@@ -55,6 +56,10 @@ class GemmTile:
         rows = min(64, max(16, triton.next_power_of_2(2 * num_pairs // num_experts)))
         # rows come once for each tile of outputs, which is most of what such a tile reads
         return cls(rows) if rows < 64 else cls(rows, outputs=128, num_warps=8)
+
+    def stages_for(self, rows: Tensor) -> int:
+        """Return how many rounds' copies are under way; of float32 as many outgrow the memory of small cards."""
+        return self.num_stages if rows.itemsize <= 2 else 1
 
     def most_tiles(self, num_pairs: int, num_experts: int) -> int:
         """Return how many tiles of rows there are at most, however the pairs fall."""
@@ -105,7 +110,7 @@ def gate_up_for_sorted(
         BLOCKS=tile.blocks,
         DTYPE=factor_type(order.rows),
         num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        num_stages=tile.stages_for(order.rows),
         **launch_options(),
     )
     return activations
@@ -138,7 +143,7 @@ def down_for_sorted(
         BLOCKS=tile.blocks,
         DTYPE=factor_type(activations),
         num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        num_stages=tile.stages_for(activations),
         **launch_options(),
     )
     return outputs
@@ -300,6 +305,11 @@ def multiply_tile(
         block = first + BLOCKS + scale_block
         next_scale = tl.load(scale_starts + block, mask=has_scale & (block < num_blocks), other=0)
         weights = weights_in_lanes(packed, scales_of_rows(scale, OUTPUTS // 16), DTYPE, width_of_warpgroups())
+        if has_tensor_memory() and tl.float32 != DTYPE:
+            # for Blackwell Triton 3.7 looks for a layout in memory behind what it is multiplied from, and fails on ours
+            weights = tl.inline_asm_elementwise(
+                "mov.b32 $0, $1;", "=r,r", [weights], dtype=weights.dtype, is_pure=True, pack=2
+            )
         value = first * 32 + tl.arange(0, BLOCKS * 32)[None, :]
         rows = tl.load(input_starts + value, mask=has_row[:, None], other=0).to(DTYPE)
         # float32 inputs are for tests, which want its precision

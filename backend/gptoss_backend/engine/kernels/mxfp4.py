@@ -69,6 +69,12 @@ def width_of_warpgroups() -> int:
     return 2 if cuda_capability_geq(9) and not cuda_capability_geq(10) else 4
 
 
+@triton.constexpr_function
+def has_tensor_memory() -> bool:
+    """Whether tiles are multiplied from a memory of their own: on B200 and B300."""
+    return cuda_capability_geq(10) and not cuda_capability_geq(12)
+
+
 @triton.jit
 def weights_in_lanes(words: tl.tensor, scales: tl.tensor, DTYPE: tl.constexpr, WIDTH: tl.constexpr) -> tl.tensor:
     """Return packed rows in the lanes' order, [num_rows, 32 * num_blocks] of DTYPE, for sums to be `restored`.

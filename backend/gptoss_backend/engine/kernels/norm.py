@@ -188,6 +188,7 @@ def _norm_and_score(
     is_mine = (expert < num_experts) & (tl.arange(0, EXPERTS) < tl.cdiv(num_experts, tl.num_programs(1)))
     # the memory has something to do while what comes before ends
     weights = tl.load(router + expert[:, None] * SIZE + lane[None, :], mask=is_mine[:, None] & inside[None, :], other=0)
+    added = tl.load(router_bias + expert, mask=is_mine, other=0).to(tl.float32)
     wait_for_inputs(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     place = token * SIZE + lane
@@ -205,8 +206,7 @@ def _norm_and_score(
         if WIDTH:
             target = place_in_lanes(lane, WIDTH)
         tl.store(rows + token * PADDED + target, rounded, mask=lane < PADDED)
-    score = tl.sum(weights.to(tl.float32) * rounded.to(tl.float32)[None, :], axis=1)
-    score += tl.load(router_bias + expert, mask=is_mine, other=0).to(tl.float32)
+    score = tl.sum(weights.to(tl.float32) * rounded.to(tl.float32)[None, :], axis=1) + added
     tl.store(scores + token * num_experts + expert, score.to(scores.dtype.element_ty), mask=is_mine)
 
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
 from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
-from gptoss_backend.engine.kernels.rotary import rotate_and_store_pairs
+from gptoss_backend.engine.kernels.rotary import load_rotation, rotate_and_store_pairs
 from gptoss_backend.engine.kernels.skinny import (
     MOST_VECTORS,
     VECTOR_TILE,
     MatrixTile,
+    load_scale_and_bias,
     load_weights,
-    scaled_and_biased,
     sum_tile,
     sum_vectors,
 )
@@ -68,7 +68,7 @@ def project_and_store(
             **options,
         )
     else:
-        tile = MatrixTile.of(num_outputs, len(rows), weights.itemsize)
+        tile = MatrixTile.of(num_outputs, len(rows), weights.itemsize, rows.itemsize)
         _project_tile[(triton.cdiv(num_outputs, tile.outputs),)](
             rows,
             *matrix,
@@ -118,14 +118,17 @@ def _project_vector(
     places = tl.arange(0, LANES)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     # the memory has something to do while what comes before ends
     weights = load_weights(starts, inside, places, NUM_INPUTS)
+    scale, added = load_scale_and_bias(scales + outputs, bias + outputs, inside, HAS_SCALES, HAS_BIAS)
     wait_for_inputs(DEPENDENT)
-    total = sum_vectors(rows, starts, inside, places, weights, NUM_INPUTS, 1)[0]
-    total = scaled_and_biased(total, scales + outputs, bias + outputs, inside, HAS_SCALES, HAS_BIAS)
-    first, second = tl.split(tl.reshape(total.to(queries.dtype.element_ty), [OUTPUTS // 2, 2]))
-    memory = (cosines, sines, slots, queries, keys, values)
     token = tl.zeros([OUTPUTS // 2], tl.int64)
-    head, lane, inside = pair // HALF, pair % HALF, pair < num_pairs
-    rotate_and_store_pairs(first, second, token, head, lane, inside, memory, num_heads, num_kv_heads, num_slots, HALF)
+    head, lane, is_pair = pair // HALF, pair % HALF, pair < num_pairs
+    rotation = load_rotation(cosines, sines, slots, token, head, lane, is_pair, num_heads, num_kv_heads, HALF)
+    total = sum_vectors(rows, starts, inside, places, weights, NUM_INPUTS, 1)[0] * scale + added
+    first, second = tl.split(tl.reshape(total.to(queries.dtype.element_ty), [OUTPUTS // 2, 2]))
+    memory = (queries, keys, values)
+    rotate_and_store_pairs(
+        first, second, rotation, token, head, lane, is_pair, memory, num_heads, num_kv_heads, num_slots, HALF
+    )
 
 
 @triton.jit
@@ -160,15 +163,21 @@ def _project_tile(
     pair, outputs = _outputs(OUTPUTS, HALF)
     inside = outputs < 2 * num_pairs
     total = sum_tile(rows, weight, outputs, inside, num_rows, NUM_INPUTS, ROWS, PARTS, INPUTS, WIDEN)
-    scales, bias, inside = scales + outputs[:, None], bias + outputs[:, None], inside[:, None]
-    total = scaled_and_biased(total, scales, bias, inside, HAS_SCALES, HAS_BIAS).to(queries.dtype.element_ty)
-    first, second = tl.split(tl.permute(tl.reshape(total, [OUTPUTS // 2, 2, ROWS]), (0, 2, 1)))
-    memory = (cosines, sines, slots, queries, keys, values)
+    scale, added = load_scale_and_bias(
+        scales + outputs[:, None], bias + outputs[:, None], inside[:, None], HAS_SCALES, HAS_BIAS
+    )
+    total = total * scale + added
     token = tl.arange(0, ROWS)[None, :].to(tl.int64)
     head, lane = (pair // HALF)[:, None], (pair % HALF)[:, None]
-    inside = (pair < num_pairs)[:, None] & (token < num_rows)
+    is_pair = (pair < num_pairs)[:, None] & (token < num_rows)
     token = tl.where(token < num_rows, token, 0)
-    rotate_and_store_pairs(first, second, token, head, lane, inside, memory, num_heads, num_kv_heads, num_slots, HALF)
+    rotation = load_rotation(cosines, sines, slots, token, head, lane, is_pair, num_heads, num_kv_heads, HALF)
+    total = tl.reshape(total.to(queries.dtype.element_ty), [OUTPUTS // 2, 2, ROWS])
+    first, second = tl.split(tl.permute(total, (0, 2, 1)))
+    memory = (queries, keys, values)
+    rotate_and_store_pairs(
+        first, second, rotation, token, head, lane, is_pair, memory, num_heads, num_kv_heads, num_slots, HALF
+    )
 
 
 @triton.jit

@@ -69,14 +69,38 @@ def _rotate_and_store(
     inside = lane < HALF
     source = heads + (token * tl.num_programs(1) + head) * (2 * HALF) + lane
     first, second = tl.load(source, mask=inside), tl.load(source + HALF, mask=inside)
-    memory = (cosines, sines, slots, queries, keys, values)
-    rotate_and_store_pairs(first, second, token, head, lane, inside, memory, num_heads, num_kv_heads, num_slots, HALF)
+    turned = load_rotation(cosines, sines, slots, token, head, lane, inside, num_heads, num_kv_heads, HALF)
+    memory = (queries, keys, values)
+    rotate_and_store_pairs(
+        first, second, turned, token, head, lane, inside, memory, num_heads, num_kv_heads, num_slots, HALF
+    )
+
+
+@triton.jit
+def load_rotation(
+    cosines: tl.tensor,
+    sines: tl.tensor,
+    slots: tl.tensor,
+    token: tl.tensor,
+    head: tl.tensor,
+    lane: tl.tensor,
+    inside: tl.tensor,
+    num_heads: tl.tensor,
+    num_kv_heads: tl.tensor,
+    HALF: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
+    """Return the cosines and sines by which values are rotated, and the tokens' slots, for `rotate_and_store_pairs`."""
+    is_turned = inside & (head < num_heads + num_kv_heads)
+    cosine = tl.load(cosines + token * HALF + lane, mask=is_turned, other=0).to(tl.float32)
+    sine = tl.load(sines + token * HALF + lane, mask=is_turned, other=0).to(tl.float32)
+    return cosine, sine, tl.load(slots + token)
 
 
 @triton.jit
 def rotate_and_store_pairs(
     first: tl.tensor,
     second: tl.tensor,
+    rotation: tl.tuple,
     token: tl.tensor,
     head: tl.tensor,
     lane: tl.tensor,
@@ -89,28 +113,24 @@ def rotate_and_store_pairs(
 ) -> None:
     """Do it for some pairs of a head's values, whose numbers are lane and lane + HALF.
 
-    first, second: of any shape, to which token (int64), head (queries', keys', values') and lane broadcast. memory:
-    cosines, sines, slots, queries, keys, values, as in `rotate_and_store`.
+    first, second: of any shape, to which token (int64), head (queries', keys', values') and lane broadcast. rotation:
+    of `load_rotation`. memory: queries, keys, values, as in `rotate_and_store`.
     """
-    cosines, sines, slots, queries, keys, values = memory
-    is_query, is_value = inside & (head < num_heads), inside & (head >= num_heads + num_kv_heads)
-    is_turned = inside & (head < num_heads + num_kv_heads)
-    cosine = tl.load(cosines + token * HALF + lane, mask=is_turned, other=0).to(tl.float32)
-    sine = tl.load(sines + token * HALF + lane, mask=is_turned, other=0).to(tl.float32)
+    cosine, sine, slot = rotation
+    queries, keys, values = memory
     left, right = first.to(tl.float32), second.to(tl.float32)
     turned_left, turned_right = left * cosine - right * sine, right * cosine + left * sine
     query = queries + (token * num_heads + head) * (2 * HALF) + lane
-    tl.store(query, turned_left.to(query.dtype.element_ty), mask=is_query)
-    tl.store(query + HALF, turned_right.to(query.dtype.element_ty), mask=is_query)
-    slot = tl.load(slots + token)
-    is_key = is_turned & (head >= num_heads) & (slot >= 0)
-    is_value &= slot >= 0
+    tl.store(query, turned_left.to(query.dtype.element_ty), mask=inside & (head < num_heads))
+    tl.store(query + HALF, turned_right.to(query.dtype.element_ty), mask=inside & (head < num_heads))
+    is_value = head >= num_heads + num_kv_heads
+    kept = inside & (head >= num_heads) & (slot >= 0)
     place = ((head - num_heads).to(tl.int64) * num_slots + slot) * (2 * HALF) + lane
-    tl.store(keys + place, _as_cached(turned_left, keys), mask=is_key)
-    tl.store(keys + place + HALF, _as_cached(turned_right, keys), mask=is_key)
-    place -= num_kv_heads.to(tl.int64) * num_slots * (2 * HALF)
-    tl.store(values + place, _as_cached(first, values), mask=is_value)
-    tl.store(values + place + HALF, _as_cached(second, values), mask=is_value)
+    tl.store(keys + place, _as_cached(turned_left, keys), mask=kept & (head < num_heads + num_kv_heads))
+    tl.store(keys + place + HALF, _as_cached(turned_right, keys), mask=kept & (head < num_heads + num_kv_heads))
+    place = ((head - num_heads - num_kv_heads).to(tl.int64) * num_slots + slot) * (2 * HALF) + lane
+    tl.store(values + place, _as_cached(first, values), mask=kept & is_value)
+    tl.store(values + place + HALF, _as_cached(second, values), mask=kept & is_value)
 
 
 @triton.jit

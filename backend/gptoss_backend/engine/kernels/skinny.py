@@ -56,11 +56,11 @@ class MatrixTile:
     num_stages: int = 3
 
     @classmethod
-    def of(cls, num_outputs: int, num_rows: int, weight_bytes: int = 2) -> MatrixTile:
+    def of(cls, num_outputs: int, num_rows: int, weight_bytes: int = 2, row_bytes: int = 2) -> MatrixTile:
         """Return the largest tile with one for each multiprocessor: the rows are read anew for each."""
         sizes = (size for size in (64, 32) if num_outputs >= size * _NUM_MULTIPROCESSORS)
-        # where weights are smaller, more copies are under way
-        num_stages = 3 if weight_bytes > 1 else 4
+        # where weights are smaller, more copies are under way; of float32 as many outgrow the memory of small cards
+        num_stages = 1 if row_bytes > 2 else 3 if weight_bytes > 1 else 4
         return cls(next(sizes, 16), max(8, triton.next_power_of_2(num_rows)), num_stages=num_stages)
 
     @property
@@ -115,7 +115,7 @@ def _multiply_vectors(rows: Tensor, weights: Tensor, scales: Tensor | None, bias
 
 def _multiply_tile(rows: Tensor, weights: Tensor, scales: Tensor | None, bias: Tensor | None, out: Tensor) -> None:
     num_outputs, num_inputs = weights.shape
-    tile = MatrixTile.of(num_outputs, len(rows), weights.itemsize)
+    tile = MatrixTile.of(num_outputs, len(rows), weights.itemsize, rows.itemsize)
     _skinny_tile[(triton.cdiv(num_outputs, tile.outputs),)](
         rows,
         weights,
@@ -162,10 +162,11 @@ def _skinny_vectors(
     places = tl.arange(0, LANES)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     # the memory has something to do while what comes before ends
     weights = load_weights(starts, inside, places, NUM_INPUTS)
+    scale, added = load_scale_and_bias(scales + outputs, bias + outputs, inside, HAS_SCALES, HAS_BIAS)
     wait_for_inputs(DEPENDENT)
     sums = sum_vectors(rows, starts, inside, places, weights, NUM_INPUTS, NUM_ROWS)
     for row in tl.static_range(NUM_ROWS):
-        total = scaled_and_biased(sums[row], scales + outputs, bias + outputs, inside, HAS_SCALES, HAS_BIAS)
+        total = sums[row] * scale + added
         tl.store(results + row * num_outputs + outputs, total.to(results.dtype.element_ty), mask=inside)
 
 
@@ -207,20 +208,20 @@ def sum_vectors(
 
 
 @triton.jit
-def scaled_and_biased(
-    total: tl.tensor,
-    scales: tl.tensor,
-    bias: tl.tensor,
-    inside: tl.tensor,
-    HAS_SCALES: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-) -> tl.tensor:
-    """Return sums over an eight-bit matrix as they are, and with a bias; scales and bias point to the outputs'."""
+def load_scale_and_bias(
+    scales: tl.tensor, bias: tl.tensor, inside: tl.tensor, HAS_SCALES: tl.constexpr, HAS_BIAS: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor]:
+    """Return what sums are multiplied by, 1 but for an eight-bit matrix, and what is then added; float32.
+
+    scales, bias: pointers to the outputs'. One row's are asked for before the sums, behind which nothing is under way;
+    a tile's would take registers that the sums need.
+    """
+    scale, added = 1.0, 0.0
     if HAS_SCALES:
-        total *= tl.load(scales, mask=inside, other=0)
+        scale = tl.load(scales, mask=inside, other=0)
     if HAS_BIAS:
-        total += tl.load(bias, mask=inside, other=0).to(tl.float32)
-    return total
+        added = tl.load(bias, mask=inside, other=0).to(tl.float32)
+    return scale, added
 
 
 @triton.jit
@@ -254,11 +255,13 @@ def _skinny_tile(
     outputs = tl.program_id(0).to(tl.int64) * OUTPUTS + tl.arange(0, OUTPUTS)
     inside = outputs < num_outputs
     total = sum_tile(rows, weight, outputs, inside, num_rows, NUM_INPUTS, ROWS, PARTS, INPUTS, WIDEN)
-    scales, bias, inside = scales + outputs[:, None], bias + outputs[:, None], inside[:, None]
-    total = scaled_and_biased(total, scales, bias, inside, HAS_SCALES, HAS_BIAS)
+    scale, added = load_scale_and_bias(
+        scales + outputs[:, None], bias + outputs[:, None], inside[:, None], HAS_SCALES, HAS_BIAS
+    )
+    total = total * scale + added
     row = tl.arange(0, ROWS)[None, :]
     results += row * num_outputs + outputs[:, None]
-    tl.store(results, total.to(results.dtype.element_ty), mask=inside & (row < num_rows))
+    tl.store(results, total.to(results.dtype.element_ty), mask=inside[:, None] & (row < num_rows))
 
 
 @triton.jit
