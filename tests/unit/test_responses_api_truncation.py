@@ -101,6 +101,14 @@ def test_instructions_when_a_conversation_is_cut_then_they_stay(client: httpx.Cl
     assert shown(server) == ["I", "D", "S", "b" * 60]
 
 
+@pytest.mark.parametrize("verbosity", ["low", "high"])
+def test_last_message_when_the_answers_length_is_wished_for_then_it_stays(
+    client: httpx.Client, server: CountingServer, verbosity: str
+) -> None:
+    respond(client, [said("user", "a"), said("user", "b" * 120)], truncation="auto", text={"verbosity": verbosity})
+    assert len(server.prompts[-1]) > 120  # which the engine refuses
+
+
 def test_calls_when_a_conversation_is_cut_then_none_is_parted_from_its_output(
     client: httpx.Client, server: CountingServer
 ) -> None:
@@ -171,5 +179,6 @@ def test_places_when_a_conversation_is_cut_at_any_then_each_result_has_its_call(
         calls = {call.id for message in left for call in message.tool_calls}
         assert {message.tool_call_id for message in left if message.tool_call_id} <= calls
         assert [one for one in left if one.role is Role.SYSTEM] == [one for one in messages if one.role is Role.SYSTEM]
+        assert any(one.role is not Role.SYSTEM for one in left)
         assert 0 < len(left) < previous
         previous = len(left)

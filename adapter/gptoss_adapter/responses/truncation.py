@@ -59,17 +59,21 @@ class FittedPrompt(ChatPrompt):
 
 
 def cut_places(messages: Sequence[ChatMessage]) -> list[int]:
-    """Return before which messages a conversation may begin: no result without its call, and something is left."""
+    """Return before which messages a conversation may begin: no result without its call, and something is said.
+
+    Instructions alone say nothing: a wish for the answer's length stands behind all else.
+    """
     called_at: dict[str, int] = {}
     needed: list[int] = []  # by each message, of those before it or itself
     for at, message in enumerate(messages):
         called_at |= dict.fromkeys((call.id for call in message.tool_calls), at)
         needed.append(at if message.tool_call_id is None else called_at.get(message.tool_call_id, at))
     places: list[int] = []
-    first_needed = len(messages)
+    first_needed, says_something = len(messages), False
     for at in range(len(messages) - 1, 0, -1):
         first_needed = min(first_needed, needed[at])
-        if first_needed == at and messages[at - 1].role not in _INSTRUCTING:
+        says_something = says_something or messages[at].role not in _INSTRUCTING
+        if says_something and first_needed == at and messages[at - 1].role not in _INSTRUCTING:
             places.append(at)
     return places[::-1]
 
