@@ -87,9 +87,9 @@ def test_conversation_when_it_fits_then_it_is_rendered_once(client: httpx.Client
     assert len(server.chats) == 1
 
 
-@pytest.mark.parametrize(("max_tokens", "most"), [(1, 99), (30, 70), (4000, 50)])
+@pytest.mark.parametrize(("max_tokens", "most"), [(1, 99), (30, 70), (4000, 50), (None, 75)])
 def test_conversation_when_it_is_cut_then_the_answer_has_room_though_at_most_half_of_the_context(
-    client: httpx.Client, server: CountingServer, max_tokens: int, most: int
+    client: httpx.Client, server: CountingServer, max_tokens: int | None, most: int
 ) -> None:
     respond(client, [said("user", "x")] * 200, truncation="auto", max_output_tokens=max_tokens)
     assert len(server.prompts[-1]) == most

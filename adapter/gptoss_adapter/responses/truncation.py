@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from gptoss_adapter.inference import PromptIds
 from gptoss_adapter.raw_prompts import token_ids
@@ -17,6 +18,8 @@ from gptoss_adapter.turn import ChatPrompt
 from gptoss_backend.contract import ChatMessage, ChatRequest, Role
 
 _INSTRUCTING = (Role.SYSTEM, Role.DEVELOPER)
+_ROOM: Final = 4096
+"""Tokens kept for an answer that has no bound of its own: reasoning and some pages of text."""
 
 
 class FittedPrompt(ChatPrompt):
@@ -28,7 +31,10 @@ class FittedPrompt(ChatPrompt):
     def __init__(
         self, services: Services, served: ServedModel, chat: ChatRequest, request_id: str, max_tokens: int | None
     ) -> None:
-        """max_tokens: of the answer, for which there is to be room, though for no more than half of the context."""
+        """max_tokens: of the answer, for which there is to be room, though for no more than half of the context.
+
+        None: some room all the same, for no more than a quarter.
+        """
         super().__init__(services.model_server, chat, request_id)
         self._services = services
         self._served = served
@@ -40,7 +46,8 @@ class FittedPrompt(ChatPrompt):
         context = await self._services.max_model_len(self._served.name)
         if context is None:  # not to be had: the engine says what is too long
             return whole
-        most = context - max(1, min(self._max_tokens or 1, context // 2))
+        room = min(_ROOM, context // 4) if self._max_tokens is None else min(self._max_tokens, context // 2)
+        most = context - max(1, room)
         return whole if _length(whole) <= most else await self._shortened(whole, most)
 
     async def _shortened(self, whole: PromptIds, most: int) -> PromptIds:
