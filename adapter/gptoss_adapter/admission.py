@@ -135,9 +135,9 @@ def _is_counted(scope: Scope) -> bool:
 
 
 def _is_reading(scope: Scope) -> bool:
-    """Say whether a request reads what is kept, and is over once it is read."""
-    is_stream = b"stream=true" in scope["query_string"]
-    return scope["method"] == "GET" and scope["path"].startswith(_KEPT) and not is_stream
+    """Say whether a request reads what is kept. A stream ends to count once it has found what it tells."""
+    path: str = scope["path"]
+    return scope["method"] == "GET" and path.startswith(_KEPT)
 
 
 def _offered(path: str, headers: Headers) -> str | None:

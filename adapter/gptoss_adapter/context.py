@@ -39,6 +39,8 @@ class RequestRecord:
     """Whether it may ask for a priority before the others'."""
     counted: ExitStack = field(default_factory=ExitStack)
     """Ends that it is counted among those of its key; who takes it over (`pop_all`) goes on to be."""
+    num_went_on: int = 0
+    """How many of its answers took two generations: the model was told something amid them."""
     goes_on: asyncio.Task[None] | None = None
     """What it set going and what is not over with its answer."""
 

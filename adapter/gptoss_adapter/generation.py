@@ -75,6 +75,7 @@ class Generation(ABC, Generic[T_co]):
         self._token_ids: list[int] = []  # those that count as generated
         self._more_ids: list[int] = []  # to go on with, behind them
         self._before: Finished | None = None  # how it ended when it went on
+        self._again: Started | None = None  # then
 
     async def __aenter__(self) -> Self:
         """Begin to count the generation as in flight."""
@@ -132,6 +133,12 @@ class Generation(ABC, Generic[T_co]):
             completion_tokens=len(self._token_ids),
             reasoning_tokens=self._reasoning_tokens(),
         )
+
+    @property
+    def usage_of_going_on(self) -> Usage:
+        """What of `usage` is the prompt's that it went on with: nothing, where it did not."""
+        num, num_cached = (self._again.prompt_tokens, self._again.cached_tokens) if self._again else (0, 0)
+        return Usage.of(prompt_tokens=num, cached_tokens=num_cached, completion_tokens=0, reasoning_tokens=0)
 
     @property
     def stop_string(self) -> str | None:
@@ -266,6 +273,8 @@ class Generation(ABC, Generic[T_co]):
         if not isinstance(step.event, Started):
             raise self._broken_contract("its first response does not say that it started")
         before, started = self._before, step.event
+        self._record.num_went_on += 1
+        self._again = started
         self._meter.went_on(started.prompt_tokens, started.cached_tokens)
         self._started = replace(
             started,
@@ -288,6 +297,7 @@ class Generation(ABC, Generic[T_co]):
             max_tokens=None if sampling.max_tokens is None else sampling.max_tokens - count,
             min_tokens=max(sampling.min_tokens - count, 0),
             timeout_s=None if sampling.timeout_s is None else sampling.timeout_s - before.timings.total_s,
+            prompt_logprobs=None,  # they are told, and what stands behind is no prompt of the request's
         )
 
     def _ends_silently(self, step: GenerationStep) -> bool:

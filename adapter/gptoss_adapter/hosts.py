@@ -18,21 +18,23 @@ from starlette.datastructures import Headers
 
 from gptoss_adapter.errors import InvalidRequestError
 
-_LOCAL: Final = ".localhost"
+_NOBODYS: Final = (".localhost", ".internal")
+"""Under which nobody can register a name. Containers call their host by one: host.docker.internal."""
+_ANY: Final = "*"
 
 
 class HostCheck:
     """Lets requests in that call the server by a name of its own."""
 
     def __init__(self, allowed: Collection[str] = ()) -> None:
-        """allowed: names beside the machine's own."""
+        """allowed: names beside the machine's own; `*` among them: any."""
         self._allowed = {name.lower() for name in allowed}
 
     def check(self, headers: Headers) -> None:
         """Raise InvalidRequestError for a name that anybody could have registered."""
         name = _name_in(headers.get("host", ""))
         # a name without a dot is no site's; an address leads where it says
-        if "." not in name or name.endswith(_LOCAL) or name in self._allowed or is_address(name):
+        if "." not in name or name.endswith(_NOBODYS) or is_address(name) or self._allowed & {name, _ANY}:
             return
         message = (
             f"This server is not called {name!r}. Without keys it answers to localhost, and to adapter.allowed_hosts."

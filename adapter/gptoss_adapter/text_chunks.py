@@ -8,7 +8,7 @@ Does not know: where the text comes from, HTTP.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gptoss_adapter.content import ContentToken, ScoredContent
 from gptoss_adapter.heads import Frame, HasUsage, compact
@@ -16,6 +16,7 @@ from gptoss_adapter.logprobs import text_logprobs
 from gptoss_adapter.prompt_logprobs import echoed_logprobs, prompt_logprobs
 from gptoss_adapter.schemas.answers import FinishReasonName, TextChoice
 from gptoss_adapter.told_tokens import EndedAnswer, HasTokens, TokenTeller
+from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.harmony.channels import ContentDelta
 
 
@@ -82,13 +83,13 @@ class TextChoiceBuilder:
             if isinstance(delta, ScoredContent):
                 self._tokens += delta.tokens
 
-    def choice(self, answer: EndedAnswer) -> TextChoice:
-        """Return the whole choice."""
+    def choice(self, answer: EndedAnswer, prompt_scores: Sequence[TokenLogprob]) -> TextChoice:
+        """Return the whole choice. prompt_scores: where asked for, of the prompt's tokens but the first."""
         logprobs = text_logprobs(self._tokens, len(self._echo)) if self._logprobs else None
         text = self._echo + "".join(self._texts)
         if logprobs is not None and self._echo:
-            logprobs = echoed_logprobs(answer.prompt_token_ids, answer.prompt_scores, logprobs)
-        scores = {"prompt_logprobs": prompt_logprobs(answer.prompt_scores)} if self._prompt_logprobs else {}
+            logprobs = echoed_logprobs(answer.prompt_token_ids, prompt_scores, logprobs)
+        scores = {"prompt_logprobs": prompt_logprobs(prompt_scores)} if self._prompt_logprobs else {}
         ids = {"prompt_token_ids": answer.prompt_token_ids, "token_ids": answer.token_ids}
         return TextChoice.model_validate(
             {

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from gptoss_adapter.heads import ChoiceFrame, compact
 from gptoss_adapter.schemas.answers import FinishReasonName
-from gptoss_backend.contract import TokenLogprob
 
 
 class HasTokens(Protocol):
@@ -36,10 +35,6 @@ class EndedAnswer(HasTokens, Protocol):
     @property
     def stop_reason(self) -> str | int | None:
         """At which string or token; None: at none."""
-
-    @property
-    def prompt_scores(self) -> list[TokenLogprob]:
-        """Where asked for: of the prompt's tokens but the first."""
 
 
 class TokenTeller:

@@ -82,7 +82,7 @@ class RequestTrace:
         self._fail((error.code if isinstance(error, ApiError) else None) or type(error).__name__, is_ours=is_ours)
 
     def began_generation(self, sampling: SamplingParams) -> int:
-        """Count one more answer to the request and return its number, from 0."""
+        """Count one more generation and return its number, from 0: that of the answer, where none goes on."""
         self._span.set_attributes(_sampling_attributes(sampling))
         self._num_generations += 1
         return self._num_generations - 1
@@ -110,8 +110,9 @@ class RequestTrace:
             {"gen_ai.request.model": model, "gen_ai.response.model": model, "gptoss.profile": profile}
         )
 
-    def end(self) -> None:
-        """The request is over."""
+    def end(self, num_went_on: int) -> None:
+        """The request is over. num_went_on: of its answers, those that took two generations."""
+        num_answers = self._num_generations - num_went_on
         prompts = self._prompts.values()
         attributes: Attributes = {
             "gen_ai.usage.input_tokens": sum(started.prompt_tokens for started in prompts),
@@ -120,8 +121,8 @@ class RequestTrace:
         }
         if self._finish_reasons:
             attributes["gen_ai.response.finish_reasons"] = self._finish_reasons
-        if self._num_generations > 1:
-            attributes["gen_ai.request.choice.count"] = self._num_generations
+        if num_answers > 1:
+            attributes["gen_ai.request.choice.count"] = num_answers
         if self._first_token_ns is not None:
             attributes["gen_ai.response.time_to_first_chunk"] = (self._first_token_ns - self._begun_ns) / 1e9
         if self._num_generations:
@@ -168,9 +169,9 @@ class TraceRequests:
             if "model" in record.notes:
                 trace.served_by(_OPERATIONS[scope["path"]], str(record.notes["model"]), str(record.notes["profile"]))
             if record.goes_on is not None:
-                record.goes_on.add_done_callback(lambda _: trace.end())
+                record.goes_on.add_done_callback(lambda _: trace.end(record.num_went_on))
             else:
-                trace.end()
+                trace.end(record.num_went_on)
 
     def _span_of(self, scope: Scope) -> Span:
         operation = _OPERATIONS[scope["path"]]

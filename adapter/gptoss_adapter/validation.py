@@ -34,7 +34,8 @@ from gptoss_adapter.schemas.fields import TOO_MANY_FIELDS, UNSUPPORTED
 
 _MAX_CONTAINERS: Final = 500_000
 """Objects and lists of JSON: 0.1 s to read. 8 MiB of text in any script have fewer; of `{},` they have 2.8 million."""
-_AZURE_VERSION = "api-version"
+_NAMES_OF_VERSIONS: Final = frozenset({"api-version", "beta"})
+"""Azure's, and what `client.beta` of OpenAI's library says with each request."""
 
 
 class StrictJsonRequest(Request):
@@ -70,7 +71,7 @@ class StrictJsonRoute(APIRoute):
 class StrictQueryRoute(StrictJsonRoute):
     """One that refuses what it does not know in the URL's query, too. A list's name may end in [], as OpenAI's does.
 
-    Azure's clients say the version of their API with each request; here there is one.
+    Clients say the version of their API; here there is one.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -81,7 +82,7 @@ class StrictQueryRoute(StrictJsonRoute):
         async def handle_strictly(request: Request) -> Response:
             said = [(name.removesuffix("[]"), value) for name, value in request.query_params.multi_items()]
             for name, _ in said:
-                if name not in known and name != _AZURE_VERSION:
+                if name not in known and name not in _NAMES_OF_VERSIONS:
                     message = f"Unknown parameter: '{name}'."
                     raise InvalidRequestError(message, param=name, code="unknown_parameter")
             scope = {**request.scope, "query_string": urlencode(said).encode()}

@@ -313,6 +313,8 @@ class Refusal:
 
 STOP_TOKENS: Final = frozenset({199_999, 200_002, 200_012})
 """`<|endoftext|>`, `<|return|>` and `<|call|>`: the `eos_token_id` of the published generation_config.json."""
+MOST_TOLD_OF_PROMPT: Final = 2**18
+"""Log probabilities of prompts that one request is told: some 8 MB of JSON."""
 
 
 class FinishReason(StrEnum):

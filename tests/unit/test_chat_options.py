@@ -189,6 +189,18 @@ def test_choices_when_one_is_refused_before_any_begins_then_plain_json(
     assert set(response.json()) == {"error"}
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_choices_when_one_goes_on_then_what_it_read_again_counts_whichever_it_is(
+    client: httpx.Client, server: FakeModelServer, place: int
+) -> None:
+    called = answer("<|channel|>commentary to=nobody<|message|>{}<|call|>")
+    server.scripts = [called, HELLO] if place == 0 else [HELLO, called]
+    usage = client.post(CHAT, json=chat_body(n=2)).json()["usage"]
+    assert len(server.prompts) == 3
+    assert usage["prompt_tokens"] == 2 * PROMPT_TOKENS
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 2 * CACHED_TOKENS
+
+
 def test_choices_when_the_client_goes_away_then_all_are_cancelled(
     client: httpx.Client, server: FakeModelServer
 ) -> None:

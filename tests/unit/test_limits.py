@@ -400,6 +400,8 @@ HOSTS = [
     ("[::1]:8000", 200),
     ("chat.localhost", 200),
     ("adapter", 200),
+    ("host.docker.internal:8000", 200),
+    ("internal.example.com", 400),
     ("proxy.example.com", 200),
     ("Proxy.Example.com.:80", 200),
     ("evil.example.com", 400),
@@ -412,6 +414,12 @@ def test_host_when_nobody_is_asked_for_a_key_then_names_of_other_sites_are_refus
     settings = load_settings({"model": "demo", "adapter": {"allowed_hosts": ["proxy.example.com"]}}, environ={})
     with live(create_app(settings, model_server=FakeModelServer())) as url:
         assert httpx.get(f"{url}/v1/models", headers={"Host": name}).status_code == status
+
+
+def test_host_when_all_names_are_allowed_then_any_is_taken() -> None:
+    settings = load_settings({"model": "demo", "adapter": {"allowed_hosts": ["*"]}}, environ={})
+    with live(create_app(settings, model_server=FakeModelServer())) as url:
+        assert httpx.get(f"{url}/v1/models", headers={"Host": "chat.example.com"}).status_code == 200
 
 
 def test_host_when_others_reach_the_server_then_any_name_is_taken() -> None:

@@ -116,6 +116,29 @@ def test_completion_when_prompt_logprobs_are_asked_for_then_they_are_vllms(
     assert choice["logprobs"] is None
 
 
+def test_completion_when_there_are_copies_then_each_prompt_is_scored_once_and_each_choice_tells_of_its_own(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    prompts = [[40, 41, 42], [50, 51]]
+    said = " three<|return|>"
+    server.scripts = [with_prompt(answer(said), prompts[0]), answer(said), with_prompt(answer(said), prompts[1])]
+    choices = complete(client, prompt=prompts, n=2, prompt_logprobs=1)["choices"]
+    assert [list(choice["prompt_logprobs"][1]) for choice in choices] == [["41", "42"]] * 2 + [["51", "52"]] * 2
+    assert [sampling.prompt_logprobs for sampling in server.samplings] == [1, None, 1, None]
+
+
+@pytest.mark.parametrize("fields", [{"prompt_logprobs": 20}, {"echo": True, "logprobs": 5}])
+def test_completion_when_all_answers_would_tell_too_much_of_their_prompts_then_400_says_so(
+    client: httpx.Client, server: FakeModelServer, fields: dict[str, Any]
+) -> None:
+    """No prompt alone is too long for the engine."""
+    num_told = 1 + max(value for value in fields.values() if value is not True)
+    body = {"model": "gpt-oss-demo", "prompt": [[40] * (2**18 // 16 // num_told + 1)] * 4, "n": 4, **fields}
+    response = client.post("/v1/completions", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "prompt"), response.text
+    assert server.streams == []
+
+
 def test_chat_when_prompt_logprobs_are_asked_for_then_the_prompt_is_scored_once(
     client: httpx.Client, server: FakeModelServer
 ) -> None:

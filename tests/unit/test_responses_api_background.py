@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gptoss_adapter import admission
 from gptoss_adapter.errors import ContextLengthExceededError, ServiceUnavailableError, TooManyRequestsError
 from gptoss_adapter.responses.progress import LEASE_S
 from gptoss_backend.contract import FinishReason
@@ -268,6 +269,29 @@ def test_background_when_a_key_has_as_many_under_way_as_it_may_then_429_until_on
         assert cancelled(client, told)["status"] == "cancelled"  # nor is this
         server.script = HELLO
         wait_until(lambda: client.post(RESPONSES, json={"model": MODEL, "input": "Hi"}).status_code == 200)
+
+
+def test_kept_responses_when_a_key_reads_as_many_as_it_may_then_429_and_a_stream_that_waits_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "_MAX_READING", 1)
+    key, server = add_key(tmp_path / "keys", "alice"), FakeModelServer(script=ENDLESS)
+    with (
+        serving(tmp_path / "r.sqlite", server, keys_path=str(tmp_path / "keys")) as url,
+        httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}) as client,
+    ):
+        with streamed(client) as events:
+            told = next(events)["response"]
+        path = f"{RESPONSES}/{told['id']}"
+        with client.stream("GET", path, params={"stream": True}) as response:
+            lines = response.iter_lines()  # kept: a generator that is let go of hangs up
+            next(lines)
+            assert client.get(path).status_code == 200
+        cancelled(client, told)
+        monkeypatch.setattr(admission, "_MAX_READING", 0)
+        for query in ({}, {"stream": True}, {"x": "stream=true"}):
+            refused = client.get(path, params=query)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
 
 
 # --- streamed -------------------------------------------------------------------------------------------------------

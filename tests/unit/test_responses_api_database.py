@@ -95,6 +95,26 @@ def test_file_when_it_is_full_then_whoever_has_most_makes_room(opened: Callable[
     assert database.load("hers") is not None
 
 
+def test_file_when_it_is_full_of_what_an_earlier_version_kept_then_that_makes_room(
+    opened: Callable[..., ResponseDatabase], tmp_path: Path
+) -> None:
+    earlier = opened()
+    for number in range(40):
+        earlier.save(stored(f"old-{number}", num_bytes=MIB // 10), [])
+    earlier.close()
+    with closing(sqlite3.connect(tmp_path / "r.sqlite")) as connection:
+        connection.execute("DROP TABLE owners")
+    database = opened(max_bytes=5 * MIB)
+    database.owner = "alice"
+    for number in range(20):
+        database.save(stored(f"new-{number}", num_bytes=MIB // 10), [])
+    assert all(database.load(f"new-{number}") for number in range(20))
+    assert database.load("old-39") is None  # it is nobody's
+    database.owner = ""
+    assert database.load("old-39") is not None
+    assert database.load("old-0") is None
+
+
 def test_response_when_its_time_has_passed_then_nothing_finds_it(
     opened: Callable[..., ResponseDatabase], clock: Clock
 ) -> None:

@@ -245,6 +245,7 @@ def test_query_when_it_is_not_understood_then_400_names_the_parameter(
     error = response.json()["error"]
     assert (response.status_code, error["param"], error["code"]) == (400, param, code)
     assert client.get(url, params={"api-version": "2026-01-01"}).status_code == 200  # Azure's clients say it always
+    assert client.get(url, params={"beta": "true"}).status_code == 200  # client.beta.responses does
 
 
 # --- those that are not over ----------------------------------------------------------------------------------------

@@ -87,9 +87,9 @@ def test_conversation_when_it_fits_then_it_is_rendered_once(client: httpx.Client
     assert len(server.chats) == 1
 
 
-@pytest.mark.parametrize(("max_tokens", "most"), [(1, 99), (30, 70), (4000, 50)])
+@pytest.mark.parametrize(("max_tokens", "most"), [(1, 99), (30, 70), (4000, 50), (None, 75)])
 def test_conversation_when_it_is_cut_then_the_answer_has_room_though_at_most_half_of_the_context(
-    client: httpx.Client, server: CountingServer, max_tokens: int, most: int
+    client: httpx.Client, server: CountingServer, max_tokens: int | None, most: int
 ) -> None:
     respond(client, [said("user", "x")] * 200, truncation="auto", max_output_tokens=max_tokens)
     assert len(server.prompts[-1]) == most
@@ -99,6 +99,14 @@ def test_instructions_when_a_conversation_is_cut_then_they_stay(client: httpx.Cl
     turns = [said("developer", "D"), said("user", "a" * 60), said("system", "S"), said("user", "b" * 60)]
     respond(client, turns, instructions="I", truncation="auto", max_output_tokens=20)
     assert shown(server) == ["I", "D", "S", "b" * 60]
+
+
+@pytest.mark.parametrize("verbosity", ["low", "high"])
+def test_last_message_when_the_answers_length_is_wished_for_then_it_stays(
+    client: httpx.Client, server: CountingServer, verbosity: str
+) -> None:
+    respond(client, [said("user", "a"), said("user", "b" * 120)], truncation="auto", text={"verbosity": verbosity})
+    assert len(server.prompts[-1]) > 120  # which the engine refuses
 
 
 def test_calls_when_a_conversation_is_cut_then_none_is_parted_from_its_output(
@@ -171,5 +179,6 @@ def test_places_when_a_conversation_is_cut_at_any_then_each_result_has_its_call(
         calls = {call.id for message in left for call in message.tool_calls}
         assert {message.tool_call_id for message in left if message.tool_call_id} <= calls
         assert [one for one in left if one.role is Role.SYSTEM] == [one for one in messages if one.role is Role.SYSTEM]
+        assert any(one.role is not Role.SYSTEM for one in left)
         assert 0 < len(left) < previous
         previous = len(left)

@@ -255,11 +255,26 @@ ALTERNATIVES = "joins too many alternatives"
         (within({"type": "number", "multipleOf": 1e300}), MULTIPLES),
         (within({"type": "integer", "allOf": [{"multipleOf": 997}, {"multipleOf": 401}]}), MULTIPLES),
         (within({"anyOf": [{"type": "integer", "multipleOf": at} for at in (997, 991)]}), MULTIPLES),
-        ({"type": "object", "properties": {f"a{at}": {"multipleOf": 97 + at} for at in range(9)}}, MULTIPLES),
+        (within({"anyOf": [within({"multipleOf": at}) for at in (997, 991)]}), MULTIPLES),
+        ({"type": "object", "properties": {f"a{at}": {"multipleOf": 1200 + at} for at in range(9)}}, "a sum"),
+        (
+            {
+                "$defs": {
+                    f"{end}_{at}": {"$ref": f"#/$defs/{end}_{at + 1}"} if at < 200 else {"multipleOf": end}
+                    for end in (997, 991)
+                    for at in range(201)
+                },
+                "anyOf": [{"$ref": "#/$defs/997_0"}, {"$ref": "#/$defs/991_0"}],
+            },
+            MULTIPLES,
+        ),
         ({"patternProperties": {f"^x{at}[a-z]*{at}$": {} for at in range(490)}}, "more than 32 patternProperties"),
         ({"properties": {f"a{at}": {"patternProperties": {f"^{at}": {}}} for at in range(33)}}, "patternProperties"),
         (within({"allOf": [either(at) for at in range(11)]}), ALTERNATIVES),
         (within({"allOf": [{"items": either(at)} for at in range(11)]}), ALTERNATIVES),
+        ({"allOf": [within(within(either(at))) for at in range(11)]}, ALTERNATIVES),
+        ({"allOf": [within(either(0)), *({"additionalProperties": either(at)} for at in range(11))]}, ALTERNATIVES),
+        ({"allOf": [{"anyOf": [within(either(at)), within(either(at + 1))]} for at in range(7)]}, ALTERNATIVES),
         ({"properties": {f"a{at}": {"allOf": [either(n) for n in range(8)]} for at in range(5)}}, ALTERNATIVES),
         ({"properties": {f"a{at}": {} for at in range(400)}, **either(0, 100)}, ALTERNATIVES),
         (
@@ -273,6 +288,7 @@ ALTERNATIVES = "joins too many alternatives"
             },
             ALTERNATIVES,
         ),
+        ({"allOf": [within({"type": "string", "pattern": f"^{at}"}) for at in range(9)]}, "more than 8 patterns"),
         (string(allOf=[{"pattern": f"^(a|b)*a(a|b){{{at}}}$"} for at in range(10, 30)]), "more than 8 patterns"),
         (
             {
@@ -307,11 +323,17 @@ def test_schema_when_its_grammar_would_be_too_dear_then_it_is_refused_at_once(
 @pytest.mark.parametrize(
     "schema",
     [
-        within({"type": "integer", "multipleOf": 9973}),
+        within({"type": "integer", "multipleOf": 10_000}),
         {"properties": {f"a{at}": {"type": "number", "multipleOf": [0.01, 0.5, 5, 100][at % 4]} for at in range(100)}},
         {"type": "object", "patternProperties": {f"^x{at:02}.*(a|b)*a(a|b){{8}}$": {} for at in range(32)}},
         within({"allOf": [either(at) for at in range(8)]}),
         within({"anyOf": [within({"const": at}) for at in range(1000)]}),
+        {"properties": {f"a{at}": {"multipleOf": 1000 + at} for at in range(9)}},
+        {"allOf": [{"properties": {f"a{at}": {"type": "string", "pattern": f"^{at}"}}} for at in range(30)]},
+        {
+            "properties": {f"a{at}": {"anyOf": [within({"const": n}) for n in range(30)]} for at in range(9)},
+            "anyOf": [{"required": [f"a{at}"]} for at in range(9)],
+        },
         {"properties": {f"a{at}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for at in range(500)}},
         {
             "$defs": {"base": {"properties": {f"b{at}": {"anyOf": [{}, {"type": "null"}]} for at in range(30)}}},
@@ -325,6 +347,17 @@ def test_schema_when_it_is_as_dear_as_may_be_then_it_is_taken_in_time(schema: di
     started_s = time.thread_time()
     check(schema)
     assert time.thread_time() - started_s < 1.0
+
+
+def test_union_when_openapi_tells_how_its_parts_differ_then_it_is_held_in_full() -> None:
+    def union(name: str, of: dict[str, Any]) -> dict[str, Any]:
+        kinds = [{"properties": {"kind": {"const": f"{name}{at}"}, "of": of}, "required": ["kind"]} for at in range(10)]
+        return {"oneOf": [{"type": "object", **kind} for kind in kinds], "discriminator": {"propertyName": "kind"}}
+
+    schema = within(union("top", {"type": "array", "items": union("leaf", {"type": "string"})}))
+    tool = FunctionTool("f", "", schema)
+    assert '"top9"' in arguments_schema(tool)
+    assert "discriminator" not in arguments_schema(tool)
 
 
 def test_tools_when_together_they_would_take_too_long_then_they_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

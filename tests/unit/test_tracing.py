@@ -24,7 +24,7 @@ from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import InvalidRequestError, ServiceUnavailableError
 from gptoss_backend.contract import Finished, Timings
 from gptoss_backend.settings import OTLP_ENV, SettingsError, load_settings
-from support.fake_model_server import FOREVER, HELLO, FakeModelServer, Pause, Scene
+from support.fake_model_server import FOREVER, HELLO, PROMPT_TOKENS, FakeModelServer, Pause, Scene, answer
 from support.live_app import chat_body, live, wait_until
 
 TIMINGS = Timings(queue_s=0.010, first_token_s=0.030, total_s=0.060)
@@ -206,6 +206,13 @@ def test_trace_when_two_answers_are_asked_for_then_one_span_holds_both_and_the_p
     names = [span.name for span in received.children()]
     assert sorted(names) == ["decode", "decode", "prefill", "prefill", "preprocess", "queue", "queue"]
     assert {attributes(span).get("gptoss.choice") for span in received.children()} == {None, 0, 1}
+
+
+def test_trace_when_one_answer_goes_on_then_it_is_one() -> None:
+    called = "<|channel|>commentary to=nobody<|message|>{}<|call|>"
+    received = traced(FakeModelServer(scripts=[timed(answer(called)), timed(HELLO)]), chat())
+    assert "gen_ai.request.choice.count" not in attributes(received.root)
+    assert attributes(received.root)["gen_ai.usage.input_tokens"] == 2 * PROMPT_TOKENS
 
 
 @pytest.mark.parametrize(

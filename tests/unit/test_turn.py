@@ -200,12 +200,14 @@ def converse(
 
 
 def test_turn_when_a_tool_is_called_that_nobody_offered_then_the_model_is_told_and_goes_on() -> None:
-    choice, turn, server, metrics = converse([answer(PYTHON), answer(FOUR)], max_tokens=100, min_tokens=30)
+    scripts = [answer(PYTHON), answer(FOUR)]
+    choice, turn, server, metrics = converse(scripts, max_tokens=100, min_tokens=30, prompt_logprobs=0)
     assert said(choice) == ("4", "Hm.\n\n2+2", [], "stop")
     called, answered = len(token_ids(PYTHON)), len(token_ids(FOUR))
     assert server.prompts[1] == [*server.prompts[0], *token_ids(PYTHON), *token_ids(REFUSAL)]
     assert [sampling.max_tokens for sampling in server.samplings] == [100, 100 - called]
     assert [sampling.min_tokens for sampling in server.samplings] == [30, 30 - called]
+    assert [sampling.prompt_logprobs for sampling in server.samplings] == [0, None]
     assert turn.usage.completion_tokens == called + answered
     assert turn.usage.prompt_tokens == 2 * PROMPT_TOKENS
     assert turn.usage.prompt_tokens_details.cached_tokens == 2 * CACHED_TOKENS

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gptoss_adapter.responses.owners import IS_OWN, NOBODY, Owners
+from gptoss_adapter.responses.owners import IS_OWN, NAME_EARLIER, NOBODY, Owners
 from gptoss_adapter.responses.owners import SCHEMA as OWNERS_SCHEMA
 from gptoss_adapter.responses.progress import SCHEMA as PROGRESS_SCHEMA
 from gptoss_adapter.responses.progress import EventChunk, Progress
@@ -255,7 +255,7 @@ class ResponseDatabase:
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             elif version != SCHEMA_VERSION:
                 raise sqlite3.DatabaseError(f"its format is {version}, and this version reads {SCHEMA_VERSION}")
-            for statement in (*PROGRESS_SCHEMA.split(";"), *OWNERS_SCHEMA.split(";")):
+            for statement in (*PROGRESS_SCHEMA.split(";"), *OWNERS_SCHEMA.split(";"), NAME_EARLIER):
                 self._connection.execute(statement)
         max_pages = max_bytes // self._pragma("page_size")
         self._connection.execute(f"PRAGMA max_page_count = {max_pages}")

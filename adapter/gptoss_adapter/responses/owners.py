@@ -4,8 +4,8 @@ Stage: 2 validate and 7 SSE, in the thread of the store.
 Owns: the table of owners, what of another's is not there, whose is forgotten first.
 Does not know: keys (a name is a text here), transactions (database.py).
 
-What was kept before there was this table has no row, and what was made without keys has the empty name: both belong to
-nobody, and are found only while no key is asked for.
+What was made without keys has the empty name, and what was kept before there was this table gets it when the file is
+opened: both belong to nobody, and are found only while no key is asked for.
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ CREATE TABLE IF NOT EXISTS owners (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS owners_by_name ON owners (owner, num_bytes)
 """
+NAME_EARLIER: Final = """
+INSERT OR IGNORE INTO owners
+SELECT id, '', LENGTH(response) + LENGTH(input) + LENGTH(output)
+    + (SELECT COALESCE(SUM(LENGTH(packed)), 0) FROM events WHERE response_id = id)
+FROM responses WHERE id NOT IN (SELECT response_id FROM owners)
+"""
+"""Said of what was kept before there was this table, so that it counts where room is made."""
 IS_OWN: Final = "COALESCE((SELECT owner FROM owners WHERE response_id = {id}), '') = {owner}"
 """A condition of SQL, to be filled with the column of an id and the parameter that holds who asks."""
 

@@ -53,6 +53,11 @@ class KeptResponse:
         """Whether somebody, here or in another process, is making it."""
         return self._stored.is_under_way
 
+    @property
+    def is_background(self) -> bool:
+        """Whether it was asked for in the background. Does not read its output."""
+        return bool(self._head()["background"])
+
     def json(self, *, carries_reasoning: bool = False) -> str:
         """Return it as it is answered.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from gptoss_adapter.inference import PromptIds
 from gptoss_adapter.raw_prompts import token_ids
@@ -17,6 +18,8 @@ from gptoss_adapter.turn import ChatPrompt
 from gptoss_backend.contract import ChatMessage, ChatRequest, Role
 
 _INSTRUCTING = (Role.SYSTEM, Role.DEVELOPER)
+_ROOM: Final = 4096
+"""Tokens kept for an answer that has no bound of its own: reasoning and some pages of text."""
 
 
 class FittedPrompt(ChatPrompt):
@@ -28,7 +31,10 @@ class FittedPrompt(ChatPrompt):
     def __init__(
         self, services: Services, served: ServedModel, chat: ChatRequest, request_id: str, max_tokens: int | None
     ) -> None:
-        """max_tokens: of the answer, for which there is to be room, though for no more than half of the context."""
+        """max_tokens: of the answer, for which there is to be room, though for no more than half of the context.
+
+        None: some room all the same, for no more than a quarter.
+        """
         super().__init__(services.model_server, chat, request_id)
         self._services = services
         self._served = served
@@ -40,7 +46,8 @@ class FittedPrompt(ChatPrompt):
         context = await self._services.max_model_len(self._served.name)
         if context is None:  # not to be had: the engine says what is too long
             return whole
-        most = context - max(1, min(self._max_tokens or 1, context // 2))
+        room = min(_ROOM, context // 4) if self._max_tokens is None else min(self._max_tokens, context // 2)
+        most = context - max(1, room)
         return whole if _length(whole) <= most else await self._shortened(whole, most)
 
     async def _shortened(self, whole: PromptIds, most: int) -> PromptIds:
@@ -59,17 +66,21 @@ class FittedPrompt(ChatPrompt):
 
 
 def cut_places(messages: Sequence[ChatMessage]) -> list[int]:
-    """Return before which messages a conversation may begin: no result without its call, and something is left."""
+    """Return before which messages a conversation may begin: no result without its call, and something is said.
+
+    Instructions alone say nothing: a wish for the answer's length stands behind all else.
+    """
     called_at: dict[str, int] = {}
     needed: list[int] = []  # by each message, of those before it or itself
     for at, message in enumerate(messages):
         called_at |= dict.fromkeys((call.id for call in message.tool_calls), at)
         needed.append(at if message.tool_call_id is None else called_at.get(message.tool_call_id, at))
     places: list[int] = []
-    first_needed = len(messages)
+    first_needed, says_something = len(messages), False
     for at in range(len(messages) - 1, 0, -1):
         first_needed = min(first_needed, needed[at])
-        if first_needed == at and messages[at - 1].role not in _INSTRUCTING:
+        says_something = says_something or messages[at].role not in _INSTRUCTING
+        if says_something and first_needed == at and messages[at - 1].role not in _INSTRUCTING:
             places.append(at)
     return places[::-1]
 

@@ -155,4 +155,4 @@ async def _stream_choice(turn: Turn, chunks: ChunkWriter) -> AsyncGenerator[byte
 
 
 def _usage(turns: Sequence[Turn]) -> Usage:
-    return Usage.of_copies([turn.usage for turn in turns])
+    return Usage.of_copies([turn.usage for turn in turns], [turn.usage_of_going_on for turn in turns])

@@ -21,9 +21,9 @@ from gptoss_adapter.continuation import Continuation
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.heads import AnswerHead, Frame
-from gptoss_adapter.prompting import check_answer_fields, completion_sampling, copies_of
+from gptoss_adapter.prompting import check_answer_fields, completion_sampling, copies_of, scored_once
 from gptoss_adapter.raw_prompts import decode_text, prompt_ids, raw_prompts
-from gptoss_adapter.schemas.answers import ErrorBody, TextChoice, TextCompletion, Usage
+from gptoss_adapter.schemas.answers import ErrorBody, TextCompletion, Usage
 from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.sse import DONE, STREAMED, EventStream
@@ -31,6 +31,7 @@ from gptoss_adapter.structured import check_form
 from gptoss_adapter.text_chunks import TextChoiceBuilder, TextChunkWriter
 from gptoss_adapter.together import gather, interleave
 from gptoss_adapter.validation import StrictJsonRoute
+from gptoss_backend.contract import MOST_TOLD_OF_PROMPT, TokenLogprob
 
 _LONG: Final = 16 * 1024
 """Characters or tokens of all answers' prompts, from which on the model's length is asked for first."""
@@ -52,6 +53,10 @@ class _Plan:
         usages = [one.usage for one in self.continuations]
         starts = range(0, len(usages), self.num_copies)
         return Usage.of_prompts([Usage.of_copies(usages[start : start + self.num_copies]) for start in starts])
+
+    def prompt_scores(self, index: int) -> list[TokenLogprob]:
+        """Return, at its end, how likely the prompt of a continuation was: the first of its copies has it scored."""
+        return self.continuations[index - index % self.num_copies].prompt_scores
 
 
 @router.post(
@@ -76,10 +81,11 @@ async def _plan(body: CompletionRequest, served: ServedModel, services: Services
     num_prompts, num_copies, record = len(body.prompts), body.n or 1, current_record()
     check_form(body, services.settings.adapter)
     check_answer_fields(body, num_prompts * num_copies, services.settings.adapter.max_choices)
-    samplings = copies_of(completion_sampling(body, served.profile), num_copies)
+    samplings = scored_once(copies_of(completion_sampling(body, served.profile), num_copies))
     is_long = sum(map(len, body.prompts)) * num_copies > _LONG
     max_model_len = await services.max_model_len(served.name) if is_long else None
     prompts = await raw_prompts(body, services.encoding_turns, max_model_len)
+    _check_scores(prompts, num_copies, samplings[0].prompt_logprobs)
     echoes = [await decode_text(prompt) if body.echo else "" for prompt in prompts]
     _check_echoes(echoes, num_copies, services.settings.adapter.max_body_bytes)
     return _Plan(
@@ -103,6 +109,16 @@ async def _plan(body: CompletionRequest, served: ServedModel, services: Services
     )
 
 
+def _check_scores(prompts: list[list[int]], num_copies: int, num_likeliest: int | None) -> None:
+    """Raise InvalidRequestError for what no engine sees to: each has one prompt, and all answers tell of theirs."""
+    num_told = 0 if num_likeliest is None else sum(map(len, prompts)) * num_copies * (1 + num_likeliest)
+    if num_told > MOST_TOLD_OF_PROMPT:
+        message = (
+            f"The answers would tell {num_told} log probabilities of prompts; this server tells {MOST_TOLD_OF_PROMPT}."
+        )
+        raise InvalidRequestError(message, param="prompt", code="invalid_value")
+
+
 def _check_echoes(echoes: list[str], num_copies: int, most: int) -> None:
     num_chars = sum(map(len, echoes)) * num_copies
     if num_chars > most:
@@ -116,21 +132,21 @@ async def _whole_answer(plan: _Plan, head: AnswerHead, body: CompletionRequest, 
         "token_ids": bool(body.return_token_ids),
         "prompt_logprobs": body.prompt_logprobs is not None,
     }
-    answers = [
-        _whole_choice(continuation, TextChoiceBuilder(index, echo, **told))
-        for index, (continuation, echo) in enumerate(zip(plan.continuations, plan.echoes, strict=True))
-    ]
+    builders = [TextChoiceBuilder(index, echo, **told) for index, echo in enumerate(plan.echoes)]
     async with until_disconnect(request.receive):
-        choices = await gather(answers)
+        await gather([_fill(*one) for one in zip(builders, plan.continuations, strict=True)])
+    choices = [
+        builder.choice(continuation, plan.prompt_scores(index))
+        for index, (builder, continuation) in enumerate(zip(builders, plan.continuations, strict=True))
+    ]
     return TextCompletion(object="text_completion", choices=choices, usage=plan.usage(), **head.fields())
 
 
-async def _whole_choice(continuation: Continuation, choice: TextChoiceBuilder) -> TextChoice:
+async def _fill(choice: TextChoiceBuilder, continuation: Continuation) -> None:
     async with continuation:
         await _start(continuation)
         async for deltas in continuation:
             choice.add(deltas)
-    return choice.choice(continuation)
 
 
 async def _stream_answer(plan: _Plan, frame: Frame, body: CompletionRequest) -> AsyncGenerator[bytes, None]:

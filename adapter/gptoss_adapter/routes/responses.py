@@ -176,7 +176,9 @@ async def get_response(
         raise InvalidRequestError(message, param="include_obfuscation", code="unsupported_parameter")
     if stream:
         after = -1 if starting_after is None else starting_after
-        return _event_stream(await ResumedStream.of(response_id, after, background, store), services)
+        resumed = await ResumedStream.of(response_id, after, background, store)
+        current_record().counted.close()  # it may wait for the response's end, and reads little meanwhile
+        return _event_stream(resumed, services)
     if starting_after is not None:
         message = "'starting_after' is only allowed when 'stream' is true."
         raise InvalidRequestError(message, param="starting_after", code="invalid_value")
@@ -197,7 +199,7 @@ async def delete_response(response_id: str, store: Store, background: Background
 async def cancel_response(response_id: str, store: Store, background: Background) -> Response:
     """End a response that is under way in the background, and return it as it is then; one that is over stays so."""
     kept = await store.response(response_id)
-    if not kept.document()["background"]:
+    if not kept.is_background:
         raise InvalidRequestError("Cannot cancel a synchronous response.", param="response_id", code="invalid_value")
     if (made_here := background.find(response_id)) is not None:
         await made_here.cancel()

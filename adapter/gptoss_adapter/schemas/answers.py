@@ -53,11 +53,15 @@ class Usage(AnswerModel):
         )
 
     @classmethod
-    def of_copies(cls, copies: Sequence[Usage]) -> Self:
-        """Return the usage of several answers to one prompt, which counts once, as the first of them found it."""
+    def of_copies(cls, copies: Sequence[Usage], going_on: Sequence[Usage] = ()) -> Self:
+        """Return the usage of several answers to one prompt, which counts once, as the first of them found it.
+
+        going_on: what of each is another prompt, which counts, too.
+        """
+        prompts = [copies[0], *going_on[1:]]
         return cls.of(
-            prompt_tokens=copies[0].prompt_tokens,
-            cached_tokens=copies[0].prompt_tokens_details.cached_tokens,
+            prompt_tokens=sum(one.prompt_tokens for one in prompts),
+            cached_tokens=sum(one.prompt_tokens_details.cached_tokens for one in prompts),
             completion_tokens=sum(copy.completion_tokens for copy in copies),
             reasoning_tokens=sum(copy.completion_tokens_details.reasoning_tokens for copy in copies),
         )

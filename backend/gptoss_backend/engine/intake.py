@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import Final
 
-from gptoss_backend.contract import STOP_TOKENS, SamplingParams
+from gptoss_backend.contract import MOST_TOLD_OF_PROMPT, STOP_TOKENS, SamplingParams
 from gptoss_backend.engine.block_hashes import BlockHashes
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.edits import LogitEdits
@@ -20,9 +19,6 @@ from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.speculation import PromptLookup
-
-_MOST_TOLD_OF_PROMPT: Final = 2**18
-"""Some 8 MB of JSON."""
 
 
 class Intake:
@@ -65,10 +61,10 @@ class Intake:
         if len(prompt_ids) >= self._max_model_len:
             raise PromptTooLong(len(prompt_ids), self._max_model_len)
         num_told = len(prompt_ids) * (1 + (request.sampling.prompt_logprobs or 0))
-        if request.sampling.prompt_logprobs is not None and num_told > _MOST_TOLD_OF_PROMPT:
+        if request.sampling.prompt_logprobs is not None and num_told > MOST_TOLD_OF_PROMPT:
             raise InvalidRequest(
                 f"prompt_logprobs of {len(prompt_ids)} tokens would tell {num_told} log probabilities; "
-                f"{_MOST_TOLD_OF_PROMPT} are told at most"
+                f"{MOST_TOLD_OF_PROMPT} are told at most"
             )
         if not 0 <= min(prompt_ids) <= max(prompt_ids) < self._vocab_size:
             raise InvalidRequest(f"the prompt holds a token id outside 0 to {self._vocab_size - 1}")

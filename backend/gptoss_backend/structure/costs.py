@@ -11,16 +11,26 @@ passes here takes less than a second.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import reduce
 from typing import Any, Final
 
-from gptoss_backend.structure.reduction import MAX_PATTERN_REPEATS, local_reference, num_repeats, parts, patterns
+from gptoss_backend.structure.reduction import (
+    HINTS,
+    MAX_PATTERN_REPEATS,
+    local_reference,
+    num_repeats,
+    parts,
+    patterns,
+)
 
 MAX_PROPERTIES: Final = 500
 """Of one object: while the next key is open, every optional one is a path to follow, 14 ms at 500."""
 MAX_MULTIPLE: Final = 10_000
-"""Of all `multipleOf` together: an automaton has a state for each remainder. 0.1 s at 10,000."""
+"""Of all `multipleOf` added up, and multiplied of one number: an automaton has a state for each remainder. 0.1 s at
+10,000."""
 MAX_PATTERN_NAMES: Final = 32
 """Of all `patternProperties`: each is compared with each. 0.03 s at 32; at 64 some took more than 12 s."""
 MAX_JOINED_PATTERNS: Final = 8
@@ -30,14 +40,17 @@ MAX_JOINED_WORK: Final = 8192
 
 _BRANCHES: Final = ("anyOf", "oneOf")
 _JOINED: Final = frozenset({"allOf", "$ref", *_BRANCHES})
-_DEMANDS_NOTHING: Final = frozenset({"$defs", "definitions", "title", "description", "x-guidance"})
+_DEMANDS_NOTHING: Final = frozenset({"$defs", "definitions", "title", "description", "x-guidance", *HINTS})
+_ANY_NAME: Final = "\0*"
+"""Of a property that another part names, too; no property is called so."""
+_ANY_ITEM: Final = "\0[]"
 _MAX_STEPS: Final = 100
 _UNBOUNDED: Final = 1_000_000_000
 
 
 def too_dear(document: dict[str, Any]) -> str | None:
     """Return what of a schema would take too long, None where nothing does."""
-    multiple, num_names = 1, 0
+    num_names = 0
     joins, known = _Joins(document), {id(part) for part in parts(document)}
     for part in parts(document):
         target = local_reference(document, part.get("$ref"))
@@ -49,9 +62,6 @@ def too_dear(document: dict[str, Any]) -> str | None:
         for pattern in patterns(part):
             if num_repeats(pattern) > MAX_PATTERN_REPEATS:
                 return f"the pattern {pattern[:80]!r} counts beyond {MAX_PATTERN_REPEATS}"
-        multiple = min(math.lcm(multiple, _digits(part.get("multipleOf"))), _UNBOUNDED)
-        if multiple > MAX_MULTIPLE:
-            return f"the numbers of multipleOf have a common multiple beyond {MAX_MULTIPLE}"
         num_names += len(part["patternProperties"]) if isinstance(part.get("patternProperties"), dict) else 0
         if num_names > MAX_PATTERN_NAMES:
             return f"the schema has more than {MAX_PATTERN_NAMES} patternProperties"
@@ -71,17 +81,19 @@ def _digits(number: object) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Extent:
-    """Of a part and all that it is joined with, at the place within it where that is the most."""
+    """Of a part and all that it is joined with: what is demanded of one value, not of what is within it."""
 
     num_ways: int = 1
     num_patterns: int = 0
     num_fields: int = 0
+    multiple: int = 1
 
     def largest(self, other: _Extent) -> _Extent:
         return _Extent(
             max(self.num_ways, other.num_ways),
             max(self.num_patterns, other.num_patterns),
             max(self.num_fields, other.num_fields),
+            max(self.multiple, other.multiple),
         )
 
     def joined(self, other: _Extent) -> _Extent:
@@ -89,11 +101,57 @@ class _Extent:
             min(self.num_ways * other.num_ways, _UNBOUNDED),
             min(self.num_patterns + other.num_patterns, _UNBOUNDED),
             min(self.num_fields + other.num_fields, _UNBOUNDED),
+            self._common(other),
         )
 
     def or_else(self, other: _Extent) -> _Extent:
         most = self.largest(other)
-        return _Extent(min(self.num_ways + other.num_ways, _UNBOUNDED), most.num_patterns, most.num_fields)
+        num_ways = min(self.num_ways + other.num_ways, _UNBOUNDED)
+        # while a number is written, it may still be any of the alternatives
+        return _Extent(num_ways, most.num_patterns, most.num_fields, self._common(other))
+
+    def _common(self, other: _Extent) -> int:
+        return min(math.lcm(self.multiple, other.multiple), _UNBOUNDED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What is demanded of a value, and by name of what is within it: names that meet are joined, too."""
+
+    own: _Extent
+    within: dict[str, _Extent]
+    """By a property's name, `_ANY_NAME` or `_ANY_ITEM`: the most at any depth there."""
+    met: frozenset[str] = frozenset()
+    """Of these names, those that several joined parts speak of."""
+
+    @property
+    def most(self) -> _Extent:
+        """At any depth."""
+        return reduce(_Extent.largest, self.within.values(), self.own)
+
+    def joined(self, other: _Place) -> _Place:
+        within, met = dict[str, _Extent](), self.met | other.met
+        for name in self.within.keys() | other.within.keys():
+            here, there = self._at(name), other._at(name)
+            within[name] = here.joined(there) if here and there else here or there or _Extent()
+            if here and there:
+                met |= {name}
+        return _Place(self.own.joined(other.own), within, met)
+
+    def or_else(self, other: _Place) -> _Place:
+        within = dict(self.within)
+        for name, there in other.within.items():
+            here = within.get(name)
+            within[name] = there if here is None else here.or_else(there)
+        return _Place(self.own.or_else(other.own), within, self.met | other.met)
+
+    def _at(self, name: str) -> _Extent | None:
+        found = self.within.get(name)
+        return self.within.get(_ANY_NAME) if found is None and name != _ANY_ITEM else found
+
+    def joined_extents(self) -> list[_Extent]:
+        """Return what is multiplied out here and within."""
+        return [self.own, *(self.within[name] for name in self.met)]
 
 
 class _Joins:
@@ -101,53 +159,73 @@ class _Joins:
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._document = document
-        self._known: dict[int, _Extent] = {}
+        self._known: dict[int, _Place] = {}
+        common = reduce(_Extent.joined, (_multiple_of(part) for part in parts(document)), _Extent()).multiple
+        self._beyond = _Place(_Extent(_UNBOUNDED, _UNBOUNDED, _UNBOUNDED, common), {})  # what is not looked at any more
         self._work = 0
         self._num_patterns = 0
+        self._multiples: set[int] = set()
 
     def add(self, part: dict[str, Any]) -> None:
-        """Take note of a part that joins others."""
+        """Take note of a part, and of what it joins."""
+        place = self._place(part, 0)
+        self._multiples |= {place.own.multiple, *(one.multiple for one in place.within.values())}
         joining = part.keys() & _JOINED
         beside = part.keys() - _JOINED - _DEMANDS_NOTHING
         members = part.get("allOf")
         if joining and (beside or len(joining) > 1 or (isinstance(members, list) and len(members) > 1)):
-            extent = self._extent(part, 0)
-            self._work += extent.num_ways * (1 + extent.num_fields) if extent.num_ways > 1 else 0
-            self._num_patterns = max(self._num_patterns, extent.num_patterns)
+            for extent in place.joined_extents():
+                self._work += extent.num_ways * (1 + extent.num_fields) if extent.num_ways > 1 else 0
+                self._num_patterns = max(self._num_patterns, extent.num_patterns)
 
     def fault(self) -> str | None:
         """Return what is too much."""
+        if sum(self._multiples - {1}) > MAX_MULTIPLE:
+            return f"the numbers of multipleOf have a sum or a common multiple beyond {MAX_MULTIPLE}"
         if self._work > MAX_JOINED_WORK:
             return "the schema joins too many alternatives by allOf, or beside anyOf"
         if self._num_patterns > MAX_JOINED_PATTERNS:
             return f"the schema demands more than {MAX_JOINED_PATTERNS} patterns of one string"
         return None
 
-    def _extent(self, part: object, num_steps: int) -> _Extent:
+    def _place(self, part: object, num_steps: int) -> _Place:
         if not isinstance(part, dict):
-            return _Extent()
+            return _NOTHING
         if num_steps > _MAX_STEPS:
-            return _Extent(_UNBOUNDED, _UNBOUNDED, _UNBOUNDED)
+            return self._beyond
         if id(part) not in self._known:
-            self._known[id(part)] = _Extent()  # for what comes back to it
+            self._known[id(part)] = _NOTHING  # for what comes back to it
             self._known[id(part)] = self._measured(part, num_steps + 1)
         return self._known[id(part)]
 
-    def _measured(self, part: dict[str, Any], num_steps: int) -> _Extent:
+    def _measured(self, part: dict[str, Any], num_steps: int) -> _Place:
         fields = part.get("properties")
-        here = _Extent(1, int("pattern" in part), len(fields) if isinstance(fields, dict) else 0)
-        here = here.joined(self._extent(local_reference(self._document, part.get("$ref")), num_steps))
+        num_fields = len(fields) if isinstance(fields, dict) else 0
+        own = _Extent(1, int("pattern" in part), num_fields, _digits(part.get("multipleOf")))
+        here = _Place(own, self._within(part, num_steps))
+        if "$ref" in part:
+            here = here.joined(self._place(local_reference(self._document, part["$ref"]), num_steps))
         for member in _listed(part, "allOf"):
-            here = here.joined(self._extent(member, num_steps))
+            here = here.joined(self._place(member, num_steps))
         for key in _BRANCHES:
-            if branches := _listed(part, key):
-                alternatives = _Extent(0)
-                for branch in branches:
-                    alternatives = alternatives.or_else(self._extent(branch, num_steps))
-                here = here.joined(alternatives)
-        for child in _children(part):
-            here = here.largest(self._extent(child, num_steps))
+            if branches := [self._place(branch, num_steps) for branch in _listed(part, key)]:
+                here = here.joined(reduce(_Place.or_else, branches))
         return here
+
+    def _within(self, part: dict[str, Any], num_steps: int) -> dict[str, _Extent]:
+        """Return what is demanded of what is within a value of the part, by name."""
+        within: dict[str, _Extent] = {}
+        for name, child in _children(part):
+            most = self._place(child, num_steps).most
+            within[name] = within[name].largest(most) if name in within else most
+        return within
+
+
+_NOTHING: Final = _Place(_Extent(), {})
+
+
+def _multiple_of(part: dict[str, Any]) -> _Extent:
+    return _Extent(multiple=_digits(part.get("multipleOf")))
 
 
 def _listed(part: dict[str, Any], key: str) -> list[Any]:
@@ -155,8 +233,13 @@ def _listed(part: dict[str, Any], key: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _children(part: dict[str, Any]) -> list[Any]:
-    """Return the schemas of what is within a value of the part."""
-    named = [part.get(key) for key in ("properties", "patternProperties")]
-    children = [child for group in named if isinstance(group, dict) for child in group.values()]
-    return [*children, part.get("additionalProperties"), part.get("items"), *_listed(part, "prefixItems")]
+def _children(part: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the schemas of what is within a value of the part, by name."""
+    if isinstance(named := part.get("properties"), dict):
+        yield from named.items()
+    if isinstance(matched := part.get("patternProperties"), dict):
+        yield from ((_ANY_NAME, child) for child in matched.values())
+    for key, name in (("additionalProperties", _ANY_NAME), ("items", _ANY_ITEM)):
+        if isinstance(part.get(key), dict):
+            yield name, part[key]
+    yield from ((_ANY_ITEM, child) for child in _listed(part, "prefixItems"))

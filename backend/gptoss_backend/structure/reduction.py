@@ -16,6 +16,9 @@ from urllib.parse import unquote
 MAX_PATTERN_REPEATS: Final = 1000
 """Length of a pattern with its least counts written out. The library's time grows with its square: 0.3 ms a token at
 1,000, 3 s at 100,000 (`((a{50}){50}){40}`)."""
+HINTS: Final = frozenset({"discriminator"})
+"""OpenAPI's: by which name to tell alternatives apart, each of which demands it anyway. The library takes it for one
+demand more, and what refers to itself must have none beside the reference."""
 PATTERNS: Final = frozenset({"pattern", "patternProperties"})
 BOUNDS: Final = frozenset(
     {

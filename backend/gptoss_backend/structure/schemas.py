@@ -25,6 +25,7 @@ from gptoss_backend.harmony.prompt import takes_nothing
 from gptoss_backend.structure.costs import MAX_PROPERTIES, too_dear
 from gptoss_backend.structure.reduction import (
     BOUNDS,
+    HINTS,
     PATTERNS,
     plain,
     refers_to_itself,
@@ -111,6 +112,7 @@ def _readings(schema: dict[str, Any], *, is_strict: bool, or_any_object: bool) -
     if is_strict:
         yield "nothing", schema
         return
+    schema = without(schema, HINTS)
     yield "unusable patterns", without_unusable_patterns(schema)
     yield "its patterns", without(schema, PATTERNS)
     yield "its patterns, formats and bounds", without(schema, PATTERNS | BOUNDS)
