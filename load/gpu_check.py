@@ -166,20 +166,22 @@ def _measure(model: Model, batches: list[int], num_new: int) -> None:
 
 
 def logits_errors(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Return the relative error of a two-layer model's logits by the kernels, launched and recorded: a prompt's median.
+    """Return the relative error of a two-layer model's logits by the kernels, launched and recorded: their medians.
 
-    Not that of all positions together: where two experts of a random router score alike, rounding decides between
-    them, and those few positions are far off in either arithmetic.
+    Of a prompt's positions, and of tokens that are decoded behind it one by one, which other kernels compute. Not that
+    of all positions together: where two experts of a random router score alike, rounding decides between them, and
+    those few positions are far off in either arithmetic.
     """
     config = replace(config, num_layers=2, layer_types=config.layer_types[:2])
     weights = RandomWeights(config, device, dtype, seed=1).model()
     shard, prompt = Shard.of_all(config), _prompt(config, 0)
     reference = TorchModel(shard, weights, mixer=mix_experts, operators=TorchOperators(device))
-    expected = _prompt_logits(reference, prompt).double()
+    expected = _logits(reference, prompt)
     errors = {}
     for path, cuda_graphs in (("kernels", False), ("recorded kernels", True)):
-        got = _prompt_logits(make_model(shard, weights, cuda_graphs=cuda_graphs), prompt).double()
-        errors[path] = float(((got - expected).norm(dim=1) / expected.norm(dim=1)).median())
+        found = _logits(make_model(shard, weights, cuda_graphs=cuda_graphs), prompt)
+        for what, got, exact in zip(("a prompt", "decoding"), found, expected, strict=True):
+            errors[f"{path}, {what}"] = float(((got - exact).norm(dim=1) / exact.norm(dim=1)).median())
     return errors
 
 
@@ -239,19 +241,29 @@ class _Answers:
             self._ended.set()
 
 
-def _prompt_logits(model: TorchModel, prompt: list[int]) -> torch.Tensor:
+def _logits(model: TorchModel, prompt: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of each of a prompt's positions, and of the same tokens decoded behind it; float64."""
     plan = model.plan_cache(CacheLimits(16, 2, 2 * len(prompt), max_model_len=256, kv_cache_bytes=2**27))
     model.allocate_cache(plan)
     cache = KVCache(plan, model.config.sliding_window)
     sequence = Sequence(GenerationRequest("one", prompt, SamplingParams()), max_tokens=1)
     sequence.row, _ = cache.open(prompt)
-    cache.reserve(sequence.row, len(prompt))
+    cache.reserve(sequence.row, 2 * len(prompt))
     batch = Batch.build([], [ScheduledSequence(sequence, len(prompt), samples=True)])
-    step = model.launch(replace(batch, samples=list(range(len(prompt)))), cache, with_logits=True)
-    logits = step.result().logits
+    of_prompt = _computed(model, replace(batch, samples=list(range(len(prompt)))), cache)
+    decoded = []
+    for token in prompt:
+        sequence.num_computed = len(sequence.token_ids)
+        sequence.token_ids.append(token)
+        decoded.append(_computed(model, Batch.build([sequence], []), cache))
+    return of_prompt, torch.cat(decoded)
+
+
+def _computed(model: TorchModel, batch: Batch, cache: KVCache) -> torch.Tensor:
+    logits = model.launch(batch, cache, with_logits=True).result().logits
     if logits is None:
         raise RuntimeError("no logits, though they were asked for")
-    return logits
+    return logits.double()
 
 
 def _prompt(config: ModelConfig, seed: int) -> list[int]:
