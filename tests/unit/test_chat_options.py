@@ -10,7 +10,6 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
-from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import InvalidRequestError, ServiceUnavailableError, TooManyRequestsError
 from gptoss_adapter.inference import GenerationStep
 from gptoss_backend.contract import FinishReason, SamplingParams, ToolChoiceMode
@@ -29,7 +28,7 @@ from support.fake_model_server import (
     scored,
     token_ids,
 )
-from support.live_app import chat_body, live, sse_documents, wait_until
+from support.live_app import chat_body, sse_documents, wait_until
 
 SETTINGS = load_settings({"model": "demo", "adapter": {"mirror_reasoning_content": True}}, environ={})
 CHAT = "/v1/chat/completions"
@@ -43,25 +42,6 @@ CALL = (
 
 def final(text: str) -> str:
     return f"<|channel|>analysis<|message|>Hm, END.<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
-
-
-@pytest.fixture(scope="module")
-def url_and_server() -> Iterator[tuple[str, FakeModelServer]]:
-    server = FakeModelServer()
-    with live(create_app(SETTINGS, model_server=server)) as url:
-        yield url, server
-
-
-@pytest.fixture
-def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
-    url_and_server[1].forget()
-    return url_and_server[1]
-
-
-@pytest.fixture
-def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
-        yield client
 
 
 @pytest.fixture

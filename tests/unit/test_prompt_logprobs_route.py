@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,36 +9,16 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from gptoss_adapter.app import create_app
 from gptoss_adapter.inference import GenerationStep
 from gptoss_backend.contract import Alternative, TokenLogprob
 from gptoss_backend.harmony.vocabulary import RETURN
 from gptoss_backend.settings import load_settings
 from support.fake_model_server import CHAT_PROMPT, FakeModelServer, Scene, answer, scored, token_ids
-from support.live_app import chat_body, live
+from support.live_app import chat_body
 
 SETTINGS = load_settings({"model": "demo", "server": {"triton_metrics_port": 9}}, environ={})
 TEXT = "One 🧑‍🚀, two"
 PROMPT = token_ids(TEXT)
-
-
-@pytest.fixture(scope="module")
-def url_and_server() -> Iterator[tuple[str, FakeModelServer]]:
-    server = FakeModelServer()
-    with live(create_app(SETTINGS, model_server=server)) as url:
-        yield url, server
-
-
-@pytest.fixture
-def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
-    url_and_server[1].forget()
-    return url_and_server[1]
-
-
-@pytest.fixture
-def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
-        yield client
 
 
 def with_prompt(scenes: list[Scene], prompt: list[int]) -> list[Scene]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -10,13 +9,12 @@ import pytest
 from openai import OpenAI
 from openai_harmony import Message, Role
 
-from gptoss_adapter.app import create_app
 from gptoss_adapter.content import ContentGate
 from gptoss_backend.contract import FinishReason
 from gptoss_backend.harmony.vocabulary import CALL, END, RETURN, encoding
 from gptoss_backend.settings import load_settings
 from support.fake_model_server import CHAT_PROMPT, FOREVER, FakeModelServer, answer, scored, token_ids
-from support.live_app import chat_body, live, sse_documents
+from support.live_app import chat_body, sse_documents
 
 SETTINGS = load_settings({"model": "demo", "server": {"triton_metrics_port": 9}}, environ={})
 REASONED = "<|channel|>analysis<|message|>Think 🧑‍🚀.<|end|>"
@@ -26,25 +24,6 @@ CALLED = (
 )
 SAID = (REASONED + "<|start|>assistant<|channel|>final<|message|>Hello, world.<|return|>", None)
 TOOLS = [{"type": "function", "function": {"name": "look"}}]
-
-
-@pytest.fixture(scope="module")
-def url_and_server() -> Iterator[tuple[str, FakeModelServer]]:
-    server = FakeModelServer()
-    with live(create_app(SETTINGS, model_server=server)) as url:
-        yield url, server
-
-
-@pytest.fixture
-def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
-    url_and_server[1].forget()
-    return url_and_server[1]
-
-
-@pytest.fixture
-def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
-        yield client
 
 
 def complete(client: httpx.Client, **fields: object) -> Any:  # noqa: ANN401

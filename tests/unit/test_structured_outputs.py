@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 import torch
 
-from gptoss_adapter.app import create_app
 from gptoss_backend.contract import OutputStructure, ResponseFormat, SamplingParams, TextForm, TextFormKind
 from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.settings import load_settings
 from support.fake_model_server import FakeModelServer
-from support.live_app import chat_body, live
+from support.live_app import chat_body
 
 SETTINGS = load_settings(
     {"model": "demo", "server": {"triton_metrics_port": 9}, "adapter": {"max_schema_bytes": 2048}}, environ={}
@@ -50,25 +48,6 @@ CASES: list[tuple[dict[str, Any], ResponseFormat | TextForm | None]] = [
     ),
     ({"response_format": {"type": "text"}, "guided_regex": None}, None),
 ]
-
-
-@pytest.fixture(scope="module")
-def url_and_server() -> Iterator[tuple[str, FakeModelServer]]:
-    server = FakeModelServer()
-    with live(create_app(SETTINGS, model_server=server)) as url:
-        yield url, server
-
-
-@pytest.fixture
-def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
-    url_and_server[1].forget()
-    return url_and_server[1]
-
-
-@pytest.fixture
-def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
-        yield client
 
 
 def send(client: httpx.Client, path: str, fields: dict[str, Any]) -> httpx.Response:

@@ -1,0 +1,34 @@
+"""An adapter before a scripted model server, over sockets, for the modules that have SETTINGS and none of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from gptoss_adapter.app import create_app
+from support.fake_model_server import FakeModelServer
+from support.live_app import live
+
+
+@pytest.fixture(scope="module")
+def url_and_server(request: pytest.FixtureRequest) -> Iterator[tuple[str, FakeModelServer]]:
+    """Serve what the module's SETTINGS say, from a scripted model server; for the whole module."""
+    server = FakeModelServer()
+    with live(create_app(request.module.SETTINGS, model_server=server)) as url:
+        yield url, server
+
+
+@pytest.fixture
+def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
+    """Return the model server, as new."""
+    url_and_server[1].forget()
+    return url_and_server[1]
+
+
+@pytest.fixture
+def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
+    """Return a client of the adapter, whose model server is as new."""
+    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
+        yield client
