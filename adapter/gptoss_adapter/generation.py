@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -27,6 +26,7 @@ from gptoss_adapter.errors import (
 )
 from gptoss_adapter.inference import GenerationStep, GenerationStream, PromptIds
 from gptoss_adapter.metrics import GenerationMeter
+from gptoss_adapter.raw_prompts import prompt_ids, token_ids
 from gptoss_adapter.schemas.answers import FinishReasonName, Usage
 from gptoss_adapter.serving import ServedModel, Services
 from gptoss_adapter.stats_activity import Outcome
@@ -164,7 +164,7 @@ class Generation(ABC, Generic[T_co]):
     def prompt_token_ids(self) -> list[int]:
         """The prompt's tokens. Once it has begun."""
         assert self._prompt_ids is not None  # noqa: S101 (_begin() was given it)
-        return array("i", self._prompt_ids.raw).tolist()
+        return token_ids(self._prompt_ids)
 
     @property
     def prompt_scores(self) -> list[TokenLogprob]:
@@ -259,9 +259,9 @@ class Generation(ABC, Generic[T_co]):
         Where it does not, be it for want of room, the answer ends as it did.
         """
         assert self._before is not None and self._prompt_ids is not None  # noqa: PT018, S101 (_absorb() saw to it)
-        ids, self._more_ids = array("i", [*self._token_ids, *self._more_ids]), []
+        behind, self._more_ids = prompt_ids([*self._token_ids, *self._more_ids]), []
         await self._let_go(is_finished=True)
-        prompt, sampling = PromptIds(self._prompt_ids.raw + ids.tobytes()), self._left(self._before)
+        prompt, sampling = PromptIds(self._prompt_ids.raw + behind.raw), self._left(self._before)
         try:
             model, request_id = self._served.name, self._record.request_id
             self._stream = self._services.model_server.generate(model, prompt, sampling, request_id)

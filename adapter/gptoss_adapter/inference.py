@@ -15,7 +15,7 @@ from gptoss_backend.contract import ChatRequest, GenerationEvent, ModelName, Sam
 
 @dataclass(frozen=True, slots=True)
 class PromptIds:
-    """A prompt's token ids as they travel: little-endian INT32. The adapter passes them on and never looks inside."""
+    """A prompt's token ids as they travel: little-endian INT32. `raw_prompts.token_ids` reads them."""
 
     raw: bytes
 
