@@ -25,7 +25,7 @@ from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.experts import Addition
 from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
-from gptoss_backend.engine.kernels.experts import mix_packed_experts, norm_and_mix
+from gptoss_backend.engine.kernels.experts import norm_and_mix
 from gptoss_backend.engine.kernels.norm import Norm
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.sampling import choose_tokens
@@ -108,7 +108,7 @@ class GraphedModel(TorchModel):
         for GPUs that can (`has_dependent_launch`).
         """
         self._kernels = operators or KernelOperators(weights.layers[0].qkv_bias.device)
-        super().__init__(shard, weights, mixer=mix_packed_experts, operators=self._kernels, cache_dtype=cache_dtype)
+        super().__init__(shard, weights, operators=self._kernels, cache_dtype=cache_dtype)
         self._recorder = recorder
         self._dependent_launch = dependent_launch
         self._steps: list[_RecordedStep] = []
