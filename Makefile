@@ -72,7 +72,7 @@ status:  ## say what runs, and how it is
 	@test -x $(VENV)/bin/gptoss || { echo "nothing is set up here yet: make setup" >&2; exit 1; }
 	@$(VENV)/bin/gptoss status $(ARGS)
 
-test: setup  ## run the tests (ARGS="-k words" picks some); at last what only computes beside the rest
+test: setup  ## run the tests (ARGS="-k words" picks some): the timed alone, then what only computes beside the rest
 	@$(VENV)/bin/python tests/support/two_at_a_time.py $(ARGS)
 
 test-p0: setup  ## run the operators' tests against MODEL, or the server at URL=http://…

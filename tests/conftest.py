@@ -1,4 +1,4 @@
-"""How kernels in the Triton language run in the tests, and which tests only compute.
+"""How kernels in the Triton language run in the tests, which tests only compute, and which are timed.
 
 On the GPU where there is one, else in Triton's interpreter. Triton decides at its first import, which any library may
 trigger, so the choice is made before all tests.
@@ -25,9 +25,12 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 _COMPUTING = ("test_kernels", "test_native", "test_model", "test_sampler", "test_scheduler", "test_demo", "test_eagle")
+_TIMED = ("test_cancellation", "test_chat.py", "test_recovery", "test_resilience")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests that `two_at_a_time.py` runs beside the others."""
+    """Mark the tests that `two_at_a_time.py` runs beside the others, and those that it runs alone."""
     if item.path.name.startswith(_COMPUTING):
         item.add_marker(pytest.mark.computing)
+    elif item.path.name.startswith(_TIMED) or item.path.parent.name == "p0":
+        item.add_marker(pytest.mark.timed)
