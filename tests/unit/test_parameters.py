@@ -78,7 +78,7 @@ def test_parameters_when_many_parts_are_joined_then_it_does_not_take_long() -> N
     members = [{"$ref": "#/$defs/r"}, {"allOf": [{"required": required}] * 3}] * 800
     started_s = time.thread_time()
     shown_parameters({"required": ["b"], "allOf": members, "$defs": {"r": {"required": required}}})
-    assert time.thread_time() - started_s < 1.0
+    assert time.thread_time() - started_s < 3.0
 
 
 KEYWORDS = st.sampled_from(

@@ -72,13 +72,13 @@ def test_text_when_it_is_read_in_pieces_then_the_tokens_are_those_of_the_whole(s
 def test_text_when_it_is_long_then_nobody_waits_for_all_of_it(words: str) -> None:
     async def run() -> float:
         reading = asyncio.create_task(encode_text(words * (1_000_000 // len(words))))
-        longest_s, before_s = 0.0, time.perf_counter()
+        longest_s, before_s = 0.0, time.thread_time()
         while not reading.done():
             await asyncio.sleep(0)
-            longest_s, before_s = max(longest_s, time.perf_counter() - before_s), time.perf_counter()
+            longest_s, before_s = max(longest_s, time.thread_time() - before_s), time.thread_time()
         return longest_s / (before_s - started_s)
 
-    started_s = time.perf_counter()
+    started_s = time.thread_time()
     assert asyncio.run(run()) < 0.2
 
 

@@ -96,9 +96,12 @@ def test_quantile_when_a_value_is_too_small_then_the_smallest_stands_for_it(valu
 
 
 def test_add_when_called_for_every_token_then_takes_no_time_to_speak_of() -> None:
-    sliding = SlidingQuantiles(0.0)
-    begun = time.perf_counter()
-    for index in range(20_000):
-        sliding.add(0.01 + index * 1e-6, index * 1e-3)
+    def seconds() -> float:
+        sliding = SlidingQuantiles(0.0)
+        begun = time.thread_time()
+        for index in range(20_000):
+            sliding.add(0.01 + index * 1e-6, index * 1e-3)
+        return (time.thread_time() - begun) / 20_000
+
     # 0.5 us on an idle machine; ten times that tells a loop over slots or buckets from a noisy neighbour
-    assert (time.perf_counter() - begun) / 20_000 < 5e-6
+    assert min(seconds() for _ in range(3)) < 5e-6

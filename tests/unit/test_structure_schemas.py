@@ -31,6 +31,7 @@ from gptoss_backend.structure.schemas import (
     arguments_schema,
 )
 
+IN_TIME_S = 3.0  # of the processor; what is refused or bounded would take minutes
 WHERE = "response_format.json_schema.schema: "
 
 
@@ -316,7 +317,7 @@ def test_schema_when_its_grammar_would_be_too_dear_then_it_is_refused_at_once(
 ) -> None:
     started_s = time.thread_time()
     assert telling in refused(schema)
-    assert time.thread_time() - started_s < 1.0
+    assert time.thread_time() - started_s < IN_TIME_S
     check_structure(OutputStructure(None, (FunctionTool("f", "", {**schema, "type": "object"}),)))  # held with less
 
 
@@ -346,7 +347,7 @@ def test_schema_when_its_grammar_would_be_too_dear_then_it_is_refused_at_once(
 def test_schema_when_it_is_as_dear_as_may_be_then_it_is_taken_in_time(schema: dict[str, Any]) -> None:
     started_s = time.thread_time()
     check(schema)
-    assert time.thread_time() - started_s < 1.0
+    assert time.thread_time() - started_s < IN_TIME_S
 
 
 def test_union_when_openapi_tells_how_its_parts_differ_then_it_is_held_in_full() -> None:
