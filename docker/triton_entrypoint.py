@@ -18,7 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from gptoss_backend.settings import Settings, SettingsError, inherited_environment, load_settings
+from gptoss_backend.environment import inherited_environment
+from gptoss_backend.settings import Settings, SettingsError
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client.checkpoint import DEMO, ensure_demo
 from gptoss_client.errors import CommandError
 from gptoss_client.hang_watch import HangWatch

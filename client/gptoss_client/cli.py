@@ -18,15 +18,10 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from gptoss_backend.contract import ModelShort
-from gptoss_backend.settings import (
-    ProfileName,
-    Settings,
-    SettingsError,
-    child_environment,
-    load_settings,
-    setting_layers,
-)
+from gptoss_backend.environment import child_environment
+from gptoss_backend.model_names import ModelShort
+from gptoss_backend.settings import ProfileName, Settings, SettingsError
+from gptoss_backend.settings_sources import load_settings, setting_layers
 from gptoss_client import config_command, doctor
 from gptoss_client.checkpoint import absolute
 from gptoss_client.errors import CommandError, UsageError

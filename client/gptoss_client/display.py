@@ -18,7 +18,7 @@ from typing import Final
 from rich.console import Console
 from rich.status import Status
 
-from gptoss_backend.contract import ModelName
+from gptoss_backend.model_names import ModelName
 from gptoss_client.launch import Addresses, loaded_layers
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.run_state import Death

@@ -20,9 +20,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from gptoss_backend.contract import ModelShort
+from gptoss_backend.environment import child_environment
 from gptoss_backend.hub import is_repository
-from gptoss_backend.settings import Settings, child_environment
+from gptoss_backend.model_names import ModelShort
+from gptoss_backend.settings import Settings
 from gptoss_client.checkpoint import DEMO, find_checkpoint, missing
 from gptoss_client.doctor_checkpoint import BrokenCheckpointError, whole_checkpoint_bytes
 from gptoss_client.doctor_cuda import (

@@ -18,8 +18,10 @@ from typing import Final
 
 import httpx
 
-from gptoss_backend.contract import MODELS_BY_SHORT, PREPROCESS, ModelName
-from gptoss_backend.settings import ServerSettings, Settings, child_environment
+from gptoss_backend.contract import PREPROCESS
+from gptoss_backend.environment import child_environment
+from gptoss_backend.model_names import MODELS_BY_SHORT, ModelName
+from gptoss_backend.settings import ServerSettings, Settings
 from gptoss_client.errors import PortError
 from gptoss_client.liveness import adapter_hang, triton_hang
 from gptoss_client.logs import tail

@@ -20,7 +20,8 @@ from typing import Any, Final
 import httpx
 from rich.console import Console
 
-from gptoss_backend.contract import CHECKPOINT_PARAMETER, MODELS_BY_SHORT, ModelName, ModelShort
+from gptoss_backend.contract import CHECKPOINT_PARAMETER
+from gptoss_backend.model_names import MODELS_BY_SHORT, ModelName, ModelShort
 from gptoss_backend.settings import Settings
 from gptoss_client.checkpoint import absolute, check_there
 from gptoss_client.errors import CommandError, RunningError, UsageError

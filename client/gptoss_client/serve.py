@@ -19,8 +19,9 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from gptoss_backend.contract import MODELS_BY_SHORT
-from gptoss_backend.settings import Settings, child_environment
+from gptoss_backend.environment import child_environment
+from gptoss_backend.model_names import MODELS_BY_SHORT
+from gptoss_backend.settings import Settings
 from gptoss_client.checkpoint import check_checkpoints, ensure_checkpoints
 from gptoss_client.display import Display, failure_in, farewell
 from gptoss_client.errors import CommandError, PortTakenError, ProcessDiedError

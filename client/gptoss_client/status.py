@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from gptoss_backend.contract import MODELS_BY_SHORT
+from gptoss_backend.model_names import MODELS_BY_SHORT
 from gptoss_backend.settings import Settings
 from gptoss_client.launch import ADAPTER, TRITON, Addresses, probe
 from gptoss_client.run_state import Death, Phase, RunDirectory, RunState

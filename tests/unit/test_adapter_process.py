@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from gptoss_adapter.healthcheck import is_live
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client.keys import add_key
 from gptoss_client.launch import Addresses, probe
 from support.fake_adapter import adapter_process

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gptoss_backend.contract import MODELS_BY_SHORT
-from gptoss_backend.settings import load_settings
+from gptoss_backend.model_names import MODELS_BY_SHORT
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client.display import Display, farewell
 from gptoss_client.launch import Addresses
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_backend.settings import Settings, load_settings
+from gptoss_backend.settings import Settings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client import gpu, serve
 from gptoss_client.checkpoint import absolute, ensure_checkpoints
 from gptoss_client.errors import CommandError, DriverError, PortError, RunningError, UsageError
