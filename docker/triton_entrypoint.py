@@ -18,15 +18,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from gptoss_backend.settings import Settings, SettingsError, inherited_environment, load_settings
+from gptoss_backend.environment import inherited_environment
+from gptoss_backend.settings import Settings, SettingsError
+from gptoss_backend.settings_sources import load_settings
+from gptoss_client.addresses import Addresses
 from gptoss_client.checkpoint import DEMO, ensure_demo
 from gptoss_client.errors import CommandError
 from gptoss_client.hang_watch import HangWatch
-from gptoss_client.launch import TRITON, Addresses, http_probe, remove_shared_memory, triton_command
+from gptoss_client.launch import TRITON
 from gptoss_client.liveness import triton_hang
 from gptoss_client.placing import config_variant
+from gptoss_client.probing import http_probe
 from gptoss_client.process_group import ProcessRecord, crashed_children
 from gptoss_client.stop_signal import StopSignal
+from gptoss_client.triton_command import remove_shared_memory, triton_command
 from gptoss_client.triton_runtime import find_runtime
 
 CHECK_PERIOD_S: Final = 1.0

@@ -20,13 +20,13 @@ from gptoss_backend.contract import (
     CHAT_CODEC,
     EVENT,
     EVENT_CODEC,
-    MODELS,
     TOKEN_IDS,
     ChatRequest,
     ContractError,
     Finished,
     decode_error,
 )
+from gptoss_backend.model_names import MODELS
 from load.answer import AnswerTimes, ChatError
 
 

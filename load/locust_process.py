@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gptoss_backend.settings import inherited_environment
+from gptoss_backend.environment import inherited_environment
 
 PROJECT: Final = Path(__file__).resolve().parents[1]
 _MOST_SPAWNS_PER_S: Final = 50.0

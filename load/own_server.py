@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from gptoss_backend.settings import inherited_environment, load_settings
-from gptoss_client.launch import Addresses
+from gptoss_backend.environment import inherited_environment
+from gptoss_backend.settings_sources import load_settings
+from gptoss_client.addresses import Addresses
 from gptoss_client.run_state import RunDirectory
 
 _GPTOSS: Final = Path(sys.executable).with_name("gptoss")

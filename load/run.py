@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from gptoss_backend.contract import MODELS_BY_SHORT
+from gptoss_backend.model_names import MODELS_BY_SHORT
 from load.locust_process import PROJECT, LoadOrder, Server
 from load.own_server import own_server
 from load.soak import seconds

@@ -25,8 +25,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from gptoss_backend.settings import child_environment, load_settings
-from gptoss_client.launch import Addresses
+from gptoss_backend.environment import child_environment
+from gptoss_backend.settings_sources import load_settings
+from gptoss_client.addresses import Addresses
 from gptoss_client.run_state import RunDirectory
 from load.soak_samples import Sample, held, render, take_sample, trends
 from load.soak_traffic import User

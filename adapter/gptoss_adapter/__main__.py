@@ -26,7 +26,8 @@ from gptoss_adapter.hosts import is_loopback
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFileError
 from gptoss_adapter.logs import log_config
-from gptoss_backend.settings import Settings, SettingsError, load_settings, named_file
+from gptoss_backend.settings import Settings, SettingsError
+from gptoss_backend.settings_sources import load_settings, named_file
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from gptoss_adapter.fleet_addresses import ReplicaNames
 from gptoss_adapter.fleet_affinity import choose, conversation_of, rendering
 from gptoss_adapter.fleet_replica import FleetStream, Replica
 from gptoss_adapter.inference import GenerationStream, ModelServerStatus, PromptIds, ReplicaStatus
-from gptoss_backend.contract import CHAT_CODEC, PREPROCESS, ChatRequest, ModelName, SamplingParams
+from gptoss_backend.contract import CHAT_CODEC, PREPROCESS, ChatRequest, SamplingParams
+from gptoss_backend.model_names import ModelName
 
 logger = logging.getLogger(__name__)
 

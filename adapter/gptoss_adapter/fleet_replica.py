@@ -16,7 +16,8 @@ from typing import Final
 from gptoss_adapter.errors import ServiceUnavailableError
 from gptoss_adapter.inference import GenerationStep, GenerationStream, ModelServerStatus
 from gptoss_adapter.triton_client import TritonModelServer
-from gptoss_backend.contract import PREPROCESS, Continued, ModelName, Started
+from gptoss_backend.contract import PREPROCESS, Continued, Started
+from gptoss_backend.model_names import ModelName
 
 logger = logging.getLogger(__name__)
 

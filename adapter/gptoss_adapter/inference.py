@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from gptoss_backend.contract import ChatRequest, GenerationEvent, ModelName, SamplingParams
+from gptoss_backend.contract import ChatRequest, GenerationEvent, SamplingParams
+from gptoss_backend.model_names import ModelName
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,10 @@ from gptoss_adapter.fleet_metrics import FleetPage
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.stats_triton import TritonPage
-from gptoss_backend.contract import MODEL_ALIAS, MODELS_BY_SHORT, ModelName, ModelShort
 from gptoss_backend.heartbeat import Heartbeats
-from gptoss_backend.settings import ProfileName, ProfileSettings, Settings, SettingsError, load_settings
+from gptoss_backend.model_names import MODEL_ALIAS, MODELS_BY_SHORT, ModelName, ModelShort
+from gptoss_backend.settings import ProfileName, ProfileSettings, Settings, SettingsError
+from gptoss_backend.settings_sources import load_settings
 
 VERSION: Final = version("gptoss-triton")
 

@@ -24,7 +24,8 @@ from gptoss_adapter.errors import ApiError
 from gptoss_adapter.inference import GenerationStep, GenerationStream, ModelServer, ModelServerStatus, PromptIds
 from gptoss_adapter.serving import VERSION
 from gptoss_adapter.tracing_delivery import Delivery
-from gptoss_backend.contract import ChatRequest, Finished, ModelName, SamplingParams, Started, Timings
+from gptoss_backend.contract import ChatRequest, Finished, SamplingParams, Started, Timings
+from gptoss_backend.model_names import ModelName
 
 # the path of a request that generates, and the conventions' word for what it does
 _OPERATIONS: Final = {

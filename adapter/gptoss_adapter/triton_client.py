@@ -45,13 +45,13 @@ from gptoss_backend.contract import (
     TOKEN_IDS,
     ChatRequest,
     GenerationErrorCode,
-    ModelName,
     Refusal,
     SamplingParams,
     TensorSpec,
     decode_error,
     decode_sampling,
 )
+from gptoss_backend.model_names import ModelName
 
 logger = logging.getLogger(__name__)
 

@@ -20,14 +20,7 @@ from gptoss_adapter.generation import Generation
 from gptoss_adapter.inference import ModelServer, PromptIds
 from gptoss_adapter.schemas.answers import FinishReasonName
 from gptoss_adapter.serving import ServedModel, Services
-from gptoss_backend.contract import (
-    ChatRequest,
-    Finished,
-    FinishReason,
-    OutputStructure,
-    SamplingParams,
-    TokenLogprob,
-)
+from gptoss_backend.contract import ChatRequest, Finished, FinishReason, OutputStructure, SamplingParams, TokenLogprob
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta
 from gptoss_backend.harmony.prompt import PromptError, offered_tools, refusal_of_call
 from gptoss_backend.harmony.structure import output_structure

@@ -16,46 +16,10 @@ from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeAlia
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-# --- models ---------------------------------------------------------------------------------------------------------
-
-
-ModelShort = Literal["demo", "20b", "120b"]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelName:
-    """One servable size under its three names."""
-
-    short: ModelShort
-    """As `gptoss serve --model` takes it."""
-    openai: str
-    """As the OpenAI API and its clients name it."""
-    triton: str
-    """The decoupled generation model in the repository."""
-
-    @property
-    def elsewhere(self) -> tuple[str, str]:
-        """What it is called on Hugging Face, so by vLLM's clients, and by Ollama."""
-        return f"openai/{self.openai}", f"gpt-oss:{self.short}"
-
-    @property
-    def ensemble(self) -> str:
-        """The ensemble preprocess → generation, for clients that speak to Triton directly."""
-        return f"{self.triton}_chat"
-
-
 PREPROCESS: Final = "preprocess"
-MODELS: Final = (
-    ModelName("demo", "gpt-oss-demo", "gpt_oss_demo"),
-    ModelName("20b", "gpt-oss-20b", "gpt_oss_20b"),
-    ModelName("120b", "gpt-oss-120b", "gpt_oss_120b"),
-)
-MODEL_ALIAS: Final = "gpt-oss"
-"""Names whatever model a request's profile runs on."""
-MODELS_BY_SHORT: Final = {model.short: model for model in MODELS}
+"""The model that makes prompts, in Triton's repository."""
 CHECKPOINT_PARAMETER: Final = "checkpoint"
 """Of a generation model's config in Triton: the checkpoint to load in place of that of the settings."""
-MODELS_BY_TRITON: Final = {model.triton: model for model in MODELS}
 
 # --- tensors --------------------------------------------------------------------------------------------------------
 

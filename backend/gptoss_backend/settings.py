@@ -1,34 +1,22 @@
-"""Every setting of the project, read once at the edge of each process.
+"""Every setting of the project: names, defaults and bounds.
 
 Stage: start-up of `gptoss`, of the adapter and of each stub.
-Owns: names, defaults and bounds of settings; the order file < environment < command line; the only use of os.environ.
-Does not know: what the settings do.
-
-The file is `configs/server_config.yaml` (or the one GPTOSS_CONFIG names). A setting `engine.max_num_seqs` is
-GPTOSS_ENGINE__MAX_NUM_SEQS in the environment. `gptoss serve` writes what it resolved to a file in its run directory
-and starts the other processes with GPTOSS_CONFIG naming it, so all of them see the same values.
+Owns: what a setting may be; how settings decide the served models.
+Does not know: where they are read from (settings_sources.py), what they do.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from typing import Annotated, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from gptoss_backend.contract import MODEL_ALIAS, MODELS, ModelShort, ReasoningEffort
+from gptoss_backend.contract import ReasoningEffort
+from gptoss_backend.model_names import MODEL_ALIAS, MODELS, ModelShort
 
-ENV_PREFIX: Final = "GPTOSS_"
-CONFIG_ENV: Final = "GPTOSS_CONFIG"
-DTYPE_ENV: Final = "TORCH_DTYPE"
-OTLP_ENV: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[2]
-DEFAULT_CONFIG: Final = PROJECT_ROOT / "configs" / "server_config.yaml"
 
 DNS_SCHEME: Final = "dns:///"
 
@@ -270,180 +258,3 @@ class Settings(_Section):
     def dump_yaml(self) -> str:
         """Return the settings as YAML that `load_settings` reads back to an equal object."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """What one source says of the settings, as the file would hold it."""
-
-    source: str
-    tree: Mapping[str, Any]
-
-
-def named_file(environ: Mapping[str, str] | None = None) -> Path | None:
-    """Return the settings file that GPTOSS_CONFIG names; None: it names none."""
-    named = (os.environ if environ is None else environ).get(CONFIG_ENV)
-    return Path(named) if named else None
-
-
-def setting_layers(
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    config: Path | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> list[Layer]:
-    """Return all that speaks of settings, the weakest source first; arguments and errors as in `load_settings`."""
-    env = os.environ if environ is None else environ
-    defaults = Settings().model_dump()
-    said = []
-    path = config or named_file(env)
-    if path is not None or DEFAULT_CONFIG.exists():
-        file = path or DEFAULT_CONFIG
-        said.append(Layer(f"file {file}", _read_file(file)))
-    said += _read_environment(env)
-    return [
-        Layer("default", defaults),
-        *(Layer(layer.source, _without_empty_nulls(layer.tree, defaults)) for layer in said),
-        Layer("command line", _without_none(overrides or {})),
-    ]
-
-
-def load_settings(
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    config: Path | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> Settings:
-    """Read the settings: defaults < file < environment < `overrides`.
-
-    A null is a value of a setting that may be null; of any other it says nothing.
-
-    overrides: a nested mapping, as the file would hold it; None values are passed over.
-    config: the file; without it GPTOSS_CONFIG, else configs/server_config.yaml where it exists.
-    Raises SettingsError with the key's name.
-    """
-    tree: dict[str, Any] = {}
-    for layer in setting_layers(overrides, config=config, environ=environ):
-        _merge(tree, layer.tree)
-    try:
-        return Settings.model_validate(tree)
-    except ValidationError as error:
-        raise SettingsError(_sentence(error)) from error
-
-
-def inherited_environment() -> dict[str, str]:
-    """Return the environment that this process was given."""
-    return dict(os.environ)
-
-
-def child_environment(config: Path) -> dict[str, str]:
-    """Return the environment for a process that is to see the resolved settings of `config` and no others."""
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    inherited.pop(DTYPE_ENV, None)
-    inherited.pop(OTLP_ENV, None)
-    return inherited | {CONFIG_ENV: str(config)}
-
-
-def bind_to_card(device_id: int, environ: MutableMapping[str, str] | None = None) -> None:
-    """Let this process see one card only: number `device_id` of those that it sees. Before CUDA starts in it.
-
-    Through an outer CUDA_VISIBLE_DEVICES, whose entries may be numbers or UUIDs.
-    """
-    env = os.environ if environ is None else environ
-    outer = [entry.strip() for entry in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
-    env["CUDA_VISIBLE_DEVICES"] = outer[device_id] if outer else str(device_id)
-
-
-def bind_collectives_to(interface: str) -> None:
-    """Let torch.distributed's libraries talk over one network interface, unless they are told of another."""
-    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # the only way to tell them
-        os.environ.setdefault(name, interface)
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"the settings file {path} is not UTF-8") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"the settings file {path} is not YAML: {error}") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise SettingsError(f"the settings file {path} must hold a mapping of settings")
-    return document
-
-
-def _read_environment(env: Mapping[str, str]) -> Iterator[Layer]:
-    if env.get(DTYPE_ENV):
-        yield Layer(f"environment variable {DTYPE_ENV}", {"engine": {"dtype": env[DTYPE_ENV]}})
-    if env.get(OTLP_ENV):
-        yield Layer(f"environment variable {OTLP_ENV}", {"adapter": {"otlp_endpoint": env[OTLP_ENV]}})
-    for name, text in env.items():
-        if name.startswith(ENV_PREFIX) and name != CONFIG_ENV:
-            *sections, leaf = name.removeprefix(ENV_PREFIX).lower().split("__")
-            branch = {leaf: _parse_variable(name, text)}
-            for section in reversed(sections):
-                branch = {section: branch}
-            yield Layer(f"environment variable {name}", branch)
-
-
-def _parse_variable(name: str, text: str) -> Any:  # noqa: ANN401 (whatever YAML can say)
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"the environment variable {name} does not hold a YAML value: {text!r}") from error
-
-
-def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:
-    for key, value in other.items():
-        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
-            _merge(tree[key], value)
-        else:
-            tree[key] = value
-
-
-def _nullable(section: BaseModel) -> Iterator[tuple[str, ...]]:
-    """Yield the path of every setting below `section` that may be null."""
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        parts = {"": value} if isinstance(value, BaseModel) else value if isinstance(value, dict) else {}
-        if NoneType in get_args(field.annotation):
-            yield (name,)
-        for key, part in parts.items():
-            if isinstance(part, BaseModel):
-                yield from ((name, key, *rest) if key else (name, *rest) for rest in _nullable(part))
-
-
-_NULLABLE: Final = frozenset(_nullable(Settings()))
-
-
-def _without_empty_nulls(
-    tree: Mapping[str, Any], defaults: Mapping[str, Any], above: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Return the tree without the nulls that are no value of their setting. Those of unknown keys stay, as faults."""
-    kept: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = (*above, key)
-        if isinstance(value, Mapping):
-            below = defaults.get(key)
-            kept[key] = _without_empty_nulls(value, below if isinstance(below, Mapping) else {}, path)
-        elif value is not None or key not in defaults or path in _NULLABLE:
-            kept[key] = value
-    return kept
-
-
-def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
-    branches = {key: _without_none(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
-    return {key: value for key, value in branches.items() if value is not None and value != {}}
-
-
-def _sentence(error: ValidationError) -> str:
-    faults = []
-    for fault in error.errors(include_url=False, include_context=False):
-        key = ".".join(str(part) for part in fault["loc"])
-        what = "no such setting" if fault["type"] == "extra_forbidden" else fault["msg"]
-        faults.append(f"{key}: {what}" if key else what)
-    return "; ".join(faults)

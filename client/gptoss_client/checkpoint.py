@@ -16,10 +16,11 @@ from typing import Final
 
 from rich.console import Console
 
-from gptoss_backend.contract import ModelShort
 from gptoss_backend.demo.naming import is_outdated_demo
+from gptoss_backend.environment import child_environment
 from gptoss_backend.hub import cached_checkpoint, is_repository
-from gptoss_backend.settings import Settings, child_environment
+from gptoss_backend.model_names import ModelShort
+from gptoss_backend.settings import Settings
 from gptoss_client.errors import CommandError, UsageError
 from gptoss_client.make_checkpoint import CheckpointOrder, make_checkpoint
 from gptoss_client.run_state import RunDirectory

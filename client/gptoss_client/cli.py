@@ -18,22 +18,17 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from gptoss_backend.contract import ModelShort
-from gptoss_backend.settings import (
-    ProfileName,
-    Settings,
-    SettingsError,
-    child_environment,
-    load_settings,
-    setting_layers,
-)
+from gptoss_backend.environment import child_environment
+from gptoss_backend.model_names import ModelShort
+from gptoss_backend.settings import ProfileName, Settings, SettingsError
+from gptoss_backend.settings_sources import load_settings, setting_layers
 from gptoss_client import config_command, doctor
+from gptoss_client.addresses import on_free_ports
 from gptoss_client.checkpoint import absolute
 from gptoss_client.errors import CommandError, UsageError
 from gptoss_client.follow import LogReader
 from gptoss_client.join import join as join_engine
 from gptoss_client.keys import add_key
-from gptoss_client.launch import on_free_ports
 from gptoss_client.make_checkpoint import DEFAULT_SEED, CheckpointOrder, ExpertFormat, ShapeName, make_checkpoint
 from gptoss_client.plan import plan
 from gptoss_client.reload import reload

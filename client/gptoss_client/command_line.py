@@ -15,7 +15,8 @@ from typing import Annotated
 import typer
 
 from gptoss_backend.contract import ReasoningEffort
-from gptoss_backend.settings import ProfileName, SettingsError, load_settings
+from gptoss_backend.settings import ProfileName, SettingsError
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client.api_errors import ClientError
 from gptoss_client.errors import CommandError, UsageError
 from gptoss_client.run_state import RunDirectory

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from gptoss_backend.settings import Layer, Settings
+from gptoss_backend.settings import Settings
+from gptoss_backend.settings_sources import Layer
 
 _SECRETS: Final = {"secret", "password", "token"}
 _MASK: Final = "***"

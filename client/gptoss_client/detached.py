@@ -11,7 +11,7 @@ import sys
 
 from rich.console import Console
 
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client.display import Display
 from gptoss_client.errors import CommandError
 from gptoss_client.run_state import RunDirectory

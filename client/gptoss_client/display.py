@@ -18,10 +18,11 @@ from typing import Final
 from rich.console import Console
 from rich.status import Status
 
-from gptoss_backend.contract import ModelName
-from gptoss_client.launch import Addresses, loaded_layers
+from gptoss_backend.model_names import ModelName
+from gptoss_client.addresses import Addresses
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.run_state import Death
+from gptoss_client.triton_command import loaded_layers
 
 _REPEAT_S: Final = 10.0
 _BAR_WIDTH: Final = 24

@@ -20,9 +20,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from gptoss_backend.contract import ModelShort
+from gptoss_backend.environment import child_environment
 from gptoss_backend.hub import is_repository
-from gptoss_backend.settings import Settings, child_environment
+from gptoss_backend.model_names import ModelShort
+from gptoss_backend.settings import Settings
+from gptoss_client.addresses import listeners
 from gptoss_client.checkpoint import DEMO, find_checkpoint, missing
 from gptoss_client.doctor_checkpoint import BrokenCheckpointError, whole_checkpoint_bytes
 from gptoss_client.doctor_cuda import (
@@ -35,9 +37,9 @@ from gptoss_client.doctor_cuda import (
 )
 from gptoss_client.errors import DriverError, PortError, RuntimeMissingError
 from gptoss_client.gpu import Gpu, has_nvidia_gpu, list_gpus
-from gptoss_client.launch import exposure, listeners
 from gptoss_client.ports import Listener, check_ports
 from gptoss_client.run_state import RunDirectory
+from gptoss_client.triton_command import exposure
 from gptoss_client.triton_runtime import WHEEL, find_runtime, find_wheel
 
 _GIB: Final = 2**30

@@ -20,7 +20,6 @@ from gptoss_backend.contract import (
     CHAT_CODEC,
     EVENT,
     EVENT_CODEC,
-    MODELS,
     TOKEN_IDS,
     ChatRequest,
     ContractError,
@@ -29,6 +28,7 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 from gptoss_backend.harmony.prompt import offered_tools
+from gptoss_backend.model_names import MODELS
 from gptoss_client.answer import AnswerPart, CallPart, Content, Ended, Reasoning, Usage
 from gptoss_client.api_errors import ClientError, ProtocolError, ServerError, UnreachableError
 

@@ -15,7 +15,8 @@ from typing import Final
 from rich.console import Console
 
 from gptoss_backend.engine.placement.jobs import Job, device_names, spawn
-from gptoss_backend.settings import Settings, inherited_environment
+from gptoss_backend.environment import inherited_environment
+from gptoss_backend.settings import Settings
 from gptoss_client.backoff import Backoff
 from gptoss_client.checkpoint import find_checkpoint, missing
 from gptoss_client.errors import UsageError

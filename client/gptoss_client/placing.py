@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from gptoss_backend.contract import ModelShort
 from gptoss_backend.engine.checkpoint_files import has_packed_experts
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.placement.choice import SINGLE, Card, Formats, choose_placement
+from gptoss_backend.model_names import ModelShort
 from gptoss_backend.settings import Settings
 from gptoss_client.checkpoint import DEMO, find_checkpoint
 from gptoss_client.errors import DriverError, UsageError

@@ -20,12 +20,14 @@ from typing import Any, Final
 import httpx
 from rich.console import Console
 
-from gptoss_backend.contract import CHECKPOINT_PARAMETER, MODELS_BY_SHORT, ModelName, ModelShort
+from gptoss_backend.contract import CHECKPOINT_PARAMETER
+from gptoss_backend.model_names import MODELS_BY_SHORT, ModelName, ModelShort
 from gptoss_backend.settings import Settings
+from gptoss_client.addresses import Addresses
 from gptoss_client.checkpoint import absolute, check_there
 from gptoss_client.errors import CommandError, RunningError, UsageError
-from gptoss_client.launch import API_KEY_HEADER, Addresses, load_failure_in
 from gptoss_client.run_state import Phase, RunDirectory
+from gptoss_client.triton_command import API_KEY_HEADER, load_failure_in
 
 # Triton takes a config that is equal for no change at all, and goes on with the engine it has
 _TIME_PARAMETER: Final = "reloaded_at"

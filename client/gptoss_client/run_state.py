@@ -21,7 +21,8 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from gptoss_backend.settings import Settings, SettingsError, load_settings
+from gptoss_backend.settings import Settings, SettingsError
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client.errors import CommandError, RunningError
 from gptoss_client.process_group import ProcessRecord
 

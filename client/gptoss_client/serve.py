@@ -19,12 +19,14 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from gptoss_backend.contract import MODELS_BY_SHORT
-from gptoss_backend.settings import Settings, child_environment
+from gptoss_backend.environment import child_environment
+from gptoss_backend.model_names import MODELS_BY_SHORT
+from gptoss_backend.settings import Settings
+from gptoss_client.addresses import Addresses, listeners
 from gptoss_client.checkpoint import check_checkpoints, ensure_checkpoints
 from gptoss_client.display import Display, failure_in, farewell
 from gptoss_client.errors import CommandError, PortTakenError, ProcessDiedError
-from gptoss_client.launch import TRITON_LOG, Addresses, exposure, listeners, processes
+from gptoss_client.launch import TRITON_LOG, processes
 from gptoss_client.logs import bound_sizes
 from gptoss_client.placing import config_variant
 from gptoss_client.ports import check_ports
@@ -33,6 +35,7 @@ from gptoss_client.run_state import Death, Phase, RunDirectory, RunState
 from gptoss_client.stop import end_leftovers
 from gptoss_client.stop_signal import StopSignal
 from gptoss_client.supervisor import Observer, Supervisor
+from gptoss_client.triton_command import exposure
 from gptoss_client.triton_runtime import TritonRuntime, find_runtime
 
 STOPPED_BEFORE_READY: Final = 130  # what a shell reports of a command ended by Ctrl-C

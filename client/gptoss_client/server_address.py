@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gptoss_client.addresses import Addresses
 from gptoss_client.api_errors import ClientError
 from gptoss_client.errors import CommandError, UsageError
-from gptoss_client.launch import Addresses
 from gptoss_client.queries import server_root
 from gptoss_client.run_state import Phase, RunDirectory
 

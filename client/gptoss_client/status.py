@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from gptoss_backend.contract import MODELS_BY_SHORT
+from gptoss_backend.model_names import MODELS_BY_SHORT
 from gptoss_backend.settings import Settings
-from gptoss_client.launch import ADAPTER, TRITON, Addresses, probe
+from gptoss_client.addresses import Addresses
+from gptoss_client.launch import ADAPTER, TRITON
+from gptoss_client.probing import probe
 from gptoss_client.run_state import Death, Phase, RunDirectory, RunState
 
 READY: Final = 0

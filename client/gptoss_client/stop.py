@@ -15,9 +15,9 @@ import psutil
 
 from gptoss_backend.settings import ServerSettings
 from gptoss_client.errors import CommandError, RunningError
-from gptoss_client.launch import remove_shared_memory
 from gptoss_client.process_group import ProcessRecord, kill_group
 from gptoss_client.run_state import RunDirectory
+from gptoss_client.triton_command import remove_shared_memory
 
 _TICK_S: Final = 0.1
 _MARGIN_S: Final = 15.0

@@ -14,7 +14,6 @@ from gptoss_backend.contract import (
     CHAT_CODEC,
     EVENT_CODEC,
     GENERATE_INPUTS,
-    MODELS,
     PREPROCESS_OUTPUTS,
     REFUSAL_CODEC,
     SAMPLING_CODEC,
@@ -40,6 +39,7 @@ from gptoss_backend.contract import (
     decode_sampling,
     encode_error,
 )
+from gptoss_backend.model_names import MODELS
 
 text = st.text(max_size=20)
 seconds = st.floats(min_value=0, max_value=1e6)

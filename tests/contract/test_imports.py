@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 BACKEND = ROOT / "backend" / "gptoss_backend"
 ADAPTER = ROOT / "adapter" / "gptoss_adapter"
 SOURCES = [path for room in ("backend", "adapter", "client", "load") for path in sorted((ROOT / room).rglob("*.py"))]
-MAY_READ_THE_ENVIRONMENT = {BACKEND / "settings.py"}
+MAY_READ_THE_ENVIRONMENT = {BACKEND / "environment.py"}
 # parts of the engine that say where a model goes, and know no torch: the client asks them before anything is started
 PLANNING = tuple(
     f"gptoss_backend.engine.{module}"
@@ -106,7 +106,13 @@ def test_preprocess_when_read_then_nothing_it_imports_imports_torch() -> None:
         BACKEND / "structure" / name
         for name in ("__init__.py", "checking.py", "costs.py", "reduction.py", "schemas.py", "text_forms.py")
     ]
-    files += [BACKEND / "__init__.py", BACKEND / "contract.py", BACKEND / "heartbeat.py", BACKEND / "settings.py"]
+    files += [
+        BACKEND / name
+        for name in (
+            *("__init__.py", "contract.py", "environment.py", "heartbeat.py", "model_names.py"),
+            *("settings.py", "settings_sources.py"),
+        )
+    ]
     assert importers(files, "torch", "transformers", "gptoss_backend.engine") == []
     ours = {name.rsplit(".", 1)[0] for path in files for name in imports(path) if name.startswith("gptoss_backend.")}
     known = {".".join(path.relative_to(ROOT / "backend").with_suffix("").parts) for path in files}
@@ -128,7 +134,7 @@ def test_backend_when_read_then_it_knows_neither_the_adapter_nor_the_client() ->
     assert importers(backend, "gptoss_adapter", "gptoss_client", "fastapi", "tritonclient") == []
 
 
-def test_environment_when_read_then_only_by_the_settings() -> None:
+def test_environment_when_read_then_only_in_one_place() -> None:
     readers = [
         str(path.relative_to(ROOT))
         for path in SOURCES

@@ -12,13 +12,12 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 from gptoss_backend.contract import (
     GENERATE_INPUTS,
     GENERATE_OUTPUTS,
-    MODELS,
     PREPROCESS,
     PREPROCESS_INPUTS,
     PREPROCESS_OUTPUTS,
-    ModelName,
     TensorSpec,
 )
+from gptoss_backend.model_names import MODELS, ModelName
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 CPU, GPU, ALL_GPUS = ModelInstanceGroup.KIND_CPU, ModelInstanceGroup.KIND_GPU, ModelInstanceGroup.KIND_MODEL

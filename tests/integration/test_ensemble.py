@@ -16,7 +16,6 @@ from gptoss_backend.contract import (
     CHAT_CODEC,
     EVENT,
     EVENT_CODEC,
-    MODELS_BY_SHORT,
     TEXT,
     TOKEN_IDS,
     ChatMessage,
@@ -29,6 +28,7 @@ from gptoss_backend.contract import (
     decode_error,
 )
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ReasoningDelta
+from gptoss_backend.model_names import MODELS_BY_SHORT
 from support.live_server import LiveServer, wait_until
 
 DEMO = MODELS_BY_SHORT["demo"]

@@ -20,7 +20,8 @@ from gptoss_adapter import fleet
 from gptoss_adapter.fleet import Fleet
 from gptoss_adapter.fleet_addresses import ReplicaNames
 from gptoss_adapter.fleet_affinity import ALWAYS_ALLOWED, MAX_OVER_MEAN
-from gptoss_backend.contract import MODELS_BY_SHORT, ChatMessage, ChatRequest, Finished, Role, SamplingParams
+from gptoss_backend.contract import ChatMessage, ChatRequest, Finished, Role, SamplingParams
+from gptoss_backend.model_names import MODELS_BY_SHORT
 from support.live_server import metric_in, wait_until
 from support.triton_hosts import Host, TritonHosts, triton_hosts
 

@@ -19,7 +19,6 @@ from tritonclient.utils import InferenceServerException
 from gptoss_backend.contract import (
     CHAT,
     CHAT_CODEC,
-    MODELS_BY_SHORT,
     PROMPT_IDS,
     SAMPLING,
     SAMPLING_CODEC,
@@ -34,6 +33,7 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta
 from gptoss_backend.harmony.vocabulary import CALL, END, RETURN, encoding
+from gptoss_backend.model_names import MODELS_BY_SHORT
 from support.live_server import LiveServer
 
 MODEL = "gpt-oss-demo"

@@ -15,7 +15,7 @@ from typing import IO
 import httpx
 
 from gptoss_adapter.__main__ import serve
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import FOREVER, HELLO, FakeModelServer, Pause
 from support.ports import free_port
 

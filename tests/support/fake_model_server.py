@@ -14,13 +14,13 @@ from gptoss_backend.contract import (
     Continued,
     Finished,
     FinishReason,
-    ModelName,
     SamplingParams,
     Started,
     Timings,
     TokenLogprob,
 )
 from gptoss_backend.harmony.vocabulary import encoding
+from gptoss_backend.model_names import ModelName
 
 CHAT_PROMPT = (200006, 1428, 200008, 17239, 200007, 200006, 173781)
 """What every chat is rendered to."""

@@ -15,7 +15,6 @@ from tritonclient.grpc import service_pb2_grpc
 from gptoss_adapter.inference import PromptIds
 from gptoss_backend.contract import (
     EVENT_CODEC,
-    MODELS_BY_SHORT,
     REFUSAL_CODEC,
     SAMPLING_CODEC,
     ChatMessage,
@@ -28,6 +27,7 @@ from gptoss_backend.contract import (
     Started,
     Timings,
 )
+from gptoss_backend.model_names import MODELS_BY_SHORT
 
 STARTED = Started(3, 1)
 FINISHED = Finished(FinishReason.STOP, 3, 2, 1, Timings(0.0, 0.1, 0.2))

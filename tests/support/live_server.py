@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from gptoss_backend.settings import ENV_PREFIX
+from gptoss_backend.environment import ENV_PREFIX
 from gptoss_client.run_state import Phase, RunDirectory
 
 GPTOSS = Path(sys.executable).with_name("gptoss")

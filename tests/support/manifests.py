@@ -15,7 +15,9 @@ from typing import Any
 
 import yaml
 
-from gptoss_backend.settings import CONFIG_ENV, DEFAULT_CONFIG, PROJECT_ROOT, Settings, load_settings
+from gptoss_backend.environment import CONFIG_ENV
+from gptoss_backend.settings import PROJECT_ROOT, Settings
+from gptoss_backend.settings_sources import DEFAULT_CONFIG, load_settings
 
 KUBERNETES = PROJECT_ROOT / "docker" / "kubernetes"
 BASE = "base"

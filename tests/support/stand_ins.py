@@ -29,7 +29,7 @@ http.server.ThreadingHTTPServer((options.http_address, int(options.http_port)), 
 """
 
 ADAPTER = """import http.server, os, signal, sys
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 
 server = load_settings().server
 print("settings", sorted(name for name in os.environ if name.startswith("GPTOSS_")), flush=True)

@@ -15,8 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gptoss_backend.settings import Settings, child_environment, load_settings
-from gptoss_client.launch import remove_shared_memory, triton_command
+from gptoss_backend.environment import child_environment
+from gptoss_backend.settings import Settings
+from gptoss_backend.settings_sources import load_settings
+from gptoss_client.triton_command import remove_shared_memory, triton_command
 from gptoss_client.triton_runtime import find_runtime
 from support.live_server import metric_in, wait_until
 

@@ -15,9 +15,10 @@ import httpx
 import pytest
 
 from gptoss_adapter.healthcheck import is_live
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
+from gptoss_client.addresses import Addresses
 from gptoss_client.keys import add_key
-from gptoss_client.launch import Addresses, probe
+from gptoss_client.probing import probe
 from support.fake_adapter import adapter_process
 from support.live_app import chat_body
 from support.ports import free_port

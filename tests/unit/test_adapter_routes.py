@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gptoss_adapter.app import create_app
 from gptoss_adapter.inference import ModelServerStatus
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import FOREVER, HELLO, FakeModelServer
 from support.live_app import chat_body, live, wait_until
 from support.triton_page import triton_with

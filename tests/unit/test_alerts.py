@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gptoss_adapter.stats_targets import CACHE_HIT_RATE, E2E_P95, ERROR_RATE, TTFT_P95, WEIGHTS_PER_GPU, Target
-from gptoss_backend.contract import MODELS_BY_SHORT
+from gptoss_backend.model_names import MODELS_BY_SHORT
 from gptoss_backend.settings import PROJECT_ROOT, Settings
 from support.dashboards import PROMETHEUS, limit, rules
 from support.prometheus import tool

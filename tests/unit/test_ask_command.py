@@ -14,7 +14,7 @@ import pytest
 from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import ServiceUnavailableError
 from gptoss_backend.contract import FinishReason, ReasoningEffort
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client.bench.measure import Level
 from gptoss_client.bench.table import bar, histogram, plots, quantile, row
 from support.fake_model_server import FOREVER, HELLO, FakeModelServer, answer

@@ -19,7 +19,7 @@ import pytest
 from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import ServiceUnavailableError
 from gptoss_backend.contract import ReasoningEffort
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client.talk.line_input import HISTORY
 from gptoss_client.talk.tools import run_tool
 from support.fake_model_server import FOREVER, HELLO, FakeModelServer, answer

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from gptoss_adapter.errors import InvalidRequestError, ServiceUnavailableError, TooManyRequestsError
 from gptoss_adapter.inference import GenerationStep
 from gptoss_backend.contract import FinishReason, SamplingParams, ToolChoiceMode
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import (
     CACHED_TOKENS,
     FOREVER,

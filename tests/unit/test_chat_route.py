@@ -17,7 +17,7 @@ from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import InvalidRequestError, ServiceUnavailableError, TooManyRequestsError
 from gptoss_adapter.inference import GenerationStep
 from gptoss_backend.contract import FinishReason
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import (
     FOREVER,
     HELLO,

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client.run_state import RunDirectory, RunState
 from gptoss_client.stop import stop_server
 from support.processes import wait_until

@@ -41,7 +41,7 @@ from gptoss_backend.contract import (
     Timings,
     encode_error,
 )
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client import Answer, AsyncClient, Client, ClientError, ProtocolError, ServerError, UnreachableError
 from gptoss_client.answer import AnswerPart, Content, Ended, Reasoning, Usage
 from gptoss_client.keys import add_key

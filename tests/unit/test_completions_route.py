@@ -17,7 +17,7 @@ from gptoss_adapter.routes import completions
 from gptoss_adapter.serving import Services
 from gptoss_backend.contract import FinishReason
 from gptoss_backend.harmony.vocabulary import encoding
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import (
     CHAT_PROMPT,
     FOREVER,

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gptoss_backend.settings import Settings, load_settings, setting_layers
+from gptoss_backend.settings import Settings
+from gptoss_backend.settings_sources import load_settings, setting_layers
 from gptoss_client.config_command import SourcedSetting, as_table, sourced_settings
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gptoss_backend.contract import MODELS_BY_SHORT
-from gptoss_backend.settings import load_settings
+from gptoss_backend.model_names import MODELS_BY_SHORT
+from gptoss_backend.settings_sources import load_settings
+from gptoss_client.addresses import Addresses
 from gptoss_client.display import Display, farewell
-from gptoss_client.launch import Addresses
 
 LOG = """I1123 17:56:28.600000 21118 logs.py:20] "placement: single (it fits on one H100)"
 I1123 17:56:28.677648 21118 logs.py:20] "KV cache: 1.2 GiB, 51,200 tokens"

@@ -22,11 +22,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from gptoss_backend.contract import MODELS_BY_SHORT, PREPROCESS
+from gptoss_backend.contract import PREPROCESS
 from gptoss_backend.demo.naming import DEMO_NAME, WEIGHTS_FILE, WEIGHTS_KEY, weights_digest
 from gptoss_backend.engine.checkpoint_files import SINGLE_FILE
+from gptoss_backend.environment import CONFIG_ENV, ENV_PREFIX
 from gptoss_backend.heartbeat import HEARTBEAT, STALLED
-from gptoss_backend.settings import CONFIG_ENV, ENV_PREFIX, PROJECT_ROOT, Settings, load_settings
+from gptoss_backend.model_names import MODELS_BY_SHORT
+from gptoss_backend.settings import PROJECT_ROOT, Settings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client import hang_watch
 from gptoss_client.cli import app as command
 from gptoss_client.pull import repository_of

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
-from gptoss_backend.settings import PROJECT_ROOT, Settings, load_settings
+from gptoss_backend.settings import PROJECT_ROOT, Settings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client import doctor
 from gptoss_client.doctor import Finding, Level
 from gptoss_client.doctor_checkpoint import BrokenCheckpointError, whole_checkpoint_bytes

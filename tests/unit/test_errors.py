@@ -15,7 +15,7 @@ from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import ApiError, ServiceUnavailableError, TooManyRequestsError, refusal_of
 from gptoss_adapter.logs import RequestIdFilter, TextFormatter
 from gptoss_backend.contract import GenerationErrorCode, decode_error, encode_error
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import FakeModelServer
 from support.live_app import chat_body, live, wait_until
 

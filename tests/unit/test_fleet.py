@@ -29,7 +29,7 @@ from gptoss_backend.contract import (
     Started,
     encode_error,
 )
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_triton import (
     CHAT_REQUEST,
     DEMO,

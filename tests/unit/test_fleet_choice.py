@@ -14,7 +14,8 @@ from gptoss_adapter.fleet_addresses import ReplicaNames
 from gptoss_adapter.fleet_affinity import ALWAYS_ALLOWED, MAX_OVER_MEAN, USER, choose, conversation_of, rendering
 from gptoss_adapter.inference import PromptIds
 from gptoss_backend.harmony.vocabulary import encoding
-from gptoss_backend.settings import SettingsError, load_settings
+from gptoss_backend.settings import SettingsError
+from gptoss_backend.settings_sources import load_settings
 
 SYSTEM = "<|start|>system<|message|>You are ChatGPT.<|end|>"
 FLEET = ["10.0.0.1:8001", "10.0.0.2:8001", "10.0.0.3:8001"]

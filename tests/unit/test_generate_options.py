@@ -11,9 +11,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from gptoss_backend.contract import MODELS_BY_TRITON
 from gptoss_backend.engine.errors import CheckpointError, EngineError
 from gptoss_backend.engine.speculation import Speculation
+from gptoss_backend.model_names import MODELS_BY_TRITON
 from gptoss_backend.settings import EngineSettings, ProfileSettings
 from support.reference import make_reference
 

@@ -19,7 +19,8 @@ from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import InvalidKeyError
 from gptoss_adapter.keys import KeyFile, KeyFileError
 from gptoss_backend.keys import KeyFormatError, parse_keys
-from gptoss_backend.settings import SettingsError, load_settings
+from gptoss_backend.settings import SettingsError
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client.cli import app
 from gptoss_client.errors import CommandError, UsageError
 from gptoss_client.keys import add_key

@@ -13,8 +13,10 @@ import pytest
 from starlette.routing import Route
 
 from gptoss_adapter.app import create_app
-from gptoss_backend.settings import DNS_SCHEME, ENV_PREFIX, PROJECT_ROOT, Settings, SettingsError, load_settings
-from gptoss_client.launch import Addresses
+from gptoss_backend.environment import ENV_PREFIX
+from gptoss_backend.settings import DNS_SCHEME, PROJECT_ROOT, Settings, SettingsError
+from gptoss_backend.settings_sources import load_settings
+from gptoss_client.addresses import Addresses
 from support.fake_model_server import FakeModelServer
 from support.manifests import (
     BASE,

@@ -12,27 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_backend.settings import Settings, load_settings
+from gptoss_backend.settings import Settings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client import gpu, serve
+from gptoss_client.addresses import Addresses, listeners, on_free_ports
 from gptoss_client.checkpoint import absolute, ensure_checkpoints
 from gptoss_client.errors import CommandError, DriverError, PortError, RunningError, UsageError
 from gptoss_client.gpu import has_nvidia_gpu, list_gpus
-from gptoss_client.launch import (
-    Addresses,
-    exposure,
-    listeners,
-    load_failure,
-    on_free_ports,
-    probe,
-    processes,
-    remove_shared_memory,
-    triton_command,
-)
+from gptoss_client.launch import processes
 from gptoss_client.logs import last_lines
 from gptoss_client.ports import Listener, check_ports
+from gptoss_client.probing import probe
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.run_state import Phase, RunDirectory, RunState
 from gptoss_client.stop_signal import StopSignal
+from gptoss_client.triton_command import exposure, load_failure, remove_shared_memory, triton_command
 from gptoss_client.triton_runtime import TritonRuntime
 from support.processes import Diary
 from support.stand_ins import free_ports

@@ -18,7 +18,8 @@ from gptoss_adapter.admission import Admission
 from gptoss_adapter.app import create_app
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import TooManyRequestsError
-from gptoss_backend.settings import AdapterSettings, load_settings
+from gptoss_backend.settings import AdapterSettings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_adapter import FakeAdapter, adapter_process
 from support.fake_model_server import FakeModelServer
 from support.live_app import chat_body, live, wait_until

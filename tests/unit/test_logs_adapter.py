@@ -15,7 +15,7 @@ import pytest
 
 from gptoss_adapter.app import create_app
 from gptoss_adapter.logs import DescriptorHandler, JsonFormatter, RequestIdFilter, TextFormatter, fields, log_config
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_adapter import adapter_process
 from support.fake_model_server import FakeModelServer
 from support.live_app import chat_body, live, wait_until

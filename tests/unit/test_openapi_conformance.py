@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from gptoss_adapter.app import create_app
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import FakeModelServer
 from support.live_app import live
 

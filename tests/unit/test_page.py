@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import ServiceUnavailableError
 from gptoss_backend.keys import digest_of
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.browser import browser as chromium
 from support.fake_model_server import FOREVER, STARTED, FakeModelServer, Pause, Scene, answer
 from support.live_app import live, wait_until

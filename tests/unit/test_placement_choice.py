@@ -17,7 +17,7 @@ from gptoss_backend.engine.placement.choice import Card, choose_placement
 from gptoss_backend.engine.placement.layout import SpreadMode, divide
 from gptoss_backend.engine.placement.memory_plan import plan_memory
 from gptoss_backend.engine.shard import Shard
-from gptoss_backend.settings import bind_to_card
+from gptoss_backend.environment import bind_to_card
 from support.shapes import published_config
 from support.stepping import CPU
 

@@ -15,7 +15,8 @@ from gptoss_backend.demo.random_checkpoint import SHAPES, config_document
 from gptoss_backend.engine.computing import Computing
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.choice import Formats
-from gptoss_backend.settings import EngineSettings, Settings, load_settings
+from gptoss_backend.settings import EngineSettings, Settings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client import join
 from gptoss_client.cli import app
 from gptoss_client.errors import DriverError, UsageError

@@ -16,8 +16,10 @@ import pytest
 from gptoss_adapter.app import create_app
 from gptoss_adapter.serving import ServedModels
 from gptoss_backend.contract import ReasoningEffort
-from gptoss_backend.settings import ENV_PREFIX, Settings, SettingsError, load_settings
-from gptoss_client.launch import triton_command
+from gptoss_backend.environment import ENV_PREFIX
+from gptoss_backend.settings import Settings, SettingsError
+from gptoss_backend.settings_sources import load_settings
+from gptoss_client.triton_command import triton_command
 from gptoss_client.triton_runtime import TritonRuntime
 from support.fake_model_server import FakeModelServer
 from support.live_app import chat_body, live, sse_documents

@@ -12,7 +12,7 @@ from openai import OpenAI
 from gptoss_adapter.inference import GenerationStep
 from gptoss_backend.contract import Alternative, TokenLogprob
 from gptoss_backend.harmony.vocabulary import RETURN
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import CHAT_PROMPT, FakeModelServer, Scene, answer, scored, token_ids
 from support.live_app import chat_body
 

@@ -12,7 +12,7 @@ from openai_harmony import Message, Role
 from gptoss_adapter.content import ContentGate
 from gptoss_backend.contract import FinishReason
 from gptoss_backend.harmony.vocabulary import CALL, END, RETURN, encoding
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import CHAT_PROMPT, FOREVER, FakeModelServer, answer, scored, token_ids
 from support.live_app import chat_body, sse_documents
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gptoss_backend.contract import ModelShort
-from gptoss_backend.settings import Settings, load_settings
+from gptoss_backend.model_names import ModelShort
+from gptoss_backend.settings import Settings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client.errors import CommandError, RunningError, UsageError
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.reload import reload

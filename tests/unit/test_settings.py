@@ -8,14 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from gptoss_backend.settings import (
-    DEFAULT_CONFIG,
-    ServerSettings,
-    Settings,
-    SettingsError,
-    child_environment,
-    load_settings,
-)
+from gptoss_backend.environment import child_environment
+from gptoss_backend.settings import ServerSettings, Settings, SettingsError
+from gptoss_backend.settings_sources import DEFAULT_CONFIG, load_settings
 
 # null in the file, because they lie in the project's folder, wherever that is
 IN_THE_PROJECT = {"checkpoints.demo", "server.run_dir", "server.model_repository"}

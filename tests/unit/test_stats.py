@@ -14,7 +14,7 @@ from gptoss_adapter.schemas.stats import StatsReport
 from gptoss_adapter.stats import stats_report
 from gptoss_adapter.stats_activity import Activities, Outcome
 from gptoss_adapter.stats_triton import TritonFigures, TritonPage, read_page
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import HELLO, FakeModelServer
 from support.live_app import chat_body, live
 from support.triton_page import triton_with

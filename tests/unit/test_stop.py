@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_client.errors import CommandError
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.run_state import Phase, RunDirectory, RunState

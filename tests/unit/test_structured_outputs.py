@@ -11,7 +11,7 @@ import torch
 
 from gptoss_backend.contract import OutputStructure, ResponseFormat, SamplingParams, TextForm, TextFormKind
 from gptoss_backend.engine.edits import LogitEdits
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import FakeModelServer
 from support.live_app import chat_body
 

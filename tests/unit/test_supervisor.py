@@ -19,11 +19,11 @@ from gptoss_client import hang_watch
 from gptoss_client import supervisor as supervisor_module
 from gptoss_client.backoff import Backoff
 from gptoss_client.errors import CommandError, ProcessDiedError, StartupTimeoutError
-from gptoss_client.launch import loaded_layers
 from gptoss_client.process import ProcessSpec
 from gptoss_client.process_group import ProcessRecord, kill_group
 from gptoss_client.stop_signal import StopSignal
 from gptoss_client.supervisor import Supervisor
+from gptoss_client.triton_command import loaded_layers
 from support.processes import FOREVER, READY, Diary, python_process, wait_until
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "

@@ -23,7 +23,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import InvalidRequestError, ServiceUnavailableError
 from gptoss_backend.contract import Finished, Timings
-from gptoss_backend.settings import OTLP_ENV, SettingsError, load_settings
+from gptoss_backend.environment import OTLP_ENV
+from gptoss_backend.settings import SettingsError
+from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import FOREVER, HELLO, PROMPT_TOKENS, FakeModelServer, Pause, Scene, answer
 from support.live_app import chat_body, live, wait_until
 
@@ -297,7 +299,7 @@ def test_tracing_when_off_then_nothing_of_it_is_imported() -> None:
     code = (
         "import sys\n"
         "from gptoss_adapter.app import create_app\n"
-        "from gptoss_backend.settings import load_settings\n"
+        "from gptoss_backend.settings_sources import load_settings\n"
         "create_app(load_settings({'model': 'demo'}, environ={}))\n"
         "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))])\n"
     )

@@ -34,7 +34,7 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.contract import ToolChoiceMode as Mode
 from gptoss_backend.harmony.vocabulary import encoding
-from gptoss_backend.settings import load_settings
+from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import (
     CACHED_TOKENS,
     FOREVER,

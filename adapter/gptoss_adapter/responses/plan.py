@@ -33,14 +33,7 @@ from gptoss_adapter.schemas.responses import (
     SummaryDetail,
 )
 from gptoss_adapter.serving import ServedModel
-from gptoss_backend.contract import (
-    ChatMessage,
-    ChatRequest,
-    ReasoningEffort,
-    ResponseFormat,
-    Role,
-    SamplingParams,
-)
+from gptoss_backend.contract import ChatMessage, ChatRequest, ReasoningEffort, ResponseFormat, Role, SamplingParams
 from gptoss_backend.settings import ProfileSettings
 
 

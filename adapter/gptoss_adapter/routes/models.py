@@ -11,7 +11,7 @@ from fastapi import APIRouter
 
 from gptoss_adapter.schemas.answers import ErrorBody, ModelCard, ModelList
 from gptoss_adapter.serving import Services, Shared
-from gptoss_backend.contract import MODEL_ALIAS
+from gptoss_backend.model_names import MODEL_ALIAS
 
 router = APIRouter(tags=["models"])
 

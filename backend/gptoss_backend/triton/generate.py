@@ -22,12 +22,10 @@ import triton_python_backend_utils as pb_utils
 
 from gptoss_backend.contract import (
     CHECKPOINT_PARAMETER,
-    MODELS_BY_TRITON,
     PROMPT_IDS,
     SAMPLING,
     ContractError,
     GenerationErrorCode,
-    ModelName,
     Refusal,
     decode_sampling,
     encode_error,
@@ -49,14 +47,11 @@ from gptoss_backend.engine.placement.choice import SINGLE
 from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.sequence import GenerationRequest
 from gptoss_backend.engine.speculation import Speculation
+from gptoss_backend.environment import bind_to_card
 from gptoss_backend.harmony.vocabulary import CALL
-from gptoss_backend.settings import (
-    EngineSettings,
-    PlacementSettings,
-    ProfileSettings,
-    bind_to_card,
-    load_settings,
-)
+from gptoss_backend.model_names import MODELS_BY_TRITON, ModelName
+from gptoss_backend.settings import EngineSettings, PlacementSettings, ProfileSettings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_backend.structure.answer import mask_of
 from gptoss_backend.structure.grammars import load_vocabulary
 from gptoss_backend.structure.schemas import StructureError

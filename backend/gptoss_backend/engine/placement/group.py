@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from gptoss_backend.engine.model import StepOutput
-from gptoss_backend.settings import bind_collectives_to
+from gptoss_backend.environment import bind_collectives_to
 
 _SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's address
 
