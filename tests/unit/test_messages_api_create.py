@@ -57,7 +57,7 @@ def test_message_when_the_model_thinks_and_answers_then_both_are_blocks(client: 
         "model": MODEL,
         "content": [
             {"type": "thinking", "thinking": "Easy.", "signature": "unsigned"},
-            {"type": "text", "text": "Hello!", "citations": None},
+            {"type": "text", "text": "Hello!"},
         ],
         "stop_reason": "end_turn",
         "stop_sequence": None,

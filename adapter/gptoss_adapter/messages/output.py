@@ -112,10 +112,10 @@ class _OpenBlock(ABC):
 
 class _OpenText(_OpenBlock):
     def empty(self) -> AnswerText:
-        return AnswerText(type="text", text="", citations=None)
+        return AnswerText(type="text", text="")
 
     def block(self) -> AnswerText:
-        return AnswerText(type="text", text=self.text, citations=None)
+        return AnswerText(type="text", text=self.text)
 
     def _delta(self, text: str) -> dict[str, Any]:
         return {"type": "text_delta", "text": text}

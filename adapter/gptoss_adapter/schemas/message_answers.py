@@ -32,7 +32,6 @@ class AnswerText(AnswerModel):
 
     type: Literal["text"]
     text: str
-    citations: None
 
 
 class AnswerThinking(AnswerModel):
