@@ -64,6 +64,8 @@ class Compiled:
     """Of these, what moves values between lanes through shared memory: matrix loads and stores of 16 bytes"""
     hasty_loads: int
     """Of these, loads from global memory into registers that are read before half of the round has passed"""
+    pending_multiplications: int
+    """Of Hopper's, how many may still read registers where the program goes on"""
     shared_bytes: int
     """For each program"""
     early: list[str] | None
@@ -205,6 +207,7 @@ def measure(name: str, case: str, capability: int, compiled: Any) -> Compiled:  
         len(loop),
         sum(bool(re.search(r"\b(LDSM|STSM|STS\.128)\b", instruction)) for instruction in loop),
         _hasty_loads(loop),
+        max(map(int, re.findall(r"wgmma\.wait_group\.sync\.aligned\s+(\d+)", compiled.asm["ptx"])), default=0),
         compiled.metadata.shared,
         _early_accesses(assembly),
     )

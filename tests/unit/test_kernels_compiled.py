@@ -125,6 +125,15 @@ def test_experts_when_compiled_for_hopper_then_no_weight_changes_lanes_and_no_ro
         assert kernel["shared_bytes"] <= (72 if kernel["name"] in GEMM else 16) * 1024
 
 
+def test_experts_when_compiled_for_hopper_then_no_multiplication_reads_registers_that_are_given_away(
+    compiled: list[dict[str, Any]],
+) -> None:
+    # where weights come from registers, and others are computed before it is waited for (triton issue 9433)
+    kernels = [kernel for kernel in compiled if kernel["name"] in GEMM and kernel["capability"] == 90]
+    assert len(kernels) > 2
+    assert {kernel["pending_multiplications"] for kernel in kernels} == {0}
+
+
 @pytest.mark.parametrize("capability", [90, 80])
 def test_skinny_matmuls_when_compiled_then_many_warps_have_room_and_tiles_are_on_the_tensor_cores(
     compiled: list[dict[str, Any]], capability: int

@@ -9,12 +9,14 @@ from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.config import RopeConfig
 from gptoss_backend.engine.int8 import EightBitMatrix
+from gptoss_backend.engine.kernels import step_inputs
 from gptoss_backend.engine.kernels.qkv import project_and_store
 from gptoss_backend.engine.kernels.rotary import rotate_and_store
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
 from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables
 from gptoss_backend.engine.kernels.step_setup import set_up
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.model import Draws
 from gptoss_backend.engine.operators import TorchOperators
 from gptoss_backend.engine.rope import RotaryEmbedding
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
@@ -59,6 +61,41 @@ def test_project_when_rows_are_few_then_queries_and_cache_are_torch_s(
     for cache, other in zip(*caches, strict=True):
         assert relative_error(cache, other) < bound
         assert torch.equal(cache.any(dim=(0, 2)), other.any(dim=(0, 2)))
+
+
+def test_rows_when_some_stand_in_for_the_first_then_they_are_to_choose_as_it_does() -> None:
+    rows, sequences = DecodeRows(4, DEVICE), []
+    for row in range(2):
+        sequence = Sequence(GenerationRequest("", [5, 6 + row], SamplingParams()), max_tokens=9)
+        sequence.row, sequence.num_computed = row, 1
+        sequences.append(sequence)
+    batch = Batch.build(sequences, [])
+    rows.fill(batch, Draws([0.5, 0.7], [0.1, 0.2]), torch.zeros(4, dtype=torch.int64, device=DEVICE))
+    assert rows.draws.tolist() == [[0.5, 0.7, 0.5, 0.5], [0.1, 0.2, 0.1, 0.1]]
+    assert rows.token_ids.tolist() == [6, 7, 6, 6]
+
+
+def test_tables_when_a_change_does_not_get_to_the_device_then_the_next_time_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = CachePlan(16, 2, 64, 20, 20, 0)
+    tables, cache = DeviceTables(plan, WINDOW, DEVICE), KVCache(plan, WINDOW)
+    sequence = Sequence(GenerationRequest("", [1] * 33, SamplingParams()), max_tokens=9)
+    sequence.row, _ = cache.open(sequence.token_ids)
+    tables.follow(cache)
+    cache.reserve(sequence.row, 33)
+
+    def no_memory(*numbers: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step_inputs, "send", no_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            tables.follow(cache)
+    cache.reserve(sequence.row, 49)
+    tables.follow(cache)
+    assert torch.equal(tables.full.cpu(), cache.full.table)
+    assert torch.equal(tables.sliding.cpu(), cache.sliding.table)
 
 
 def test_set_up_when_rows_decode_then_angles_slots_and_tiles_are_torch_s() -> None:

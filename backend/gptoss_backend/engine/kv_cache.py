@@ -147,6 +147,10 @@ class LayerGroup:
             return changes
         return [(row, 0, entries) for row, entries in enumerate(self._entries.tolist()) if any(entries)]
 
+    def put_back(self, changes: list[TableChange]) -> None:
+        """Take changes back that were taken and did not get to where they were to."""
+        self.changes = changes + (self.changes or [])
+
     def first_needed(self, position: int) -> int:
         """Return the first block that a query at `position` still reads."""
         return 0 if self.window is None else max(0, position - self.window + 1) // self._block_size

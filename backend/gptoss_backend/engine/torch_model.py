@@ -159,9 +159,12 @@ class TorchModel(LocalModel):
     @torch.inference_mode()
     def unembed(self, hidden: Tensor, batch: Batch, *, with_logits: bool) -> StepOutput:
         """Return what follows the batch's samples, from the residual stream after the last layer."""
-        samples = send(batch.samples, torch.int64, self.device)
-        logits = self._logits(hidden.index_select(0, samples)).float()
+        logits = self._sample_logits(hidden, batch).float()
         return self._group.join_output(logits, self._shard.vocab, with_logits=with_logits)
+
+    def _sample_logits(self, hidden: Tensor, batch: Batch) -> Tensor:
+        samples = send(batch.samples, torch.int64, self.device)
+        return self._logits(hidden.index_select(0, samples))
 
     def empty_hidden(self, num_tokens: int) -> Tensor:
         """Return memory for a residual stream."""

@@ -12,7 +12,7 @@ tokens that lie further apart; what follows its samples is then computed. What n
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +30,7 @@ from gptoss_backend.engine.kernels.norm import Norm
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
-from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, PassRows
+from gptoss_backend.engine.kernels.step_inputs import CHUNK_TILE, DecodeRows, DeviceTables, PassRows
 from gptoss_backend.engine.kv_cache import CachePlan, KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, StepOutput
 from gptoss_backend.engine.shard import Shard
@@ -40,11 +40,13 @@ from gptoss_backend.engine.transfer import send
 logger = logging.getLogger(__name__)
 
 _LARGEST = 256
-_STRIDE = 8
+# experts of few rows are computed for each row by itself (the 120B: up to 24), those that stand in included
+_STEPS = (*range(1, 9), *range(10, 17, 2), 20, *range(24, _LARGEST + 1, 8))
 # one of each number of rows for which there is another kernel
 _SAMPLES_COMPILED = (1, MOST_ROWS // 2, MOST_ROWS - 1, MOST_ROWS, MOST_ROWS + 1)
+_PASSES = (8, 16, 32, 64, 128, 192, 256, 384, 512, 768, 1024)
 # beyond, the device has work for longer than the host takes to launch it
-_PASSES = (16, 32, 64, 128, 192, 256, 384, 512, 768, 1024)
+_LARGEST_PASS = _PASSES[-1] + _LARGEST
 
 Work = Callable[[], None]
 Recorder = Callable[[Work], Work]
@@ -53,14 +55,19 @@ Recorder = Callable[[Work], Work]
 
 def graph_sizes(max_rows: int) -> list[int]:
     """Return the numbers of rows to record steps for, so that all batches up to `max_rows`, or 256, find one."""
-    most = min(max_rows, _LARGEST)
-    sizes = [1, 2, 4, *range(_STRIDE, _LARGEST + 1, _STRIDE)]
-    return sizes[: bisect_left(sizes, most) + 1]
+    return list(_STEPS[: bisect_left(_STEPS, min(max_rows, _LARGEST)) + 1])
 
 
 def pass_sizes(max_tokens: int) -> list[int]:
-    """Return the numbers of tokens to record passes for, so that all steps up to `max_tokens`, or 1,024, find one."""
-    return list(_PASSES[: bisect_left(_PASSES, max_tokens) + 1]) if max_tokens else []
+    """Return the numbers of tokens to record passes for, so that all steps up to `max_tokens` find one.
+
+    The last is for a full chunk beside all that decode, which is most steps under load. Where steps may be larger than
+    the largest pass, those up to 1,024 find one.
+    """
+    if max_tokens > _LARGEST_PASS:
+        return list(_PASSES)
+    sizes = list(_PASSES[: bisect_right(_PASSES, max_tokens)])
+    return [*sizes, -(-max_tokens // CHUNK_TILE) * CHUNK_TILE] if max_tokens > (sizes or [0])[-1] else sizes
 
 
 class CudaRecorder:
@@ -159,17 +166,19 @@ class GraphedModel(TorchModel):
         return norm_and_mix(hidden, addition, norm, layer.experts, self._expert_shape)
 
     def _pass(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None) -> StepOutput:
-        with_logits = with_logits or draws is not None
         recorded = next((recorded for recorded in self._passes if recorded.rows.holds(batch)), None)
         if recorded is None:
-            output = self.forward(batch, cache, with_logits=with_logits)
+            hidden = self.run_layers(self.embed(batch), batch, cache)
         else:
             with torch.inference_mode():
                 self._tables.follow(cache)
                 recorded.rows.fill(batch)
                 recorded.replay()
-            output = self.unembed(recorded.hidden, batch, with_logits=with_logits)
-        return output if draws is None else _drawn(output, draws)
+            hidden = recorded.hidden
+        if draws is None:
+            return self.unembed(hidden, batch, with_logits=with_logits)
+        with torch.inference_mode():
+            return _drawn(self._sample_logits(hidden, batch), draws)
 
     @torch.inference_mode()
     def _record_all(self, plan: CachePlan, recorder: Recorder) -> None:
@@ -192,7 +201,7 @@ class GraphedModel(TorchModel):
         """Compute once what follows a pass and is not recorded, so that no prompt has to wait for a compiler."""
         logits = [self._logits(self.empty_hidden(num_samples).zero_()) for num_samples in _SAMPLES_COMPILED]
         for count in (1, 2):  # for an even number Triton compiles another kernel: the uniform numbers lie otherwise
-            _drawn(StepOutput([], logits[1][:count].float()), Draws([1.0] * count, [0.5] * count))
+            _drawn(logits[1][:count], Draws([1.0] * count, [0.5] * count))
 
     def _record_pass(self, rows: PassRows, hidden: Tensor, recorder: Recorder) -> _RecordedPass:
         longest = self._tables.plan.max_model_len
@@ -218,13 +227,11 @@ class GraphedModel(TorchModel):
             return _RecordedStep(rows, logits, chosen, recorder(compute))
 
 
-@torch.inference_mode()
-def _drawn(output: StepOutput, draws: Draws) -> StepOutput:
-    logits = output.logits
-    assert logits is not None  # noqa: S101 (asked for above)
+def _drawn(logits: Tensor, draws: Draws) -> StepOutput:
     tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     numbers = send([draws.temperatures, draws.uniforms], torch.float64, logits.device)
-    choose_tokens(logits, numbers, tokens)
+    with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+        choose_tokens(logits, numbers, tokens)
     return StepOutput(tokens.tolist(), None)
 
 

@@ -314,5 +314,9 @@ def multiply_tile(
         rows = tl.load(input_starts + value, mask=has_row[:, None], other=0).to(DTYPE)
         # float32 inputs are for tests, which want its precision
         sums = tl.dot(weights, tl.trans(rows), sums, input_precision="ieee")
+        if width_of_warpgroups() == 2 and tl.float32 != DTYPE:
+            # Hopper's instruction reads its registers while others run. Triton 3.7 waits for it rounds later, and ptxas
+            # gives the registers away before (triton issue 9433): to look at the sums is to wait for it in this round
+            sums = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [sums], dtype=tl.float32, is_pure=True, pack=1)
         scale = next_scale
     return restored(sums, DTYPE)

@@ -59,7 +59,8 @@ class KernelOperators:
             full=groups[0],
             sliding=groups[1],
             decodes=decode_tiles(batch).to(device),
-            chunks=chunk_tiles(batch).to(device),
+            chunks=(chunks := chunk_tiles(batch)).to(device),
+            num_chunk_tiles=len(chunks),
             first=first,
         )
 
@@ -79,6 +80,7 @@ class KernelOperators:
             sliding=_Group(tables.sliding, shared.sliding_slots, tables.window),
             decodes=shared.decodes if isinstance(rows, DecodeRows) else rows.decodes,
             chunks=rows.chunks,
+            num_chunk_tiles=0 if isinstance(rows, DecodeRows) else rows.num_full_tiles,
             covers_all=isinstance(rows, DecodeRows),
         )
 
@@ -139,6 +141,8 @@ class _KernelAttention:
     sliding: _Group
     decodes: Tensor
     chunks: Tensor
+    num_chunk_tiles: int
+    """With tokens: of a recorded pass, when it is full of one chunk"""
     first: int = 0
     covers_all: bool = True
     """Whether each token is in a tile"""
@@ -155,12 +159,12 @@ class _KernelAttention:
             # a token that only stands in is to say nothing, rather than anything
             output = torch.empty_like(queries) if self.covers_all else torch.zeros_like(queries)
             # decodes come first, so only they need memory for the parts into which their many keys are divided
-            for places, width, least, count in (
-                (self.decodes, 1, _LEAST_DECODE_SPLITS, len(self.decodes)),
-                (self.chunks, CHUNK_TILE, 1, len(queries)),
+            for places, num_tiles, width, least, count in (
+                (self.decodes, len(self.decodes), 1, _LEAST_DECODE_SPLITS, len(self.decodes)),
+                (self.chunks, self.num_chunk_tiles, CHUNK_TILE, 1, len(queries)),
             ):
                 if len(places):
-                    num_splits = splits_for(len(places), len(cache.keys), self.longest, least)
+                    num_splits = splits_for(num_tiles, len(cache.keys), self.longest, least)
                     tiles = QueryTiles(places, width, num_splits)
                     attend_tiles(queries[:count], paged, sinks, tiles, output[:count])
         return output.flatten(1)

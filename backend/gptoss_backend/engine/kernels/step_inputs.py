@@ -66,6 +66,8 @@ class PassRows:
         """num_decodes: sequences that may decode beside the chunks."""
         self.size = size
         self._num_decodes = min(size, num_decodes)
+        self.num_full_tiles = max(1, size // CHUNK_TILE)
+        """Of chunks, where all tokens are one chunk's."""
         # a chunk's last tile may be less than full
         num_tiles = self._num_decodes + size // CHUNK_TILE + min(size, _MOST_CHUNKS)
         pinned = device.type == "cuda"
@@ -131,9 +133,12 @@ class _Staged:
 
     def fill(self, batch: Batch, draws: Draws | None) -> None:
         _lay_out(batch, self.numbers)
-        self.draws.zero_()
-        if draws is not None:
-            self.draws[:, : batch.num_decodes] = torch.tensor([draws.temperatures, draws.uniforms], dtype=torch.float64)
+        if draws is None:
+            self.draws.zero_()
+            return
+        self.draws[:, : batch.num_decodes] = torch.tensor([draws.temperatures, draws.uniforms], dtype=torch.float64)
+        # whoever stands in for the first row goes on with its token, and so with its experts
+        self.draws[:, batch.num_decodes :] = self.draws[:, :1]
 
 
 def _lay_out(batch: Batch, lines: Tensor) -> None:
@@ -163,9 +168,15 @@ class DeviceTables:
 
 def _follow(table: Tensor, group: LayerGroup) -> None:
     latest: dict[int, int] = {}
-    for row, first, entries in group.take_changes():
+    changes = group.take_changes()
+    for row, first, entries in changes:
         start = row * table.shape[1] + first
         latest.update(zip(range(start, start + len(entries)), entries, strict=True))
-    if latest:
+    if not latest:
+        return
+    try:
         places, blocks = send([list(latest), list(latest.values())], torch.int64, table.device)
         table.view(-1).index_copy_(0, places, blocks.to(table.dtype))
+    except RuntimeError:  # the step fails for want of memory; the next one must know of these, too
+        group.put_back(changes)
+        raise
