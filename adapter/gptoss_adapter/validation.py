@@ -29,7 +29,7 @@ from gptoss_adapter.errors import (
     UnsupportedMediaTypeError,
 )
 from gptoss_adapter.messages.errors import error_response as anthropic_response
-from gptoss_adapter.messages.errors import speaks_anthropic
+from gptoss_adapter.paths import speaks_anthropic
 from gptoss_adapter.schemas.fields import TOO_MANY_FIELDS, UNSUPPORTED
 
 _MAX_CONTAINERS: Final = 500_000

@@ -22,6 +22,7 @@ from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.heads import AnswerHead, Frame
 from gptoss_adapter.limits import check_schemas, check_tools
+from gptoss_adapter.paths import CHAT_COMPLETIONS
 from gptoss_adapter.prompt_logprobs import prompt_logprobs
 from gptoss_adapter.prompting import chat_request, check_answer_fields, copies_of, sampling_params, scored_once
 from gptoss_adapter.schemas.answers import ChatCompletion, Choice, ErrorBody, Usage
@@ -38,7 +39,7 @@ router = APIRouter(tags=["chat"], route_class=StrictJsonRoute)
 
 
 @router.post(
-    "/v1/chat/completions",
+    CHAT_COMPLETIONS,
     response_model=ChatCompletion,
     responses={200: STREAMED, "4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
 )

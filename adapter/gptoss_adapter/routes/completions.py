@@ -21,6 +21,7 @@ from gptoss_adapter.continuation import Continuation
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.heads import AnswerHead, Frame
+from gptoss_adapter.paths import COMPLETIONS
 from gptoss_adapter.prompting import check_answer_fields, completion_sampling, copies_of, scored_once
 from gptoss_adapter.raw_prompts import decode_text, prompt_ids, raw_prompts
 from gptoss_adapter.schemas.answers import ErrorBody, TextCompletion, Usage
@@ -60,7 +61,7 @@ class _Plan:
 
 
 @router.post(
-    "/v1/completions",
+    COMPLETIONS,
     response_model=TextCompletion,
     responses={200: STREAMED, "4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
 )
