@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gptoss_adapter.admission import Admission
 from gptoss_adapter.context import KEY_NOTE, PROFILE_HEADER, REQUEST_ID_HEADER, RequestRecord, begin_record
 from gptoss_adapter.drain import Drain
+from gptoss_adapter.error_answers import error_response
 from gptoss_adapter.errors import (
     ApiError,
     BodyTimeoutError,
@@ -35,7 +36,6 @@ from gptoss_adapter.logs import fields
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.paths import OPERATORS, speaks_anthropic
 from gptoss_adapter.stats_activity import COMPLETED
-from gptoss_adapter.validation import error_response
 from gptoss_backend.settings import AdapterSettings
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 Stage: any; a request that cannot be answered ends here.
 Owns: the exception tree, each error's HTTP status, OpenAI type and code; the body's shape.
-Does not know: why an error was raised, FastAPI's or pydantic's own errors (validation.py reads those).
+Does not know: why an error was raised, FastAPI's or pydantic's own errors (error_answers.py reads those).
 """
 
 from __future__ import annotations

@@ -29,10 +29,10 @@ from gptoss_adapter.schemas.answers import ChatCompletion, Choice, ErrorBody, Us
 from gptoss_adapter.schemas.chat import ChatCompletionRequest, PromptFields
 from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.sse import DONE, STREAMED, EventStream
+from gptoss_adapter.strict_routes import StrictJsonRoute
 from gptoss_adapter.structured import check_form
 from gptoss_adapter.together import gather, interleave
 from gptoss_adapter.turn import ChatPrompt, Turn
-from gptoss_adapter.validation import StrictJsonRoute
 from gptoss_backend.contract import SAMPLING_CODEC, SamplingParams
 
 router = APIRouter(tags=["chat"], route_class=StrictJsonRoute)

@@ -28,10 +28,10 @@ from gptoss_adapter.schemas.answers import ErrorBody, TextCompletion, Usage
 from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.sse import DONE, STREAMED, EventStream
+from gptoss_adapter.strict_routes import StrictJsonRoute
 from gptoss_adapter.structured import check_form
 from gptoss_adapter.text_chunks import TextChoiceBuilder, TextChunkWriter
 from gptoss_adapter.together import gather, interleave
-from gptoss_adapter.validation import StrictJsonRoute
 from gptoss_backend.contract import MOST_TOLD_OF_PROMPT, TokenLogprob
 
 _LONG: Final = 16 * 1024

@@ -25,7 +25,7 @@ from gptoss_adapter.schemas.message_answers import CountedMessageTokens, Message
 from gptoss_adapter.schemas.messages import CountTokensRequest, MessageRequest
 from gptoss_adapter.serving import Shared
 from gptoss_adapter.sse import EventStream
-from gptoss_adapter.validation import StrictJsonRoute
+from gptoss_adapter.strict_routes import StrictJsonRoute
 
 router = APIRouter(
     tags=["messages"],

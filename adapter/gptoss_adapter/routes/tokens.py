@@ -20,7 +20,7 @@ from gptoss_adapter.routes.chat import check_length
 from gptoss_adapter.schemas.answers import DetokenizedText, ErrorBody, Tokens
 from gptoss_adapter.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
 from gptoss_adapter.serving import ServedModel, Services, Shared
-from gptoss_adapter.validation import StrictJsonRoute
+from gptoss_adapter.strict_routes import StrictJsonRoute
 from gptoss_backend.harmony.vocabulary import NUM_TOKENS
 
 router = APIRouter(tags=["tokens"], route_class=StrictJsonRoute)
