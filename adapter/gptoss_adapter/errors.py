@@ -74,6 +74,11 @@ class InvalidRequestError(ApiError):
     type = "invalid_request_error"
 
 
+def invalid_value(message: str, param: str) -> InvalidRequestError:
+    """Return the error for a field whose value cannot be: by itself, or beside the others."""
+    return InvalidRequestError(message, param=param, code="invalid_value")
+
+
 def refusal_of(text: str) -> InvalidRequestError:
     """Return the error for a sentence in which the backend refuses a request; the part it begins with is the param."""
     param = _LEADING_PARAM.match(text)

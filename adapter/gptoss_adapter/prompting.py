@@ -13,7 +13,7 @@ from datetime import date
 from typing import Final, TypeVar
 
 from gptoss_adapter.context import may_hurry
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.schemas.chat import (
     AllowedToolsChoice,
     AnswerContent,
@@ -100,7 +100,7 @@ def wish_of(verbosity: Verbosity | None) -> tuple[ChatMessage, ...]:
 def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> SamplingParams:
     """Return how the answer's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
     if body.top_logprobs and not body.logprobs:
-        raise _invalid("'top_logprobs' is only allowed when 'logprobs' is true.", "top_logprobs")
+        raise invalid_value("'top_logprobs' is only allowed when 'logprobs' is true.", "top_logprobs")
     logprobs = body.top_logprobs or 0 if body.logprobs else None
     param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     sampling = sampling_of(body, profile, max_tokens_of(profile, _asked_tokens(body), param), logprobs)
@@ -112,7 +112,9 @@ def _effort(body: PromptFields, profile: ProfileSettings) -> ReasoningEffort:
     of_template = body.chat_template_kwargs.reasoning_effort if body.chat_template_kwargs else None
     if asked and of_template and effort_of(asked) != effort_of(of_template):
         param = "chat_template_kwargs.reasoning_effort"
-        raise _invalid(f"'{param}' ({of_template}) and 'reasoning_effort' ({asked}) differ; send one of them.", param)
+        raise invalid_value(
+            f"'{param}' ({of_template}) and 'reasoning_effort' ({asked}) differ; send one of them.", param
+        )
     return effort_of(asked or of_template or profile.reasoning_effort)
 
 
@@ -120,7 +122,7 @@ def _asked_tokens(body: ChatCompletionRequest) -> int | None:
     old, new = body.max_tokens, body.max_completion_tokens
     if old is not None and new is not None and old != new:
         message = f"'max_tokens' ({old}) and 'max_completion_tokens' ({new}) differ; send one of them."
-        raise _invalid(message, "max_tokens")
+        raise invalid_value(message, "max_tokens")
     return new if new is not None else old
 
 
@@ -177,14 +179,14 @@ def _tool_choice(body: PromptFields) -> ToolChoice:
                 _check_offered(offered, choice.function.name, f"tool_choice.allowed_tools.tools[{at}].function.name")
             return ToolChoice(ToolChoiceMode(allowed.mode))
         case "required" if not body.tools:
-            raise _invalid("'tool_choice' is 'required', but there are no 'tools'.", "tool_choice")
+            raise invalid_value("'tool_choice' is 'required', but there are no 'tools'.", "tool_choice")
         case mode:
             return ToolChoice(ToolChoiceMode(mode or "auto"))
 
 
 def _check_offered(offered: Set[str], name: str, param: str) -> None:
     if name not in offered:
-        raise _invalid(f"'{param}' is '{name}', which is not among the 'tools'.", param)
+        raise invalid_value(f"'{param}' is '{name}', which is not among the 'tools'.", param)
 
 
 # --- completions ----------------------------------------------------------------------------------------------------
@@ -193,14 +195,16 @@ def _check_offered(offered: Set[str], name: str, param: str) -> None:
 def completion_sampling(body: CompletionRequest, profile: ProfileSettings) -> SamplingParams:
     """Return how a text's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
     if body.best_of is not None and body.best_of != (body.n or 1):
-        raise _invalid("'best_of' is only taken where it equals 'n': this server ranks no answers.", "best_of")
+        raise invalid_value("'best_of' is only taken where it equals 'n': this server ranks no answers.", "best_of")
     if body.max_tokens == 0 and not body.echo:
-        raise _invalid("'max_tokens' is 0, which is only allowed with 'echo'.", "max_tokens")
+        raise invalid_value("'max_tokens' is 0, which is only allowed with 'echo'.", "max_tokens")
     asks_of_echo = body.echo and body.logprobs is not None
     if asks_of_echo and body.stream:
-        raise _invalid("'echo' with 'logprobs' cannot be streamed.", "echo")
+        raise invalid_value("'echo' with 'logprobs' cannot be streamed.", "echo")
     if asks_of_echo and body.prompt_logprobs not in (None, body.logprobs):
-        raise _invalid("'prompt_logprobs' and the 'logprobs' of an echo differ; send one of them.", "prompt_logprobs")
+        raise invalid_value(
+            "'prompt_logprobs' and the 'logprobs' of an echo differ; send one of them.", "prompt_logprobs"
+        )
     max_tokens = max_tokens_of(profile, body.max_tokens, "max_tokens", default=COMPLETION_MAX_TOKENS)
     sampling = sampling_of(body, profile, 1 if body.max_tokens == 0 else max_tokens, body.logprobs)
     return replace(
@@ -230,9 +234,9 @@ def check_answer_fields(body: GenerationFields, num_choices: int, max_choices: i
     """Raise InvalidRequestError where the request asks for another way of answering than this server's."""
     if num_choices > max_choices:
         message = f"The request asks for {num_choices} answers ('n' for each prompt); this server gives {max_choices}."
-        raise _invalid(message, "n")
+        raise invalid_value(message, "n")
     if body.stream_options is not None and not body.stream:
-        raise _invalid("'stream_options' is only allowed when 'stream' is true.", "stream_options")
+        raise invalid_value("'stream_options' is only allowed when 'stream' is true.", "stream_options")
 
 
 def max_tokens_of(profile: ProfileSettings, asked: int | None, param: str, *, default: int | None = None) -> int | None:
@@ -242,7 +246,7 @@ def max_tokens_of(profile: ProfileSettings, asked: int | None, param: str, *, de
     """
     limit = profile.max_tokens_limit
     if asked is not None and limit is not None and asked > limit:
-        raise _invalid(f"'{param}' is {asked}; this profile gives at most {limit} tokens.", param)
+        raise invalid_value(f"'{param}' is {asked}; this profile gives at most {limit} tokens.", param)
     wanted = asked or default or profile.max_tokens
     return min(wanted, limit) if wanted and limit else wanted or limit
 
@@ -253,10 +257,12 @@ def sampling_of(
     """Return how an answer's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
     defaults = SamplingParams()
     if body.priority is not None and body.priority < defaults.priority and not may_hurry():
-        raise _invalid(f"'priority' is {body.priority}; this key may ask for {defaults.priority} or later.", "priority")
+        raise invalid_value(
+            f"'priority' is {body.priority}; this key may ask for {defaults.priority} or later.", "priority"
+        )
     min_tokens = or_default(body.min_tokens, defaults.min_tokens)
     if max_tokens is not None and min_tokens > max_tokens:
-        raise _invalid(f"'min_tokens' ({min_tokens}) is more than the {max_tokens} tokens allowed.", "min_tokens")
+        raise invalid_value(f"'min_tokens' ({min_tokens}) is more than the {max_tokens} tokens allowed.", "min_tokens")
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=or_default(body.temperature, or_default(profile.temperature, defaults.temperature)),
@@ -283,7 +289,7 @@ def _allowed(body: RawOutputFields) -> tuple[int, ...] | None:
 
 def _of_prompt(body: ChatCompletionRequest | CompletionRequest) -> int | None:
     if body.prompt_logprobs is not None and body.stream:
-        raise _invalid("'prompt_logprobs' cannot be streamed.", "prompt_logprobs")
+        raise invalid_value("'prompt_logprobs' cannot be streamed.", "prompt_logprobs")
     return body.prompt_logprobs
 
 
@@ -294,7 +300,3 @@ def _as_int64(number: int) -> int:
 def or_default(value: T | None, default: T) -> T:
     """Return the value, or the default where it was left out."""
     return default if value is None else value
-
-
-def _invalid(message: str, param: str) -> InvalidRequestError:
-    return InvalidRequestError(message, param=param, code="invalid_value")

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from gptoss_adapter.chunks import AnswerStyle, ChoiceBuilder, ChunkWriter
 from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.heads import AnswerHead, Frame
 from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.paths import CHAT_COMPLETIONS
@@ -73,7 +73,7 @@ def check_length(body: PromptFields, services: Services) -> None:
     max_messages = limits.max_messages
     if len(body.messages) > max_messages:
         message = f"The conversation has {len(body.messages)} messages; this server takes {max_messages}."
-        raise InvalidRequestError(message, param="messages", code="invalid_value")
+        raise invalid_value(message, "messages")
     check_tools(body.tools, limits)
     tools = enumerate(body.tools or ())
     check_schemas({f"tools[{at}].function.parameters": tool.function.parameters for at, tool in tools}, limits)
@@ -111,7 +111,7 @@ def _check_copies(sampling: SamplingParams, count: int, services: Services) -> N
     num_bytes, most = count * len(SAMPLING_CODEC.encode(sampling)), 2 * services.settings.adapter.max_body_bytes
     if num_bytes > most:
         message = f"{count} answers to this request are {num_bytes} bytes for the engine; this server sends {most}."
-        raise InvalidRequestError(message, param="n", code="invalid_value")
+        raise invalid_value(message, "n")
 
 
 async def _whole_answer(

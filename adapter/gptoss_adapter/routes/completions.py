@@ -19,7 +19,7 @@ from starlette.responses import Response
 from gptoss_adapter.context import current_record
 from gptoss_adapter.continuation import Continuation
 from gptoss_adapter.disconnect import until_disconnect
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import InvalidRequestError, invalid_value
 from gptoss_adapter.heads import AnswerHead, Frame
 from gptoss_adapter.paths import COMPLETIONS
 from gptoss_adapter.prompting import check_answer_fields, completion_sampling, copies_of, scored_once
@@ -117,14 +117,14 @@ def _check_scores(prompts: list[list[int]], num_copies: int, num_likeliest: int 
         message = (
             f"The answers would tell {num_told} log probabilities of prompts; this server tells {MOST_TOLD_OF_PROMPT}."
         )
-        raise InvalidRequestError(message, param="prompt", code="invalid_value")
+        raise invalid_value(message, "prompt")
 
 
 def _check_echoes(echoes: list[str], num_copies: int, most: int) -> None:
     num_chars = sum(map(len, echoes)) * num_copies
     if num_chars > most:
         message = f"'echo' would repeat {num_chars} characters in {num_copies} answers; this server repeats {most}."
-        raise InvalidRequestError(message, param="echo", code="invalid_value")
+        raise invalid_value(message, "echo")
 
 
 async def _whole_answer(plan: _Plan, head: AnswerHead, body: CompletionRequest, request: Request) -> TextCompletion:

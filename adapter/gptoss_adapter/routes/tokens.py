@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.prompting import chat_request
 from gptoss_adapter.raw_prompts import decode_text, encode_text, text_names, token_ids
 from gptoss_adapter.routes.chat import check_length
@@ -48,7 +48,7 @@ async def detokenize(body: DetokenizeRequest, services: Shared) -> Response:
     if max(body.tokens, default=0) >= NUM_TOKENS:
         place, token = next((place, token) for place, token in enumerate(body.tokens) if token >= NUM_TOKENS)
         message = f"'tokens[{place}]' is {token}; the vocabulary ends at {NUM_TOKENS - 1}."
-        raise InvalidRequestError(message, param=f"tokens[{place}]", code="invalid_value")
+        raise invalid_value(message, f"tokens[{place}]")
     text = DetokenizedText(prompt=await decode_text(body.tokens))
     return Response(text.json_bytes(), media_type="application/json")
 
