@@ -20,7 +20,8 @@ from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.messages.conversation import conversation, ends_with_the_assistant
 from gptoss_adapter.messages.errors import THREAD_UNSUPPORTED
 from gptoss_adapter.messages.thinking import Telling
-from gptoss_adapter.prompting import effort_of, max_tokens_of, or_default, sampling_of
+from gptoss_adapter.prompting import effort_of
+from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.messages import (
     ConversationFields,
     MessageRequest,

@@ -22,8 +22,9 @@ from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import InvalidRequestError, invalid_value
 from gptoss_adapter.heads import AnswerHead, Frame
 from gptoss_adapter.paths import COMPLETIONS
-from gptoss_adapter.prompting import check_answer_fields, completion_sampling, copies_of, scored_once
+from gptoss_adapter.prompting import completion_sampling
 from gptoss_adapter.raw_prompts import decode_text, prompt_ids, raw_prompts
+from gptoss_adapter.sampling_plan import check_answer_fields, copies_of, scored_once
 from gptoss_adapter.schemas.answers import ErrorBody, TextCompletion, Usage
 from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_adapter.serving import ServedModel, Services, Shared

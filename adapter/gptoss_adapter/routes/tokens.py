@@ -14,9 +14,8 @@ from starlette.responses import Response
 from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import invalid_value
-from gptoss_adapter.prompting import chat_request
+from gptoss_adapter.prompting import chat_request, check_length
 from gptoss_adapter.raw_prompts import decode_text, encode_text, text_names, token_ids
-from gptoss_adapter.routes.chat import check_length
 from gptoss_adapter.schemas.answers import DetokenizedText, ErrorBody, Tokens
 from gptoss_adapter.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
 from gptoss_adapter.serving import ServedModel, Services, Shared
@@ -54,6 +53,6 @@ async def detokenize(body: DetokenizeRequest, services: Shared) -> Response:
 
 
 async def _chat_tokens(body: TokenizeChatRequest, served: ServedModel, services: Services) -> list[int]:
-    check_length(body, services)
+    check_length(body, services.settings.adapter)
     chat = chat_request(body, served.profile, services.today())
     return token_ids(await services.model_server.preprocess(chat, current_record().request_id))
