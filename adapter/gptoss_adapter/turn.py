@@ -17,6 +17,7 @@ from gptoss_adapter.content import ContentGate
 from gptoss_adapter.context import RequestRecord
 from gptoss_adapter.errors import refusal_of
 from gptoss_adapter.generation import Generation
+from gptoss_adapter.going_on import may_go_on
 from gptoss_adapter.inference import ModelServer, PromptIds
 from gptoss_adapter.schemas.answers import FinishReasonName
 from gptoss_adapter.serving import ServedModel, Services
@@ -117,9 +118,9 @@ class Turn(Generation[Delta]):
     def _following(self, finished: Finished) -> list[int]:
         tool = self._splitter.refused_call
         has_called = finished.finish_reason is FinishReason.STOP and self._token_ids[-1:] == [CALL]
-        if tool is None or not (has_called and self._goes_on and self._has_time_left(finished)):
+        if tool is None or not (has_called and self._goes_on):
             return []
-        return refusal_of_call(tool)
+        return refusal_of_call(tool) if may_go_on(self._sampling, finished, len(self._token_ids)) else []
 
     def _reasoning_tokens(self) -> int:
         return self._splitter.reasoning_tokens
