@@ -14,13 +14,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from gptoss_adapter.context import RequestRecord
 from gptoss_adapter.errors import ApiError, InternalError, ServiceUnavailableError
 from gptoss_adapter.generation_notes import note_end, outcome_of
 from gptoss_adapter.going_on import GoingOn
-from gptoss_adapter.inference import GenerationStep, GenerationStream, PromptIds
+from gptoss_adapter.inference import STREAM_END_TIMEOUT_S, GenerationStep, GenerationStream, PromptIds
 from gptoss_adapter.metrics import GenerationMeter
 from gptoss_adapter.raw_prompts import token_ids
 from gptoss_adapter.schemas.answers import FinishReasonName, Usage
@@ -29,9 +29,6 @@ from gptoss_backend.contract import STOP_TOKENS, Finished, FinishReason, Samplin
 from gptoss_backend.harmony.vocabulary import FIRST_SPECIAL, RETURN
 
 logger = logging.getLogger(__name__)
-
-# the last response and the stream's end come together; a server that does not end it is not waited for
-_STREAM_END_TIMEOUT_S: Final = 1.0
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -289,6 +286,6 @@ class Generation(ABC, Generic[T_co]):
             return
         if is_finished:
             with contextlib.suppress(ApiError, TimeoutError, StopAsyncIteration):
-                async with asyncio.timeout(_STREAM_END_TIMEOUT_S):
+                async with asyncio.timeout(STREAM_END_TIMEOUT_S):
                     await anext(self._stream)
         self._stream.cancel()

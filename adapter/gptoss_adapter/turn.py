@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import repeat
 from typing import Final
 
+from gptoss_adapter.abandoned import look_at_the_outcome
 from gptoss_adapter.content import ContentGate
 from gptoss_adapter.context import RequestRecord
 from gptoss_adapter.errors import refusal_of
@@ -47,15 +48,9 @@ class ChatPrompt:
         """Return the prompt. Raises ApiError."""
         if self._rendering is None:
             self._rendering = asyncio.create_task(self._server.preprocess(self._chat, self._request_id))
-            self._rendering.add_done_callback(_look_at_the_outcome)
+            self._rendering.add_done_callback(look_at_the_outcome)
         # shielded: a turn that is given up does not take the prompt from the others
         return await asyncio.shield(self._rendering)
-
-
-def _look_at_the_outcome(rendering: asyncio.Task[PromptIds]) -> None:
-    """Take note of an error that nobody waits for any more; asyncio would complain of it."""
-    if not rendering.cancelled():
-        rendering.exception()
 
 
 class Turn(Generation[Delta]):

@@ -23,7 +23,7 @@ from gptoss_backend.settings import Settings
 from gptoss_backend.settings_sources import setting_layers
 from gptoss_client import config_command, doctor
 from gptoss_client.addresses import on_free_ports
-from gptoss_client.errors import CommandError
+from gptoss_client.errors import INTERRUPTED, CommandError
 from gptoss_client.follow import LogReader
 from gptoss_client.join import join as join_engine
 from gptoss_client.keys import add_key
@@ -51,7 +51,6 @@ from gptoss_client.stop_signal import StopSignal
 from gptoss_client.talk_commands import ask, bench, chat
 
 _FOLLOW_PERIOD_S: Final = 0.2
-_INTERRUPTED: Final = 130  # what a shell reports of a command ended by Ctrl-C
 
 app = typer.Typer(
     help="Serve GPT-OSS from NVIDIA Triton Inference Server, behind an OpenAI-compatible API.",
@@ -146,7 +145,7 @@ def pull_checkpoint(
         folder = pull(repository_of(name, load(config, {})), console, if_absent=if_absent)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on where this one was")
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     console.print(f"{name} is in {folder}")
 
 
@@ -170,7 +169,7 @@ def make_random_checkpoint(
     with StopSignal() as stop:
         # it reads no settings; the file's name only keeps ours out of its environment
         is_made = make_checkpoint(order, child_environment(folder / "config.yaml"), stop, _console())
-    raise typer.Exit(0 if is_made else _INTERRUPTED)
+    raise typer.Exit(0 if is_made else INTERRUPTED)
 
 
 app.command("plan")(plan)

@@ -17,7 +17,7 @@ import typer
 from gptoss_backend.contract import ReasoningEffort
 from gptoss_backend.settings import ProfileName
 from gptoss_client.api_errors import ClientError
-from gptoss_client.errors import CommandError
+from gptoss_client.errors import INTERRUPTED, CommandError
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.serve_options import load
 from gptoss_client.server_address import ServerAddress, named_server, running_server
@@ -50,7 +50,7 @@ def told_to_person() -> Iterator[None]:
     except ClientError as error:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:  # whoever read has what they wanted
         drop_output()
         raise typer.Exit(BROKEN_PIPE) from None

@@ -25,7 +25,7 @@ from gptoss_backend.settings import Settings
 from gptoss_client.addresses import Addresses, listeners
 from gptoss_client.checkpoint import check_checkpoints, ensure_checkpoints
 from gptoss_client.display import Display, failure_in, farewell
-from gptoss_client.errors import CommandError, PortTakenError, ProcessDiedError
+from gptoss_client.errors import INTERRUPTED, CommandError, PortTakenError, ProcessDiedError
 from gptoss_client.launch import TRITON_LOG, processes
 from gptoss_client.logs import bound_sizes
 from gptoss_client.placing import config_variant
@@ -38,7 +38,6 @@ from gptoss_client.supervisor import Observer, Supervisor
 from gptoss_client.triton_command import exposure
 from gptoss_client.triton_runtime import TritonRuntime, find_runtime
 
-STOPPED_BEFORE_READY: Final = 130  # what a shell reports of a command ended by Ctrl-C
 _FOLLOW_PERIOD_S: Final = 0.2
 
 
@@ -52,7 +51,7 @@ def serve(settings: Settings, console: Console, *, detach: bool) -> int:
         runtime = _prepare(settings, run, stop, console)
         if stop.requested:
             run.forget_state()
-            return STOPPED_BEFORE_READY
+            return INTERRUPTED
         if detach:
             return _serve_in_background(run, claim, _display(settings, run, console, "gptoss stop ends it"), stop)
         return supervise(settings, runtime, run, _display(settings, run, console, "Ctrl-C ends it"), stop)
@@ -97,7 +96,7 @@ def supervise(
         raise
     finally:
         run.forget_state()
-    return 0 if keeper.was_ready else STOPPED_BEFORE_READY
+    return 0 if keeper.was_ready else INTERRUPTED
 
 
 def _prepare(settings: Settings, run: RunDirectory, stop: StopSignal, console: Console) -> TritonRuntime:
@@ -197,7 +196,7 @@ def _serve_in_background(run: RunDirectory, claim: int, display: Display, stop: 
             return 0
     _forget_own_state(run)
     if stop.requested:
-        return STOPPED_BEFORE_READY
+        return INTERRUPTED
     words = log.read_text(encoding="utf-8", errors="replace").strip()
     raise ProcessDiedError(failure_in(words) or f"the server's supervisor died ({supervisor.returncode}): {words}")
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from gptoss_backend.model_names import MODEL_ALIAS
 from gptoss_client.command_line import (
     AtProfileOption,
     EffortOption,
@@ -26,7 +27,6 @@ from gptoss_client.command_line import (
     told_to_person,
 )
 from gptoss_client.errors import UsageError
-from gptoss_client.reports import MODEL_ALIAS
 from gptoss_client.server_address import ServerAddress
 
 _SILENCE_S: Final = 120.0
