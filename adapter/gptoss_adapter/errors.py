@@ -106,9 +106,9 @@ class InvalidKeyError(InvalidRequestError):
     status = 401
     code = "invalid_api_key"
 
-    def __init__(self, message: str, *, is_known: bool = True) -> None:
-        """is_known: False where there was a key, which is none of ours; RFC 6750 words the challenge so."""
-        challenge = "Bearer" if is_known else 'Bearer error="invalid_token"'
+    def __init__(self, message: str, *, was_offered: bool = False) -> None:
+        """was_offered: there was a key, which is none of ours; RFC 6750 words the challenge so."""
+        challenge = 'Bearer error="invalid_token"' if was_offered else "Bearer"
         super().__init__(message, headers={"WWW-Authenticate": challenge})
 
 
