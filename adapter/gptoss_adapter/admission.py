@@ -107,7 +107,7 @@ class Admission:
         between_ends_s = median(self._durations_s) / max(1, num_under_way or self._drain.num_under_way)
         return min(max(1, math.ceil(between_ends_s)), _MAX_RETRY_S)
 
-    def took(self, duration_s: float) -> None:
+    def note_duration(self, duration_s: float) -> None:
         """Take note of how long an answer took."""
         self._durations_s.append(duration_s)
 

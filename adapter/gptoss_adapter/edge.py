@@ -121,7 +121,7 @@ class Edge:
         with self._admission.request(scope, key) as record.counted:
             await self._app(scope, _replay(body, receive), send)
         if record.notes.get("outcome") in COMPLETED:
-            self._admission.took(time.perf_counter() - record.started_at)
+            self._admission.note_duration(time.perf_counter() - record.started_at)
 
     async def _read_body(self, headers: Headers, receive: Receive, client: str) -> bytes:
         """Return the whole body. client: whose it is.

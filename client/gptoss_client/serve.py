@@ -24,7 +24,7 @@ from gptoss_backend.model_names import MODELS_BY_SHORT
 from gptoss_backend.settings import Settings
 from gptoss_client.addresses import Addresses, listeners
 from gptoss_client.checkpoint import check_checkpoints, ensure_checkpoints
-from gptoss_client.display import Display, failure_in, farewell
+from gptoss_client.display import Display, failure_in, how_to_use
 from gptoss_client.errors import INTERRUPTED, CommandError, PortTakenError, ProcessDiedError
 from gptoss_client.launch import TRITON_LOG, processes
 from gptoss_client.logs import bound_sizes
@@ -126,7 +126,7 @@ def _first_state(phase: Phase, shm_prefix: str = "") -> RunState:
 def _display(settings: Settings, run: RunDirectory, console: Console, how_to_stop: str) -> Display:
     model = MODELS_BY_SHORT[settings.served_model]
     asks_for_key = settings.adapter.keys_path is not None
-    lines = farewell(model, Addresses.of(settings), run.logs, how_to_stop, asks_for_key=asks_for_key)
+    lines = how_to_use(model, Addresses.of(settings), run.logs, how_to_stop, asks_for_key=asks_for_key)
     return Display(console, lines, triton_log=run.logs / f"{TRITON_LOG}.log")
 
 
