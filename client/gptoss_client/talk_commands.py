@@ -1,6 +1,7 @@
 """`gptoss chat`, `gptoss ask` and `gptoss bench`: their options, and the parts they are put together from.
 
 Stage: the edge between a person and the client.
+Owns: what each makes of its options; which parts are imported only when they are needed.
 Does not know: how a conversation goes on or a measurement is made.
 """
 
