@@ -102,10 +102,11 @@ gpu-check: setup  ## on a GPU: kernels, full-size models, memory, tokens/s, in o
 gpu-bench: setup  ## on a GPU: steps against the memory's limit, time to the first token (ARGS="--transformers --profile --out FOLDER")
 	@$(VENV)/bin/python -m load.gpu_bench $(ARGS)
 
-check: setup  ## run ruff and mypy
+check: setup  ## run ruff, mypy and the import rules
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest -q tests/contract/test_imports.py
 
 lock:  ## resolve pyproject.toml's ranges anew into requirements/lock.txt
 	@bash requirements/lock.sh "$(PYTHON)" "$(TORCH_INSTALL)" $(LOCK)

@@ -3,8 +3,8 @@
 Stage: start of the container, then its watch.
 Owns: that a container whose stub has crashed or hangs ends, so that its restart policy (Docker's or Kubernetes') makes
 it whole; Triton itself neither restarts a stub nor says that one is gone.
-Does not know: tritonserver's flags (gptoss_client.launch), what tells that one hangs (gptoss_client.liveness), how
-models work.
+Does not know: tritonserver's flags (gptoss_client.triton_command), what tells that one hangs (gptoss_client.liveness),
+how models work.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gptoss_client.launch import TRITON
 from gptoss_client.liveness import triton_hang
 from gptoss_client.placing import config_variant
 from gptoss_client.probing import http_probe
-from gptoss_client.process_group import ProcessRecord, crashed_children
+from gptoss_client.process_group import CrashWatch, ProcessRecord
 from gptoss_client.stop_signal import StopSignal
 from gptoss_client.triton_command import remove_shared_memory, triton_command
 from gptoss_client.triton_runtime import find_runtime
@@ -107,20 +107,17 @@ def start(settings: Settings, shm_prefix: str, ending: threading.Event) -> subpr
 
 def watch(server: subprocess.Popen[bytes], hangs: HangCheck, ending: threading.Event) -> int:
     """Wait for tritonserver's end, and bring it about where a stub has crashed or hangs; returns an exit status."""
-    leader = ProcessRecord.of(TRITON, server.pid)
-    crashed_before: set[int] = set()
+    crashes = CrashWatch(ProcessRecord.of(TRITON, server.pid))
     try:
         while True:
             try:
                 status = server.wait(CHECK_PERIOD_S)
             except subprocess.TimeoutExpired:
-                crashed = set(crashed_children(leader))
+                lost_stub = crashes.lost_child()
             else:
                 return status if status >= 0 else _SIGNAL_BASE - status
-            # an orderly end looks like a crash until the parent has taken note: a crash still looks so a second later
-            if lasting := crashed & crashed_before:
-                return kill(server, f"lost a stub (pid {min(lasting)})", _STUB_CRASHED)
-            crashed_before = crashed
+            if lost_stub:
+                return kill(server, f"lost a stub (pid {lost_stub})", _STUB_CRASHED)
             # once it ends, who asked for that sets the limit
             if not ending.is_set() and (trouble := hangs.verdict()):
                 return kill(server, f"hangs: {trouble}", _HANGS)

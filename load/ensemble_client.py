@@ -2,31 +2,23 @@
 
 Stage: before 3 prompt and behind 6 detokenize; the adapter has no part in it.
 Owns: the channel, the clock, when an answer is whole.
-Does not know: locust, what is asked, HTTP.
+Does not know: locust, what is asked, HTTP, the messages' form (gptoss_client.ensemble).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from time import perf_counter
 from typing import Any
 
 import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2_grpc
 
-from gptoss_backend.contract import (
-    CHAT,
-    CHAT_CODEC,
-    EVENT,
-    EVENT_CODEC,
-    TOKEN_IDS,
-    ChatRequest,
-    ContractError,
-    Finished,
-    decode_error,
-)
+from gptoss_backend.contract import CHAT_CODEC, TOKEN_IDS, ChatRequest, Finished, decode_error
 from gptoss_backend.model_names import MODELS
+from gptoss_client.api_errors import ProtocolError
+from gptoss_client.ensemble import ensemble_request, finished_of, outputs_of
 from load.answer import AnswerTimes, ChatError
 
 
@@ -73,7 +65,7 @@ class EnsembleChat:
     def run(self, chat: ChatRequest) -> None:
         """Send the request and read the answer; blocks its greenlet. Raises ChatError."""
         self.answer = AnswerTimes(perf_counter())
-        request = _request(self._ensemble, CHAT_CODEC.encode(chat))
+        request = ensemble_request(self._ensemble, CHAT_CODEC.encode(chat))
         try:
             read_answer(self._stub.ModelStreamInfer(iter([request])), self.answer)
         except grpc.RpcError as error:
@@ -86,14 +78,21 @@ def read_answer(responses: Iterable[Any], answer: AnswerTimes) -> None:
     for response in responses:
         if response.error_message:
             raise ChatError(f"Triton: {decode_error(response.error_message)[1]}")
-        outputs = _outputs(response.infer_response)
+        outputs = outputs_of(response.infer_response)
         if outputs.get(TOKEN_IDS.name):
             answer.mark_delta(perf_counter())
-        if finished := _finished(outputs.get(EVENT.name, b"")):
+        if finished := _finished(outputs):
             answer.count_tokens(finished.completion_tokens)
             is_finished = True
     if not is_finished:
         raise ChatError("the stream ended without its last event")
+
+
+def _finished(outputs: Mapping[str, bytes]) -> Finished | None:
+    try:
+        return finished_of(outputs)
+    except ProtocolError as error:
+        raise ChatError(str(error)) from error
 
 
 @cache
@@ -101,25 +100,3 @@ def _make_grpc_yield() -> None:
     from grpc.experimental import gevent  # here: once, after locust has patched the standard library
 
     gevent.init_gevent()
-
-
-def _request(ensemble: str, raw: bytes) -> Any:  # noqa: ANN401 (generated code has no types)
-    request = service_pb2.ModelInferRequest(model_name=ensemble)
-    request.inputs.add(name=CHAT.name, datatype=CHAT.datatype, shape=[len(raw)])
-    request.raw_input_contents.append(raw)
-    request.parameters["triton_enable_empty_final_response"].bool_param = True
-    return request
-
-
-def _outputs(response: Any) -> dict[str, bytes]:  # noqa: ANN401 (generated code has no types)
-    return {output.name: raw for output, raw in zip(response.outputs, response.raw_output_contents, strict=False)}
-
-
-def _finished(raw: bytes) -> Finished | None:
-    if not raw:
-        return None
-    try:
-        event = EVENT_CODEC.decode(raw)
-    except ContractError as error:
-        raise ChatError(str(error)) from error
-    return event if isinstance(event, Finished) else None

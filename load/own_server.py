@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from gptoss_backend.environment import inherited_environment
+from gptoss_backend.environment import child_environment, inherited_environment
 from gptoss_backend.settings_sources import load_settings
 from gptoss_client.addresses import Addresses
 from gptoss_client.run_state import RunDirectory
@@ -24,16 +24,23 @@ _GPTOSS: Final = Path(sys.executable).with_name("gptoss")
 
 @contextmanager
 def own_server(
-    run_dir: Path, *, model: str, profile: str | None = None, variables: Mapping[str, str] | None = None
+    run_dir: Path,
+    *,
+    model: str,
+    profile: str | None = None,
+    config: Path | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Addresses]:
     """Serve `model` on free ports from `run_dir`, until the block is left.
 
-    variables: what it finds in its environment besides this process's.
+    config: the file of its settings; those in this process's environment count no more then. variables: what it finds
+    in its environment besides this process's.
     Raises CalledProcessError where it does not start; the command has said why.
     """
     where = ("--run-dir", str(run_dir))
     under = ("--profile", profile) if profile else ()
-    environment = inherited_environment() | dict(variables or {})
+    environment = child_environment(config) if config is not None else inherited_environment()
+    environment |= dict(variables or {})
     serve = (str(_GPTOSS), "serve", "--detach", "--auto-port", "--model", model, *under, *where)
     subprocess.run(serve, env=environment, check=True)
     try:

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Final
 
 from gptoss_backend.model_names import MODELS_BY_SHORT
+from gptoss_client.errors import INTERRUPTED
 from load.locust_process import PROJECT, LoadOrder, Server
 from load.own_server import own_server
 from load.soak import seconds
 
 _REPORTS: Final = PROJECT / ".run" / "load"
-_INTERRUPTED: Final = 130  # what a shell reports of a command ended by Ctrl-C
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def main() -> int:
         try:
             return order.run(web=options.web)
         except KeyboardInterrupt:
-            return _INTERRUPTED
+            return INTERRUPTED
 
 
 def argument_parser(name: str, description: str) -> argparse.ArgumentParser:

@@ -14,25 +14,20 @@ from __future__ import annotations
 
 import argparse
 import re
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from gptoss_backend.environment import child_environment
-from gptoss_backend.settings_sources import load_settings
 from gptoss_client.addresses import Addresses
 from gptoss_client.run_state import RunDirectory
+from load.own_server import own_server
 from load.soak_samples import Sample, held, render, take_sample, trends
 from load.soak_traffic import User
 
-_GPTOSS: Final = Path(sys.executable).with_name("gptoss")
 _NUM_SAMPLES: Final = 120
 _LEAST_PERIOD_S: Final = 1.0
 _SETTLE_S: Final = 10.0
@@ -64,24 +59,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="gptoss-soak-") as folder:
         config = Path(folder) / "config.yaml"
         config.write_text(_SMALL_CACHES, encoding="utf-8")
-        with _server(options.model, config, RunDirectory(Path(folder) / "run")) as run:
-            return _soak(run, options.duration, options.users)
+        run = RunDirectory(Path(folder) / "run")
+        with own_server(run.root, model=options.model, config=config) as addresses:
+            return _soak(run, addresses, options.duration, options.users)
 
 
-@contextmanager
-def _server(model: str, config: Path, run: RunDirectory) -> Iterator[RunDirectory]:
-    where = ("--run-dir", str(run.root))
-    environment = child_environment(config)
-    serve = (str(_GPTOSS), "serve", "--detach", "--auto-port", "--model", model, *where)
-    subprocess.run(serve, env=environment, check=True)
-    try:
-        yield run
-    finally:
-        subprocess.run((str(_GPTOSS), "stop", *where), env=environment, check=True)
-
-
-def _soak(run: RunDirectory, duration_s: float, num_users: int) -> int:
-    addresses = Addresses.of(load_settings(config=run.config, environ={}))
+def _soak(run: RunDirectory, addresses: Addresses, duration_s: float, num_users: int) -> int:
     stop = threading.Event()
     before = take_sample(run, addresses.metrics)
     users = [User(addresses.api.removesuffix("/v1"), number, stop) for number in range(num_users)]

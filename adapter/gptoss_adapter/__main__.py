@@ -22,10 +22,10 @@ import uvicorn
 from gptoss_adapter.app import create_app
 from gptoss_adapter.connection import ConnectionLimits, connection_class
 from gptoss_adapter.drain import Drain, DrainingServer
-from gptoss_adapter.hosts import is_loopback
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFileError
 from gptoss_adapter.logs import log_config
+from gptoss_backend.loopback import is_loopback
 from gptoss_backend.settings import Settings, SettingsError
 from gptoss_backend.settings_sources import load_settings, named_file
 

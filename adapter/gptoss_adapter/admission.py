@@ -21,16 +21,10 @@ from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import DrainingError, TooManyRequestsError
 from gptoss_adapter.hosts import HostCheck
 from gptoss_adapter.keys import KeyFile
-from gptoss_adapter.messages.errors import speaks_anthropic
-from gptoss_adapter.routes.page import PAGE, PAGE_FILES
+from gptoss_adapter.paths import HEALTH, KEPT_RESPONSES, OPERATORS, PAGE, PAGE_FILES, speaks_anthropic
 from gptoss_backend.keys import ApiKey
 from gptoss_backend.settings import AdapterSettings
 
-_HEALTH: Final = frozenset({"/health", "/health/live", "/health/ready", "/ping"})
-_METRICS: Final = frozenset({"/metrics", "/stats"})
-_OPERATORS: Final = _HEALTH | _METRICS
-"""Answered to the last, and waited for by nobody."""
-_KEPT: Final = "/v1/responses/"
 _MAX_READING: Final = 16
 """Requests of one key that read what is kept: one thread does it for all."""
 _CANCEL: Final = "/cancel"
@@ -49,7 +43,7 @@ class Admission:
         self._keys = keys
         self._drain = drain
         self._max_concurrency = settings.max_concurrency_per_key
-        self._keyless = _OPERATORS if settings.open_metrics else _HEALTH
+        self._keyless = OPERATORS if settings.open_metrics else HEALTH
         self._under_way: Counter[str] = Counter()
         self._reading: Counter[str] = Counter()
         self._durations_s: deque[float] = deque(maxlen=_NUM_DURATIONS)
@@ -75,7 +69,7 @@ class Admission:
         Yields what ends that it counts among those of its key. Raises DrainingError, TooManyRequestsError.
         """
         self._check_open(scope)
-        waited_for = self._drain.request() if scope["path"] not in _OPERATORS else nullcontext()
+        waited_for = self._drain.request() if scope["path"] not in OPERATORS else nullcontext()
         with ExitStack() as counted, waited_for:
             if key is not None and _is_counted(scope):
                 self.check_room(scope, key)
@@ -100,7 +94,7 @@ class Admission:
             raise TooManyRequestsError(message, retry_after_s=1)
 
     def _check_open(self, scope: Scope) -> None:
-        if self._drain.has_begun and scope["path"] not in _OPERATORS:
+        if self._drain.has_begun and scope["path"] not in OPERATORS:
             raise DrainingError
 
     def retry_after_s(self, num_under_way: int | None = None) -> int:
@@ -113,7 +107,7 @@ class Admission:
         between_ends_s = median(self._durations_s) / max(1, num_under_way or self._drain.num_under_way)
         return min(max(1, math.ceil(between_ends_s)), _MAX_RETRY_S)
 
-    def took(self, duration_s: float) -> None:
+    def note_duration(self, duration_s: float) -> None:
         """Take note of how long an answer took."""
         self._durations_s.append(duration_s)
 
@@ -137,7 +131,7 @@ def _is_counted(scope: Scope) -> bool:
 def _is_reading(scope: Scope) -> bool:
     """Say whether a request reads what is kept. A stream ends to count once it has found what it tells."""
     path: str = scope["path"]
-    return scope["method"] == "GET" and path.startswith(_KEPT)
+    return scope["method"] == "GET" and path.startswith(KEPT_RESPONSES)
 
 
 def _offered(path: str, headers: Headers) -> str | None:

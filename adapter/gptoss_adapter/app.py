@@ -25,10 +25,11 @@ from gptoss_adapter.admission import Admission
 from gptoss_adapter.context import PROFILE_HEADER, REQUEST_ID_HEADER
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.edge import Edge
+from gptoss_adapter.error_answers import error_response
 from gptoss_adapter.fleet import Fleet
 from gptoss_adapter.fleet_addresses import ReplicaNames
 from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
-from gptoss_adapter.hosts import HostCheck, is_loopback
+from gptoss_adapter.hosts import HostCheck
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFile
 from gptoss_adapter.metrics import Metrics
@@ -36,8 +37,8 @@ from gptoss_adapter.routes import chat, completions, health, messages, metrics, 
 from gptoss_adapter.serving import VERSION, ServedModels, Services, utc_today
 from gptoss_adapter.stats_triton import TritonPage
 from gptoss_adapter.triton_client import TritonModelServer
-from gptoss_adapter.validation import error_response
 from gptoss_backend.harmony.vocabulary import encoding
+from gptoss_backend.loopback import is_loopback
 from gptoss_backend.settings import ServerSettings, Settings, SettingsError
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """How a chat's answer is written: the chunks of a stream, and the whole.
 
 Stage: 7 SSE.
-Owns: ids of calls; the JSON of a chunk; which of a turn's deltas are told, and under which names.
+Owns: ids of calls; the JSON of what a chunk tells; which of a turn's deltas are told, and under which names.
 Does not know: where deltas come from, HTTP.
 """
 
@@ -12,8 +12,9 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gptoss_adapter.choice_writer import ChoiceWriter
 from gptoss_adapter.content import ContentToken, ScoredContent
-from gptoss_adapter.heads import Frame, HasUsage, compact
+from gptoss_adapter.heads import Frame, compact
 from gptoss_adapter.logprobs import chat_logprobs
 from gptoss_adapter.schemas.answers import (
     AnswerFunction,
@@ -21,9 +22,8 @@ from gptoss_adapter.schemas.answers import (
     AnswerToolCall,
     Choice,
     ChoiceLogprobs,
-    FinishReasonName,
 )
-from gptoss_adapter.told_tokens import EndedAnswer, HasTokens, TokenTeller
+from gptoss_adapter.told_tokens import EndedAnswer
 from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 
 
@@ -46,42 +46,26 @@ def new_call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
 
-class ChunkWriter:
-    """Writes the chunks of one choice of a streamed answer as framed events."""
+class ChunkWriter(ChoiceWriter[Delta]):
+    """Writes the chunks of one choice of a streamed chat as framed events."""
+
+    FIELD = "delta"
+    NOTHING = "{}"
+    PROMPT_IDS_BESIDE_CHOICES = True
 
     def __init__(self, frame: Frame, style: AnswerStyle, index: int = 0) -> None:
+        super().__init__(frame, index, token_ids=style.token_ids)
         self._style = style
-        self._around = frame.choice(index)
-        self._teller = TokenTeller(self._around, beside_choices=True) if style.token_ids else None
-        self._before_delta = self._around.before + '"delta":'
-
-    def count(self, answer: HasUsage) -> None:
-        """Tell with the chunks from here on, where that was asked for, what `answer` has cost by now."""
-        self._around.count(answer)
-
-    def with_tokens(self, chunks: bytes, answer: HasTokens) -> bytes:
-        """Return the chunks, which are some, with those of the answer's token ids that are new, where asked for."""
-        return chunks if self._teller is None else self._teller.tell(chunks, answer)
 
     def role(self) -> bytes:
         """Return the first chunk."""
         return self._chunk('{"role":"assistant","content":""}').encode()
 
-    def deltas(self, deltas: Iterable[Delta]) -> bytes:
-        """Return a chunk for each delta that is told, nothing for none."""
-        return "".join([self._chunk_of(delta) for delta in deltas]).encode()
-
-    def finish(self, reason: FinishReasonName, stop_reason: str | int | None = None) -> bytes:
-        """Return the chunk that says why the choice ends."""
-        why = f'"finish_reason":"{reason}","stop_reason":{json.dumps(stop_reason)}'
-        return f'{self._before_delta}{{}},"logprobs":null,{why}{self._around.after}'.encode()
-
     def _chunk_of(self, delta: Delta) -> str:
         match delta:
             case ScoredContent(text, tokens):
-                logprobs = compact(ChoiceLogprobs(content=chat_logprobs(tokens), refusal=None).model_dump())
-                content = f'{{"content":{json.dumps(text)}}}'
-                return f'{self._before_delta}{content},"logprobs":{logprobs},"finish_reason":null{self._around.after}'
+                logprobs = ChoiceLogprobs(content=chat_logprobs(tokens), refusal=None).model_dump()
+                return self._chunk(f'{{"content":{json.dumps(text)}}}', compact(logprobs))
             case ContentDelta(text):
                 return self._chunk(f'{{"content":{json.dumps(text)}}}')
             case ReasoningDelta(text):
@@ -92,9 +76,6 @@ class ChunkWriter:
     def _reasoning(self, text: str) -> str:
         mirrored = f',"reasoning_content":{text}' if self._style.mirror_reasoning_content else ""
         return f'{{"reasoning":{text}{mirrored}}}'
-
-    def _chunk(self, delta: str) -> str:
-        return f'{self._before_delta}{delta},"logprobs":null,"finish_reason":null{self._around.after}'
 
 
 def _call_json(delta: ToolCallDelta) -> str:

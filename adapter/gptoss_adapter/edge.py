@@ -2,7 +2,7 @@
 
 Stage: 1 route.
 Owns: the request id in and out, the limits on bodies, the answer to every error, the log line.
-Does not know: any route.
+Does not know: what a route does.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gptoss_adapter.admission import Admission
 from gptoss_adapter.context import KEY_NOTE, PROFILE_HEADER, REQUEST_ID_HEADER, RequestRecord, begin_record
 from gptoss_adapter.drain import Drain
+from gptoss_adapter.error_answers import error_response
 from gptoss_adapter.errors import (
     ApiError,
     BodyTimeoutError,
@@ -32,15 +33,13 @@ from gptoss_adapter.errors import (
     TooManyRequestsError,
 )
 from gptoss_adapter.logs import fields
-from gptoss_adapter.messages.errors import speaks_anthropic
 from gptoss_adapter.metrics import Metrics
+from gptoss_adapter.paths import OPERATORS, speaks_anthropic
 from gptoss_adapter.stats_activity import COMPLETED
-from gptoss_adapter.validation import error_response
 from gptoss_backend.settings import AdapterSettings
 
 logger = logging.getLogger(__name__)
 
-_QUIET_ROUTES: Final = frozenset({"/health", "/health/live", "/health/ready", "/ping", "/metrics", "/stats"})
 _MAX_LOGGED_BYTES: Final = 64 * 1024
 _BODIES_ARRIVING: Final = 16
 """Of the largest size, that one client may have arriving at once."""
@@ -122,7 +121,7 @@ class Edge:
         with self._admission.request(scope, key) as record.counted:
             await self._app(scope, _replay(body, receive), send)
         if record.notes.get("outcome") in COMPLETED:
-            self._admission.took(time.perf_counter() - record.started_at)
+            self._admission.note_duration(time.perf_counter() - record.started_at)
 
     async def _read_body(self, headers: Headers, receive: Receive, client: str) -> bytes:
         """Return the whole body. client: whose it is.
@@ -169,7 +168,7 @@ class Edge:
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.http_responses.labels(route, method, record.status).inc()
-        level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
+        level = logging.DEBUG if route in OPERATORS else logging.INFO
         if logger.isEnabledFor(level):
             told = {"duration_ms": round((time.perf_counter() - record.started_at) * 1000, 1), **record.notes}
             if content is not None:

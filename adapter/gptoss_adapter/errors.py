@@ -2,7 +2,7 @@
 
 Stage: any; a request that cannot be answered ends here.
 Owns: the exception tree, each error's HTTP status, OpenAI type and code; the body's shape.
-Does not know: why an error was raised, FastAPI's or pydantic's own errors (validation.py reads those).
+Does not know: why an error was raised, FastAPI's or pydantic's own errors (error_answers.py reads those).
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ class InvalidRequestError(ApiError):
     type = "invalid_request_error"
 
 
+def invalid_value(message: str, param: str) -> InvalidRequestError:
+    """Return the error for a field whose value cannot be: by itself, or beside the others."""
+    return InvalidRequestError(message, param=param, code="invalid_value")
+
+
 def refusal_of(text: str) -> InvalidRequestError:
     """Return the error for a sentence in which the backend refuses a request; the part it begins with is the param."""
     param = _LEADING_PARAM.match(text)
@@ -101,9 +106,9 @@ class InvalidKeyError(InvalidRequestError):
     status = 401
     code = "invalid_api_key"
 
-    def __init__(self, message: str, *, is_known: bool = True) -> None:
-        """is_known: False where there was a key, which is none of ours; RFC 6750 words the challenge so."""
-        challenge = "Bearer" if is_known else 'Bearer error="invalid_token"'
+    def __init__(self, message: str, *, was_offered: bool = False) -> None:
+        """was_offered: there was a key, which is none of ours; RFC 6750 words the challenge so."""
+        challenge = 'Bearer error="invalid_token"' if was_offered else "Bearer"
         super().__init__(message, headers={"WWW-Authenticate": challenge})
 
 

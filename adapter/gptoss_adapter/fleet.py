@@ -71,7 +71,7 @@ class Fleet:
         try:
             return await first.server.render(raw, request_id)
         except ServiceUnavailableError:
-            first.lost()
+            first.mark_lost()
             if self.replicas == [first]:
                 raise
         # a prompt is a function of its chat: rendered a second time it is the same

@@ -53,7 +53,7 @@ class Replica:
             logger.info("the replica %s is %s", self.address, "ready" if status.ready else "not ready")
         self.status = status
 
-    def lost(self) -> None:
+    def mark_lost(self) -> None:
         """Pass it over until it answers a probe."""
         self.status = replace(self.status, live=False)
 
@@ -103,7 +103,7 @@ class FleetStream:
             lost = self._replica
             if lost is None or not self._may_move:
                 raise
-            lost.lost()
+            lost.mark_lost()
             self._let_go()
             self._may_move = False
             with contextlib.suppress(ServiceUnavailableError):

@@ -1,8 +1,8 @@
 """One prompt on the model server, from its submission to its end, whatever its tokens are read as.
 
 Stage: 4 schedule … 6, driven from the adapter.
-Owns: when a generation is over and why, what it cost, that one given up is cancelled, its metrics and notes.
-Does not know: HTTP, Harmony, how prompts are made.
+Owns: when a generation is over and why, what it cost, that one given up is cancelled, its metrics.
+Does not know: HTTP, Harmony, how prompts are made, what an answer that goes on adds up to (going_on), the log line.
 """
 
 from __future__ import annotations
@@ -14,29 +14,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from gptoss_adapter.context import RequestRecord
-from gptoss_adapter.errors import (
-    ApiError,
-    InternalError,
-    InvalidRequestError,
-    ServiceUnavailableError,
-    TooManyRequestsError,
-)
-from gptoss_adapter.inference import GenerationStep, GenerationStream, PromptIds
+from gptoss_adapter.errors import ApiError, InternalError, ServiceUnavailableError
+from gptoss_adapter.generation_notes import note_end, outcome_of
+from gptoss_adapter.going_on import GoingOn
+from gptoss_adapter.inference import STREAM_END_TIMEOUT_S, GenerationStep, GenerationStream, PromptIds
 from gptoss_adapter.metrics import GenerationMeter
-from gptoss_adapter.raw_prompts import prompt_ids, token_ids
+from gptoss_adapter.raw_prompts import token_ids
 from gptoss_adapter.schemas.answers import FinishReasonName, Usage
 from gptoss_adapter.serving import ServedModel, Services
-from gptoss_adapter.stats_activity import Outcome
 from gptoss_backend.contract import STOP_TOKENS, Finished, FinishReason, SamplingParams, Started, TokenLogprob
 from gptoss_backend.harmony.vocabulary import FIRST_SPECIAL, RETURN
 
 logger = logging.getLogger(__name__)
-
-# the last response and the stream's end come together; a server that does not end it is not waited for
-_STREAM_END_TIMEOUT_S: Final = 1.0
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -48,6 +40,7 @@ class Generation(ABC, Generic[T_co]):
     """
 
     _meter: GenerationMeter
+    _prompt_ids: PromptIds
     _started: Started
 
     def __init__(
@@ -70,12 +63,9 @@ class Generation(ABC, Generic[T_co]):
         self._finished: Finished | None = None
         self._stopped = False  # by us, before the engine would have
         self._num_read = 0  # then, of the last response's tokens
-        self._prompt_ids: PromptIds | None = None
         self._prompt_scores: list[TokenLogprob] = []
         self._token_ids: list[int] = []  # those that count as generated
-        self._more_ids: list[int] = []  # to go on with, behind them
-        self._before: Finished | None = None  # how it ended when it went on
-        self._again: Started | None = None  # then
+        self._going_on: GoingOn | None = None
 
     async def __aenter__(self) -> Self:
         """Begin to count the generation as in flight."""
@@ -87,10 +77,11 @@ class Generation(ABC, Generic[T_co]):
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Let go of the stream and record how the generation ended."""
-        outcome = self._outcome(error)
-        self._meter.ended(outcome, self._finished.timings if self._finished is not None else None)
-        self._write_notes(outcome)
-        await self._let_go(is_finished=self._finished is not None)
+        finished = self._finished
+        outcome = outcome_of(error, self.finish_reason if self.is_over else None)
+        self._meter.ended(outcome, finished.timings if finished is not None else None)
+        note_end(self._record.notes, outcome, self._meter, finished, self.usage if self.is_over else None)
+        await self._let_go(is_finished=finished is not None)
 
     def __aiter__(self) -> Self:
         """Return itself."""
@@ -106,8 +97,8 @@ class Generation(ABC, Generic[T_co]):
             return early
         if self.is_over:
             raise StopAsyncIteration
-        if self._more_ids:
-            return await self._go_on()
+        if self._going_on is not None and not self._going_on.has_begun:
+            return await self._go_on(self._going_on)
         return self._absorb(await self._next_step())
 
     @property
@@ -137,8 +128,8 @@ class Generation(ABC, Generic[T_co]):
     @property
     def usage_of_going_on(self) -> Usage:
         """What of `usage` is the prompt's that it went on with: nothing, where it did not."""
-        num, num_cached = (self._again.prompt_tokens, self._again.cached_tokens) if self._again else (0, 0)
-        return Usage.of(prompt_tokens=num, cached_tokens=num_cached, completion_tokens=0, reasoning_tokens=0)
+        nothing = Usage.of(prompt_tokens=0, cached_tokens=0, completion_tokens=0, reasoning_tokens=0)
+        return nothing if self._going_on is None else self._going_on.usage
 
     @property
     def stop_string(self) -> str | None:
@@ -163,7 +154,6 @@ class Generation(ABC, Generic[T_co]):
     @property
     def prompt_token_ids(self) -> list[int]:
         """The prompt's tokens. Once it has begun."""
-        assert self._prompt_ids is not None  # noqa: S101 (_begin() was given it)
         return token_ids(self._prompt_ids)
 
     @property
@@ -205,14 +195,11 @@ class Generation(ABC, Generic[T_co]):
 
     async def _begin(self, prompt: PromptIds) -> None:
         """Submit the prompt and wait until the engine takes it up. Raises ApiError."""
-        model, request_id = self._served.name, self._record.request_id
         self._prompt_ids = prompt
-        self._stream = self._services.model_server.generate(model, prompt, self._sampling, request_id)
+        self._submit(prompt, self._sampling)
         step = await self._next_step()
-        if not isinstance(step.event, Started):
-            raise self._broken_contract("its first response does not say that it started")
-        self._started = step.event
-        self._meter.begun(step.event.prompt_tokens, step.event.cached_tokens)
+        self._started = self._start_in(step)
+        self._meter.begun(self._started.prompt_tokens, self._started.cached_tokens)
         self._early = self._absorb(step)
 
     def _stop_after(self, num_read: int) -> None:
@@ -246,59 +233,40 @@ class Generation(ABC, Generic[T_co]):
             return news
         self._token_ids += token_ids
         if isinstance(event, Finished):
-            if self._before is None and (more := self._following(event)):
-                self._before, self._more_ids = event, more
+            if self._going_on is None and (more := self._following(event)):
+                self._going_on = GoingOn(event, self._prompt_ids, self._token_ids, more)
                 return news
-            self._finished = _joined(self._before, event)
+            self._finished = event if self._going_on is None else self._going_on.whole(event)
             news = news + self._read_rest()
         return news
 
-    async def _go_on(self) -> list[T_co]:
+    async def _go_on(self, going_on: GoingOn) -> list[T_co]:
         """Submit what there is with more behind it, and wait until the engine takes that up.
 
         Where it does not, be it for want of room, the answer ends as it did.
         """
-        assert self._before is not None and self._prompt_ids is not None  # noqa: PT018, S101 (_absorb() saw to it)
-        behind, self._more_ids = prompt_ids([*self._token_ids, *self._more_ids]), []
         await self._let_go(is_finished=True)
-        prompt, sampling = PromptIds(self._prompt_ids.raw + behind.raw), self._left(self._before)
         try:
-            model, request_id = self._served.name, self._record.request_id
-            self._stream = self._services.model_server.generate(model, prompt, sampling, request_id)
+            self._submit(going_on.prompt, going_on.sampling(self._sampling))
             step = await self._next_step()
         except ApiError as error:
             logger.info("the answer ends with a call that nobody takes: %s", error)
-            self._finished = self._before
+            self._finished = going_on.before
             return self._read_rest()
-        if not isinstance(step.event, Started):
-            raise self._broken_contract("its first response does not say that it started")
-        before, started = self._before, step.event
+        started = self._start_in(step)
         self._record.num_went_on += 1
-        self._again = started
         self._meter.went_on(started.prompt_tokens, started.cached_tokens)
-        self._started = replace(
-            started,
-            prompt_tokens=before.prompt_tokens + started.prompt_tokens,
-            cached_tokens=before.cached_tokens + started.cached_tokens,
-        )
+        self._started = going_on.begin(started)
         return self._absorb(step)
 
-    def _has_time_left(self, finished: Finished) -> bool:
-        """Whether the request may go on for any more tokens and seconds."""
-        sampling = self._sampling
-        is_short = sampling.max_tokens is not None and len(self._token_ids) >= sampling.max_tokens
-        return not is_short and (sampling.timeout_s is None or finished.timings.total_s < sampling.timeout_s)
+    def _submit(self, prompt: PromptIds, sampling: SamplingParams) -> None:
+        model, request_id = self._served.name, self._record.request_id
+        self._stream = self._services.model_server.generate(model, prompt, sampling, request_id)
 
-    def _left(self, before: Finished) -> SamplingParams:
-        """Return how the rest of the tokens are chosen."""
-        sampling, count = self._sampling, len(self._token_ids)
-        return replace(
-            sampling,
-            max_tokens=None if sampling.max_tokens is None else sampling.max_tokens - count,
-            min_tokens=max(sampling.min_tokens - count, 0),
-            timeout_s=None if sampling.timeout_s is None else sampling.timeout_s - before.timings.total_s,
-            prompt_logprobs=None,  # they are told, and what stands behind is no prompt of the request's
-        )
+    def _start_in(self, step: GenerationStep) -> Started:
+        if not isinstance(step.event, Started):
+            raise self._broken_contract("its first response does not say that it started")
+        return step.event
 
     def _ends_silently(self, step: GenerationStep) -> bool:
         """Whether the last token ended the generation and is, like a stop string, no text."""
@@ -318,43 +286,6 @@ class Generation(ABC, Generic[T_co]):
             return
         if is_finished:
             with contextlib.suppress(ApiError, TimeoutError, StopAsyncIteration):
-                async with asyncio.timeout(_STREAM_END_TIMEOUT_S):
+                async with asyncio.timeout(STREAM_END_TIMEOUT_S):
                     await anext(self._stream)
         self._stream.cancel()
-
-    def _outcome(self, error: BaseException | None) -> Outcome:
-        if isinstance(error, (InvalidRequestError, TooManyRequestsError)):
-            return Outcome.REFUSED
-        # a client that goes away cancels the task, or leaves the generator unfinished
-        if isinstance(error, (asyncio.CancelledError, GeneratorExit)) or (error is None and not self.is_over):
-            return Outcome.CANCELLED
-        return Outcome.ERROR if error is not None else Outcome(self.finish_reason)
-
-    def _write_notes(self, outcome: Outcome) -> None:
-        """Add to the log line; a request may have several generations."""
-        notes = self._record.notes
-        if notes.get("outcome") not in (Outcome.ERROR.value, Outcome.REFUSED.value):  # the cause, not what it led to
-            notes["outcome"] = outcome.value
-        if self.is_over:
-            notes["prompt_tokens"] = self.usage.prompt_tokens
-            notes["cached_tokens"] = self.usage.prompt_tokens_details.cached_tokens
-        if self._finished is not None:
-            notes.setdefault("queue_ms", round(self._finished.timings.queue_s * 1000, 1))
-        num_before = notes.get("completion_tokens", 0)
-        assert isinstance(num_before, int)  # noqa: S101 (nobody else writes it)
-        notes["completion_tokens"] = num_before + self._meter.num_tokens
-        if self._meter.first_token_s is not None:
-            notes.setdefault("ttft_ms", round(self._meter.first_token_s * 1000, 1))
-
-
-def _joined(before: Finished | None, last: Finished) -> Finished:
-    """Return the end of a generation that went on once, with what both parts have cost."""
-    if before is None:
-        return last
-    return replace(
-        last,
-        prompt_tokens=before.prompt_tokens + last.prompt_tokens,
-        cached_tokens=before.cached_tokens + last.cached_tokens,
-        completion_tokens=before.completion_tokens + last.completion_tokens,
-        timings=replace(before.timings, total_s=before.timings.total_s + last.timings.total_s),
-    )

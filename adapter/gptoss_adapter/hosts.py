@@ -42,14 +42,6 @@ class HostCheck:
         raise InvalidRequestError(message, code="unknown_host")
 
 
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches what listens there."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def is_address(host: str) -> bool:
     """Say whether that is an address, and no name."""
     try:

@@ -8,10 +8,13 @@ Does not know: gRPC, HTTP.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from gptoss_backend.contract import ChatRequest, GenerationEvent, SamplingParams
 from gptoss_backend.model_names import ModelName
+
+STREAM_END_TIMEOUT_S: Final = 1.0
+"""For the end of a stream, which comes with its last response: a server that does not end it is not waited for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class KeyFile:
             if hmac.compare_digest(key.digest, digest):
                 found = key
         if found is None:
-            raise InvalidKeyError("The API key is not one of this server's.", is_known=False)
+            raise InvalidKeyError("The API key is not one of this server's.", was_offered=True)
         return found
 
     async def watch(self) -> None:

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sized
 from pydantic import JsonValue
 from pydantic_core import to_json
 
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import invalid_value
 from gptoss_backend.settings import AdapterSettings
 
 
 def check_tools(tools: Sized | None, limits: AdapterSettings) -> None:
     """Raise InvalidRequestError where there are more tools than this server takes."""
     if tools is not None and len(tools) > limits.max_tools:
-        raise _too_large(f"The request offers {len(tools)} tools; this server takes {limits.max_tools}.", "tools")
+        raise invalid_value(f"The request offers {len(tools)} tools; this server takes {limits.max_tools}.", "tools")
 
 
 def check_schemas(schemas: Mapping[str, Mapping[str, JsonValue] | None], limits: AdapterSettings) -> None:
@@ -33,11 +33,11 @@ def _check_schema(param: str, schema: Mapping[str, JsonValue], limits: AdapterSe
     num_bytes = len(to_json(schema))
     if num_bytes > limits.max_schema_bytes:
         message = f"The schema '{param}' is {num_bytes} bytes of JSON; this server takes {limits.max_schema_bytes}."
-        raise _too_large(message, param)
+        raise invalid_value(message, param)
     depth = _depth(schema)
     if depth > limits.max_schema_depth:
         message = f"The schema '{param}' is nested {depth} deep; this server takes {limits.max_schema_depth}."
-        raise _too_large(message, param)
+        raise invalid_value(message, param)
 
 
 def _depth(value: object) -> int:
@@ -47,7 +47,3 @@ def _depth(value: object) -> int:
     if isinstance(value, list):
         return 1 + max(map(_depth, value), default=0)
     return 0
-
-
-def _too_large(message: str, param: str) -> InvalidRequestError:
-    return InvalidRequestError(message, param=param, code="invalid_value")

@@ -1,8 +1,9 @@
 """From the requests of OpenAI's API to the documents of the contract.
 
 Stage: 2 validate → 3 prompt.
-Owns: the mapping, the profile's defaults, the rules that tie several fields together.
-Does not know: Harmony, Triton, how answers are written.
+Owns: the mapping of chats; of the sampling, what chats and completions have of their own; the rules that tie their
+fields together.
+Does not know: what all APIs' sampling shares (sampling_plan), Harmony, Triton, how answers are written.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import replace
 from datetime import date
-from typing import Final, TypeVar
+from typing import Final
 
-from gptoss_adapter.context import may_hurry
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import invalid_value
+from gptoss_adapter.limits import check_schemas, check_tools
+from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.chat import (
     AllowedToolsChoice,
     AnswerContent,
@@ -30,8 +32,7 @@ from gptoss_adapter.schemas.chat import (
 )
 from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_adapter.schemas.raw_output import RawOutputFields
-from gptoss_adapter.schemas.sampling import GenerationFields
-from gptoss_adapter.structured import asked_form, whole_text_structure
+from gptoss_adapter.structured import asked_form, check_form, whole_text_structure
 from gptoss_backend.contract import (
     ChatMessage,
     ChatRequest,
@@ -45,16 +46,12 @@ from gptoss_backend.contract import (
     ToolChoice,
     ToolChoiceMode,
 )
-from gptoss_backend.settings import ProfileSettings
-
-T = TypeVar("T")
+from gptoss_backend.settings import AdapterSettings, ProfileSettings
 
 COMPLETION_MAX_TOKENS: Final = 16
 """OpenAI's default for completions."""
 _WISHES: Final = {"low": "Keep your answers brief.", "high": "Answer in detail."}
 """What a verbosity is to models that were trained on none."""
-NO_SEED: Final = -1
-"""What vLLM and llama.cpp take for a seed that was left out."""
 
 # --- chats ----------------------------------------------------------------------------------------------------------
 
@@ -76,6 +73,17 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
         form=form if isinstance(form, TextForm) else None,
         reasoning_effort=_effort(body, profile),
     )
+
+
+def check_length(body: PromptFields, limits: AdapterSettings) -> None:
+    """Raise InvalidRequestError where the conversation, its tools or a schema are larger than this server takes."""
+    if len(body.messages) > limits.max_messages:
+        message = f"The conversation has {len(body.messages)} messages; this server takes {limits.max_messages}."
+        raise invalid_value(message, "messages")
+    check_tools(body.tools, limits)
+    tools = enumerate(body.tools or ())
+    check_schemas({f"tools[{at}].function.parameters": tool.function.parameters for at, tool in tools}, limits)
+    check_form(body, limits)
 
 
 def effort_of(asked: str) -> ReasoningEffort:
@@ -100,7 +108,7 @@ def wish_of(verbosity: Verbosity | None) -> tuple[ChatMessage, ...]:
 def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> SamplingParams:
     """Return how the answer's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
     if body.top_logprobs and not body.logprobs:
-        raise _invalid("'top_logprobs' is only allowed when 'logprobs' is true.", "top_logprobs")
+        raise invalid_value("'top_logprobs' is only allowed when 'logprobs' is true.", "top_logprobs")
     logprobs = body.top_logprobs or 0 if body.logprobs else None
     param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     sampling = sampling_of(body, profile, max_tokens_of(profile, _asked_tokens(body), param), logprobs)
@@ -112,7 +120,9 @@ def _effort(body: PromptFields, profile: ProfileSettings) -> ReasoningEffort:
     of_template = body.chat_template_kwargs.reasoning_effort if body.chat_template_kwargs else None
     if asked and of_template and effort_of(asked) != effort_of(of_template):
         param = "chat_template_kwargs.reasoning_effort"
-        raise _invalid(f"'{param}' ({of_template}) and 'reasoning_effort' ({asked}) differ; send one of them.", param)
+        raise invalid_value(
+            f"'{param}' ({of_template}) and 'reasoning_effort' ({asked}) differ; send one of them.", param
+        )
     return effort_of(asked or of_template or profile.reasoning_effort)
 
 
@@ -120,7 +130,7 @@ def _asked_tokens(body: ChatCompletionRequest) -> int | None:
     old, new = body.max_tokens, body.max_completion_tokens
     if old is not None and new is not None and old != new:
         message = f"'max_tokens' ({old}) and 'max_completion_tokens' ({new}) differ; send one of them."
-        raise _invalid(message, "max_tokens")
+        raise invalid_value(message, "max_tokens")
     return new if new is not None else old
 
 
@@ -177,14 +187,14 @@ def _tool_choice(body: PromptFields) -> ToolChoice:
                 _check_offered(offered, choice.function.name, f"tool_choice.allowed_tools.tools[{at}].function.name")
             return ToolChoice(ToolChoiceMode(allowed.mode))
         case "required" if not body.tools:
-            raise _invalid("'tool_choice' is 'required', but there are no 'tools'.", "tool_choice")
+            raise invalid_value("'tool_choice' is 'required', but there are no 'tools'.", "tool_choice")
         case mode:
             return ToolChoice(ToolChoiceMode(mode or "auto"))
 
 
 def _check_offered(offered: Set[str], name: str, param: str) -> None:
     if name not in offered:
-        raise _invalid(f"'{param}' is '{name}', which is not among the 'tools'.", param)
+        raise invalid_value(f"'{param}' is '{name}', which is not among the 'tools'.", param)
 
 
 # --- completions ----------------------------------------------------------------------------------------------------
@@ -193,14 +203,16 @@ def _check_offered(offered: Set[str], name: str, param: str) -> None:
 def completion_sampling(body: CompletionRequest, profile: ProfileSettings) -> SamplingParams:
     """Return how a text's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
     if body.best_of is not None and body.best_of != (body.n or 1):
-        raise _invalid("'best_of' is only taken where it equals 'n': this server ranks no answers.", "best_of")
+        raise invalid_value("'best_of' is only taken where it equals 'n': this server ranks no answers.", "best_of")
     if body.max_tokens == 0 and not body.echo:
-        raise _invalid("'max_tokens' is 0, which is only allowed with 'echo'.", "max_tokens")
+        raise invalid_value("'max_tokens' is 0, which is only allowed with 'echo'.", "max_tokens")
     asks_of_echo = body.echo and body.logprobs is not None
     if asks_of_echo and body.stream:
-        raise _invalid("'echo' with 'logprobs' cannot be streamed.", "echo")
+        raise invalid_value("'echo' with 'logprobs' cannot be streamed.", "echo")
     if asks_of_echo and body.prompt_logprobs not in (None, body.logprobs):
-        raise _invalid("'prompt_logprobs' and the 'logprobs' of an echo differ; send one of them.", "prompt_logprobs")
+        raise invalid_value(
+            "'prompt_logprobs' and the 'logprobs' of an echo differ; send one of them.", "prompt_logprobs"
+        )
     max_tokens = max_tokens_of(profile, body.max_tokens, "max_tokens", default=COMPLETION_MAX_TOKENS)
     sampling = sampling_of(body, profile, 1 if body.max_tokens == 0 else max_tokens, body.logprobs)
     return replace(
@@ -214,87 +226,11 @@ def completion_sampling(body: CompletionRequest, profile: ProfileSettings) -> Sa
 # --- both -----------------------------------------------------------------------------------------------------------
 
 
-def copies_of(sampling: SamplingParams, count: int) -> list[SamplingParams]:
-    """Return the sampling of `count` answers to one prompt: a seed is counted on, so that they differ."""
-    if sampling.seed is None:
-        return [sampling] * count
-    return [replace(sampling, seed=_as_int64(sampling.seed + index)) for index in range(count)]
-
-
-def scored_once(copies: list[SamplingParams]) -> list[SamplingParams]:
-    """Return the sampling of answers to one prompt, of which only the first tells the prompt's log probabilities."""
-    return [copies[0], *(replace(copy, prompt_logprobs=None) for copy in copies[1:])]
-
-
-def check_answer_fields(body: GenerationFields, num_choices: int, max_choices: int) -> None:
-    """Raise InvalidRequestError where the request asks for another way of answering than this server's."""
-    if num_choices > max_choices:
-        message = f"The request asks for {num_choices} answers ('n' for each prompt); this server gives {max_choices}."
-        raise _invalid(message, "n")
-    if body.stream_options is not None and not body.stream:
-        raise _invalid("'stream_options' is only allowed when 'stream' is true.", "stream_options")
-
-
-def max_tokens_of(profile: ProfileSettings, asked: int | None, param: str, *, default: int | None = None) -> int | None:
-    """Return how long an answer may get; None: as long as the context allows.
-
-    asked: by the field `param`. default: in place of the profile's. Raises InvalidRequestError above its limit.
-    """
-    limit = profile.max_tokens_limit
-    if asked is not None and limit is not None and asked > limit:
-        raise _invalid(f"'{param}' is {asked}; this profile gives at most {limit} tokens.", param)
-    wanted = asked or default or profile.max_tokens
-    return min(wanted, limit) if wanted and limit else wanted or limit
-
-
-def sampling_of(
-    body: GenerationFields, profile: ProfileSettings, max_tokens: int | None, logprobs: int | None
-) -> SamplingParams:
-    """Return how an answer's tokens are chosen. Raises InvalidRequestError for fields at odds with each other."""
-    defaults = SamplingParams()
-    if body.priority is not None and body.priority < defaults.priority and not may_hurry():
-        raise _invalid(f"'priority' is {body.priority}; this key may ask for {defaults.priority} or later.", "priority")
-    min_tokens = or_default(body.min_tokens, defaults.min_tokens)
-    if max_tokens is not None and min_tokens > max_tokens:
-        raise _invalid(f"'min_tokens' ({min_tokens}) is more than the {max_tokens} tokens allowed.", "min_tokens")
-    return SamplingParams(
-        max_tokens=max_tokens,
-        temperature=or_default(body.temperature, or_default(profile.temperature, defaults.temperature)),
-        top_p=or_default(body.top_p, or_default(profile.top_p, defaults.top_p)),
-        top_k=max(or_default(body.top_k, defaults.top_k), 0),
-        min_p=or_default(body.min_p, defaults.min_p),
-        seed=None if body.seed == NO_SEED else body.seed,
-        ignore_eos=or_default(body.ignore_eos, defaults.ignore_eos),
-        presence_penalty=or_default(body.presence_penalty, defaults.presence_penalty),
-        frequency_penalty=or_default(body.frequency_penalty, defaults.frequency_penalty),
-        repetition_penalty=or_default(body.repetition_penalty, defaults.repetition_penalty),
-        logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
-        min_tokens=min_tokens,
-        stop_token_ids=tuple(body.stop_token_ids or ()),
-        logprobs=logprobs,
-        priority=or_default(body.priority, defaults.priority),
-        cache_salt=body.cache_salt,
-    )
-
-
 def _allowed(body: RawOutputFields) -> tuple[int, ...] | None:
     return None if body.allowed_token_ids is None else tuple(body.allowed_token_ids)
 
 
 def _of_prompt(body: ChatCompletionRequest | CompletionRequest) -> int | None:
     if body.prompt_logprobs is not None and body.stream:
-        raise _invalid("'prompt_logprobs' cannot be streamed.", "prompt_logprobs")
+        raise invalid_value("'prompt_logprobs' cannot be streamed.", "prompt_logprobs")
     return body.prompt_logprobs
-
-
-def _as_int64(number: int) -> int:
-    return (number + 2**63) % 2**64 - 2**63
-
-
-def or_default(value: T | None, default: T) -> T:
-    """Return the value, or the default where it was left out."""
-    return default if value is None else value
-
-
-def _invalid(message: str, param: str) -> InvalidRequestError:
-    return InvalidRequestError(message, param=param, code="invalid_value")

@@ -24,7 +24,7 @@ from starlette.requests import Request
 
 from gptoss_adapter.context import current_record
 from gptoss_adapter.drain import Drain
-from gptoss_adapter.errors import InvalidRequestError, ModelNotFoundError
+from gptoss_adapter.errors import ModelNotFoundError, invalid_value
 from gptoss_adapter.fleet_metrics import FleetPage
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.metrics import Metrics
@@ -104,7 +104,7 @@ class ServedModels:
         if name not in self.names:
             able = ", ".join(f"'{one}' ({self._settings.model_of(one)})" for one in self.profiles_of(MODEL_ALIAS))
             message = f"'profile' is '{profile}', whose model {name.openai} is not served here; these are: {able}."
-            raise InvalidRequestError(message, param="profile", code="invalid_value")
+            raise invalid_value(message, "profile")
         return self._at(name, profile)
 
     def _at(self, name: ModelName, profile: ProfileName) -> ServedModel:
@@ -144,7 +144,7 @@ def _profile_name(profile: str) -> ProfileName:
             known: ProfileName = name
             return known
     message = f"'profile' is '{profile}', which is none of {', '.join(get_args(ProfileName))}."
-    raise InvalidRequestError(message, param="profile", code="invalid_value")
+    raise invalid_value(message, "profile")
 
 
 def utc_today() -> date:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from pydantic import JsonValue
 from pydantic_core import from_json
 
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.limits import check_schemas
 from gptoss_adapter.schemas.chat import JsonObjectFormat, JsonSchemaFormat, TextFormat
 from gptoss_adapter.schemas.structured import StructuredOutputs
@@ -59,9 +59,9 @@ def asked_form(body: HasForm) -> Form | None:
     forms = list(_forms(body))
     if len(forms) > 1:
         first, second = (form.where.split(".")[0] if "format" in form.where else form.where for form in forms[:2])
-        raise _invalid(f"'{second}' cannot be combined with '{first}': a text is held to one form.", second)
+        raise invalid_value(f"'{second}' cannot be combined with '{first}': a text is held to one form.", second)
     if not forms and body.structured_outputs is not None:
-        raise _invalid(
+        raise invalid_value(
             "'structured_outputs' needs one of 'json', 'regex', 'choice', 'grammar' and 'json_object'.",
             "structured_outputs",
         )
@@ -77,7 +77,7 @@ def check_form(body: HasForm, limits: AdapterSettings) -> None:
         num_bytes = sum(len(text.encode()) for text in form.texts)
         if num_bytes > limits.max_schema_bytes:
             told = _MOST_TEXT.format(param=form.where, num_bytes=num_bytes, most=limits.max_schema_bytes)
-            raise _invalid(told, form.where)
+            raise invalid_value(told, form.where)
 
 
 def whole_text_structure(body: HasForm) -> OutputStructure | None:
@@ -124,11 +124,7 @@ def _json(asked: JsonValue, where: str) -> Iterator[ResponseFormat]:
         try:
             schema = from_json(asked, allow_inf_nan=False)
         except ValueError as error:
-            raise _invalid(f"'{where}' is not valid JSON: {error}.", where) from None
+            raise invalid_value(f"'{where}' is not valid JSON: {error}.", where) from None
     if not isinstance(schema, dict):
-        raise _invalid(f"'{where}' should be a JSON schema: an object, or the text of one.", where)
+        raise invalid_value(f"'{where}' should be a JSON schema: an object, or the text of one.", where)
     yield ResponseFormat(schema, where=where)
-
-
-def _invalid(message: str, param: str) -> InvalidRequestError:
-    return InvalidRequestError(message, param=param, code="invalid_value")

@@ -1,7 +1,7 @@
 """How a completion's answer is written: the chunks of a stream, and the whole.
 
 Stage: 7 SSE.
-Owns: the JSON of a chunk.
+Owns: the JSON of what a chunk tells.
 Does not know: where the text comes from, HTTP.
 """
 
@@ -10,56 +10,38 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
+from gptoss_adapter.choice_writer import ChoiceWriter
 from gptoss_adapter.content import ContentToken, ScoredContent
-from gptoss_adapter.heads import Frame, HasUsage, compact
+from gptoss_adapter.heads import Frame, compact
 from gptoss_adapter.logprobs import text_logprobs
 from gptoss_adapter.prompt_logprobs import echoed_logprobs, prompt_logprobs
-from gptoss_adapter.schemas.answers import FinishReasonName, TextChoice
-from gptoss_adapter.told_tokens import EndedAnswer, HasTokens, TokenTeller
+from gptoss_adapter.schemas.answers import TextChoice
+from gptoss_adapter.told_tokens import EndedAnswer
 from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.harmony.channels import ContentDelta
 
 
-class TextChunkWriter:
+class TextChunkWriter(ChoiceWriter[ContentDelta]):
     """Writes the chunks of one choice of a streamed completion as framed events."""
+
+    FIELD = "text"
+    NOTHING = '""'
+    PROMPT_IDS_BESIDE_CHOICES = False
 
     def __init__(self, frame: Frame, index: int, echo: str, *, token_ids: bool = False) -> None:
         """echo: the prompt, where the text begins with it. token_ids: tell those of prompt and text."""
-        self._around = frame.choice(index)
-        self._teller = TokenTeller(self._around, beside_choices=False) if token_ids else None
-        self._before_text = self._around.before + '"text":'
+        super().__init__(frame, index, token_ids=token_ids)
         self._echo = echo
-
-    def count(self, answer: HasUsage) -> None:
-        """Tell with the chunks from here on, where that was asked for, what `answer` has cost by now."""
-        self._around.count(answer)
-
-    def with_tokens(self, chunks: bytes, answer: HasTokens) -> bytes:
-        """Return the chunks, which are some, with those of the answer's token ids that are new, where asked for."""
-        return chunks if self._teller is None else self._teller.tell(chunks, answer)
 
     def begin(self) -> bytes:
         """Return the prompt, where it is told; else nothing."""
-        return self._chunk(self._echo).encode() if self._echo else b""
-
-    def deltas(self, deltas: Iterable[ContentDelta]) -> bytes:
-        """Return a chunk for each delta, nothing for none."""
-        return "".join([self._chunk_of(delta) for delta in deltas]).encode()
-
-    def finish(self, reason: FinishReasonName, stop_reason: str | int | None = None) -> bytes:
-        """Return the chunk that says why the text ends."""
-        why = f'"finish_reason":"{reason}","stop_reason":{json.dumps(stop_reason)}'
-        return f'{self._before_text}"","logprobs":null,{why}{self._around.after}'.encode()
+        return self._chunk(json.dumps(self._echo)).encode() if self._echo else b""
 
     def _chunk_of(self, delta: ContentDelta) -> str:
-        if not isinstance(delta, ScoredContent):
-            return self._chunk(delta.text)
-        logprobs = compact(text_logprobs(delta.tokens, len(self._echo)).model_dump())
         text = json.dumps(delta.text)
-        return f'{self._before_text}{text},"logprobs":{logprobs},"finish_reason":null{self._around.after}'
-
-    def _chunk(self, text: str) -> str:
-        return f'{self._before_text}{json.dumps(text)},"logprobs":null,"finish_reason":null{self._around.after}'
+        if not isinstance(delta, ScoredContent):
+            return self._chunk(text)
+        return self._chunk(text, compact(text_logprobs(delta.tokens, len(self._echo)).model_dump()))
 
 
 class TextChoiceBuilder:

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gptoss_adapter.context import REQUEST_ID_HEADER, current_record
 from gptoss_adapter.errors import ApiError
 from gptoss_adapter.inference import GenerationStep, GenerationStream, ModelServer, ModelServerStatus, PromptIds
+from gptoss_adapter.paths import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES
 from gptoss_adapter.serving import VERSION
 from gptoss_adapter.tracing_delivery import Delivery
 from gptoss_backend.contract import ChatRequest, Finished, SamplingParams, Started, Timings
@@ -29,10 +30,10 @@ from gptoss_backend.model_names import ModelName
 
 # the path of a request that generates, and the conventions' word for what it does
 _OPERATIONS: Final = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "text_completion",
-    "/v1/responses": "chat",
-    "/v1/messages": "chat",
+    CHAT_COMPLETIONS: "chat",
+    COMPLETIONS: "text_completion",
+    RESPONSES: "chat",
+    MESSAGES: "chat",
 }
 _W3C: Final = TraceContextTextMapPropagator()
 Attributes = dict[str, AttributeValue]

@@ -20,6 +20,7 @@ import numpy as np
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
+from gptoss_adapter.abandoned import look_at_the_outcome
 from gptoss_adapter.context import current_request_id
 from gptoss_adapter.errors import (
     ApiError,
@@ -32,7 +33,7 @@ from gptoss_adapter.errors import (
     as_sentence,
     refusal_of,
 )
-from gptoss_adapter.inference import GenerationStep, ModelServerStatus, PromptIds
+from gptoss_adapter.inference import STREAM_END_TIMEOUT_S, GenerationStep, ModelServerStatus, PromptIds
 from gptoss_backend.contract import (
     CHAT,
     CHAT_CODEC,
@@ -74,7 +75,6 @@ CHANNEL_OPTIONS: Final = (
 _UNAVAILABLE_TEXT: Final = re.compile("unknown model|not at ready state|Server is stopping|is not healthy")
 _UNAVAILABLE_STATUS: Final = frozenset({"UNAVAILABLE", "NOT_FOUND", "CANCELLED", "DEADLINE_EXCEEDED"})
 PREPROCESS_TIMEOUT_S: Final = 30.0
-STREAM_END_TIMEOUT_S: Final = 1.0
 STATUS_TIMEOUT_S: Final = 2.0
 _QUEUE_FULL: Final = "The server has as many requests waiting as it takes. Try again in a moment."
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {"UINT8": np.dtype("u1"), "INT32": np.dtype("<i4")}
@@ -125,7 +125,7 @@ class TritonModelServer:
 
     def _rendered(self, call: asyncio.Future[Any]) -> None:
         self.num_rendering -= 1
-        _look_at_the_outcome(call)
+        look_at_the_outcome(call)
 
     def generate(self, model: ModelName, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> TritonStream:
         """Submit the prompt to `model` and return its stream."""
@@ -194,12 +194,6 @@ class TritonStream:
     def cancel(self) -> None:
         """Cancel the gRPC call, which Triton tells the model."""
         self._responses.cancel()
-
-
-def _look_at_the_outcome(call: asyncio.Future[Any]) -> None:
-    """Take note of an error that nobody waits for any more; asyncio would complain of it."""
-    if not call.cancelled():
-        call.exception()
 
 
 def _input(spec: TensorSpec, raw: bytes) -> triton.InferInput:

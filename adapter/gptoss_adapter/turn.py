@@ -13,10 +13,12 @@ from dataclasses import replace
 from itertools import repeat
 from typing import Final
 
+from gptoss_adapter.abandoned import look_at_the_outcome
 from gptoss_adapter.content import ContentGate
 from gptoss_adapter.context import RequestRecord
 from gptoss_adapter.errors import refusal_of
 from gptoss_adapter.generation import Generation
+from gptoss_adapter.going_on import may_go_on
 from gptoss_adapter.inference import ModelServer, PromptIds
 from gptoss_adapter.schemas.answers import FinishReasonName
 from gptoss_adapter.serving import ServedModel, Services
@@ -46,15 +48,9 @@ class ChatPrompt:
         """Return the prompt. Raises ApiError."""
         if self._rendering is None:
             self._rendering = asyncio.create_task(self._server.preprocess(self._chat, self._request_id))
-            self._rendering.add_done_callback(_look_at_the_outcome)
+            self._rendering.add_done_callback(look_at_the_outcome)
         # shielded: a turn that is given up does not take the prompt from the others
         return await asyncio.shield(self._rendering)
-
-
-def _look_at_the_outcome(rendering: asyncio.Task[PromptIds]) -> None:
-    """Take note of an error that nobody waits for any more; asyncio would complain of it."""
-    if not rendering.cancelled():
-        rendering.exception()
 
 
 class Turn(Generation[Delta]):
@@ -117,9 +113,9 @@ class Turn(Generation[Delta]):
     def _following(self, finished: Finished) -> list[int]:
         tool = self._splitter.refused_call
         has_called = finished.finish_reason is FinishReason.STOP and self._token_ids[-1:] == [CALL]
-        if tool is None or not (has_called and self._goes_on and self._has_time_left(finished)):
+        if tool is None or not (has_called and self._goes_on):
             return []
-        return refusal_of_call(tool)
+        return refusal_of_call(tool) if may_go_on(self._sampling, finished, len(self._token_ids)) else []
 
     def _reasoning_tokens(self) -> int:
         return self._splitter.reasoning_tokens

@@ -1,4 +1,4 @@
-"""Which files of a Hugging Face repository make a checkpoint, and where the local cache holds them.
+"""Which folder a checkpoint's name means, and which files of a Hugging Face repository make one.
 
 Stage: before a server starts, and its start. Owns: the choice of files, asked for in the same words by whoever fills
 the cache and whoever reads it: a snapshot counts as whole when it holds what the reader asks for.
@@ -25,6 +25,14 @@ def split_revision(name: str) -> tuple[str, str | None]:
     """Return a repository's name and the revision it is pinned to: a commit, tag or branch; None: the newest."""
     repository, _, revision = name.partition("@")
     return repository, revision or None
+
+
+def checkpoint_folder(name: str) -> Path | None:
+    """Return the folder that a checkpoint's name means, where it is there: its own, or one of the local cache."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    return cached_checkpoint(name) if is_repository(name) else None
 
 
 def cached_checkpoint(name: str) -> Path | None:

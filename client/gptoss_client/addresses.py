@@ -7,7 +7,6 @@ Does not know: what listens there, who asks.
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import Final
 
@@ -78,14 +77,6 @@ def on_free_ports(settings: Settings) -> Settings:
             ports = {name: first + offset for offset, name in enumerate(names)}
             return settings.model_copy(update={"server": server.model_copy(update=ports)})
     raise PortError(f"there are no {len(hosts)} free ports in a row from {server.port} on: choose another --port")
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches who listens there."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _reachable(host: str, port: int) -> str:

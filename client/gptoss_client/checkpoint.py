@@ -18,7 +18,7 @@ from rich.console import Console
 
 from gptoss_backend.demo.naming import is_outdated_demo
 from gptoss_backend.environment import child_environment
-from gptoss_backend.hub import cached_checkpoint, is_repository
+from gptoss_backend.hub import checkpoint_folder, is_repository
 from gptoss_backend.model_names import ModelShort
 from gptoss_backend.settings import Settings
 from gptoss_client.errors import CommandError, UsageError
@@ -86,10 +86,8 @@ def check_there(model: ModelShort, checkpoint: str) -> None:
 
 def find_checkpoint(checkpoint: str) -> Path | None:
     """Return the folder a checkpoint's name stands for, where it is there."""
-    folder = Path(checkpoint)
-    if is_checkpoint(folder):
-        return folder
-    return cached_checkpoint(checkpoint) if is_repository(checkpoint) and not folder.is_dir() else None
+    folder = checkpoint_folder(checkpoint)
+    return folder if folder is not None and is_checkpoint(folder) else None
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """The `gptoss` command.
 
 Stage: the edge between a person and the server's processes.
-Owns: options, their meaning as settings, exit statuses, where words are printed.
+Owns: the commands and their own options, exit statuses, where words are printed.
 Does not know: how a server is started, watched or ended.
 """
 
@@ -11,21 +11,19 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
 from gptoss_backend.environment import child_environment
 from gptoss_backend.model_names import ModelShort
-from gptoss_backend.settings import ProfileName, Settings, SettingsError
-from gptoss_backend.settings_sources import load_settings, setting_layers
+from gptoss_backend.settings import Settings
+from gptoss_backend.settings_sources import setting_layers
 from gptoss_client import config_command, doctor
 from gptoss_client.addresses import on_free_ports
-from gptoss_client.checkpoint import absolute
-from gptoss_client.errors import CommandError, UsageError
+from gptoss_client.errors import INTERRUPTED, CommandError
 from gptoss_client.follow import LogReader
 from gptoss_client.join import join as join_engine
 from gptoss_client.keys import add_key
@@ -35,6 +33,17 @@ from gptoss_client.reload import reload
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.serve import check_startable
 from gptoss_client.serve import serve as serve_until_stopped
+from gptoss_client.serve_options import (
+    CheckpointOption,
+    ConfigOption,
+    HostOption,
+    ModelsOption,
+    PortOption,
+    ProfileOption,
+    RunDirOption,
+    ServeOptions,
+    load,
+)
 from gptoss_client.standard_streams import BROKEN_PIPE, flush_output, never_fail_to_encode, open_closed
 from gptoss_client.status import report
 from gptoss_client.stop import stop_server
@@ -42,7 +51,6 @@ from gptoss_client.stop_signal import StopSignal
 from gptoss_client.talk_commands import ask, bench, chat
 
 _FOLLOW_PERIOD_S: Final = 0.2
-_INTERRUPTED: Final = 130  # what a shell reports of a command ended by Ctrl-C
 
 app = typer.Typer(
     help="Serve GPT-OSS from NVIDIA Triton Inference Server, behind an OpenAI-compatible API.",
@@ -52,26 +60,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Settings file [default: configs/server_config.yaml].")
-]
-RunDirOption = Annotated[
-    Path | None, typer.Option(help="State and logs; one server each [default: .run in the project].")
-]
-
-
-ModelsOption = Annotated[
-    list[str] | None,  # typer takes no list of choices; the settings' own check refuses others
-    typer.Option(
-        "--model",
-        metavar="demo|20b|120b",
-        help="What to serve; once more for another beside it [default: the profile's model].",
-    ),
-]
-ProfileOption = Annotated[ProfileName | None, typer.Option(help="Operating point [default: balanced].")]
-PortOption = Annotated[int | None, typer.Option(help="Of the OpenAI API; Triton takes the next three [default: 8000].")]
-HostOption = Annotated[str | None, typer.Option(help="Where the OpenAI API listens [default: 127.0.0.1].")]
-CheckpointOption = Annotated[str | None, typer.Option(help="A checkpoint folder, in place of the model's own.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
@@ -92,8 +80,7 @@ def serve(
     replace: Annotated[bool, typer.Option("--replace", help="End the server of the same run directory first.")] = False,
 ) -> None:
     """Start Triton and the API, and keep watch until Ctrl-C."""
-    overrides = _overrides(config, models, profile, port, host, checkpoint, run_dir)
-    settings = _with_absolute_paths(_load(config, overrides))
+    settings = ServeOptions(config, models, profile, port, host, checkpoint, run_dir).with_absolute_paths()
     if replace:
         check_startable(settings)  # before there is none
         _end_earlier(settings)
@@ -115,8 +102,8 @@ def show_config(
     as_json: JsonOption = False,
 ) -> None:
     """Show every setting that `serve` would use with these options, its value and where that comes from."""
-    overrides = _overrides(config, models, profile, port, host, checkpoint, run_dir)
-    settings = config_command.sourced_settings(_load(config, overrides), setting_layers(overrides, config=config))
+    overrides = ServeOptions(config, models, profile, port, host, checkpoint, run_dir).overrides()
+    settings = config_command.sourced_settings(load(config, overrides), setting_layers(overrides, config=config))
     _console().print(config_command.as_json(settings) if as_json else "\n".join(config_command.as_table(settings)))
 
 
@@ -133,8 +120,8 @@ def examine(
     as_json: JsonOption = False,
 ) -> None:
     """Look whether `serve` would work with these options, and say what to do: exit status 0 if it would, else 1."""
-    overrides = _overrides(config, models, profile, port, host, checkpoint, run_dir)
-    findings = doctor.diagnose(_with_absolute_paths(_load(config, overrides)))
+    options = ServeOptions(config, models, profile, port, host, checkpoint, run_dir)
+    findings = doctor.diagnose(options.with_absolute_paths())
     _console().print(doctor.as_json(findings) if as_json else "\n".join(doctor.as_lines(findings)))
     raise typer.Exit(doctor.exit_status(findings))
 
@@ -155,10 +142,10 @@ def pull_checkpoint(
 
     console = _console()
     try:
-        folder = pull(repository_of(name, _load(config, {})), console, if_absent=if_absent)
+        folder = pull(repository_of(name, load(config, {})), console, if_absent=if_absent)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on where this one was")
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     console.print(f"{name} is in {folder}")
 
 
@@ -182,7 +169,7 @@ def make_random_checkpoint(
     with StopSignal() as stop:
         # it reads no settings; the file's name only keeps ours out of its environment
         is_made = make_checkpoint(order, child_environment(folder / "config.yaml"), stop, _console())
-    raise typer.Exit(0 if is_made else _INTERRUPTED)
+    raise typer.Exit(0 if is_made else INTERRUPTED)
 
 
 app.command("plan")(plan)
@@ -253,7 +240,7 @@ def key(
     config: ConfigOption = None,
 ) -> None:
     """Make an API key, and print it this once: the file keeps its hash only."""
-    path = keys if keys is not None else _load(config, {}).adapter.keys_path
+    path = keys if keys is not None else load(config, {}).adapter.keys_path
     _console().print(add_key(path, name, max_concurrency, is_urgent=urgent))
 
 
@@ -266,9 +253,8 @@ def join(
     config: ConfigOption = None,
 ) -> None:
     """Hold this host's part of a model whose engine runs on another, until Ctrl-C."""
-    models = None if model is None else [model]
-    settings = _load(config, _overrides(config, models, None, None, None, checkpoint, None))
-    raise typer.Exit(join_engine(_with_absolute_paths(settings), node_rank, _console()))
+    options = ServeOptions(config, models=None if model is None else [model], checkpoint=checkpoint)
+    raise typer.Exit(join_engine(options.with_absolute_paths(), node_rank, _console()))
 
 
 def _end_earlier(settings: Settings) -> None:
@@ -287,45 +273,8 @@ def _on_free_ports(settings: Settings) -> Settings:
     return settings
 
 
-def _overrides(
-    config: Path | None,
-    models: Sequence[str] | None,
-    profile: ProfileName | None,
-    port: int | None,
-    host: str | None,
-    checkpoint: str | None,
-    run_dir: Path | None,
-) -> dict[str, Any]:
-    """Return what serve's options say, as the settings file would hold it."""
-    server = {"port": port, "host": host, "run_dir": run_dir}
-    overrides: dict[str, Any] = {"models": list(models) if models else None, "profile": profile, "server": server}
-    if models and len(models) == 1:  # whatever the profile and the other sources say
-        overrides["model"] = models[0]
-    if checkpoint is not None:  # it is the served model's, whichever the other sources make that
-        served = _load(config, overrides).served_models
-        if len(served) > 1:
-            names = " and ".join(served)
-            raise UsageError(f"--checkpoint is one model's, not that of {names}: set checkpoints.{served[0]} instead")
-        overrides["checkpoints"] = {served[0]: checkpoint}
-    return overrides
-
-
-def _load(config: Path | None, overrides: dict[str, Any]) -> Settings:
-    try:
-        return load_settings(overrides, config=config)
-    except SettingsError as error:
-        raise UsageError(str(error)) from error
-
-
 def _run_directory(config: Path | None, run_dir: Path | None) -> RunDirectory:
-    return RunDirectory.of(_load(config, {"server": {"run_dir": run_dir}}))
-
-
-def _with_absolute_paths(settings: Settings) -> Settings:
-    server = settings.server
-    paths = {name: Path(os.path.abspath(getattr(server, name))) for name in ("run_dir", "model_repository")}
-    checkpoints = {model: absolute(model, place) for model, place in settings.checkpoints.items()}
-    return settings.model_copy(update={"server": server.model_copy(update=paths), "checkpoints": checkpoints})
+    return RunDirectory.of(load(config, {"server": {"run_dir": run_dir}}))
 
 
 def _console(*, stderr: bool = False) -> Console:

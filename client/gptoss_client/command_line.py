@@ -15,11 +15,11 @@ from typing import Annotated
 import typer
 
 from gptoss_backend.contract import ReasoningEffort
-from gptoss_backend.settings import ProfileName, SettingsError
-from gptoss_backend.settings_sources import load_settings
+from gptoss_backend.settings import ProfileName
 from gptoss_client.api_errors import ClientError
-from gptoss_client.errors import CommandError, UsageError
+from gptoss_client.errors import INTERRUPTED, CommandError
 from gptoss_client.run_state import RunDirectory
+from gptoss_client.serve_options import load
 from gptoss_client.server_address import ServerAddress, named_server, running_server
 from gptoss_client.standard_streams import BROKEN_PIPE, drop_output
 
@@ -39,11 +39,7 @@ def server_address(url: str | None, api_key: str | None, run_dir: Path | None) -
     """Return the server that the options mean. Raises UsageError, CommandError."""
     if url is not None:
         return named_server(url, api_key)
-    try:
-        settings = load_settings({"server": {"run_dir": run_dir}})
-    except SettingsError as error:
-        raise UsageError(str(error)) from error
-    return running_server(RunDirectory.of(settings), api_key)
+    return running_server(RunDirectory.of(load(None, {"server": {"run_dir": run_dir}})), api_key)
 
 
 @contextlib.contextmanager
@@ -54,7 +50,7 @@ def told_to_person() -> Iterator[None]:
     except ClientError as error:
         raise CommandError(str(error)) from error
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:  # whoever read has what they wanted
         drop_output()
         raise typer.Exit(BROKEN_PIPE) from None

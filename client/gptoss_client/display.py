@@ -1,7 +1,7 @@
 """How the commands talk to the person at the terminal while a server starts and ends.
 
 Stage: `gptoss serve`.
-Owns: the progress lines (a live one on a terminal, plain ones elsewhere), the last words before a server is left alone.
+Owns: the progress lines (a live one on a terminal, plain ones elsewhere), the words on how to use a server.
 Does not know: how anything is started or probed.
 """
 
@@ -36,14 +36,14 @@ class Display:
     """Tells of a server's start and end on a console. A console that is gone silences it and harms nothing."""
 
     def __init__(
-        self, console: Console, farewell: Sequence[str] = (), *, triton_log: Path | None = None, with_time: bool = False
+        self, console: Console, usage: Sequence[str] = (), *, triton_log: Path | None = None, with_time: bool = False
     ) -> None:
-        """farewell: the lines to print once the server is ready. with_time: each line begins with the time.
+        """usage: the lines to print once the server is ready. with_time: each line begins with the time.
 
         triton_log: where the server has by then said what it made of this machine.
         """
         self._console = console
-        self._farewell = farewell
+        self._usage = usage
         self._triton_log = triton_log
         self._with_time = with_time
         self._status: Status | None = None
@@ -71,7 +71,7 @@ class Display:
         self._was_ready = True
         self.say(f"ready in {elapsed_s:.1f} s")
         facts = engine_facts(self._triton_log) if self._triton_log else ()
-        for line in (*facts, *self._farewell):
+        for line in (*facts, *self._usage):
             self.say(line)
 
     def died(self, death: Death, delay_s: float) -> None:
@@ -140,7 +140,7 @@ def engine_facts(triton_log: Path) -> tuple[str, ...]:
     return ()
 
 
-def farewell(
+def how_to_use(
     model: ModelName, addresses: Addresses, logs: Path, how_to_stop: str, *, asks_for_key: bool
 ) -> tuple[str, ...]:
     """Return what a person needs once the server is ready: what to open, a first request, the way out."""

@@ -2,18 +2,18 @@
 
 Stage: `gptoss doctor`.
 Owns: what a whole folder is, and the sentence for what is wrong with one.
-Does not know: what the weights are for. (The engine looks at shapes and names again when it loads.)
+Does not know: which files count (the engine's checkpoint_files), what the weights are for. (The engine looks at shapes
+and names again when it loads.)
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-_INDEX: Final = "model.safetensors.index.json"
-_SINGLE: Final = "model.safetensors"
-_MOST_HEADER_BYTES: Final = 100_000_000  # the format's own limit
+from gptoss_backend.engine.checkpoint_files import read_header, weight_map
+from gptoss_backend.engine.errors import CheckpointError
 
 
 class BrokenCheckpointError(Exception):
@@ -25,45 +25,38 @@ def whole_checkpoint_bytes(folder: Path) -> int:
     kind = _document(folder / "config.json").get("model_type")
     if kind != "gpt_oss":
         raise BrokenCheckpointError(f"{folder / 'config.json'} is of model type {kind!r}, not 'gpt_oss'")
-    total = 0
-    for file, tensors in _tensors_by_file(folder).items():
-        header = _header(folder / file)
-        if absent := sorted(set(tensors) - set(header)):
-            raise BrokenCheckpointError(f"{folder / file} lacks the tensor {absent[0]}, which the index promises")
-        total += (folder / file).stat().st_size
-    return total
+    try:
+        return sum(_whole_bytes(folder / file, tensors) for file, tensors in _tensors_by_file(folder).items())
+    except CheckpointError as error:
+        raise BrokenCheckpointError(str(error)) from error
 
 
 def _tensors_by_file(folder: Path) -> dict[str, list[str]]:
-    if not (folder / _INDEX).exists():
-        return {_SINGLE: []}
-    weight_map = _document(folder / _INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise BrokenCheckpointError(f"{folder / _INDEX} holds no weight_map")
+    """Return what each of the files that the engine reads is to hold. Raises BrokenCheckpointError, CheckpointError."""
     files: dict[str, list[str]] = {}
-    for tensor, file in weight_map.items():
-        files.setdefault(str(file), []).append(tensor)
+    for tensor, file in weight_map(folder).items():
+        files.setdefault(file, []).append(tensor)
+    if not files:
+        raise BrokenCheckpointError(f"{folder} is to hold no tensors")
     return files
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """Return a safetensors file's header, after seeing that the file is as long as the header says."""
+def _whole_bytes(path: Path, tensors: list[str]) -> int:
+    """Return a file's size, after seeing that it has these tensors and is as long as its header says.
+
+    Raises BrokenCheckpointError, CheckpointError.
+    """
+    header, data_at = read_header(path)
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            text = file.read(min(length, _MOST_HEADER_BYTES))
-        header = json.loads(text)
         end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-        size, expected = path.stat().st_size, 8 + length + end
-    except FileNotFoundError as error:
-        raise BrokenCheckpointError(f"{path} is missing") from error
-    except OSError as error:
-        raise BrokenCheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        size, expected = path.stat().st_size, data_at + end
+    except (ValueError, TypeError, KeyError, IndexError) as error:
         raise BrokenCheckpointError(f"{path} has no readable safetensors header") from error
     if size != expected:
         raise BrokenCheckpointError(f"{path} has {size:,} bytes, its header promises {expected:,}")
-    return header if isinstance(header, dict) else {}
+    if absent := sorted(set(tensors) - set(header)):
+        raise BrokenCheckpointError(f"{path} lacks the tensor {absent[0]}, which the index promises")
+    return size
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import grpc
@@ -41,7 +41,7 @@ class EnsembleChat:
 
     def __init__(self, model: str, chat: ChatRequest) -> None:
         """model: by any of its names. Raises ClientError for an unknown one."""
-        self.request = _request(_ensemble_of(model), CHAT_CODEC.encode(chat))
+        self.request = ensemble_request(_ensemble_of(model), CHAT_CODEC.encode(chat))
         tools = offered_tools(chat)
         self._splitter = ChannelSplitter([tool.name for tool in tools], allows_calls=bool(tools))
         self._has_ended = False
@@ -50,9 +50,9 @@ class EnsembleChat:
         """Return what the next response brings. Raises ServerError, ProtocolError."""
         if response.error_message:
             raise _server_error(response.error_message)
-        outputs = _outputs(response.infer_response)
+        outputs = outputs_of(response.infer_response)
         yield from map(_part, self._splitter.push(array("i", outputs.get(TOKEN_IDS.name, b"")).tolist()))
-        if (finished := _finished(outputs.get(EVENT.name, b""))) is not None:
+        if (finished := finished_of(outputs)) is not None:
             yield from map(_part, self._splitter.finish())
             yield self._end(finished)
 
@@ -69,6 +69,29 @@ class EnsembleChat:
         return Ended("tool_calls" if is_call else str(finished.finish_reason), usage, finished.timings)
 
 
+def ensemble_request(ensemble: str, raw: bytes) -> Any:  # noqa: ANN401 (generated code has no types)
+    """Return the request for a chat. raw: of CHAT."""
+    request = service_pb2.ModelInferRequest(model_name=ensemble)
+    request.inputs.add(name=CHAT.name, datatype=CHAT.datatype, shape=[len(raw)])
+    request.raw_input_contents.append(raw)
+    return request
+
+
+def outputs_of(response: Any) -> dict[str, bytes]:  # noqa: ANN401 (generated code has no types)
+    """Return what a response of the ensemble holds, by the tensors' names."""
+    return {output.name: raw for output, raw in zip(response.outputs, response.raw_output_contents, strict=False)}
+
+
+def finished_of(outputs: Mapping[str, bytes]) -> Finished | None:
+    """Return the answer's last event, where it is among the outputs. Raises ProtocolError."""
+    raw = outputs.get(EVENT.name, b"")
+    try:
+        event = EVENT_CODEC.decode(raw) if raw else None
+    except ContractError as error:
+        raise ProtocolError(str(error)) from error
+    return event if isinstance(event, Finished) else None
+
+
 def grpc_error(address: str, error: grpc.RpcError) -> ClientError:
     """Return what a broken call means."""
     if error.code() in _UNREACHABLE:
@@ -82,25 +105,6 @@ def _ensemble_of(model: str) -> str:
             return name.ensemble
     known = ", ".join(name.openai for name in MODELS)
     raise ClientError(f"there is no model {model!r}: it is one of {known}")
-
-
-def _request(ensemble: str, raw: bytes) -> Any:  # noqa: ANN401 (generated code has no types)
-    request = service_pb2.ModelInferRequest(model_name=ensemble)
-    request.inputs.add(name=CHAT.name, datatype=CHAT.datatype, shape=[len(raw)])
-    request.raw_input_contents.append(raw)
-    return request
-
-
-def _outputs(response: Any) -> dict[str, bytes]:  # noqa: ANN401 (generated code has no types)
-    return {output.name: raw for output, raw in zip(response.outputs, response.raw_output_contents, strict=False)}
-
-
-def _finished(raw: bytes) -> Finished | None:
-    try:
-        event = EVENT_CODEC.decode(raw) if raw else None
-    except ContractError as error:
-        raise ProtocolError(str(error)) from error
-    return event if isinstance(event, Finished) else None
 
 
 def _part(delta: Delta) -> AnswerPart:

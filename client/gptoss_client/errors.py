@@ -7,7 +7,10 @@ Does not know: where the errors come from.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+INTERRUPTED: Final = 130
+"""What a shell reports of a command ended by Ctrl-C."""
 
 
 class CommandError(Exception):

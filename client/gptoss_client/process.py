@@ -19,7 +19,7 @@ from typing import Final
 
 from gptoss_client.errors import CommandError
 from gptoss_client.hang_watch import HangWatch
-from gptoss_client.process_group import ProcessRecord, crashed_children, has_children, kill_group
+from gptoss_client.process_group import CrashWatch, ProcessRecord, has_children, kill_group
 from gptoss_client.stop_signal import StopSignal
 
 TICK_S: Final = 0.1
@@ -66,7 +66,7 @@ class Process:
         self._spec = spec
         self._process = _popen(spec)
         self.record = ProcessRecord.of(spec.name, self._process.pid)
-        self._crashed_before: set[int] = set()
+        self._crash_watch = CrashWatch(self.record)
         self._next_child_check = 0.0
         self._hang_watch: HangWatch | None = None
 
@@ -83,11 +83,8 @@ class Process:
         if not self._spec.needs_children or time.monotonic() < self._next_child_check:
             return None
         self._next_child_check = time.monotonic() + _CHILD_CHECK_PERIOD_S
-        crashed = set(crashed_children(self.record))
-        # an orderly end looks like a crash until the parent has taken note: a crash still looks so a check later
-        lasting = crashed & self._crashed_before
-        self._crashed_before = crashed
-        return f"{self._spec.name} lost a process it cannot do without (pid {min(lasting)})" if lasting else None
+        lost = self._crash_watch.lost_child()
+        return f"{self._spec.name} lost a process it cannot do without (pid {lost})" if lost else None
 
     def watch_for_hangs(self, limit_s: float) -> None:
         """From now on `hang` tells when the process has not got on for `limit_s`."""

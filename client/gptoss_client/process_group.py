@@ -1,7 +1,8 @@
 """Processes that lead a group of their own, and the groups they leave behind.
 
 Stage: start and end of a server.
-Owns: telling a remembered process from a stranger with the same id, and ending whole groups.
+Owns: telling a remembered process from a stranger with the same id, and a crashed child from one that ends in order;
+ending whole groups.
 Does not know: what the processes are.
 """
 
@@ -85,9 +86,22 @@ def kill_group(leader: ProcessRecord) -> int:
     return len(members)
 
 
-def crashed_children(leader: ProcessRecord) -> list[int]:
-    """Return the ids of children that ended without their parent taking note."""
-    return [child.pid for child in _children(leader) if _is_zombie(child)]
+class CrashWatch:
+    """Looks whether a process has lost a child: one that ended without its parent taking note."""
+
+    def __init__(self, leader: ProcessRecord) -> None:
+        self._leader = leader
+        self._crashed_before: set[int] = set()
+
+    def lost_child(self) -> int | None:
+        """Return the id of a child that had crashed at the last look, too; None where there is none.
+
+        An orderly end looks like a crash until the parent has taken note: a crash still looks so a look later.
+        """
+        crashed = {child.pid for child in _children(self._leader) if _is_zombie(child)}
+        lasting = crashed & self._crashed_before
+        self._crashed_before = crashed
+        return min(lasting, default=None)
 
 
 def has_children(leader: ProcessRecord) -> bool:

@@ -10,11 +10,8 @@ the old one with its last request: until then there are two in memory. Where loa
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import time
-from collections.abc import Iterator
 from typing import Any, Final
 
 import httpx
@@ -25,7 +22,7 @@ from gptoss_backend.model_names import MODELS_BY_SHORT, ModelName, ModelShort
 from gptoss_backend.settings import Settings
 from gptoss_client.addresses import Addresses
 from gptoss_client.checkpoint import absolute, check_there
-from gptoss_client.errors import CommandError, RunningError, UsageError
+from gptoss_client.errors import CommandError, UsageError
 from gptoss_client.run_state import Phase, RunDirectory
 from gptoss_client.triton_command import API_KEY_HEADER, load_failure_in
 
@@ -39,7 +36,9 @@ def reload(run: RunDirectory, model: ModelShort | None, checkpoint: str | None, 
 
     model: None: the only one. Blocks until it answers requests. Raises CommandError; the old engine serves on then.
     """
-    with _alone(run):
+    if run.read_state() is None:
+        raise CommandError(f"no server runs from {run.root}")
+    with run.claim_reload():
         settings = _running(run)
         short = _chosen(settings, model)
         name = MODELS_BY_SHORT[short]
@@ -55,19 +54,6 @@ def reload(run: RunDirectory, model: ModelShort | None, checkpoint: str | None, 
             f"{name.openai}: new requests go to the new checkpoint after {time.monotonic() - begun:.1f} s; "
             "those under way end with the old one"
         )
-
-
-@contextlib.contextmanager
-def _alone(run: RunDirectory) -> Iterator[None]:
-    """Keep a second reload out. Raises RunningError."""
-    if run.read_state() is None:
-        raise CommandError(f"no server runs from {run.root}")
-    with (run.root / "reload.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunningError(f"another reload of the server of {run.root} is under way") from None
-        yield
 
 
 def _running(run: RunDirectory) -> Settings:

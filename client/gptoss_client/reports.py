@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MODEL_ALIAS = "gpt-oss"
-"""The name that stands for whichever model the profile runs on."""
+from gptoss_backend.model_names import MODEL_ALIAS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The run directory: what a server leaves on disk for the other commands to find.
 
 Stage: start, `gptoss status` and `gptoss stop`.
-Owns: config.yaml (the resolved settings all processes read), state.json, triton.key, the lock that admits one server,
-logs/.
+Owns: config.yaml (the resolved settings all processes read), state.json, failure.txt (why the last server ended),
+triton.key, the locks that admit one server and one reload of it, logs/.
 Does not know: how processes are started or probed.
 """
 
@@ -81,6 +81,7 @@ class RunDirectory:
         self._triton_key = root / "triton.key"
         self._failure = root / "failure.txt"
         self._lock = root / "lock"
+        self._reload_lock = root / "reload.lock"
 
     @classmethod
     def of(cls, settings: Settings) -> RunDirectory:
@@ -123,6 +124,16 @@ class RunDirectory:
         return RunningError(
             f"a server{by} already runs from {self.root}: end it with `gptoss stop`, or give this one another --run-dir"
         )
+
+    @contextlib.contextmanager
+    def claim_reload(self) -> Iterator[None]:
+        """Keep a second reload out. Raises RunningError."""
+        with self._reload_lock.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunningError(f"another reload of the server of {self.root} is under way") from None
+            yield
 
     def write_config(self, settings: Settings) -> None:
         """Replace the resolved settings in one step. They may hold a secret, so nobody else may read them."""

@@ -24,8 +24,8 @@ from gptoss_backend.model_names import MODELS_BY_SHORT
 from gptoss_backend.settings import Settings
 from gptoss_client.addresses import Addresses, listeners
 from gptoss_client.checkpoint import check_checkpoints, ensure_checkpoints
-from gptoss_client.display import Display, failure_in, farewell
-from gptoss_client.errors import CommandError, PortTakenError, ProcessDiedError
+from gptoss_client.display import Display, failure_in, how_to_use
+from gptoss_client.errors import INTERRUPTED, CommandError, PortTakenError, ProcessDiedError
 from gptoss_client.launch import TRITON_LOG, processes
 from gptoss_client.logs import bound_sizes
 from gptoss_client.placing import config_variant
@@ -38,7 +38,6 @@ from gptoss_client.supervisor import Observer, Supervisor
 from gptoss_client.triton_command import exposure
 from gptoss_client.triton_runtime import TritonRuntime, find_runtime
 
-STOPPED_BEFORE_READY: Final = 130  # what a shell reports of a command ended by Ctrl-C
 _FOLLOW_PERIOD_S: Final = 0.2
 
 
@@ -52,7 +51,7 @@ def serve(settings: Settings, console: Console, *, detach: bool) -> int:
         runtime = _prepare(settings, run, stop, console)
         if stop.requested:
             run.forget_state()
-            return STOPPED_BEFORE_READY
+            return INTERRUPTED
         if detach:
             return _serve_in_background(run, claim, _display(settings, run, console, "gptoss stop ends it"), stop)
         return supervise(settings, runtime, run, _display(settings, run, console, "Ctrl-C ends it"), stop)
@@ -97,7 +96,7 @@ def supervise(
         raise
     finally:
         run.forget_state()
-    return 0 if keeper.was_ready else STOPPED_BEFORE_READY
+    return 0 if keeper.was_ready else INTERRUPTED
 
 
 def _prepare(settings: Settings, run: RunDirectory, stop: StopSignal, console: Console) -> TritonRuntime:
@@ -127,7 +126,7 @@ def _first_state(phase: Phase, shm_prefix: str = "") -> RunState:
 def _display(settings: Settings, run: RunDirectory, console: Console, how_to_stop: str) -> Display:
     model = MODELS_BY_SHORT[settings.served_model]
     asks_for_key = settings.adapter.keys_path is not None
-    lines = farewell(model, Addresses.of(settings), run.logs, how_to_stop, asks_for_key=asks_for_key)
+    lines = how_to_use(model, Addresses.of(settings), run.logs, how_to_stop, asks_for_key=asks_for_key)
     return Display(console, lines, triton_log=run.logs / f"{TRITON_LOG}.log")
 
 
@@ -197,7 +196,7 @@ def _serve_in_background(run: RunDirectory, claim: int, display: Display, stop: 
             return 0
     _forget_own_state(run)
     if stop.requested:
-        return STOPPED_BEFORE_READY
+        return INTERRUPTED
     words = log.read_text(encoding="utf-8", errors="replace").strip()
     raise ProcessDiedError(failure_in(words) or f"the server's supervisor died ({supervisor.returncode}): {words}")
 

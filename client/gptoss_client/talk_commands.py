@@ -1,6 +1,7 @@
 """`gptoss chat`, `gptoss ask` and `gptoss bench`: their options, and the parts they are put together from.
 
 Stage: the edge between a person and the client.
+Owns: what each makes of its options; which parts are imported only when they are needed.
 Does not know: how a conversation goes on or a measurement is made.
 """
 
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from gptoss_backend.model_names import MODEL_ALIAS
 from gptoss_client.command_line import (
     AtProfileOption,
     EffortOption,
@@ -26,7 +28,6 @@ from gptoss_client.command_line import (
     told_to_person,
 )
 from gptoss_client.errors import UsageError
-from gptoss_client.reports import MODEL_ALIAS
 from gptoss_client.server_address import ServerAddress
 
 _SILENCE_S: Final = 120.0

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from gptoss_backend.contract import PREPROCESS
+from gptoss_backend.loopback import is_loopback
 from gptoss_backend.model_names import MODELS_BY_SHORT
 from gptoss_backend.settings import ServerSettings, Settings
-from gptoss_client.addresses import is_loopback
 from gptoss_client.logs import tail
 from gptoss_client.triton_runtime import TritonRuntime
 

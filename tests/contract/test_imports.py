@@ -16,7 +16,8 @@ from gptoss_backend.contract import TensorSpec
 ROOT = Path(__file__).parents[2]
 BACKEND = ROOT / "backend" / "gptoss_backend"
 ADAPTER = ROOT / "adapter" / "gptoss_adapter"
-SOURCES = [path for room in ("backend", "adapter", "client", "load") for path in sorted((ROOT / room).rglob("*.py"))]
+ROOMS = ("backend", "adapter", "client", "load", "docker")
+SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 MAY_READ_THE_ENVIRONMENT = {BACKEND / "environment.py"}
 # parts of the engine that say where a model goes, and know no torch: the client asks them before anything is started
 PLANNING = tuple(
@@ -59,12 +60,12 @@ def strings(tree: ast.Module) -> Iterator[str]:
 
 
 def test_sources_when_listed_then_every_room_has_some() -> None:
-    for room in ("backend", "adapter", "client", "load"):
+    for room in ROOMS:
         assert any(path.is_relative_to(ROOT / room) for path in SOURCES)
     assert len(TENSOR_NAMES) == 6
 
 
-@pytest.mark.parametrize("room", ["adapter", "client", "load"])
+@pytest.mark.parametrize("room", ["adapter", "client", "load", "docker"])
 def test_process_without_a_model_when_read_then_it_never_imports_torch(room: str) -> None:
     load = ROOT / "load"
     # these run a model in their own process

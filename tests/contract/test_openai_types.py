@@ -23,7 +23,7 @@ from pydantic import AliasChoices, BaseModel, TypeAdapter
 
 from gptoss_adapter.routes.responses import router
 from gptoss_adapter.schemas import chat, completions, response_items, responses, sampling
-from gptoss_adapter.validation import StrictQueryRoute
+from gptoss_adapter.strict_routes import StrictQueryRoute
 
 SENT = [
     # chats

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -25,7 +25,6 @@ from gptoss_backend.model_names import MODELS_BY_SHORT
 from support.live_server import metric_in, wait_until
 from support.triton_hosts import Host, TritonHosts, triton_hosts
 
-Choose = Callable[[bytes, Mapping[str, int]], str]
 DEMO = MODELS_BY_SHORT["demo"]
 ENDLESS = {"max_tokens": 4000, "ignore_eos": True, "temperature": 0}
 

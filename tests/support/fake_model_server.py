@@ -110,6 +110,7 @@ class FakeModelServer:
     def forget(self) -> None:
         """Play HELLO again, and forget what was asked."""
         self.script = HELLO
+        self.preprocess_error = None
         for memory in (
             self.scripts,
             self.chats,

@@ -11,7 +11,7 @@ from rich.console import Console
 from gptoss_backend.model_names import MODELS_BY_SHORT
 from gptoss_backend.settings_sources import load_settings
 from gptoss_client.addresses import Addresses
-from gptoss_client.display import Display, farewell
+from gptoss_client.display import Display, how_to_use
 
 LOG = """I1123 17:56:28.600000 21118 logs.py:20] "placement: single (it fits on one H100)"
 I1123 17:56:28.677648 21118 logs.py:20] "KV cache: 1.2 GiB, 51,200 tokens"
@@ -22,7 +22,7 @@ I1123 17:56:29.100000 21118 logs.py:20] "gpt_oss_demo is ready on cpu"
 
 def told(log: Path) -> list[str]:
     output = io.StringIO()
-    Display(Console(file=output), ["farewell"], triton_log=log).ready(5.87)
+    Display(Console(file=output), ["how to use it"], triton_log=log).ready(5.87)
     return output.getvalue().splitlines()
 
 
@@ -30,7 +30,7 @@ def test_ready_when_the_engines_logged_their_caches_then_each_size_is_told_once(
     log = tmp_path / "triton.log"
     log.write_text(LOG, encoding="utf-8")
     placement = "placement   single (it fits on one H100)"
-    assert told(log) == ["ready in 5.9 s", placement, "KV cache    1.2 GiB, 51,200 tokens", "farewell"]
+    assert told(log) == ["ready in 5.9 s", placement, "KV cache    1.2 GiB, 51,200 tokens", "how to use it"]
 
 
 def test_ready_when_the_console_lacks_a_sign_then_nothing_is_harmed() -> None:
@@ -41,7 +41,7 @@ def test_ready_when_the_console_lacks_a_sign_then_nothing_is_harmed() -> None:
 
 
 def test_ready_when_there_is_no_log_then_the_rest_is_told(tmp_path: Path) -> None:
-    assert told(tmp_path / "triton.log") == ["ready in 5.9 s", "farewell"]
+    assert told(tmp_path / "triton.log") == ["ready in 5.9 s", "how to use it"]
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def test_ready_when_there_is_no_log_then_the_rest_is_told(tmp_path: Path) -> Non
         ),
     ],
 )
-def test_farewell_when_keys_and_certificates_are_set_then_the_first_request_minds_them(
+def test_how_to_use_when_keys_and_certificates_are_set_then_the_first_request_minds_them(
     settings: dict[str, str], options: list[str]
 ) -> None:
     addresses = Addresses.of(load_settings({"adapter": settings}, environ={}))
-    lines = farewell(MODELS_BY_SHORT["demo"], addresses, Path("logs"), "Ctrl-C", asks_for_key="keys_path" in settings)
+    lines = how_to_use(MODELS_BY_SHORT["demo"], addresses, Path("logs"), "Ctrl-C", asks_for_key="keys_path" in settings)
     [request] = [line for line in lines if line.startswith("curl ")]
     assert all(option in request for option in options)
 

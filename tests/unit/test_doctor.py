@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
+from gptoss_backend.engine.checkpoint_files import SINGLE_FILE
 from gptoss_backend.settings import PROJECT_ROOT, Settings
 from gptoss_backend.settings_sources import load_settings
 from gptoss_client import doctor
@@ -341,6 +343,17 @@ def test_checkpoint_when_whole_then_its_size_is_told(checkpoint: Path) -> None:
     assert whole_checkpoint_bytes(checkpoint) == sum(p.stat().st_size for p in checkpoint.glob("*.safetensors"))
 
 
+def test_checkpoint_when_a_whole_model_lies_beside_an_index_then_it_counts_as_the_engine_has_it(
+    checkpoint: Path,
+) -> None:
+    shards = sorted(checkpoint.glob("*.safetensors"))
+    whole = checkpoint / SINGLE_FILE
+    save_file({name: tensor for shard in shards for name, tensor in load_file(shard).items()}, whole)
+    shards[0].unlink()
+
+    assert whole_checkpoint_bytes(checkpoint) == whole.stat().st_size
+
+
 def cut(folder: Path) -> None:
     (folder / SHARD).write_bytes((folder / SHARD).read_bytes()[:-1])
 
@@ -360,10 +373,15 @@ def promise_more(folder: Path) -> None:
     [
         (lambda folder: (folder / SHARD).unlink(), rf"{SHARD} is missing"),
         (cut, rf"{SHARD} has [\d,]+ bytes, its header promises [\d,]+"),
-        (overwrite, rf"{SHARD} has no readable safetensors header"),
+        (overwrite, rf"{SHARD} is corrupt or cut short: it has no header"),
+        (lambda folder: (folder / SHARD).write_bytes((2).to_bytes(8, "little") + b"{}"), "has no readable safetensors"),
         (promise_more, r"lacks the tensor model\.layers\.1\.mlp\.router\.weight"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "llama"}'), "model type 'llama'"),
-        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "holds no weight_map"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "not a readable shard index"),
+        (
+            lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}'),
+            "no tensors",
+        ),
         (lambda folder: (folder / "model.safetensors.index.json").unlink(), r"model\.safetensors is missing"),
     ],
 )

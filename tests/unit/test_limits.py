@@ -361,7 +361,7 @@ def test_retry_after_when_tokens_are_counted_then_that_is_no_answer_that_took_ti
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[float] = []
-    monkeypatch.setattr(Admission, "took", lambda admission, duration_s: noted.append(duration_s))
+    monkeypatch.setattr(Admission, "note_duration", lambda admission, duration_s: noted.append(duration_s))
     client.post("/tokenize", json={"prompt": "Hi"})
     client.post(CHAT, json=chat_body())
     wait_until(lambda: bool(noted))
@@ -372,7 +372,7 @@ def test_retry_after_when_tokens_are_counted_then_that_is_no_answer_that_took_ti
 def test_retry_after_when_answers_take_long_then_it_says_so(durations_s: list[float], num: int, told_s: int) -> None:
     admission = Admission(AdapterSettings(), None, Drain())
     for duration_s in durations_s:
-        admission.took(duration_s)
+        admission.note_duration(duration_s)
     assert admission.retry_after_s(num) == told_s
 
 

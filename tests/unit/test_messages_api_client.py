@@ -39,13 +39,6 @@ def url_and_server() -> Iterator[tuple[str, FakeModelServer]]:
 
 
 @pytest.fixture
-def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
-    server = url_and_server[1]
-    server.forget()
-    return server
-
-
-@pytest.fixture
 def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[Anthropic]:
     with Anthropic(base_url=url_and_server[0], api_key="none", max_retries=0) as client:
         yield client

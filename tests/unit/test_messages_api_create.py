@@ -31,20 +31,6 @@ def url_and_server() -> Iterator[tuple[str, FakeModelServer]]:
         yield url, server
 
 
-@pytest.fixture
-def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
-    server = url_and_server[1]
-    server.forget()
-    server.preprocess_error = None
-    return server
-
-
-@pytest.fixture
-def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
-        yield client
-
-
 # --- the whole answer -----------------------------------------------------------------------------------------------
 
 

@@ -40,19 +40,6 @@ def url_and_server(store: Path) -> Iterator[tuple[str, FakeModelServer]]:
         yield url, server
 
 
-@pytest.fixture
-def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
-    server = url_and_server[1]
-    server.forget()
-    return server
-
-
-@pytest.fixture
-def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
-        yield client
-
-
 def begin(client: httpx.Client, **fields: object) -> dict[str, Any]:
     """Begin a response in the background and return it as it is told."""
     told = respond(client, background=True, **fields)

@@ -46,13 +46,6 @@ def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
 
 
 @pytest.fixture
-def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
-    server = url_and_server[1]
-    server.forget()
-    return server
-
-
-@pytest.fixture
 def url(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> str:
     return url_and_server[0]
 

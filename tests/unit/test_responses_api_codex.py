@@ -47,19 +47,6 @@ def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
         yield url, server
 
 
-@pytest.fixture
-def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
-    server = url_and_server[1]
-    server.forget()
-    return server
-
-
-@pytest.fixture
-def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
-        yield client
-
-
 def test_tools_when_some_are_in_a_namespace_then_the_model_knows_them_by_both_names(
     client: httpx.Client, server: FakeModelServer
 ) -> None:

@@ -36,19 +36,6 @@ def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
         yield url, server
 
 
-@pytest.fixture
-def server(url_and_server: tuple[str, FakeModelServer]) -> FakeModelServer:
-    server = url_and_server[1]
-    server.forget()
-    return server
-
-
-@pytest.fixture
-def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
-        yield client
-
-
 def listed(client: httpx.Client, response_id: str, **query: object) -> dict[str, Any]:
     response = client.get(f"{RESPONSES}/{response_id}/input_items", params=query)  # type: ignore[arg-type]
     assert response.status_code == 200, response.text

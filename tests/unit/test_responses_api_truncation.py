@@ -40,19 +40,6 @@ def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
         yield url, server
 
 
-@pytest.fixture
-def server(url_and_server: tuple[str, CountingServer]) -> CountingServer:
-    server = url_and_server[1]
-    server.forget()
-    return server
-
-
-@pytest.fixture
-def client(url_and_server: tuple[str, CountingServer], server: CountingServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
-        yield client
-
-
 def said(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": text}
 

@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from gptoss_adapter.errors import InvalidRequestError
-from gptoss_adapter.prompting import chat_request, completion_sampling, copies_of, sampling_params
+from gptoss_adapter.prompting import chat_request, completion_sampling, sampling_params
+from gptoss_adapter.sampling_plan import copies_of
 from gptoss_adapter.schemas.chat import ChatCompletionRequest
 from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_backend.contract import (

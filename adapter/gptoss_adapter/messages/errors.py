@@ -1,7 +1,7 @@
 """Errors as Anthropic's clients read them.
 
-Stage: any; a request to one of these paths that cannot be answered ends here.
-Owns: which paths these are, the error's type for each status, the shape of the body.
+Stage: any; a request to one of their paths that cannot be answered ends here.
+Owns: the error's type for each status, the shape of the body.
 Does not know: why an error was raised.
 """
 
@@ -16,7 +16,6 @@ from gptoss_adapter.errors import ApiError, ContextLengthExceededError
 from gptoss_adapter.messages.events import frame
 from gptoss_adapter.schemas.message_answers import ErrorType, MessageError, MessageErrorDetail, UnsupportedThread
 
-PATH: Final = "/v1/messages"
 THREAD_UNSUPPORTED: Final = "thread_unsupported_request"
 """The code of the refusal to keep a conversation between requests."""
 _TYPES: Final[dict[int, ErrorType]] = {
@@ -28,11 +27,6 @@ _TYPES: Final[dict[int, ErrorType]] = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-
-
-def speaks_anthropic(path: str) -> bool:
-    """Say whether the path belongs to Anthropic's API, so that its clients read the answer."""
-    return path == PATH or path.startswith(f"{PATH}/")
 
 
 def error_response(error: ApiError) -> Response:

@@ -14,13 +14,14 @@ from typing import Final
 from pydantic import JsonValue
 from pydantic_core import to_json
 
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import InvalidRequestError, invalid_value
 from gptoss_adapter.field_names import naming_fields
 from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.messages.conversation import conversation, ends_with_the_assistant
 from gptoss_adapter.messages.errors import THREAD_UNSUPPORTED
 from gptoss_adapter.messages.thinking import Telling
-from gptoss_adapter.prompting import effort_of, max_tokens_of, or_default, sampling_of
+from gptoss_adapter.prompting import effort_of
+from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.messages import (
     ConversationFields,
     MessageRequest,
@@ -81,7 +82,7 @@ def sampling_params(body: MessageRequest, profile: ProfileSettings) -> SamplingP
     """
     if ends_with_the_assistant(body):
         message = "'messages' ends with the assistant's turn, which is not continued here; end with the user's."
-        raise InvalidRequestError(message, param="messages", code="invalid_value")
+        raise invalid_value(message, "messages")
     asked = min(body.max_tokens, or_default(profile.max_tokens_limit, body.max_tokens))
     return sampling_of(body, profile, max_tokens_of(profile, asked, "max_tokens"), None)
 
@@ -143,4 +144,4 @@ def _schemas(body: ConversationFields) -> Iterator[tuple[str, dict[str, JsonValu
 def _check_length(num_messages: int, max_messages: int) -> None:
     if num_messages > max_messages:
         message = f"The conversation has {num_messages} messages and tool results; this server takes {max_messages}."
-        raise InvalidRequestError(message, param="messages", code="invalid_value")
+        raise invalid_value(message, "messages")

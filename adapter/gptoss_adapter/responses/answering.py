@@ -27,7 +27,6 @@ from gptoss_adapter.errors import (
 )
 from gptoss_adapter.field_names import naming_fields
 from gptoss_adapter.limits import check_schemas, check_tools
-from gptoss_adapter.prompting import check_answer_fields
 from gptoss_adapter.responses.event_log import EventLog
 from gptoss_adapter.responses.items import own_items
 from gptoss_adapter.responses.output import Event, Output
@@ -42,6 +41,7 @@ from gptoss_adapter.responses.progress import EventChunk
 from gptoss_adapter.responses.store import ResponseStore
 from gptoss_adapter.responses.tools import Offer, allowed_offers, offers
 from gptoss_adapter.responses.truncation import FittedPrompt
+from gptoss_adapter.sampling_plan import check_answer_fields
 from gptoss_adapter.schemas.answers import Usage
 from gptoss_adapter.schemas.response_answers import (
     IncompleteDetails,

@@ -14,10 +14,11 @@ from datetime import date
 from pydantic import JsonValue
 
 from gptoss_adapter.errors import InvalidRequestError
-from gptoss_adapter.prompting import effort_of, max_tokens_of, or_default, sampling_of, wish_of
+from gptoss_adapter.prompting import effort_of, wish_of
 from gptoss_adapter.responses.conversation import chat_messages
 from gptoss_adapter.responses.ids import new_response_id
 from gptoss_adapter.responses.tools import allowed_offers, check_names, function_tools, told_tools, tool_choice
+from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.chat import Verbosity
 from gptoss_adapter.schemas.response_answers import ResponseObject
 from gptoss_adapter.schemas.response_items import Item

@@ -19,26 +19,26 @@ from starlette.responses import Response
 from gptoss_adapter.chunks import AnswerStyle, ChoiceBuilder, ChunkWriter
 from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.heads import AnswerHead, Frame
-from gptoss_adapter.limits import check_schemas, check_tools
+from gptoss_adapter.paths import CHAT_COMPLETIONS
 from gptoss_adapter.prompt_logprobs import prompt_logprobs
-from gptoss_adapter.prompting import chat_request, check_answer_fields, copies_of, sampling_params, scored_once
+from gptoss_adapter.prompting import chat_request, check_length, sampling_params
+from gptoss_adapter.sampling_plan import check_answer_fields, copies_of, scored_once
 from gptoss_adapter.schemas.answers import ChatCompletion, Choice, ErrorBody, Usage
-from gptoss_adapter.schemas.chat import ChatCompletionRequest, PromptFields
+from gptoss_adapter.schemas.chat import ChatCompletionRequest
 from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.sse import DONE, STREAMED, EventStream
-from gptoss_adapter.structured import check_form
+from gptoss_adapter.strict_routes import StrictJsonRoute
 from gptoss_adapter.together import gather, interleave
 from gptoss_adapter.turn import ChatPrompt, Turn
-from gptoss_adapter.validation import StrictJsonRoute
 from gptoss_backend.contract import SAMPLING_CODEC, SamplingParams
 
 router = APIRouter(tags=["chat"], route_class=StrictJsonRoute)
 
 
 @router.post(
-    "/v1/chat/completions",
+    CHAT_COMPLETIONS,
     response_model=ChatCompletion,
     responses={200: STREAMED, "4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
 )
@@ -66,23 +66,10 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
     return Response(answer.json_bytes(), media_type="application/json")
 
 
-def check_length(body: PromptFields, services: Services) -> None:
-    """Raise InvalidRequestError where the conversation, its tools or a schema are larger than this server takes."""
-    limits = services.settings.adapter
-    max_messages = limits.max_messages
-    if len(body.messages) > max_messages:
-        message = f"The conversation has {len(body.messages)} messages; this server takes {max_messages}."
-        raise InvalidRequestError(message, param="messages", code="invalid_value")
-    check_tools(body.tools, limits)
-    tools = enumerate(body.tools or ())
-    check_schemas({f"tools[{at}].function.parameters": tool.function.parameters for at, tool in tools}, limits)
-    check_form(body, limits)
-
-
 def _plan(body: ChatCompletionRequest, served: ServedModel, services: Services) -> list[Turn]:
     """Return the turns, one a choice, not yet begun. Raises InvalidRequestError."""
     count, record = body.n or 1, current_record()
-    check_length(body, services)
+    check_length(body, services.settings.adapter)
     check_answer_fields(body, count, services.settings.adapter.max_choices)
     chat = chat_request(body, served.profile, services.today())
     prompt = ChatPrompt(services.model_server, chat, record.request_id)
@@ -110,7 +97,7 @@ def _check_copies(sampling: SamplingParams, count: int, services: Services) -> N
     num_bytes, most = count * len(SAMPLING_CODEC.encode(sampling)), 2 * services.settings.adapter.max_body_bytes
     if num_bytes > most:
         message = f"{count} answers to this request are {num_bytes} bytes for the engine; this server sends {most}."
-        raise InvalidRequestError(message, param="n", code="invalid_value")
+        raise invalid_value(message, "n")
 
 
 async def _whole_answer(

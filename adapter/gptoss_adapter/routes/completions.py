@@ -19,18 +19,20 @@ from starlette.responses import Response
 from gptoss_adapter.context import current_record
 from gptoss_adapter.continuation import Continuation
 from gptoss_adapter.disconnect import until_disconnect
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import InvalidRequestError, invalid_value
 from gptoss_adapter.heads import AnswerHead, Frame
-from gptoss_adapter.prompting import check_answer_fields, completion_sampling, copies_of, scored_once
+from gptoss_adapter.paths import COMPLETIONS
+from gptoss_adapter.prompting import completion_sampling
 from gptoss_adapter.raw_prompts import decode_text, prompt_ids, raw_prompts
+from gptoss_adapter.sampling_plan import check_answer_fields, copies_of, scored_once
 from gptoss_adapter.schemas.answers import ErrorBody, TextCompletion, Usage
 from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.sse import DONE, STREAMED, EventStream
+from gptoss_adapter.strict_routes import StrictJsonRoute
 from gptoss_adapter.structured import check_form
 from gptoss_adapter.text_chunks import TextChoiceBuilder, TextChunkWriter
 from gptoss_adapter.together import gather, interleave
-from gptoss_adapter.validation import StrictJsonRoute
 from gptoss_backend.contract import MOST_TOLD_OF_PROMPT, TokenLogprob
 
 _LONG: Final = 16 * 1024
@@ -60,7 +62,7 @@ class _Plan:
 
 
 @router.post(
-    "/v1/completions",
+    COMPLETIONS,
     response_model=TextCompletion,
     responses={200: STREAMED, "4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
 )
@@ -116,14 +118,14 @@ def _check_scores(prompts: list[list[int]], num_copies: int, num_likeliest: int 
         message = (
             f"The answers would tell {num_told} log probabilities of prompts; this server tells {MOST_TOLD_OF_PROMPT}."
         )
-        raise InvalidRequestError(message, param="prompt", code="invalid_value")
+        raise invalid_value(message, "prompt")
 
 
 def _check_echoes(echoes: list[str], num_copies: int, most: int) -> None:
     num_chars = sum(map(len, echoes)) * num_copies
     if num_chars > most:
         message = f"'echo' would repeat {num_chars} characters in {num_copies} answers; this server repeats {most}."
-        raise InvalidRequestError(message, param="echo", code="invalid_value")
+        raise invalid_value(message, "echo")
 
 
 async def _whole_answer(plan: _Plan, head: AnswerHead, body: CompletionRequest, request: Request) -> TextCompletion:

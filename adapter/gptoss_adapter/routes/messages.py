@@ -16,15 +16,16 @@ from starlette.responses import Response
 from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.messages.answering import Answering
-from gptoss_adapter.messages.errors import PATH, error_event
+from gptoss_adapter.messages.errors import error_event
 from gptoss_adapter.messages.events import PING, frame
 from gptoss_adapter.messages.plan import chat_request, naming_fields_of_this_api
+from gptoss_adapter.paths import MESSAGES
 from gptoss_adapter.raw_prompts import token_ids
 from gptoss_adapter.schemas.message_answers import CountedMessageTokens, MessageAnswer, MessageError
 from gptoss_adapter.schemas.messages import CountTokensRequest, MessageRequest
 from gptoss_adapter.serving import Shared
 from gptoss_adapter.sse import EventStream
-from gptoss_adapter.validation import StrictJsonRoute
+from gptoss_adapter.strict_routes import StrictJsonRoute
 
 router = APIRouter(
     tags=["messages"],
@@ -34,7 +35,7 @@ router = APIRouter(
 
 
 @router.post(
-    PATH,
+    MESSAGES,
     response_model=MessageAnswer,
     responses={200: {"content": {EventStream.media_type: {"schema": {"type": "string"}}}}},
 )
@@ -62,7 +63,7 @@ async def _streamed(answering: Answering) -> AsyncGenerator[bytes, None]:
         yield b"".join([frame(*event) for event in [*told, *answering.end()]])
 
 
-@router.post(f"{PATH}/count_tokens")
+@router.post(f"{MESSAGES}/count_tokens")
 async def count_message_tokens(body: CountTokensRequest, request: Request, services: Shared) -> CountedMessageTokens:
     """Count the tokens of the prompt that a request would make."""
     chat = chat_request(body, services.route(body.model, body.profile), services)

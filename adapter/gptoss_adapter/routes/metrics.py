@@ -1,6 +1,8 @@
 """GET /metrics.
 
 Stage: 1 route.
+Owns: the format in which Prometheus is answered.
+Does not know: what is measured.
 """
 
 from __future__ import annotations

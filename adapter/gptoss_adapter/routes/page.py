@@ -16,8 +16,8 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Header, HTTPException
 from starlette.responses import Response
 
-PAGE: Final = "/"
-PAGE_FILES: Final = "/page/"
+from gptoss_adapter.paths import PAGE, PAGE_FILES
+
 _MEDIA_TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 _HEADERS: Final = {
     # nothing from elsewhere, no script that is not one of these files: a model's words run nowhere

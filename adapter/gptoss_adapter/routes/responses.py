@@ -37,7 +37,7 @@ from gptoss_adapter.schemas.response_answers import (
 from gptoss_adapter.schemas.responses import CARRIED_REASONING, Includable, InputTokensRequest, ResponseRequest
 from gptoss_adapter.serving import Services, Shared
 from gptoss_adapter.sse import EventStream
-from gptoss_adapter.validation import StrictQueryRoute
+from gptoss_adapter.strict_routes import StrictQueryRoute
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """GET /stats.
 
 Stage: 1 route.
+Owns: that every served model is told of, also before its first request.
 Does not know: where the figures come from.
 """
 

@@ -13,14 +13,13 @@ from starlette.responses import Response
 
 from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
-from gptoss_adapter.errors import InvalidRequestError
-from gptoss_adapter.prompting import chat_request
+from gptoss_adapter.errors import invalid_value
+from gptoss_adapter.prompting import chat_request, check_length
 from gptoss_adapter.raw_prompts import decode_text, encode_text, text_names, token_ids
-from gptoss_adapter.routes.chat import check_length
 from gptoss_adapter.schemas.answers import DetokenizedText, ErrorBody, Tokens
 from gptoss_adapter.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
 from gptoss_adapter.serving import ServedModel, Services, Shared
-from gptoss_adapter.validation import StrictJsonRoute
+from gptoss_adapter.strict_routes import StrictJsonRoute
 from gptoss_backend.harmony.vocabulary import NUM_TOKENS
 
 router = APIRouter(tags=["tokens"], route_class=StrictJsonRoute)
@@ -48,12 +47,12 @@ async def detokenize(body: DetokenizeRequest, services: Shared) -> Response:
     if max(body.tokens, default=0) >= NUM_TOKENS:
         place, token = next((place, token) for place, token in enumerate(body.tokens) if token >= NUM_TOKENS)
         message = f"'tokens[{place}]' is {token}; the vocabulary ends at {NUM_TOKENS - 1}."
-        raise InvalidRequestError(message, param=f"tokens[{place}]", code="invalid_value")
+        raise invalid_value(message, f"tokens[{place}]")
     text = DetokenizedText(prompt=await decode_text(body.tokens))
     return Response(text.json_bytes(), media_type="application/json")
 
 
 async def _chat_tokens(body: TokenizeChatRequest, served: ServedModel, services: Services) -> list[int]:
-    check_length(body, services)
+    check_length(body, services.settings.adapter)
     chat = chat_request(body, served.profile, services.today())
     return token_ids(await services.model_server.preprocess(chat, current_record().request_id))

@@ -2,7 +2,7 @@
 
 Stage: 2 validate.
 Owns: these fields, their types and bounds.
-Does not know: the contract with Triton (prompting.py maps to it).
+Does not know: the contract with Triton (sampling_plan.py maps to it).
 """
 
 from __future__ import annotations

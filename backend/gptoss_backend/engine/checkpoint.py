@@ -21,7 +21,7 @@ from gptoss_backend.engine.experts import ExpertWeights
 from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.shard import Shard
-from gptoss_backend.hub import cached_checkpoint, is_repository
+from gptoss_backend.hub import checkpoint_folder, is_repository
 
 _UNEMBEDDING = "lm_head.weight"
 _PACKED_ENDINGS = ("_blocks", "_scales")
@@ -73,13 +73,10 @@ def find_checkpoint(name: str) -> Path:
 
     Never downloads. Raises CheckpointError saying what was looked for.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = checkpoint_folder(name)
+    if folder is not None:
         return folder
     if is_repository(name):
-        cached = cached_checkpoint(name)
-        if cached is not None:
-            return cached
         raise CheckpointError(
             f"the checkpoint {name} is neither a folder nor whole in the local Hugging Face cache; "
             f"fetch it with: gptoss pull {name}"

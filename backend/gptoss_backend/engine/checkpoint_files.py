@@ -60,6 +60,21 @@ def check_kind(folder: Path) -> None:
         raise CheckpointError(f"{folder} {reason}")
 
 
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return a safetensors file's header, and at which byte its data begin. Raises CheckpointError."""
+    if not path.exists():
+        raise CheckpointError(f"the checkpoint shard {path} is missing")
+    try:
+        with path.open("rb") as file:
+            num_bytes = int.from_bytes(file.read(8), "little")
+            header: Any = json.loads(file.read(num_bytes)) if num_bytes <= _MOST_HEADER_BYTES else None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the checkpoint shard {path} is corrupt or cut short: {error}") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"the checkpoint shard {path} is corrupt or cut short: it has no header")
+    return header, 8 + num_bytes
+
+
 def _other_kinds(folder: Path) -> Iterator[str]:
     if (folder / "adapter_config.json").exists():
         yield "holds a LoRA adapter: merge it into its model first (PEFT's merge_and_unload), and give that folder"
@@ -78,16 +93,7 @@ def _is_original(folder: Path) -> bool:
 
 def _names_in(path: Path) -> list[str]:
     """Return the tensors of a safetensors file."""
-    if not path.exists():
-        raise CheckpointError(f"the checkpoint shard {path} is missing")
-    try:
-        with path.open("rb") as file:
-            num_bytes = int.from_bytes(file.read(8), "little")
-            header: Any = json.loads(file.read(num_bytes)) if num_bytes <= _MOST_HEADER_BYTES else None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"the checkpoint shard {path} is corrupt or cut short: {error}") from error
-    if not isinstance(header, dict):
-        raise CheckpointError(f"the checkpoint shard {path} is corrupt or cut short: it has no header")
+    header, _ = read_header(path)
     return [name for name in header if name != "__metadata__"]
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
+from gptoss_backend.model_names import MODEL_ALIAS
 from gptoss_client.answer import Answer
-from gptoss_client.reports import MODEL_ALIAS
 
 Message: TypeAlias = dict[str, Any]
 

@@ -1,0 +1,31 @@
+"""Paths that are known beyond their routes: to the door, to the log, to traces, to whoever words an error.
+
+Stage: 1 route.
+Owns: how they are spelled, which belong together.
+Does not know: what is answered there.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CHAT_COMPLETIONS: Final = "/v1/chat/completions"
+COMPLETIONS: Final = "/v1/completions"
+RESPONSES: Final = "/v1/responses"
+KEPT_RESPONSES: Final = f"{RESPONSES}/"
+"""What those begin with that read what is kept."""
+MESSAGES: Final = "/v1/messages"
+
+HEALTH: Final = frozenset({"/health", "/health/live", "/health/ready", "/ping"})
+METRICS: Final = frozenset({"/metrics", "/stats"})
+OPERATORS: Final = HEALTH | METRICS
+"""Asked every few seconds, by machines: answered to the last, waited for by nobody, and seldom worth a line."""
+
+PAGE: Final = "/"
+PAGE_FILES: Final = "/page/"
+"""What the paths of the page's files begin with."""
+
+
+def speaks_anthropic(path: str) -> bool:
+    """Say whether the path belongs to Anthropic's API, so that its clients read the answer."""
+    return path == MESSAGES or path.startswith(f"{MESSAGES}/")

@@ -1,0 +1,86 @@
+"""Routes that take no more than they know: strict JSON in the body, and known names in the URL's query.
+
+Stage: 2 validate.
+Owns: how a body is read as JSON, how much of it, which parameters of a query are refused.
+Does not know: any particular field; how a fault is worded to the client (error_answers).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gptoss_adapter.errors import InvalidRequestError
+
+_MAX_CONTAINERS: Final = 500_000
+"""Objects and lists of JSON: 0.1 s to read. 8 MiB of text in any script have fewer; of `{},` they have 2.8 million."""
+_NAMES_OF_VERSIONS: Final = frozenset({"api-version", "beta"})
+"""Azure's, and what `client.beta` of OpenAI's library says with each request."""
+
+
+class StrictJsonRequest(Request):
+    """A request whose JSON is read by pydantic's parser.
+
+    Python's own takes NaN, and lone surrogates that no UTF-8 encoder takes back: a 500 far from its cause.
+    """
+
+    async def json(self) -> Any:  # noqa: ANN401 (Starlette's signature)
+        """Return the body's document. Raises JSONDecodeError."""
+        body = await self.body()
+        try:
+            return from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise json.JSONDecodeError(str(error), "", 0) from error
+
+
+class StrictJsonRoute(APIRoute):
+    """A route that reads its body as StrictJsonRequest does."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler behind the strict reader."""
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            strict = StrictJsonRequest(request.scope, request.receive)
+            _check_containers(await strict.body())
+            return await handle(strict)
+
+        return handle_strictly
+
+
+class StrictQueryRoute(StrictJsonRoute):
+    """One that refuses what it does not know in the URL's query, too. A list's name may end in [], as OpenAI's does.
+
+    Clients say the version of their API; here there is one.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler behind the strict reader."""
+        handle = super().get_route_handler()
+        known = {field.alias for field in self.dependant.query_params}
+
+        async def handle_strictly(request: Request) -> Response:
+            said = [(name.removesuffix("[]"), value) for name, value in request.query_params.multi_items()]
+            for name, _ in said:
+                if name not in known and name not in _NAMES_OF_VERSIONS:
+                    message = f"Unknown parameter: '{name}'."
+                    raise InvalidRequestError(message, param=name, code="unknown_parameter")
+            scope = {**request.scope, "query_string": urlencode(said).encode()}
+            return await handle(Request(scope, request.receive))
+
+        return handle_strictly
+
+
+def _check_containers(body: bytes) -> None:
+    """Raise InvalidRequestError where reading the body would keep all others waiting. Brackets in texts count too."""
+    num = body.count(b"{") + body.count(b"[")
+    if num > _MAX_CONTAINERS:
+        message = f"The request body has {num} opening brackets and braces; this server reads {_MAX_CONTAINERS}."
+        raise InvalidRequestError(message, code="invalid_value")
