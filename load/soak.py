@@ -36,7 +36,7 @@ _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600}
 # Caches take what they may and then reuse it: small ones are full long before the second half, which is judged.
 _SMALL_CACHES: Final = """
 server: {response_cache_bytes: 4194304, log_max_bytes: 1048576}
-engine: {kv_cache_bytes: 33554432}
+engine: {kv_cache_bytes: 50331648}
 adapter: {responses_max_bytes: 16777216}
 """
 
