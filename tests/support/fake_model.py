@@ -94,5 +94,5 @@ class FakeAheadModel(FakeModel):
             self.num_ahead += 1
             batch = replace(batch, token_ids=self._chosen, follows=False)
         output = self.forward(batch, cache, with_logits=with_logits)
-        self._last, self._chosen = batch, output.best
+        self._last, self._chosen = batch, output.tokens
         return output

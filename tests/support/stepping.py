@@ -72,7 +72,7 @@ class StepByStep:
         every_position = dataclasses.replace(batch, samples=list(range(num_tokens)))
         output = self._model.forward(every_position, self._cache, with_logits=True)
         assert output.logits is not None
-        assert output.best == output.logits.argmax(dim=-1).tolist()
+        assert output.tokens == output.logits.argmax(dim=-1).tolist()
         self.logits.append(output.logits)
         sequence.num_computed += num_tokens
         self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)

@@ -313,11 +313,11 @@ def test_native_when_no_logits_are_asked_for_then_the_best_tokens_are_the_same(
     with_logits = model.forward(batch, cache, with_logits=True)
     assert with_logits.logits is not None
     likeliest = with_logits.logits.argmax(-1).tolist()
-    assert with_logits.best == likeliest
-    assert model.forward(batch, cache, with_logits=False).best == likeliest
+    assert with_logits.tokens == likeliest
+    assert model.forward(batch, cache, with_logits=False).tokens == likeliest
     for at in (0, 77, 136):  # alone, other panels are looked at side by side
         batch.samples[:] = [at]
-        assert model.forward(batch, cache, with_logits=False).best == likeliest[at : at + 1]
+        assert model.forward(batch, cache, with_logits=False).tokens == likeliest[at : at + 1]
 
 
 def test_native_when_a_row_is_not_finite_then_it_ends_there_and_the_others_are_as_ever(tmp_path: Path) -> None:
@@ -332,9 +332,9 @@ def test_native_when_a_row_is_not_finite_then_it_ends_there_and_the_others_are_a
     good, bad = opened(cache, [1, 2, 3], "good"), opened(cache, [4, 5, 7], "bad")
     batch = Batch.build([], [ScheduledSequence(each, 3, samples=True) for each in (good, bad)])
     alone = Batch.build([], [ScheduledSequence(good, 3, samples=True)])
-    best = model.forward(batch, cache, with_logits=False).best
-    assert best == model.forward(batch, cache, with_logits=True).best
-    assert best[:1] == model.forward(alone, cache, with_logits=False).best
+    best = model.forward(batch, cache, with_logits=False).tokens
+    assert best == model.forward(batch, cache, with_logits=True).tokens
+    assert best[:1] == model.forward(alone, cache, with_logits=False).tokens
 
 
 def test_loading_when_the_kernels_cannot_run_then_torch_takes_over_or_a_sentence_says_why(

@@ -34,7 +34,7 @@ class Draws:
 class StepOutput:
     """What a step says of the next tokens, one entry for each of the batch's samples."""
 
-    best: list[int]
+    tokens: list[int]
     """The likeliest token, the lowest id among equals; where the step was told of draws, what was drawn."""
     logits: Tensor | None
     """[num_samples, vocab] float32, where asked for."""

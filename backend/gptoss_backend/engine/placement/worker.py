@@ -128,7 +128,7 @@ def _run_steps(stage: Stage, tables: MirroredTables, line: Line, inbox: queue.Si
 
 
 def _encode_output(output: StepOutput) -> bytes:
-    return json.dumps(output.best).encode()
+    return json.dumps(output.tokens).encode()
 
 
 def _listen(line: Line) -> queue.SimpleQueue[bytes]:
