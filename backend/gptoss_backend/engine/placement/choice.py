@@ -29,10 +29,14 @@ _TENSOR_FROM_BYTES: Final = 32 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A device's memory, as a plan sees it."""
+    """A device's memory, as a plan sees it.
+
+    An engine says what is free on its cards; the client, before anything is started, what there is in all, for an
+    earlier server may still hold a card that this one is to have.
+    """
 
     name: str
-    total_bytes: int
+    usable_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,4 +181,4 @@ def _misfit(choice: Choice, cards: Sequence[Card]) -> str | None:
 
 
 def _smallest(cards: Sequence[Card]) -> int:
-    return min(card.total_bytes for card in cards)
+    return min(card.usable_bytes for card in cards)
