@@ -117,7 +117,7 @@ def check_shape(name: str, device: torch.device, batches: list[int], num_new: in
     _console.print(f"  made in {time.monotonic() - started_s:.1f} s; the allocator gave {gib(taken)}")
     _measure(model, batches, num_new)
     are_same = not has_dependent_launch(device) or _check_dependent_launch(model, weights, batches, num_new)
-    as_planned = device.type != "cuda" or abs(taken - plan.weights) < 0.02 * plan.weights
+    as_planned = device.type != "cuda" or abs(taken - plan.weight_bytes) < 0.02 * plan.weight_bytes
     if not as_planned:
         _console.print("  the plan and the allocator differ by more than 2%")
     return are_right and are_same and as_planned

@@ -207,7 +207,7 @@ def test_memory_plan_when_the_cache_is_float8_then_a_token_takes_half_and_weight
     shard = Shard.of_all(published_config("20b"))
     full, rough = (plan_memory(shard, element_size=2, packed=True, kv_element_size=size) for size in (None, 1))
     assert full.kv_bytes_per_token == 2 * rough.kv_bytes_per_token
-    assert full.weights == rough.weights
+    assert full.weight_bytes == rough.weight_bytes
 
 
 def test_engine_when_a_prefix_is_found_in_a_float8_cache_then_the_answer_is_that_of_computing_it(folder: Path) -> None:

@@ -95,7 +95,7 @@ def test_plan_when_in_eight_bits_then_it_is_what_is_read(folder: Path, dtype: to
     plan = plan_memory(shard, element_size=dtype.itemsize, packed=True, eight_bit=True)
     assert isinstance(weights.unembedding, EightBitMatrix)
     assert weights.norm is not None
-    assert plan.unembedding == weights.unembedding.nbytes + weights.norm.nbytes
+    assert plan.unembedding_bytes == weights.unembedding.nbytes + weights.norm.nbytes
     attention = sum(
         part.nbytes
         for layer in weights.layers
@@ -104,7 +104,7 @@ def test_plan_when_in_eight_bits_then_it_is_what_is_read(folder: Path, dtype: to
             *(layer.expert_norm, layer.experts.router, layer.experts.router_bias),
         )
     )
-    assert plan.attention == attention
+    assert plan.attention_bytes == attention
 
 
 def test_engine_when_in_eight_bits_then_greedy_answers_come_and_are_the_same_again(folder: Path) -> None:

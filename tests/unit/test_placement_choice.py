@@ -68,8 +68,8 @@ def test_single_when_it_is_asked_for_and_does_not_fit_then_it_is_refused() -> No
 
 def test_plan_when_120b_is_on_four_cards_then_each_holds_less_than_15_gib() -> None:
     choice = choose_placement(published_config("120b"), [RTX_4090] * 4, mode="tensor")
-    assert all(plan.weights < 15 * GIB for plan in choice.plans)
-    assert max(plan.weights for plan in choice.plans) < 1.001 * min(plan.weights for plan in choice.plans)
+    assert all(plan.weight_bytes < 15 * GIB for plan in choice.plans)
+    assert max(plan.weight_bytes for plan in choice.plans) < 1.001 * min(plan.weight_bytes for plan in choice.plans)
     assert len(choice.lines) == 4
 
 
@@ -95,7 +95,7 @@ def test_plan_when_a_shard_is_read_then_it_takes_what_was_planned(
         weights = load_weights(folder, shard, torch.bfloat16, CPU, packed=packed)
         plan = plan_memory(shard, element_size=2, packed=packed)
         on_host = weights.embedding.nbytes if weights.embedding is not None and shard.num_parts > 1 else 0
-        assert plan.weights == size_of(weights) - on_host
+        assert plan.weight_bytes == size_of(weights) - on_host
 
 
 def size_of(weights: Weights) -> int:

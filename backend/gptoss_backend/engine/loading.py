@@ -223,7 +223,7 @@ def _check_head(head: str, config: ModelConfig, choice: Choice, computing: Compu
     size = check_head(find_checkpoint(head), config, computing.precision.dtype.itemsize)
     logger.info("memory plan: draft head %s", gib(size))
     if computing.device.type == "cuda":
-        model, free = choice.plans[0].weights, torch.cuda.mem_get_info(computing.device)[0]
+        model, free = choice.plans[0].weight_bytes, torch.cuda.mem_get_info(computing.device)[0]
         if model + size > free:
             raise EngineError(
                 f"the draft head takes {gib(size)} beside the model's {gib(model)}, but {gib(free)} are free"
@@ -274,12 +274,12 @@ def _info(choice: Choice, computing: Computing, kernels: str) -> ModelInfo:
         placement=choice.mode,
         why_placed=choice.reason,
         kernels=kernels,
-        weight_bytes=max(plan.weights for plan in choice.plans),
+        weight_bytes=max(plan.weight_bytes for plan in choice.plans),
     )
 
 
 def _compare(plan: MemoryPlan, device: torch.device) -> None:
     """Say how what was planned and what the allocator has given agree."""
     taken = torch.cuda.memory_allocated(device)
-    level = logging.INFO if abs(taken - plan.weights) <= _PLAN_TOLERANCE * plan.weights else logging.WARNING
-    logger.log(level, "weights take %s on the device, planned were %s", gib(taken), gib(plan.weights))
+    level = logging.INFO if abs(taken - plan.weight_bytes) <= _PLAN_TOLERANCE * plan.weight_bytes else logging.WARNING
+    logger.log(level, "weights take %s on the device, planned were %s", gib(taken), gib(plan.weight_bytes))

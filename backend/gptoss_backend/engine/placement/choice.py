@@ -140,7 +140,7 @@ def choose_placement(
         return option(
             SINGLE, 1, f"it fits on one {cards[0].name} with room for {room:,} tokens, so every card serves a replica"
         )
-    spread: SpreadMode = TENSOR if whole.plans[0].weights >= _TENSOR_FROM_BYTES else PIPELINE
+    spread: SpreadMode = TENSOR if whole.plans[0].weight_bytes >= _TENSOR_FROM_BYTES else PIPELINE
     if mode in (PIPELINE, TENSOR):
         spread = PIPELINE if mode == PIPELINE else TENSOR
     asked = "placement.mode" if mode != AUTO else "placement.num_devices" if num_devices else None
@@ -173,7 +173,7 @@ def _misfit(choice: Choice, cards: Sequence[Card]) -> str | None:
     if needed <= there:
         return None
     where = "one card" if choice.mode == SINGLE else f"each of {len(choice.plans)} cards"
-    weights = gib(max(plan.weights for plan in choice.plans))
+    weights = gib(max(plan.weight_bytes for plan in choice.plans))
     return (
         f"the model needs {gib(needed)} on {where} ({weights} of weights, room to work, {MIN_CONTEXT:,} tokens of "
         f"KV cache), but {cards[0].name} has {gib(there)}, and there are {len(cards)} such: use more or larger cards"

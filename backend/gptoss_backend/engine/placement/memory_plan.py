@@ -22,40 +22,42 @@ _SCALE_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes of a shard's weights on its device, by part, and of its cache for one token."""
+    """What a shard's weights take on its device, by part, and its cache for one token."""
 
-    experts: int
-    attention: int
+    expert_bytes: int
+    attention_bytes: int
     """Norms and the router among it."""
-    embedding: int
+    embedding_bytes: int
     """0 where it is on the host or with another rank."""
-    unembedding: int
+    unembedding_bytes: int
     kv_bytes_per_token: int
     """In the layers that see everything; the sliding ones hold the same for any length."""
 
     @property
-    def weights(self) -> int:
-        """All of the weights."""
-        return self.experts + self.attention + self.embedding + self.unembedding
+    def weight_bytes(self) -> int:
+        """Of all parts."""
+        return self.expert_bytes + self.attention_bytes + self.embedding_bytes + self.unembedding_bytes
 
     def needed(self, num_tokens: int) -> int:
         """Return what a device needs to serve with that much context."""
-        return self.weights + WORKSPACE_BYTES + num_tokens * self.kv_bytes_per_token
+        return self.weight_bytes + WORKSPACE_BYTES + num_tokens * self.kv_bytes_per_token
 
     def num_tokens_in(self, num_bytes: int) -> int:
         """Return how many tokens of context a device of `num_bytes` has room for beside the weights."""
-        return max(0, num_bytes - self.weights - WORKSPACE_BYTES) // max(1, self.kv_bytes_per_token)
+        return max(0, num_bytes - self.weight_bytes - WORKSPACE_BYTES) // max(1, self.kv_bytes_per_token)
 
     def __str__(self) -> str:
         """Return the plan in one line."""
         parts = {
-            "experts": self.experts,
-            "attention": self.attention,
-            "embedding": self.embedding,
-            "unembedding": self.unembedding,
+            "experts": self.expert_bytes,
+            "attention": self.attention_bytes,
+            "embedding": self.embedding_bytes,
+            "unembedding": self.unembedding_bytes,
         }
         told = ", ".join(f"{name} {gib(size)}" for name, size in parts.items() if size)
-        return f"weights {gib(self.weights)} ({told}), {self.kv_bytes_per_token / 2**10:.0f} KiB of KV cache a token"
+        return (
+            f"weights {gib(self.weight_bytes)} ({told}), {self.kv_bytes_per_token / 2**10:.0f} KiB of KV cache a token"
+        )
 
 
 def plan_memory(
@@ -81,10 +83,10 @@ def plan_memory(
     router = config.num_experts * (hidden + 1) * element_size
     num_full = sum(layer in set(config.full_layers) for layer in layers)
     return MemoryPlan(
-        experts=int(matrices * value_bytes) + biases * element_size,
-        attention=len(layers) * (attention + router + (2 * hidden + heads) * _NORM_BYTES),
-        embedding=config.vocab_size * hidden * element_size if shard.is_first and shard.num_parts == 1 else 0,
-        unembedding=dense(len(shard.vocab), hidden) + hidden * _NORM_BYTES if shard.is_last else 0,
+        expert_bytes=int(matrices * value_bytes) + biases * element_size,
+        attention_bytes=len(layers) * (attention + router + (2 * hidden + heads) * _NORM_BYTES),
+        embedding_bytes=config.vocab_size * hidden * element_size if shard.is_first and shard.num_parts == 1 else 0,
+        unembedding_bytes=dense(len(shard.vocab), hidden) + hidden * _NORM_BYTES if shard.is_last else 0,
         kv_bytes_per_token=2 * kv_heads * config.head_dim * (kv_element_size or element_size) * num_full,
     )
 
