@@ -33,7 +33,7 @@ from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.operators import TorchOperators, has_dependent_launch
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.placement.memory_plan import gib, plan_memory
+from gptoss_backend.engine.placement.memory_plan import Formats, gib, plan_memory
 from gptoss_backend.engine.precision import choose_precision
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
 from gptoss_backend.engine.shard import Shard
@@ -104,7 +104,7 @@ def check_shape(name: str, device: torch.device, batches: list[int], num_new: in
     for path, error in errors.items():
         _console.print(f"  logits of two layers, {path} against plain torch: median relative error {error:.2e}")
     are_right = all(error < _MOST_ERROR for error in errors.values())
-    plan = plan_memory(Shard.of_all(config), element_size=precision.dtype.itemsize, packed=True)
+    plan = plan_memory(Shard.of_all(config), Formats(precision.dtype.itemsize))
     _console.print(f"  planned: {plan}")
     if device.type == "cuda" and plan.needed(8192) > torch.cuda.mem_get_info(device)[0]:
         _console.print(f"  does not fit here: {gib(torch.cuda.mem_get_info(device)[0])} are free")

@@ -20,7 +20,7 @@ from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.operators import LayerCache, Operators, TorchOperators
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.placement.memory_plan import plan_memory
+from gptoss_backend.engine.placement.memory_plan import Formats, plan_memory
 from gptoss_backend.engine.precision import FLOAT8, FLOAT8_MOST, choose_cache_dtype
 from gptoss_backend.engine.rope import RotaryEmbedding
 from gptoss_backend.engine.shard import Shard
@@ -205,7 +205,7 @@ def test_plan_when_the_cache_is_float8_then_a_value_is_one_byte(folder: Path) ->
 
 def test_memory_plan_when_the_cache_is_float8_then_a_token_takes_half_and_weights_stay() -> None:
     shard = Shard.of_all(published_config("20b"))
-    full, rough = (plan_memory(shard, element_size=2, packed=True, kv_element_size=size) for size in (None, 1))
+    full, rough = (plan_memory(shard, Formats(kv_element_size=size)) for size in (None, 1))
     assert full.kv_bytes_per_token == 2 * rough.kv_bytes_per_token
     assert full.weight_bytes == rough.weight_bytes
 

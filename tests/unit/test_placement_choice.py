@@ -15,7 +15,7 @@ from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.placement.choice import Card, choose_placement
 from gptoss_backend.engine.placement.layout import SpreadMode, divide
-from gptoss_backend.engine.placement.memory_plan import plan_memory
+from gptoss_backend.engine.placement.memory_plan import Formats, plan_memory
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.environment import bind_to_card
 from support.shapes import published_config
@@ -93,7 +93,7 @@ def test_plan_when_a_shard_is_read_then_it_takes_what_was_planned(
     shards = divide(config, mode, num_devices) if num_devices > 1 else (Shard.of_all(config),)
     for shard in shards:
         weights = load_weights(folder, shard, torch.bfloat16, CPU, packed=packed)
-        plan = plan_memory(shard, element_size=2, packed=packed)
+        plan = plan_memory(shard, Formats(packed=packed))
         on_host = weights.embedding.nbytes if weights.embedding is not None and shard.num_parts > 1 else 0
         assert plan.weight_bytes == size_of(weights) - on_host
 

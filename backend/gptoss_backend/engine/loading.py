@@ -26,11 +26,11 @@ from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native.model import NativeModel
 from gptoss_backend.engine.operators import has_kernels
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, Formats, choose_placement
+from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, choose_placement
 from gptoss_backend.engine.placement.driver import Cluster, DistributedModel
 from gptoss_backend.engine.placement.jobs import device_names
 from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR
-from gptoss_backend.engine.placement.memory_plan import MemoryPlan, gib
+from gptoss_backend.engine.placement.memory_plan import Formats, MemoryPlan, gib
 from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel

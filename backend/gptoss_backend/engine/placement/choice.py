@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR, SpreadMode, divide
-from gptoss_backend.engine.placement.memory_plan import MemoryPlan, gib, plan_memory
+from gptoss_backend.engine.placement.memory_plan import AS_PUBLISHED, Formats, MemoryPlan, gib, plan_memory
 from gptoss_backend.engine.shard import Shard
 
 PlacementMode = Literal["single", "pipeline", "tensor", "auto"]
@@ -40,49 +40,6 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class Formats:
-    """What a model and its cache are kept in, as far as memory goes."""
-
-    element_size: int = 2
-    packed: bool = True
-    """Experts stay in MXFP4."""
-    kv_element_size: int | None = None
-    """None: the element's."""
-    eight_bit: bool = False
-    """Attention's matrices and the unembedding are int8."""
-
-    @classmethod
-    def on_gpu(cls, asked: AskedFormats, *, has_packed_experts: bool) -> Formats:
-        """Return what a checkpoint is kept in on GPUs; so the start of a server and the engine decide alike."""
-        return cls(
-            element_size=4 if asked.dtype == "float32" else 2,
-            packed=asked.experts != "unpacked" and has_packed_experts,
-            kv_element_size=1 if asked.kv_cache_dtype == "fp8" else None,
-            eight_bit=asked.dense_weights == "int8",
-        )
-
-
-class AskedFormats(Protocol):
-    """The settings that decide on them: an engine's options, or `engine` of the settings."""
-
-    @property
-    def dtype(self) -> str:
-        """auto, bfloat16, float16 or float32."""
-
-    @property
-    def experts(self) -> str:
-        """auto, packed or unpacked."""
-
-    @property
-    def kv_cache_dtype(self) -> str:
-        """auto or fp8."""
-
-    @property
-    def dense_weights(self) -> str:
-        """auto or int8."""
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
     """Where a model goes."""
 
@@ -104,7 +61,7 @@ def choose_placement(
     *,
     mode: PlacementMode = AUTO,
     num_devices: int | None = None,
-    formats: Formats = Formats(),
+    formats: Formats = AS_PUBLISHED,
 ) -> Choice:
     """Return the placement over `cards` that `mode` asks for; auto: the cheapest that fits.
 
@@ -118,16 +75,7 @@ def choose_placement(
 
     def option(spread: Literal["single", "pipeline", "tensor"], count: int, reason: str) -> Choice:
         shards = (Shard.of_all(config),) if spread == SINGLE else divide(config, spread, count)
-        plans = tuple(
-            plan_memory(
-                shard,
-                element_size=formats.element_size,
-                packed=formats.packed,
-                eight_bit=formats.eight_bit,
-                kv_element_size=formats.kv_element_size,
-            )
-            for shard in shards
-        )
+        plans = tuple(plan_memory(shard, formats) for shard in shards)
         return Choice(spread, shards, plans, reason)
 
     whole = option(SINGLE, 1, "asked for by placement.mode")
