@@ -22,7 +22,7 @@ from rich.console import Console
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of, write_random_checkpoint
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.checkpoint import Weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine

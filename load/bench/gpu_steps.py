@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.kv_cache import KVCache

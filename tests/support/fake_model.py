@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.kv_cache import BlockTables, CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import BlockTables, KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, LocalModel, StepOutput
 from support.shapes import tiny_config
 

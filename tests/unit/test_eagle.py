@@ -16,7 +16,7 @@ from torch import Tensor
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_head import write_random_head
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.config import HeadConfig
 from gptoss_backend.engine.eagle.weights import check_head, load_head

@@ -11,12 +11,11 @@ import triton
 import triton.language as tl
 
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.config import RopeConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.kernels.float8 import float8_of
 from gptoss_backend.engine.kernels.operators import KernelOperators
-from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.operators import LayerCache, Operators, TorchOperators
 from gptoss_backend.engine.options import EngineOptions

@@ -12,7 +12,7 @@ from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.demo.random_head import write_random_head
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import load_head

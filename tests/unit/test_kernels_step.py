@@ -7,6 +7,7 @@ import torch
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.config import RopeConfig
 from gptoss_backend.engine.int8 import EightBitMatrix
 from gptoss_backend.engine.kernels.qkv import project_and_store
@@ -14,7 +15,7 @@ from gptoss_backend.engine.kernels.rotary import rotate_and_store
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
 from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables
 from gptoss_backend.engine.kernels.step_setup import set_up
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.operators import TorchOperators
 from gptoss_backend.engine.rope import RotaryEmbedding
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence

@@ -15,10 +15,11 @@ import torch
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
+from gptoss_backend.engine.cache_plan import CacheLimits, plan_cache
 from gptoss_backend.engine.checkpoint import Weights, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError, EngineError
-from gptoss_backend.engine.kv_cache import KVCache, plan_cache
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native import library
@@ -131,15 +132,7 @@ def test_native_when_run_past_the_window_then_it_is_closer_to_float32_than_torch
 
 
 def cache_for(model: NativeModel | TorchModel, num_rows: int) -> KVCache:
-    plan = plan_cache(
-        model.config,
-        budget_bytes=64 * 2**20,
-        element_size=2,
-        block_size=16,
-        num_rows=num_rows,
-        max_step_tokens=2048,
-        max_model_len=None,
-    )
+    plan = plan_cache(model.config, CacheLimits(16, num_rows, 2048), budget_bytes=64 * 2**20, element_size=2)
     model.allocate_cache(plan)
     return KVCache(plan, model.config.sliding_window)
 

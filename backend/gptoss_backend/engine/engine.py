@@ -19,7 +19,8 @@ import torch
 
 from gptoss_backend.contract import FinishReason, GenerationErrorCode
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.cache_sizing import CacheLimits, describe
+from gptoss_backend.engine.cache_plan import CacheLimits
+from gptoss_backend.engine.cache_sizing import describe
 from gptoss_backend.engine.checkpoint import Progress
 from gptoss_backend.engine.errors import EngineStopped, ModelLost, QueueFull
 from gptoss_backend.engine.intake import Intake

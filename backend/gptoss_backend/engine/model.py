@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
+from gptoss_backend.engine.cache_sizing import size_cache
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import ModelLost
-from gptoss_backend.engine.kv_cache import BlockTables, CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import BlockTables, KVCache
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
+from gptoss_backend.engine.cache_sizing import size_cache
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.eagle.config import HeadConfig
 from gptoss_backend.engine.eagle.head import DraftHead, TokenPlaces
 from gptoss_backend.engine.eagle.weights import HeadWeights
 from gptoss_backend.engine.experts import Addition, ExpertShape, ExpertWeights, mix_experts
-from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
+from gptoss_backend.engine.kv_cache import BlockTables
 from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.operators import LayerCache, Operators, Projection, StepAttention, operators_for

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.experts import Addition
@@ -31,7 +32,7 @@ from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
 from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, PassRows
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, StepOutput
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.eagle.head import TokenPlaces
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache, LayerGroup
+from gptoss_backend.engine.kv_cache import KVCache, LayerGroup
 from gptoss_backend.engine.model import Draws
 from gptoss_backend.engine.transfer import send
 

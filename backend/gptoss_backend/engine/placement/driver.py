@@ -26,10 +26,10 @@ from typing import Any, Final
 import torch
 
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.checkpoint import Progress, load_weights
 from gptoss_backend.engine.errors import EngineError, ModelLost
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, ModelInfo, StepOutput, check_device
 from gptoss_backend.engine.placement.control import Exchange, Line, LineError
 from gptoss_backend.engine.placement.group import address_towards, join_group, leave_group, open_store
