@@ -140,5 +140,5 @@ def _unknown_to_native(options: EngineOptions) -> Iterator[str]:
         yield "engine.kv_cache_dtype is fp8, and the kernels keep keys and values in bfloat16"
     if options.dense_weights == "int8":
         yield "engine.dense_weights is int8, and the kernels keep attention and the unembedding in bfloat16"
-    if options.head is not None:
+    if options.draft_head is not None:
         yield "engine.speculation_head is set, and the kernels show a draft head no states"

@@ -69,8 +69,8 @@ def load_model(
     logger.info("placement: %s (%s)", choice.mode, choice.reason)
     for line in choice.lines:
         logger.info("memory plan: %s", line)
-    if options.head is not None:
-        _check_head(options.head, config, choice, computing)
+    if options.draft_head is not None:
+        _check_head(options.draft_head, config, choice, computing)
     model: Model
     if choice.mode != SINGLE:
         model = _load_spread(folder, choice, computing, options, placement, progress)
@@ -162,8 +162,8 @@ def _load_torch(
     )
     if computing.device.type == "cuda":
         _compare(choice.plans[0], computing.device)
-    if options.head is not None:
-        attach_head(model, options.head)
+    if options.draft_head is not None:
+        attach_head(model, options.draft_head)
     return model
 
 
@@ -208,13 +208,13 @@ def _check_alone(choice: Choice, computing: Computing, options: EngineOptions) -
         setting = "engine.dense_weights is int8"
     elif computing.dependent_launch:
         setting = "engine.programmatic_dependent_launch is true"
-    elif options.head is not None:
+    elif options.draft_head is not None:
         setting = "engine.speculation_head is set"
     if setting and choice.mode != SINGLE:
         raise EngineError(
             f"{setting}, which is for a model on one device, but its placement is {choice.mode} ({choice.reason})"
         )
-    if options.head is not None and computing.precision.dtype == torch.float16:
+    if options.draft_head is not None and computing.precision.dtype == torch.float16:
         raise EngineError("engine.speculation_head: the model's states outgrow float16, set engine.dtype to another")
 
 

@@ -27,7 +27,7 @@ from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.operators import LayerCache, Operators, Projection, StepAttention, operators_for
 from gptoss_backend.engine.rope import RotaryEmbedding
 from gptoss_backend.engine.shard import Shard
-from gptoss_backend.engine.transfer import send
+from gptoss_backend.engine.transfer import to_device
 
 
 class Group(Protocol):
@@ -160,7 +160,7 @@ class TorchModel(LocalModel):
     @torch.inference_mode()
     def unembed(self, hidden: Tensor, batch: Batch, *, with_logits: bool) -> StepOutput:
         """Return what follows the batch's samples, from the residual stream after the last layer."""
-        samples = send(batch.samples, torch.int64, self.device)
+        samples = to_device(batch.samples, torch.int64, self.device)
         logits = self._logits(hidden.index_select(0, samples)).float()
         return self._group.join_output(logits, self._shard.vocab, with_logits=with_logits)
 

@@ -36,7 +36,7 @@ from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, StepOutput
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
-from gptoss_backend.engine.transfer import send
+from gptoss_backend.engine.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ def _drawn(output: StepOutput, draws: Draws) -> StepOutput:
     logits = output.logits
     assert logits is not None  # noqa: S101 (asked for above)
     tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-    numbers = send([draws.temperatures, draws.uniforms], torch.float64, logits.device)
+    numbers = to_device([draws.temperatures, draws.uniforms], torch.float64, logits.device)
     choose_tokens(logits, numbers, tokens)
     return StepOutput(tokens.tolist(), None)
 

@@ -16,7 +16,7 @@ from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.eagle.head import TokenPlaces
 from gptoss_backend.engine.kv_cache import KVCache, LayerGroup
 from gptoss_backend.engine.model import Draws
-from gptoss_backend.engine.transfer import send
+from gptoss_backend.engine.transfer import to_device
 
 CHUNK_TILE = 16
 """Tokens of a chunk that attend together: with eight heads that share keys, 128 rows of a tile multiplication."""
@@ -168,5 +168,5 @@ def _follow(table: Tensor, group: LayerGroup) -> None:
         start = row * table.shape[1] + first
         latest.update(zip(range(start, start + len(entries)), entries, strict=True))
     if latest:
-        places, blocks = send([list(latest), list(latest.values())], torch.int64, table.device)
+        places, blocks = to_device([list(latest), list(latest.values())], torch.int64, table.device)
         table.view(-1).index_copy_(0, places, blocks.to(table.dtype))
