@@ -232,9 +232,6 @@ def test_check_when_a_head_is_whole_then_its_size_is_what_loading_takes(target: 
     assert check_head(head, config, dtype.itemsize) == taken
 
 
-NO_HEAD = Speculation(4, max_seqs=2, head="nowhere")
-
-
 @pytest.mark.parametrize(
     ("options", "placement", "said"),
     [
