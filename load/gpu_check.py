@@ -34,7 +34,7 @@ from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.operators import TorchOperators, has_dependent_launch
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.memory_plan import Formats, gib, plan_memory
-from gptoss_backend.engine.precision import choose_precision
+from gptoss_backend.engine.precision import choose_precision, name_of
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
@@ -99,7 +99,7 @@ def check_shape(name: str, device: torch.device, batches: list[int], num_new: in
     """Print what is seen of one shape; returns whether logits and memory are as they should be."""
     config = config_of(SHAPES[name])
     precision = choose_precision("auto", device)
-    _console.print(f"\n{name}: {str(precision.dtype).removeprefix('torch.')} ({precision.reason})")
+    _console.print(f"\n{name}: {name_of(precision.dtype)} ({precision.reason})")
     errors = logits_errors(config, device, precision.dtype)
     for path, error in errors.items():
         _console.print(f"  logits of two layers, {path} against plain torch: median relative error {error:.2e}")

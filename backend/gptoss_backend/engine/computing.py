@@ -18,7 +18,7 @@ from gptoss_backend.engine.native.library import NativeUnavailableError
 from gptoss_backend.engine.native.model import check_native
 from gptoss_backend.engine.operators import has_dependent_launch, has_kernels
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.precision import FLOAT8, Precision, choose_cache_dtype, choose_precision
+from gptoss_backend.engine.precision import FLOAT8, Precision, choose_cache_dtype, choose_precision, name_of
 
 logger = logging.getLogger(__name__)
 
@@ -100,11 +100,6 @@ class Computing:
             yield "steps in CUDA graphs" + (" with dependent launch" if self.dependent_launch else "")
         if self.eight_bit:
             yield EIGHT_BIT
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """Return a dtype's name as people write it."""
-    return str(dtype).removeprefix("torch.")
 
 
 def _takes_dependent_launch(device: torch.device, options: EngineOptions) -> bool:

@@ -16,7 +16,7 @@ import torch
 
 from gptoss_backend.engine.checkpoint import Progress, Weights, find_checkpoint, load_weights
 from gptoss_backend.engine.checkpoint_files import INDEX_FILE, SINGLE_FILE, has_packed_experts, passes_over_index
-from gptoss_backend.engine.computing import Computing, name_of
+from gptoss_backend.engine.computing import Computing
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import check_head, load_head
 from gptoss_backend.engine.errors import EngineError
@@ -32,6 +32,7 @@ from gptoss_backend.engine.placement.jobs import device_names
 from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR
 from gptoss_backend.engine.placement.memory_plan import Formats, MemoryPlan, gib
 from gptoss_backend.engine.placement.options import PlacementOptions
+from gptoss_backend.engine.precision import name_of
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
 

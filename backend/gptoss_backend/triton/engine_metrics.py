@@ -13,6 +13,7 @@ import triton_python_backend_utils as pb_utils
 
 from gptoss_backend.engine.model import ModelInfo
 from gptoss_backend.engine.observations import EngineStats, Measure
+from gptoss_backend.heartbeat import STALLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,7 @@ METRICS = (
     MetricSpec("gptoss_engine_kv_cache_blocks", lambda s: s.num_cache_blocks, "Blocks of the KV cache"),
     MetricSpec("gptoss_engine_kv_cache_blocks_used", lambda s: s.num_cache_blocks_used, "Blocks held by requests"),
     MetricSpec("gptoss_engine_kv_cache_usage_perc", _cache_usage, "Share of the blocks held by requests, from 0 to 1"),
-    MetricSpec(
-        "gptoss_engine_stalled_seconds",
-        lambda s: s.stalled_s,
-        "Seconds since the loop got on, while it has work",
-    ),
+    MetricSpec(STALLED, lambda s: s.stalled_s, "Seconds since the loop got on, while it has work"),
 )
 
 
