@@ -2,6 +2,8 @@
 
 Full-size random models made on the device, their memory by part, the kernels' logits against the dequantised
 reference, tokens per second at several batch sizes. `--device cpu --shapes tiny` tries the script itself.
+
+Owns: what is looked at, and how far off it may be. Does not know: how models compute.
 """
 
 from __future__ import annotations
