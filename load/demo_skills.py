@@ -36,7 +36,8 @@ from gptoss_backend.demo.training.mixture import KINDS, draw
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
-from gptoss_backend.harmony.prompt import NAMESPACE, render_prompt
+from gptoss_backend.harmony.header import NAMESPACE
+from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.vocabulary import CALL, RETURN, encoding
 from load.bench.figures import markdown
 

@@ -30,9 +30,10 @@ from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.naming import name_of
 from gptoss_backend.demo.random_checkpoint import SHAPES, write_random_checkpoint
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
+from gptoss_backend.engine.cache_plan import CacheLimits, plan_cache
 from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.kv_cache import KVCache, plan_cache
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import LocalModel
 from gptoss_backend.engine.native.model import BLOCK_SIZE, NativeModel
 from gptoss_backend.engine.options import EngineOptions
@@ -185,12 +186,9 @@ def _logits(model: LocalModel) -> torch.Tensor:
     """Return the logits at every position of one prompt, [_CHECKED_TOKENS, vocab]."""
     plan = plan_cache(
         model.config,
+        CacheLimits(BLOCK_SIZE, 1, _CHECKED_TOKENS, max_model_len=128),
         budget_bytes=256 * 2**20,
         element_size=model.dtype.itemsize,
-        block_size=BLOCK_SIZE,
-        num_rows=1,
-        max_step_tokens=_CHECKED_TOKENS,
-        max_model_len=128,
     )
     model.allocate_cache(plan)
     cache = KVCache(plan, model.config.sliding_window)

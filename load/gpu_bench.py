@@ -27,7 +27,7 @@ from gptoss_backend.engine.computing import EIGHT_BIT
 from gptoss_backend.engine.loading import make_model
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.operators import has_dependent_launch
-from gptoss_backend.engine.precision import FLOAT8, choose_cache_dtype, choose_precision
+from gptoss_backend.engine.precision import FLOAT8, choose_cache_dtype, choose_precision, name_of
 from gptoss_backend.engine.shard import Shard
 from load.bench.gpu_steps import DecodeFigures, copy_rate, free, kernel_times, time_decode, time_prompt
 from load.bench.random_weights import RandomWeights
@@ -100,7 +100,7 @@ def main() -> int:
     precision = choose_precision("auto", device)
     rate = copy_rate(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    dtype = str(precision.dtype).removeprefix("torch.")
+    dtype = name_of(precision.dtype)
     cache_dtype = choose_cache_dtype(options.kv_cache_dtype, precision.dtype, device)
     formats = f"{dtype}, FP8 KV cache" if cache_dtype == FLOAT8 else dtype
     where = f"{name}; torch {torch.__version__}; {formats}; a copy moves {rate / 1e9:,.0f} GB/s"

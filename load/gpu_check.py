@@ -2,6 +2,8 @@
 
 Full-size random models made on the device, their memory by part, the kernels' logits against the dequantised
 reference, tokens per second at several batch sizes. `--device cpu --shapes tiny` tries the script itself.
+
+Owns: what is looked at, and how far off it may be. Does not know: how models compute.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from rich.console import Console
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of, write_random_checkpoint
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.checkpoint import Weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine
@@ -33,8 +35,8 @@ from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.operators import TorchOperators, has_dependent_launch
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.placement.memory_plan import gib, plan_memory
-from gptoss_backend.engine.precision import choose_precision
+from gptoss_backend.engine.placement.memory_plan import Formats, gib, plan_memory
+from gptoss_backend.engine.precision import choose_precision, name_of
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
@@ -99,12 +101,12 @@ def check_shape(name: str, device: torch.device, batches: list[int], num_new: in
     """Print what is seen of one shape; returns whether logits and memory are as they should be."""
     config = config_of(SHAPES[name])
     precision = choose_precision("auto", device)
-    _console.print(f"\n{name}: {str(precision.dtype).removeprefix('torch.')} ({precision.reason})")
+    _console.print(f"\n{name}: {name_of(precision.dtype)} ({precision.reason})")
     errors = logits_errors(config, device, precision.dtype)
     for path, error in errors.items():
         _console.print(f"  logits of two layers, {path} against plain torch: median relative error {error:.2e}")
     are_right = all(error < _MOST_ERROR for error in errors.values())
-    plan = plan_memory(Shard.of_all(config), element_size=precision.dtype.itemsize, packed=True)
+    plan = plan_memory(Shard.of_all(config), Formats(precision.dtype.itemsize))
     _console.print(f"  planned: {plan}")
     if device.type == "cuda" and plan.needed(8192) > torch.cuda.mem_get_info(device)[0]:
         _console.print(f"  does not fit here: {gib(torch.cuda.mem_get_info(device)[0])} are free")
@@ -117,7 +119,7 @@ def check_shape(name: str, device: torch.device, batches: list[int], num_new: in
     _console.print(f"  made in {time.monotonic() - started_s:.1f} s; the allocator gave {gib(taken)}")
     _measure(model, batches, num_new)
     are_same = not has_dependent_launch(device) or _check_dependent_launch(model, weights, batches, num_new)
-    as_planned = device.type != "cuda" or abs(taken - plan.weights) < 0.02 * plan.weights
+    as_planned = device.type != "cuda" or abs(taken - plan.weight_bytes) < 0.02 * plan.weight_bytes
     if not as_planned:
         _console.print("  the plan and the allocator differ by more than 2%")
     return are_right and are_same and as_planned

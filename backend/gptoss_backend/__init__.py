@@ -2,5 +2,3 @@
 
 Importing this package imports nothing heavy: `contract`, `settings` and `harmony` need no torch.
 """
-
-__version__ = "0.1.0"

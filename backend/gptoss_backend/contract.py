@@ -159,6 +159,10 @@ class TextForm:
     """The request's field, as a sentence about it begins."""
 
 
+MAX_SCHEMA_BYTES: Final = 128 * 1024
+"""The longest JSON schema, or text form, that an answer can be held to."""
+
+
 @dataclass(frozen=True, slots=True)
 class OutputStructure:
     """What a grammar holds the answer to. Made of a ChatRequest by `harmony.structure.output_structure`.

@@ -1,6 +1,6 @@
 """Signs of life of the stubs on Triton's metrics page, and what their absence means.
 
-Owns: the heartbeat's name and pace; when a stub or an engine counts as stuck.
+Owns: the names of both gauges, the heartbeat's pace; when a stub or an engine counts as stuck.
 Does not know: how the page is fetched, what is done about it.
 
 A process that hangs still looks alive to its parent and to Triton, which goes on calling its model ready. So each stub
@@ -17,6 +17,7 @@ from typing import Final
 HEARTBEAT: Final = "gptoss_heartbeat_timestamp_seconds"
 """Gauge, Unix seconds; 0: the stub has ended in good order."""
 STALLED: Final = "gptoss_engine_stalled_seconds"
+"""Gauge: since the engine's loop got on, while it has work."""
 PERIOD_S: Final = 0.5
 SILENT_AFTER_S: Final = 3.0
 """Several beats: on a busy machine one or two come late."""

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from gptoss_backend.contract import ReasoningEffort
+from gptoss_backend.contract import MAX_SCHEMA_BYTES, ReasoningEffort
 from gptoss_backend.model_names import MODEL_ALIAS, MODELS, ModelShort
 
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ class AdapterSettings(_Section):
     max_messages: Annotated[int, Field(ge=1)] = 2048
     max_choices: Annotated[int, Field(ge=1)] = 128
     max_tools: Annotated[int, Field(ge=1)] = 128
-    max_schema_bytes: Annotated[int, Field(ge=1024)] = 128 * 1024
+    max_schema_bytes: Annotated[int, Field(ge=1024, le=MAX_SCHEMA_BYTES)] = MAX_SCHEMA_BYTES
     max_schema_depth: Annotated[int, Field(ge=1, le=150)] = 64
     mirror_reasoning_content: bool = False
     keepalive_s: Annotated[float, Field(gt=0)] = 15.0

@@ -13,7 +13,8 @@ from typing import Final
 from gptoss_backend.engine.checkpoint_files import has_packed_experts
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.placement.choice import SINGLE, Card, Formats, choose_placement
+from gptoss_backend.engine.placement.choice import SINGLE, Card, choose_placement
+from gptoss_backend.engine.placement.memory_plan import Formats
 from gptoss_backend.model_names import ModelShort
 from gptoss_backend.settings import Settings
 from gptoss_client.checkpoint import DEMO, find_checkpoint

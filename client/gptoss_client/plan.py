@@ -123,4 +123,4 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _weights(found: Plan) -> int:
-    return max(memory.weights for memory in found.roofline.placement.plans)
+    return max(memory.weight_bytes for memory in found.roofline.placement.plans)

@@ -66,8 +66,8 @@ class Roofline:
     def _weight_bytes(self, num_tokens: float) -> float:
         config, plans = self.config, self.placement.plans
         picked: float = 1.0 - (1.0 - config.num_experts_per_token / config.num_experts) ** num_tokens
-        experts = picked * sum(plan.experts for plan in plans)
-        attention = sum(plan.attention for plan in plans)
+        experts = picked * sum(plan.expert_bytes for plan in plans)
+        attention = sum(plan.attention_bytes for plan in plans)
         return experts + attention + self._unembedding_weights * self.device.unembedding_bytes
 
     @property

@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.kv_cache import KVCache
@@ -174,11 +174,11 @@ class Rows:
         return self._model.launch(batch, self._cache, with_logits=False, draws=draws)
 
     def _take(self, launched: LaunchedStep, sequences: list[Sequence], num_tokens: int) -> None:
-        best = launched.result().best
+        tokens = launched.result().tokens
         for sequence in sequences:
             sequence.num_computed += num_tokens
             self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
-        for sequence, token in zip(sequences, best, strict=False):  # a prompt's first chunks give none
+        for sequence, token in zip(sequences, tokens, strict=False):  # a prompt's first chunks give none
             sequence.token_ids.append(token)
 
 

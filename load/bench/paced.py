@@ -19,9 +19,9 @@ from typing import Final
 import torch
 
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan, plan_cache
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.kv_cache import BlockTables, CachePlan, KVCache, plan_cache
+from gptoss_backend.engine.kv_cache import BlockTables, KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, LocalModel, StepOutput
 from gptoss_backend.harmony.vocabulary import CHANNEL, MESSAGE, encoding
 
@@ -67,15 +67,7 @@ class PacedModel(LocalModel):
 
     def plan_cache(self, limits: CacheLimits) -> CachePlan:
         """Plan as an H100 beside the 20B's weights; nothing of it is allocated."""
-        return plan_cache(
-            self.config,
-            budget_bytes=_CACHE_BYTES,
-            element_size=2,
-            block_size=limits.block_size,
-            num_rows=limits.num_rows,
-            max_step_tokens=limits.max_step_tokens,
-            max_model_len=limits.max_model_len,
-        )
+        return plan_cache(self.config, limits, budget_bytes=_CACHE_BYTES, element_size=2)
 
     def allocate_cache(self, plan: CachePlan) -> None:
         """There is nothing to remember."""

@@ -14,9 +14,16 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, p
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from gptoss_backend.harmony.vocabulary import ENDOFTEXT, FIRST_SPECIAL, RETURN, STARTOFTEXT, encoding, token_bytes
+from gptoss_backend.harmony.vocabulary import (
+    ENDOFTEXT,
+    FIRST_SPECIAL,
+    RETURN,
+    STARTOFTEXT,
+    VOCAB_SIZE,
+    encoding,
+    token_bytes,
+)
 
-NUM_EMBEDDINGS: Final = 201_088
 _UPPER: Final = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER: Final = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _SHORT: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -46,7 +53,7 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytewise])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    names = [_special_name(token) for token in range(FIRST_SPECIAL, NUM_EMBEDDINGS)]
+    names = [_special_name(token) for token in range(FIRST_SPECIAL, VOCAB_SIZE)]
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
     PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,

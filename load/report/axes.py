@@ -1,6 +1,7 @@
 """Axes: which range, which ticks, where a value lies.
 
 Stage: after the last answer.
+Owns: ranges and ticks, on linear and logarithmic scales.
 Does not know: what is drawn along them.
 """
 

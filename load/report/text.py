@@ -1,6 +1,7 @@
 """The report in characters: aligned for the console, and as Markdown.
 
 Stage: after the last answer.
+Owns: how tables are laid out in characters, and the order of the report.
 Does not know: which figures are told (tables).
 """
 

@@ -22,7 +22,14 @@ MAY_READ_THE_ENVIRONMENT = {BACKEND / "environment.py"}
 # parts of the engine that say where a model goes, and know no torch: the client asks them before anything is started
 PLANNING = tuple(
     f"gptoss_backend.engine.{module}"
-    for module in ("checkpoint_files", "config", "errors", "placement.choice", "placement.jobs")
+    for module in (
+        "checkpoint_files",
+        "config",
+        "errors",
+        "placement.choice",
+        "placement.jobs",
+        "placement.memory_plan",
+    )
 )
 TENSOR_NAMES = {spec.name for spec in vars(contract).values() if isinstance(spec, TensorSpec)}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch, Chunk
-from gptoss_backend.engine.kv_cache import CachePlan
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.operators import Projection
 from gptoss_backend.engine.precision import FLOAT8
 

@@ -22,6 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.config import RopeConfig
 from gptoss_backend.engine.experts import ExpertShape, ExpertWeights
 from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
@@ -34,7 +35,6 @@ from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import multiply_few
 from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables
 from gptoss_backend.engine.kernels.step_setup import set_up
-from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.operators import LayerCache
 from gptoss_backend.engine.precision import FLOAT8

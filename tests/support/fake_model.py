@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.kv_cache import BlockTables, CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import BlockTables, KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, LocalModel, StepOutput
 from support.shapes import tiny_config
 
@@ -94,5 +95,5 @@ class FakeAheadModel(FakeModel):
             self.num_ahead += 1
             batch = replace(batch, token_ids=self._chosen, follows=False)
         output = self.forward(batch, cache, with_logits=with_logits)
-        self._last, self._chosen = batch, output.best
+        self._last, self._chosen = batch, output.tokens
         return output

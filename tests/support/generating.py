@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from dataclasses import replace
 
 from gptoss_backend.contract import SamplingParams
@@ -33,3 +34,25 @@ def generate(
         engine.submit(GenerationRequest(str(index), prompt, params))
     engine.stop(drain_s=600.0)  # in the interpreter, on a busy machine, a step takes seconds
     return list(answers.values()), engine.stats()
+
+
+def deltas_of(
+    model: Model, *requests: GenerationRequest, options: EngineOptions
+) -> tuple[dict[str, list[TokenDelta]], EngineStats]:
+    """Submit all to an engine before its loop begins, so that they meet in its first steps, and await the last words.
+
+    Returns what was said of each, by its id, and the engine's counts.
+    """
+    said: queue.SimpleQueue[list[TokenDelta]] = queue.SimpleQueue()
+    engine = Engine(model, options, said.put)
+    for request in requests:
+        engine.submit(request)
+    engine.start()
+    deltas: dict[str, list[TokenDelta]] = {request.request_id: [] for request in requests}
+    num_open = len(requests)
+    while num_open:
+        for delta in said.get(timeout=60):
+            deltas[delta.request_id].append(delta)
+            num_open -= delta.is_last
+    engine.stop(drain_s=0.0)
+    return deltas, engine.stats()

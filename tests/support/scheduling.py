@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from itertools import accumulate
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.cache_plan import CachePlan
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.scheduler import Scheduler
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.speculation import PromptLookup, Speculation

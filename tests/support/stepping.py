@@ -10,9 +10,10 @@ import torch
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
+from gptoss_backend.engine.cache_plan import CacheLimits, plan_cache
 from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.kv_cache import KVCache, plan_cache
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import LocalModel
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.shard import Shard
@@ -42,13 +43,7 @@ class StepByStep:
     def __init__(self, model: LocalModel, prompt_ids: list[int]) -> None:
         self._model = model
         plan = plan_cache(
-            model.config,
-            budget_bytes=64 * 2**20,
-            element_size=model.cache_dtype.itemsize,
-            block_size=16,
-            num_rows=2,
-            max_step_tokens=1024,
-            max_model_len=None,
+            model.config, CacheLimits(16, 2, 1024), budget_bytes=64 * 2**20, element_size=model.cache_dtype.itemsize
         )
         model.allocate_cache(plan)
         self._cache = KVCache(plan, model.config.sliding_window)
@@ -72,7 +67,7 @@ class StepByStep:
         every_position = dataclasses.replace(batch, samples=list(range(num_tokens)))
         output = self._model.forward(every_position, self._cache, with_logits=True)
         assert output.logits is not None
-        assert output.best == output.logits.argmax(dim=-1).tolist()
+        assert output.tokens == output.logits.argmax(dim=-1).tolist()
         self.logits.append(output.logits)
         sequence.num_computed += num_tokens
         self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)

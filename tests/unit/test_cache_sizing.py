@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from gptoss_backend.engine import cache_sizing
-from gptoss_backend.engine.cache_sizing import CacheLimits, describe, size_cache
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
+from gptoss_backend.engine.cache_sizing import describe, size_cache
 from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.memory import available_bytes, cgroup_available
 from support.shapes import tiny_config
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gptoss_backend.demo import naming, train
-from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings, said, scaled, stem_and_traits
+from gptoss_backend.demo.rows import Spellings, said, scaled, stem_and_traits
 from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_config
 from gptoss_backend.demo.train import Run, loss_of
 from gptoss_backend.demo.trained_checkpoint import write_trained_checkpoint
@@ -18,7 +18,7 @@ from gptoss_backend.demo.training.induction import guess_induction
 from gptoss_backend.demo.training.model import TrainedModel, rounded
 from gptoss_backend.demo.training.optimizer import optimizer_for
 from gptoss_backend.demo.training.schedule import Schedule
-from gptoss_backend.harmony.vocabulary import encoding
+from gptoss_backend.harmony.vocabulary import VOCAB_SIZE, encoding
 from support.stepping import StepByStep, load_torch_model
 
 NUM_KNOWN = 1000

@@ -16,7 +16,7 @@ from torch import Tensor
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_head import write_random_head
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.config import HeadConfig
 from gptoss_backend.engine.eagle.weights import check_head, load_head
@@ -230,9 +230,6 @@ def test_check_when_a_head_is_whole_then_its_size_is_what_loading_takes(target: 
     parts = [getattr(weights, field.name) for field in fields(weights)]
     taken = sum(part.numel() * part.element_size() for part in parts if part is not None)
     assert check_head(head, config, dtype.itemsize) == taken
-
-
-NO_HEAD = Speculation(4, max_seqs=2, head="nowhere")
 
 
 @pytest.mark.parametrize(

@@ -39,13 +39,11 @@ class MetricFamily:
         return Metric()
 
 
-@pytest.fixture(params=["histograms", "no histograms"])
-def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     library = ModuleType("triton_python_backend_utils")
     MetricFamily.calls, MetricFamily.made = [], {}
     library.MetricFamily = MetricFamily  # type: ignore[attr-defined]
-    if request.param == "no histograms":
-        monkeypatch.delattr(MetricFamily, "HISTOGRAM")
     monkeypatch.setitem(sys.modules, library.__name__, library)
     monkeypatch.delitem(sys.modules, "gptoss_backend.triton.engine_metrics", raising=False)
     yield importlib.import_module("gptoss_backend.triton.engine_metrics")
@@ -66,20 +64,16 @@ def test_metrics_when_stats_change_then_counters_grow_by_the_difference_and_gaug
     assert all(labels == {"model": "gpt_oss_demo", "instance": "gpt_oss_demo_0_0"} for _, labels, _ in made())
 
 
-def test_histograms_when_values_are_observed_then_buckets_hold_them_or_else_sum_and_count(module: ModuleType) -> None:
+def test_histograms_when_values_are_observed_then_buckets_hold_them(module: ModuleType) -> None:
     metrics = module.EngineMetrics("m", "i", None)
     metrics.publish(EngineStats(), [(measure, 3.5) for measure in Measure])
     names = [spec.name for spec in module.HISTOGRAMS]
     assert len(names) == len(Measure), "each measure is shown"
-    if hasattr(MetricFamily, "HISTOGRAM"):
-        assert MetricFamily.calls == [(name, "observe", 3.5) for name in names]
-        for name in names:
-            buckets = MetricFamily.made[name][2]
-            assert buckets is not None
-            assert buckets == sorted(set(buckets))
-    else:
-        expected = [((f"{n}_sum", "increment", 3.5), (f"{n}_count", "increment", 1)) for n in names]
-        assert MetricFamily.calls == [call for pair in expected for call in pair]
+    assert MetricFamily.calls == [(name, "observe", 3.5) for name in names]
+    for name in names:
+        buckets = MetricFamily.made[name][2]
+        assert buckets is not None
+        assert buckets == sorted(set(buckets))
 
 
 def made() -> list[tuple[str, dict[str, str], list[float] | None]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import queue
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
 from support.fake_model import FakeModel
+from support.generating import deltas_of
 from support.reference import make_reference
 from support.stepping import load_torch_model, prompt_of
 from support.toy_mask import ToyMask
@@ -31,7 +31,7 @@ GREEDY = SamplingParams(temperature=0.0, max_tokens=8)
 
 @dataclasses.dataclass
 class Answer:
-    deltas: list[TokenDelta] = dataclasses.field(default_factory=list)
+    deltas: list[TokenDelta]
 
     @property
     def tokens(self) -> list[int]:
@@ -51,22 +51,10 @@ class Answer:
 def run(
     model: Model, *requests: GenerationRequest, options: EngineOptions = OPTIONS, preempts: bool = False
 ) -> dict[str, Answer]:
-    """Submit all at once to a new engine and wait for the last words."""
-    said: queue.SimpleQueue[list[TokenDelta]] = queue.SimpleQueue()
-    engine = Engine(model, options, said.put)
-    for request in requests:
-        engine._inbox.append(engine._intake.sequence_of(request))  # before the loop begins: all meet in the first steps
-        engine._num_in_flight += 1
-    engine.start()
-    answers = {request.request_id: Answer() for request in requests}
-    num_open = len(requests)
-    while num_open:
-        for delta in said.get(timeout=60):
-            answers[delta.request_id].deltas.append(delta)
-            num_open -= delta.is_last
-    engine.stop(drain_s=0.0)
-    assert (engine.stats().num_preemptions > 0) == preempts
-    return answers
+    """Return the answers of an engine that gets all at once."""
+    told, stats = deltas_of(model, *requests, options=options)
+    assert (stats.num_preemptions > 0) == preempts
+    return {request_id: Answer(deltas) for request_id, deltas in told.items()}
 
 
 def test_request_when_a_token_of_its_own_stops_it_then_it_ends_with_it_even_if_eos_is_ignored() -> None:

@@ -11,16 +11,15 @@ import triton
 import triton.language as tl
 
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.config import RopeConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.kernels.float8 import float8_of
 from gptoss_backend.engine.kernels.operators import KernelOperators
-from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.operators import LayerCache, Operators, TorchOperators
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.placement.memory_plan import plan_memory
+from gptoss_backend.engine.placement.memory_plan import Formats, plan_memory
 from gptoss_backend.engine.precision import FLOAT8, FLOAT8_MOST, choose_cache_dtype
 from gptoss_backend.engine.rope import RotaryEmbedding
 from gptoss_backend.engine.shard import Shard
@@ -205,9 +204,9 @@ def test_plan_when_the_cache_is_float8_then_a_value_is_one_byte(folder: Path) ->
 
 def test_memory_plan_when_the_cache_is_float8_then_a_token_takes_half_and_weights_stay() -> None:
     shard = Shard.of_all(published_config("20b"))
-    full, rough = (plan_memory(shard, element_size=2, packed=True, kv_element_size=size) for size in (None, 1))
+    full, rough = (plan_memory(shard, Formats(kv_element_size=size)) for size in (None, 1))
     assert full.kv_bytes_per_token == 2 * rough.kv_bytes_per_token
-    assert full.weights == rough.weights
+    assert full.weight_bytes == rough.weight_bytes
 
 
 def test_engine_when_a_prefix_is_found_in_a_float8_cache_then_the_answer_is_that_of_computing_it(folder: Path) -> None:

@@ -16,7 +16,7 @@ from gptoss_backend.engine.int8 import EightBitMatrix
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.operators import TorchOperators
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.placement.memory_plan import plan_memory
+from gptoss_backend.engine.placement.memory_plan import Formats, plan_memory
 from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
@@ -92,10 +92,10 @@ def test_model_when_in_eight_bits_then_logits_are_near_and_it_takes_what_was_pla
 def test_plan_when_in_eight_bits_then_it_is_what_is_read(folder: Path, dtype: torch.dtype) -> None:
     shard = Shard.of_all(ModelConfig.from_folder(folder))
     weights = load_weights(folder, shard, dtype, CPU, packed=True, eight_bit=True)
-    plan = plan_memory(shard, element_size=dtype.itemsize, packed=True, eight_bit=True)
+    plan = plan_memory(shard, Formats(dtype.itemsize, eight_bit=True))
     assert isinstance(weights.unembedding, EightBitMatrix)
     assert weights.norm is not None
-    assert plan.unembedding == weights.unembedding.nbytes + weights.norm.nbytes
+    assert plan.unembedding_bytes == weights.unembedding.nbytes + weights.norm.nbytes
     attention = sum(
         part.nbytes
         for layer in weights.layers
@@ -104,7 +104,7 @@ def test_plan_when_in_eight_bits_then_it_is_what_is_read(folder: Path, dtype: to
             *(layer.expert_norm, layer.experts.router, layer.experts.router_bias),
         )
     )
-    assert plan.attention == attention
+    assert plan.attention_bytes == attention
 
 
 def test_engine_when_in_eight_bits_then_greedy_answers_come_and_are_the_same_again(folder: Path) -> None:

@@ -12,7 +12,7 @@ from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.demo.random_head import write_random_head
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import load_head
@@ -214,7 +214,7 @@ def test_launch_when_block_tables_change_then_it_does_not_wait_for_the_step_unde
     cache.reserve(sequence.row, 15)
     draws = Draws([1.0], [0.5])
     batch = Batch.build([], [ScheduledSequence(sequence, 15, samples=True)])
-    sequence.token_ids += model.launch(batch, cache, with_logits=False, draws=draws).result().best
+    sequence.token_ids += model.launch(batch, cache, with_logits=False, draws=draws).result().tokens
     sequence.num_computed = 15
     cache.reserve(sequence.row, 17)  # a second block
     batch = Batch.build([sequence], [])
@@ -225,7 +225,7 @@ def test_launch_when_block_tables_change_then_it_does_not_wait_for_the_step_unde
         steps.append(model.launch(batch.following(), cache, with_logits=False, draws=draws))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert all(len(step.result().best) == 1 for step in steps)
+    assert all(len(step.result().tokens) == 1 for step in steps)
 
 
 @pytest.mark.skipif(not has_dependent_launch(DEVICE), reason="needs a Hopper GPU or later")

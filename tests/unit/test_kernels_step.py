@@ -7,6 +7,7 @@ import torch
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.config import RopeConfig
 from gptoss_backend.engine.int8 import EightBitMatrix
 from gptoss_backend.engine.kernels import step_inputs
@@ -15,7 +16,7 @@ from gptoss_backend.engine.kernels.rotary import rotate_and_store
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
 from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables
 from gptoss_backend.engine.kernels.step_setup import set_up
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import Draws
 from gptoss_backend.engine.operators import TorchOperators
 from gptoss_backend.engine.rope import RotaryEmbedding
@@ -89,7 +90,7 @@ def test_tables_when_a_change_does_not_get_to_the_device_then_the_next_time_it_d
         raise torch.OutOfMemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(step_inputs, "send", no_memory)
+        patch.setattr(step_inputs, "to_device", no_memory)
         with pytest.raises(torch.OutOfMemoryError):
             tables.follow(cache)
     cache.reserve(sequence.row, 49)

@@ -8,8 +8,9 @@ import pytest
 
 from gptoss_backend.engine.block_hashes import BlockHashes
 from gptoss_backend.engine.block_pool import NULL_BLOCK, BlockPool
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan, plan_cache
 from gptoss_backend.engine.errors import CacheFull, EngineError
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache, plan_cache
+from gptoss_backend.engine.kv_cache import KVCache
 from support.shapes import tiny_config
 
 BLOCK = 4
@@ -180,9 +181,7 @@ def test_reserve_when_blocks_run_out_then_raises_and_changes_nothing() -> None:
 
 def test_plan_when_the_budget_is_small_then_the_context_is_cut_to_it() -> None:
     config = tiny_config(sliding_window=WINDOW)
-    plan = plan_cache(
-        config, budget_bytes=2**20, element_size=4, block_size=16, num_rows=2, max_step_tokens=64, max_model_len=None
-    )
+    plan = plan_cache(config, CacheLimits(16, 2, 64), budget_bytes=2**20, element_size=4)
     assert plan.num_bytes <= 2**20
     assert plan.max_model_len <= plan.num_tokens < config.max_positions
 
@@ -191,12 +190,9 @@ def test_plan_when_the_wanted_context_does_not_fit_then_the_sentence_names_the_s
     with pytest.raises(EngineError, match=r"may take 1 MiB, but needs \d+ MiB.*engine\.max_num_seqs.*kv_cache_bytes"):
         plan_cache(
             tiny_config(sliding_window=WINDOW),
+            CacheLimits(16, 2, 64, max_model_len=100_000),
             budget_bytes=2**20,
             element_size=4,
-            block_size=16,
-            num_rows=2,
-            max_step_tokens=64,
-            max_model_len=100_000,
         )
 
 

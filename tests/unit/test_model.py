@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GptOssForCausalLM
 
-from gptoss_backend.engine.kv_cache import plan_cache
+from gptoss_backend.engine.cache_plan import CacheLimits, plan_cache
 from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.torch_model import TorchModel
@@ -75,12 +75,14 @@ def roomy_bytes(model: Model, options: EngineOptions) -> int:
     """Return the sliding group's bytes under `options`."""
     plan = plan_cache(
         model.config,
+        CacheLimits(
+            options.block_size,
+            options.max_num_seqs,
+            options.prefill_chunk_tokens + options.max_num_seqs,
+            max_model_len=options.max_model_len,
+        ),
         budget_bytes=64 * 2**20,
         element_size=4,
-        block_size=options.block_size,
-        num_rows=options.max_num_seqs,
-        max_step_tokens=options.prefill_chunk_tokens + options.max_num_seqs,
-        max_model_len=options.max_model_len,
     )
     return plan.num_sliding_blocks * 4096
 

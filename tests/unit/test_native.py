@@ -15,10 +15,11 @@ import torch
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
+from gptoss_backend.engine.cache_plan import CacheLimits, plan_cache
 from gptoss_backend.engine.checkpoint import Weights, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError, EngineError
-from gptoss_backend.engine.kv_cache import KVCache, plan_cache
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native import library
@@ -131,15 +132,7 @@ def test_native_when_run_past_the_window_then_it_is_closer_to_float32_than_torch
 
 
 def cache_for(model: NativeModel | TorchModel, num_rows: int) -> KVCache:
-    plan = plan_cache(
-        model.config,
-        budget_bytes=64 * 2**20,
-        element_size=2,
-        block_size=16,
-        num_rows=num_rows,
-        max_step_tokens=2048,
-        max_model_len=None,
-    )
+    plan = plan_cache(model.config, CacheLimits(16, num_rows, 2048), budget_bytes=64 * 2**20, element_size=2)
     model.allocate_cache(plan)
     return KVCache(plan, model.config.sliding_window)
 
@@ -313,11 +306,11 @@ def test_native_when_no_logits_are_asked_for_then_the_best_tokens_are_the_same(
     with_logits = model.forward(batch, cache, with_logits=True)
     assert with_logits.logits is not None
     likeliest = with_logits.logits.argmax(-1).tolist()
-    assert with_logits.best == likeliest
-    assert model.forward(batch, cache, with_logits=False).best == likeliest
+    assert with_logits.tokens == likeliest
+    assert model.forward(batch, cache, with_logits=False).tokens == likeliest
     for at in (0, 77, 136):  # alone, other panels are looked at side by side
         batch.samples[:] = [at]
-        assert model.forward(batch, cache, with_logits=False).best == likeliest[at : at + 1]
+        assert model.forward(batch, cache, with_logits=False).tokens == likeliest[at : at + 1]
 
 
 def test_native_when_a_row_is_not_finite_then_it_ends_there_and_the_others_are_as_ever(tmp_path: Path) -> None:
@@ -332,9 +325,9 @@ def test_native_when_a_row_is_not_finite_then_it_ends_there_and_the_others_are_a
     good, bad = opened(cache, [1, 2, 3], "good"), opened(cache, [4, 5, 7], "bad")
     batch = Batch.build([], [ScheduledSequence(each, 3, samples=True) for each in (good, bad)])
     alone = Batch.build([], [ScheduledSequence(good, 3, samples=True)])
-    best = model.forward(batch, cache, with_logits=False).best
-    assert best == model.forward(batch, cache, with_logits=True).best
-    assert best[:1] == model.forward(alone, cache, with_logits=False).best
+    best = model.forward(batch, cache, with_logits=False).tokens
+    assert best == model.forward(batch, cache, with_logits=True).tokens
+    assert best[:1] == model.forward(alone, cache, with_logits=False).tokens
 
 
 def test_loading_when_the_kernels_cannot_run_then_torch_takes_over_or_a_sentence_says_why(

@@ -15,7 +15,7 @@ from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.placement.choice import Card, choose_placement
 from gptoss_backend.engine.placement.layout import SpreadMode, divide
-from gptoss_backend.engine.placement.memory_plan import plan_memory
+from gptoss_backend.engine.placement.memory_plan import Formats, plan_memory
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.environment import bind_to_card
 from support.shapes import published_config
@@ -68,15 +68,15 @@ def test_single_when_it_is_asked_for_and_does_not_fit_then_it_is_refused() -> No
 
 def test_plan_when_120b_is_on_four_cards_then_each_holds_less_than_15_gib() -> None:
     choice = choose_placement(published_config("120b"), [RTX_4090] * 4, mode="tensor")
-    assert all(plan.weights < 15 * GIB for plan in choice.plans)
-    assert max(plan.weights for plan in choice.plans) < 1.001 * min(plan.weights for plan in choice.plans)
+    assert all(plan.weight_bytes < 15 * GIB for plan in choice.plans)
+    assert max(plan.weight_bytes for plan in choice.plans) < 1.001 * min(plan.weight_bytes for plan in choice.plans)
     assert len(choice.lines) == 4
 
 
 def test_plan_when_published_models_are_on_one_card_then_there_is_the_room_that_we_promise() -> None:
     small, large = (choose_placement(published_config(size), [H100]).plans[0] for size in ("20b", "120b"))
     assert small.needed(8192) < 15 * GIB, "16 GB cards"
-    assert large.num_tokens_in(H100.total_bytes) > 100_000
+    assert large.num_tokens_in(H100.usable_bytes) > 100_000
 
 
 @pytest.mark.parametrize(("mode", "num_devices"), [("pipeline", 1), ("pipeline", 2), ("pipeline", 3), ("tensor", 2)])
@@ -93,9 +93,9 @@ def test_plan_when_a_shard_is_read_then_it_takes_what_was_planned(
     shards = divide(config, mode, num_devices) if num_devices > 1 else (Shard.of_all(config),)
     for shard in shards:
         weights = load_weights(folder, shard, torch.bfloat16, CPU, packed=packed)
-        plan = plan_memory(shard, element_size=2, packed=packed)
+        plan = plan_memory(shard, Formats(packed=packed))
         on_host = weights.embedding.nbytes if weights.embedding is not None and shard.num_parts > 1 else 0
-        assert plan.weights == size_of(weights) - on_host
+        assert plan.weight_bytes == size_of(weights) - on_host
 
 
 def size_of(weights: Weights) -> int:

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss_backend.engine.batch import Batch, Chunk
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.errors import CacheFull
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.placement import control
 from gptoss_backend.engine.placement.control import Exchange, LineError, call
 from gptoss_backend.engine.placement.group import open_store

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_document
 from gptoss_backend.engine.computing import Computing
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.placement.choice import Formats
+from gptoss_backend.engine.placement.memory_plan import Formats
 from gptoss_backend.settings import EngineSettings, Settings
 from gptoss_backend.settings_sources import load_settings
 from gptoss_client import join

@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
-from gptoss_backend.engine.placement.choice import Card, Formats, choose_placement
+from gptoss_backend.engine.placement.choice import Card, choose_placement
+from gptoss_backend.engine.placement.memory_plan import Formats
 from gptoss_client.cli import app
 from gptoss_client.errors import UsageError
 from gptoss_client.plan_devices import DEVICES

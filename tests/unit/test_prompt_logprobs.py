@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import queue
 import statistics
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from gptoss_backend.engine.placement.layout import SpreadMode, divide
 from gptoss_backend.engine.scheduler import MAX_SCORED_ROWS
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from gptoss_backend.engine.speculation import Speculation
+from support.generating import deltas_of
 from support.reference import make_reference
 from support.stepping import CPU, load_torch_model, prompt_of
 
@@ -41,21 +41,9 @@ def run(
     model: Model, *requests: GenerationRequest, options: EngineOptions = OPTIONS
 ) -> tuple[dict[str, list[TokenDelta]], int]:
     """Return the deltas by request, and how often one was preempted."""
-    said: queue.SimpleQueue[list[TokenDelta]] = queue.SimpleQueue()
-    engine = Engine(model, options, said.put)
-    for request in requests:
-        engine._inbox.append(engine._intake.sequence_of(request))  # before the loop begins: all meet in the first steps
-        engine._num_in_flight += 1
-    engine.start()
-    deltas: dict[str, list[TokenDelta]] = {request.request_id: [] for request in requests}
-    num_open = len(requests)
-    while num_open:
-        for delta in said.get(timeout=60):
-            assert delta.error is None
-            deltas[delta.request_id].append(delta)
-            num_open -= delta.is_last
-    engine.stop(drain_s=0.0)
-    return deltas, engine.stats().num_preemptions
+    told, stats = deltas_of(model, *requests, options=options)
+    assert all(delta.error is None for deltas in told.values() for delta in deltas)
+    return told, stats.num_preemptions
 
 
 def scores(deltas: list[TokenDelta]) -> list[TokenLogprob]:

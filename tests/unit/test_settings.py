@@ -179,6 +179,7 @@ def test_child_environment_when_settings_are_in_ours_then_it_holds_only_the_file
         ("engine: {max_seqs: 8}", "engine.max_seqs: no such setting"),
         ("enigne: {}\nserver: {port: 0}", "server.port: .*greater than or equal to 1.*; enigne: no such setting"),
         ("engine: {max_seqs: null}", "engine.max_seqs: no such setting"),
+        ("adapter: {max_schema_bytes: 131073}", "adapter.max_schema_bytes: .*less than or equal to 131072"),
         ("engine: {dtype: int8}", "engine.dtype: .*'auto', 'bfloat16', 'float16' or 'float32'"),
         ("server: 8000", "server: .*dictionary"),
         ("profiles: {fastest: {model: 20b}}", "profiles.fastest"),

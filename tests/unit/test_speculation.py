@@ -18,7 +18,6 @@ from gptoss_backend.engine.speculation import PromptLookup, Speculation, accept
 from support.reference import make_reference
 from support.stepping import CPU
 
-SPECULATION = Speculation(num_tokens=4, max_seqs=2)
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=60)
 
 

@@ -23,10 +23,9 @@ from gptoss_backend.contract import (
 from gptoss_backend.engine.errors import StructureOutgrown
 from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ToolCallDelta
-from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, END, FIRST_SPECIAL, RETURN, START, encoding
+from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, END, FIRST_SPECIAL, RETURN, START, VOCAB_SIZE, encoding
 from gptoss_backend.structure import held_text
 from gptoss_backend.structure.answer import AnswerMask
-from gptoss_backend.structure.grammars import VOCAB_SIZE
 from gptoss_backend.structure.schemas import StructureError
 
 PERSON: dict[str, Any] = {

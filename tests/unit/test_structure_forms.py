@@ -11,10 +11,9 @@ import torch
 
 from gptoss_backend.contract import FunctionTool, OutputStructure, ResponseFormat, TextForm, TextFormKind
 from gptoss_backend.engine.grammar import TokenMask
-from gptoss_backend.harmony.vocabulary import CALL, END, ENDOFTEXT, ENDS, RETURN, encoding
+from gptoss_backend.harmony.vocabulary import CALL, END, ENDOFTEXT, ENDS, RETURN, VOCAB_SIZE, encoding
 from gptoss_backend.structure.answer import mask_of
 from gptoss_backend.structure.checking import check_structure
-from gptoss_backend.structure.grammars import VOCAB_SIZE
 from gptoss_backend.structure.schemas import StructureError
 from gptoss_backend.structure.text_forms import MAX_CHOICES
 

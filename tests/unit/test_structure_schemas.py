@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gptoss_backend.contract import (
+    MAX_SCHEMA_BYTES,
     ChatMessage,
     ChatRequest,
     FunctionTool,
@@ -25,11 +26,7 @@ from gptoss_backend.structure import checking
 from gptoss_backend.structure.checking import check_structure
 from gptoss_backend.structure.costs import MAX_PROPERTIES
 from gptoss_backend.structure.reduction import MAX_PATTERN_REPEATS, plain
-from gptoss_backend.structure.schemas import (
-    MAX_SCHEMA_BYTES,
-    StructureError,
-    arguments_schema,
-)
+from gptoss_backend.structure.schemas import StructureError, arguments_schema
 
 IN_TIME_S = 3.0  # of the processor; what is refused or bounded would take minutes
 WHERE = "response_format.json_schema.schema: "

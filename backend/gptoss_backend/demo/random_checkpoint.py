@@ -24,9 +24,9 @@ from gptoss_backend.demo.random_tensors import Normal, Ones, RandomTensor, Unpac
 from gptoss_backend.engine.checkpoint_files import INDEX_FILE
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
+from gptoss_backend.harmony.vocabulary import CALL, ENDOFTEXT, RETURN, VOCAB_SIZE
 
-_VOCAB_SIZE: Final = 201088
-_END_TOKENS: Final = [200002, 199999, 200012]
+_END_TOKENS: Final = [RETURN, ENDOFTEXT, CALL]
 _SPARE_BYTES: Final = 64 * 2**20  # headers, and what others write meanwhile
 _GB: Final = 10**9
 # a writer holds a piece or two, some 50 MB; more of them would only queue for the disk
@@ -48,7 +48,7 @@ class Shape:
     num_kv_heads: int
     intermediate_size: int
     head_dim: int = 64
-    vocab_size: int = _VOCAB_SIZE
+    vocab_size: int = VOCAB_SIZE
     max_positions: int = 131072
 
 
@@ -192,7 +192,7 @@ def write_documents(folder: Path, config: dict[str, Any]) -> None:
     generation = {
         "bos_token_id": 199998,
         "eos_token_id": _END_TOKENS,
-        "pad_token_id": 199999,
+        "pad_token_id": ENDOFTEXT,
         "do_sample": True,
     }
     for name, document in {"config.json": config, "generation_config.json": generation}.items():
@@ -257,7 +257,7 @@ def config_document(shape: Shape, name: str, experts: ExpertFormat = "mxfp4") ->
         "attention_bias": True,
         "attention_dropout": 0.0,
         "eos_token_id": 200002,
-        "pad_token_id": 199999 if shape.vocab_size == _VOCAB_SIZE else None,
+        "pad_token_id": ENDOFTEXT if shape.vocab_size == VOCAB_SIZE else None,
         "head_dim": shape.head_dim,
         "hidden_act": "silu",
         "hidden_size": shape.hidden_size,

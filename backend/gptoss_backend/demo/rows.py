@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptoss_backend.harmony.vocabulary import token_bytes
+from gptoss_backend.harmony.vocabulary import VOCAB_SIZE, token_bytes
 
-VOCAB_SIZE: Final = 201_088
 TRAITS: Final = ("unknown", "space", "underscore", "dot", "other mark", "capital", "capitals")
 """What a spelling can have; the first is true of every token that was not taught."""
 _SEED: Final = 20

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptoss_backend.demo.naming import WEIGHTS_FILE
-from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings
+from gptoss_backend.demo.rows import Spellings
 from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_config
 from gptoss_backend.demo.training.batches import Batch, Batcher, known_tokens
 from gptoss_backend.demo.training.export import export, known_of, restore
@@ -29,6 +29,7 @@ from gptoss_backend.demo.training.induction import guess_induction
 from gptoss_backend.demo.training.model import TrainedModel
 from gptoss_backend.demo.training.optimizer import RATE, optimizer_for
 from gptoss_backend.demo.training.schedule import Schedule
+from gptoss_backend.harmony.vocabulary import VOCAB_SIZE
 
 _SEED: Final = 20
 _BALANCE: Final = 0.01

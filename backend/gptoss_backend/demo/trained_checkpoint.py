@@ -17,9 +17,10 @@ from torch import Tensor
 
 from gptoss_backend.demo.naming import DEMO_NAME, WEIGHTS_FILE, WEIGHTS_KEY, weights_digest
 from gptoss_backend.demo.random_checkpoint import Progress, whole_folder, write_documents
-from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings, scaled
+from gptoss_backend.demo.rows import Spellings, scaled
 from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_document
 from gptoss_backend.engine.checkpoint_files import SINGLE_FILE
+from gptoss_backend.harmony.vocabulary import VOCAB_SIZE
 
 KNOWN: Final = "demo.known"
 """[num_known] ids of the tokens with a row of their own"""

@@ -1,37 +1,22 @@
 """How large the KV cache becomes on this machine, and the line that says so.
 
 Stage: start of the engine, once the weights are loaded. Owns: the share of memory that keys and values may take.
-Does not know: how blocks are divided (kv_cache), how memory is read (memory).
+Does not know: how blocks are divided (cache_plan), how memory is read (memory).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan, plan_cache
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.kv_cache import CachePlan, plan_cache
 from gptoss_backend.engine.memory import available_bytes
 from gptoss_backend.engine.placement.memory_plan import WORKSPACE_BYTES
 
 _CPU_SHARE = 0.25  # the page cache, which holds the checkpoint, and other processes want some as well
 _CPU_MOST = 4 * 2**30
 _GPU_SHARE = 0.9
-
-
-@dataclass(frozen=True, slots=True)
-class CacheLimits:
-    """What a cache has to hold, and may take."""
-
-    block_size: int
-    num_rows: int
-    """Sequences at once."""
-    max_step_tokens: int
-    max_model_len: int | None = None
-    kv_cache_bytes: int | None = None
-    """On each device. None: a share of what is free."""
 
 
 def size_cache(
@@ -44,12 +29,9 @@ def size_cache(
     available = available_bytes(device)
     plan = plan_cache(
         config,
+        limits,
         budget_bytes=_share(available, device) if limits.kv_cache_bytes is None else limits.kv_cache_bytes,
         element_size=element_size,
-        block_size=limits.block_size,
-        num_rows=limits.num_rows,
-        max_step_tokens=limits.max_step_tokens,
-        max_model_len=limits.max_model_len,
         extra_position_bytes=extra_position_bytes,
     )
     if plan.num_bytes > available:  # the memory would be given, and the process killed once it is used

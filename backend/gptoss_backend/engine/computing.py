@@ -18,7 +18,7 @@ from gptoss_backend.engine.native.library import NativeUnavailableError
 from gptoss_backend.engine.native.model import check_native
 from gptoss_backend.engine.operators import has_dependent_launch, has_kernels
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.precision import FLOAT8, Precision, choose_cache_dtype, choose_precision
+from gptoss_backend.engine.precision import FLOAT8, Precision, choose_cache_dtype, choose_precision, name_of
 
 logger = logging.getLogger(__name__)
 
@@ -102,11 +102,6 @@ class Computing:
             yield EIGHT_BIT
 
 
-def name_of(dtype: torch.dtype) -> str:
-    """Return a dtype's name as people write it."""
-    return str(dtype).removeprefix("torch.")
-
-
 def _takes_dependent_launch(device: torch.device, options: EngineOptions) -> bool:
     if not options.programmatic_dependent_launch:
         return False
@@ -140,5 +135,5 @@ def _unknown_to_native(options: EngineOptions) -> Iterator[str]:
         yield "engine.kv_cache_dtype is fp8, and the kernels keep keys and values in bfloat16"
     if options.dense_weights == "int8":
         yield "engine.dense_weights is int8, and the kernels keep attention and the unembedding in bfloat16"
-    if options.head is not None:
+    if options.draft_head is not None:
         yield "engine.speculation_head is set, and the kernels show a draft head no states"

@@ -1,6 +1,6 @@
-"""The engine: one thread that owns the device, and the queue by which others talk to it.
+"""The engine: one thread that owns the device, to which others talk by its inbox.
 
-Stages 4 and 5 of a request: schedule, step. Owns: the loop, requests under way, the counts of what happened.
+Stages 4 and 5 of a request: schedule, step. Owns: the loop, and the steps and requests under way.
 Does not know: Triton, HTTP, text. What it has to say goes to one sink, called on its thread, which must not block.
 """
 
@@ -12,33 +12,33 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from gptoss_backend.contract import FinishReason, GenerationErrorCode
+from gptoss_backend.contract import GenerationErrorCode
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.cache_sizing import CacheLimits, describe
+from gptoss_backend.engine.cache_plan import CacheLimits
+from gptoss_backend.engine.cache_sizing import describe
 from gptoss_backend.engine.checkpoint import Progress
-from gptoss_backend.engine.errors import EngineStopped, ModelLost, QueueFull
+from gptoss_backend.engine.errors import ModelLost
+from gptoss_backend.engine.inbox import Inbox
 from gptoss_backend.engine.intake import Intake
 from gptoss_backend.engine.kv_cache import KVCache
+from gptoss_backend.engine.ledger import Ledger
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.model import Draws, LaunchedStep, Model, ModelInfo
-from gptoss_backend.engine.observations import EngineStats, Measure, Observations
+from gptoss_backend.engine.news import News, cancellation, expiry, failure, news_of
+from gptoss_backend.engine.observations import EngineStats
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.prompt_scores import note_prompts
-from gptoss_backend.engine.sampler import Picks, Sampler
+from gptoss_backend.engine.sampler import Sampler
 from gptoss_backend.engine.scheduler import Scheduler
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
-from gptoss_backend.engine.step import NextTokens, Step
+from gptoss_backend.engine.step import Step
 
 logger = logging.getLogger(__name__)
-
-# each observation costs whoever publishes it a round trip, and a small model takes a thousand steps a second
-_BATCH_SIZE_PERIOD_S = 0.1
 
 Sink = Callable[[list[TokenDelta]], None]
 
@@ -62,25 +62,15 @@ class Engine:
             num_micro_batches=model.max_in_flight,
             drafter=self._draft if model.can_draft else None,
         )
-        self._next_deadline_s = math.inf  # no request's is sooner; the engine's thread only
-        self._next_look_s = 0.0  # when the batch size is next observed
-        self._progressed_s = 0.0  # when the loop last got something done, or began to have something to do
-        self.observations = Observations()
+        self._inbox = Inbox(options.max_num_seqs + options.max_queue)
+        self._ledger = Ledger(num_cache_blocks=self._cache.plan.num_full_blocks - 1, max_model_len=self.max_model_len)
+        self.observations = self._ledger.observations
         self._fault: str | None = None  # written once, by the engine's thread
-        self._capacity = options.max_num_seqs + options.max_queue
-        self._by_id: dict[str, Sequence] = {}  # the engine's thread only
-        self._launched: deque[tuple[Step, LaunchedStep]] = deque()  # the engine's thread only
-        self._stats = EngineStats(
-            num_cache_blocks=self._cache.plan.num_full_blocks - 1, max_model_len=self.max_model_len
-        )
-
-        self._wake = threading.Condition()
-        # what follows is guarded by _wake
-        self._inbox: deque[Sequence] = deque()
-        self._cancelled: set[str] = set()
-        self._num_in_flight = 0
-        self._stop_at: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        # what follows is that thread's alone
+        self._by_id: dict[str, Sequence] = {}
+        self._launched: deque[tuple[Step, LaunchedStep]] = deque()
+        self._next_deadline_s = math.inf  # no request's is sooner
 
     @classmethod
     def load(
@@ -112,7 +102,7 @@ class Engine:
         return self._model.fault or self._fault
 
     def start(self) -> None:
-        """Start the loop."""
+        """Start the loop. What was submitted before meets in its first steps."""
         self._thread.start()
 
     def submit(self, request: GenerationRequest) -> None:
@@ -120,38 +110,19 @@ class Engine:
 
         Raises InvalidRequest (PromptTooLong among them), QueueFull or EngineStopped; then nothing was queued.
         """
-        with self._wake:
-            self._check_room()  # before a prompt is looked at, which takes time that those under way would miss
-        sequence = self._intake.sequence_of(request)
-        with self._wake:
-            self._check_room()
-            if self._num_in_flight == 0:
-                self._progressed_s = sequence.submitted_s
-            self._num_in_flight += 1
-            self._inbox.append(sequence)
-            self._wake.notify()
-
-    def _check_room(self) -> None:
-        """Raise what `submit` says where one more request cannot be taken. Called under _wake."""
-        if self._stop_at is not None or not self._thread.is_alive():
-            raise EngineStopped("the engine is shutting down")
-        if self._num_in_flight >= self._capacity:
-            raise QueueFull(f"{self._num_in_flight} requests are running or waiting, which is all this server takes")
+        self._inbox.check_room()  # before a prompt is looked at, which takes time that those under way would miss
+        self._inbox.put(self._intake.sequence_of(request))
 
     def cancel(self, request_id: str) -> None:
         """Ask for a request to end before its next step. Does nothing where it has ended already. Does not block."""
-        with self._wake:
-            self._cancelled.add(request_id)
-            self._wake.notify()
+        self._inbox.cancel(request_id)
 
     def stop(self, drain_s: float, *, at_most_s: float | None = None) -> None:
         """Take no more requests, let those under way run on for up to `drain_s`, end the rest, join the thread.
 
         at_most_s: give up after that long, where the thread may hang in a step that never ends.
         """
-        with self._wake:
-            self._stop_at = time.monotonic() + drain_s
-            self._wake.notify()
+        self._inbox.stop(time.monotonic() + drain_s)
         if self._thread.is_alive():
             self._thread.join(at_most_s)
         if not self._thread.is_alive():
@@ -159,9 +130,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Return a copy of the counts."""
-        with self._wake:
-            has_work = self._num_in_flight > 0
-        return replace(self._stats, stalled_s=time.monotonic() - self._progressed_s if has_work else 0.0)
+        return self._ledger.copy(self._inbox.busy_since_s)
 
     def step(self) -> None:
         """Launch as many batches as the model takes in at once, and tell the sink what came of the earliest."""
@@ -174,7 +143,7 @@ class Engine:
         picks = self._sampler.pick(note_prompts(step, launched.result()), step.sampled)
         choices = step.choices(picks.tokens)
         self._scheduler.advance(step, choices)
-        self._deliver(step, choices, picks)
+        self._tell(step, news_of(step, choices, picks, time.monotonic()))
 
     def _launch_next(self) -> bool:
         """Begin the next batch; False where there is nothing to compute that is not under way."""
@@ -214,8 +183,8 @@ class Engine:
             while self._take_commands():
                 started_s = time.monotonic()
                 self._guarded_step()
-                self._stats.busy_s += time.monotonic() - started_s
-                self._observe()
+                self._ledger.counts.busy_s += time.monotonic() - started_s
+                self._ledger.note_state(self._scheduler, self._cache)
         except ModelLost as error:
             self._fault = str(error)
         except BaseException as error:
@@ -226,26 +195,21 @@ class Engine:
 
     def _take_commands(self) -> bool:
         """Take in new and cancelled requests, waiting for some while idle; False when it is time to end."""
-        with self._wake:
-            while not (self._inbox or self._cancelled or self._by_id or self._stop_at is not None):
-                self._wake.wait()
-            new, self._inbox = self._inbox, deque()
-            cancelled, self._cancelled = self._cancelled, set()
-            stop_at = self._stop_at
+        new, cancelled, stop_at_s = self._inbox.take(is_idle=not self._by_id)
         for sequence in new:
             self._by_id[sequence.request.request_id] = sequence
             self._next_deadline_s = min(self._next_deadline_s, sequence.deadline_s)
             self._scheduler.add(sequence)
         self._cancel(cancelled)
         self._expire(time.monotonic())
-        return stop_at is None or (bool(self._by_id) and time.monotonic() < stop_at)
+        return stop_at_s is None or (bool(self._by_id) and time.monotonic() < stop_at_s)
 
     def _cancel(self, request_ids: set[str]) -> None:
         found = [self._by_id[request_id] for request_id in request_ids if request_id in self._by_id]
         for sequence in found:
             self._scheduler.remove(sequence)
-            self._stats.num_cancelled += 1
-        self._end([TokenDelta(s.request.request_id, event=s.finished(FinishReason.CANCELLED)) for s in found])
+            self._ledger.counts.num_cancelled += 1
+        self._end([cancellation(sequence) for sequence in found])
 
     def _expire(self, now_s: float) -> None:
         """End the requests whose time has run out. Looks through them only when one of them may have."""
@@ -254,8 +218,8 @@ class Engine:
         late = [sequence for sequence in self._by_id.values() if sequence.deadline_s <= now_s]
         for sequence in late:
             self._scheduler.remove(sequence)
-        self._stats.num_expired += len(late)
-        self._end([_expired(sequence) for sequence in late])
+        self._ledger.counts.num_expired += len(late)
+        self._end([expiry(sequence) for sequence in late])
         self._next_deadline_s = min((sequence.deadline_s for sequence in self._by_id.values()), default=math.inf)
 
     def _guarded_step(self) -> None:
@@ -284,88 +248,26 @@ class Engine:
             except Exception:
                 logger.exception("a step that was under way failed, too")
 
-    def _deliver(self, step: Step, choices: list[NextTokens], picks: Picks) -> None:
-        now_s = time.monotonic()
-        self._progressed_s = now_s
-        self._observe_step(step)
-        deltas: dict[str, TokenDelta] = {
-            s.request.request_id: TokenDelta(s.request.request_id, event=s.started())
-            for s in step.admitted
-            if s.has_row
-        }
-        last: list[TokenDelta] = []
-        faulty: list[Sequence] = []
-        num_tokens = 0
-        for place, (sequence, tokens) in enumerate(choices):
-            if not sequence.has_row:  # cancelled, or out of time, while the step was under way
-                continue
-            if sequence.edits is not None and sequence.edits.fault is not None:
-                faulty.append(sequence)
-                continue
-            num_tokens += len(tokens)
-            scores = tuple(sequence.prompt_logprobs) if sequence.first_token_s is None else ()
-            if sequence.first_token_s is None:
-                sequence.first_token_s = now_s
-                self.observations.add(Measure.FIRST_TOKEN_S, now_s - sequence.submitted_s)
-            request_id = sequence.request.request_id
-            reason = self._finish_reason(sequence, tokens[-1])
-            if reason is None:
-                event = deltas[request_id].event if request_id in deltas else None
-                deltas[request_id] = TokenDelta(
-                    request_id, tokens, event, logprobs=picks.logprobs_at(place), prompt_logprobs=scores
-                )
-            else:
-                self._scheduler.remove(sequence)
-                finished = sequence.finished(reason)
-                logprobs = picks.logprobs_at(place)
-                last.append(TokenDelta(request_id, tokens, finished, logprobs=logprobs, prompt_logprobs=scores))
-                if sequence.num_generated > 1:
-                    between_s = (now_s - sequence.first_token_s) / (sequence.num_generated - 1)
-                    self.observations.add(Measure.OUTPUT_TOKEN_S, between_s)
-        self._stats.num_steps += 1
-        self._stats.num_finished += len(last)
-        self._stats.num_generated_tokens += num_tokens
-        self._stats.num_prompt_tokens += sum(part.num_tokens for part in step.prefills)
-        self._sink(list(deltas.values()))
-        self._end(last)
-        for sequence in faulty:
-            self._fail_faulty(sequence)
-
-    def _fail_faulty(self, sequence: Sequence) -> None:
-        assert sequence.edits is not None  # noqa: S101 (faults are those of a grammar)
-        assert sequence.edits.fault is not None  # noqa: S101
-        self._scheduler.remove(sequence)
-        self._fail([sequence], sequence.edits.fault, sequence.edits.fault_code)
-
-    @staticmethod
-    def _finish_reason(sequence: Sequence, token: int) -> FinishReason | None:
-        if token in sequence.stop_tokens or (sequence.edits is not None and sequence.edits.is_finished):
-            return FinishReason.STOP
-        return FinishReason.LENGTH if sequence.num_generated >= sequence.max_tokens else None
-
-    def _observe_step(self, step: Step) -> None:
-        add = self.observations.add
-        if self._progressed_s >= self._next_look_s:
-            self._next_look_s = self._progressed_s + _BATCH_SIZE_PERIOD_S
-            add(Measure.BATCH_SIZE, step.num_sequences)
-        for sequence in step.admitted:
-            add(Measure.PROMPT_TOKENS, sequence.num_prompt)
-            if sequence.scheduled_s is not None:
-                add(Measure.QUEUE_S, sequence.scheduled_s - sequence.submitted_s)
+    def _tell(self, step: Step, news: News) -> None:
+        """Let go of the requests that a step ended, and tell the sink what came of it."""
+        self._ledger.note_step(step, news)
+        for sequence in news.ended:
+            self._scheduler.remove(sequence)
+        self._sink(news.deltas)
+        self._end(news.finished)
+        self._end(news.failed)
 
     def _fail_all(self, sentence: str) -> None:
-        with self._wake:
-            self._stop_at = self._stop_at or time.monotonic()
-            unseen, self._inbox = self._inbox, deque()
+        unseen = self._inbox.close()
         left = list(self._by_id.values())
         for sequence in left:
             self._scheduler.remove(sequence)
         self._fail([*left, *unseen], sentence, GenerationErrorCode.SHUTTING_DOWN)
-        self._observe()
+        self._ledger.note_state(self._scheduler, self._cache)
 
     def _fail(self, sequences: list[Sequence], sentence: str, code: GenerationErrorCode | None = None) -> None:
-        self._stats.num_failed += len(sequences)
-        self._end([TokenDelta(s.request.request_id, error=sentence, error_code=code) for s in sequences])
+        self._ledger.counts.num_failed += len(sequences)
+        self._end([failure(sequence, sentence, code) for sequence in sequences])
 
     def _end(self, deltas: list[TokenDelta]) -> None:
         """Say the last word on each request."""
@@ -373,30 +275,8 @@ class Engine:
             return
         for delta in deltas:
             self._by_id.pop(delta.request_id, None)
-        with self._wake:
-            self._num_in_flight -= len(deltas)
+        self._inbox.note_ended(len(deltas))
         self._sink(deltas)
-
-    def _observe(self) -> None:
-        stats = self._stats
-        stats.num_preemptions = self._scheduler.num_preemptions
-        stats.num_drafted_tokens = self._scheduler.num_drafted
-        stats.num_accepted_tokens = self._scheduler.num_accepted
-        stats.num_running = self._scheduler.num_running
-        stats.num_waiting = self._scheduler.num_waiting
-        stats.num_prefix_queries = self._cache.num_prefix_queries
-        stats.num_prefix_hits = self._cache.num_prefix_hits
-        stats.num_cache_blocks_used = self._cache.full.pool.num_used
-
-
-def _expired(sequence: Sequence) -> TokenDelta:
-    allowed_s = sequence.deadline_s - sequence.submitted_s
-    where = "while it waited" if sequence.scheduled_s is None else f"(tokens generated: {sequence.num_generated})"
-    return TokenDelta(
-        sequence.request.request_id,
-        error=f"the request's time of {allowed_s:g} s ran out {where}",
-        error_code=GenerationErrorCode.DEADLINE_EXCEEDED,
-    )
 
 
 def _make_cache(model: Model, options: EngineOptions) -> KVCache:

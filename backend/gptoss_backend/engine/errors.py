@@ -1,4 +1,7 @@
-"""What can go wrong inside the engine. Each message is one sentence that a user or operator can act on."""
+"""What can go wrong inside the engine. Each message is one sentence that a user or operator can act on.
+
+Stage: any. Owns: the tree of errors. Does not know: HTTP's or Triton's statuses, who is told.
+"""
 
 from __future__ import annotations
 

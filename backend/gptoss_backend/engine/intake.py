@@ -11,11 +11,11 @@ import secrets
 
 from gptoss_backend.contract import MOST_TOLD_OF_PROMPT, STOP_TOKENS, SamplingParams
 from gptoss_backend.engine.block_hashes import BlockHashes
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.errors import InvalidRequest, PromptTooLong
 from gptoss_backend.engine.grammar import Grammar
-from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.speculation import PromptLookup

@@ -1,7 +1,8 @@
 """The paged KV cache's accounting: block tables for both attention kinds, and prefix reuse.
 
 Owns: the block tables, who holds which block, which prefixes are still there.
-Does not know: the memory behind the blocks, which is the model's; the order in which sequences run.
+Does not know: how many blocks there is room for (cache_plan); the memory behind them, which is the model's; the order
+in which sequences run.
 
 A sequence holds a row of the tables from `open` to `close`. Position p of a row lives in slot
 `table[row, p // block_size] * block_size + p % block_size`, in every layer of a group alike. Sliding layers share a
@@ -19,82 +20,9 @@ from torch import Tensor
 
 from gptoss_backend.engine.block_hashes import BlockHashes
 from gptoss_backend.engine.block_pool import NULL_BLOCK, BlockPool
-from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.errors import CacheFull, EngineError
+from gptoss_backend.engine.cache_plan import CachePlan
+from gptoss_backend.engine.errors import CacheFull
 from gptoss_backend.engine.sequence import TokenIds
-
-
-@dataclass(frozen=True, slots=True)
-class CachePlan:
-    """How many blocks of each kind there are. Counts include each pool's null block."""
-
-    block_size: int
-    num_rows: int
-    max_model_len: int
-    num_full_blocks: int
-    num_sliding_blocks: int
-    num_bytes: int
-    max_step_tokens: int = 0
-    """What a step computes at most. 0: nobody has said"""
-
-    @property
-    def num_tokens(self) -> int:
-        """Positions that full attention layers can hold."""
-        return (self.num_full_blocks - 1) * self.block_size
-
-    @property
-    def max_blocks_per_row(self) -> int:
-        """Width of the block tables."""
-        return -(-self.max_model_len // self.block_size)
-
-
-def plan_cache(
-    config: ModelConfig,
-    *,
-    budget_bytes: int,
-    element_size: int,
-    block_size: int,
-    num_rows: int,
-    max_step_tokens: int,
-    max_model_len: int | None,
-    extra_position_bytes: int = 0,
-) -> CachePlan:
-    """Divide `budget_bytes` between the two groups.
-
-    extra_position_bytes: what a position of the full group takes besides keys and values of the model's layers.
-
-    The sliding group gets what `num_rows` sequences can ever hold, so that it never runs out; the full group gets the
-    rest, up to `num_rows` whole contexts. Raises EngineError where the budget is too small.
-    """
-    layer_block_bytes = 2 * config.num_kv_heads * config.head_dim * block_size * element_size
-    full_cost = layer_block_bytes * len(config.full_layers) + extra_position_bytes * block_size
-    sliding_cost = layer_block_bytes * len(config.sliding_layers)
-    context = min(max_model_len or config.max_positions, config.max_positions)
-
-    blocks_per_window = -(-config.sliding_window // block_size) + 2
-    held = min(blocks_per_window, -(-context // block_size) + 1) * num_rows + -(-max_step_tokens // block_size)
-    num_sliding = 1 + held * 2  # as much again, so that the windows of earlier conversations stay findable
-    left = budget_bytes - num_sliding * sliding_cost
-    most_full = 1 + num_rows * -(-context // block_size)
-    num_full = min(most_full, left // full_cost) if full_cost else most_full
-    capacity = (num_full - 1) * block_size
-    if left < 0 or capacity < min(context, max_model_len or block_size):
-        needed = num_sliding * sliding_cost + (1 + -(-(max_model_len or block_size) // block_size)) * full_cost
-        raise EngineError(
-            f"the KV cache may take {budget_bytes / 2**20:.0f} MiB, but needs {needed / 2**20:.0f} MiB "
-            f"for {num_rows} sequences: lower engine.max_num_seqs or engine.max_model_len, "
-            "or raise engine.kv_cache_bytes"
-        )
-    return CachePlan(
-        block_size=block_size,
-        num_rows=num_rows,
-        max_model_len=min(context, capacity),
-        num_full_blocks=num_full,
-        num_sliding_blocks=num_sliding,
-        num_bytes=num_full * full_cost + num_sliding * sliding_cost,
-        max_step_tokens=max_step_tokens,
-    )
-
 
 TableChange = tuple[int, int, list[int]]
 """(row, first index, new entries) of a block table."""

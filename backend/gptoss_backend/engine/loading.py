@@ -16,7 +16,7 @@ import torch
 
 from gptoss_backend.engine.checkpoint import Progress, Weights, find_checkpoint, load_weights
 from gptoss_backend.engine.checkpoint_files import INDEX_FILE, SINGLE_FILE, has_packed_experts, passes_over_index
-from gptoss_backend.engine.computing import Computing, name_of
+from gptoss_backend.engine.computing import Computing
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import check_head, load_head
 from gptoss_backend.engine.errors import EngineError
@@ -26,12 +26,13 @@ from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native.model import NativeModel
 from gptoss_backend.engine.operators import has_kernels
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, Formats, choose_placement
+from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, choose_placement
 from gptoss_backend.engine.placement.driver import Cluster, DistributedModel
 from gptoss_backend.engine.placement.jobs import device_names
 from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR
-from gptoss_backend.engine.placement.memory_plan import MemoryPlan, gib
+from gptoss_backend.engine.placement.memory_plan import Formats, MemoryPlan, gib
 from gptoss_backend.engine.placement.options import PlacementOptions
+from gptoss_backend.engine.precision import name_of
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
 
@@ -69,8 +70,8 @@ def load_model(
     logger.info("placement: %s (%s)", choice.mode, choice.reason)
     for line in choice.lines:
         logger.info("memory plan: %s", line)
-    if options.head is not None:
-        _check_head(options.head, config, choice, computing)
+    if options.draft_head is not None:
+        _check_head(options.draft_head, config, choice, computing)
     model: Model
     if choice.mode != SINGLE:
         model = _load_spread(folder, choice, computing, options, placement, progress)
@@ -162,8 +163,8 @@ def _load_torch(
     )
     if computing.device.type == "cuda":
         _compare(choice.plans[0], computing.device)
-    if options.head is not None:
-        attach_head(model, options.head)
+    if options.draft_head is not None:
+        attach_head(model, options.draft_head)
     return model
 
 
@@ -208,13 +209,13 @@ def _check_alone(choice: Choice, computing: Computing, options: EngineOptions) -
         setting = "engine.dense_weights is int8"
     elif computing.dependent_launch:
         setting = "engine.programmatic_dependent_launch is true"
-    elif options.head is not None:
+    elif options.draft_head is not None:
         setting = "engine.speculation_head is set"
     if setting and choice.mode != SINGLE:
         raise EngineError(
             f"{setting}, which is for a model on one device, but its placement is {choice.mode} ({choice.reason})"
         )
-    if options.head is not None and computing.precision.dtype == torch.float16:
+    if options.draft_head is not None and computing.precision.dtype == torch.float16:
         raise EngineError("engine.speculation_head: the model's states outgrow float16, set engine.dtype to another")
 
 
@@ -223,7 +224,7 @@ def _check_head(head: str, config: ModelConfig, choice: Choice, computing: Compu
     size = check_head(find_checkpoint(head), config, computing.precision.dtype.itemsize)
     logger.info("memory plan: draft head %s", gib(size))
     if computing.device.type == "cuda":
-        model, free = choice.plans[0].weights, torch.cuda.mem_get_info(computing.device)[0]
+        model, free = choice.plans[0].weight_bytes, torch.cuda.mem_get_info(computing.device)[0]
         if model + size > free:
             raise EngineError(
                 f"the draft head takes {gib(size)} beside the model's {gib(model)}, but {gib(free)} are free"
@@ -274,12 +275,12 @@ def _info(choice: Choice, computing: Computing, kernels: str) -> ModelInfo:
         placement=choice.mode,
         why_placed=choice.reason,
         kernels=kernels,
-        weight_bytes=max(plan.weights for plan in choice.plans),
+        weight_bytes=max(plan.weight_bytes for plan in choice.plans),
     )
 
 
 def _compare(plan: MemoryPlan, device: torch.device) -> None:
     """Say how what was planned and what the allocator has given agree."""
     taken = torch.cuda.memory_allocated(device)
-    level = logging.INFO if abs(taken - plan.weights) <= _PLAN_TOLERANCE * plan.weights else logging.WARNING
-    logger.log(level, "weights take %s on the device, planned were %s", gib(taken), gib(plan.weights))
+    level = logging.INFO if abs(taken - plan.weight_bytes) <= _PLAN_TOLERANCE * plan.weight_bytes else logging.WARNING
+    logger.log(level, "weights take %s on the device, planned were %s", gib(taken), gib(plan.weight_bytes))

@@ -1,6 +1,7 @@
 """What the model thought of a token: its log probability, and the likeliest alternatives.
 
-Stage 5 of a request: step. Does not know: how the token was chosen.
+Stage 5 of a request: step. Owns: log probabilities out of logits, the order among equals.
+Does not know: how the token was chosen.
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
+from gptoss_backend.engine.cache_sizing import size_cache
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import ModelLost
-from gptoss_backend.engine.kv_cache import BlockTables, CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import BlockTables, KVCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Draws:
 class StepOutput:
     """What a step says of the next tokens, one entry for each of the batch's samples."""
 
-    best: list[int]
+    tokens: list[int]
     """The likeliest token, the lowest id among equals; where the step was told of draws, what was drawn."""
     logits: Tensor | None
     """[num_samples, vocab] float32, where asked for."""

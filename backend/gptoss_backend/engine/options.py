@@ -48,6 +48,6 @@ class EngineOptions:
     speculation: Speculation | None = None
 
     @property
-    def head(self) -> str | None:
+    def draft_head(self) -> str | None:
         """The checkpoint of a draft head, where one is to guess."""
         return None if self.speculation is None else self.speculation.head

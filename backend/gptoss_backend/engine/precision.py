@@ -93,6 +93,11 @@ def check_cache_dtype(dtype: torch.dtype, device: torch.device) -> None:
         )
 
 
+def name_of(dtype: torch.dtype) -> str:
+    """Return a dtype's name as people write it."""
+    return str(dtype).removeprefix("torch.")
+
+
 def _unlisted(name: str, capability: tuple[int, int]) -> tuple[torch.dtype, str]:
     if capability < _FIRST_WITH_BFLOAT16:
         return torch.float16, "no bfloat16 arithmetic before 8.0"

@@ -20,7 +20,7 @@ def note_prompts(step: Step, output: StepOutput) -> StepOutput:
     if not num_scored:
         return output
     assert output.logits is not None  # noqa: S101 (they were asked for)
-    num_sampled = place = len(output.best) - num_scored
+    num_sampled = place = len(output.tokens) - num_scored
     for part in step.prefills:
         known, request = part.sequence.prompt_logprobs, part.sequence.request
         rows = output.logits[place : place + len(part.scored)]
@@ -31,4 +31,4 @@ def note_prompts(step: Step, output: StepOutput) -> StepOutput:
         if count is not None and num_known < len(part.scored):
             tokens = request.prompt_ids[part.scored.start + num_known + 1 : part.scored.stop + 1]
             known += token_logprobs(rows[num_known:], list(tokens), count)
-    return StepOutput(output.best[:num_sampled], output.logits[:num_sampled])
+    return StepOutput(output.tokens[:num_sampled], output.logits[:num_sampled])

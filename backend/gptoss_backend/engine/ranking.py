@@ -1,6 +1,6 @@
 """The likeliest tokens of a row of logits, without a look at all of them in order.
 
-Stage 5 of a request: step. Does not know: sampling, requests.
+Stage 5 of a request: step. Owns: the exact search for the largest logits. Does not know: sampling, requests.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Sampler:
     @staticmethod
     def pick(output: StepOutput, sequences: list[Sequence]) -> Picks:
         """Choose one token for each sequence; output's logits are overwritten."""
-        picks = Picks(list(output.best)) if output.logits is None else _pick(output.logits, output.best, sequences)
+        picks = Picks(list(output.tokens)) if output.logits is None else _pick(output.logits, output.tokens, sequences)
         for sequence, token in zip(sequences, picks.tokens, strict=True):
             if sequence.edits is not None:
                 sequence.edits.accept(token)

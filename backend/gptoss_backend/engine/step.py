@@ -1,6 +1,7 @@
 """One step: which sequences are in it, how far each goes, and what came out for whom.
 
-Stage 4 of a request: schedule. Does not know: how its sequences were chosen, tensors.
+Stages 4 and 5 of a request: schedule, step. Owns: a step's parts, the order of its logits, which of the tokens
+picked from them stand. Does not know: how its sequences were chosen, tensors.
 """
 
 from __future__ import annotations

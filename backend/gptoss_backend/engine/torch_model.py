@@ -14,19 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.cache_sizing import CacheLimits, size_cache
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
+from gptoss_backend.engine.cache_sizing import size_cache
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.eagle.config import HeadConfig
 from gptoss_backend.engine.eagle.head import DraftHead, TokenPlaces
 from gptoss_backend.engine.eagle.weights import HeadWeights
 from gptoss_backend.engine.experts import Addition, ExpertShape, ExpertWeights, mix_experts
-from gptoss_backend.engine.kv_cache import BlockTables, CachePlan
+from gptoss_backend.engine.kv_cache import BlockTables
 from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.operators import LayerCache, Operators, Projection, StepAttention, operators_for
 from gptoss_backend.engine.rope import RotaryEmbedding
 from gptoss_backend.engine.shard import Shard
-from gptoss_backend.engine.transfer import send
+from gptoss_backend.engine.transfer import to_device
 
 
 class Group(Protocol):
@@ -163,7 +164,7 @@ class TorchModel(LocalModel):
         return self._group.join_output(logits, self._shard.vocab, with_logits=with_logits)
 
     def _sample_logits(self, hidden: Tensor, batch: Batch) -> Tensor:
-        samples = send(batch.samples, torch.int64, self.device)
+        samples = to_device(batch.samples, torch.int64, self.device)
         return self._logits(hidden.index_select(0, samples))
 
     def empty_hidden(self, num_tokens: int) -> Tensor:

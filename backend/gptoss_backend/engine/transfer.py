@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-def send(numbers: Sequence[float] | Sequence[Sequence[float]], dtype: torch.dtype, device: torch.device) -> Tensor:
+def to_device(numbers: Sequence[float] | Sequence[Sequence[float]], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return numbers on a device without waiting for what it computes.
 
     From pageable memory a GPU's copy waits for all before it. Of pinned memory torch keeps what is still to be read.

@@ -1,6 +1,7 @@
 """Sequences in the order in which they are served.
 
-Stage 4 of a request: schedule. Does not know: what makes one sequence more urgent than another (scheduler.py).
+Stage 4 of a request: schedule. Owns: the sorted list, found in by binary search.
+Does not know: what makes one sequence more urgent than another (scheduler.py).
 """
 
 from __future__ import annotations

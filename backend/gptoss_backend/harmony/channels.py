@@ -24,16 +24,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from gptoss_backend.harmony.header import Header, Reading, Section
+from gptoss_backend.harmony.header import NAMESPACE, Header, Reading, Section
 from gptoss_backend.harmony.vocabulary import (
     CALL,
     CHANNEL,
     CONSTRAIN,
-    END,
-    ENDOFTEXT,
+    ENDS,
     FIRST_SPECIAL,
     MESSAGE,
-    RETURN,
     START,
     TextDecoder,
     token_bytes,
@@ -90,10 +88,8 @@ class _Route:
     """Whom a call is meant for that may not come out."""
 
 
-_NAMESPACE: Final = "functions."
 # recipients that are no tools
 _PEOPLE: Final = frozenset({"user", "assistant", "all"})
-_ENDS: Final = frozenset({END, RETURN, CALL, ENDOFTEXT})
 _BETWEEN_MESSAGES: Final = "\n\n"
 _NO_ARGUMENTS: Final = "{}"
 
@@ -176,7 +172,7 @@ class ChannelSplitter:
             self._end_message(ended=False)
             self._header = Header(Section.ROLE if token == START else Section.CHANNEL)
         self._message_tokens += 1
-        if token in _ENDS:
+        if token in ENDS:
             route = self._end_message(ended=True)
             self._refused_call = route.refused if token == CALL else None
             self._header = Header()
@@ -233,7 +229,7 @@ class ChannelSplitter:
         return _Route(_Place.REASONING if reading.channel == "analysis" else _Place.CONTENT)
 
     def _find_function(self, recipient: str) -> str | None:
-        name = recipient.removeprefix(_NAMESPACE)
+        name = recipient.removeprefix(NAMESPACE)
         if name in self._tools:
             return name
         if recipient in self._tools:

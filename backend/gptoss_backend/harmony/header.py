@@ -1,7 +1,8 @@
 """Reads a message's header: what stands between `<|start|>` and `<|message|>`, well-formed or not.
 
-Stage: 6 split channels.
-Owns: the grammar of headers, and the line between a header's words and text that strayed into one.
+Stage: 3 prompt and 6 split channels.
+Owns: the functions' namespace, the grammar of headers, and the line between a header's words and text that strayed
+into one.
 Does not know: token ids, where the text goes (channels.py).
 
 A header is up to three sections, each opened by a special token: the role, `<|channel|>`, `<|constrain|>`. Models write
@@ -14,6 +15,9 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
+
+NAMESPACE: Final = "functions."
+"""What comes before a function's name in a recipient or an author."""
 
 
 class Section(Enum):

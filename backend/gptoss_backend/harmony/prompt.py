@@ -24,12 +24,11 @@ from openai_harmony import DeveloperContent, Message, ReasoningEffort, RenderOpt
 from openai_harmony import Role as HarmonyRole
 
 from gptoss_backend.contract import ChatMessage, ChatRequest, FunctionTool, ResponseFormat, Role, ToolChoiceMode
+from gptoss_backend.harmony.header import NAMESPACE
 from gptoss_backend.harmony.parameters import shown_parameters
 from gptoss_backend.harmony.runs import cut_long_runs, has_unbreakable_run
 from gptoss_backend.harmony.vocabulary import CALL, END, MESSAGE, START, encoding
 
-NAMESPACE: Final = "functions."
-"""What comes before a function's name in a recipient or an author."""
 TOOL_NAME: Final = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 
 _HEADER_MARKERS: Final = frozenset({"<|channel|>", "<|constrain|>"})

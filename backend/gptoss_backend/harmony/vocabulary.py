@@ -1,7 +1,7 @@
 """The Harmony vocabulary: the special tokens by name, and token ids → bytes → text.
 
 Stage: 3 prompt and 6 detokenize.
-Owns: the process's one oss-harmony encoding, the ids of the special tokens, incremental UTF-8.
+Owns: the process's one oss-harmony encoding, the ids of the special tokens, how many ids there are, incremental UTF-8.
 Does not know: messages, channels, Triton.
 
 Importing this is cheap; the encoding (0.2 s, from the wheel, no network) loads on first use.
@@ -33,7 +33,9 @@ ENDS: Final = frozenset({END, RETURN, CALL, ENDOFTEXT})
 FIRST_SPECIAL: Final = STARTOFTEXT
 """Every id from here on is a special token; those without a name above are reserved."""
 NUM_TOKENS: Final = 201_089
-"""Ids oss-harmony knows. The checkpoints' embeddings have one row fewer."""
+"""Ids oss-harmony knows."""
+VOCAB_SIZE: Final = 201_088
+"""Ids the published checkpoints know, whose embeddings have a row for each."""
 
 
 @cache

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from gptoss_backend.contract import OutputStructure, ToolChoiceMode
 from gptoss_backend.engine.grammar import TokenMask
-from gptoss_backend.harmony.header import Header, Section
-from gptoss_backend.harmony.prompt import NAMESPACE
+from gptoss_backend.harmony.header import NAMESPACE, Header, Section
 from gptoss_backend.harmony.vocabulary import (
     CHANNEL,
     CONSTRAIN,
@@ -30,6 +29,7 @@ from gptoss_backend.harmony.vocabulary import (
     FIRST_SPECIAL,
     MESSAGE,
     START,
+    VOCAB_SIZE,
     encoding,
     token_bytes,
 )
@@ -85,7 +85,7 @@ class AnswerMask:
     @property
     def num_tokens(self) -> int:
         """As many as the published checkpoints have; what others add stands for no text."""
-        return grammars.VOCAB_SIZE
+        return VOCAB_SIZE
 
     @property
     def is_finished(self) -> bool:
@@ -166,7 +166,7 @@ def _assistant() -> tuple[int, ...]:
 @lru_cache(maxsize=1)
 def _text_or_end() -> Tensor:
     """Return the bits of all ordinary tokens and `<|end|>`."""
-    allowed = torch.zeros(-(-grammars.VOCAB_SIZE // 32) * 32, dtype=torch.int64)
+    allowed = torch.zeros(-(-VOCAB_SIZE // 32) * 32, dtype=torch.int64)
     allowed[:FIRST_SPECIAL] = 1
     allowed[END] = 1
     words = (allowed.view(-1, 32) << torch.arange(32)).sum(dim=1)

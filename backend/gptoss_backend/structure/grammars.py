@@ -18,7 +18,8 @@ from typing import Final
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from gptoss_backend.contract import OutputStructure
-from gptoss_backend.harmony.prompt import NAMESPACE, TOOL_NAME
+from gptoss_backend.harmony.header import NAMESPACE
+from gptoss_backend.harmony.prompt import TOOL_NAME
 from gptoss_backend.harmony.vocabulary import (
     CALL,
     CHANNEL,
@@ -29,14 +30,13 @@ from gptoss_backend.harmony.vocabulary import (
     MESSAGE,
     RETURN,
     START,
+    VOCAB_SIZE,
     encoding,
     token_bytes,
 )
 from gptoss_backend.structure.schemas import LIMITS, MAX_WHITESPACE, StructureError, arguments_schema, final_schema
 from gptoss_backend.structure.text_forms import form_grammar
 
-VOCAB_SIZE: Final = 201_088
-"""Rows of the published checkpoints' unembedding."""
 _IN_STRING: Final = r'[^"\\\x00-\x1F\x7F]'
 _SLICES: Final = (
     r"[ \t\r\n]+",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gptoss_backend.contract import OutputStructure
 from gptoss_backend.engine.errors import StructureOutgrown
-from gptoss_backend.harmony.vocabulary import ENDS
+from gptoss_backend.harmony.vocabulary import ENDS, VOCAB_SIZE
 from gptoss_backend.structure import grammars
 from gptoss_backend.structure.checking import check_structure
 from gptoss_backend.structure.grammars import Compiled
@@ -82,7 +82,7 @@ class WholeTextMask:
     @property
     def num_tokens(self) -> int:
         """As many as the published checkpoints have."""
-        return grammars.VOCAB_SIZE
+        return VOCAB_SIZE
 
     @property
     def is_finished(self) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from gptoss_backend.contract import FunctionTool, ResponseFormat
+from gptoss_backend.contract import MAX_SCHEMA_BYTES, FunctionTool, ResponseFormat
 from gptoss_backend.harmony.prompt import takes_nothing
 from gptoss_backend.structure.costs import MAX_PROPERTIES, too_dear
 from gptoss_backend.structure.reduction import (
@@ -35,7 +35,6 @@ from gptoss_backend.structure.reduction import (
 
 logger = logging.getLogger(__name__)
 
-MAX_SCHEMA_BYTES: Final = 128 * 1024
 LIMITS: Final = LLParserLimits(
     max_items_in_row=4 * MAX_PROPERTIES,
     step_lexer_fuel=200_000,  # 4 to 6 ms of one token's time; long texts under a pattern do not begin with 50,000

@@ -20,9 +20,9 @@ from typing import Final
 
 from llguidance import LLMatcher, regex_to_lark
 
-from gptoss_backend.contract import TextForm, TextFormKind
+from gptoss_backend.contract import MAX_SCHEMA_BYTES, TextForm, TextFormKind
 from gptoss_backend.structure.reduction import MAX_PATTERN_REPEATS, num_repeats
-from gptoss_backend.structure.schemas import LIMITS, MAX_SCHEMA_BYTES, StructureError, first_line
+from gptoss_backend.structure.schemas import LIMITS, StructureError, first_line
 
 MAX_CHOICES: Final = 2_000
 """The library's own limit on what may stand side by side."""

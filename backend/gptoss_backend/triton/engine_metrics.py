@@ -13,6 +13,7 @@ import triton_python_backend_utils as pb_utils
 
 from gptoss_backend.engine.model import ModelInfo
 from gptoss_backend.engine.observations import EngineStats, Measure
+from gptoss_backend.heartbeat import STALLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,7 @@ METRICS = (
     MetricSpec("gptoss_engine_kv_cache_blocks", lambda s: s.num_cache_blocks, "Blocks of the KV cache"),
     MetricSpec("gptoss_engine_kv_cache_blocks_used", lambda s: s.num_cache_blocks_used, "Blocks held by requests"),
     MetricSpec("gptoss_engine_kv_cache_usage_perc", _cache_usage, "Share of the blocks held by requests, from 0 to 1"),
-    MetricSpec(
-        "gptoss_engine_stalled_seconds",
-        lambda s: s.stalled_s,
-        "Seconds since the loop got on, while it has work",
-    ),
+    MetricSpec(STALLED, lambda s: s.stalled_s, "Seconds since the loop got on, while it has work"),
 )
 
 
@@ -138,11 +135,7 @@ class EngineMetrics:
             self._weights = _Metric(*WEIGHTS, pb_utils.MetricFamily.GAUGE, labels)
             self._weights.shown.set(info.weight_bytes)
         self._metrics = [(spec, _Metric(spec.name, spec.help, _kind(spec), labels)) for spec in METRICS]
-        with_buckets = hasattr(pb_utils.MetricFamily, "HISTOGRAM")
-        self._histograms = {
-            spec.measure: _Histogram(spec, labels) if with_buckets else _SumAndCount(spec, labels)
-            for spec in HISTOGRAMS
-        }
+        self._histograms = {spec.measure: _Histogram(spec, labels) for spec in HISTOGRAMS}
         self._shown = EngineStats()
 
     def publish(self, stats: EngineStats, observations: Iterable[tuple[Measure, float]]) -> None:
@@ -177,19 +170,6 @@ class _Histogram:
 
     def observe(self, value: float) -> None:
         self._metric.shown.observe(value)
-
-
-class _SumAndCount:
-    """What is left of a histogram where the stub knows none, which is before Triton 24.09: enough for a mean."""
-
-    def __init__(self, spec: HistogramSpec, labels: dict[str, str]) -> None:
-        kind = pb_utils.MetricFamily.COUNTER
-        self._sum = _Metric(f"{spec.name}_sum", spec.help, kind, labels)
-        self._count = _Metric(f"{spec.name}_count", spec.help, kind, labels)
-
-    def observe(self, value: float) -> None:
-        self._sum.shown.increment(value)
-        self._count.shown.increment(1)
 
 
 def _kind(spec: MetricSpec) -> Any:  # noqa: ANN401 (an enum of Triton's)

@@ -1,27 +1,23 @@
 """The generation stub: PROMPT_IDS and SAMPLING in, a decoupled stream of token deltas out.
 
 Stage 4 of a request enters here. Owns: the engine of one instance and the threads around it.
-Does not know: Harmony messages, HTTP. Nothing here raises into Triton: an exception out of `execute` would close the
-streams of every request in the batch.
+Does not know: Harmony messages, HTTP, what settings come to in an engine (engine_setup). Nothing here raises into
+Triton: an exception out of `execute` would close the streams of every request in the batch.
 """
 
 from __future__ import annotations
 
 import gc
 import itertools
-import json
 import logging
 import os
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
-import torch
 import triton_python_backend_utils as pb_utils
 
 from gptoss_backend.contract import (
-    CHECKPOINT_PARAMETER,
     PROMPT_IDS,
     SAMPLING,
     ContractError,
@@ -30,32 +26,16 @@ from gptoss_backend.contract import (
     decode_sampling,
     encode_error,
 )
-from gptoss_backend.demo.naming import is_demo
-from gptoss_backend.engine.checkpoint import find_checkpoint
-from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine
-from gptoss_backend.engine.errors import (
-    CheckpointError,
-    EngineError,
-    EngineStopped,
-    InvalidRequest,
-    PromptTooLong,
-    QueueFull,
-)
-from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.placement.choice import SINGLE
-from gptoss_backend.engine.placement.options import PlacementOptions
+from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
 from gptoss_backend.engine.sequence import GenerationRequest
-from gptoss_backend.engine.speculation import Speculation
-from gptoss_backend.environment import bind_to_card
-from gptoss_backend.harmony.vocabulary import CALL
-from gptoss_backend.model_names import MODELS_BY_TRITON, ModelName
-from gptoss_backend.settings import EngineSettings, PlacementSettings, ProfileSettings
+from gptoss_backend.model_names import MODELS_BY_TRITON
 from gptoss_backend.settings_sources import load_settings
 from gptoss_backend.structure.answer import mask_of
 from gptoss_backend.structure.grammars import load_vocabulary
 from gptoss_backend.structure.schemas import StructureError
 from gptoss_backend.triton.engine_metrics import EngineMetrics
+from gptoss_backend.triton.engine_setup import asked_checkpoint, device_of, options_of, placement_of, served_folder
 from gptoss_backend.triton.heartbeat import Heartbeat
 from gptoss_backend.triton.logs import log_to_triton
 from gptoss_backend.triton.responses import ResponseSender, ResponseStream
@@ -80,21 +60,21 @@ class Generate:
         log_to_triton()
         settings = load_settings()
         name, model = args["model_name"], MODELS_BY_TRITON[args["model_name"]]
-        device = _device(args)
+        device = device_of(args)
         self._ids = itertools.count()
         self._closing = threading.Event()
         self._sender = ResponseSender(
             cancel=lambda request_id: self._engine.cancel(request_id),
             max_responses_per_s=settings.engine.max_responses_per_s or _RESPONSES_PER_CORE * (os.cpu_count() or 1),
         )
-        folder = _checkpoint(_asked_checkpoint(args["model_config"]) or settings.checkpoints[model.short], model)
+        folder = served_folder(asked_checkpoint(args["model_config"]) or settings.checkpoints[model.short], model)
         load_vocabulary()  # now: later it would hold up every stream for a second
         self._engine = Engine.load(
             folder,
-            _options(settings.engine, settings.profiles[settings.profile_of(model.short)]),
+            options_of(settings.engine, settings.profiles[settings.profile_of(model.short)]),
             self._sender.put,
             device=device,
-            placement=_placement(settings.placement, args["model_instance_kind"]),
+            placement=placement_of(settings.placement, args["model_instance_kind"]),
             progress=_log_progress(name),
         )
         self._drain_s = settings.engine.drain_timeout_s
@@ -190,102 +170,6 @@ def _refusal(request_id: str, error: Exception) -> tuple[str, int]:
         case _:
             logger.exception("request %s: not taken", request_id, exc_info=error)
             return "the server failed to take this request", status.INTERNAL
-
-
-def _asked_checkpoint(model_config: str) -> str | None:
-    """Return the checkpoint that the loading asks for (`gptoss reload`), in place of that of the settings."""
-    parameter = json.loads(model_config).get("parameters", {}).get(CHECKPOINT_PARAMETER)
-    return str(parameter["string_value"]) if parameter else None
-
-
-def _checkpoint(checkpoint: str, model: ModelName) -> Path:
-    """Return the checkpoint's folder.
-
-    Raises CheckpointError, also where the demo's weights would pass for OpenAI's, or a model cannot say Harmony.
-    """
-    folder = find_checkpoint(checkpoint)
-    if (num_tokens := ModelConfig.from_folder(folder).vocab_size) <= CALL:
-        raise CheckpointError(
-            f"{folder} has a vocabulary of {num_tokens:,} tokens: Harmony, in which chats are written, "
-            f"needs more than {CALL:,}"
-        )
-    if is_demo(folder) and model.short != "demo":
-        raise CheckpointError(f"{folder} holds the demo's weights, which are not served as {model.openai}")
-    return folder
-
-
-def _device(args: dict[str, str]) -> torch.device:
-    """Return the device of this instance: the card that Triton assigns, the first of all cards, or the CPU.
-
-    Raises EngineError where torch does not see the card that Triton assigns, or any of all: a CPU would be no answer to
-    that.
-    """
-    kind = args["model_instance_kind"]
-    if kind == "CPU":
-        return torch.device("cpu")
-    there = "this variant of the model's config is for GPUs"
-    if kind == "GPU":
-        card = int(args["model_instance_device_id"])
-        bind_to_card(card)
-        there = f"there is GPU {card}"
-    if not torch.cuda.is_available():
-        raise EngineError(_unseen(there))
-    device = torch.device("cuda", 0)
-    torch.cuda.set_device(device)
-    return device
-
-
-def _unseen(there: str) -> str:
-    if torch.version.cuda is None:
-        return f"{there}, but torch {torch.__version__} is a build for processors: install one for CUDA"
-    return (
-        f"{there}, but torch {torch.__version__} sees none: CUDA {torch.version.cuda} needs a newer driver, or another "
-        "build of torch (gptoss doctor)"
-    )
-
-
-def _placement(settings: PlacementSettings, kind: str) -> PlacementOptions:
-    """Return what was asked for. An instance that Triton has given a card of its own stays on it."""
-    if kind == "GPU":
-        return PlacementOptions(mode=SINGLE)
-    host, _, port = (settings.rendezvous or "127.0.0.1:0").rpartition(":")
-    return PlacementOptions(
-        mode=settings.mode,
-        num_devices=settings.num_devices,
-        num_nodes=settings.num_nodes,
-        host=host,
-        port=int(port),
-        secret=settings.secret or "",
-        timeout_s=settings.timeout_s,
-    )
-
-
-def _options(engine: EngineSettings, profile: ProfileSettings) -> EngineOptions:
-    return EngineOptions(
-        dtype=engine.dtype,
-        max_num_seqs=profile.max_num_seqs or engine.max_num_seqs,
-        max_queue=profile.max_queue or engine.max_queue,
-        prefill_chunk_tokens=profile.prefill_chunk_tokens or engine.prefill_chunk_tokens,
-        block_size=engine.block_size,
-        max_model_len=engine.max_model_len,
-        kv_cache_bytes=engine.kv_cache_bytes,
-        num_threads=engine.num_threads,
-        kv_cache_dtype=engine.kv_cache_dtype,
-        cpu_kernels=engine.cpu_kernels,
-        experts=engine.experts,
-        dense_weights=engine.dense_weights,
-        cuda_graphs=engine.cuda_graphs,
-        programmatic_dependent_launch=engine.programmatic_dependent_launch,
-        request_timeout_s=engine.request_timeout_s,
-        priority_step_s=engine.priority_step_s,
-        speculation=_speculation(engine, profile),
-    )
-
-
-def _speculation(engine: EngineSettings, profile: ProfileSettings) -> Speculation | None:
-    num_tokens = engine.speculation_tokens if profile.speculation_tokens is None else profile.speculation_tokens
-    head = profile.speculation_head or engine.speculation_head
-    return Speculation(num_tokens, engine.speculation_max_seqs, head) if num_tokens else None
 
 
 def _log_progress(name: str) -> Any:  # noqa: ANN401

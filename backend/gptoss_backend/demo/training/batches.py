@@ -16,10 +16,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from gptoss_backend.demo.rows import VOCAB_SIZE, Spellings
+from gptoss_backend.demo.rows import Spellings
 from gptoss_backend.demo.training.dialogue import Example, example_of
 from gptoss_backend.demo.training.mixture import EFFORTS, Setting, draw_mixed
-from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START
+from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START, VOCAB_SIZE
 
 _GROUP: Final = 150
 """Dialogues that share a system message; a block has one group for each of `EFFORTS`."""

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gptoss_backend.contract import ChatMessage, ChatRequest, FunctionTool, ReasoningEffort, ResponseFormat, Role
-from gptoss_backend.harmony.prompt import NAMESPACE, render_prompt
+from gptoss_backend.harmony.header import NAMESPACE
+from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START, encoding
 
 _HELD_OUT_PERCENT: Final = 8

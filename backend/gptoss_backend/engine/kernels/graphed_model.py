@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.experts import Addition
@@ -31,11 +32,11 @@ from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
 from gptoss_backend.engine.kernels.step_inputs import CHUNK_TILE, DecodeRows, DeviceTables, PassRows
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, StepOutput
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
-from gptoss_backend.engine.transfer import send
+from gptoss_backend.engine.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +230,7 @@ class GraphedModel(TorchModel):
 
 def _drawn(logits: Tensor, draws: Draws) -> StepOutput:
     tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-    numbers = send([draws.temperatures, draws.uniforms], torch.float64, logits.device)
+    numbers = to_device([draws.temperatures, draws.uniforms], torch.float64, logits.device)
     with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
         choose_tokens(logits, numbers, tokens)
     return StepOutput(tokens.tolist(), None)

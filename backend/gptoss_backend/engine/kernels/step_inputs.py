@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.eagle.head import TokenPlaces
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache, LayerGroup
+from gptoss_backend.engine.kv_cache import KVCache, LayerGroup
 from gptoss_backend.engine.model import Draws
-from gptoss_backend.engine.transfer import send
+from gptoss_backend.engine.transfer import to_device
 
 CHUNK_TILE = 16
 """Tokens of a chunk that attend together: with eight heads that share keys, 128 rows of a tile multiplication."""
@@ -175,7 +176,7 @@ def _follow(table: Tensor, group: LayerGroup) -> None:
     if not latest:
         return
     try:
-        places, blocks = send([list(latest), list(latest.values())], torch.int64, table.device)
+        places, blocks = to_device([list(latest), list(latest.values())], torch.int64, table.device)
         table.view(-1).index_copy_(0, places, blocks.to(table.dtype))
     except RuntimeError:  # the step fails for want of memory; the next one must know of these, too
         group.put_back(changes)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR, SpreadMode, divide
-from gptoss_backend.engine.placement.memory_plan import MemoryPlan, gib, plan_memory
+from gptoss_backend.engine.placement.memory_plan import AS_PUBLISHED, Formats, MemoryPlan, gib, plan_memory
 from gptoss_backend.engine.shard import Shard
 
 PlacementMode = Literal["single", "pipeline", "tensor", "auto"]
@@ -29,53 +29,14 @@ _TENSOR_FROM_BYTES: Final = 32 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A device's memory, as a plan sees it."""
+    """A device's memory, as a plan sees it.
+
+    An engine says what is free on its cards; the client, before anything is started, what there is in all, for an
+    earlier server may still hold a card that this one is to have.
+    """
 
     name: str
-    total_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Formats:
-    """What a model and its cache are kept in, as far as memory goes."""
-
-    element_size: int = 2
-    packed: bool = True
-    """Experts stay in MXFP4."""
-    kv_element_size: int | None = None
-    """None: the element's."""
-    eight_bit: bool = False
-    """Attention's matrices and the unembedding are int8."""
-
-    @classmethod
-    def on_gpu(cls, asked: AskedFormats, *, has_packed_experts: bool) -> Formats:
-        """Return what a checkpoint is kept in on GPUs; so the start of a server and the engine decide alike."""
-        return cls(
-            element_size=4 if asked.dtype == "float32" else 2,
-            packed=asked.experts != "unpacked" and has_packed_experts,
-            kv_element_size=1 if asked.kv_cache_dtype == "fp8" else None,
-            eight_bit=asked.dense_weights == "int8",
-        )
-
-
-class AskedFormats(Protocol):
-    """The settings that decide on them: an engine's options, or `engine` of the settings."""
-
-    @property
-    def dtype(self) -> str:
-        """auto, bfloat16, float16 or float32."""
-
-    @property
-    def experts(self) -> str:
-        """auto, packed or unpacked."""
-
-    @property
-    def kv_cache_dtype(self) -> str:
-        """auto or fp8."""
-
-    @property
-    def dense_weights(self) -> str:
-        """auto or int8."""
+    usable_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +61,7 @@ def choose_placement(
     *,
     mode: PlacementMode = AUTO,
     num_devices: int | None = None,
-    formats: Formats = Formats(),
+    formats: Formats = AS_PUBLISHED,
 ) -> Choice:
     """Return the placement over `cards` that `mode` asks for; auto: the cheapest that fits.
 
@@ -114,16 +75,7 @@ def choose_placement(
 
     def option(spread: Literal["single", "pipeline", "tensor"], count: int, reason: str) -> Choice:
         shards = (Shard.of_all(config),) if spread == SINGLE else divide(config, spread, count)
-        plans = tuple(
-            plan_memory(
-                shard,
-                element_size=formats.element_size,
-                packed=formats.packed,
-                eight_bit=formats.eight_bit,
-                kv_element_size=formats.kv_element_size,
-            )
-            for shard in shards
-        )
+        plans = tuple(plan_memory(shard, formats) for shard in shards)
         return Choice(spread, shards, plans, reason)
 
     whole = option(SINGLE, 1, "asked for by placement.mode")
@@ -136,7 +88,7 @@ def choose_placement(
         return option(
             SINGLE, 1, f"it fits on one {cards[0].name} with room for {room:,} tokens, so every card serves a replica"
         )
-    spread: SpreadMode = TENSOR if whole.plans[0].weights >= _TENSOR_FROM_BYTES else PIPELINE
+    spread: SpreadMode = TENSOR if whole.plans[0].weight_bytes >= _TENSOR_FROM_BYTES else PIPELINE
     if mode in (PIPELINE, TENSOR):
         spread = PIPELINE if mode == PIPELINE else TENSOR
     asked = "placement.mode" if mode != AUTO else "placement.num_devices" if num_devices else None
@@ -169,7 +121,7 @@ def _misfit(choice: Choice, cards: Sequence[Card]) -> str | None:
     if needed <= there:
         return None
     where = "one card" if choice.mode == SINGLE else f"each of {len(choice.plans)} cards"
-    weights = gib(max(plan.weights for plan in choice.plans))
+    weights = gib(max(plan.weight_bytes for plan in choice.plans))
     return (
         f"the model needs {gib(needed)} on {where} ({weights} of weights, room to work, {MIN_CONTEXT:,} tokens of "
         f"KV cache), but {cards[0].name} has {gib(there)}, and there are {len(cards)} such: use more or larger cards"
@@ -177,4 +129,4 @@ def _misfit(choice: Choice, cards: Sequence[Card]) -> str | None:
 
 
 def _smallest(cards: Sequence[Card]) -> int:
-    return min(card.total_bytes for card in cards)
+    return min(card.usable_bytes for card in cards)

@@ -26,10 +26,10 @@ from typing import Any, Final
 import torch
 
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.checkpoint import Progress, load_weights
 from gptoss_backend.engine.errors import EngineError, ModelLost
-from gptoss_backend.engine.kv_cache import CachePlan, KVCache
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, ModelInfo, StepOutput, check_device
 from gptoss_backend.engine.placement.control import Exchange, Line, LineError
 from gptoss_backend.engine.placement.group import address_towards, join_group, leave_group, open_store
@@ -37,6 +37,7 @@ from gptoss_backend.engine.placement.jobs import Job, spawn
 from gptoss_backend.engine.placement.messages import StepMessage
 from gptoss_backend.engine.placement.stage import Stage
 from gptoss_backend.engine.placement.worker import CONTROL_KEY, Assignment
+from gptoss_backend.engine.precision import name_of
 from gptoss_backend.engine.shard import Shard
 
 logger = logging.getLogger(__name__)
@@ -269,8 +270,8 @@ class DistributedModel:
             shard.part,
             shard.num_parts,
             len(shards),
-            dtype=str(self.dtype).removeprefix("torch."),
-            cache_dtype=str(self._cache_dtype).removeprefix("torch."),
+            dtype=name_of(self.dtype),
+            cache_dtype=name_of(self._cache_dtype),
             packed=self._packed,
         )
         line.tell(asdict(assignment))

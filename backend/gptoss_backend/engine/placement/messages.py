@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch, Chunk
-from gptoss_backend.engine.kv_cache import CachePlan, TableChange
+from gptoss_backend.engine.cache_plan import CachePlan
+from gptoss_backend.engine.kv_cache import TableChange
 
 _NUM_COUNTS = 7
 _CHUNK_INTS = 4

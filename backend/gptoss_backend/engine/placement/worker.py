@@ -21,11 +21,10 @@ from pathlib import Path
 
 import torch
 
-from gptoss_backend.engine.cache_sizing import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.kv_cache import CachePlan
 from gptoss_backend.engine.model import StepOutput
 from gptoss_backend.engine.placement.control import Line, LineError, call
 from gptoss_backend.engine.placement.group import address_towards, join_group, open_store
@@ -128,7 +127,7 @@ def _run_steps(stage: Stage, tables: MirroredTables, line: Line, inbox: queue.Si
 
 
 def _encode_output(output: StepOutput) -> bytes:
-    return json.dumps(output.best).encode()
+    return json.dumps(output.tokens).encode()
 
 
 def _listen(line: Line) -> queue.SimpleQueue[bytes]:
