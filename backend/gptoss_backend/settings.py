@@ -146,7 +146,7 @@ class EngineSettings(_Section):
     prefill_chunk_tokens: Annotated[int, Field(ge=1)] = 512
     request_timeout_s: Annotated[float, Field(gt=0)] | None = None
     priority_step_s: Annotated[float, Field(gt=0)] = 10.0
-    speculation_tokens: Annotated[int, Field(ge=0, le=64)] = 4
+    speculation_tokens: Annotated[int, Field(ge=0, le=64)] | None = None
     speculation_max_seqs: Annotated[int, Field(ge=1)] = 2
     speculation_head: str | None = None
     max_responses_per_s: Annotated[float, Field(gt=0)] | None = None

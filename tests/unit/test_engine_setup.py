@@ -15,6 +15,8 @@ from gptoss_backend.triton import engine_setup
 from gptoss_backend.triton.engine_setup import options_of
 from support.reference import make_reference
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
 
 @pytest.mark.parametrize(
     ("cuda", "sentence"),
@@ -38,23 +40,33 @@ def test_device_when_torch_does_not_see_the_card_then_the_load_fails_and_says_wh
 
 def test_setting_when_it_says_int8_then_the_engine_is_told() -> None:
     profile = ProfileSettings(model="20b")
-    assert options_of(EngineSettings(dense_weights="int8"), profile).dense_weights == "int8"
-    assert options_of(EngineSettings(), profile).dense_weights == "auto"
+    assert options_of(EngineSettings(dense_weights="int8"), profile, CPU).dense_weights == "int8"
+    assert options_of(EngineSettings(), profile, CPU).dense_weights == "auto"
 
 
 def test_setting_when_it_asks_for_dependent_launch_then_the_engine_is_told() -> None:
     profile = ProfileSettings(model="20b")
-    assert options_of(EngineSettings(programmatic_dependent_launch=True), profile).programmatic_dependent_launch
-    assert not options_of(EngineSettings(), profile).programmatic_dependent_launch
+    assert options_of(EngineSettings(programmatic_dependent_launch=True), profile, CPU).programmatic_dependent_launch
+    assert not options_of(EngineSettings(), profile, CPU).programmatic_dependent_launch
 
 
 def test_setting_when_it_names_a_draft_head_then_the_profile_s_own_comes_first() -> None:
     engine = EngineSettings(speculation_head="heads/all", speculation_tokens=3, speculation_max_seqs=2)
-    assert options_of(EngineSettings(), ProfileSettings(model="20b")).speculation.head is None
-    assert options_of(engine, ProfileSettings(model="20b")).speculation == Speculation(3, 2, "heads/all")
+    assert options_of(EngineSettings(), ProfileSettings(model="20b"), CPU).speculation.head is None
+    assert options_of(engine, ProfileSettings(model="20b"), CPU).speculation == Speculation(3, 2, "heads/all")
     profile = ProfileSettings(model="20b", speculation_head="heads/own", speculation_tokens=5)
-    assert options_of(engine, profile).speculation == Speculation(5, 2, "heads/own")
-    assert options_of(engine, ProfileSettings(model="20b", speculation_tokens=0)).speculation is None
+    assert options_of(engine, profile, CPU).speculation == Speculation(5, 2, "heads/own")
+    assert options_of(engine, ProfileSettings(model="20b", speculation_tokens=0), CPU).speculation is None
+
+
+def test_guesses_when_nobody_asks_for_them_then_a_processor_makes_them_and_a_gpu_where_it_has_a_head() -> None:
+    engine, profile = EngineSettings(), ProfileSettings(model="20b")
+    assert options_of(engine, profile, CPU).speculation == Speculation(4, 2)
+    assert options_of(engine, profile, GPU).speculation is None
+    assert options_of(EngineSettings(speculation_tokens=3), profile, GPU).speculation == Speculation(3, 2)
+    assert options_of(EngineSettings(speculation_head="heads/all"), profile, GPU).speculation == Speculation(
+        4, 2, "heads/all"
+    )
 
 
 def test_checkpoint_when_its_vocabulary_ends_before_harmony_s_tokens_then_the_load_fails_and_says_why(

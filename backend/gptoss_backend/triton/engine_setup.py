@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -24,6 +25,9 @@ from gptoss_backend.environment import bind_to_card
 from gptoss_backend.harmony.vocabulary import CALL
 from gptoss_backend.model_names import ModelName
 from gptoss_backend.settings import EngineSettings, PlacementSettings, ProfileSettings
+
+_TOKENS_GUESSED: Final = 4
+"""Where it pays unasked: each token reads experts of its own, which on a GPU bounds a step and on a processor does not."""
 
 
 def asked_checkpoint(model_config: str) -> str | None:
@@ -94,7 +98,7 @@ def placement_of(settings: PlacementSettings, kind: str) -> PlacementOptions:
     )
 
 
-def options_of(engine: EngineSettings, profile: ProfileSettings) -> EngineOptions:
+def options_of(engine: EngineSettings, profile: ProfileSettings, device: torch.device) -> EngineOptions:
     """Return what the engine of a profile takes on: the profile's own word comes first."""
     return EngineOptions(
         dtype=engine.dtype,
@@ -113,11 +117,13 @@ def options_of(engine: EngineSettings, profile: ProfileSettings) -> EngineOption
         programmatic_dependent_launch=engine.programmatic_dependent_launch,
         request_timeout_s=engine.request_timeout_s,
         priority_step_s=engine.priority_step_s,
-        speculation=_speculation_of(engine, profile),
+        speculation=_speculation_of(engine, profile, device),
     )
 
 
-def _speculation_of(engine: EngineSettings, profile: ProfileSettings) -> Speculation | None:
-    num_tokens = engine.speculation_tokens if profile.speculation_tokens is None else profile.speculation_tokens
+def _speculation_of(engine: EngineSettings, profile: ProfileSettings, device: torch.device) -> Speculation | None:
     head = profile.speculation_head or engine.speculation_head
+    num_tokens = engine.speculation_tokens if profile.speculation_tokens is None else profile.speculation_tokens
+    if num_tokens is None:
+        num_tokens = _TOKENS_GUESSED if device.type == "cpu" or head else 0
     return Speculation(num_tokens, engine.speculation_max_seqs, head) if num_tokens else None

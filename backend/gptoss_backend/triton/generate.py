@@ -71,7 +71,7 @@ class Generate:
         load_vocabulary()  # now: later it would hold up every stream for a second
         self._engine = Engine.load(
             folder,
-            options_of(settings.engine, settings.profiles[settings.profile_of(model.short)]),
+            options_of(settings.engine, settings.profiles[settings.profile_of(model.short)], device),
             self._sender.put,
             device=device,
             placement=placement_of(settings.placement, args["model_instance_kind"]),
