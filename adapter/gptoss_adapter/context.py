@@ -31,6 +31,8 @@ class RequestRecord:
     request_id: str
     started_at: float = field(default_factory=time.perf_counter)
     """perf_counter seconds, when its head had arrived."""
+    generating_since: float | None = None
+    """perf_counter seconds, when what came between two generations was over; None: this is the first."""
     status: int = 0
     """0: no response was begun."""
     notes: dict[str, object] = field(default_factory=dict)

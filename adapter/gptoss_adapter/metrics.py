@@ -144,9 +144,7 @@ class Metrics:
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, _LABELS, registry=self._registry)
 
-    def _histogram(
-        self, name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = _LABELS
-    ) -> Histogram:
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = _LABELS) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
 
 

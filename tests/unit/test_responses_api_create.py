@@ -16,7 +16,7 @@ from gptoss_adapter.errors import (
     TooManyRequestsError,
     refusal_of,
 )
-from gptoss_adapter.responses.answering import naming_fields_of_this_api
+from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_backend.contract import (
     ChatMessage,
     FinishReason,

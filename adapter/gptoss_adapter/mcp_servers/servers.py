@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Final, TypeAlias
@@ -38,6 +38,15 @@ AroundCall: TypeAlias = Callable[[str, str], AbstractContextManager[None]]
 """What watches a call: of the server of that label, of the tool of that name."""
 
 
+def nobody_watches(label: str, name: str) -> AbstractContextManager[None]:
+    """Watch nothing."""
+    return nullcontext()
+
+
+def _no_session(label: str) -> McpSession:
+    raise LookupError(f"there is no MCP server {label}")
+
+
 class McpServers:
     """The servers. Used by the event loop's thread only."""
 
@@ -45,12 +54,13 @@ class McpServers:
         self,
         settings: AdapterSettings,
         metrics: Metrics,
-        connect: Connect,
-        around_call: AroundCall = lambda label, name: nullcontext(),
+        connect: Connect | None = None,
+        around_call: AroundCall = nobody_watches,
     ) -> None:
+        """connect: None where there are no servers."""
         self._settings = settings
         self._metrics = metrics
-        self._connect = connect
+        self._connect = connect or _no_session
         self._around_call = around_call
         self._lists: dict[str, tuple[float, list[ListedTool]]] = {}
         self._listing: dict[str, asyncio.Task[list[ListedTool]]] = {}
@@ -94,7 +104,8 @@ class McpServers:
             raise McpListingError(label, f"It did not answer within {timeout_s:g} s.") from error
         except Exception as error:
             logger.warning("the tools of the MCP server %s cannot be listed: %s", label, why(error))
-            raise McpListingError(label, "It cannot be reached, or speaks no MCP; this server's log says why.") from error
+            what = "It cannot be reached, or speaks no MCP; this server's log says why."
+            raise McpListingError(label, what) from error
         finally:
             session.end()
         self._lists[label] = (time.monotonic(), tools)
@@ -109,9 +120,7 @@ class McpServers:
 class McpCalls:
     """The calls of one response: one session for each server, so that what a server remembers stays within it."""
 
-    def __init__(
-        self, settings: AdapterSettings, metrics: Metrics, connect: Connect, around_call: AroundCall
-    ) -> None:
+    def __init__(self, settings: AdapterSettings, metrics: Metrics, connect: Connect, around_call: AroundCall) -> None:
         self._settings = settings
         self._metrics = metrics
         self._connect = connect

@@ -89,7 +89,8 @@ InputTool = Annotated[
         _tool_kind,
         custom_error_type="tool_kind",
         custom_error_message=(
-            "Input should be a tool of type function, namespace or mcp, or one that may be left out: " + ", ".join(_HOSTED)
+            "Input should be a tool of type function, namespace or mcp, or one that may be left out: "
+            + ", ".join(_HOSTED)
         ),
     ),
 ]
@@ -121,7 +122,9 @@ ResponseToolChoice = Annotated[
     Discriminator(
         response_choice_kind,
         custom_error_type="choice_kind",
-        custom_error_message="Input should be none, auto, required, or an object of type function, mcp or allowed_tools",
+        custom_error_message=(
+            "Input should be none, auto, required, or an object of type function, mcp or allowed_tools"
+        ),
     ),
 ]
 
