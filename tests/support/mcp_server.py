@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mcp.server.mcpserver import Image, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -59,7 +60,7 @@ def _server(seen: Seen) -> MCPServer:
     def fail() -> str:
         """Fail."""
         seen.calls.append(("fail", None))
-        raise ValueError("no such shelf")
+        raise ToolError("no such shelf")
 
     @server.tool()
     def long() -> str:
