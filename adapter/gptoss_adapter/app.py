@@ -160,7 +160,7 @@ def _mcp_servers(settings: Settings, measured: Metrics, traces: Traces | None) -
         raise SettingsError(f"{what}: pip install 'gptoss-triton[mcp]'") from error
 
     def connect(label: str) -> SdkSession:
-        return SdkSession(settings.adapter.mcp_servers[label], VERSION)
+        return SdkSession(label, settings.adapter.mcp_servers[label], VERSION)
 
     around_call = traces.around_tool if traces is not None else nobody_watches
     return McpServers(settings.adapter, measured, connect, around_call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import httpx
 import openai
 import pytest
 
+from gptoss_adapter.errors import ContextLengthExceededError
+from gptoss_adapter.logs import RequestIdFilter, TextFormatter
 from gptoss_backend.contract import ChatMessage, FinishReason, FunctionTool, Role, ToolCall, ToolChoice, ToolChoiceMode
 from support.fake_model_server import CACHED_TOKENS, FOREVER, HELLO, PROMPT_TOKENS, FakeModelServer, answer, token_ids
 from support.live_app import wait_until
@@ -582,6 +585,35 @@ def test_call_when_it_is_cut_then_it_is_not_run(client: httpx.Client, server: Fa
     assert (told["status"], call_of(told)["status"], seen.calls) == ("incomplete", "incomplete", [])
 
 
+def test_time_when_the_profile_bounds_it_then_a_tool_is_cut_off_with_504(
+    tmp_path: Path, server: FakeModelServer, seen: Seen
+) -> None:
+    server.scripts = [answer(calling("wait", {"seconds": 5}))]
+    profiles = {"balanced": {"model": "20b", "request_timeout_s": 0.4}}
+    with (
+        mcp_server(seen) as mcp_url,
+        serving(tmp_path / "r.sqlite", server, mcp_servers={"docs": mcp_url}, profiles=profiles) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        error = refusal(client, 504, tools=[DOCS])
+        assert (error["code"], seen.calls) == ("deadline_exceeded", [("wait", 5)])
+        server.scripts = [answer(calling("search"))]
+        respond(client, tools=[DOCS])
+    first, second = (sampling.timeout_s for sampling in server.samplings[1:])
+    assert first is not None
+    assert second is not None
+    assert 0 < second < first <= 0.4
+
+
+def test_context_when_a_result_leaves_no_room_then_the_response_is_incomplete_and_tells_the_call(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.scripts = [answer(calling("search")), [ContextLengthExceededError("Too long.")]]
+    told = respond(client, tools=[DOCS])
+    assert (told["status"], told["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    assert call_of(told)["output"] == "Found: x"
+
+
 # --- those who leave ------------------------------------------------------------------------------------------------
 
 
@@ -629,6 +661,18 @@ def test_client_when_it_leaves_amid_a_later_turn_then_the_generation_is_cancelle
         next(line for line in lines if "mcp_call.completed" in line)
         wait_until(lambda: len(server.streams) == 2)
     wait_until(lambda: server.streams[1].abandoned, 1.0)
+
+
+def test_log_when_tools_were_called_then_its_line_says_how_many_and_what_all_turns_have_cost(
+    client: httpx.Client, server: FakeModelServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.scripts = [answer(calling("search")), answer(calling("delete", {"name": "x"}))]
+    caplog.handler.addFilter(RequestIdFilter())
+    with caplog.at_level(logging.INFO, "gptoss_adapter.edge"):
+        respond(client, tools=[DOCS])
+        wait_until(lambda: "/v1/responses 200" in caplog.text)
+    [line] = [TextFormatter().format(one) for one in caplog.records if one.name == "gptoss_adapter.edge"]
+    assert {"mcp_calls=2", f"prompt_tokens={3 * PROMPT_TOKENS}", "outcome=stop"} <= set(line.split())
 
 
 def test_metrics_when_tools_were_called_then_they_count_them(client: httpx.Client, server: FakeModelServer) -> None:

@@ -19,7 +19,7 @@ import httpx2
 from mcp import MCPError
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, CallToolResult, Implementation, Tool
+from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, REQUEST_TIMEOUT, CallToolResult, Implementation, Tool
 from pydantic import JsonValue
 
 from gptoss_adapter.mcp_servers.results import result_text
@@ -35,8 +35,8 @@ _MAX_PAGES: Final = 100
 _MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 """Of a result that comes as an event, pictures included."""
 _CLOSE_TIMEOUT_S: Final = 5.0
-_OF_THE_CONNECTION: Final = (CONNECTION_CLOSED, REQUEST_TIMEOUT)
-"""Codes that the package gives to what no server has said."""
+_OF_THE_CONNECTION: Final = (CONNECTION_CLOSED, REQUEST_TIMEOUT, INVALID_REQUEST)
+"""Codes that the package gives to what no server has said; the last to a session that the server has forgotten."""
 
 for _name in ("httpx2", "mcp"):  # at INFO they tell each request, with its URL
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -49,8 +49,9 @@ class SdkSession:
     what answers a stream changes tasks.
     """
 
-    def __init__(self, server: McpServerSettings, version: str) -> None:
-        """version: of this software, as the server is told."""
+    def __init__(self, label: str, server: McpServerSettings, version: str) -> None:
+        """label: the server's, for the log: its URL may hold a secret. version: of this software, as it is told."""
+        self._label = label
         self._server = server
         self._version = version
         self._is_over = asyncio.Event()
@@ -101,13 +102,16 @@ class SdkSession:
                 closing.reschedule(asyncio.get_running_loop().time() + _CLOSE_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 (whatever the package raises means that there is no session)
             if self._opened.done():
-                logger.info("a session with %s ended: %r", self._server.url, error)
+                logger.info("a session with the MCP server %s ended: %r", self._label, error)
             else:
-                self._opened.set_exception(error)
-                self._opened.exception()  # nobody need be waiting any more
+                self._fail(error)
         finally:
-            if not self._opened.done():
-                self._opened.cancel()
+            if not self._opened.done():  # who waits is not cancelled with this task
+                self._fail(ConnectionError("the session was given up"))
+
+    def _fail(self, error: Exception) -> None:
+        self._opened.set_exception(error)
+        self._opened.exception()  # nobody need be waiting any more
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Client]:

@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 INVALID_ARGUMENTS: Final = -32602
 """JSON-RPC's code."""
 _LIST_KEPT_S: Final = 60.0
-_CLOSE_TIMEOUT_S: Final = 1.0
 
 Connect: TypeAlias = Callable[[str], McpSession]
 """Returns a new session with the server of that label."""

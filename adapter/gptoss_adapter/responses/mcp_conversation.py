@@ -82,7 +82,7 @@ def _pending(items: Sequence[Item], answers: dict[str, McpApprovalResponseItem])
 
 def _told(item: Item, answers: dict[str, McpApprovalResponseItem]) -> Iterator[Item]:
     match item:
-        case McpCallItem(status="incomplete"):
+        case McpCallItem(status="incomplete", output=None, error=None):
             return  # its arguments were cut, or the response ended before it was run
         case McpCallItem():
             yield from _as_function(item, _result(item))
