@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from mcp.server.mcpserver import Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -15,6 +17,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from support.live_app import live
 
 SECRET = "Bearer of-the-operator"
+DOCS: dict[str, Any] = {"type": "mcp", "server_label": "docs", "require_approval": "never"}
+ASKED: dict[str, Any] = {"type": "mcp", "server_label": "docs"}
+SEARCH = {"query": "x"}
+
+
+def calling(tool: str, arguments: object = SEARCH, thought: str = "Look it up.") -> str:
+    """Return a turn of the model that calls a tool of the server `docs`."""
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    return (
+        f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>commentary"
+        f" to=functions.docs__{tool} <|constrain|>json<|message|>{text}<|call|>"
+    )
+
+
+def kinds(output: list[dict[str, Any]]) -> list[str]:
+    """Return the items' types."""
+    return [item["type"] for item in output]
 
 
 @dataclass

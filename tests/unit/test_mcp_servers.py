@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -164,14 +164,8 @@ def test_call_when_its_session_breaks_then_the_next_begins_another() -> None:
 
 
 def test_start_when_the_package_is_missing_then_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_mcp(name: str, *rest: Any, **more: Any) -> object:  # noqa: ANN401 (whatever __import__ takes)
-        if name == "gptoss_adapter.mcp_servers.sdk_session":
-            raise ImportError(name)
-        return real(name, *rest, **more)
-
-    real = builtins.__import__
+    monkeypatch.setitem(sys.modules, "gptoss_adapter.mcp_servers.sdk_session", None)  # type: ignore[arg-type]
     settings = load_settings({"model": "demo", "adapter": {"mcp_servers": {"docs": "http://h/mcp"}}}, environ={})
-    monkeypatch.setattr(builtins, "__import__", without_mcp)
     with pytest.raises(SettingsError, match=r"adapter\.mcp_servers is set.*gptoss-triton\[mcp\]"):
         create_app(settings)
 

@@ -317,13 +317,14 @@ def test_collector_when_away_then_answers_come_as_ever_and_the_log_has_one_line(
     assert len([line for line in caplog.messages if "trace collector" in line]) == 1
 
 
-def test_tracing_when_off_then_nothing_of_it_is_imported() -> None:
+def test_extras_when_off_then_nothing_of_them_is_imported() -> None:
     code = (
         "import sys\n"
         "from gptoss_adapter.app import create_app\n"
         "from gptoss_backend.settings import load_settings\n"
         "create_app(load_settings({'model': 'demo'}, environ={}))\n"
-        "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))])\n"
+        "of_extras = ('opentelemetry.sdk', 'opentelemetry.exporter', 'mcp.', 'mcp_types', 'httpx2')\n"
+        "print([name for name in sys.modules if name.startswith(of_extras)])\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (run.stdout.strip(), run.stderr) == ("[]", "")
