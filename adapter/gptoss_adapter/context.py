@@ -41,6 +41,8 @@ class RequestRecord:
     """Whether it may ask for a priority before the others'."""
     counted: ExitStack = field(default_factory=ExitStack)
     """Ends that it is counted among those of its key; who takes it over (`pop_all`) goes on to be."""
+    may_be_repeated: bool = True
+    """Whether trying again does nothing twice that is better done once. Else clients are told not to, by themselves."""
     num_went_on: int = 0
     """How many of its answers took two generations: the model was told something amid them."""
     goes_on: asyncio.Task[None] | None = None

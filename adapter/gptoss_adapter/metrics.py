@@ -135,7 +135,7 @@ class Metrics:
             "gptoss_mcp_calls_total", "Calls of MCP servers' tools, by outcome.", ("server", "outcome")
         )
         self.mcp_call_time = self._histogram(
-            "gptoss_mcp_call_seconds", "Time that a call of an MCP server's tool took.", E2E_BUCKETS, ("server",)
+            "gptoss_mcp_call_seconds", "Time that a call of an MCP server's tool took.", PHASE_BUCKETS, ("server",)
         )
 
     def _counter(self, name: str, text: str, labels: Sequence[str] = _LABELS) -> Counter:

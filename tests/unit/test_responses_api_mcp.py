@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from gptoss_adapter.errors import ContextLengthExceededError
+from gptoss_adapter.errors import ContextLengthExceededError, ServiceUnavailableError, TooManyRequestsError
 from gptoss_adapter.logs import RequestIdFilter, TextFormatter
 from gptoss_backend.contract import ChatMessage, FinishReason, FunctionTool, Role, ToolCall, ToolChoice, ToolChoiceMode
 from support.fake_model_server import CACHED_TOKENS, FOREVER, HELLO, PROMPT_TOKENS, FakeModelServer, answer, token_ids
@@ -479,12 +479,30 @@ def test_context_when_a_result_leaves_no_room_then_the_response_is_incomplete_an
     assert call_of(told)["output"] == "Found: x"
 
 
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [([TooManyRequestsError("Later.")], 429), ([ServiceUnavailableError("Gone.")], 503), ([ValueError("odd")], 500)],
+)
+def test_answer_when_it_fails_after_a_tool_was_run_then_clients_are_told_not_to_try_again_by_themselves(
+    client: httpx.Client, server: FakeModelServer, seen: Seen, script: list[Any], status: int
+) -> None:
+    body = {"model": MODEL, "input": "Hi", "tools": [DOCS]}
+    server.script = script
+    assert "x-should-retry" not in client.post(RESPONSES, json=body).headers
+    server.scripts = [answer(calling("delete", {"name": "x"}))]
+    response = client.post(RESPONSES, json=body)
+    assert (response.status_code, response.headers["x-should-retry"]) == (status, "false")
+    assert seen.calls == [("delete", "x")]
+
+
 # --- those who leave ------------------------------------------------------------------------------------------------
 
 
-def test_stream_when_its_client_leaves_while_a_tool_runs_then_the_call_is_cancelled(
-    client: httpx.Client, server: FakeModelServer, seen: Seen
+def test_stream_when_its_client_leaves_while_a_tool_runs_then_the_call_is_cancelled_and_the_log_says_so(
+    client: httpx.Client, server: FakeModelServer, seen: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "gptoss_adapter.edge")
+    caplog.handler.addFilter(RequestIdFilter())
     server.scripts = [answer(calling("wait", {"seconds": 0.9}))]
     body = {"model": MODEL, "input": "Hi", "tools": [DOCS], "stream": True}
     with client.stream("POST", RESPONSES, json=body) as response:
@@ -493,6 +511,9 @@ def test_stream_when_its_client_leaves_while_a_tool_runs_then_the_call_is_cancel
         wait_until(lambda: bool(seen.calls))
     wait_until(lambda: seen.cancelled == ["wait"], 1.0)
     assert len(server.chats) == 1
+    wait_until(lambda: "/v1/responses 200" in caplog.text)
+    [line] = [TextFormatter().format(one) for one in caplog.records if one.name == "gptoss_adapter.edge"]
+    assert {"mcp_calls=1", "outcome=cancelled"} <= set(line.split())
 
 
 def test_whole_answer_when_its_client_leaves_while_a_tool_runs_then_the_call_is_cancelled(

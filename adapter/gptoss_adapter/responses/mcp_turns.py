@@ -39,6 +39,7 @@ from gptoss_adapter.schemas.mcp_items import (
 from gptoss_adapter.schemas.mcp_tools import McpTool
 from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import FunctionCallItem
+from gptoss_adapter.stats_activity import COMPLETED, Outcome
 from gptoss_adapter.turn import Turn
 from gptoss_backend.contract import SamplingParams
 
@@ -90,6 +91,9 @@ class McpTurns(Turns):
         """Let go of the turn or the call that is under way, and of the servers."""
         await self._events.aclose()
         self._calls.end()
+        if error is not None and self._record.notes.get("outcome") in COMPLETED:  # it was the last whole turn's
+            is_left = isinstance(error, (asyncio.CancelledError, GeneratorExit))
+            self._record.notes["outcome"] = (Outcome.CANCELLED if is_left else Outcome.ERROR).value
 
     async def start(self) -> None:
         """Wait until the tools are listed, and the engine takes the first turn up. Raises ApiError.
@@ -145,7 +149,7 @@ class McpTurns(Turns):
                     self._usages.append(turn.usage)
                     yield self._output.end(cut=self._is_cut or turn.has_cut_call)
             except ContextLengthExceededError:
-                if not self._usages:
+                if not self._num_calls:
                     raise
                 self._is_cut = True  # what the tools returned has left no room
                 return
@@ -206,6 +210,7 @@ class McpTurns(Turns):
             return self._output.settle(call, CallResult(McpOutcome.REFUSED, error=error))
         self._num_calls += 1
         self._record.notes["mcp_calls"] = self._num_calls
+        self._record.may_be_repeated = False
         call.is_running = True
         async with self._deadline.running():
             result = await self._calls.call(call.label, call.name, call.text)
