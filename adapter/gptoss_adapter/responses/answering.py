@@ -8,6 +8,7 @@ Does not know: HTTP, how events are framed.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self
@@ -34,6 +35,7 @@ from gptoss_adapter.responses.progress import EventChunk
 from gptoss_adapter.responses.store import ResponseStore
 from gptoss_adapter.responses.turns import Asked, SingleTurn, Turns
 from gptoss_adapter.schemas.answers import Usage
+from gptoss_adapter.schemas.mcp_items import McpApprovalResponseItem
 from gptoss_adapter.schemas.response_answers import (
     IncompleteDetails,
     InputTokensDetails,
@@ -81,7 +83,7 @@ class Answering:
         sampling = sampling_params(body, served.profile)
         begun = begun_response(body, served, sampling)
         current_record().notes["response_id"] = begun.id
-        turns = _turns(Asked(body, served, services, sampling, [*earlier, *own_input]))
+        turns = _turns(Asked(body, served, services, sampling, [*earlier, *own_input]), own_input)
         return cls(turns, begun, own_input, store, services.drain)
 
     async def __aenter__(self) -> Self:
@@ -207,13 +209,17 @@ async def conversation_of(
     return earlier, own_input
 
 
-def _turns(asked: Asked) -> Turns:
-    """Return what makes the answer. Raises InvalidRequestError."""
+def _turns(asked: Asked, own_input: Sequence[Item]) -> Turns:
+    """Return what makes the answer. own_input: what the request adds. Raises InvalidRequestError."""
     if servers := mcp_tools(asked.body.tools, asked.services.mcp_servers):
         return McpTurns(asked, servers)
+    answered = {item.approval_request_id for item in own_input if isinstance(item, McpApprovalResponseItem)}
     for call in approved_calls(asked.items):
-        message = f"'input' approves a call to the MCP server '{call.server_label}', which is not among the 'tools'."
-        raise InvalidRequestError(message, param="tools", code="invalid_value")
+        if call.id in answered:
+            message = (
+                f"'input' approves a call to the MCP server '{call.server_label}', which is not among the 'tools'."
+            )
+            raise InvalidRequestError(message, param="tools", code="invalid_value")
     return SingleTurn(asked)
 
 

@@ -34,7 +34,7 @@ def as_functions(items: Sequence[Item]) -> Sequence[Item]:
         return items
     answers = _answers(items)
     pending = {request.id for request in _pending(items, answers)}
-    run = {item.approval_request_id for item in items if isinstance(item, McpCallItem)}
+    run = _run(items)
     return [
         told
         for item in items
@@ -68,8 +68,18 @@ def _answers(items: Sequence[Item]) -> dict[str, McpApprovalResponseItem]:
     return answers
 
 
+def _run(items: Sequence[Item]) -> set[str | None]:
+    """Return the requests whose calls were run."""
+    return {item.approval_request_id for item in items if isinstance(item, McpCallItem) and not _was_left(item)}
+
+
+def _was_left(call: McpCallItem) -> bool:
+    """Say whether nobody has run it: its arguments were cut, or the response ended before."""
+    return call.status == "incomplete" and call.output is None and call.error is None
+
+
 def _pending(items: Sequence[Item], answers: dict[str, McpApprovalResponseItem]) -> list[McpApprovalRequestItem]:
-    run = {item.approval_request_id for item in items if isinstance(item, McpCallItem)}
+    run = _run(items)
     return [
         item
         for item in items
@@ -82,10 +92,9 @@ def _pending(items: Sequence[Item], answers: dict[str, McpApprovalResponseItem])
 
 def _told(item: Item, answers: dict[str, McpApprovalResponseItem]) -> Iterator[Item]:
     match item:
-        case McpCallItem(status="incomplete", output=None, error=None):
-            return  # its arguments were cut, or the response ended before it was run
         case McpCallItem():
-            yield from _as_function(item, _result(item))
+            if not _was_left(item):
+                yield from _as_function(item, _result(item))
         case McpApprovalRequestItem():
             answer = answers.get(item.id or "")
             yield from _as_function(item, _UNANSWERED if answer is None else _refusal(answer))

@@ -8,14 +8,16 @@ Does not know: how a call is made.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from gptoss_adapter.content import ContentToken
 from gptoss_adapter.mcp_servers.tools import CallResult, ListedTool
 from gptoss_adapter.responses.open_items import Event, OpenItem
 from gptoss_adapter.schemas.mcp_items import (
     McpApprovalRequestItem,
+    McpCallError,
     McpCallItem,
+    McpCallStatus,
     McpListedTool,
     McpListToolsItem,
     McpProtocolError,
@@ -43,23 +45,10 @@ class OpenMcpCall(OpenItem):
 
     def item(self, status: ItemStatus) -> McpCallItem:
         """Return the item as it is now; status: unless the server has answered."""
-        error, output = None, None
-        ended: Any = status
-        if self._result is not None:
-            error = self._result.error
-            output = self._result.text if error is None else None
-            ended = "completed" if error is None else "failed"
-        return McpCallItem(
-            id=self.id,
-            type="mcp_call",
-            status=ended,
-            server_label=self.label,
-            name=self.name,
-            arguments=self.text,
-            approval_request_id=self._approval_request_id,
-            error=error,
-            output=output,
-        )
+        result = self._result
+        if result is None:
+            return self._item(status)
+        return self._item("failed", error=result.error) if result.error else self._item("completed", output=result.text)
 
     def opening(self) -> Iterator[Event]:
         """Yield what tells that it begins."""
@@ -81,12 +70,26 @@ class OpenMcpCall(OpenItem):
 
     def given_up(self) -> McpCallItem:
         """Return the item where the response ends without its result."""
-        item = self.item("incomplete")
         if not self.is_running:
-            return item
+            return self._item("incomplete")
         message = "The call was interrupted; whether the tool has done its work is not known."
         error = McpProtocolError(type="mcp_protocol_error", code=NOT_MADE, message=message)
-        return item.model_copy(update={"status": "failed", "error": error})
+        return self._item("failed", error=error)
+
+    def _item(
+        self, status: McpCallStatus, *, error: McpCallError | None = None, output: str | None = None
+    ) -> McpCallItem:
+        return McpCallItem(
+            id=self.id,
+            type="mcp_call",
+            status=status,
+            server_label=self.label,
+            name=self.name,
+            arguments=self.text,
+            approval_request_id=self._approval_request_id,
+            error=error,
+            output=output,
+        )
 
 
 class OpenApprovalRequest(OpenItem):

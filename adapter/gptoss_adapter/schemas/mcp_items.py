@@ -43,12 +43,15 @@ class McpHttpError(RequestModel):
 McpCallError: TypeAlias = McpProtocolError | McpToolExecutionError | McpHttpError
 
 
+McpCallStatus = Literal["in_progress", "completed", "incomplete", "calling", "failed"]
+
+
 class McpCallItem(RequestModel):
     """A call of a tool, and what came of it."""
 
     id: ItemId | None = None
     type: Literal["mcp_call"]
-    status: Literal["in_progress", "completed", "incomplete", "calling", "failed"] | None = None
+    status: McpCallStatus | None = None
     server_label: str
     name: str
     arguments: str
