@@ -16,6 +16,7 @@ from gptoss_adapter.mcp_servers.sdk_session import SdkSession
 from gptoss_adapter.mcp_servers.servers import McpServers
 from gptoss_adapter.mcp_servers.tools import CallResult, ListedTool, McpOutcome
 from gptoss_adapter.metrics import Metrics
+from gptoss_adapter.responses.mcp_tools import function_of
 from gptoss_backend.settings import AdapterSettings, SettingsError, load_settings
 from support.mcp_server import Seen, mcp_server
 
@@ -127,11 +128,13 @@ def test_list_when_many_ask_at_once_then_it_is_fetched_once_and_remembered() -> 
     assert [session.is_over for session in made] == [True]
 
 
-def test_list_when_it_fails_then_all_who_wait_are_told_and_the_next_tries_again() -> None:
+def test_list_when_it_fails_then_all_who_wait_are_told_and_the_next_tries_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     made: list[ScriptedSession] = []
 
     def fail() -> list[ListedTool]:
-        raise ExceptionGroup("several", [ValueError("a secret of the network")])
+        raise ExceptionGroup("several", [ValueError("a secret\n2026-11-28 INFO of the network")])
 
     def connect(label: str) -> ScriptedSession:
         made.append(ScriptedSession(fail))
@@ -145,6 +148,8 @@ def test_list_when_it_fails_then_all_who_wait_are_told_and_the_next_tries_again(
 
     asyncio.run(ask())
     assert len(made) == 2
+    told = "the tools of the MCP server docs cannot be listed: ValueError: a secret 2026-11-28 INFO of the network"
+    assert [record.getMessage() for record in caplog.records] == [told, told]
 
 
 def test_call_when_its_session_breaks_then_the_next_begins_another() -> None:
@@ -161,6 +166,11 @@ def test_call_when_its_session_breaks_then_the_next_begins_another() -> None:
 
     asyncio.run(ask())
     assert [session.is_over for session in made] == [True, True]
+
+
+def test_tool_when_its_name_is_none_of_a_function_then_the_list_cannot_be_had_and_the_error_names_it() -> None:
+    with pytest.raises(McpListingError, match=r"'docs'.*'my tool'.*'allowed_tools'"):
+        function_of(ListedTool("my tool", None, {}, None), "docs")
 
 
 def test_start_when_the_package_is_missing_then_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 INVALID_ARGUMENTS: Final = -32602
 """JSON-RPC's code."""
 _LIST_KEPT_S: Final = 60.0
+_MAX_LOGGED_CHARS: Final = 300
 
 Connect: TypeAlias = Callable[[str], McpSession]
 """Returns a new session with the server of that label."""
@@ -190,7 +191,8 @@ def why(error: BaseException) -> str:
     """Return an error as one line, of a group the first that is in it."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"
+    told = " ".join(str(error).split())  # a server's words are in some, and a line of the log stays a line
+    return f"{type(error).__name__}: {told[:_MAX_LOGGED_CHARS]}"
 
 
 def _refused(message: str) -> CallResult:
