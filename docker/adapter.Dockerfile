@@ -11,7 +11,7 @@ COPY requirements/lock.txt requirements/
 COPY backend/ backend/
 COPY adapter/ adapter/
 # in the versions the tests ran with: a constraint fixes them and installs nothing by itself
-RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint requirements/lock.txt ".[adapter,tracing]"
+RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint requirements/lock.txt ".[adapter,tracing,mcp]"
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/venv /opt/venv

@@ -32,6 +32,7 @@ from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
 from gptoss_adapter.hosts import HostCheck
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFile
+from gptoss_adapter.mcp_servers.servers import McpServers, nobody_watches
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.routes import chat, completions, health, messages, metrics, models, page, responses, stats, tokens
 from gptoss_adapter.serving import VERSION, ServedModels, Services, utc_today
@@ -66,6 +67,7 @@ def create_app(
     for name in served.names:
         measured.expect(name.openai, settings.profiles)
     traces = _traces(settings)
+    mcp_servers = _mcp_servers(settings, measured, traces)
     drain = drain or Drain()
     keys = KeyFile(settings.adapter.keys_path) if settings.adapter.keys_path is not None else None
 
@@ -78,13 +80,14 @@ def create_app(
         if traces is not None:
             server = traces.at(server)
         encoding()  # loads the vocabulary, 0.2 s, before a client waits for it
-        app.state.services = Services(settings, served, server, measured, triton_page, today, drain)
+        app.state.services = Services(settings, served, server, measured, triton_page, today, drain, mcp_servers)
         watch = asyncio.create_task(keys.watch(), name="watch-keys") if keys is not None else None
         try:
             yield
         finally:
             if watch is not None:
                 watch.cancel()
+            await mcp_servers.close()
             await server.close()
             await triton_page.close()
             if traces is not None:
@@ -146,6 +149,22 @@ def _traces(settings: Settings) -> Traces | None:
         what = "adapter.otlp_endpoint is set, but OpenTelemetry is not installed"
         raise SettingsError(f"{what}: pip install 'gptoss-triton[tracing]'") from error
     return Traces(settings.adapter.otlp_endpoint)
+
+
+def _mcp_servers(settings: Settings, measured: Metrics, traces: Traces | None) -> McpServers:
+    if not settings.adapter.mcp_servers:
+        return McpServers(settings.adapter, measured)
+    try:
+        from gptoss_adapter.mcp_servers.sdk_session import SdkSession
+    except ImportError as error:
+        what = "adapter.mcp_servers is set, but the package mcp is not installed"
+        raise SettingsError(f"{what}: pip install 'gptoss-triton[mcp]'") from error
+
+    def connect(label: str) -> SdkSession:
+        return SdkSession(label, settings.adapter.mcp_servers[label], VERSION)
+
+    around_call = traces.around_tool if traces is not None else nobody_watches
+    return McpServers(settings.adapter, measured, connect, around_call)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

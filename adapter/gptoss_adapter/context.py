@@ -31,6 +31,8 @@ class RequestRecord:
     request_id: str
     started_at: float = field(default_factory=time.perf_counter)
     """perf_counter seconds, when its head had arrived."""
+    generating_since: float | None = None
+    """perf_counter seconds, when what came between two generations was over; None: this is the first."""
     status: int = 0
     """0: no response was begun."""
     notes: dict[str, object] = field(default_factory=dict)
@@ -39,6 +41,8 @@ class RequestRecord:
     """Whether it may ask for a priority before the others'."""
     counted: ExitStack = field(default_factory=ExitStack)
     """Ends that it is counted among those of its key; who takes it over (`pop_all`) goes on to be."""
+    may_be_repeated: bool = True
+    """Whether trying again does nothing twice that is better done once. Else clients are told not to, by themselves."""
     num_went_on: int = 0
     """How many of its answers took two generations: the model was told something amid them."""
     goes_on: asyncio.Task[None] | None = None

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -78,7 +78,8 @@ class Edge:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], *self._headers(record, scope, incoming)]
+                headers_before = message["headers"]
+                message["headers"] = [*headers_before, *self._headers(record, scope, incoming, dict(headers_before))]
             elif content is not None:
                 content.answer.add(message.get("body", b""))
             await send(message)
@@ -178,8 +179,13 @@ class Edge:
             head = {"method": scope["method"], "path": path, "status": record.status}
             logger.log(level, "%s %s %d", *head.values(), extra=fields(told, in_message=head))
 
-    def _headers(self, record: RequestRecord, scope: Scope, incoming: Incoming) -> Iterator[tuple[bytes, bytes]]:
-        """Yield what every response says of itself. The time is that until its head: a stream has just begun."""
+    def _headers(
+        self, record: RequestRecord, scope: Scope, incoming: Incoming, said: Mapping[bytes, bytes]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield what every response says of itself. The time is that until its head: a stream has just begun.
+
+        said: the headers that it has anyway.
+        """
         processing_ms = round((time.perf_counter() - record.started_at) * 1000)
         yield REQUEST_ID_HEADER.encode(), record.request_id.encode()
         if speaks_anthropic(scope["path"]):
@@ -187,6 +193,8 @@ class Edge:
         yield b"openai-processing-ms", str(processing_ms).encode()
         if (profile := record.notes.get("profile")) is not None:
             yield PROFILE_HEADER.encode(), str(profile).encode()
+        if record.status >= 400 and not record.may_be_repeated and b"x-should-retry" not in said:
+            yield b"x-should-retry", b"false"  # OpenAI's clients go by it
         if self._drain.has_begun or not incoming.is_over:
             # another server behind the same address may take the next request: not on this connection; nor is a body
             # waited for that nobody reads

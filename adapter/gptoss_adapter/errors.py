@@ -188,6 +188,18 @@ class TooManyRequestsError(ApiError):
         super().__init__(message, headers={"Retry-After": str(retry_after_s or 1)})
 
 
+class McpListingError(ApiError):
+    """The tools of an MCP server, which the request wants, cannot be had."""
+
+    status = 424
+    type = "external_connector_error"
+    code = "http_error"
+
+    def __init__(self, label: str, why: str) -> None:
+        """why: a sentence."""
+        super().__init__(f"Error retrieving tool list from MCP server: '{label}'. {why}", param="tools")
+
+
 class ClientGoneError(ApiError):
     """The client closed the connection; nobody reads the answer. The status is nginx's, for the log."""
 

@@ -70,7 +70,8 @@ class Generation(ABC, Generic[T_co]):
     async def __aenter__(self) -> Self:
         """Begin to count the generation as in flight."""
         model, profile = self._served.name.openai, self._served.profile_name
-        self._meter = self._services.metrics.meter(model, profile, self._record.started_at)
+        began_at = self._record.generating_since or self._record.started_at
+        self._meter = self._services.metrics.meter(model, profile, began_at)
         return self
 
     async def __aexit__(

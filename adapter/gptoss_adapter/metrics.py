@@ -56,6 +56,7 @@ class Metrics:
         self._declare_requests()
         self._declare_tokens()
         self._declare_latencies()
+        self._declare_mcp()
 
     def register(self, collector: Collector) -> None:
         """Show on the page what `collector` yields."""
@@ -68,6 +69,11 @@ class Metrics:
                 self.requests.labels(model, profile, outcome)
             for reason in COMPLETED:
                 self.successes.labels(model, profile, reason)
+
+    def expect_mcp_calls(self, server: str, outcomes: Iterable[str]) -> None:
+        """Show what may come to be counted of an MCP server's calls, as 0."""
+        for outcome in outcomes:
+            self.mcp_calls.labels(server, outcome)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
@@ -124,14 +130,22 @@ class Metrics:
             "gptoss_request_decode_time_seconds", "First token to last token.", PHASE_BUCKETS
         )
 
+    def _declare_mcp(self) -> None:
+        self.mcp_calls = self._counter(
+            "gptoss_mcp_calls_total", "Calls of MCP servers' tools, by outcome.", ("server", "outcome")
+        )
+        self.mcp_call_time = self._histogram(
+            "gptoss_mcp_call_seconds", "Time that a call of an MCP server's tool took.", PHASE_BUCKETS, ("server",)
+        )
+
     def _counter(self, name: str, text: str, labels: Sequence[str] = _LABELS) -> Counter:
         return Counter(name, text, labels, registry=self._registry)
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, _LABELS, registry=self._registry)
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(name, text, _LABELS, buckets=buckets, registry=self._registry)
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = _LABELS) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
 
 
 class _TargetsCollector(Collector):

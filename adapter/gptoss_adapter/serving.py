@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import ModelNotFoundError, invalid_value
 from gptoss_adapter.fleet_metrics import FleetPage
 from gptoss_adapter.inference import ModelServer
+from gptoss_adapter.mcp_servers.servers import McpServers
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.stats_triton import TritonPage
 from gptoss_backend.heartbeat import Heartbeats
@@ -46,6 +47,10 @@ class ServedModel:
     profile: ProfileSettings
     fingerprint: str
     """OpenAI's system_fingerprint: changes when the model, its weights or this software do."""
+
+    def within(self, timeout_s: float | None) -> ServedModel:
+        """Return it with another limit on the time of a generation."""
+        return replace(self, profile=self.profile.model_copy(update={"request_timeout_s": timeout_s}))
 
 
 class ServedModels:
@@ -163,6 +168,7 @@ class Services:
     triton_page: TritonPage | FleetPage
     today: Callable[[], date]
     drain: Drain
+    mcp_servers: McpServers
     encoding_turns: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by whoever reads text here, for one piece of it."""
     started_at: float = field(default_factory=time.time)

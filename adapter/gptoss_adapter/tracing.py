@@ -10,6 +10,8 @@ Only imported where `adapter.otlp_endpoint` is set. Prompts and answers are neve
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
@@ -53,6 +55,17 @@ class Traces:
     def at(self, server: ModelServer) -> TracedModelServer:
         """Return the model server, with its work shown in the request's trace."""
         return TracedModelServer(server)
+
+    @contextmanager
+    def around_tool(self, server: str, tool: str) -> Iterator[None]:
+        """Show the body, a call of an MCP server's tool, in the request's trace."""
+        trace, begun_ns = _current.get(), time.time_ns()
+        try:
+            yield
+        finally:
+            if trace is not None:
+                about: Attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": tool}
+                trace.phase("execute_tool", begun_ns, time.time_ns(), about | {"gptoss.mcp_server": server})
 
     async def close(self) -> None:
         """Deliver what is left."""

@@ -22,6 +22,8 @@ DNS_SCHEME: Final = "dns:///"
 
 ReplicaTarget = Annotated[str, Field(pattern=rf"^({DNS_SCHEME})?(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{{1,5}}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
+McpLabel = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_-]{0,63}$")]
+_HeaderText = Annotated[str, Field(pattern=r"^[\x20-\x7e]*$")]
 ProfileName = Literal["latency_first", "quality_first", "balanced"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
@@ -76,6 +78,18 @@ class ServerSettings(_Section):
         return self.triton_http_port or self.port + 3
 
 
+class McpServerSettings(_Section):
+    """A server of tools: Model Context Protocol over streamable HTTP. A bare URL says as much as one in `url`."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s/?#]+[^\s#]*$")]
+    headers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")], _HeaderText] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_url(cls, value: object) -> object:
+        return {"url": value} if isinstance(value, str) else value
+
+
 class AdapterSettings(_Section):
     """The HTTP process."""
 
@@ -96,6 +110,9 @@ class AdapterSettings(_Section):
     responses_keep_days: Annotated[float, Field(gt=0)] = 30.0
     responses_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 1024 * 1024 * 1024
     max_background_responses: Annotated[int, Field(ge=1)] = 64
+    mcp_servers: dict[McpLabel, McpServerSettings] = {}
+    mcp_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    mcp_max_result_chars: Annotated[int, Field(ge=1024)] = 64 * 1024
     keys_path: Path | None = None
     open_metrics: bool = True
     page: bool = True

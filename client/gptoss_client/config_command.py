@@ -36,7 +36,7 @@ def sourced_settings(settings: Settings, layers: Sequence[Layer]) -> list[Source
     layers: what `settings` was made of, the weakest first.
     """
     return [
-        SourcedSetting(".".join(path), _without_secret(path[-1], value), _source(path, layers))
+        SourcedSetting(".".join(path), _masked(path, value), _source(path, layers))
         for path, value in _leaves(settings.model_dump(mode="json"))
     ]
 
@@ -55,7 +55,7 @@ def as_json(settings: Sequence[SourcedSetting]) -> str:
 
 def _leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _leaves(value, (*above, key))
         else:
             yield (*above, key), value
@@ -67,10 +67,16 @@ def _source(path: tuple[str, ...], layers: Sequence[Layer]) -> str:
 
 def _speaks_of(tree: Any, path: tuple[str, ...]) -> bool:  # noqa: ANN401 (whatever YAML can say)
     for key in path:
+        if isinstance(tree, str):  # the short form of what is below: an MCP server's URL
+            return True
         if not isinstance(tree, Mapping) or key not in tree:
             return False
         tree = tree[key]
     return True
+
+
+def _masked(path: Sequence[str], value: Any) -> Any:  # noqa: ANN401 (whatever JSON can say)
+    return _MASK if path[-2:-1] == ("headers",) else _without_secret(path[-1], value)
 
 
 def _without_secret(name: str, value: Any) -> Any:  # noqa: ANN401 (whatever JSON can say)

@@ -132,6 +132,11 @@ def test_stub_library_when_imported_then_only_by_the_triton_room() -> None:
     assert importers(outside, "triton_python_backend_utils") == []
 
 
+def test_mcp_package_when_imported_then_only_by_the_module_that_is_loaded_on_demand() -> None:
+    outside = [path for path in SOURCES if path != ADAPTER / "mcp_servers" / "sdk_session.py"]
+    assert importers(outside, "mcp", "mcp_types", "httpx2") == []
+
+
 def test_engine_when_read_then_it_knows_neither_triton_nor_harmony_nor_the_adapter() -> None:
     engine = [path for path in SOURCES if path.is_relative_to(BACKEND / "engine")]
     assert importers(engine, "gptoss_backend.triton", "gptoss_backend.harmony", "gptoss_adapter", "tritonclient") == []

@@ -13,16 +13,19 @@ from openai.types.chat import completion_create_params as sdk_chat_params
 from openai.types.responses import (
     input_item_list_params,
     input_token_count_params,
+    mcp_tool_call_error_param,
     namespace_tool_param,
     response_create_params,
     response_input_item_param,
+    response_output_item,
     response_reasoning_item_param,
     response_retrieve_params,
+    tool_param,
 )
 from pydantic import AliasChoices, BaseModel, TypeAdapter
 
 from gptoss_adapter.routes.responses import router
-from gptoss_adapter.schemas import chat, completions, response_items, responses, sampling
+from gptoss_adapter.schemas import chat, completions, mcp_items, mcp_tools, response_items, responses, sampling
 from gptoss_adapter.strict_routes import StrictQueryRoute
 
 SENT = [
@@ -59,6 +62,12 @@ SENT = [
     (namespace_tool_param.ToolFunction, responses.ResponseTool),
     (sdk.ToolChoiceFunctionParam, responses.NamedFunction),
     (sdk.ToolChoiceAllowedParam, responses.AllowedFunctions),
+    (sdk.ToolChoiceMcpParam, mcp_tools.NamedMcp),
+    (tool_param.Mcp, mcp_tools.McpTool),
+    (tool_param.McpAllowedToolsMcpToolFilter, mcp_tools.ToolFilter),
+    (tool_param.McpRequireApprovalMcpToolApprovalFilter, mcp_tools.ApprovalFilters),
+    (tool_param.McpRequireApprovalMcpToolApprovalFilterAlways, mcp_tools.ToolFilter),
+    (tool_param.McpRequireApprovalMcpToolApprovalFilterNever, mcp_tools.ToolFilter),
     (sdk.EasyInputMessageParam, response_items.MessageItem),
     (response_input_item_param.Message, response_items.MessageItem),
     (sdk.ResponseOutputMessageParam, response_items.MessageItem),
@@ -72,6 +81,14 @@ SENT = [
     (sdk.ResponseFunctionToolCallParam, response_items.FunctionCallItem),
     (response_input_item_param.FunctionCallOutput, response_items.FunctionCallOutputItem),
     (response_input_item_param.ItemReference, response_items.ItemReference),
+    (response_input_item_param.McpCall, mcp_items.McpCallItem),
+    (response_input_item_param.McpListTools, mcp_items.McpListToolsItem),
+    (response_input_item_param.McpListToolsTool, mcp_items.McpListedTool),
+    (response_input_item_param.McpApprovalRequest, mcp_items.McpApprovalRequestItem),
+    (response_input_item_param.McpApprovalResponse, mcp_items.McpApprovalResponseItem),
+    (mcp_tool_call_error_param.McpProtocolError, mcp_items.McpProtocolError),
+    (mcp_tool_call_error_param.McpToolExecutionError, mcp_items.McpToolExecutionError),
+    (mcp_tool_call_error_param.HTTPError, mcp_items.McpHttpError),
 ]
 """What the SDK lets a program write, and what reads it."""
 
@@ -90,6 +107,11 @@ READ: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (sdk.ResponseFunctionToolCall, response_items.FunctionCallItem),
     (sdk.ResponseFunctionToolCallItem, response_items.FunctionCallItem),
     (sdk.ResponseFunctionToolCallOutputItem, response_items.FunctionCallOutputItem),
+    (response_output_item.McpCall, mcp_items.McpCallItem),
+    (response_output_item.McpListTools, mcp_items.McpListToolsItem),
+    (response_output_item.McpListToolsTool, mcp_items.McpListedTool),
+    (response_output_item.McpApprovalRequest, mcp_items.McpApprovalRequestItem),
+    (response_output_item.McpApprovalResponse, mcp_items.McpApprovalResponseItem),
 ]
 """What the SDK reads an answer into, which programs dump and send back as input."""
 

@@ -27,6 +27,8 @@ def adapter_page() -> str:
         meter.tokens(2)
         meter.ended(outcome, Timings(0.1, 0.2, 0.3))
     metrics.http_responses.labels("/health", "GET", "200").inc()
+    metrics.mcp_calls.labels("docs", "completed").inc()
+    metrics.mcp_call_time.labels("docs").observe(0.1)
     return metrics.exposition().decode()
 
 

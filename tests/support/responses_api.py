@@ -42,12 +42,18 @@ _EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 @contextmanager
 def serving(
-    store: Path, server: FakeModelServer, *, triton_metrics_port: int | None = None, **adapter: object
+    store: Path,
+    server: FakeModelServer,
+    *,
+    triton_metrics_port: int | None = None,
+    profiles: dict[str, Any] | None = None,
+    **adapter: object,
 ) -> Iterator[str]:
     """Serve the app, its store at that path, and yield its URL. adapter: further settings of that section."""
     sections = {
         "model": "demo",
         "server": {"triton_metrics_port": triton_metrics_port},
+        "profiles": profiles,
         "adapter": {"responses_path": str(store), "keepalive_s": 0.1, **adapter},
     }
     app = create_app(load_settings(sections, environ={}), model_server=server, today=lambda: date(2026, 11, 23))

@@ -53,12 +53,17 @@ def test_settings_when_told_then_none_is_left_out(tmp_path: Path) -> None:
 
 
 def test_value_when_it_is_secret_then_it_is_masked(tmp_path: Path) -> None:
-    document = "checkpoints: {20b: 'https://me:hidden@host/folder'}\nplacement: {secret: hidden-too}"
+    document = (
+        "checkpoints: {20b: 'https://me:hidden@host/folder'}\nplacement: {secret: hidden-too}\n"
+        "adapter: {mcp_servers: {docs: 'http://host/mcp', crm: {url: 'http://crm/mcp', headers: {X-Key: hidden}}}}"
+    )
 
     found = sourced(file_with(tmp_path, document), {}, {})
 
     assert found["checkpoints.20b"].value == "https://***@host/folder"
     assert found["placement.secret"].value == "***"
+    assert found["adapter.mcp_servers.docs.url"].source.startswith("file ")
+    assert found["adapter.mcp_servers.crm.headers.X-Key"].value == "***"
     assert "hidden" not in "\n".join(as_table(list(found.values())))
 
 

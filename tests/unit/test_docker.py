@@ -145,11 +145,11 @@ def test_adapter_image_when_its_extra_is_installed_then_torch_is_not() -> None:
     project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     installed = [word for rest in arguments("adapter", "RUN") for word in shlex.split(rest) if word.startswith(".")]
     extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + extras["adapter"] + extras["tracing"]
+    wanted = project["dependencies"] + extras["adapter"] + extras["tracing"] + extras["mcp"]
     names = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in wanted}
 
-    # the manifests' README sets adapter.otlp_endpoint, which needs the second
-    assert installed == [".[adapter,tracing]"]
+    # adapter.otlp_endpoint, which the manifests' README sets, needs the second, adapter.mcp_servers the third
+    assert installed == [".[adapter,tracing,mcp]"]
     assert not names & {"torch", "transformers", "accelerate", "safetensors", "gptoss-triton"}
 
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.responses.conversation import chat_messages
+from gptoss_adapter.responses.mcp_conversation import approved_calls
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_backend.contract import ChatMessage, ChatRequest, Role, ToolCall
 from gptoss_backend.harmony.prompt import render_prompt
@@ -150,3 +151,96 @@ def test_items_when_they_come_in_any_order_then_they_are_refused_or_rendered_and
     assert sum(len(message.tool_calls) for message in messages) == sum(
         item.get("type") == "function_call" for item in items
     )
+
+
+def mcp_call(item_id: str, request_id: str | None, status: str, **came: object) -> dict[str, Any]:
+    about = {"server_label": "docs", "name": "f", "arguments": "{", "approval_request_id": request_id}
+    return {"type": "mcp_call", "id": item_id, "status": status, **about, **came}
+
+
+def asked(item_id: str) -> dict[str, Any]:
+    return {"type": "mcp_approval_request", "id": item_id, "server_label": "docs", "name": "f", "arguments": "{}"}
+
+
+def answered(request_id: str, approve: bool) -> dict[str, Any]:
+    return {"type": "mcp_approval_response", "approval_request_id": request_id, "approve": approve}
+
+
+IDS = st.sampled_from("pq")
+CAME = st.sampled_from(
+    [
+        {},
+        {"output": "Found."},
+        {"error": {"type": "http_error", "code": 504, "message": "Late."}},
+        {"error": {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": "No."}]}},
+        {"error": {"type": "mcp_tool_execution_error", "content": None}},
+    ]
+)
+ANY_MCP_ITEM = st.one_of(
+    ANY_ITEM,
+    st.builds(
+        lambda item_id, request_id, status, came: mcp_call(item_id, request_id, status, **came),
+        st.sampled_from("xyz"),
+        st.one_of(st.none(), IDS),
+        st.sampled_from(["completed", "failed", "incomplete", "in_progress", "calling"]),
+        CAME,
+    ),
+    st.builds(asked, IDS),
+    st.builds(answered, IDS, st.booleans()),
+    st.just({"type": "mcp_list_tools", "id": "l", "server_label": "docs", "tools": []}),
+)
+
+
+@given(st.lists(ANY_MCP_ITEM, max_size=12))
+def test_items_when_servers_have_run_some_then_they_are_refused_or_each_call_has_one_result(
+    items: list[dict[str, Any]],
+) -> None:
+    read = ITEMS.validate_python(items)
+    try:
+        messages = chat_messages(read)
+        pending = {request.id for request in approved_calls(read)}
+    except InvalidRequestError:
+        return
+    if messages:
+        render_prompt(ChatRequest(messages))
+    calls = [call for message in messages for call in message.tool_calls if call.name == "docs__f"]
+    results = [message for message in messages if message.tool_call_id in {call.id for call in calls}]
+    assert len(calls) == len(results)
+    assert all(message.content for message in results)
+    assert pending.isdisjoint(call.id for call in calls)
+    assert pending.isdisjoint(
+        item["approval_request_id"]
+        for item in items
+        if item.get("type") == "mcp_call" and item["status"] != "incomplete"
+    )
+
+
+@pytest.mark.parametrize(
+    ("came", "told"),
+    [
+        ({"output": "Found."}, "Found."),
+        ({}, "What came of this call is not known."),
+        ({"error": {"type": "http_error", "code": 504, "message": "Late."}}, "This call failed: Late."),
+        ({"error": {"type": "mcp_tool_execution_error", "content": {"odd": 1}}}, "The tool failed: {'odd': 1}"),
+    ],
+)
+def test_mcp_call_when_it_is_sent_back_then_the_model_sees_a_call_and_its_result(
+    came: dict[str, Any], told: str
+) -> None:
+    messages = messages_of(user("u"), thought("t"), mcp_call("x", None, "completed", **came), user("v"))
+    assert messages[1:3] == (
+        ChatMessage(Role.ASSISTANT, None, "t", (ToolCall("x", "docs__f", "{"),)),
+        ChatMessage(Role.TOOL, told, tool_call_id="x"),
+    )
+
+
+def test_mcp_call_when_its_name_is_none_then_the_error_names_it() -> None:
+    with pytest.raises(InvalidRequestError, match="no name"):
+        messages_of(mcp_call("x", None, "completed", name="no name"))
+
+
+def test_mcp_call_when_the_response_ended_before_it_was_run_then_its_approval_still_stands() -> None:
+    left = mcp_call("x", "p", "incomplete")
+    items = ITEMS.validate_python([user("u"), asked("p"), answered("p", True), left])
+    assert [request.id for request in approved_calls(items)] == ["p"]
+    assert [message.role for message in chat_messages(items)] == [Role.USER]

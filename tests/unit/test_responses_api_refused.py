@@ -15,7 +15,7 @@ from gptoss_adapter.errors import (
     TooManyRequestsError,
     refusal_of,
 )
-from gptoss_adapter.responses.answering import naming_fields_of_this_api
+from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from support.fake_model_server import FakeModelServer
 from support.responses_api import MODEL, RESPONSES, WEATHER, refusal, serving
 

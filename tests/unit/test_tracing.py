@@ -28,6 +28,7 @@ from gptoss_backend.settings import SettingsError
 from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import FOREVER, HELLO, PROMPT_TOKENS, FakeModelServer, Pause, Scene, answer
 from support.live_app import chat_body, live, wait_until
+from support.mcp_server import Seen, mcp_server
 
 TIMINGS = Timings(queue_s=0.010, first_token_s=0.030, total_s=0.060)
 TRACE_ID, CLIENT_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -122,6 +123,29 @@ def milliseconds(span: Span) -> float:
 
 
 # --- one request ----------------------------------------------------------------------------------------------------
+
+
+def test_trace_when_an_mcp_server_runs_a_tool_then_the_call_has_a_span_between_the_turns(tmp_path: Path) -> None:
+    call = '<|channel|>commentary to=functions.docs__search <|constrain|>json<|message|>{"query":"a secret"}<|call|>'
+
+    def ask(client: httpx.Client) -> None:
+        tool = {"type": "mcp", "server_label": "docs", "require_approval": "never"}
+        client.post("/v1/responses", json={"model": "gpt-oss-demo", "input": "Hi", "tools": [tool]})
+
+    server = FakeModelServer(timed([*HELLO]), scripts=[timed(answer(call))])
+    with mcp_server(Seen()) as url:
+        received = traced(server, ask, responses_path=str(tmp_path / "r.sqlite"), mcp_servers={"docs": url})
+    phases = ["preprocess", "queue", "prefill", "decode"]
+    assert sorted(span.name for span in received.children()) == sorted([*phases, "execute_tool", *phases])
+    [tool] = [span for span in received.children() if span.name == "execute_tool"]
+    assert attributes(tool) == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "search",
+        "gptoss.mcp_server": "docs",
+    }
+    told = attributes(received.root)
+    assert "gen_ai.request.choice.count" not in told
+    assert told["gen_ai.response.finish_reasons"] == ["stop", "stop"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -295,13 +319,14 @@ def test_collector_when_away_then_answers_come_as_ever_and_the_log_has_one_line(
     assert len([line for line in caplog.messages if "trace collector" in line]) == 1
 
 
-def test_tracing_when_off_then_nothing_of_it_is_imported() -> None:
+def test_extras_when_off_then_nothing_of_them_is_imported() -> None:
     code = (
         "import sys\n"
         "from gptoss_adapter.app import create_app\n"
         "from gptoss_backend.settings_sources import load_settings\n"
         "create_app(load_settings({'model': 'demo'}, environ={}))\n"
-        "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))])\n"
+        "of_extras = ('opentelemetry.sdk', 'opentelemetry.exporter', 'mcp.', 'mcp_types', 'httpx2')\n"
+        "print([name for name in sys.modules if name.startswith(of_extras)])\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (run.stdout.strip(), run.stderr) == ("[]", "")

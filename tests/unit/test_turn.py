@@ -18,6 +18,7 @@ from gptoss_adapter.context import RequestRecord
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import InvalidRequestError, ServiceUnavailableError
 from gptoss_adapter.inference import GenerationStep
+from gptoss_adapter.mcp_servers.servers import McpServers
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.schemas.answers import Choice
 from gptoss_adapter.serving import ServedModels, Services, utc_today
@@ -51,6 +52,7 @@ from support.fake_model_server import (
 SETTINGS = load_settings({"model": "demo"}, environ={})
 MODELS = ServedModels(SETTINGS)
 PAGE = TritonPage("http://127.0.0.1:9/metrics")
+NO_MCP = McpServers(SETTINGS.adapter, Metrics())
 SPECIAL = [200002, 200003, 200005, 200006, 200007, 200008, 200012]
 WORDS = encoding().encode("analysis final commentary to=functions.f assistant ab é 🧑‍🚀 \n\n {} x")
 TOKENS = st.lists(st.sampled_from(SPECIAL + WORDS), max_size=60)
@@ -80,7 +82,7 @@ def play(
 
     async def run() -> tuple[Choice, Turn, list[ScoredContent]]:
         server = FakeModelServer(scenes)
-        services = Services(SETTINGS, MODELS, server, Metrics(), PAGE, utc_today, Drain())
+        services = Services(SETTINGS, MODELS, server, Metrics(), PAGE, utc_today, Drain(), NO_MCP)
         sampling = SamplingParams(logprobs=logprobs, min_tokens=min_tokens)
         turn = Turn(services, MODELS.default, chat(mode, *tools), sampling, RequestRecord("req"), stop=stop or [])
         builder, pieces = ChoiceBuilder(AnswerStyle()), []
@@ -186,7 +188,7 @@ def converse(
 
     async def run() -> tuple[Choice, Turn, FakeModelServer, Metrics]:
         server, metrics = FakeModelServer(scripts=list(scripts)), Metrics()
-        services = Services(SETTINGS, MODELS, server, metrics, PAGE, utc_today, Drain())
+        services = Services(SETTINGS, MODELS, server, metrics, PAGE, utc_today, Drain(), NO_MCP)
         params = SamplingParams(**sampling)
         turn = Turn(services, MODELS.default, chat(), params, RequestRecord("req"), goes_on=goes_on)
         builder = ChoiceBuilder(AnswerStyle())
@@ -260,7 +262,7 @@ def test_turn_when_it_ends_inside_a_call_then_it_has_stopped_and_asks_for_none()
 def test_turn_when_left_early_then_it_is_cancelled_and_counted_so(error: Exception | None) -> None:
     async def run() -> tuple[FakeModelServer, Metrics]:
         server, metrics = FakeModelServer([STARTED, GenerationStep([5]), FOREVER]), Metrics()
-        services = Services(SETTINGS, MODELS, server, metrics, PAGE, utc_today, Drain())
+        services = Services(SETTINGS, MODELS, server, metrics, PAGE, utc_today, Drain(), NO_MCP)
         with nullcontext() if error is None else pytest.raises(type(error)):
             async with Turn(services, MODELS.default, chat(), SamplingParams(), RequestRecord("req")) as turn:
                 await turn.start()

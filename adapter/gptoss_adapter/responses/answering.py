@@ -8,12 +8,10 @@ Does not know: HTTP, how events are framed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import Final, Literal, Self
-
-from pydantic import JsonValue
+from typing import Literal, Self
 
 from gptoss_adapter.context import current_record
 from gptoss_adapter.drain import Drain
@@ -25,24 +23,19 @@ from gptoss_adapter.errors import (
     ServiceUnavailableError,
     TooManyRequestsError,
 )
-from gptoss_adapter.field_names import naming_fields
-from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.responses.event_log import EventLog
 from gptoss_adapter.responses.items import own_items
-from gptoss_adapter.responses.output import Event, Output
-from gptoss_adapter.responses.plan import (
-    begun_response,
-    carries_reasoning,
-    chat_request,
-    sampling_params,
-    summary_detail,
-)
+from gptoss_adapter.responses.mcp_conversation import approved_calls
+from gptoss_adapter.responses.mcp_tools import mcp_tools
+from gptoss_adapter.responses.mcp_turns import McpTurns
+from gptoss_adapter.responses.open_items import Event
+from gptoss_adapter.responses.plan import begun_response, sampling_params
 from gptoss_adapter.responses.progress import EventChunk
 from gptoss_adapter.responses.store import ResponseStore
-from gptoss_adapter.responses.tools import Offer, allowed_offers, offers
-from gptoss_adapter.responses.truncation import FittedPrompt
+from gptoss_adapter.responses.turns import Asked, SingleTurn, Turns
 from gptoss_adapter.sampling_plan import check_answer_fields
 from gptoss_adapter.schemas.answers import Usage
+from gptoss_adapter.schemas.mcp_items import McpApprovalResponseItem
 from gptoss_adapter.schemas.response_answers import (
     IncompleteDetails,
     InputTokensDetails,
@@ -52,13 +45,8 @@ from gptoss_adapter.schemas.response_answers import (
     ResponseUsage,
 )
 from gptoss_adapter.schemas.response_items import Item
-from gptoss_adapter.schemas.responses import ResponseFields, ResponseRequest, SchemaText
-from gptoss_adapter.serving import ServedModel, Services
-from gptoss_adapter.turn import ChatPrompt, Turn
-from gptoss_backend.contract import ChatRequest
-
-_OUR_FIELDS: Final = {"messages": "input", "response_format": "text.format"}
-"""A chat's field → ours. Its index says nothing: several items make one message."""
+from gptoss_adapter.schemas.responses import ResponseFields, ResponseRequest
+from gptoss_adapter.serving import Services
 
 
 class Answering:
@@ -69,24 +57,19 @@ class Answering:
 
     def __init__(
         self,
-        turn: Turn,
+        turns: Turns,
         begun: ResponseObject,
         own_input: list[Item],
         store: ResponseStore,
-        output: Output,
-        offered: Sequence[Offer],
         drain: Drain,
     ) -> None:
-        """offered: the functions the model is told of."""
         self.response = begun
         """As it is now."""
         self.events: EventLog | None = None
         """Those that are kept with it; None: its stream is not to be taken up again."""
-        self._turn = turn
+        self._turns = turns
         self._own_input = own_input
         self._store = store
-        self._output = output
-        self._offered = offered
         self._drain = drain
         self._request_id = current_record().request_id
         self._is_in_store = False  # as under way
@@ -96,40 +79,30 @@ class Answering:
         """Gather the conversation and return the response, not yet begun. Raises ApiError."""
         served = services.route(body.model, body.profile)
         check_answer_fields(body, num_choices=1, max_choices=1)
-        chat, own_input = await asked_chat(body, served, services, store)
+        earlier, own_input = await conversation_of(body, services, store)
         sampling = sampling_params(body, served.profile)
         begun = begun_response(body, served, sampling)
-        record = current_record()
-        record.notes["response_id"] = begun.id
-        offered = allowed_offers(body)
-        with naming_fields_of_this_api(offered):
-            prompt = chat_prompt(body, chat, served, services)
-            turn = Turn(services, served, chat, sampling, record, stop=body.stop_strings, prompt=prompt)
-        output = Output(
-            {offer.name: offer for offer in offered},
-            carries_reasoning=carries_reasoning(body),
-            tells_summary=summary_detail(body) is not None,
-        )
-        return cls(turn, begun, own_input, store, output, offered, services.drain)
+        current_record().notes["response_id"] = begun.id
+        turns = _turns(Asked(body, served, services, sampling, [*earlier, *own_input]), own_input)
+        return cls(turns, begun, own_input, store, services.drain)
 
     async def __aenter__(self) -> Self:
-        """Begin to count the turn as in flight."""
-        await self._turn.__aenter__()
+        """Begin to count the answer as in flight."""
+        await self._turns.__aenter__()
         return self
 
     async def __aexit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Let go of the turn; keep how it ended, where that was begun and is not done."""
-        await self._turn.__aexit__(error_type, error, traceback)
+        """Let go of what is under way; keep how it ended, where that was begun and is not done."""
+        await self._turns.__aexit__(error_type, error, traceback)
         if self._is_in_store:
             self.response = self._given_up(error)
             await self.kept()
 
     async def start(self) -> None:
-        """Wait until the engine takes the turn up. Raises ApiError."""
-        with naming_fields_of_this_api(self._offered):
-            await self._turn.start()
+        """Wait until there is something to tell of. Raises ApiError."""
+        await self._turns.start()
 
     async def begin_to_keep(self) -> None:
         """Keep the response as it is now, where it is to be kept.
@@ -159,19 +132,18 @@ class Answering:
 
     async def __anext__(self) -> list[Event]:
         """Wait for the next part of the answer and return the events that tell of it. Raises ApiError."""
-        return self._output.add(await anext(self._turn))
+        return await anext(self._turns)
 
     def end(self) -> list[Event]:
         """End the response and return the events that tell of its last item. After the last part only."""
-        is_cut = self._turn.finish_reason == "length"
-        events = self._output.end(cut=is_cut or self._turn.has_cut_call)
+        events, is_cut = self._turns.end(), self._turns.is_cut
         self.response = self.response.model_copy(
             update={
                 "status": "incomplete" if is_cut else "completed",
                 "incomplete_details": IncompleteDetails(reason="max_output_tokens") if is_cut else None,
                 "completed_at": None if is_cut else int(time.time()),
-                "output": self._output.items,
-                "usage": _usage(self._turn.usage),
+                "output": self._turns.items,
+                "usage": _usage(self._turns.usage),
             }
         )
         return events
@@ -197,7 +169,7 @@ class Answering:
             update={
                 "status": "failed",
                 "error": ResponseError(code=_code(error), message=error.message),
-                "output": self._output.items,
+                "output": self._turns.items,
             }
         )
 
@@ -218,55 +190,43 @@ class Answering:
             return self.failed(InternalError(self._request_id))
         if self._drain.has_cut:
             return self.failed(DrainingError())
-        return self.response.model_copy(update={"status": "cancelled", "output": self._output.items})
+        return self.response.model_copy(update={"status": "cancelled", "output": self._turns.items})
 
 
-async def asked_chat(
-    body: ResponseFields, served: ServedModel, services: Services, store: ResponseStore
-) -> tuple[ChatRequest, list[Item]]:
-    """Gather the conversation: return its chat, and the items that the request adds to it. Raises ApiError."""
+async def conversation_of(
+    body: ResponseFields, services: Services, store: ResponseStore
+) -> tuple[list[Item], list[Item]]:
+    """Return the items that came before, and those that the request adds to them. Raises ApiError."""
     if body.input is None and body.previous_response_id is None:
         message = "Missing required parameter: one of 'input' and 'previous_response_id' must be there."
         raise InvalidRequestError(message, param="input", code="missing_required_parameter")
-    limits = services.settings.adapter
+    max_items = services.settings.adapter.max_messages
     if isinstance(body.input, list):  # before any is looked up
-        _check_length(len(body.input), limits.max_messages)
+        _check_length(len(body.input), max_items)
     own_input = await own_items(body.input, store)
     earlier = await store.conversation(body.previous_response_id) if body.previous_response_id is not None else []
-    _check_length(len(earlier) + len(own_input), limits.max_messages)
-    check_tools(offers(body.tools), limits)
-    check_schemas(dict(_schemas(body)), limits)
-    return chat_request(body, [*earlier, *own_input], served.profile, services.today()), own_input
+    _check_length(len(earlier) + len(own_input), max_items)
+    return earlier, own_input
 
 
-def chat_prompt(body: ResponseFields, chat: ChatRequest, served: ServedModel, services: Services) -> ChatPrompt:
-    """Return the prompt of the chat, not yet rendered; with `truncation: auto` one that fits. Raises ApiError."""
-    request_id = current_record().request_id
-    if body.truncation != "auto":
-        return ChatPrompt(services.model_server, chat, request_id)
-    max_tokens = sampling_params(body, served.profile).max_tokens
-    return FittedPrompt(services, served, chat, request_id, max_tokens)
-
-
-def naming_fields_of_this_api(offered: Sequence[Offer] = ()) -> AbstractContextManager[None]:
-    """Errors in the body name the fields of a chat: make them name those that were sent.
-
-    offered: the functions the model is told of, in their order.
-    """
-    return naming_fields(_OUR_FIELDS, [offer.place for offer in offered])
+def _turns(asked: Asked, own_input: Sequence[Item]) -> Turns:
+    """Return what makes the answer. own_input: what the request adds. Raises InvalidRequestError."""
+    if servers := mcp_tools(asked.body.tools, asked.services.mcp_servers):
+        return McpTurns(asked, servers)
+    answered = {item.approval_request_id for item in own_input if isinstance(item, McpApprovalResponseItem)}
+    for call in approved_calls(asked.items):
+        if call.id in answered:
+            message = (
+                f"'input' approves a call to the MCP server '{call.server_label}', which is not among the 'tools'."
+            )
+            raise InvalidRequestError(message, param="tools", code="invalid_value")
+    return SingleTurn(asked)
 
 
 def _check_length(num_items: int, max_items: int) -> None:
     if num_items > max_items:
         message = f"The conversation has {num_items} items; this server takes {max_items}."
         raise InvalidRequestError(message, param="input", code="invalid_value")
-
-
-def _schemas(body: ResponseFields) -> Iterator[tuple[str, dict[str, JsonValue] | None]]:
-    for offer in offers(body.tools):
-        yield f"{offer.place}.parameters", offer.function.parameters
-    if body.text is not None and isinstance(body.text.format, SchemaText):
-        yield "text.format.schema", body.text.format.schema_
 
 
 def _usage(usage: Usage) -> ResponseUsage:

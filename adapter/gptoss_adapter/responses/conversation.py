@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.responses.mcp_conversation import as_functions
 from gptoss_adapter.responses.tools import name_for_model
 from gptoss_adapter.schemas.response_items import (
     Content,
@@ -29,7 +30,7 @@ BETWEEN: Final = "\n\n"
 
 def chat_messages(items: Sequence[Item]) -> tuple[ChatMessage, ...]:
     """Return the conversation as messages. Raises InvalidRequestError for calls and outputs that do not match."""
-    items = _without_cut_calls(items)
+    items = _without_cut_calls(as_functions(items))
     _check_calls(items)
     messages: list[ChatMessage] = []
     turn: list[Item] = []

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.responses.events import EventWriter
-from gptoss_adapter.responses.output import Event
+from gptoss_adapter.responses.open_items import Event
 from gptoss_adapter.responses.progress import EventChunk
 from gptoss_adapter.schemas.response_answers import ResponseObject
 

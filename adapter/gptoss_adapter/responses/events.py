@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gptoss_adapter.errors import ApiError
-from gptoss_adapter.responses.output import Event
+from gptoss_adapter.responses.open_items import Event
 from gptoss_adapter.schemas.response_answers import ResponseObject
 
 

@@ -11,6 +11,12 @@ import re
 import uuid
 from typing import Final
 
+from gptoss_adapter.schemas.mcp_items import (
+    McpApprovalRequestItem,
+    McpApprovalResponseItem,
+    McpCallItem,
+    McpListToolsItem,
+)
 from gptoss_adapter.schemas.response_items import (
     FunctionCallItem,
     FunctionCallOutputItem,
@@ -24,6 +30,10 @@ _PREFIXES: Final[dict[type[Item], str]] = {
     ReasoningItem: "rs",
     FunctionCallItem: "fc",
     FunctionCallOutputItem: "fco",
+    McpCallItem: "mcp",
+    McpListToolsItem: "mcpl",
+    McpApprovalRequestItem: "mcpr",
+    McpApprovalResponseItem: "mcpa",
 }
 _MADE_HERE: Final = re.compile(rf"(?:{'|'.join(_PREFIXES.values())})_[0-9a-f]{{32}}")
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from gptoss_adapter.responses.ids import new_item_id
 from gptoss_adapter.responses.store import ResponseStore
 from gptoss_adapter.schemas.chat import RefusalPart
+from gptoss_adapter.schemas.mcp_items import McpApprovalRequestItem, McpApprovalResponseItem, McpListToolsItem
 from gptoss_adapter.schemas.response_items import (
     Content,
     InputItem,
@@ -33,11 +34,9 @@ async def own_items(given: str | Sequence[InputItem] | None, store: ResponseStor
 
 def _completed(item: Item) -> Item:
     """Return the item as it is listed: with id, type and status, a message's content in parts."""
-    fields: dict[str, object] = {
-        "id": item.id or new_item_id(type(item)),
-        "type": item.type,
-        "status": item.status or "completed",
-    }
+    fields: dict[str, object] = {"id": item.id or new_item_id(type(item)), "type": item.type}
+    if not isinstance(item, McpListToolsItem | McpApprovalRequestItem | McpApprovalResponseItem):
+        fields["status"] = item.status or "completed"
     if isinstance(item, MessageItem):
         fields["content"] = _parts(item.content, is_answer=item.role == "assistant")
     return item.model_copy(update=fields)

@@ -17,9 +17,10 @@ from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.prompting import effort_of, wish_of
 from gptoss_adapter.responses.conversation import chat_messages
 from gptoss_adapter.responses.ids import new_response_id
-from gptoss_adapter.responses.tools import allowed_offers, check_names, function_tools, told_tools, tool_choice
+from gptoss_adapter.responses.tools import Offering, function_tools, told_tools
 from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.chat import Verbosity
+from gptoss_adapter.schemas.mcp_tools import NamedMcp
 from gptoss_adapter.schemas.response_answers import ResponseObject
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_adapter.schemas.responses import (
@@ -38,19 +39,19 @@ from gptoss_backend.contract import ChatMessage, ChatRequest, ReasoningEffort, R
 from gptoss_backend.settings import ProfileSettings
 
 
-def chat_request(body: ResponseFields, items: Sequence[Item], profile: ProfileSettings, today: date) -> ChatRequest:
+def chat_request(
+    body: ResponseFields, items: Sequence[Item], offering: Offering, profile: ProfileSettings, today: date
+) -> ChatRequest:
     """Return what decides the prompt. items: the whole conversation. Raises InvalidRequestError."""
     instructions = (ChatMessage(Role.SYSTEM, body.instructions),) if body.instructions else ()
     messages = (*instructions, *chat_messages(items))
     if not messages:
         raise InvalidRequestError("'input' holds no items.", param="input", code="invalid_value")
-    choice, offered = tool_choice(body), allowed_offers(body)
-    check_names(offered)
     return ChatRequest(
         messages=(*messages, *wish_of(_verbosity(body))),
         date=today.isoformat(),
-        tools=tuple(function_tools(offered)),
-        tool_choice=choice,
+        tools=tuple(function_tools(offering.told)),
+        tool_choice=offering.choice,
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         response_format=_response_format(body),
         reasoning_effort=_effort(body, profile),
@@ -148,8 +149,8 @@ def _response_format(body: ResponseFields) -> ResponseFormat | None:
 
 def _told_choice(body: ResponseRequest) -> JsonValue:
     choice = body.tool_choice
-    if isinstance(choice, NamedFunction | AllowedFunctions):
-        told: dict[str, JsonValue] = choice.model_dump(mode="json")
+    if isinstance(choice, NamedFunction | NamedMcp | AllowedFunctions):
+        told: dict[str, JsonValue] = choice.model_dump(mode="json", exclude_none=True)
         return told
     return choice or "auto"
 

@@ -7,12 +7,16 @@ Does not know: messages, Harmony.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self, TypeAlias
 
 from pydantic import JsonValue
 
 from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.mcp_servers.tools import ListedTool
+from gptoss_adapter.responses.mcp_tools import function_of, is_allowed, needs_approval
+from gptoss_adapter.schemas.mcp_tools import McpTool, NamedMcp
 from gptoss_adapter.schemas.responses import (
     AllowedFunctions,
     FunctionNamespace,
@@ -25,6 +29,9 @@ from gptoss_adapter.schemas.responses import (
 from gptoss_backend.contract import FunctionTool, ToolChoice, ToolChoiceMode
 from gptoss_backend.harmony.prompt import TOOL_NAME
 
+Listed: TypeAlias = Mapping[str, Sequence[ListedTool]]
+"""The tools of MCP servers, by the servers' labels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -34,11 +41,21 @@ class Offer:
     """Where the request has it."""
     function: ResponseTool
     namespace: FunctionNamespace | None = None
+    server: McpTool | None = None
+    """Which MCP server runs it; None: the client does."""
+    needs_approval: bool = False
+    """Whether somebody is asked before the server runs it."""
+
+    @property
+    def group(self) -> FunctionNamespace | McpTool | None:
+        """What it belongs to, with others."""
+        return self.namespace or self.server
 
     @property
     def name(self) -> str:
         """What the model knows it by."""
-        return name_for_model(self.function.name, self.namespace.name if self.namespace is not None else None)
+        label = self.server.server_label if self.server is not None else None
+        return name_for_model(self.function.name, self.namespace.name if self.namespace is not None else label)
 
 
 def name_for_model(name: str, namespace: str | None) -> str:
@@ -46,26 +63,79 @@ def name_for_model(name: str, namespace: str | None) -> str:
     return f"{namespace}__{name}" if namespace else name
 
 
-def offers(tools: Sequence[RequestedTool] | None) -> list[Offer]:
-    """Return the functions among the tools, those of namespaces in their places. Tools that OpenAI runs are none."""
-    return [offer for at, tool in enumerate(tools or ()) for offer in _offers_of(tool, f"tools[{at}]")]
+def offers(tools: Sequence[RequestedTool] | None, listed: Listed | None = None) -> list[Offer]:
+    """Return the functions among the tools, those of namespaces and servers in their places.
+
+    Tools that OpenAI runs are none. Raises InvalidRequestError for a tool that its server does not have.
+    """
+    return [offer for at, tool in enumerate(tools or ()) for offer in _offers_of(tool, f"tools[{at}]", listed or {})]
 
 
-def _offers_of(tool: RequestedTool, place: str) -> Iterator[Offer]:
-    if isinstance(tool, ResponseTool):
-        yield Offer(place, tool)
-    elif isinstance(tool, FunctionNamespace):
-        for at, function in enumerate(tool.tools):
-            yield Offer(f"{place}.tools[{at}]", function, tool)
+def _offers_of(tool: RequestedTool, place: str, listed: Listed) -> Iterator[Offer]:
+    match tool:
+        case ResponseTool():
+            yield Offer(place, tool)
+        case FunctionNamespace():
+            for at, function in enumerate(tool.tools):
+                yield Offer(f"{place}.tools[{at}]", function, tool)
+        case McpTool():
+            for one in listed.get(tool.server_label, ()):
+                if is_allowed(tool, one):
+                    function, is_asked = function_of(one, tool.server_label), needs_approval(tool, one)
+                    yield Offer(place, function, server=tool, needs_approval=is_asked)
 
 
-def allowed_offers(body: ResponseFields) -> list[Offer]:
+@dataclass(frozen=True, slots=True)
+class Offering:
+    """The functions of a request, and how the model is to choose among them."""
+
+    every: Sequence[Offer]
+    told: Sequence[Offer]
+    """Those that the model is told of."""
+    choice: ToolChoice
+    is_of_one_server: bool = False
+    """Whether only the tools of one server are told, for one of them is to be called."""
+
+    @classmethod
+    def of(cls, body: ResponseFields, every: Sequence[Offer]) -> Self:
+        """Return what `body` says of them all. Raises InvalidRequestError where it names what is not there."""
+        choice, told = tool_choice(body, every), allowed_offers(body, every)
+        check_names(told)
+        is_of_one_server = isinstance(body.tool_choice, NamedMcp) and body.tool_choice.name is None
+        return cls(every, told, choice, is_of_one_server)
+
+    def afterwards(self, *, with_servers: bool) -> Self:
+        """Return what holds for the turns after the first: a call that was demanded has been made.
+
+        with_servers: whether the tools of MCP servers are still offered.
+        """
+        told = self.every if self.is_of_one_server else self.told
+        if not with_servers:
+            told = [offer for offer in told if offer.server is None]
+        is_none = self.choice.mode is ToolChoiceMode.NONE
+        return replace(self, told=told, choice=self.choice if is_none else ToolChoice(), is_of_one_server=False)
+
+    @property
+    def places(self) -> list[str]:
+        """Where the request has those that the model is told of."""
+        return [offer.place for offer in self.told]
+
+
+def allowed_offers(body: ResponseFields, every: Sequence[Offer]) -> list[Offer]:
     """Return the functions the model is told of."""
-    every = offers(body.tools)
-    if not isinstance(body.tool_choice, AllowedFunctions):
-        return every
-    allowed = {choice.name for choice in body.tool_choice.tools}
-    return [offer for offer in every if offer.name in allowed]
+    match body.tool_choice:
+        case AllowedFunctions(tools=allowed):
+            return [offer for offer in every if any(_is_named(offer, choice) for choice in allowed)]
+        case NamedMcp(name=None) as choice:
+            return [offer for offer in every if _is_named(offer, choice)]
+    return list(every)
+
+
+def _is_named(offer: Offer, choice: NamedFunction | NamedMcp) -> bool:
+    if isinstance(choice, NamedFunction):
+        return offer.name == choice.name
+    is_of_server = offer.server is not None and offer.server.server_label == choice.server_label
+    return is_of_server and choice.name in (None, offer.function.name)
 
 
 def check_names(offered: Iterable[Offer]) -> None:
@@ -76,43 +146,55 @@ def check_names(offered: Iterable[Offer]) -> None:
             message = f"'{offer.place}.name': the model would know it by '{offer.name}', more than 128 characters."
             raise _invalid(message, f"{offer.place}.name")
         first = known.setdefault(offer.name, offer)
-        if first is not offer and not (first.namespace is offer.namespace is None):
+        if first is not offer and not (first.group is offer.group is None):
             message = f"'{offer.place}.name': the model knows '{first.place}' by '{offer.name}', too."
             raise _invalid(message, f"{offer.place}.name")
 
 
 def function_tools(offered: Iterable[Offer]) -> Iterator[FunctionTool]:
-    """Yield the functions as the model is told of them; what is said of a namespace comes with its first one."""
-    told: FunctionNamespace | None = None
+    """Yield the functions as the model is told of them; what is said of a group comes with its first one."""
+    told: FunctionNamespace | McpTool | None = None
     for offer in offered:
         function, description = offer.function, offer.function.description or ""
-        if offer.namespace is not None and offer.namespace is not told and offer.namespace.description:
-            description = f"{offer.namespace.description}\n\n{description}".rstrip()
-        told = offer.namespace
+        if offer.group is not None and offer.group is not told and (about := _about(offer.group)):
+            description = f"{about}\n\n{description}".rstrip()
+        told = offer.group
         yield FunctionTool(offer.name, description, function.parameters, strict=bool(function.strict))
 
 
-def tool_choice(body: ResponseFields) -> ToolChoice:
+def _about(group: FunctionNamespace | McpTool) -> str | None:
+    return group.server_description if isinstance(group, McpTool) else group.description
+
+
+def tool_choice(body: ResponseFields, every: Sequence[Offer]) -> ToolChoice:
     """Return the choice. Raises InvalidRequestError where it names what is not there."""
-    names = {offer.name for offer in offers(body.tools)}
     match body.tool_choice:
-        case NamedFunction(name=name):
-            _check_offered(names, name)
-            return ToolChoice(ToolChoiceMode.REQUIRED, name)
+        case NamedFunction() as choice:
+            return ToolChoice(ToolChoiceMode.REQUIRED, _check_offered(every, choice).name)
+        case NamedMcp(name=name) as choice:
+            offer = _check_offered(every, choice)
+            return ToolChoice(ToolChoiceMode.REQUIRED, None if name is None else offer.name)
         case AllowedFunctions(mode=mode, tools=tools):
             for choice in tools:
-                _check_offered(names, choice.name)
+                _check_offered(every, choice)
             return ToolChoice(ToolChoiceMode(mode))
-        case "required" if not names:
+        case "required" if not every:
             raise _invalid("'tool_choice' is 'required', but there are no functions among the 'tools'.", "tool_choice")
         case mode:
             return ToolChoice(ToolChoiceMode(mode or "auto"))
 
 
-def _check_offered(names: set[str], name: str) -> None:
-    if name not in names:
-        message = f"'tool_choice' names the function '{name}', which is not among the 'tools'."
-        raise _invalid(message, "tool_choice")
+def _check_offered(every: Sequence[Offer], choice: NamedFunction | NamedMcp) -> Offer:
+    """Return the first function that is named."""
+    for offer in every:
+        if _is_named(offer, choice):
+            return offer
+    if isinstance(choice, NamedFunction):
+        message = f"'tool_choice' names the function '{choice.name}', which is not among the 'tools'."
+    else:
+        what = f"the tool '{choice.name}'" if choice.name is not None else "the tools"
+        message = f"'tool_choice' names {what} of the MCP server '{choice.server_label}'; 'tools' offers no such."
+    raise _invalid(message, "tool_choice")
 
 
 def told_tools(tools: Sequence[RequestedTool] | None) -> list[dict[str, JsonValue]]:
@@ -120,7 +202,10 @@ def told_tools(tools: Sequence[RequestedTool] | None) -> list[dict[str, JsonValu
     return [_told(tool) for tool in tools or () if not isinstance(tool, HostedTool)]
 
 
-def _told(tool: ResponseTool | FunctionNamespace) -> dict[str, JsonValue]:
+def _told(tool: ResponseTool | FunctionNamespace | McpTool) -> dict[str, JsonValue]:
+    if isinstance(tool, McpTool):
+        told: dict[str, JsonValue] = tool.model_dump(mode="json", exclude_none=True)
+        return told
     if isinstance(tool, FunctionNamespace):
         return {
             "type": "namespace",

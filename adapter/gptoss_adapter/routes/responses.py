@@ -20,13 +20,16 @@ from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import ApiError, InvalidRequestError
 from gptoss_adapter.raw_prompts import token_ids
-from gptoss_adapter.responses.answering import Answering, asked_chat, chat_prompt, naming_fields_of_this_api
+from gptoss_adapter.responses.answering import Answering, conversation_of
 from gptoss_adapter.responses.background import BackgroundResponses
 from gptoss_adapter.responses.events import EventWriter
+from gptoss_adapter.responses.mcp_tools import listed_tools, mcp_tools
+from gptoss_adapter.responses.naming import naming_fields_of_this_api
+from gptoss_adapter.responses.plan import chat_request
 from gptoss_adapter.responses.resuming import ResumedStream
 from gptoss_adapter.responses.store import ResponseStore
 from gptoss_adapter.responses.told_again import telling_reasoning_again
-from gptoss_adapter.responses.tools import allowed_offers
+from gptoss_adapter.responses.turns import chat_prompt, offering_of
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.response_answers import (
     CountedInputTokens,
@@ -141,9 +144,12 @@ async def count_input_tokens(
 ) -> CountedInputTokens:
     """Count the tokens of the prompt that a request would make, of the alias where it names no model."""
     served = services.route(body.model, body.profile)
-    chat, _ = await asked_chat(body, served, services, store)
+    earlier, own_input = await conversation_of(body, services, store)
+    servers = mcp_tools(body.tools, services.mcp_servers)
     async with until_disconnect(request.receive):
-        with naming_fields_of_this_api(allowed_offers(body)):
+        offering = offering_of(body, services, await listed_tools(servers, services.mcp_servers))
+        chat = chat_request(body, [*earlier, *own_input], offering, served.profile, services.today())
+        with naming_fields_of_this_api(offering.places):
             prompt = await chat_prompt(body, chat, served, services).ids()
     return CountedInputTokens(object="response.input_tokens", input_tokens=len(token_ids(prompt)))
 

@@ -33,6 +33,8 @@ ListOf: TypeAlias = Annotated[list[_Entry], Field(fail_fast=True)]
 """A list that is read up to its first fault."""
 
 
+ItemId = Annotated[str, Field(min_length=1, max_length=256)]
+"""What an item of a conversation is known by."""
 Harmless: TypeAlias = Annotated[object, BeforeValidator(lambda value: None)]
 """A field that changes no answer: what it holds is dropped unread, for megabytes of JSON cost seconds to look at."""
 
@@ -140,3 +142,9 @@ def choice_kind(value: object) -> str | None:
         return "mode"
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     return kind if kind in ("function", "allowed_tools") else None
+
+
+def response_choice_kind(value: object) -> str | None:
+    """Return the tag of a tool choice of /v1/responses, as `choice_kind` does: there may be MCP servers, too."""
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "mcp" if kind == "mcp" else choice_kind(value)

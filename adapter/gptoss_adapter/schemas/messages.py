@@ -11,8 +11,8 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, JsonValue, Tag, WithJsonSchema
 
-from gptoss_adapter.schemas.fields import Harmless, ListOf, NotHonoured, RequestModel, content_kind
-from gptoss_adapter.schemas.response_items import FunctionName, ItemId
+from gptoss_adapter.schemas.fields import Harmless, ItemId, ListOf, NotHonoured, RequestModel, content_kind
+from gptoss_adapter.schemas.response_items import FunctionName
 from gptoss_adapter.schemas.sampling import GenerationFields
 
 CacheControl: TypeAlias = Harmless

@@ -17,16 +17,23 @@ from gptoss_adapter.schemas.chat import RefusalPart
 from gptoss_adapter.schemas.fields import (
     UNSUPPORTED,
     Harmless,
+    ItemId,
     ListOf,
     NotHonoured,
     RequestModel,
     content_kind,
     of_types,
 )
+from gptoss_adapter.schemas.mcp_items import (
+    McpApprovalRequestItem,
+    McpApprovalResponseItem,
+    McpCallItem,
+    McpItem,
+    McpListToolsItem,
+)
 from gptoss_backend.harmony.prompt import TOOL_NAME
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
-ItemId = Annotated[str, Field(min_length=1, max_length=256)]
 FunctionName = Annotated[str, Field(pattern=f"^{TOOL_NAME.pattern}$")]
 Async = Annotated[
     object,
@@ -169,10 +176,13 @@ class ItemReference(RequestModel):
     id: ItemId
 
 
-Item: TypeAlias = MessageItem | ReasoningItem | FunctionCallItem | FunctionCallOutputItem
+Item: TypeAlias = MessageItem | ReasoningItem | FunctionCallItem | FunctionCallOutputItem | McpItem
 """An item that says something itself."""
 
-_KINDS: Final = ("message", "reasoning", "function_call", "function_call_output", "item_reference")
+_KINDS: Final = (
+    *("message", "reasoning", "function_call", "function_call_output", "item_reference"),
+    *("mcp_call", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response"),
+)
 
 
 def _item_kind(value: object) -> str | None:
@@ -190,7 +200,11 @@ InputItem = Annotated[
     | Annotated[ReasoningItem, Tag("reasoning")]
     | Annotated[FunctionCallItem, Tag("function_call")]
     | Annotated[FunctionCallOutputItem, Tag("function_call_output")]
-    | Annotated[ItemReference, Tag("item_reference")],
+    | Annotated[ItemReference, Tag("item_reference")]
+    | Annotated[McpCallItem, Tag("mcp_call")]
+    | Annotated[McpListToolsItem, Tag("mcp_list_tools")]
+    | Annotated[McpApprovalRequestItem, Tag("mcp_approval_request")]
+    | Annotated[McpApprovalResponseItem, Tag("mcp_approval_response")],
     Discriminator(
         _item_kind,
         custom_error_type="item_kind",

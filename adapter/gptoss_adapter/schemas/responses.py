@@ -12,7 +12,8 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag
 
 from gptoss_adapter.schemas.chat import Effort, Verbosity
-from gptoss_adapter.schemas.fields import Harmless, Labels, ListOf, NotHonoured, RequestModel, choice_kind
+from gptoss_adapter.schemas.fields import Harmless, Labels, ListOf, NotHonoured, RequestModel, response_choice_kind
+from gptoss_adapter.schemas.mcp_tools import McpTool, NamedMcp
 from gptoss_adapter.schemas.response_items import Async, FunctionName, InputItem
 from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, StreamOptions
 
@@ -67,14 +68,14 @@ class HostedTool(RequestModel):
     type: HostedToolType
 
 
-RequestedTool: TypeAlias = ResponseTool | FunctionNamespace | HostedTool
+RequestedTool: TypeAlias = ResponseTool | FunctionNamespace | McpTool | HostedTool
 
 _HOSTED: Final = get_args(HostedToolType)
 
 
 def _tool_kind(value: object) -> str | None:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    if kind in ("function", "namespace"):
+    if kind in ("function", "namespace", "mcp"):
         return f"a {kind}"  # tags are part of a fault's place, where `function` may be a field sent by mistake
     return "hosted" if kind in _HOSTED else None
 
@@ -82,12 +83,14 @@ def _tool_kind(value: object) -> str | None:
 InputTool = Annotated[
     Annotated[ResponseTool, Tag("a function")]
     | Annotated[FunctionNamespace, Tag("a namespace")]
+    | Annotated[McpTool, Tag("a mcp")]
     | Annotated[HostedTool, Tag("hosted")],
     Discriminator(
         _tool_kind,
         custom_error_type="tool_kind",
         custom_error_message=(
-            "Input should be a tool of type function or namespace, or one that may be left out: " + ", ".join(_HOSTED)
+            "Input should be a tool of type function, namespace or mcp, or one that may be left out: "
+            + ", ".join(_HOSTED)
         ),
     ),
 ]
@@ -100,22 +103,28 @@ class NamedFunction(RequestModel):
     name: FunctionName
 
 
+NamedTool = Annotated[NamedFunction | NamedMcp, Field(discriminator="type")]
+
+
 class AllowedFunctions(RequestModel):
     """Names the functions that may be called, of those in `tools`."""
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[ListOf[NamedFunction], Field(min_length=1)]
+    tools: Annotated[ListOf[NamedTool], Field(min_length=1)]
 
 
 ResponseToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("mode")]
     | Annotated[NamedFunction, Tag("function")]
+    | Annotated[NamedMcp, Tag("mcp")]
     | Annotated[AllowedFunctions, Tag("allowed_tools")],
     Discriminator(
-        choice_kind,
+        response_choice_kind,
         custom_error_type="choice_kind",
-        custom_error_message="Input should be none, auto, required, or an object of type function or allowed_tools",
+        custom_error_message=(
+            "Input should be none, auto, required, or an object of type function, mcp or allowed_tools"
+        ),
     ),
 ]
 
@@ -219,6 +228,8 @@ class ResponseFields(GenerationFields):
     tools: ListOf[InputTool] | None = None
     tool_choice: ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
+    """Counts calls of tools that MCP servers run."""
     truncation: Literal["auto", "disabled"] | None = None
     """Whether the oldest of a conversation that is too long is left out, else it is refused."""
     text: TextConfig | None = None
@@ -240,8 +251,6 @@ class ResponseFields(GenerationFields):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
-    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
-    """Counts calls of hosted tools, of which there are none."""
     prompt_cache_retention: str | None = None
     prompt_cache_options: Harmless = None
     client_metadata: Harmless = None
