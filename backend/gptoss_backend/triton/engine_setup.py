@@ -27,7 +27,7 @@ from gptoss_backend.model_names import ModelName
 from gptoss_backend.settings import EngineSettings, PlacementSettings, ProfileSettings
 
 _TOKENS_GUESSED: Final = 4
-"""Where it pays unasked: each token reads experts of its own, which on a GPU bounds a step and on a processor does not."""
+"""Where it pays unasked. Each token reads experts of its own, which bounds a step on a GPU and not on a processor."""
 
 
 def asked_checkpoint(model_config: str) -> str | None:
