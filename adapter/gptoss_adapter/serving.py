@@ -38,6 +38,10 @@ from gptoss_backend.settings_sources import load_settings
 VERSION: Final = version("gptoss-triton")
 
 
+_DEMO_MAX_TOKENS: Final = 2048
+"""Of an answer that says no number: off its subjects so small a model may find no end."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """The model that serves a request, and the operating point it serves it at."""
@@ -113,7 +117,10 @@ class ServedModels:
         return self._at(name, profile)
 
     def _at(self, name: ModelName, profile: ProfileName) -> ServedModel:
-        return ServedModel(name, profile, self._settings.profiles[profile], self._fingerprint(name))
+        point = self._settings.profiles[profile]
+        if name.short == "demo" and point.max_tokens is None:
+            point = point.model_copy(update={"max_tokens": _DEMO_MAX_TOKENS})
+        return ServedModel(name, profile, point, self._fingerprint(name))
 
     def _fingerprint(self, name: ModelName) -> str:
         weights = self._checkpoints.of(name.short)

@@ -81,7 +81,7 @@ def test_request_when_it_sets_nothing_then_the_profile_and_openais_defaults_hold
     assert chat.tool_choice == ToolChoice()
     assert chat.response_format is None
     assert chat.reasoning_effort is ReasoningEffort.MEDIUM
-    assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed) == (None, 1.0, 1.0, None)
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_p, sampling.seed) == (2048, 1.0, 1.0, None)  # demo
 
 
 @pytest.mark.parametrize(

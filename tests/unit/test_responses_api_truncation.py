@@ -76,8 +76,9 @@ def test_conversation_when_it_fits_then_it_is_rendered_once(client: httpx.Client
 
 @pytest.mark.parametrize(("max_tokens", "most"), [(1, 99), (30, 70), (4000, 50), (None, 75)])
 def test_conversation_when_it_is_cut_then_the_answer_has_room_though_at_most_half_of_the_context(
-    client: httpx.Client, server: CountingServer, max_tokens: int | None, most: int
+    client: httpx.Client, server: CountingServer, monkeypatch: pytest.MonkeyPatch, max_tokens: int | None, most: int
 ) -> None:
+    monkeypatch.setattr("gptoss_adapter.serving._DEMO_MAX_TOKENS", None)  # as the other models
     respond(client, [said("user", "x")] * 200, truncation="auto", max_output_tokens=max_tokens)
     assert len(server.prompts[-1]) == most
 
