@@ -22,7 +22,7 @@ I1123 17:56:29.100000 21118 logs.py:20] "gpt_oss_demo is ready on cpu"
 
 def told(log: Path) -> list[str]:
     output = io.StringIO()
-    Display(Console(file=output), ["farewell"], triton_log=log).ready(5.87)
+    Display(Console(file=output), ["farewell"], triton_logs=[log]).ready(5.87)
     return output.getvalue().splitlines()
 
 
@@ -69,5 +69,5 @@ def test_waiting_when_the_engine_reads_its_layers_then_a_bar_shows_how_far_it_is
         'I1123 logs.py:20] "gpt_oss_20b: layer 5 of 24 loaded"\nI1123 "layer 6 of 24 loaded"\n', encoding="utf-8"
     )
     output = io.StringIO()
-    Display(Console(file=output, width=200), triton_log=log).waiting(["tritonserver loads gpt_oss_20b"], 7.2)
+    Display(Console(file=output, width=200), triton_logs=[log]).waiting(["tritonserver loads gpt_oss_20b"], 7.2)
     assert output.getvalue() == "7 s: tritonserver loads gpt_oss_20b [======                  ] layer 6 of 24\n"

@@ -21,6 +21,7 @@ from gptoss_client.errors import CommandError, DriverError, PortError, RunningEr
 from gptoss_client.gpu import has_nvidia_gpu, list_gpus
 from gptoss_client.launch import processes
 from gptoss_client.logs import last_lines
+from gptoss_client.placing import Placing
 from gptoss_client.ports import Listener, check_ports
 from gptoss_client.probing import probe
 from gptoss_client.process_group import ProcessRecord
@@ -80,7 +81,7 @@ def test_triton_command_when_the_cache_is_off_and_nothing_is_special_then_leaves
 def test_processes_when_made_then_tritonserver_starts_first_and_a_crash_of_its_stubs_counts(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     with run.claim():
-        triton, adapter = processes(settings_with(), RUNTIME, run, config_name=None, shm_prefix="p")
+        triton, adapter = processes(settings_with(), RUNTIME, run, placing=Placing(None), shm_prefix="p")
 
     assert (triton.name, adapter.name) == ("tritonserver", "adapter")
     assert (triton.needs_children, adapter.needs_children) == (True, False)
@@ -344,7 +345,7 @@ def test_supervise_when_a_model_cannot_be_placed_then_no_state_is_left_and_the_r
     def refuse(*_: object) -> str:
         raise UsageError("it does not fit")
 
-    monkeypatch.setattr(serve, "config_variant", refuse)
+    monkeypatch.setattr(serve, "place", refuse)
     run, stop = RunDirectory(tmp_path), StopSignal()
     run.write_state(RunState(Phase.PREPARING, ProcessRecord.of("supervisor", os.getpid()), 0.0, ""))
     with pytest.raises(UsageError):

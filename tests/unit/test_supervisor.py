@@ -286,7 +286,7 @@ def test_run_when_the_first_of_two_dies_then_all_are_ready_again_only_when_the_s
     diary = Diary(StopSignal())
     healthy = threading.Event()
     healthy.set()
-    adapter = python_process(tmp_path, "adapter", FOREVER, is_ready=healthy.is_set)
+    adapter = python_process(tmp_path, "adapter", FOREVER, is_ready=healthy.is_set, lives_on=("server",))
     with running([python_process(tmp_path, "server", READY + FOREVER), adapter], diary):
         healthy.clear()
         os.kill(pid_of(diary, "server"), signal.SIGKILL)
