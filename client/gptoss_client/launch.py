@@ -8,7 +8,6 @@ Does not know: tritonserver's flags (triton_command.py), how processes are start
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -47,16 +46,14 @@ def processes(
 
     Rotates their logs, makes a key for Triton's APIs.
     """
-    for former in run.logs.glob(f"{TRITON_LOG}-*.log"):
+    for former in list(run.logs.glob(f"{TRITON_LOG}-*.log")):
         run.new_log(former.stem)  # of a server that had more of them, whose last words are not this one's
-    make_one = partial(_tritonserver, runtime=runtime, run=run, placing=placing, api_key=run.new_triton_key())
-    replicas = of_each_replica(settings)
-    # what is left of one must not be taken for another's
-    prefixes = [shm_prefix] if len(replicas) == 1 else [f"{shm_prefix}{number}_" for number in range(len(replicas))]
-    tritons = [
-        make_one(number, of_replica, shm_prefix=prefix)
-        for number, (of_replica, prefix) in enumerate(zip(replicas, prefixes, strict=True))
-    ]
+    replicas, api_key = of_each_replica(settings), run.new_triton_key()
+    tritons = []
+    for number, of_replica in enumerate(replicas):
+        # cleaning up after one must leave the others' regions
+        prefix = f"{shm_prefix}{number}_" if len(replicas) > 1 else shm_prefix
+        tritons.append(_tritonserver(number, of_replica, runtime, run, placing, api_key=api_key, shm_prefix=prefix))
     addresses = Addresses.of(settings)
     adapter = ProcessSpec(
         name=ADAPTER,
@@ -74,10 +71,10 @@ def processes(
 def _tritonserver(
     number: int,
     settings: Settings,
-    *,
     runtime: TritonRuntime,
     run: RunDirectory,
     placing: Placing,
+    *,
     api_key: str,
     shm_prefix: str,
 ) -> ProcessSpec:

@@ -102,12 +102,16 @@ class Process:
         trouble = self._hang_watch.verdict if self._hang_watch else None
         return f"{self._spec.name} hangs: {trouble}" if trouble else None
 
-    def ask_to_end(self) -> None:
-        """Ask the process to end, once: to some a second time means at once. Does not wait."""
+    def ask_to_end(self) -> float:
+        """Ask the process to end, once: to some a second time means at once. Does not wait; returns when it was asked.
+
+        In seconds of the monotonic clock.
+        """
         if self._asked_to_end_at is None:
             self._asked_to_end_at = time.monotonic()
             if not self.has_ended:
                 self._process.terminate()
+        return self._asked_to_end_at
 
     def end(self, grace_s: float, stop: StopSignal) -> None:
         """Kill what is left of the group `grace_s` after the process was asked to end, or at once if `stop` says so.
@@ -115,8 +119,7 @@ class Process:
         A process that needs its children has nothing to do without them: then it is not waited for so long. (After a
         reload that failed Triton counts a model that is not there, and would wait for it to the last.)
         """
-        self.ask_to_end()
-        deadline = (self._asked_to_end_at or 0.0) + grace_s
+        deadline = self.ask_to_end() + grace_s
         had_children_at = time.monotonic()
         while not self.has_ended and time.monotonic() < deadline and not stop.at_once:
             time.sleep(TICK_S)
