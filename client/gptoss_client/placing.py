@@ -15,8 +15,7 @@ from typing import Final
 from gptoss_backend.engine.checkpoint_files import has_packed_experts
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.placement.choice import SINGLE, Card, Formats, choose_placement
-from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR
+from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Formats, choose_placement
 from gptoss_backend.model_names import ModelShort
 from gptoss_backend.settings import Settings
 from gptoss_client.checkpoint import DEMO, find_checkpoint
@@ -49,7 +48,7 @@ def place(settings: Settings, environment: Mapping[str, str]) -> Placing:
     variant, wanted = config_variant(settings, environment), settings.server.num_replicas
     if settings.server.triton_replicas is not None:
         return Placing(variant)  # the adapter is not told of more
-    if variant == SPREAD_VARIANT or (variant != REPLICAS_VARIANT and settings.placement.mode in (PIPELINE, TENSOR)):
+    if variant == SPREAD_VARIANT or (variant != REPLICAS_VARIANT and settings.placement.mode not in (AUTO, SINGLE)):
         if wanted and wanted > 1:
             raise UsageError(
                 f"server.num_replicas is {wanted}, but one engine is spread over several devices: leave it out, or "
