@@ -28,12 +28,13 @@ from gptoss_backend.model_names import MODELS_BY_SHORT
 from gptoss_client.run_state import Phase
 from support import live_server
 from support.live_server import GPTOSS, LiveServer, wait_until
-from support.victims import generation_stub, state_of
+from support.victims import generation_stub, num_deaths_of, state_of
 
 DEMO = MODELS_BY_SHORT["demo"]
 ENDLESS = {"max_tokens": 4000, "ignore_eos": True, "temperature": 0}
 NAMES = ("tritonserver", "tritonserver-1")
 ANSWERED_WITHIN_S = 10.0
+TOLD_WITHIN_S = 1.0
 BACK_WITHIN_S = 60.0
 
 
@@ -210,25 +211,31 @@ async def kill_under_load(server: LiveServer, killed: str, num_streams: int = 16
         num_at_killed = int(server.metric("gptoss_replica_in_flight", replica=killed))
         assert 0 < num_at_killed < num_streams
         os.kill(generation_stub(server, NAMES[1]), signal.SIGKILL)
+        is_told = asyncio.Event()
+        readers = [asyncio.create_task(goes_on(stream, is_told)) for stream in streams]
         after = [client.post("/v1/chat/completions", json=body(number, max_tokens=2)) for number in range(50, 70)]
         async with asyncio.timeout(ANSWERED_WITHIN_S):
             assert {one.status_code for one in await asyncio.gather(*after)} == {200}
-        outcomes = await asyncio.gather(*(goes_on(stream) for stream in streams))
+        while not num_deaths_of(server):
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(TOLD_WITHIN_S)
+        is_told.set()
+        outcomes = await asyncio.gather(*readers)
         return outcomes.count(False), num_at_killed
 
 
-async def goes_on(stream: AsyncIterator[dict[str, object]], num_chunks: int = 150) -> bool:
-    """Read on: True after so many chunks more, False where an error comes."""
-    number = 0
+async def goes_on(stream: AsyncIterator[dict[str, object]], is_told: asyncio.Event) -> bool:
+    """Read on: True where more comes after all have been told that their replica died, False where an error comes."""
     async for chunk in stream:
         if "error" in chunk:
             return False
-        if (number := number + 1) > num_chunks:
+        if is_told.is_set():
             return True
     raise AssertionError("the stream ended without an error")
 
 
 def test_reload_when_there_are_two_then_one_after_the_other_has_a_new_engine(replicas: LiveServer) -> None:
+    wait_until(lambda: state_of(replicas).phase is Phase.READY, timeout_s=BACK_WITHIN_S)
     before = [generation_stub(replicas, name) for name in NAMES]
     told = gptoss(replicas, "reload")
     assert told.returncode == 0, told.stderr

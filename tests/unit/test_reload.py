@@ -24,6 +24,7 @@ from gptoss_client.errors import CommandError, RunningError, UsageError
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.reload import reload
 from gptoss_client.run_state import Death, Phase, RunDirectory, RunState
+from support.live_server import free_ports
 
 REFUSAL = (
     "load failed for model 'gpt_oss_20b': version 1 is at UNAVAILABLE state: "
@@ -74,12 +75,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def triton() -> Iterator[Triton]:
-    with answering() as server:
+    with answering(free_ports()) as server:  # behind it there is room for a second
         yield server
 
 
 @contextmanager
-def answering(port: int = 0) -> Iterator[Triton]:
+def answering(port: int) -> Iterator[Triton]:
     with Triton(port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
