@@ -19,10 +19,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from gptoss_client.addresses import Addresses
+from gptoss_backend.settings_sources import load_settings
+from gptoss_client.addresses import Addresses, of_each_replica
 from gptoss_client.run_state import RunDirectory
 from load.own_server import own_server
 from load.soak_samples import Sample, held, render, take_sample, trends
@@ -60,32 +62,34 @@ def main() -> int:
         config = Path(folder) / "config.yaml"
         config.write_text(_SMALL_CACHES, encoding="utf-8")
         run = RunDirectory(Path(folder) / "run")
-        with own_server(run.root, model=options.model, config=config) as addresses:
-            return _soak(run, addresses, options.duration, options.users)
+        with own_server(run.root, model=options.model, config=config):
+            return _soak(run, options.duration, options.users)
 
 
-def _soak(run: RunDirectory, addresses: Addresses, duration_s: float, num_users: int) -> int:
+def _soak(run: RunDirectory, duration_s: float, num_users: int) -> int:
+    replicas = [Addresses.of(one) for one in of_each_replica(load_settings(config=run.config, environ={}))]
+    metrics_urls = [addresses.metrics for addresses in replicas]
     stop = threading.Event()
-    before = take_sample(run, addresses.metrics)
-    users = [User(addresses.api.removesuffix("/v1"), number, stop) for number in range(num_users)]
+    before = take_sample(run, metrics_urls)
+    users = [User(replicas[0].api.removesuffix("/v1"), number, stop) for number in range(num_users)]
     try:
-        samples = _watch(run, addresses.metrics, duration_s)
+        samples = _watch(run, metrics_urls, duration_s)
     finally:
         stop.set()
         for user in users:
             user.join()
     time.sleep(_SETTLE_S)
-    after = take_sample(run, addresses.metrics)
+    after = take_sample(run, metrics_urls)
     return _judge(samples, before, after, users)
 
 
-def _watch(run: RunDirectory, metrics_url: str, duration_s: float) -> list[Sample]:
+def _watch(run: RunDirectory, metrics_urls: Sequence[str], duration_s: float) -> list[Sample]:
     samples: list[Sample] = []
     period_s = max(_LEAST_PERIOD_S, duration_s / _NUM_SAMPLES)
     deadline = time.monotonic() + duration_s
     while time.monotonic() < deadline:
         time.sleep(period_s)
-        samples.append(take_sample(run, metrics_url))
+        samples.append(take_sample(run, metrics_urls))
     return samples
 
 

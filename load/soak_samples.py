@@ -59,8 +59,11 @@ class Trend:
         return self.growth <= _FLAT_COUNT
 
 
-def take_sample(run: RunDirectory, metrics_url: str) -> Sample:
-    """Look once. Raises RuntimeError where the server has died or was restarted."""
+def take_sample(run: RunDirectory, metrics_urls: Sequence[str]) -> Sample:
+    """Look once. metrics_urls: of each tritonserver; what their engines hold is added up.
+
+    Raises RuntimeError where the server has died or was restarted.
+    """
     state = run.read_state()
     if state is None or state.deaths:
         raise RuntimeError(f"the server died: {[death.reason for death in state.deaths] if state else 'it is gone'}")
@@ -68,8 +71,8 @@ def take_sample(run: RunDirectory, metrics_url: str) -> Sample:
     for name, process in _processes([(record.name, record.pid) for record in state.processes]):
         figures[f"RSS {name}"] = process.memory_info().rss
         figures[f"fds {name}"] = process.num_fds()
-    page = httpx.get(metrics_url, trust_env=False, timeout=10.0).text
-    figures |= {name: _metric(page, f"gptoss_engine_{name}") for name in _HELD}
+    pages = "".join(httpx.get(url, trust_env=False, timeout=10.0).text for url in metrics_urls)
+    figures |= {name: _metric(pages, f"gptoss_engine_{name}") for name in _HELD}
     return Sample(time.monotonic(), figures)
 
 

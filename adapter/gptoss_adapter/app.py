@@ -132,8 +132,8 @@ async def _model_server(
     server: ServerSettings, served: ServedModels, measured: Metrics, given: ModelServer | None
 ) -> tuple[ModelServer, TritonPage | FleetPage]:
     """Return the given one, else Triton, one or several; and Triton's metrics."""
-    if server.triton_replicas is not None and given is None:
-        fleet = await Fleet.open(ReplicaNames(server.triton_replicas), served.names)
+    if (targets := server.replica_targets) is not None and given is None:
+        fleet = await Fleet.open(ReplicaNames(targets), served.names)
         measured.register(FleetCollector(fleet))
         return fleet, FleetPage(fleet.addresses, server.metrics_port - server.grpc_port)
     page = TritonPage(f"http://{server.triton_host}:{server.metrics_port}/metrics")

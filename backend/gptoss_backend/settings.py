@@ -19,6 +19,8 @@ from gptoss_backend.model_names import MODEL_ALIAS, MODELS, ModelShort
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[2]
 
 DNS_SCHEME: Final = "dns:///"
+NUM_TRITON_PORTS: Final = 3
+"""gRPC, metrics and HTTP."""
 
 ReplicaTarget = Annotated[str, Field(pattern=rf"^({DNS_SCHEME})?(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):\d{{1,5}}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -46,6 +48,7 @@ class ServerSettings(_Section):
     triton_metrics_port: Port | None = None
     triton_http_port: Port | None = None
     triton_replicas: Annotated[list[ReplicaTarget], Field(min_length=1)] | None = None
+    num_replicas: Annotated[int, Field(ge=1)] | None = None
     triton_config_name: Annotated[str, Field(pattern=r"^\S+$")] | None = None
     run_dir: Path = PROJECT_ROOT / ".run"
     model_repository: Path = PROJECT_ROOT / "model_repository"
@@ -61,6 +64,37 @@ class ServerSettings(_Section):
     def _split(cls, value: object) -> object:
         """A variable of the environment says it shorter without brackets."""
         return [one.strip() for one in value.split(",")] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> Self:
+        if self.triton_replicas is not None and self.num_tritonservers > 1:
+            raise ValueError(
+                "triton_replicas names tritonservers that are there, num_replicas is how many to start: set one of them"
+            )
+        return self
+
+    @property
+    def num_tritonservers(self) -> int:
+        """How many run here, a replica each: as set, or as the start of the server has written it down; else 1."""
+        return self.num_replicas or 1
+
+    @property
+    def replica_targets(self) -> list[str] | None:
+        """Where the adapter finds several tritonservers: as set, else those that run here; None: there is one."""
+        if self.triton_replicas is not None or self.num_tritonservers == 1:
+            return self.triton_replicas
+        host = f"[{self.triton_host}]" if ":" in self.triton_host else self.triton_host
+        return [f"{host}:{self.of_replica(number).grpc_port}" for number in range(self.num_tritonservers)]
+
+    def of_replica(self, number: int) -> Self:
+        """Return the settings as tritonserver `number` has them: each listens three ports after the one before."""
+        further = number * NUM_TRITON_PORTS
+        ports = {
+            "triton_grpc_port": self.grpc_port + further,
+            "triton_metrics_port": self.metrics_port + further,
+            "triton_http_port": self.http_port + further,
+        }
+        return self.model_copy(update=ports)
 
     @property
     def grpc_port(self) -> int:

@@ -7,10 +7,11 @@ Does not know: what listens there, who asks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from gptoss_backend.settings import ServerSettings, Settings
+from gptoss_backend.settings import NUM_TRITON_PORTS, ServerSettings, Settings
 from gptoss_client.errors import PortError
 from gptoss_client.ports import Listener, is_free
 
@@ -50,31 +51,41 @@ class Addresses:
         )
 
 
-def listeners(server: ServerSettings) -> tuple[Listener, ...]:
-    """Return the ports a server needs."""
-
-    def triton(purpose: str, port: int, setting: str) -> Listener:
-        return Listener(purpose, server.triton_host, port, f"choose another --port, or set server.{setting}")
-
-    return (
-        Listener("the OpenAI API", server.host, server.port, "stop what listens there, or choose another --port"),
-        triton("Triton's gRPC", server.grpc_port, "triton_grpc_port"),
-        triton("Triton's metrics", server.metrics_port, "triton_metrics_port"),
-        triton("Triton's HTTP", server.http_port, "triton_http_port"),
+def of_each_replica(settings: Settings) -> tuple[Settings, ...]:
+    """Return the settings as each tritonserver has them, in their order; what they share is as it was."""
+    server = settings.server
+    return tuple(
+        settings.model_copy(update={"server": server.of_replica(number)}) for number in range(server.num_tritonservers)
     )
 
 
-def on_free_ports(settings: Settings) -> Settings:
-    """Return the settings with the next four ports in a row, from `server.port` on, that all can be had.
+def listeners(server: ServerSettings) -> tuple[Listener, ...]:
+    """Return the ports a server needs."""
+    api = Listener("the OpenAI API", server.host, server.port, "stop what listens there, or choose another --port")
+    of_replicas = (_of_triton(server.of_replica(number), number) for number in range(server.num_tritonservers))
+    return (api, *(listener for of_one in of_replicas for listener in of_one))
 
-    Raises PortError where there are none up to the last port, or a host has none at all.
+
+def _of_triton(server: ServerSettings, number: int) -> Iterator[Listener]:
+    whose = "Triton's" if number == 0 else f"Triton {number}'s"
+    ports = {"gRPC": server.grpc_port, "metrics": server.metrics_port, "HTTP": server.http_port}
+    for purpose, port in ports.items():
+        remedy = f"choose another --port, or set server.triton_{purpose.lower()}_port"
+        yield Listener(f"{whose} {purpose}", server.triton_host, port, remedy)
+
+
+def on_free_ports(settings: Settings) -> Settings:
+    """Return the settings with the next ports in a row, from `server.port` on, that all can be had.
+
+    Four, and three more for each further replica. Raises PortError where there are none up to the last port, or a host
+    has none at all.
     """
     server = settings.server
-    hosts = (server.host, server.triton_host, server.triton_host, server.triton_host)
+    hosts = (server.host, *[server.triton_host] * (NUM_TRITON_PORTS * server.num_tritonservers))
     for first in range(server.port, _LAST_PORT - len(hosts) + 2):
         if all(is_free(host, first + offset) for offset, host in enumerate(hosts)):
             names = ("port", "triton_grpc_port", "triton_metrics_port", "triton_http_port")
-            ports = {name: first + offset for offset, name in enumerate(names)}
+            ports = {name: first + offset for offset, name in enumerate(names)}  # the further replicas' follow
             return settings.model_copy(update={"server": server.model_copy(update=ports)})
     raise PortError(f"there are no {len(hosts)} free ports in a row from {server.port} on: choose another --port")
 

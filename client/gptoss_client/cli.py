@@ -28,6 +28,7 @@ from gptoss_client.follow import LogReader
 from gptoss_client.join import join as join_engine
 from gptoss_client.keys import add_key
 from gptoss_client.make_checkpoint import DEFAULT_SEED, CheckpointOrder, ExpertFormat, ShapeName, make_checkpoint
+from gptoss_client.placing import with_num_replicas
 from gptoss_client.plan import plan
 from gptoss_client.reload import reload
 from gptoss_client.run_state import RunDirectory
@@ -75,7 +76,7 @@ def serve(
     run_dir: RunDirOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when ready; the server goes on.")] = False,
     auto_port: Annotated[
-        bool, typer.Option("--auto-port", help="Take the next four free ports from --port on.")
+        bool, typer.Option("--auto-port", help="Take the next free ports in a row from --port on.")
     ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="End the server of the same run directory first.")] = False,
 ) -> None:
@@ -84,6 +85,7 @@ def serve(
     if replace:
         check_startable(settings)  # before there is none
         _end_earlier(settings)
+    settings = with_num_replicas(settings, child_environment(RunDirectory.of(settings).config))
     if auto_port:
         settings = _on_free_ports(settings)
     raise typer.Exit(serve_until_stopped(settings, _console(), detach=detach))
@@ -266,9 +268,11 @@ def _end_earlier(settings: Settings) -> None:
 def _on_free_ports(settings: Settings) -> Settings:
     settings = on_free_ports(settings)
     server = settings.server
+    last = server.of_replica(server.num_tritonservers - 1).http_port
+    of_others = f", and so on for each further one, up to {last}" if last > server.http_port else ""
     _console().print(
         f"ports: {server.port} (the OpenAI API), Triton {server.grpc_port} (gRPC), "
-        f"{server.metrics_port} (metrics), {server.http_port} (HTTP)"
+        f"{server.metrics_port} (metrics), {server.http_port} (HTTP){of_others}"
     )
     return settings
 

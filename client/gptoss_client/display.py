@@ -36,15 +36,20 @@ class Display:
     """Tells of a server's start and end on a console. A console that is gone silences it and harms nothing."""
 
     def __init__(
-        self, console: Console, usage: Sequence[str] = (), *, triton_log: Path | None = None, with_time: bool = False
+        self,
+        console: Console,
+        usage: Sequence[str] = (),
+        *,
+        triton_logs: Sequence[Path] = (),
+        with_time: bool = False,
     ) -> None:
         """usage: the lines to print once the server is ready. with_time: each line begins with the time.
 
-        triton_log: where the server has by then said what it made of this machine.
+        triton_logs: where each tritonserver has by then said what it made of this machine.
         """
         self._console = console
         self._usage = usage
-        self._triton_log = triton_log
+        self._triton_logs = triton_logs
         self._with_time = with_time
         self._status: Status | None = None
         self._awaited: tuple[str, ...] = ()
@@ -70,7 +75,7 @@ class Display:
         self._end_live()
         self._was_ready = True
         self.say(f"ready in {elapsed_s:.1f} s")
-        facts = engine_facts(self._triton_log) if self._triton_log else ()
+        facts = dict.fromkeys(fact for log in self._triton_logs for fact in engine_facts(log))
         for line in (*facts, *self._usage):
             self.say(line)
 
@@ -105,12 +110,16 @@ class Display:
             self._console.print(f"{stamp}{line}", soft_wrap=True, markup=False, highlight=False)
 
     def _loaded(self) -> str:
-        """Return a bar that shows how much of the model has been read, where the log tells."""
-        done, total = loaded_layers(self._triton_log) if self._triton_log else (0, 0)
+        """Return a bar that shows how much of the model has been read, by all replicas, where their logs tell."""
+        of_each = [loaded_layers(log) for log in self._triton_logs]
+        done, total = sum(done for done, _ in of_each), len(of_each) * max((total for _, total in of_each), default=0)
         if not 0 < done < total:
             return ""
         filled = _BAR_WIDTH * done // total
-        return f" [{'=' * filled}{' ' * (_BAR_WIDTH - filled)}] layer {done} of {total}"
+        told = (
+            f"layer {done} of {total}" if len(of_each) == 1 else f"{done} of {total} layers of {len(of_each)} replicas"
+        )
+        return f" [{'=' * filled}{' ' * (_BAR_WIDTH - filled)}] {told}"
 
     def _show_live(self, text: str) -> None:
         with contextlib.suppress(*_CONSOLE_GONE):

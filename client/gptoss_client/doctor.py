@@ -23,7 +23,7 @@ from typing import Any, Final
 from gptoss_backend.environment import child_environment
 from gptoss_backend.hub import is_repository
 from gptoss_backend.model_names import ModelShort
-from gptoss_backend.settings import Settings
+from gptoss_backend.settings import ServerSettings, Settings
 from gptoss_client.addresses import listeners
 from gptoss_client.checkpoint import DEMO, find_checkpoint, missing
 from gptoss_client.doctor_checkpoint import BrokenCheckpointError, whole_checkpoint_bytes
@@ -35,8 +35,9 @@ from gptoss_client.doctor_cuda import (
     torch_for_card,
     torch_for_driver,
 )
-from gptoss_client.errors import DriverError, PortError, RuntimeMissingError
+from gptoss_client.errors import DriverError, PortError, RuntimeMissingError, UsageError
 from gptoss_client.gpu import Gpu, has_nvidia_gpu, list_gpus
+from gptoss_client.placing import with_num_replicas
 from gptoss_client.ports import Listener, check_ports
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.triton_command import exposure
@@ -122,6 +123,7 @@ class _Examination:
         if self._gpus:
             yield self._compiler()
         yield from map(self._checkpoint_there, self._models)
+        yield from self._placement()
         yield self._memory()
         yield self._disk()
         yield from self._ports()
@@ -129,6 +131,20 @@ class _Examination:
     @cached_property
     def _gpus(self) -> list[Gpu]:
         return list_gpus(self._environment)
+
+    @cached_property
+    def _placed(self) -> Settings | UsageError:
+        """The settings with the number of replicas, or why the models cannot be placed so."""
+        try:
+            return with_num_replicas(self._settings, self._environment)
+        except DriverError:  # which another check tells
+            return self._settings
+        except UsageError as error:
+            return error
+
+    @property
+    def _server(self) -> ServerSettings:
+        return self._settings.server if isinstance(self._placed, UsageError) else self._placed.server
 
     @cached_property
     def _torch_facts(self) -> Mapping[str, Any]:
@@ -233,7 +249,8 @@ class _Examination:
         return Finding("compiler", Level.PROBLEM, words, "on Debian and Ubuntu: apt install gcc python3-dev")
 
     def _memory(self) -> Finding:
-        needed = sum(self._weights_bytes(model) + _WORK_BYTES for model in self._models)
+        num_replicas = self._server.num_tritonservers
+        needed = num_replicas * sum(self._weights_bytes(model) + _WORK_BYTES for model in self._models)
         if self._gpus:
             free, where = sum(gpu.free_bytes for gpu in self._gpus), "GPU memory"
             remedy = "end what else uses the GPU (nvidia-smi), show more GPUs, or serve a smaller --model"
@@ -242,9 +259,16 @@ class _Examination:
             remedy = "end other programs, raise the container's limit, or serve a smaller --model"
         else:
             return Finding("memory", Level.WARNING, "not known, since torch cannot be imported")
-        needs = "needs" if len(self._models) == 1 else "need"
-        words = f"{free / _GIB:.1f} GiB of {where} free, {self._names} {needs} about {needed / _GIB:.1f} GiB"
+        needs = "needs" if len(self._models) == num_replicas == 1 else "need"
+        what = self._names if num_replicas == 1 else f"{num_replicas} replicas of {self._names}"
+        words = f"{free / _GIB:.1f} GiB of {where} free, {what} {needs} about {needed / _GIB:.1f} GiB"
         return Finding("memory", Level.OK, words) if free >= needed else Finding("memory", Level.PROBLEM, words, remedy)
+
+    def _placement(self) -> Iterator[Finding]:
+        if isinstance(self._placed, UsageError):
+            yield _split(str(self._placed), "placement")
+        elif (num_replicas := self._server.num_tritonservers) > 1:
+            yield Finding("placement", Level.OK, f"{num_replicas} replicas, a tritonserver each")
 
     # --- files ------------------------------------------------------------------------------------------------------
 
@@ -280,7 +304,7 @@ class _Examination:
             words = f"a server already runs from {self._run.root} (pid {state.supervisor.pid})"
             yield Finding("server", Level.PROBLEM, words, "gptoss stop ends it; gptoss serve --replace takes its place")
             return
-        wanted = listeners(self._settings.server)
+        wanted = listeners(self._server)
         taken = [finding for listener in wanted if (finding := _taken(listener))]
         free = Finding("ports", Level.OK, f"{', '.join(str(listener.port) for listener in wanted)} can be had")
         yield from taken or [free]
@@ -295,9 +319,9 @@ def _taken(listener: Listener) -> Finding | None:
 
 
 def _split(sentence: str, subject: str) -> Finding:
-    """Return a problem whose sentence ends in what to do, after a colon."""
-    words, _, remedy = sentence.rpartition(": ")
-    return Finding(subject, Level.PROBLEM, words, remedy)
+    """Return a problem; what its sentence ends in after a colon is what to do."""
+    words, colon, remedy = sentence.rpartition(": ")
+    return Finding(subject, Level.PROBLEM, words, remedy) if colon else Finding(subject, Level.PROBLEM, sentence)
 
 
 def _version_beside(binary: Path) -> str:

@@ -66,6 +66,17 @@ def list_gpus(environment: Mapping[str, str]) -> list[Gpu]:
     return [gpu for gpu in gpus if not all(entry.isdigit() for entry in chosen) or str(gpu.index) in chosen]
 
 
+def count_gpus(environment: Mapping[str, str]) -> int:
+    """Return how many cards a process with this environment can use, also where they are named by their UUID. Blocks.
+
+    0 where the driver gives no answer.
+    """
+    num_listed = len(list_gpus(environment))
+    if "CUDA_VISIBLE_DEVICES" not in environment:
+        return num_listed
+    return min(num_listed, sum(bool(entry.strip()) for entry in _visible(environment).split(",")))
+
+
 def _visible(environment: Mapping[str, str]) -> str:
     return environment.get("CUDA_VISIBLE_DEVICES", "all").strip()
 

@@ -1,30 +1,79 @@
-"""Which variant of the models' configs this machine calls for: where the model is to be put.
+"""Where the model is to be put: which variant of the models' configs this machine calls for, and how many replicas.
 
 Stage: start of a server.
-Owns: that question, asked before anything is started, so that a model too large is refused in a second.
+Owns: these questions, asked before anything is started, so that a model too large is refused in a second.
 Does not know: how the choice is made (gptoss_backend.engine.placement), how it is carried out.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from gptoss_backend.engine.checkpoint_files import has_packed_experts
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.placement.choice import SINGLE, Card, choose_placement
+from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, choose_placement
 from gptoss_backend.engine.placement.memory_plan import Formats
 from gptoss_backend.model_names import ModelShort
 from gptoss_backend.settings import Settings
 from gptoss_client.checkpoint import DEMO, find_checkpoint
 from gptoss_client.errors import DriverError, UsageError
-from gptoss_client.gpu import Gpu, has_nvidia_gpu, list_gpus
+from gptoss_client.gpu import Gpu, count_gpus, has_nvidia_gpu, list_gpus
 
 CPU_VARIANT: Final = "cpu"
 REPLICAS_VARIANT: Final = "replicas"
 SPREAD_VARIANT: Final = "spread"
 GPU_VARIANTS: Final = frozenset({REPLICAS_VARIANT, SPREAD_VARIANT})
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """Where the model goes."""
+
+    variant: str | None
+    """Of the models' configs; None: config.pbtxt itself."""
+    num_replicas: int = 1
+    """How many tritonservers there are to be."""
+    has_card_each: bool = False
+    """Whether each of them is to see one card only, of several."""
+
+
+def place(settings: Settings, environment: Mapping[str, str]) -> Placing:
+    """Return where the model goes with `server.num_replicas` as it is: null, or a number.
+
+    Asks the driver, which may take seconds. Raises UsageError, DriverError.
+    """
+    variant, wanted = config_variant(settings, environment), settings.server.num_replicas
+    if settings.server.triton_replicas is not None:
+        return Placing(variant)  # the adapter is not told of more
+    if variant == SPREAD_VARIANT or (variant != REPLICAS_VARIANT and settings.placement.mode not in (AUTO, SINGLE)):
+        if wanted and wanted > 1:
+            raise UsageError(
+                f"server.num_replicas is {wanted}, but one engine is spread over several devices: leave it out, or "
+                f"set placement.mode to {SINGLE}"
+            )
+        return Placing(variant)
+    num_cards = 0 if variant == CPU_VARIANT else count_gpus(environment)
+    if wanted and 0 < num_cards < wanted:
+        raise UsageError(f"server.num_replicas is {wanted}, but the GPUs that can be used are {num_cards}")
+    num_replicas = wanted or (max(1, num_cards) if variant == REPLICAS_VARIANT else 1)
+    return Placing(variant, num_replicas, num_cards > 1 and (variant == REPLICAS_VARIANT or num_replicas > 1))
+
+
+def with_num_replicas(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    """Return the settings with the number of replicas that are to be started, each with its share of the threads.
+
+    Blocks and raises as `place` does.
+    """
+    num_replicas = place(settings, environment).num_replicas
+    server, engine = settings.server.model_copy(update={"num_replicas": num_replicas}), settings.engine
+    if num_replicas > 1 and engine.num_threads is None:
+        share = max(1, len(os.sched_getaffinity(0)) // num_replicas)
+        engine = engine.model_copy(update={"num_threads": share})
+    return settings.model_copy(update={"server": server, "engine": engine})
 
 
 def config_variant(settings: Settings, environment: Mapping[str, str]) -> str | None:

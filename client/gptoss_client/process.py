@@ -42,6 +42,8 @@ class ProcessSpec:
     """What it does until it is ready, for people: "loads gpt_oss_20b"."""
     is_ready: Callable[[], bool]
     """Asked several times a second until it says yes; must not block for long."""
+    lives_on: tuple[str, ...] = ()
+    """The names of those whose death it may not get over: it counts as ready when it says so again. It ends first."""
     progress: Callable[[], object] = lambda: None
     """Asked now and then until it is ready: what it has come to. One that gets on is not given up; must be quick."""
     needs_children: bool = False
@@ -67,6 +69,7 @@ class Process:
         self._process = _popen(spec)
         self.record = ProcessRecord.of(spec.name, self._process.pid)
         self._crash_watch = CrashWatch(self.record)
+        self._asked_to_end_at: float | None = None
         self._next_child_check = 0.0
         self._hang_watch: HangWatch | None = None
 
@@ -96,15 +99,24 @@ class Process:
         trouble = self._hang_watch.verdict if self._hang_watch else None
         return f"{self._spec.name} hangs: {trouble}" if trouble else None
 
+    def ask_to_end(self) -> float:
+        """Ask the process to end, once: to some a second time means at once. Does not wait; returns when it was asked.
+
+        In seconds of the monotonic clock.
+        """
+        if self._asked_to_end_at is None:
+            self._asked_to_end_at = time.monotonic()
+            if not self.has_ended:
+                self._process.terminate()
+        return self._asked_to_end_at
+
     def end(self, grace_s: float, stop: StopSignal) -> None:
-        """Ask the process to end and kill what is left of its group after `grace_s`, or at once if `stop` says so.
+        """Kill what is left of the group `grace_s` after the process was asked to end, or at once if `stop` says so.
 
         A process that needs its children has nothing to do without them: then it is not waited for so long. (After a
         reload that failed Triton counts a model that is not there, and would wait for it to the last.)
         """
-        if not self.has_ended:
-            self._process.terminate()
-        deadline = time.monotonic() + grace_s
+        deadline = self.ask_to_end() + grace_s
         had_children_at = time.monotonic()
         while not self.has_ended and time.monotonic() < deadline and not stop.at_once:
             time.sleep(TICK_S)

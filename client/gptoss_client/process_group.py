@@ -120,7 +120,7 @@ def _members(leader: ProcessRecord) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             in_group = os.getpgid(process.pid) == leader.pid
-            if in_group and leader.is_not_younger_than(process) and not _is_zombie(process):
+            if in_group and leader.is_not_younger_than(process) and not _has_ended(process):
                 yield process
 
 
@@ -133,6 +133,14 @@ def _birth(pid: int) -> tuple[str, int]:
         return boot, int(fields[_START_TIME])
     except (OSError, ValueError, IndexError):
         return _UNKNOWN
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Tell whether nothing runs of it. Raises psutil.Error.
+
+    A zombie whose other threads are on their way out still holds its ports and memory, for up to a second.
+    """
+    return _is_zombie(process) and process.num_threads() <= 1
 
 
 def _is_zombie(process: psutil.Process) -> bool:

@@ -26,9 +26,9 @@ from gptoss_client.addresses import Addresses, listeners
 from gptoss_client.checkpoint import check_checkpoints, ensure_checkpoints
 from gptoss_client.display import Display, failure_in, how_to_use
 from gptoss_client.errors import INTERRUPTED, CommandError, PortTakenError, ProcessDiedError
-from gptoss_client.launch import TRITON_LOG, processes
+from gptoss_client.launch import processes, triton_logs
 from gptoss_client.logs import bound_sizes
-from gptoss_client.placing import config_variant
+from gptoss_client.placing import place, with_num_replicas
 from gptoss_client.ports import check_ports
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.run_state import Death, Phase, RunDirectory, RunState
@@ -44,7 +44,7 @@ _FOLLOW_PERIOD_S: Final = 0.2
 def serve(settings: Settings, console: Console, *, detach: bool) -> int:
     """Serve until asked to stop, or (detach) until ready in the background; returns the exit status.
 
-    settings: with absolute paths. Raises CommandError.
+    settings: with absolute paths and the number of replicas. Raises CommandError.
     """
     run = RunDirectory(settings.server.run_dir)
     with run.claim() as claim, StopSignal() as stop:
@@ -64,7 +64,7 @@ def check_startable(settings: Settings) -> None:
     """
     check_checkpoints(settings)
     find_runtime()
-    config_variant(settings, child_environment(RunDirectory.of(settings).config))
+    settings = with_num_replicas(settings, child_environment(RunDirectory.of(settings).config))
     with contextlib.suppress(PortTakenError):  # by the one that runs, it may be
         check_ports(listeners(settings.server))
 
@@ -80,8 +80,8 @@ def supervise(
     shm_prefix = f"gptoss_{secrets.token_hex(4)}_"
     keeper = _StateKeeper(run, shm_prefix, observer)
     try:
-        config_name = config_variant(settings, child_environment(run.config))
-        specs = processes(settings, runtime, run, config_name=config_name, shm_prefix=shm_prefix)
+        placing = place(settings, child_environment(run.config))
+        specs = processes(settings, runtime, run, placing=placing, shm_prefix=shm_prefix)
         Supervisor(
             specs,
             keeper,
@@ -127,7 +127,7 @@ def _display(settings: Settings, run: RunDirectory, console: Console, how_to_sto
     model = MODELS_BY_SHORT[settings.served_model]
     asks_for_key = settings.adapter.keys_path is not None
     lines = how_to_use(model, Addresses.of(settings), run.logs, how_to_stop, asks_for_key=asks_for_key)
-    return Display(console, lines, triton_log=run.logs / f"{TRITON_LOG}.log")
+    return Display(console, lines, triton_logs=triton_logs(run, settings))
 
 
 class _StateKeeper:

@@ -29,7 +29,9 @@ ModelsOption = Annotated[
     ),
 ]
 ProfileOption = Annotated[ProfileName | None, typer.Option(help="Operating point [default: balanced].")]
-PortOption = Annotated[int | None, typer.Option(help="Of the OpenAI API; Triton takes the next three [default: 8000].")]
+PortOption = Annotated[
+    int | None, typer.Option(help="Of the OpenAI API; each Triton takes the next three [default: 8000].")
+]
 HostOption = Annotated[str | None, typer.Option(help="Where the OpenAI API listens [default: 127.0.0.1].")]
 CheckpointOption = Annotated[str | None, typer.Option(help="A checkpoint folder, in place of the model's own.")]
 ConfigOption = Annotated[

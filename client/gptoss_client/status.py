@@ -13,8 +13,8 @@ from typing import Final
 
 from gptoss_backend.model_names import MODELS_BY_SHORT
 from gptoss_backend.settings import Settings
-from gptoss_client.addresses import Addresses
-from gptoss_client.launch import ADAPTER, TRITON
+from gptoss_client.addresses import Addresses, of_each_replica
+from gptoss_client.launch import ADAPTER, TRITON, numbered
 from gptoss_client.probing import probe
 from gptoss_client.run_state import Death, Phase, RunDirectory, RunState
 
@@ -24,8 +24,9 @@ NOT_RUNNING: Final = 3  # as the init scripts of Linux have it
 
 
 def report(run: RunDirectory) -> tuple[int, list[str]]:
-    """Return an exit status and the lines to print. Probes both processes; blocks for some seconds at most.
+    """Return an exit status and the lines to print. Probes every process; blocks for some seconds at most.
 
+    A server of several replicas that answers with some of them counts as ready.
     Raises CommandError where the settings of the server cannot be read.
     """
     state = run.read_state()
@@ -44,21 +45,35 @@ def report(run: RunDirectory) -> tuple[int, list[str]]:
 
 def _running(run: RunDirectory, state: RunState) -> tuple[int, list[str]]:
     settings = run.read_settings()
-    addresses = Addresses.of(settings)
-    health = {TRITON: probe(addresses.triton_ready), ADAPTER: probe(addresses.adapter_ready)}
-    is_ready = state.phase is Phase.READY and set(health.values()) == {"ready"}
-    phase = state.phase if is_ready or state.phase is not Phase.READY else "not ready"
+    of_tritons = [Addresses.of(one) for one in of_each_replica(settings)]
+    health = {numbered(TRITON, number): probe(one.triton_ready) for number, one in enumerate(of_tritons)}
+    num_ready = list(health.values()).count("ready")
+    health[ADAPTER] = probe(of_tritons[0].adapter_ready)
+    is_ready, phase = _judged(state.phase, num_ready, len(of_tritons), answers=health[ADAPTER] == "ready")
+    width = max(map(len, ("supervisor   ", *health)))
     lines = [
         f"{_served(settings)}: {phase}, up {_duration(time.time() - state.started_at)}",
-        *(f"  {record.name:<13} pid {record.pid:<8} {health.get(record.name, '')}" for record in state.processes),
-        f"  {'supervisor':<13} pid {state.supervisor.pid}",
+        *(f"  {record.name:<{width}} pid {record.pid:<8} {health.get(record.name, '')}" for record in state.processes),
+        f"  {'supervisor':<{width}} pid {state.supervisor.pid}",
         *(f"  awaited: {sentence}" for sentence in state.awaited),
         *map(_told, state.deaths),
-        f"  OpenAI API    {addresses.api}",
-        f"  Triton        {addresses.triton_grpc} (gRPC), {addresses.triton_http} (HTTP), {addresses.metrics}",
-        f"  logs          {run.logs}",
+        f"  {'OpenAI API':<{width}} {of_tritons[0].api}",
+        *(
+            f"  {numbered('Triton', number):<{width}} {one.triton_grpc} (gRPC), {one.triton_http} (HTTP), {one.metrics}"
+            for number, one in enumerate(of_tritons)
+        ),
+        f"  {'logs':<{width}} {run.logs}",
     ]
     return READY if is_ready else NOT_READY, lines
+
+
+def _judged(phase: Phase, num_ready: int, num_replicas: int, *, answers: bool) -> tuple[bool, str]:
+    """Return whether a chat sent now is answered, as far as this can tell, and how the server is in words."""
+    if phase is Phase.READY and answers and num_ready == num_replicas:
+        return True, phase
+    if phase in (Phase.READY, Phase.RESTARTING) and answers and 0 < num_ready < num_replicas:
+        return True, f"degraded, {num_ready} of {num_replicas} replicas are ready"
+    return False, "not ready" if phase is Phase.READY else phase
 
 
 def _served(settings: Settings) -> str:

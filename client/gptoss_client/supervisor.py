@@ -1,8 +1,8 @@
 """Starts processes, waits until they are ready, starts those that die or hang again, and leaves none behind.
 
 Stage: the life of a server, from its start to its end.
-Owns: the order of start (as given) and end (the reverse); what a death means: the end of a server that was never ready,
-a restart of one that was. One that hangs is killed.
+Owns: the order of start (as given) and end (the reverse; who lives on others first); what a death means: the end of a
+server that was never ready, a restart of one that was. One that hangs is killed.
 Does not know: what the processes are, how their readiness is asked for, or who is told.
 """
 
@@ -63,14 +63,16 @@ class _Member:
     num_deaths: int = 0
     progress: object = None
     """While it is not ready: what it had come to when it was last asked."""
+    got_on_at: float = 0.0
+    """When it was started, had come further, or got what it lives on."""
 
 
 class Supervisor:
     """Runs processes together.
 
     Until all have been ready once, the death of one ends all: it would only die again. From then on what died is
-    started again, after a wait that grows. Those that stand after it in the order live on what it does: they go on
-    running and count as ready when they say so again.
+    started again, after a wait that grows. Those that live on it go on running and count as ready when they say so
+    again; the others are not touched by it.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class Supervisor:
         self._housekeeping = housekeeping
         self._was_ready = False
         self._has_failed = False
-        self._outage_began = self._last_progress = 0.0
+        self._outage_began = 0.0
         self._next_probe = self._next_look = 0.0
         self._next_housekeeping = 0.0
 
@@ -127,11 +129,10 @@ class Supervisor:
         due = [member for member in self._members if not member.process and time.monotonic() >= member.start_at]
         for member in due:
             try:
-                member.process = Process(member.spec)
+                member.process, member.got_on_at = Process(member.spec), time.monotonic()
             except CommandError as error:
                 self._lose(member, str(error), error)
         if due:
-            self._last_progress = time.monotonic()
             self._observer.started([member.process.record for member in self._members if member.process])
 
     def _bury_dead(self) -> None:
@@ -147,7 +148,9 @@ class Supervisor:
         self._next_probe = time.monotonic() + _PROBE_PERIOD_S
         for member in unready:
             if member.process and member.spec.is_ready():
-                member.ready_since = self._last_progress = time.monotonic()
+                member.ready_since = time.monotonic()
+                for other in self._living_on(member):
+                    other.got_on_at = member.ready_since
                 if self._hang_timeout_s:
                     member.process.watch_for_hangs(self._hang_timeout_s)
         self._tell([member for member in unready if member.ready_since is None])
@@ -155,10 +158,10 @@ class Supervisor:
     def _tell(self, awaited: list[_Member]) -> None:
         elapsed_s = time.monotonic() - self._outage_began
         self._note_progress(awaited)
-        waited_s = time.monotonic() - self._last_progress
-        if awaited and awaited[0].process and waited_s > self._startup_timeout_s:
-            late = f"{awaited[0].spec.name} was not ready after {waited_s:.0f} s (server.startup_timeout_s)"
-            self._lose(awaited[0], late, StartupTimeoutError(_with_log(late, awaited[0].spec)))
+        late = next((member for member in awaited if self._waited_s(member) > self._startup_timeout_s), None)
+        if late:
+            reason = f"{late.spec.name} was not ready after {self._waited_s(late):.0f} s (server.startup_timeout_s)"
+            self._lose(late, reason, StartupTimeoutError(_with_log(reason, late.spec)))
         elif awaited:
             self._observer.waiting([f"{member.spec.name} {member.spec.awaited}" for member in awaited], elapsed_s)
         elif self._was_ready:
@@ -166,6 +169,14 @@ class Supervisor:
         else:
             self._was_ready = True
             self._observer.ready(elapsed_s)
+
+    def _waited_s(self, member: _Member) -> float:
+        """Return for how long it has not got on; 0 while it waits for what it lives on, or for its next life."""
+        lacks = any(other.ready_since is None for other in self._members if other.spec.name in member.spec.lives_on)
+        return 0.0 if lacks or not member.process else time.monotonic() - member.got_on_at
+
+    def _living_on(self, member: _Member) -> list[_Member]:
+        return [other for other in self._members if member.spec.name in other.spec.lives_on]
 
     def _note_progress(self, awaited: list[_Member]) -> None:
         """Give what gets on more time: a model of 65 GB on a slow disk is no start that hangs."""
@@ -175,7 +186,7 @@ class Supervisor:
         for member in awaited:
             progress = member.spec.progress()
             if progress != member.progress:
-                member.progress, self._last_progress = progress, time.monotonic()
+                member.progress, member.got_on_at = progress, time.monotonic()
 
     def _lose(self, member: _Member, reason: str, error: CommandError) -> None:
         """Make sure that nothing is left of a process and plan its next life; before all were ready raise `error`."""
@@ -190,7 +201,7 @@ class Supervisor:
         delay_s = member.backoff.next_delay_s(now - member.ready_since if member.ready_since else 0.0)
         member.process, member.start_at = None, now + delay_s
         member.num_deaths += 1
-        for other in self._members[self._members.index(member) :]:
+        for other in (member, *self._living_on(member)):
             other.ready_since = None
         self._observer.died(Death(member.spec.name, reason, member.num_deaths, time.time()), delay_s)
 
@@ -203,18 +214,30 @@ class Supervisor:
         # with a part of the server dead, its clients are told soon
         grace_s = min(self._shutdown_timeout_s, _GRACE_AFTER_DEATH_S) if self._has_failed else self._shutdown_timeout_s
         with contextlib.ExitStack() as ends:  # the last first; each whatever becomes of the others
-            for member in self._members:
-                ends.callback(self._end, member, grace_s)
+            for stage in self._stages():
+                for member in stage:
+                    ends.callback(self._end, member, grace_s)
+                for member in stage:
+                    ends.callback(self._ask_to_end, member)
 
-    def _end(self, member: _Member, grace_s: float) -> None:
+    def _stages(self) -> tuple[list[_Member], list[_Member]]:
+        """Return those that live on nothing, and those that live on them: the ones of a stage end side by side."""
+        alone = [member for member in self._members if not member.spec.lives_on]
+        return alone, [member for member in self._members if member.spec.lives_on]
+
+    def _ask_to_end(self, member: _Member) -> None:
         if member.process is None:
             return
         if not member.process.has_ended:
             # who cannot be told must not keep what runs from its end
             with contextlib.suppress(Exception):
                 self._observer.ending(member.spec.name)
-        member.process.end(grace_s, self._stop)
-        member.process = None
+        member.process.ask_to_end()
+
+    def _end(self, member: _Member, grace_s: float) -> None:
+        if member.process is not None:
+            member.process.end(grace_s, self._stop)
+            member.process = None
 
 
 def _with_log(sentence: str, spec: ProcessSpec) -> str:

@@ -56,9 +56,9 @@ class LiveServer:
         """Of tritonserver."""
         return f"127.0.0.1:{self.port + 1}"
 
-    def triton_metric(self, name: str, **labels: str) -> float:
-        """Return a value of Triton's metrics page, summed over the series that carry `labels`; 0 without any."""
-        page = httpx.get(f"http://127.0.0.1:{self.port + 2}/metrics").text
+    def triton_metric(self, name: str, *, of_replica: int = 0, **labels: str) -> float:
+        """Return a value of a Triton's metrics page, summed over the series that carry `labels`; 0 without any."""
+        page = httpx.get(f"http://127.0.0.1:{self.port + 2 + 3 * of_replica}/metrics").text
         return metric_in(page, name, **labels)
 
     def metric(self, name: str, **labels: str) -> float:
@@ -83,13 +83,16 @@ def start(
     model: str = "demo",
     environment: dict[str, str] | None = None,
     wrapper: Sequence[str] = (),
+    num_replicas: int = 1,
 ) -> LiveServer:
-    """Start a server and wait until it answers; the caller ends it with `stop`.
+    """Start a server and wait until it answers, with all its replicas; the caller ends it with `stop`.
 
     checkpoint: None: as configured. wrapper: a command that becomes the one that follows it.
     """
-    port = free_ports()
+    port = free_ports(1 + 3 * num_replicas)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    if num_replicas > 1:
+        inherited["GPTOSS_SERVER__NUM_REPLICAS"] = str(num_replicas)
     command = [
         *(*wrapper, str(GPTOSS), "serve", "--model", model, "--port", str(port), "--run-dir", str(run_dir)),
         *(("--checkpoint", str(checkpoint)) if checkpoint else ()),
@@ -106,7 +109,7 @@ def start(
             raise RuntimeError(f"the server did not start:\n{process.communicate()[0]}")
         time.sleep(0.2)
     # ended before the supervisor has noticed, too, it would count as never ready; on a full disk it cannot say so
-    noticed_by = time.monotonic() + NOTICE_TIMEOUT_S
+    noticed_by = time.monotonic() + NOTICE_TIMEOUT_S if num_replicas == 1 else deadline
     seen_dir = Path(f"/proc/{process.pid}/root{run_dir}")  # which a wrapper may have mounted for the server alone
     while not _is_ready(seen_dir) and time.monotonic() < noticed_by:
         time.sleep(0.05)

@@ -57,7 +57,13 @@ class Diary:
 
 
 def python_process(
-    folder: Path, name: str, program: str, *, is_ready: Callable[[], bool] | None = None, needs_children: bool = False
+    folder: Path,
+    name: str,
+    program: str,
+    *,
+    is_ready: Callable[[], bool] | None = None,
+    needs_children: bool = False,
+    lives_on: tuple[str, ...] = (),
 ) -> ProcessSpec:
     """A process that runs a line of Python in `folder`/`name`; ready when the file `ready` is there."""
     place = folder / name
@@ -72,6 +78,7 @@ def python_process(
         awaited="gets up",
         is_ready=is_ready or (place / "ready").exists,
         needs_children=needs_children,
+        lives_on=lives_on,
         clean_up=lambda: (folder / f"{name}.cleaned").touch(),
     )
 

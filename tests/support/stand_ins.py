@@ -19,7 +19,8 @@ if (pathlib.Path(options.model_repository) / "broken").exists():
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        if (pathlib.Path(options.model_repository) / "slow").exists():
+        marks = ("slow", f"slow-{{options.http_port}}")
+        if any((pathlib.Path(options.model_repository) / mark).exists() for mark in marks):
             return
         self.send_response(200 if self.path == "/v2/health/ready" else 404)
         self.end_headers()
@@ -47,7 +48,8 @@ http.server.ThreadingHTTPServer((server.host, server.port), Handler).serve_forev
 def write_tritonserver(folder: Path) -> Path:
     """Make `folder`/bin with an executable `tritonserver`; return the folder to put on PATH.
 
-    It is broken when its model repository holds a file `broken`, and never ready while that holds a file `slow`.
+    It is broken when its model repository holds a file `broken`, and never ready while that holds a file `slow`, or
+    `slow-PORT` with its HTTP port.
     """
     binary = folder / "bin" / "tritonserver"
     binary.parent.mkdir(parents=True)

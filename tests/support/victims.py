@@ -83,9 +83,9 @@ def adapter(server: LiveServer) -> int:
     return _pid_of(server, "adapter")
 
 
-def generation_stub(server: LiveServer) -> int:
-    """Return the process id of the stub that holds the engine."""
-    children = psutil.Process(tritonserver(server)).children()
+def generation_stub(server: LiveServer, name: str = "tritonserver") -> int:
+    """Return the process id of the stub that holds the engine of that tritonserver."""
+    children = psutil.Process(_pid_of(server, name)).children()
     return next(child.pid for child in children if any("gpt_oss_demo" in word for word in child.cmdline()))
 
 

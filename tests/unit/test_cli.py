@@ -198,6 +198,38 @@ def test_serve_when_a_process_is_killed_then_starts_it_again_and_tells(terminal:
     assert gone(before | after)
 
 
+def test_serve_when_there_are_two_replicas_and_one_is_killed_then_all_commands_tell_them_apart(
+    terminal: Terminal,
+) -> None:
+    started = terminal.gptoss(
+        "serve", "--detach", "--auto-port", "--port", str(free_ports(1)[0]), GPTOSS_SERVER__NUM_REPLICAS="2"
+    )
+    before = terminal.pids
+    port = load_settings(config=terminal.run.config, environ={}).server.port
+    whole = terminal.gptoss("status")
+    slow = terminal.repository / f"slow-{port + 6}"
+    slow.touch()
+    os.kill(before["tritonserver-1"], signal.SIGKILL)
+    wait_until(lambda: terminal.pids.get("tritonserver-1") not in (None, before["tritonserver-1"]), TIMEOUT_S)
+    meanwhile = terminal.gptoss("status")
+    slow.unlink()
+    wait_until(lambda: terminal.state is not None and terminal.state.phase == "ready", TIMEOUT_S)
+    after = terminal.pids
+    shown, stopped = terminal.gptoss("logs"), terminal.gptoss("stop")
+
+    assert f"{port + 3} (HTTP), and so on for each further one, up to {port + 6}\n" in started.stdout
+    assert (whole.returncode, meanwhile.returncode) == (0, 0)
+    assert f"  tritonserver-1 pid {before['tritonserver-1']:<8} ready\n" in whole.stdout
+    assert f"  Triton-1       127.0.0.1:{port + 4} (gRPC), http://127.0.0.1:{port + 6} (HTTP)" in whole.stdout
+    assert "degraded, 1 of 2 replicas are ready" in meanwhile.stdout
+    assert "  awaited: tritonserver-1 loads gpt_oss_demo\n" in meanwhile.stdout
+    assert "started again once: tritonserver-1 died (killed by SIGKILL), " in meanwhile.stdout
+    assert {name for name in before if before[name] != after[name]} == {"tritonserver-1"}
+    assert f"triton-1   | config {terminal.run.config}\n" in shown.stdout
+    assert stopped.stdout == "stopped\n"
+    assert gone(before | after)
+
+
 def test_serve_when_a_port_is_taken_then_names_the_port_and_who_has_it(terminal: Terminal) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -22,7 +22,7 @@ I1123 17:56:29.100000 21118 logs.py:20] "gpt_oss_demo is ready on cpu"
 
 def told(log: Path) -> list[str]:
     output = io.StringIO()
-    Display(Console(file=output), ["how to use it"], triton_log=log).ready(5.87)
+    Display(Console(file=output), ["how to use it"], triton_logs=[log]).ready(5.87)
     return output.getvalue().splitlines()
 
 
@@ -69,5 +69,27 @@ def test_waiting_when_the_engine_reads_its_layers_then_a_bar_shows_how_far_it_is
         'I1123 logs.py:20] "gpt_oss_20b: layer 5 of 24 loaded"\nI1123 "layer 6 of 24 loaded"\n', encoding="utf-8"
     )
     output = io.StringIO()
-    Display(Console(file=output, width=200), triton_log=log).waiting(["tritonserver loads gpt_oss_20b"], 7.2)
+    Display(Console(file=output, width=200), triton_logs=[log]).waiting(["tritonserver loads gpt_oss_20b"], 7.2)
     assert output.getvalue() == "7 s: tritonserver loads gpt_oss_20b [======                  ] layer 6 of 24\n"
+
+
+def test_waiting_when_there_are_several_replicas_then_the_bar_is_of_the_layers_of_all(tmp_path: Path) -> None:
+    first, second = tmp_path / "triton.log", tmp_path / "triton-1.log"
+    first.write_text('I1123 logs.py:20] "gpt_oss_20b: layer 18 of 24 loaded"\n', encoding="utf-8")
+    output = io.StringIO()
+    Display(Console(file=output, width=200), triton_logs=[first, second]).waiting(["both load"], 7.2)
+    second.write_text('I1123 logs.py:20] "gpt_oss_20b: layer 24 of 24 loaded"\n', encoding="utf-8")
+    Display(Console(file=output, width=200), triton_logs=[first, second]).waiting(["both load"], 8.2)
+    assert output.getvalue().splitlines() == [
+        "7 s: both load [=========               ] 18 of 48 layers of 2 replicas",
+        "8 s: both load [=====================   ] 42 of 48 layers of 2 replicas",
+    ]
+
+
+def test_ready_when_the_replicas_logged_the_same_then_it_is_told_once(tmp_path: Path) -> None:
+    logs = [tmp_path / "triton.log", tmp_path / "triton-1.log"]
+    for log in logs:
+        log.write_text(LOG, encoding="utf-8")
+    output = io.StringIO()
+    Display(Console(file=output), triton_logs=logs).ready(5.87)
+    assert len(output.getvalue().splitlines()) == 3

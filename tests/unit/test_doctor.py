@@ -330,6 +330,24 @@ def test_doctor_when_a_port_is_taken_then_names_it_and_the_way_out(
     assert finding.remedy == "stop what listens there, or choose another --port, or let --auto-port choose"
 
 
+def test_doctor_when_there_are_to_be_several_replicas_then_memory_and_ports_are_for_all(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch)
+    settings = settings_for(tmp_path, checkpoint, "demo")
+    server = settings.server.model_copy(update={"num_replicas": 2})
+    one, two = by_subject(settings), by_subject(settings.model_copy(update={"server": server}))
+    spread = settings.placement.model_copy(update={"mode": "tensor"})
+    refused = by_subject(settings.model_copy(update={"server": server, "placement": spread}))["placement"]
+
+    assert "placement" not in one
+    assert two["placement"].words == "2 replicas, a tritonserver each"
+    assert "demo needs about 2.0 GiB" in one["memory"].words
+    assert "2 replicas of demo need about 4.0 GiB" in two["memory"].words
+    assert two["ports"].words.count(", ") == 6
+    assert (refused.level, refused.remedy) == (Level.PROBLEM, "leave it out, or set placement.mode to single")
+
+
 def test_lines_when_a_finding_has_a_remedy_then_it_stands_below() -> None:
     lines = doctor.as_lines([Finding("disk", Level.WARNING, "little is free", "make room")])
 

@@ -21,6 +21,7 @@ from gptoss_client.errors import CommandError, DriverError, PortError, RunningEr
 from gptoss_client.gpu import has_nvidia_gpu, list_gpus
 from gptoss_client.launch import processes
 from gptoss_client.logs import last_lines
+from gptoss_client.placing import Placing
 from gptoss_client.ports import Listener, check_ports
 from gptoss_client.probing import probe
 from gptoss_client.process_group import ProcessRecord
@@ -80,12 +81,41 @@ def test_triton_command_when_the_cache_is_off_and_nothing_is_special_then_leaves
 def test_processes_when_made_then_tritonserver_starts_first_and_a_crash_of_its_stubs_counts(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     with run.claim():
-        triton, adapter = processes(settings_with(), RUNTIME, run, config_name=None, shm_prefix="p")
+        triton, adapter = processes(settings_with(), RUNTIME, run, placing=Placing(None), shm_prefix="p")
 
     assert (triton.name, adapter.name) == ("tritonserver", "adapter")
     assert (triton.needs_children, adapter.needs_children) == (True, False)
     assert triton.environment["GPTOSS_CONFIG"] == adapter.environment["GPTOSS_CONFIG"] == str(tmp_path / "config.yaml")
     assert [flag.endswith(f":gptoss-key={run.read_triton_key()}") for flag in triton.command].count(True) == 2
+
+
+def test_processes_when_there_are_several_replicas_then_nothing_of_theirs_is_shared_but_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, GPU-b")
+    run = RunDirectory(tmp_path)
+    with run.claim():
+        for name in ("triton-1", "triton-2"):
+            (run.logs / f"{name}.log").write_text("of an earlier server")
+        first, second, adapter = processes(
+            settings_with(port=9000, num_replicas=2),
+            RUNTIME,
+            run,
+            placing=Placing("replicas", 2, has_card_each=True),
+            shm_prefix="p_",
+        )
+
+    assert [spec.name for spec in (first, second)] == ["tritonserver", "tritonserver-1"] == list(adapter.lives_on)
+    assert first.lives_on == second.lives_on == ()
+    assert [spec.log.name for spec in (first, second)] == ["triton.log", "triton-1.log"]
+    assert {log.name for log in run.logs.iterdir()} == {"triton-1.log.1", "triton-2.log.1"}
+    assert [spec.environment["CUDA_VISIBLE_DEVICES"] for spec in (first, second)] == ["GPU-a", "GPU-b"]
+    assert adapter.environment["CUDA_VISIBLE_DEVICES"] == "GPU-a, GPU-b"
+    for spec, ports, prefix in ((first, (9001, 9002, 9003), "p_0_"), (second, (9004, 9005, 9006), "p_1_")):
+        flags = [f"--{kind}-port={port}" for kind, port in zip(("grpc", "metrics", "http"), ports, strict=True)]
+        prefixed = f"--backend-config=python,shm-region-prefix-name={prefix}"
+        assert {*flags, prefixed, "--model-config-name=replicas"} <= set(spec.command)
+    assert len({flag for spec in (first, second) for flag in spec.command if "gptoss-key=" in flag}) == 2
 
 
 @pytest.mark.parametrize(
@@ -203,6 +233,16 @@ def test_check_ports_when_they_cannot_be_had_then_says_why(server: dict[str, obj
 def test_on_free_ports_when_a_host_has_none_at_all_then_says_so_at_once() -> None:
     with pytest.raises(PortError, match=r"^192\.0\.2\.1 is not an address of this machine"):
         on_free_ports(settings_with(host="192.0.2.1"))
+
+
+def test_ports_when_there_are_several_replicas_then_each_has_its_own_and_a_clash_names_whose() -> None:
+    settings = settings_with(port=free_ports(1)[0], num_replicas=3)
+    found = on_free_ports(settings).server
+    assert [listener.port for listener in listeners(found)] == list(range(found.port, found.port + 10))
+
+    clash = settings_with(port=free_ports(1)[0], triton_grpc_port=20001, triton_http_port=20004, num_replicas=2).server
+    with pytest.raises(PortError, match=r"port 20004 \(Triton 1's gRPC\) is also the port of Triton's HTTP"):
+        check_ports([listener for listener in listeners(clash) if listener.port == 20004])
 
 
 def test_check_ports_when_two_purposes_share_one_then_names_both() -> None:
@@ -344,7 +384,7 @@ def test_supervise_when_a_model_cannot_be_placed_then_no_state_is_left_and_the_r
     def refuse(*_: object) -> str:
         raise UsageError("it does not fit")
 
-    monkeypatch.setattr(serve, "config_variant", refuse)
+    monkeypatch.setattr(serve, "place", refuse)
     run, stop = RunDirectory(tmp_path), StopSignal()
     run.write_state(RunState(Phase.PREPARING, ProcessRecord.of("supervisor", os.getpid()), 0.0, ""))
     with pytest.raises(UsageError):

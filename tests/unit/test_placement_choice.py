@@ -119,3 +119,6 @@ def test_bind_when_some_cards_are_hidden_already_then_numbers_count_those_that_a
     environ = {} if outer is None else {"CUDA_VISIBLE_DEVICES": outer}
     bind_to_card(device_id, environ)
     assert environ == {"CUDA_VISIBLE_DEVICES": bound}
+    # as a stub under a tritonserver that sees one card: to Triton that is number 0
+    bind_to_card(0, environ)
+    assert environ == {"CUDA_VISIBLE_DEVICES": bound}

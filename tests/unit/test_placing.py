@@ -20,7 +20,7 @@ from gptoss_backend.settings_sources import load_settings
 from gptoss_client import join
 from gptoss_client.cli import app
 from gptoss_client.errors import DriverError, UsageError
-from gptoss_client.placing import config_variant
+from gptoss_client.placing import Placing, config_variant, place, with_num_replicas
 from gptoss_client.plan_models import published_config
 
 
@@ -89,6 +89,94 @@ def test_variant_when_the_driver_fails_then_a_model_is_not_put_on_the_processor_
         config_variant(settings_for(folder), dict(os.environ))
     assert config_variant(settings_for(folder), dict(os.environ) | {"CUDA_VISIBLE_DEVICES": ""}) == "cpu"
     assert config_variant(load_settings({"model": "demo"}, environ={}), dict(os.environ)) == "cpu"
+
+
+CARDS = [("NVIDIA GeForce RTX 4090", 23.6)] * 4
+
+
+@pytest.mark.parametrize(
+    ("cards", "visible", "wanted", "placing"),
+    [
+        (CARDS[:1], None, None, Placing("replicas")),
+        (CARDS, None, None, Placing("replicas", 4, has_card_each=True)),
+        (CARDS, None, 3, Placing("replicas", 3, has_card_each=True)),
+        (CARDS, None, 1, Placing("replicas", 1, has_card_each=True)),
+        (CARDS, "2,0", None, Placing("replicas", 2, has_card_each=True)),
+        (CARDS, "GPU-8f6a, GPU-1c21", None, Placing("replicas", 2, has_card_each=True)),
+        (CARDS, "GPU-8f6a", None, Placing("replicas")),
+        (CARDS, "", None, Placing("cpu")),
+        (CARDS, "", 2, Placing("cpu", 2)),
+        ([("NVIDIA GeForce RTX 3060", 11.8)] * 2, None, None, Placing("spread")),
+    ],
+)
+def test_place_when_a_replica_fits_a_card_then_there_is_one_for_each_that_can_be_used(
+    cards: list[tuple[str, float]],
+    visible: str | None,
+    wanted: int | None,
+    placing: Placing,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(tmp_path, monkeypatch, *cards)
+    environment = dict(os.environ) | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    found = place(with_replicas(settings_for(folder), wanted), environment)
+    assert found == placing
+    # what the start has written down leads to the same
+    assert place(with_replicas(settings_for(folder), found.num_replicas), environment) == placing
+
+
+def with_replicas(settings: Settings, number: int | None) -> Settings:
+    return settings.model_copy(update={"server": settings.server.model_copy(update={"num_replicas": number})})
+
+
+@pytest.mark.parametrize(
+    ("placement", "visible", "sentence"),
+    [
+        ({}, None, "server.num_replicas is 5, but the GPUs that can be used are 4"),
+        ({"mode": "tensor"}, None, "server.num_replicas is 5, but one engine is spread over several devices"),
+        ({"mode": "pipeline", "num_devices": 2}, "", "one engine is spread over several devices: leave it out"),
+    ],
+)
+def test_place_when_so_many_replicas_cannot_be_then_a_sentence_says_why(
+    placement: dict[str, object],
+    visible: str | None,
+    sentence: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(tmp_path, monkeypatch, *CARDS)
+    environment = dict(os.environ) | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    with pytest.raises(UsageError, match=sentence):
+        place(with_replicas(settings_for(folder, **placement), 5), environment)
+
+
+def test_place_when_the_variant_is_named_or_the_tritonservers_are_elsewhere_then_it_is_as_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(tmp_path, monkeypatch, *CARDS)
+    for server, placing in (
+        ({"triton_config_name": "mine"}, Placing("mine")),
+        ({"triton_config_name": "replicas"}, Placing("replicas", 4, has_card_each=True)),
+        ({"triton_replicas": ["10.0.0.1:8001"]}, Placing("replicas")),
+    ):
+        settings = settings_for(folder)
+        settings = settings.model_copy(update={"server": settings.server.model_copy(update=server)})
+        assert place(settings, dict(os.environ)) == placing
+
+
+def test_replicas_when_resolved_then_each_has_its_share_of_the_threads_unless_they_are_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    tree = {"model": "demo", "server": {"num_replicas": 3}}
+    resolved = with_num_replicas(load_settings(tree, environ={}), {})
+    assert (resolved.server.num_tritonservers, resolved.engine.num_threads) == (3, 2)
+    asked = load_settings(tree | {"engine": {"num_threads": 5}}, environ={})
+    assert with_num_replicas(asked, {}).engine.num_threads == 5
+    alone = with_num_replicas(load_settings({"model": "demo"}, environ={}), {})
+    assert (alone.server.num_replicas, alone.engine.num_threads) == (1, None)
 
 
 @pytest.mark.parametrize(

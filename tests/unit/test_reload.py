@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -22,7 +23,8 @@ from gptoss_backend.settings_sources import load_settings
 from gptoss_client.errors import CommandError, RunningError, UsageError
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.reload import reload
-from gptoss_client.run_state import Phase, RunDirectory, RunState
+from gptoss_client.run_state import Death, Phase, RunDirectory, RunState
+from support.live_server import free_ports
 
 REFUSAL = (
     "load failed for model 'gpt_oss_20b': version 1 is at UNAVAILABLE state: "
@@ -33,8 +35,8 @@ REFUSAL = (
 class Triton(http.server.ThreadingHTTPServer):
     """Knows one config, and answers a load as told."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.error: str | None = None
         self.delay_s = 0.0
         self.asked: list[str] = []
@@ -73,7 +75,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def triton() -> Iterator[Triton]:
-    with Triton() as server:
+    with answering(free_ports()) as server:  # behind it there is room for a second
+        yield server
+
+
+@contextmanager
+def answering(port: int) -> Iterator[Triton]:
+    with Triton(port) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -217,3 +225,76 @@ def test_reload_when_another_is_under_way_then_it_is_refused(run: RunDirectory, 
         reload(run, "20b", None, silent())
     first.join()
     assert len(triton.loaded) == 1
+
+
+# --- several tritonservers ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def second(run: RunDirectory, triton: Triton) -> Iterator[Triton]:
+    """Another one beside the first, from now on."""
+    settings = written(run)
+    run.write_config(settings.model_copy(update={"server": settings.server.model_copy(update={"num_replicas": 2})}))
+    with answering(triton.server_address[1] + 3) as server:
+        yield server
+
+
+def loaded(triton: Triton) -> list[str]:
+    return [config["parameters"]["checkpoint"]["string_value"] for config in triton.loaded]
+
+
+def test_reload_when_there_are_several_then_each_is_told_and_who_is_done_is_said(
+    run: RunDirectory, triton: Triton, second: Triton, tmp_path: Path
+) -> None:
+    new, console = checkpoint(tmp_path / "new"), silent()
+
+    reload(run, "20b", str(new), console)
+
+    assert loaded(triton) == loaded(second) == [str(new)]
+    assert triton.keys == second.keys
+    assert written(run).checkpoints["20b"] == str(new)
+    assert isinstance(console.file, StringIO)
+    assert "tritonserver has it, 1 of 2\ngpt-oss-20b: tritonserver-1 has it, 2 of 2\n" in console.file.getvalue()
+
+
+def test_reload_when_a_later_one_fails_then_the_earlier_get_back_what_they_had(
+    run: RunDirectory, triton: Triton, second: Triton, tmp_path: Path
+) -> None:
+    new, before, second.error = checkpoint(tmp_path / "new"), run.config.read_bytes(), REFUSAL
+
+    with pytest.raises(CommandError) as refused:
+        reload(run, "20b", str(new), silent())
+
+    old = str(tmp_path / "old")
+    assert loaded(triton) == [str(new), old]
+    assert str(refused.value) == (
+        "tritonserver-1: there is no config.json in /new; gpt-oss-20b serves on with what it had; "
+        f"tritonserver has {old} again"
+    )
+    assert run.config.read_bytes() == before
+
+
+def test_reload_when_a_later_one_fails_and_the_place_is_the_same_then_it_says_who_has_what(
+    run: RunDirectory, triton: Triton, second: Triton, tmp_path: Path
+) -> None:
+    second.error = REFUSAL
+    place = str(tmp_path / "old")
+    with pytest.raises(CommandError, match=rf"tritonserver serves what {place} holds now, the others what it held"):
+        reload(run, "20b", None, silent())
+    assert loaded(triton) == [place]
+
+
+def test_reload_when_one_died_meanwhile_then_it_says_to_reload_once_more(
+    run: RunDirectory, triton: Triton, second: Triton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = RunDirectory.write_config
+
+    def die_and_write(directory: RunDirectory, settings: Settings) -> None:
+        state = directory.read_state()
+        assert state is not None
+        directory.write_state(replace(state, deaths=(Death("tritonserver", "it died", 1, time.time()),)))
+        write(directory, settings)
+
+    monkeypatch.setattr(RunDirectory, "write_config", die_and_write)
+    with pytest.raises(CommandError, match="tritonserver died meanwhile and may have the old checkpoint"):
+        reload(run, "20b", str(checkpoint(tmp_path / "new")), silent())

@@ -145,6 +145,27 @@ def test_ports_when_only_the_first_is_set_then_triton_takes_the_next_three() -> 
     assert (server.port, server.grpc_port, server.metrics_port, server.http_port) == (9000, 9001, 9002, 7000)
 
 
+def test_ports_when_there_are_several_replicas_then_each_listens_three_further_and_the_adapter_knows_where() -> None:
+    tree = {"server": {"port": 9000, "triton_http_port": 7000, "num_replicas": 3}}
+    server = load_settings(tree, environ={}).server
+    last = server.of_replica(2)
+
+    assert (last.port, last.grpc_port, last.metrics_port, last.http_port) == (9000, 9007, 9008, 7006)
+    assert server.replica_targets == ["127.0.0.1:9001", "127.0.0.1:9004", "127.0.0.1:9007"]
+    assert server.of_replica(0).grpc_port == server.grpc_port
+    assert ServerSettings(triton_host="::1", num_replicas=2).replica_targets == ["[::1]:8001", "[::1]:8004"]
+    assert ServerSettings(num_replicas=1).replica_targets is None
+
+
+def test_load_when_replicas_are_both_named_and_to_be_started_then_it_says_to_set_one() -> None:
+    named = {"triton_replicas": ["10.0.0.1:8001"]}
+    with pytest.raises(SettingsError, match=r"server: .*triton_replicas names .* num_replicas is .*: set one of them"):
+        load_settings({"server": named | {"num_replicas": 2}}, environ={})
+    assert load_settings({"server": named | {"num_replicas": 1}}, environ={}).server.replica_targets == [
+        "10.0.0.1:8001"
+    ]
+
+
 # --- what is handed to other processes ------------------------------------------------------------------------------
 
 

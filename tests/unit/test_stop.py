@@ -14,6 +14,7 @@ import pytest
 
 from gptoss_backend.settings_sources import load_settings
 from gptoss_client.errors import CommandError
+from gptoss_client.ports import Listener, check_ports
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.run_state import Phase, RunDirectory, RunState
 from gptoss_client.stop import end_leftovers, stop_server
@@ -99,6 +100,24 @@ def test_leftovers_when_one_cannot_be_ended_then_their_traces_stay(
     assert run.read_state() is None
 
 
+def test_leftovers_when_one_has_much_to_give_back_then_its_port_is_free_once_they_are_ended(run: RunDirectory) -> None:
+    holds = (
+        "import socket, threading, time; listener = socket.create_server(('127.0.0.1', 0)); "
+        "memory = bytearray(b'x') * (300 * 1024 * 1024); "
+        "[threading.Thread(target=time.sleep, args=(60,), daemon=True).start() for _ in range(40)]; "
+    )
+    for _ in range(3):
+        with process(f"{holds} print('up', flush=True); {FOREVER}") as left:
+            (listener,) = psutil.Process(left.pid).net_connections("tcp")
+            run.write_state(RunState(Phase.READY, gone(), time.time(), "", (ProcessRecord.of("adapter", left.pid),)))
+            assert end_leftovers(run) == 1
+            check_ports([Listener("the API", "127.0.0.1", listener.laddr.port, "choose another")])
+
+
+def gone() -> ProcessRecord:
+    return ProcessRecord("supervisor", 2**22 - 1, 0.0)
+
+
 def test_stop_when_a_new_server_has_the_directory_meanwhile_then_that_one_is_left_alone(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +142,7 @@ def test_record_when_somebody_sets_the_clock_then_its_process_is_still_found_and
         found = record.find()
         assert found is not None
         assert found.pid == running.pid
-        run.write_state(RunState(Phase.READY, ProcessRecord("supervisor", 2**22 - 1, 0.0), time.time(), "", (record,)))
+        run.write_state(RunState(Phase.READY, gone(), time.time(), "", (record,)))
         assert end_leftovers(run) == 1
 
 

@@ -286,7 +286,7 @@ def test_run_when_the_first_of_two_dies_then_all_are_ready_again_only_when_the_s
     diary = Diary(StopSignal())
     healthy = threading.Event()
     healthy.set()
-    adapter = python_process(tmp_path, "adapter", FOREVER, is_ready=healthy.is_set)
+    adapter = python_process(tmp_path, "adapter", FOREVER, is_ready=healthy.is_set, lives_on=("server",))
     with running([python_process(tmp_path, "server", READY + FOREVER), adapter], diary):
         healthy.clear()
         os.kill(pid_of(diary, "server"), signal.SIGKILL)
@@ -294,6 +294,76 @@ def test_run_when_the_first_of_two_dies_then_all_are_ready_again_only_when_the_s
         assert "recovered" not in diary.events
         healthy.set()
         wait_until(lambda: diary.events[-1] == "recovered")
+
+
+def two_and_one(folder: Path) -> list[ProcessSpec]:
+    """Two that live on nothing, and one that lives on both."""
+    first, second = (python_process(folder, name, READY + FOREVER) for name in ("first", "second"))
+    return [first, second, python_process(folder, "adapter", READY + FOREVER, lives_on=("first", "second"))]
+
+
+@pytest.mark.parametrize(("victim", "other"), [("first", "second"), ("second", "first")])
+def test_run_when_one_that_the_others_do_without_is_killed_then_they_are_not_awaited_again(
+    tmp_path: Path, victim: str, other: str
+) -> None:
+    asked: list[str] = []
+
+    def counting(spec: ProcessSpec) -> ProcessSpec:
+        def is_ready() -> bool:
+            asked.append(spec.name)
+            return spec.is_ready()
+
+        return replace(spec, is_ready=is_ready)
+
+    diary = Diary(StopSignal())
+    with running([counting(spec) for spec in two_and_one(tmp_path)], diary):
+        (tmp_path / victim / "ready").unlink()
+        asked.clear()
+        os.kill(pid_of(diary, victim), signal.SIGKILL)
+        wait_until(lambda: "recovered" in diary.events)
+
+    assert other not in asked
+    assert asked.count("adapter") == 1, "it says at once that it is ready as it was"
+    assert {event for event in diary.events if event.endswith("died")} == {f"{victim} died"}
+
+
+def test_run_when_one_dies_again_and_again_then_another_that_does_not_get_on_is_given_up_all_the_same(
+    tmp_path: Path,
+) -> None:
+    diary = Diary(StopSignal())
+    healthy = threading.Event()
+    healthy.set()
+    (tmp_path / "fate").touch()
+    dying = f"{READY}import time\nwhile os.path.exists({str(tmp_path / 'fate')!r}): time.sleep(.05)"
+    stuck = python_process(tmp_path, "stuck", FOREVER, is_ready=healthy.is_set)
+    with running([python_process(tmp_path, "dying", dying), stuck], diary, startup_timeout_s=1.5):
+        healthy.clear()
+        (tmp_path / "fate").unlink()
+        os.kill(pid_of(diary, "stuck"), signal.SIGKILL)
+        wait_until(lambda: [death.name for death in diary.deaths].count("stuck") == 2)
+        assert [death.name for death in diary.deaths].count("dying") > 1
+
+    assert "stuck was not ready after 2 s" in [death.reason for death in diary.deaths if death.name == "stuck"][1]
+
+
+def test_run_when_several_take_their_time_to_end_then_they_take_it_together_and_after_who_lives_on_them(
+    tmp_path: Path,
+) -> None:
+    stop = StopSignal()
+    diary = Diary(stop, stop_at="ready")
+    slow = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(2), sys.exit(0))); "
+    slow_ones = [python_process(tmp_path, name, slow + READY + FOREVER) for name in ("first", "second", "third")]
+    adapter = python_process(tmp_path, "adapter", READY + FOREVER, lives_on=("first", "second", "third"))
+    ended: dict[str, float] = {}
+
+    def with_time(spec: ProcessSpec) -> ProcessSpec:
+        return replace(spec, clean_up=lambda: ended.setdefault(spec.name, time.monotonic()))
+
+    supervisor([with_time(spec) for spec in (*slow_ones, adapter)], diary, stop).run()
+
+    assert diary.events[-4:] == ["ending adapter", "ending third", "ending second", "ending first"]
+    assert ended["adapter"] < min(ended[name] for name in ("first", "second", "third")) - 1.5
+    assert max(ended.values()) - ended["adapter"] < 4.0
 
 
 def test_run_when_a_needed_child_crashes_then_the_whole_group_is_killed_and_started_again_within_two_seconds(
