@@ -72,8 +72,8 @@ status:  ## say what runs, and how it is
 	@test -x $(VENV)/bin/gptoss || { echo "nothing is set up here yet: make setup" >&2; exit 1; }
 	@$(VENV)/bin/gptoss status $(ARGS)
 
-test: setup  ## run the tests (ARGS="-k words" picks some): the timed alone, then what only computes beside the rest
-	@$(VENV)/bin/python tests/support/two_at_a_time.py $(ARGS)
+test: setup  ## run the tests (ARGS="-k words" picks some): those of speeds alone, then all others side by side
+	@$(VENV)/bin/python tests/support/side_by_side.py $(ARGS)
 
 test-p0: setup  ## run the operators' tests against MODEL, or the server at URL=http://…
 	@MODEL=$(MODEL) $(VENV)/bin/pytest tests/p0 $(if $(URL),--url $(URL)) $(ARGS)

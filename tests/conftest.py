@@ -25,12 +25,12 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 _COMPUTING = ("test_kernels", "test_native", "test_model", "test_sampler", "test_scheduler", "test_demo", "test_eagle")
-_TIMED = ("test_cancellation", "test_chat.py", "test_recovery", "test_resilience")
+_TIMED = ("test_cancellation", "test_performance_targets")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests that `two_at_a_time.py` runs beside the others, and those that it runs alone."""
+    """Mark the tests that `side_by_side.py` runs when nobody else wants to, and those that it runs alone."""
     if item.path.name.startswith(_COMPUTING):
         item.add_marker(pytest.mark.computing)
-    elif item.path.name.startswith(_TIMED) or item.path.parent.name == "p0":
+    elif item.path.name.startswith(_TIMED):
         item.add_marker(pytest.mark.timed)

@@ -165,6 +165,7 @@ def test_streams_when_clients_vanish_by_the_hundred_then_nothing_of_them_is_left
     assert answers(server)
 
 
+@pytest.mark.timed
 def test_flood_when_2000_requests_come_at_once_then_each_is_answered_or_refused_and_streams_run_on(
     tmp_path: Path, checkpoint: Path, record_property: Callable[[str, object], None]
 ) -> None:

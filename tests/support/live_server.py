@@ -25,8 +25,8 @@ NOTICE_TIMEOUT_S = 3.0
 
 def free_ports(count: int = 4) -> int:
     """Return the first of `count` consecutive ports that nobody listens on."""
-    # below 32768, where the system begins to take ports for outgoing connections
-    for first in range(20000 + os.getpid() % 2500 * 4, 32768 - count, 4):
+    # below 32768, where the system begins to take ports for outgoing connections; far from those of a run beside this
+    for first in range(20000 + os.getpid() % 12 * 1000, 32768 - count, 4):
         if all(_is_free(port) for port in range(first, first + count)):
             return first
     raise RuntimeError("no free ports")
