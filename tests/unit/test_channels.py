@@ -18,6 +18,7 @@ from gptoss_backend.harmony.vocabulary import (
     CONSTRAIN,
     END,
     ENDOFTEXT,
+    FIRST_SPECIAL,
     MESSAGE,
     NUM_TOKENS,
     RETURN,
@@ -431,7 +432,7 @@ def texts_of_messages(ids: list[int], errors: str = "strict") -> Iterator[str]:
             text = None
         elif token == MESSAGE:
             text = text or []
-        elif text is not None and token not in STRUCTURE:
+        elif text is not None and token < FIRST_SPECIAL:
             text.append(token)
 
 
