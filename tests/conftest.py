@@ -25,7 +25,7 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 _COMPUTING = ("test_kernels", "test_native", "test_model", "test_sampler", "test_scheduler", "test_demo", "test_eagle")
-_TIMED = ("test_cancellation", "test_performance_targets")
+_TIMED = ("test_cancellation", "test_chat.py", "test_performance_targets", "test_sse_streaming")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -20,8 +20,8 @@ from support.live_server import LiveServer, wait_until
 from support.victims import Stream, adapter, answers, generation_stub, num_deaths_of, state_of, tritonserver
 
 NUM_STREAMS = 20
-NOTICED_WITHIN_S = 2.0
-TOLD_WITHIN_S = 5.0
+NOTICED_WITHIN_S = 4.0
+TOLD_WITHIN_S = 8.0
 ANSWERS_AGAIN_WITHIN_S = 20.0
 
 

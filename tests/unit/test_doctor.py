@@ -22,6 +22,7 @@ from gptoss_client.doctor import Finding, Level
 from gptoss_client.doctor_checkpoint import BrokenCheckpointError, whole_checkpoint_bytes
 from gptoss_client.doctor_cuda import driver_for, find_compiler, is_built_for, python_header, torch_for_card
 from gptoss_client.gpu import Gpu, list_gpus
+from support import live_server
 from support.stand_ins import free_ports
 
 SHAPE = Shape(
@@ -335,7 +336,8 @@ def test_doctor_when_there_are_to_be_several_replicas_then_memory_and_ports_are_
 ) -> None:
     on(monkeypatch)
     settings = settings_for(tmp_path, checkpoint, "demo")
-    server = settings.server.model_copy(update={"num_replicas": 2})
+    ports = {"port": live_server.free_ports(7), "triton_grpc_port": None, "triton_metrics_port": None}
+    server = settings.server.model_copy(update={"num_replicas": 2, "triton_http_port": None} | ports)
     one, two = by_subject(settings), by_subject(settings.model_copy(update={"server": server}))
     spread = settings.placement.model_copy(update={"mode": "tensor"})
     refused = by_subject(settings.model_copy(update={"server": server, "placement": spread}))["placement"]

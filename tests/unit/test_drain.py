@@ -84,7 +84,7 @@ def test_drain_when_the_time_is_up_then_each_kind_of_answer_ends_with_an_error_o
         took_s = ended(adapter)
         for client in (chat, response, whole):
             client.join()
-    assert 0.9 < took_s < 3.0
+    assert 0.9 < took_s < 5.0
     last = json.loads(chat.text.rstrip().split("\n\n")[-1].removeprefix("data: "))
     assert last["error"]["code"] == "service_unavailable"
     name, data = response.text.rstrip().split("\n\n")[-1].split("\n")
@@ -104,7 +104,7 @@ def test_drain_when_told_twice_then_it_ends_at_once(second: signal.Signals) -> N
         adapter.process.terminate()
         wait_until(lambda: httpx.get(f"{adapter.url}/health/ready").status_code == 503)
         adapter.process.send_signal(second)
-        assert ended(adapter) < 1.5
+        assert ended(adapter) < 3.0
         client.join()
     assert '"code":"service_unavailable"' in client.text
 
@@ -124,7 +124,7 @@ def test_drain_when_nothing_was_asked_for_yet_then_nobody_is_waited_for(left_ope
     with adapter_process() as adapter, sent(adapter, left_open):
         time.sleep(0.2)
         adapter.process.terminate()
-        assert ended(adapter) < 2.5
+        assert ended(adapter) < 4.0
 
 
 def test_drain_when_a_client_asks_on_an_old_connection_then_it_is_sent_away_and_the_connection_closed() -> None:

@@ -221,7 +221,7 @@ def test_cancel_when_another_adapter_of_the_same_file_makes_it_then_that_one_end
             assert (ended["status"], retrieved(client, told)) == ("cancelled", ended)
         else:
             other.delete(f"{RESPONSES}/{told['id']}")
-    assert wait_until(lambda: server.streams[0].abandoned) < 2.0
+    assert wait_until(lambda: server.streams[0].abandoned) < 4.0
 
 
 # --- how many -------------------------------------------------------------------------------------------------------
@@ -460,7 +460,7 @@ def test_drain_when_the_time_is_up_then_what_is_made_in_the_background_has_faile
             one.process.terminate()
         begun = time.monotonic()
         assert one.process.wait(timeout=10) == 0
-        assert time.monotonic() - begun < 3.0
+        assert time.monotonic() - begun < 5.0
     with serving(path, FakeModelServer()) as url, httpx.Client(base_url=url) as other:
         failed = retrieved(other, told)
         assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")

@@ -46,12 +46,6 @@ def server(url_and_server: tuple[str, FakeModelServer], seen: Seen) -> FakeModel
     return url_and_server[1]
 
 
-@pytest.fixture
-def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
-        yield client
-
-
 def call_of(told: dict[str, Any]) -> dict[str, Any]:
     [call] = [item for item in told["output"] if item["type"] == "mcp_call"]
     return call

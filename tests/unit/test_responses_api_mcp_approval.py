@@ -34,12 +34,6 @@ def server(url_and_server: tuple[str, FakeModelServer], seen: Seen) -> FakeModel
     return url_and_server[1]
 
 
-@pytest.fixture
-def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
-        yield client
-
-
 def asking(client: httpx.Client, server: FakeModelServer, **fields: object) -> dict[str, Any]:
     """Return a response that ends with a request for approval of a deletion."""
     server.scripts = [answer(calling("delete", {"name": "x"}, "Delete it."))]
