@@ -22,6 +22,7 @@ from gptoss_adapter.errors import (
     InvalidRequestError,
     ServiceUnavailableError,
     TooManyRequestsError,
+    invalid_value,
 )
 from gptoss_adapter.responses.event_log import EventLog
 from gptoss_adapter.responses.items import own_items
@@ -219,14 +220,14 @@ def _turns(asked: Asked, own_input: Sequence[Item]) -> Turns:
             message = (
                 f"'input' approves a call to the MCP server '{call.server_label}', which is not among the 'tools'."
             )
-            raise InvalidRequestError(message, param="tools", code="invalid_value")
+            raise invalid_value(message, "tools")
     return SingleTurn(asked)
 
 
 def _check_length(num_items: int, max_items: int) -> None:
     if num_items > max_items:
         message = f"The conversation has {num_items} items; this server takes {max_items}."
-        raise InvalidRequestError(message, param="input", code="invalid_value")
+        raise invalid_value(message, "input")
 
 
 def _usage(usage: Usage) -> ResponseUsage:

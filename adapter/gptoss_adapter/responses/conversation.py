@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.responses.mcp_conversation import as_functions
 from gptoss_adapter.responses.tools import name_for_model
 from gptoss_adapter.schemas.response_items import (
@@ -124,16 +124,16 @@ def _check_calls(items: Sequence[Item]) -> None:
         if isinstance(item, FunctionCallItem):
             name = name_for_model(item.name, item.namespace)
             if not TOOL_NAME.fullmatch(name):
-                raise _invalid(f"The function call {item.call_id} names {name!r}, which no function can be named.")
+                raise invalid_value(
+                    f"The function call {item.call_id} names {name!r}, which no function can be named.", "input"
+                )
             open_calls[item.call_id] = None
         elif isinstance(item, FunctionCallOutputItem):
             if item.call_id not in open_calls and item.call_id not in answered:
-                raise _invalid(f"No tool call found for function call output with call_id {item.call_id}.")
+                raise invalid_value(
+                    f"No tool call found for function call output with call_id {item.call_id}.", "input"
+                )
             open_calls.pop(item.call_id, None)
             answered.add(item.call_id)
     for call_id in open_calls:
-        raise _invalid(f"No tool output found for function call {call_id}.")
-
-
-def _invalid(sentence: str) -> InvalidRequestError:
-    return InvalidRequestError(sentence, param="input", code="invalid_value")
+        raise invalid_value(f"No tool output found for function call {call_id}.", "input")

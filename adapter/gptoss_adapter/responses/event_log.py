@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Final, TypeAlias
 
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.responses.events import EventWriter
 from gptoss_adapter.responses.open_items import Event
 from gptoss_adapter.responses.progress import EventChunk
@@ -117,7 +117,7 @@ def events_after(number: int, chunk: EventChunk) -> NumberedEvents:
             f"The events from {number + 1} to {chunk.first_number - 1} are not kept: the response had too many. "
             "Retrieve it without 'stream'."
         )
-        raise InvalidRequestError(message, param="starting_after", code="invalid_value")
+        raise invalid_value(message, "starting_after")
     events = _events_of(zlib.decompress(chunk.packed))
     return b"".join(events[number + 1 - chunk.first_number :]), chunk.first_number + len(events) - 1
 

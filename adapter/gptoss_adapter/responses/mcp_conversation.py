@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, get_args
 
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.schemas.mcp_items import (
     McpApprovalRequestItem,
     McpApprovalResponseItem,
@@ -63,7 +63,7 @@ def _answers(items: Sequence[Item]) -> dict[str, McpApprovalResponseItem]:
         elif isinstance(item, McpApprovalResponseItem):
             if item.approval_request_id not in asked:
                 message = f"No approval request found for approval_request_id {item.approval_request_id}."
-                raise InvalidRequestError(message, param="input", code="invalid_value")
+                raise invalid_value(message, "input")
             answers[item.approval_request_id] = item
     return answers
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import ValidationError
 
-from gptoss_adapter.errors import InvalidRequestError, McpListingError
+from gptoss_adapter.errors import McpListingError, invalid_value
 from gptoss_adapter.mcp_servers.servers import McpServers
 from gptoss_adapter.mcp_servers.tools import ListedTool
 from gptoss_adapter.schemas.mcp_tools import McpTool, ToolFilter
@@ -27,7 +27,7 @@ def mcp_tools(tools: Sequence[RequestedTool] | None, servers: McpServers) -> lis
             _check_server(tool, f"tools[{at}]", servers)
             if tool.server_label in labels:
                 message = f"'tools' names the MCP server '{tool.server_label}' twice."
-                raise _invalid(message, f"tools[{at}].server_label")
+                raise invalid_value(message, f"tools[{at}].server_label")
             labels.add(tool.server_label)
             found.append(tool)
     return found
@@ -38,13 +38,13 @@ def _check_server(tool: McpTool, place: str, servers: McpServers) -> None:
         those = ", ".join(f"'{label}'" for label in servers.labels)
         there = f"it has {those}" if those else "it has none (adapter.mcp_servers)"
         message = f"'{place}.server_label': this server has no MCP server '{tool.server_label}'; {there}."
-        raise _invalid(message, f"{place}.server_label")
+        raise invalid_value(message, f"{place}.server_label")
     if tool.server_url is not None and tool.server_url != servers.url(tool.server_label):
         message = (
             f"'{place}.server_url': this server connects to the MCP servers of its operator only; "
             f"leave it out, '{tool.server_label}' says which one."
         )
-        raise _invalid(message, f"{place}.server_url")
+        raise invalid_value(message, f"{place}.server_url")
 
 
 async def listed_tools(tools: Iterable[McpTool], servers: McpServers) -> dict[str, list[ListedTool]]:
@@ -63,7 +63,7 @@ def check_allowed(tool: McpTool, listed: Iterable[ListedTool]) -> None:
         if name not in names:
             there = ", ".join(names) or "none"
             message = f"'tools': the MCP server '{tool.server_label}' has no tool '{name}'; it has {there}."
-            raise _invalid(message, "tools")
+            raise invalid_value(message, "tools")
 
 
 def is_allowed(tool: McpTool, listed: ListedTool) -> bool:
@@ -106,7 +106,3 @@ def _allowed(tool: McpTool) -> ToolFilter | None:
 def _fits(wanted: ToolFilter, listed: ListedTool) -> bool:
     is_named = wanted.tool_names is None or listed.name in wanted.tool_names
     return is_named and wanted.read_only in (None, listed.is_read_only)
-
-
-def _invalid(message: str, param: str) -> InvalidRequestError:
-    return InvalidRequestError(message, param=param, code="invalid_value")

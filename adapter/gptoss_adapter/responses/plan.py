@@ -13,7 +13,7 @@ from datetime import date
 
 from pydantic import JsonValue
 
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.prompting import effort_of, wish_of
 from gptoss_adapter.responses.conversation import chat_messages
 from gptoss_adapter.responses.ids import new_response_id
@@ -46,7 +46,7 @@ def chat_request(
     instructions = (ChatMessage(Role.SYSTEM, body.instructions),) if body.instructions else ()
     messages = (*instructions, *chat_messages(items))
     if not messages:
-        raise InvalidRequestError("'input' holds no items.", param="input", code="invalid_value")
+        raise invalid_value("'input' holds no items.", "input")
     return ChatRequest(
         messages=(*messages, *wish_of(_verbosity(body))),
         date=today.isoformat(),
@@ -87,7 +87,7 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
     """
     if body.background and body.store is False:
         message = "'background' needs 'store': what is made in the background is fetched from there."
-        raise InvalidRequestError(message, param="background", code="invalid_value")
+        raise invalid_value(message, "background")
     return ResponseObject(
         id=new_response_id(),
         object="response",

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
-from gptoss_adapter.errors import ApiError, InvalidRequestError
+from gptoss_adapter.errors import ApiError, InvalidRequestError, invalid_value
 from gptoss_adapter.responses.background import BackgroundResponses
 from gptoss_adapter.responses.event_log import EventLog, NumberedEvents, events_after
 from gptoss_adapter.responses.events import EventWriter
@@ -34,7 +34,7 @@ class ResumedStream:
         """Return the stream of a response under way here. Raises InvalidRequestError."""
         if after >= log.next_number:
             message = f"'starting_after' is {after}; the response has come to event {log.next_number - 1}."
-            raise InvalidRequestError(message, param="starting_after", code="invalid_value")
+            raise invalid_value(message, "starting_after")
         return cls(log.after(after), after)
 
     @classmethod

@@ -19,7 +19,7 @@ from typing import Final, Self, TypeVar
 from pydantic import JsonValue, TypeAdapter
 
 from gptoss_adapter.context import current_key_name
-from gptoss_adapter.errors import InvalidRequestError, NotFoundError, ServiceUnavailableError
+from gptoss_adapter.errors import InvalidRequestError, NotFoundError, ServiceUnavailableError, invalid_value
 from gptoss_adapter.responses.database import ResponseDatabase, StoredLink, StoredResponse
 from gptoss_adapter.responses.ids import is_unguessable
 from gptoss_adapter.responses.owners import NOBODY
@@ -261,7 +261,7 @@ class ResponseStore:
             message = (
                 f"What is kept of it is {num_bytes} bytes of JSON; one request may have {self._max_read_bytes} read."
             )
-            raise InvalidRequestError(message, param=param, code="invalid_value")
+            raise invalid_value(message, param)
 
     async def _run(self, work: Callable[[ResponseDatabase], T]) -> T:
         owner = current_key_name() or NOBODY

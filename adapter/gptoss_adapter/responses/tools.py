@@ -13,7 +13,7 @@ from typing import Self, TypeAlias
 
 from pydantic import JsonValue
 
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.mcp_servers.tools import ListedTool
 from gptoss_adapter.responses.mcp_tools import function_of, is_allowed, needs_approval
 from gptoss_adapter.schemas.mcp_tools import McpTool, NamedMcp
@@ -144,11 +144,11 @@ def check_names(offered: Iterable[Offer]) -> None:
     for offer in offered:
         if not TOOL_NAME.fullmatch(offer.name):
             message = f"'{offer.place}.name': the model would know it by '{offer.name}', more than 128 characters."
-            raise _invalid(message, f"{offer.place}.name")
+            raise invalid_value(message, f"{offer.place}.name")
         first = known.setdefault(offer.name, offer)
         if first is not offer and not (first.group is offer.group is None):
             message = f"'{offer.place}.name': the model knows '{first.place}' by '{offer.name}', too."
-            raise _invalid(message, f"{offer.place}.name")
+            raise invalid_value(message, f"{offer.place}.name")
 
 
 def function_tools(offered: Iterable[Offer]) -> Iterator[FunctionTool]:
@@ -179,7 +179,9 @@ def tool_choice(body: ResponseFields, every: Sequence[Offer]) -> ToolChoice:
                 _check_offered(every, choice)
             return ToolChoice(ToolChoiceMode(mode))
         case "required" if not every:
-            raise _invalid("'tool_choice' is 'required', but there are no functions among the 'tools'.", "tool_choice")
+            raise invalid_value(
+                "'tool_choice' is 'required', but there are no functions among the 'tools'.", "tool_choice"
+            )
         case mode:
             return ToolChoice(ToolChoiceMode(mode or "auto"))
 
@@ -194,7 +196,7 @@ def _check_offered(every: Sequence[Offer], choice: NamedFunction | NamedMcp) -> 
     else:
         what = f"the tool '{choice.name}'" if choice.name is not None else "the tools"
         message = f"'tool_choice' names {what} of the MCP server '{choice.server_label}'; 'tools' offers no such."
-    raise _invalid(message, "tool_choice")
+    raise invalid_value(message, "tool_choice")
 
 
 def told_tools(tools: Sequence[RequestedTool] | None) -> list[dict[str, JsonValue]]:
@@ -220,7 +222,3 @@ def _told(tool: ResponseTool | FunctionNamespace | McpTool) -> dict[str, JsonVal
         "parameters": tool.parameters,
         "strict": bool(tool.strict),
     }
-
-
-def _invalid(message: str, param: str) -> InvalidRequestError:
-    return InvalidRequestError(message, param=param, code="invalid_value")

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
-from gptoss_adapter.errors import ApiError, InvalidRequestError
+from gptoss_adapter.errors import ApiError, InvalidRequestError, invalid_value
 from gptoss_adapter.raw_prompts import token_ids
 from gptoss_adapter.responses.answering import Answering, conversation_of
 from gptoss_adapter.responses.background import BackgroundResponses
@@ -187,7 +187,7 @@ async def get_response(
         return _event_stream(resumed, services)
     if starting_after is not None:
         message = "'starting_after' is only allowed when 'stream' is true."
-        raise InvalidRequestError(message, param="starting_after", code="invalid_value")
+        raise invalid_value(message, "starting_after")
     kept = await store.response(response_id)
     return Response(kept.json(carries_reasoning=CARRIED_REASONING in (include or ())), media_type="application/json")
 
@@ -206,7 +206,7 @@ async def cancel_response(response_id: str, store: Store, background: Background
     """End a response that is under way in the background, and return it as it is then; one that is over stays so."""
     kept = await store.response(response_id)
     if not kept.is_background:
-        raise InvalidRequestError("Cannot cancel a synchronous response.", param="response_id", code="invalid_value")
+        raise invalid_value("Cannot cancel a synchronous response.", "response_id")
     if (made_here := background.find(response_id)) is not None:
         await made_here.cancel()
     await store.cancel(response_id)
@@ -244,5 +244,5 @@ async def list_input_items(
 def _position_after(item_id: str, ids: list[str | None]) -> int:
     if item_id not in ids:
         message = f"'after' names the item '{item_id}', which this response was not made from."
-        raise InvalidRequestError(message, param="after", code="invalid_value")
+        raise invalid_value(message, "after")
     return ids.index(item_id) + 1
