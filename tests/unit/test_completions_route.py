@@ -321,6 +321,16 @@ def test_tokens_when_special_or_cut_then_the_text_shows_it(client: httpx.Client)
     assert client.post("/detokenize", json={"tokens": []}).json() == {"prompt": ""}
 
 
+def test_tokenizer_when_an_evaluation_asks_for_it_then_its_special_tokens_are_named(client: httpx.Client) -> None:
+    assert client.get("/tokenizer_info").json() == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|return|>",
+        "pad_token": "<|endoftext|>",
+        "model_max_length": None,
+    }
+
+
 def test_detokenize_when_there_are_more_tokens_than_any_context_holds_then_400(client: httpx.Client) -> None:
     refused = client.post("/detokenize", json={"tokens": [1] * (2**20 + 1)})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tokens")

@@ -1,7 +1,7 @@
-"""POST /tokenize and POST /detokenize.
+"""POST /tokenize and POST /detokenize; GET /tokenizer_info, by which evaluations see that they may ask these.
 
 Stage: 1 route, 2 validate, 3 prompt.
-Owns: nothing more than the two answers.
+Owns: nothing more than the three answers.
 Does not know: gRPC, Harmony.
 """
 
@@ -16,11 +16,11 @@ from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.prompting import chat_request, check_length
 from gptoss_adapter.raw_prompts import decode_text, encode_text, text_names, token_ids
-from gptoss_adapter.schemas.answers import DetokenizedText, ErrorBody, Tokens
+from gptoss_adapter.schemas.answers import DetokenizedText, ErrorBody, TokenizerInfo, Tokens
 from gptoss_adapter.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
 from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.strict_routes import StrictJsonRoute
-from gptoss_backend.harmony.vocabulary import NUM_TOKENS
+from gptoss_backend.harmony.vocabulary import ENDOFTEXT, NUM_TOKENS, RETURN, STARTOFTEXT, token_bytes
 
 router = APIRouter(tags=["tokens"], route_class=StrictJsonRoute)
 
@@ -50,6 +50,20 @@ async def detokenize(body: DetokenizeRequest, services: Shared) -> Response:
         raise invalid_value(message, f"tokens[{place}]")
     text = DetokenizedText(prompt=await decode_text(body.tokens))
     return Response(text.json_bytes(), media_type="application/json")
+
+
+@router.get("/tokenizer_info", response_model=TokenizerInfo)
+async def tokenizer_info(services: Shared) -> Response:
+    """Name the special tokens that begin, end and fill up a text. They are the same for all models."""
+    bos, eos, pad = (token_bytes(token).decode() for token in (STARTOFTEXT, RETURN, ENDOFTEXT))
+    info = TokenizerInfo(
+        tokenizer_class="PreTrainedTokenizerFast",
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=pad,
+        model_max_length=await services.max_model_len(services.route(None).name),
+    )
+    return Response(info.json_bytes(), media_type="application/json")
 
 
 async def _chat_tokens(body: TokenizeChatRequest, served: ServedModel, services: Services) -> list[int]:

@@ -224,6 +224,17 @@ class DetokenizedText(AnswerModel):
     prompt: str
 
 
+class TokenizerInfo(AnswerModel):
+    """The tokenizer, in the words of `tokenizer_config.json`. Without `chat_template`: what renders Harmony is code."""
+
+    tokenizer_class: Literal["PreTrainedTokenizerFast"]
+    bos_token: str
+    eos_token: str
+    pad_token: str
+    model_max_length: int | None
+    """As `max_model_len` of Tokens."""
+
+
 class ModelCard(AnswerModel):
     """A model served here."""
 
