@@ -71,14 +71,14 @@ def test_alerts_when_an_engine_is_in_trouble_then_they_fire_before_it_turns_clie
 def test_compose_when_prometheus_starts_then_it_has_its_files_and_finds_what_it_scrapes() -> None:
     services = yaml.safe_load((PROJECT_ROOT / "docker" / "compose.yaml").read_text(encoding="utf-8"))["services"]
     scraped = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
-    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in scraped}
+    [adapter], [tritons] = scraped[0]["static_configs"], scraped[1]["dns_sd_configs"]
+    metrics_port = services["triton"]["environment"]["GPTOSS_SERVER__TRITON_METRICS_PORT"]
 
     assert "./prometheus:/etc/prometheus:ro" in services["prometheus"]["volumes"]
     assert "--config.file=/etc/prometheus/prometheus.yml" in services["prometheus"]["command"]
-    assert targets == {
-        "adapter": ["adapter:8000"],
-        "triton": [f"triton:{services['triton']['environment']['GPTOSS_SERVER__TRITON_METRICS_PORT']}"],
-    }
+    assert [job["job_name"] for job in scraped] == ["adapter", "triton"]
+    assert adapter["targets"] == ["adapter:8000"]
+    assert (tritons["names"], str(tritons["port"])) == (["triton"], metrics_port)
 
 
 def test_compose_when_ports_of_the_watchers_are_published_then_only_this_machine_reaches_them() -> None:

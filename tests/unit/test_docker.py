@@ -184,13 +184,33 @@ def test_compose_when_its_settings_are_read_then_the_adapter_finds_triton() -> N
     assert (adapter.host, adapter.port) == ("0.0.0.0", 8000)
 
 
-def test_compose_when_ports_are_published_then_they_are_the_api_and_triton_metrics_on_this_machine_only() -> None:
+def test_compose_when_ports_are_published_then_tritons_are_not_and_the_others_on_this_machine_only() -> None:
     services = compose()["services"]
-    triton = container_settings("triton").server
 
     assert services["adapter"]["ports"] == ["127.0.0.1:8000:8000"]
     assert compose(PUBLISH="80")["services"]["adapter"]["ports"] == ["80:8000"]
-    assert services["triton"]["ports"] == [f"127.0.0.1:{triton.metrics_port}:{triton.metrics_port}"]
+    published = {name for name, service in services.items() if "ports" in service}
+    assert published == {"adapter", "prometheus", "grafana"}
+
+
+@pytest.mark.parametrize(("profile", "num_cards"), [(None, 2), ("cards-4", 4), ("cards-8", 8)])
+def test_compose_when_each_card_has_a_triton_then_all_answer_to_the_name_that_is_looked_up(
+    profile: str | None, num_cards: int
+) -> None:
+    cards = yaml.safe_load((DOCKER / "compose.cards.yaml").read_text(encoding="utf-8"))["services"]
+    started = {name: card for name, card in cards.items() if profile in card.get("profiles", [profile])}
+    prometheus = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    [scraped] = [job["dns_sd_configs"] for job in prometheus["scrape_configs"] if job["job_name"] == "triton"]
+
+    seen = sorted(card["environment"]["CUDA_VISIBLE_DEVICES"] for card in started.values())
+    assert seen == [str(number) for number in range(num_cards)]
+    for name, card in started.items():
+        if name != "triton":
+            assert card["extends"] == {"file": "compose.yaml", "service": "triton"}
+            assert card["networks"]["default"]["aliases"] == ["triton"]
+    server = container_settings("triton").server
+    assert container_settings("adapter").server.triton_replicas == [f"triton:{server.grpc_port}"]
+    assert [(one["names"], one["port"]) for one in scraped] == [(["triton"], server.metrics_port)]
 
 
 def test_images_when_asked_for_their_health_then_the_question_goes_to_the_port_they_listen_on() -> None:
