@@ -41,7 +41,7 @@ def url() -> Iterator[str]:
 
 @schema.parametrize()
 @settings(
-    max_examples=70,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
