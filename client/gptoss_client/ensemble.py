@@ -114,9 +114,9 @@ def _part(delta: Delta) -> AnswerPart:
         case ContentDelta(text):
             return Content(text)
         case ToolCallDelta(index, None, arguments):
-            return CallPart(index, "", "", arguments)
+            return CallPart(index, "", "", arguments, delta.syntax)
         case ToolCallDelta(index, str(name), arguments):
-            return CallPart(index, f"call_{uuid.uuid4().hex[:24]}", name, arguments)
+            return CallPart(index, f"call_{uuid.uuid4().hex[:24]}", name, arguments, delta.syntax)
     raise AssertionError(f"an unknown delta: {delta!r}")
 
 
