@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,12 @@ from hypothesis import strategies as st
 
 from gptoss_backend.contract import (
     CallSyntax,
+    ChatMessage,
+    ChatRequest,
     CustomTool,
     FunctionTool,
     OutputStructure,
+    Role,
     TextForm,
     TextFormKind,
     ToolCall,
@@ -24,6 +28,7 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.harmony.channels import ChannelSplitter, ToolCallDelta
 from gptoss_backend.harmony.custom_tools import QuotedInput, written
+from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.vocabulary import CALL, END, VOCAB_SIZE, encoding
 from gptoss_backend.structure.answer import AnswerMask
 from gptoss_backend.structure.checking import check_structure
@@ -218,6 +223,16 @@ def test_input_when_its_grammar_is_codexs_of_patches_then_a_patch_can_come_and_n
     assert takes(structure, f"{header}{patch}<|call|>")
     assert not takes(structure, f"{header}{patch.replace('***', '**')}")
     assert not takes(structure, f"{header}{patch.removesuffix('Patch')}<|call|>")
+
+
+@pytest.mark.parametrize("call", [TO_CODE + '{"input":"print(\\"é\\")\\n\\u001b"}<|call|>', f"{TO_SUM}1 + 22<|call|>"])
+def test_prompt_when_a_call_is_sent_back_then_it_goes_on_from_what_the_model_wrote(call: str) -> None:
+    asked = ChatRequest((ChatMessage(Role.USER, "Hi"),), tools=TOOLS.tools)
+    name, given, syntax = call_in(call)
+    made = ChatMessage(Role.ASSISTANT, tool_calls=(ToolCall("a", name, given, syntax),))
+    answered = replace(asked, messages=(*asked.messages, made, ChatMessage(Role.TOOL, "ok", tool_call_id="a")))
+    written_so_far = [*render_prompt(asked), *tokens(call)]
+    assert render_prompt(answered)[: len(written_so_far)] == written_so_far
 
 
 # --- beside others, chosen, refused ---------------------------------------------------------------------------------
