@@ -10,6 +10,8 @@ import httpx
 import pytest
 from agents import Agent, OpenAIResponsesModel, Runner
 from agents import CustomTool as AgentsCustomTool
+from langchain_core.messages import HumanMessage
+from langchain_openai import ChatOpenAI, custom_tool
 from openai import AsyncOpenAI, OpenAI
 from openai.types.responses import ResponseCustomToolCall
 
@@ -315,3 +317,24 @@ def test_agents_sdk_when_it_has_a_custom_tool_then_it_runs_it_and_goes_on(
     _, called, result = server.chats[1].messages
     assert called.tool_calls[0].syntax is CallSyntax.PLAIN
     assert (called.tool_calls[0].arguments, result.content) == ("aaa", "three")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_langchain_when_it_has_custom_tools_then_it_runs_them_and_goes_on(
+    url_and_server: tuple[str, FakeModelServer], server: FakeModelServer, streamed: bool
+) -> None:
+    @custom_tool
+    def run_code(code: str) -> str:
+        """Run code."""
+        return f"ran {len(code)}"
+
+    server.scripts = [answer(f"{CALL_CODE}<|call|>"), DONE]
+    url: Any = {"base_url": f"{url_and_server[0]}/v1", "api_key": "none"}
+    model = ChatOpenAI(model=MODEL, use_responses_api=True, streaming=streamed, **url).bind_tools([run_code])
+    messages: list[Any] = [HumanMessage("Hi")]
+    messages.append(model.invoke(messages))
+    messages += [run_code.invoke(call) for call in messages[-1].tool_calls]
+    assert model.invoke(messages).text == "Done."
+    _, called, result = server.chats[1].messages
+    assert called.tool_calls[0].arguments == PRINT
+    assert result.content == f"ran {len(PRINT)}"
