@@ -14,6 +14,7 @@ Models write malformed Harmony in a few percent of turns, random weights always.
 - `<|start|>` and `<|channel|>` end a message whose `<|end|>` is missing. Other special tokens in a text are dropped.
 - Two messages that go to the same place are kept apart by an empty line.
 - A call of a function that ends without arguments has the arguments `{}`.
+- Of a quoted input the string is told, as far as it is one; else the text as it stands.
 - Where no calls are allowed, no tool is known: what would have been arguments is reasoning.
 """
 
