@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gptoss_adapter.choice_writer import ChoiceWriter
@@ -17,6 +17,8 @@ from gptoss_adapter.content import ContentToken, ScoredContent
 from gptoss_adapter.heads import Frame, compact
 from gptoss_adapter.logprobs import chat_logprobs
 from gptoss_adapter.schemas.answers import (
+    AnswerCustomCall,
+    AnswerCustomTool,
     AnswerFunction,
     AnswerMessage,
     AnswerToolCall,
@@ -24,6 +26,7 @@ from gptoss_adapter.schemas.answers import (
     ChoiceLogprobs,
 )
 from gptoss_adapter.told_tokens import EndedAnswer
+from gptoss_backend.contract import CallSyntax
 from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 
 
@@ -79,11 +82,12 @@ class ChunkWriter(ChoiceWriter[Delta]):
 
 
 def _call_json(delta: ToolCallDelta) -> str:
+    kind, given = ("function", "arguments") if delta.syntax is CallSyntax.JSON else ("custom", "input")
     if delta.name is None:
-        call: dict[str, object] = {"index": delta.index, "function": {"arguments": delta.arguments}}
+        call: dict[str, object] = {"index": delta.index, kind: {given: delta.arguments}}
     else:
-        function = {"name": delta.name, "arguments": delta.arguments}
-        call = {"index": delta.index, "id": new_call_id(), "type": "function", "function": function}
+        told = {"name": delta.name, given: delta.arguments}
+        call = {"index": delta.index, "id": new_call_id(), "type": kind, kind: told}
     return compact({"tool_calls": [call]})
 
 
@@ -96,8 +100,7 @@ class ChoiceBuilder:
         self._content: list[str] = []
         self._tokens: list[ContentToken] = []
         self._reasoning: list[str] = []
-        self._names: list[str] = []
-        self._arguments: list[list[str]] = []
+        self._calls: list[list[ToolCallDelta]] = []
 
     def add(self, deltas: Iterable[Delta]) -> None:
         """Take the next deltas."""
@@ -109,11 +112,10 @@ class ChoiceBuilder:
                     self._content.append(text)
                 case ReasoningDelta(text):
                     self._reasoning.append(text)
-                case ToolCallDelta(index, name, arguments):
-                    if index == len(self._names):
-                        self._names.append(name or "")
-                        self._arguments.append([])
-                    self._arguments[index].append(arguments)
+                case ToolCallDelta(index):
+                    if index == len(self._calls):
+                        self._calls.append([])
+                    self._calls[index].append(delta)
 
     def choice(self, answer: EndedAnswer) -> Choice:
         """Return the whole choice."""
@@ -128,7 +130,7 @@ class ChoiceBuilder:
         )
 
     def _message(self) -> AnswerMessage:
-        content, calls = "".join(self._content), self._calls()
+        content, calls = "".join(self._content), [_call(deltas) for deltas in self._calls]
         reasoning = "".join(self._reasoning) if self._style.include_reasoning else ""
         mirrored = reasoning if self._style.mirror_reasoning_content else ""
         # fields that say nothing stay unset: OpenAI leaves them out
@@ -138,12 +140,9 @@ class ChoiceBuilder:
             {"role": "assistant", "content": content or (None if calls else ""), "refusal": None, **said}
         )
 
-    def _calls(self) -> list[AnswerToolCall]:
-        return [
-            AnswerToolCall(
-                id=new_call_id(),
-                type="function",
-                function=AnswerFunction(name=name, arguments="".join(arguments)),
-            )
-            for name, arguments in zip(self._names, self._arguments, strict=True)
-        ]
+
+def _call(deltas: Sequence[ToolCallDelta]) -> AnswerToolCall | AnswerCustomCall:
+    name, given = deltas[0].name or "", "".join(delta.arguments for delta in deltas)
+    if deltas[0].syntax is CallSyntax.JSON:
+        return AnswerToolCall(id=new_call_id(), type="function", function=AnswerFunction(name=name, arguments=given))
+    return AnswerCustomCall(id=new_call_id(), type="custom", custom=AnswerCustomTool(name=name, input=given))

@@ -14,8 +14,8 @@ from typing import Final
 
 from gptoss_adapter.errors import InvalidRequestError
 
-_CHAT_TOOL: Final = re.compile(r"^tools\[(\d+)\](?:\.function\b)?")
-"""A tool's place in a chat, whose fields lie one deeper than in other APIs."""
+_CHAT_TOOL: Final = re.compile(r"^tools\[(\d+)\](?:\.function\b|\.custom\b)?(\.format)?(?:\.grammar\b)?")
+"""A tool's place in a chat, whose fields lie one deeper than in other APIs, as those of a grammar do."""
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def naming_fields(ours: Mapping[str, str], tools: Sequence[str] = ()) -> Iterato
         yield
     except InvalidRequestError as error:
         named = error.param or ""
-        as_tool = _CHAT_TOOL.sub(lambda found: _place(int(found[1]), tools), named)
+        as_tool = _CHAT_TOOL.sub(lambda found: _place(int(found[1]), tools) + (found[2] or ""), named)
         name = next((field for chats, field in ours.items() if named.startswith(chats)), as_tool)
         if name != named:
             error.param = name

@@ -8,7 +8,7 @@ Does not know: what all APIs' sampling shares (sampling_plan), Harmony, Triton, 
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from datetime import date
 from typing import Final
@@ -17,25 +17,32 @@ from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.chat import (
-    AllowedToolsChoice,
     AnswerContent,
     AssistantMessage,
     ChatCompletionRequest,
     Content,
-    FunctionChoice,
     Message,
-    MessageToolCall,
     PromptFields,
-    Tool,
     ToolMessage,
     Verbosity,
 )
+from gptoss_adapter.schemas.chat_tools import (
+    AllowedToolsChoice,
+    CustomCall,
+    CustomChoice,
+    FunctionCall,
+    FunctionChoice,
+    ToolChoiceField,
+)
+from gptoss_adapter.schemas.chat_tools import CustomTool as OfferedCustomTool
 from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_adapter.schemas.raw_output import RawOutputFields
-from gptoss_adapter.structured import asked_form, check_form, whole_text_structure
+from gptoss_adapter.structured import asked_form, check_form, check_text_form, input_form, whole_text_structure
 from gptoss_backend.contract import (
+    CallSyntax,
     ChatMessage,
     ChatRequest,
+    CustomTool,
     FunctionTool,
     ReasoningEffort,
     ResponseFormat,
@@ -63,10 +70,11 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
     the same document, which Triton answers from its response cache.
     """
     choice, form = _tool_choice(body), asked_form(body)
+    plain = {tool.name for tool in body.tools or () if isinstance(tool, OfferedCustomTool) and tool.grammar}
     return ChatRequest(
-        messages=(*(_message(message) for message in body.messages), *wish_of(body.verbosity)),
+        messages=(*(_message(message, plain) for message in body.messages), *wish_of(body.verbosity)),
         date=today.isoformat(),
-        tools=tuple(_tool(tool) for tool in _allowed_tools(body)),
+        tools=tuple(tool for tool in _tools(body) if _is_allowed(tool, body.tool_choice)),
         tool_choice=choice,
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         response_format=form if isinstance(form, ResponseFormat) else None,
@@ -81,8 +89,11 @@ def check_length(body: PromptFields, limits: AdapterSettings) -> None:
         message = f"The conversation has {len(body.messages)} messages; this server takes {limits.max_messages}."
         raise invalid_value(message, "messages")
     check_tools(body.tools, limits)
-    tools = enumerate(body.tools or ())
-    check_schemas({f"tools[{at}].function.parameters": tool.function.parameters for at, tool in tools}, limits)
+    for at, tool in enumerate(_tools(body)):
+        if isinstance(tool, FunctionTool):
+            check_schemas({f"tools[{at}].function.parameters": tool.parameters}, limits)
+        elif tool.form is not None:
+            check_text_form(tool.form, limits)
     check_form(body, limits)
 
 
@@ -134,14 +145,15 @@ def _asked_tokens(body: ChatCompletionRequest) -> int | None:
     return new if new is not None else old
 
 
-def _message(message: Message) -> ChatMessage:
+def _message(message: Message, plain: Set[str]) -> ChatMessage:
+    """plain: the custom tools whose input has a grammar."""
     role, content = Role(message.role), _text(message.content)
     if isinstance(message, AssistantMessage):
         return ChatMessage(
             role=role,
             content=_with_refusal(content, message.refusal),
             reasoning=message.reasoning if message.reasoning is not None else message.reasoning_content,
-            tool_calls=tuple(_tool_call(call) for call in message.tool_calls or ()),
+            tool_calls=tuple(_tool_call(call, plain) for call in message.tool_calls or ()),
         )
     if isinstance(message, ToolMessage):
         return ChatMessage(role=role, content=content, tool_call_id=message.tool_call_id)
@@ -158,33 +170,40 @@ def _text(content: Content | AnswerContent | None) -> str | None:
     return "\n".join(part.text for part in content)
 
 
-def _tool_call(call: MessageToolCall) -> ToolCall:
-    return ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+def _tool_call(call: FunctionCall | CustomCall, plain: Set[str]) -> ToolCall:
+    if isinstance(call, FunctionCall):
+        return ToolCall(call.id, call.function.name, call.function.arguments)
+    syntax = CallSyntax.PLAIN if call.custom.name in plain else CallSyntax.QUOTED
+    return ToolCall(call.id, call.custom.name, call.custom.input, syntax)
 
 
-def _tool(tool: Tool) -> FunctionTool:
-    function = tool.function
-    return FunctionTool(function.name, function.description or "", function.parameters, strict=bool(function.strict))
+def _tools(body: PromptFields) -> Iterator[FunctionTool | CustomTool]:
+    for at, tool in enumerate(body.tools or ()):
+        if isinstance(tool, OfferedCustomTool):
+            form = input_form(tool.grammar, f"tools[{at}].custom.format.grammar.definition")
+            yield CustomTool(tool.name, tool.custom.description or "", form)
+        else:
+            function = tool.function
+            yield FunctionTool(
+                function.name, function.description or "", function.parameters, strict=bool(function.strict)
+            )
 
 
-def _allowed_tools(body: PromptFields) -> list[Tool]:
-    """Return the tools the model is told of."""
-    tools = body.tools or []
-    if not isinstance(body.tool_choice, AllowedToolsChoice):
-        return tools
-    allowed = {choice.function.name for choice in body.tool_choice.allowed_tools.tools}
-    return [tool for tool in tools if tool.function.name in allowed]
+def _is_allowed(tool: FunctionTool | CustomTool, choice: ToolChoiceField | None) -> bool:
+    """Say whether the model is told of the tool."""
+    if not isinstance(choice, AllowedToolsChoice):
+        return True
+    return any((named.type, named.name) == (tool.type, tool.name) for named in choice.allowed_tools.tools)
 
 
 def _tool_choice(body: PromptFields) -> ToolChoice:
-    offered = {tool.function.name for tool in body.tools or ()}
     match body.tool_choice:
-        case FunctionChoice(function=function):
-            _check_offered(offered, function.name, "tool_choice.function.name")
-            return ToolChoice(ToolChoiceMode.REQUIRED, function.name)
+        case FunctionChoice() | CustomChoice() as choice:
+            _check_offered(body, choice, "tool_choice")
+            return ToolChoice(ToolChoiceMode.REQUIRED, choice.name)
         case AllowedToolsChoice(allowed_tools=allowed):
             for at, choice in enumerate(allowed.tools):
-                _check_offered(offered, choice.function.name, f"tool_choice.allowed_tools.tools[{at}].function.name")
+                _check_offered(body, choice, f"tool_choice.allowed_tools.tools[{at}]")
             return ToolChoice(ToolChoiceMode(allowed.mode))
         case "required" if not body.tools:
             raise invalid_value("'tool_choice' is 'required', but there are no 'tools'.", "tool_choice")
@@ -192,9 +211,10 @@ def _tool_choice(body: PromptFields) -> ToolChoice:
             return ToolChoice(ToolChoiceMode(mode or "auto"))
 
 
-def _check_offered(offered: Set[str], name: str, param: str) -> None:
-    if name not in offered:
-        raise invalid_value(f"'{param}' is '{name}', which is not among the 'tools'.", param)
+def _check_offered(body: PromptFields, choice: FunctionChoice | CustomChoice, where: str) -> None:
+    if all((tool.type, tool.name) != (choice.type, choice.name) for tool in body.tools or ()):
+        param = f"{where}.{choice.type}.name"
+        raise invalid_value(f"'{param}' is '{choice.name}', which is not among the 'tools'.", param)
 
 
 # --- completions ----------------------------------------------------------------------------------------------------

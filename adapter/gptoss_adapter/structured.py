@@ -1,7 +1,7 @@
 """What a request holds its text to, in whichever of several words.
 
 Stage: 2 validate → 3 prompt.
-Owns: that a request asks for one form only, and which.
+Owns: that a request asks for one form only, and which; the forms of custom tools' inputs.
 Does not know: whether it can be enforced, grammars.
 """
 
@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.limits import check_schemas
 from gptoss_adapter.schemas.chat import JsonObjectFormat, JsonSchemaFormat, TextFormat
+from gptoss_adapter.schemas.input_formats import InputGrammar
 from gptoss_adapter.schemas.structured import StructuredOutputs
 from gptoss_backend.contract import OutputStructure, ResponseFormat, TextForm, TextFormKind
 from gptoss_backend.settings import AdapterSettings
@@ -74,10 +75,23 @@ def check_form(body: HasForm, limits: AdapterSettings) -> None:
     if isinstance(form, ResponseFormat):
         check_schemas({form.where: form.schema}, limits)
     elif form is not None:
-        num_bytes = sum(len(text.encode()) for text in form.texts)
-        if num_bytes > limits.max_schema_bytes:
-            told = _MOST_TEXT.format(param=form.where, num_bytes=num_bytes, most=limits.max_schema_bytes)
-            raise invalid_value(told, form.where)
+        check_text_form(form, limits)
+
+
+def check_text_form(form: TextForm, limits: AdapterSettings) -> None:
+    """Raise InvalidRequestError where the form is larger than this server takes."""
+    num_bytes = sum(len(text.encode()) for text in form.texts)
+    if num_bytes > limits.max_schema_bytes:
+        told = _MOST_TEXT.format(param=form.where, num_bytes=num_bytes, most=limits.max_schema_bytes)
+        raise invalid_value(told, form.where)
+
+
+def input_form(grammar: InputGrammar | None, where: str) -> TextForm | None:
+    """Return what a custom tool's input is held to, None where it is any text. where: the grammar's field."""
+    if grammar is None:
+        return None
+    kind = TextFormKind.REGEX if grammar.syntax == "regex" else TextFormKind.GRAMMAR
+    return TextForm(kind, (grammar.definition,), where)
 
 
 def whole_text_structure(body: HasForm) -> OutputStructure | None:

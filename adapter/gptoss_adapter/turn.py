@@ -38,7 +38,7 @@ class ChatPrompt:
     def __init__(self, server: ModelServer, chat: ChatRequest, request_id: str) -> None:
         """Raises InvalidRequestError where the answer cannot be held to what the chat asks for."""
         self.structure = _structure(chat)
-        self.tool_names = [tool.name for tool in offered_tools(chat)]
+        self.tools = offered_tools(chat)
         self._server = server
         self._chat = chat
         self._request_id = request_id
@@ -83,7 +83,7 @@ class Turn(Generation[Delta]):
         prompt = prompt or ChatPrompt(services.model_server, chat, record.request_id)
         super().__init__(services, served, replace(sampling, structure=prompt.structure), record, shows_stop=shows_stop)
         self._prompt = prompt
-        self._splitter = ChannelSplitter(prompt.tool_names, allows_calls=bool(prompt.tool_names))
+        self._splitter = ChannelSplitter(prompt.tools, allows_calls=bool(prompt.tools))
         self._gate = ContentGate(stop, shows_stop=shows_stop)
         self._one_by_one = bool(stop) or sampling.logprobs is not None
         self._goes_on = goes_on and CALL not in sampling.stop_token_ids

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 PREPROCESS: Final = "preprocess"
 """The model that makes prompts, in Triton's repository."""
@@ -67,6 +67,17 @@ class ReasoningEffort(StrEnum):
     HIGH = "high"
 
 
+class CallSyntax(StrEnum):
+    """How the model writes what a call gives to its tool."""
+
+    JSON = "json"
+    """As the arguments of a function."""
+    QUOTED = "quoted"
+    """As the one string among the arguments of a function, which is the input of a custom tool."""
+    PLAIN = "plain"
+    """As a text by itself, which is the input of a custom tool."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
     """A call the assistant made earlier in the conversation."""
@@ -75,7 +86,8 @@ class ToolCall:
     id: str
     name: str
     arguments: str
-    """JSON text, exactly as the model wrote it."""
+    """JSON text, exactly as the model wrote it; of a custom tool the input."""
+    syntax: CallSyntax = CallSyntax.JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +112,76 @@ class FunctionTool:
     parameters: dict[str, Any] | None = None
     strict: bool = False
     """Refuse parameters of which a grammar cannot hold every keyword, rather than leave those out of it."""
+    type: Literal["function"] = "function"
+
+    @property
+    def syntax(self) -> CallSyntax:
+        """How a call is written."""
+        return CallSyntax.JSON
+
+
+class TextFormKind(StrEnum):
+    """How a text that need not be JSON is described."""
+
+    REGEX = "regex"
+    """By a regular expression, of the whole text, without look-around and word boundaries."""
+    CHOICE = "choice"
+    """As one of several strings."""
+    GRAMMAR = "grammar"
+    """By a grammar with a rule `start`, in Lark as llguidance takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextForm:
+    """What a text must be, where that is not JSON: the final one, or what a custom tool takes."""
+
+    __pydantic_config__ = _STRICT
+    kind: TextFormKind
+    texts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+    """The choices; else one."""
+    where: str = "structured_outputs"
+    """The request's field, as a sentence about it begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class CustomTool:
+    """A tool that takes a text. How the model is told of it: harmony/custom_tools.py."""
+
+    __pydantic_config__ = _STRICT
+    name: Annotated[str, Field(min_length=1)]
+    description: str = ""
+    form: TextForm | None = None
+    """What the text must be; None: any."""
+    type: Literal["custom"] = "custom"
+
+    @property
+    def syntax(self) -> CallSyntax:
+        """How a call is written."""
+        return CallSyntax.QUOTED if self.form is None else CallSyntax.PLAIN
+
+
+_TAGS: Final = {"function": "a function", "custom": "a custom tool"}
+"""Of the types of tools. They stand in pydantic's path of a fault, which no key of a document is to be mistaken for."""
+
+
+def _tool_tag(value: object) -> str | None:
+    kind = value.get("type", "function") if isinstance(value, dict) else getattr(value, "type", None)
+    return _TAGS.get(kind) if isinstance(kind, str) else None
+
+
+Tool: TypeAlias = Annotated[
+    Annotated[FunctionTool, Tag(_TAGS["function"])] | Annotated[CustomTool, Tag(_TAGS["custom"])],
+    Discriminator(
+        _tool_tag,
+        custom_error_type="tool_type",
+        custom_error_message="Input should be a tool of type function, which needs not be said, or custom",
+    ),
+]
+"""What the model may call. A document that names no type is a function."""
 
 
 class ToolChoiceMode(StrEnum):
-    """Whether the answer may or must call functions."""
+    """Whether the answer may or must call tools."""
 
     NONE = "none"
     """The model is not told of the tools and cannot call any."""
@@ -118,7 +196,7 @@ class ToolChoice:
     __pydantic_config__ = _STRICT
     mode: ToolChoiceMode = ToolChoiceMode.AUTO
     name: str | None = None
-    """The one function that must be called; with mode required only."""
+    """The one tool that must be called; with mode required only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,29 +214,6 @@ class ResponseFormat:
     """The request's field, as a sentence about it begins."""
 
 
-class TextFormKind(StrEnum):
-    """How a text that need not be JSON is described."""
-
-    REGEX = "regex"
-    """By a regular expression, of the whole text, without look-around and word boundaries."""
-    CHOICE = "choice"
-    """As one of several strings."""
-    GRAMMAR = "grammar"
-    """By a grammar with a rule `start`, in Lark as llguidance takes it."""
-
-
-@dataclass(frozen=True, slots=True)
-class TextForm:
-    """What the final text must be, where that is not JSON."""
-
-    __pydantic_config__ = _STRICT
-    kind: TextFormKind
-    texts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
-    """The choices; else one."""
-    where: str = "structured_outputs"
-    """The request's field, as a sentence about it begins."""
-
-
 MAX_SCHEMA_BYTES: Final = 128 * 1024
 """The longest JSON schema, or text form, that an answer can be held to."""
 
@@ -173,8 +228,8 @@ class OutputStructure:
     __pydantic_config__ = _STRICT
     final: ResponseFormat | None = None
     """Of the text in the final channel."""
-    tools: tuple[FunctionTool, ...] = ()
-    """Functions that may be called, their arguments held to their parameters; none: no call may come."""
+    tools: tuple[Tool, ...] = ()
+    """Those that may be called, what they are given held to their parameters or form; none: no call may come."""
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
     form: TextForm | None = None
@@ -250,7 +305,7 @@ class ChatRequest:
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
     """Conversation start date, YYYY-MM-DD; without one the prompt names no date. The stub never reads a clock."""
-    tools: tuple[FunctionTool, ...] = ()
+    tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
     response_format: ResponseFormat | None = None
@@ -438,7 +493,7 @@ class Codec(Generic[T]):
 
     def _sentence(self, error: ValidationError) -> str:
         first = error.errors(include_url=False, include_context=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
+        path = ".".join(str(part) for part in first["loc"] if part not in _TAGS.values())
         where = f"{self._name}.{path}" if path else self._name
         more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
         return f"{where}: {first['msg']}{more}"

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from gptoss_backend.contract import Timings, ToolCall
+from gptoss_backend.contract import CallSyntax, Timings, ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class CallPart:
-    """More of a call to a function."""
+    """More of a call to a tool."""
 
     index: int
     """Calls of one answer count from 0."""
@@ -38,7 +38,8 @@ class CallPart:
     """Empty but on the first part of an index, as is `name`."""
     name: str
     arguments: str
-    """JSON text: whole only once the answer has ended."""
+    """JSON text, of a custom tool its input: whole only once the answer has ended."""
+    syntax: CallSyntax = CallSyntax.JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Answer:
 
     def _add_call(self, part: CallPart) -> None:
         if part.index == len(self.tool_calls):
-            self.tool_calls.append(ToolCall(part.id, part.name, part.arguments))
+            self.tool_calls.append(ToolCall(part.id, part.name, part.arguments, part.syntax))
         else:
             call = self.tool_calls[part.index]
             self.tool_calls[part.index] = replace(call, arguments=call.arguments + part.arguments)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import httpx
 
+from gptoss_backend.contract import CallSyntax
 from gptoss_client.answer import AnswerPart, CallPart, Content, Ended, Reasoning, Usage
 from gptoss_client.api_errors import ProtocolError, ServerError
 from gptoss_client.queries import server_error, unreachable
@@ -106,8 +107,16 @@ def _parts(delta: Mapping[str, Any]) -> Iterable[AnswerPart]:
     if content := delta.get("content"):
         yield Content(content)
     for call in delta.get("tool_calls") or ():
-        function = call.get("function") or {}
-        yield CallPart(call["index"], call.get("id") or "", function.get("name") or "", function.get("arguments") or "")
+        yield _call_part(call)
+
+
+def _call_part(call: Mapping[str, Any]) -> CallPart:
+    is_custom = "custom" in call
+    given = call.get("custom" if is_custom else "function") or {}
+    text = given.get("input" if is_custom else "arguments") or ""
+    # how a custom tool's input was written is not told; to whoever sends it back it is the same
+    syntax = CallSyntax.QUOTED if is_custom else CallSyntax.JSON
+    return CallPart(call["index"], call.get("id") or "", given.get("name") or "", text, syntax)
 
 
 def _streamed(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class EnsembleChat:
         """model: by any of its names. Raises ClientError for an unknown one."""
         self.request = ensemble_request(_ensemble_of(model), CHAT_CODEC.encode(chat))
         tools = offered_tools(chat)
-        self._splitter = ChannelSplitter([tool.name for tool in tools], allows_calls=bool(tools))
+        self._splitter = ChannelSplitter(tools, allows_calls=bool(tools))
         self._has_ended = False
 
     def read(self, response: Any) -> Iterator[AnswerPart]:  # noqa: ANN401 (generated code has no types)
@@ -114,9 +114,9 @@ def _part(delta: Delta) -> AnswerPart:
         case ContentDelta(text):
             return Content(text)
         case ToolCallDelta(index, None, arguments):
-            return CallPart(index, "", "", arguments)
+            return CallPart(index, "", "", arguments, delta.syntax)
         case ToolCallDelta(index, str(name), arguments):
-            return CallPart(index, f"call_{uuid.uuid4().hex[:24]}", name, arguments)
+            return CallPart(index, f"call_{uuid.uuid4().hex[:24]}", name, arguments, delta.syntax)
     raise AssertionError(f"an unknown delta: {delta!r}")
 
 

@@ -18,10 +18,12 @@ from gptoss_backend.contract import (
     REFUSAL_CODEC,
     SAMPLING_CODEC,
     Alternative,
+    CallSyntax,
     ChatMessage,
     ChatRequest,
     Continued,
     ContractError,
+    CustomTool,
     Finished,
     FinishReason,
     FunctionTool,
@@ -32,6 +34,8 @@ from gptoss_backend.contract import (
     Role,
     SamplingParams,
     Started,
+    TextForm,
+    TextFormKind,
     Timings,
     TokenLogprob,
     ToolCall,
@@ -67,20 +71,24 @@ samplings = st.builds(
     stop_token_ids=st.lists(token_id, max_size=3).map(tuple),
     logprobs=st.none() | st.integers(min_value=0, max_value=20),
 )
+tool_calls = st.builds(ToolCall, id=text, name=text, arguments=text, syntax=st.sampled_from(CallSyntax))
 messages = st.builds(
     ChatMessage,
     role=st.sampled_from(Role),
     content=st.none() | text,
     reasoning=st.none() | text,
-    tool_calls=st.lists(st.builds(ToolCall, id=text, name=text, arguments=text), max_size=2).map(tuple),
+    tool_calls=st.lists(tool_calls, max_size=2).map(tuple),
     tool_call_id=st.none() | text,
 )
+names = st.text(min_size=1, max_size=20)
+form_kinds = st.sampled_from(TextFormKind)
+forms = st.builds(TextForm, kind=form_kinds, texts=st.lists(names, min_size=1, max_size=2).map(tuple))
 tools = st.builds(
     FunctionTool,
-    name=st.text(min_size=1, max_size=20),
+    name=names,
     description=text,
     parameters=st.none() | st.dictionaries(text, json_values, max_size=3),
-)
+) | st.builds(CustomTool, name=names, description=text, form=st.none() | forms)
 chats = st.builds(
     ChatRequest,
     messages=st.lists(messages, min_size=1, max_size=3).map(tuple),
@@ -175,6 +183,10 @@ def chat_with(**parts: object) -> bytes:
         (chat_with(messages=[{"role": "user", "kontent": "Hi"}]), "CHAT.messages.0.kontent: "),
         (chat_with(date="today"), "CHAT.date: "),
         (chat_with(tools=[{"name": ""}]), "CHAT.tools.0.name: "),
+        (chat_with(tools=[{"type": "custom"}]), "CHAT.tools.0.name: "),
+        (chat_with(tools=[{"name": "f", "type": "custom", "parameters": {}}]), "CHAT.tools.0.parameters: "),
+        (chat_with(tools=[{"name": "f", "type": ["custom"]}]), "CHAT.tools.0: "),
+        (chat_with(tools=["f"]), "CHAT.tools.0: "),
         (chat_with(reasoning_effort="extreme"), "CHAT.reasoning_effort: "),
         (chat_with(sampling={"temperature": 3}), "CHAT.sampling.temperature: "),
         (chat_with(sampling={"max_tokens": 0}), "CHAT.sampling.max_tokens: "),

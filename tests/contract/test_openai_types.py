@@ -9,6 +9,7 @@ from openai.types import chat as sdk_chat
 from openai.types import completion_create_params as sdk_completion
 from openai.types import responses as sdk
 from openai.types import shared_params
+from openai.types.chat import chat_completion_custom_tool_param as sdk_custom
 from openai.types.chat import completion_create_params as sdk_chat_params
 from openai.types.responses import (
     input_item_list_params,
@@ -25,7 +26,18 @@ from openai.types.responses import (
 from pydantic import AliasChoices, BaseModel, TypeAdapter
 
 from gptoss_adapter.routes.responses import router
-from gptoss_adapter.schemas import chat, completions, mcp_items, mcp_tools, response_items, responses, sampling
+from gptoss_adapter.schemas import (
+    chat,
+    chat_tools,
+    completions,
+    custom_tools,
+    input_formats,
+    mcp_items,
+    mcp_tools,
+    response_items,
+    responses,
+    sampling,
+)
 from gptoss_adapter.strict_routes import StrictQueryRoute
 
 SENT = [
@@ -39,12 +51,19 @@ SENT = [
     (sdk_chat.ChatCompletionToolMessageParam, chat.ToolMessage),
     (sdk_chat.ChatCompletionContentPartTextParam, chat.TextPart),
     (sdk_chat.ChatCompletionContentPartRefusalParam, chat.RefusalPart),
-    (sdk_chat.ChatCompletionMessageFunctionToolCallParam, chat.MessageToolCall),
-    (sdk_chat.ChatCompletionFunctionToolParam, chat.Tool),
-    (sdk_chat.ChatCompletionNamedToolChoiceParam, chat.FunctionChoice),
-    (sdk_chat.ChatCompletionAllowedToolChoiceParam, chat.AllowedToolsChoice),
-    (sdk_chat.ChatCompletionAllowedToolsParam, chat.AllowedTools),
-    (shared_params.FunctionDefinition, chat.Function),
+    (sdk_chat.ChatCompletionMessageFunctionToolCallParam, chat_tools.FunctionCall),
+    (sdk_chat.ChatCompletionFunctionToolParam, chat_tools.FunctionTool),
+    (sdk_chat.ChatCompletionNamedToolChoiceParam, chat_tools.FunctionChoice),
+    (sdk_chat.ChatCompletionAllowedToolChoiceParam, chat_tools.AllowedToolsChoice),
+    (sdk_chat.ChatCompletionAllowedToolsParam, chat_tools.AllowedTools),
+    (sdk_chat.ChatCompletionCustomToolParam, chat_tools.CustomTool),
+    (sdk_custom.Custom, chat_tools.Custom),
+    (sdk_custom.CustomFormatGrammar, input_formats.NestedGrammar),
+    (sdk_custom.CustomFormatGrammarGrammar, input_formats.InputGrammar),
+    (sdk_chat.ChatCompletionMessageCustomToolCallParam, chat_tools.CustomCall),
+    (sdk_chat.chat_completion_message_custom_tool_call_param.Custom, chat_tools.CalledCustomTool),
+    (sdk_chat.ChatCompletionNamedToolChoiceCustomParam, chat_tools.CustomChoice),
+    (shared_params.FunctionDefinition, chat_tools.Function),
     (shared_params.ResponseFormatText, chat.TextFormat),
     (shared_params.ResponseFormatJSONObject, chat.JsonObjectFormat),
     (shared_params.ResponseFormatJSONSchema, chat.JsonSchemaFormat),
@@ -60,6 +79,12 @@ SENT = [
     (sdk.FunctionToolParam, responses.ResponseTool),
     (sdk.NamespaceToolParam, responses.FunctionNamespace),
     (namespace_tool_param.ToolFunction, responses.ResponseTool),
+    (sdk.CustomToolParam, custom_tools.ResponseCustomTool),
+    (sdk.ToolChoiceCustomParam, custom_tools.NamedCustomTool),
+    (shared_params.custom_tool_input_format.Grammar, input_formats.FlatGrammar),
+    (shared_params.custom_tool_input_format.Text, input_formats.FreeInput),
+    (sdk.ResponseCustomToolCallParam, response_items.CustomToolCallItem),
+    (sdk.ResponseCustomToolCallOutputParam, response_items.CustomToolCallOutputItem),
     (sdk.ToolChoiceFunctionParam, responses.NamedFunction),
     (sdk.ToolChoiceAllowedParam, responses.AllowedFunctions),
     (sdk.ToolChoiceMcpParam, mcp_tools.NamedMcp),
@@ -95,9 +120,11 @@ SENT = [
 READ: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (sdk_chat.ChatCompletionMessage, chat.AssistantMessage),
     (sdk_chat.ParsedChatCompletionMessage, chat.AssistantMessage),
-    (sdk_chat.ChatCompletionMessageFunctionToolCall, chat.MessageToolCall),
-    (sdk_chat.ParsedFunctionToolCall, chat.MessageToolCall),
-    (sdk_chat.ParsedFunction, chat.CalledFunction),
+    (sdk_chat.ChatCompletionMessageFunctionToolCall, chat_tools.FunctionCall),
+    (sdk_chat.ChatCompletionMessageCustomToolCall, chat_tools.CustomCall),
+    (sdk_chat.chat_completion_message_custom_tool_call.Custom, chat_tools.CalledCustomTool),
+    (sdk_chat.ParsedFunctionToolCall, chat_tools.FunctionCall),
+    (sdk_chat.ParsedFunction, chat_tools.CalledFunction),
     (sdk.ResponseInputMessageItem, response_items.MessageItem),
     (sdk.ResponseOutputMessage, response_items.MessageItem),
     (sdk.ResponseInputText, response_items.MessagePart),
@@ -107,6 +134,9 @@ READ: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (sdk.ResponseFunctionToolCall, response_items.FunctionCallItem),
     (sdk.ResponseFunctionToolCallItem, response_items.FunctionCallItem),
     (sdk.ResponseFunctionToolCallOutputItem, response_items.FunctionCallOutputItem),
+    (sdk.ResponseCustomToolCall, response_items.CustomToolCallItem),
+    (sdk.ResponseCustomToolCallItem, response_items.CustomToolCallItem),
+    (sdk.ResponseCustomToolCallOutputItem, response_items.CustomToolCallOutputItem),
     (response_output_item.McpCall, mcp_items.McpCallItem),
     (response_output_item.McpListTools, mcp_items.McpListToolsItem),
     (response_output_item.McpListToolsTool, mcp_items.McpListedTool),

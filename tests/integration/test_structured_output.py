@@ -153,6 +153,81 @@ def test_clients_helpers_when_used_with_a_schema_then_they_give_the_model(client
     assert isinstance(parsed, Order)
 
 
+# --- custom tools ---------------------------------------------------------------------------------------------------
+
+PLATE = {"type": "grammar", "grammar": {"syntax": "regex", "definition": "[A-C]{2} [0-9]{3}"}}
+SUM = {"type": "grammar", "grammar": {"syntax": "lark", "definition": 'start: A ("+" A)?\nA: /[1-9]/'}}
+FORMS_OF_INPUT = {"plate": r"[A-C]{2} [0-9]{3}", "sum": r"[1-9](\+[1-9])?", "note": r"[^\uFFFF]*"}
+CUSTOM_TOOLS: list[Any] = [
+    {"type": "custom", "custom": {"name": "plate", "format": PLATE}},
+    {"type": "custom", "custom": {"name": "note"}},
+    {"type": "custom", "custom": {"name": "sum", "format": SUM}},
+]
+# a free text of random weights ends where it may
+QUOTE_SOON = ENDS_SOON | {str(token): 20 for token in encoding().encode('"}') + encoding().encode('"')}
+
+
+@pytest.mark.parametrize("name", ["plate", "sum", "note"])
+def test_call_when_a_custom_tool_is_named_then_its_input_is_of_its_form(client: openai.OpenAI, name: str) -> None:
+    named = {"type": "custom", "custom": {"name": name}}
+    asked: dict[str, Any] = {"tools": [*TOOLS, *CUSTOM_TOOLS], "tool_choice": named, "parallel_tool_calls": False}
+    for choice in answers(client, logit_bias=QUOTE_SOON, **asked):
+        assert choice.finish_reason == "tool_calls"
+        [call] = choice.message.tool_calls
+        assert (call.type, call.custom.name) == ("custom", name)
+        assert re.fullmatch(FORMS_OF_INPUT[name], call.custom.input)
+
+
+def test_response_when_its_custom_call_is_answered_then_the_conversation_goes_on(client: openai.OpenAI) -> None:
+    tools: list[Any] = [{"type": "custom", "name": "plate", "format": {"type": "grammar", **PLATE["grammar"]}}]  # type: ignore[dict-item]
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "max_output_tokens": 300,
+        "extra_body": {"logit_bias": ENDS_SOON, "seed": 1},
+    }
+    with client.responses.stream(
+        input="A plate.", tools=tools, tool_choice="required", parallel_tool_calls=False, **asked
+    ) as told:
+        events = list(told)
+        first = told.get_final_response()
+    call = first.output[-1]
+    assert call.type == "custom_tool_call"
+    assert re.fullmatch(FORMS_OF_INPUT["plate"], call.input)
+    given = [event.delta for event in events if event.type == "response.custom_tool_call_input.delta"]
+    assert "".join(given) == call.input
+    output: list[Any] = [{"type": "custom_tool_call_output", "call_id": call.call_id, "output": "Free."}]
+    second = client.responses.create(input=output, previous_response_id=first.id, tools=tools, **asked)
+    assert second.status == "completed"
+    assert second.usage is not None
+    assert first.usage is not None
+    assert second.usage.input_tokens_details.cached_tokens > first.usage.input_tokens - 16  # a block
+
+
+@pytest.mark.parametrize(
+    ("syntax", "definition", "word"),
+    [("lark", "start: nowhere", "nowhere"), ("regex", "((a{50}){50}){40}", "longer"), ("regex", "a(?=b)", "look")],
+)
+def test_custom_tool_when_its_grammar_cannot_be_held_then_the_error_names_it(
+    client: openai.OpenAI, syntax: str, definition: str, word: str
+) -> None:
+    grammar = {"syntax": syntax, "definition": definition}
+    of_chat: list[Any] = [
+        TOOLS[1],
+        {"type": "custom", "custom": {"name": "f", "format": {"type": "grammar", "grammar": grammar}}},
+    ]
+    of_responses: list[Any] = [
+        {"type": "web_search"},
+        {"type": "custom", "name": "f", "format": {"type": "grammar", **grammar}},
+    ]
+    for _ in range(2):  # the second answer comes from Triton's cache
+        with pytest.raises(openai.BadRequestError, match=word) as in_chat:
+            client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}], tools=of_chat)
+        with pytest.raises(openai.BadRequestError, match=word) as in_responses:
+            client.responses.create(model=MODEL, input="Hi", tools=of_responses)
+        assert in_chat.value.param == "tools[1].custom.format.grammar.definition"
+        assert in_responses.value.param == "tools[1].format.definition"
+
+
 # --- vLLM's words ---------------------------------------------------------------------------------------------------
 
 FORMS: list[tuple[dict[str, Any], str]] = [

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gptoss_backend.contract import FunctionTool
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 from gptoss_backend.harmony.header import MAX_HEADER_BYTES, MAX_STRAY_BYTES
 from gptoss_backend.harmony.vocabulary import (
@@ -74,7 +75,7 @@ class Split:
 
 def split(ids: list[int], *, size: int | None = None, tools: tuple[str, ...] = (), allows_calls: bool = True) -> Split:
     """Split ids, `size` at a time; None: all at once."""
-    splitter, answer = ChannelSplitter(tools, allows_calls=allows_calls), Answer()
+    splitter, answer = ChannelSplitter(map(FunctionTool, tools), allows_calls=allows_calls), Answer()
     for at in range(0, len(ids), size or max(1, len(ids))):
         answer.add(splitter.push(ids[at : at + size] if size else ids))
     answer.add(splitter.finish())

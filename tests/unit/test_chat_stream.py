@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gptoss_backend.contract import CallSyntax, ToolCall
 from gptoss_client.answer import Answer, AnswerPart
 from gptoss_client.api_errors import ProtocolError, ServerError
 from gptoss_client.chat_stream import ChunkReader, stream_chat
@@ -58,6 +59,13 @@ def test_reader_when_the_bytes_are_cut_anywhere_then_the_answer_is_the_same(cuts
     assert answer.ended.finish_reason == "tool_calls"
     assert answer.ended.usage is not None
     assert (answer.ended.usage.completion_tokens, answer.ended.usage.cached_tokens) == (5, 1)
+
+
+def test_reader_when_a_custom_tool_is_called_then_its_input_is_gathered() -> None:
+    begun = {"index": 0, "id": "call_1", "type": "custom", "custom": {"name": "f", "input": ""}}
+    more = {"index": 0, "custom": {"input": "two words"}}
+    answer = read(delta(tool_calls=[begun]), delta("tool_calls", tool_calls=[more]), b"data: [DONE]\n\n")
+    assert answer.tool_calls == [ToolCall("call_1", "f", "two words", CallSyntax.QUOTED)]
 
 
 @pytest.mark.parametrize("cut", [b"data: [DONE]", delta("tool_calls")])

@@ -30,8 +30,10 @@ from gptoss_adapter.schemas.stats import StatsReport
 from gptoss_backend.contract import (
     CHAT_CODEC,
     EVENT_CODEC,
+    CallSyntax,
     ChatMessage,
     ChatRequest,
+    CustomTool,
     Finished,
     FinishReason,
     FunctionTool,
@@ -272,6 +274,15 @@ def test_generate_when_the_model_calls_a_tool_then_the_answer_holds_the_whole_ca
     assert answer.tool_calls[0].id.startswith("call_")
     assert answer.ended is not None
     assert answer.ended.finish_reason == "tool_calls"
+
+
+@both
+def test_generate_when_the_model_calls_a_custom_tool_then_the_answer_holds_its_input(generate: Generate) -> None:
+    chat = ChatRequest(messages=CHAT.messages, tools=(CustomTool("note"),))
+    note = '<|channel|>commentary to=functions.note <|constrain|>json<|message|>{"input":"two words"}<|call|>'
+    with serving(FakeTriton(whole(note))) as address:
+        [call] = Answer.of(generate(address, "demo", chat)).tool_calls
+    assert (call.name, call.arguments, call.syntax) == ("note", "two words", CallSyntax.QUOTED)
 
 
 @both

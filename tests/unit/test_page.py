@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import ServiceUnavailableError
+from gptoss_backend.contract import CallSyntax
 from gptoss_backend.keys import digest_of
 from gptoss_backend.settings_sources import load_settings
 from support.browser import browser as chromium
@@ -186,6 +187,26 @@ def test_tool_when_called_then_the_call_is_shown_and_its_result_goes_back(page: 
     expect(page.locator("article.assistant .body").last).to_have_text("Hello!")
     said, told = server.chats[-1].messages[-2:]
     assert (said.reasoning, told.content) == ("Look it up.", "At noon")
+
+
+def test_custom_tool_when_called_then_its_input_is_shown_as_it_is_and_goes_back(
+    page: Page, server: FakeModelServer
+) -> None:
+    server.scripts = [
+        answer('<|channel|>commentary to=functions.note <|constrain|>json<|message|>{"input":"{\\"a\\":1}"}<|call|>')
+    ]
+    page.locator("#open-settings").click()
+    page.locator("#tools").fill(json.dumps([{"type": "custom", "custom": {"name": "note"}}]))
+    ask(page, "Note it.")
+    shown = page.locator(".call")
+    expect(shown.locator("strong")).to_have_text("note")
+    expect(shown.locator("pre")).to_have_text('{"a":1}')
+    shown.locator("textarea").fill("Noted")
+    page.get_by_role("button", name="Give result").click()
+    expect(page.locator("article.assistant .body").last).to_have_text("Hello!")
+    called, told = server.chats[-1].messages[-2:]
+    assert (called.tool_calls[0].arguments, called.tool_calls[0].syntax) == ('{"a":1}', CallSyntax.QUOTED)
+    assert told.content == "Noted"
 
 
 def test_page_when_used_by_keyboard_alone_then_a_new_talk_is_begun(page: Page) -> None:

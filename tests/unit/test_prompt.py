@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -18,8 +19,10 @@ from openai_harmony import (
 from openai_harmony import Role as HarmonyRole
 
 from gptoss_backend.contract import (
+    CallSyntax,
     ChatMessage,
     ChatRequest,
+    CustomTool,
     FunctionTool,
     ResponseFormat,
     Role,
@@ -27,6 +30,7 @@ from gptoss_backend.contract import (
     ToolChoice,
     ToolChoiceMode,
 )
+from gptoss_backend.harmony.custom_tools import told_description
 from gptoss_backend.harmony.prompt import PromptError, render_prompt
 from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, CONSTRAIN, END, FIRST_SPECIAL, MESSAGE, START, encoding
 from support.golden_prompts import Golden, load_golden
@@ -81,7 +85,11 @@ def render_with_the_library(chat: ChatRequest) -> list[int]:
     )
 
 
-def library_tool(tool: FunctionTool) -> ToolDescription:
+def library_tool(tool: FunctionTool | CustomTool) -> ToolDescription:
+    if isinstance(tool, CustomTool):
+        properties = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+        parameters = {"type": "string"} if tool.form else properties
+        return ToolDescription.new(tool.name, told_description(tool), parameters)
     takes_nothing = not (tool.parameters or {}).get("properties")
     return ToolDescription.new(tool.name, tool.description, None if takes_nothing else tool.parameters)
 
@@ -99,14 +107,16 @@ def library_turn(message: ChatMessage, names: dict[str, str], *, is_before_final
         if message.content:
             turn.append(("commentary" if message.tool_calls else "final", message.content))
     texts = [Message.from_role_and_content(HarmonyRole.ASSISTANT, text).with_channel(channel) for channel, text in turn]
-    calls = [
-        Message.from_role_and_content(HarmonyRole.ASSISTANT, call.arguments)
-        .with_channel("commentary")
-        .with_recipient(f"functions.{call.name}")
-        .with_content_type("<|constrain|>json")
-        for call in message.tool_calls
-    ]
-    return texts + calls
+    return texts + [library_call(call) for call in message.tool_calls]
+
+
+def library_call(call: ToolCall) -> Message:
+    is_quoted = call.syntax is CallSyntax.QUOTED
+    text = json.dumps({"input": call.arguments}, separators=(",", ":")) if is_quoted else call.arguments
+    message = Message.from_role_and_content(HarmonyRole.ASSISTANT, text).with_channel("commentary")
+    if call.syntax is CallSyntax.PLAIN:  # a content type would come behind a <|constrain|>
+        return message.with_recipient(f"functions.{call.name} code")
+    return message.with_recipient(f"functions.{call.name}").with_content_type("<|constrain|>json")
 
 
 # --- golden files ---------------------------------------------------------------------------------------------------
@@ -130,7 +140,9 @@ def test_prompt_when_special_tokens_are_counted_then_only_the_structure_has_them
     num_messages = specials.count(START) - 1  # the last one opens the answer
     assert specials.count(MESSAGE) == specials.count(END) + specials.count(CALL) == num_messages
     assert set(specials) <= {START, MESSAGE, END, CALL, CHANNEL, CONSTRAIN}
-    assert specials.count(CONSTRAIN) == specials.count(CALL) == sum(len(m.tool_calls) for m in golden.chat.messages)
+    calls = [call for message in golden.chat.messages for call in message.tool_calls]
+    assert specials.count(CALL) == len(calls)
+    assert specials.count(CONSTRAIN) == sum(call.syntax is not CallSyntax.PLAIN for call in calls)
 
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=[golden.name for golden in GOLDEN])

@@ -193,15 +193,26 @@ def test_conversation_when_it_goes_on_without_the_tool_then_the_model_sees_the_c
     assert server.chats[2].tools == ()
 
 
-def test_turn_when_it_calls_tools_of_both_kinds_then_servers_are_run_and_the_response_ends_with_the_clients(
-    client: httpx.Client, server: FakeModelServer, seen: Seen
+NOTE = {"type": "custom", "name": "note"}
+CALL_NOTE = "<|channel|>analysis<|message|>Note it.<|end|><|start|>assistant<|channel|>commentary to=functions.note"
+
+
+@pytest.mark.parametrize(
+    ("tool", "called", "kind"),
+    [
+        (WEATHER, CALL, "function_call"),
+        (NOTE, CALL_NOTE + ' <|constrain|>json<|message|>{"input":"x"}<|call|>', "custom_tool_call"),
+    ],
+)
+def test_turn_when_it_calls_tools_of_both_sides_then_servers_are_run_and_the_response_ends_with_the_clients(
+    client: httpx.Client, server: FakeModelServer, seen: Seen, tool: dict[str, Any], called: str, kind: str
 ) -> None:
-    server.scripts = [answer(f"{calling('search')}<|start|>assistant{CALL}")]
-    told = respond(client, tools=[DOCS, WEATHER])
-    assert kinds(told["output"])[1:] == ["reasoning", "mcp_call", "reasoning", "function_call"]
+    server.scripts = [answer(f"{calling('search')}<|start|>assistant{called}")]
+    told = respond(client, tools=[DOCS, tool])
+    assert kinds(told["output"])[1:] == ["reasoning", "mcp_call", "reasoning", kind]
     assert (told["status"], call_of(told)["output"], seen.calls) == ("completed", "Found: x", [("search", "x")])
-    result = {"type": "function_call_output", "call_id": told["output"][-1]["call_id"], "output": "Snow"}
-    respond(client, [result], tools=[DOCS, WEATHER], previous_response_id=told["id"])
+    result = {"type": f"{kind}_output", "call_id": told["output"][-1]["call_id"], "output": "Snow"}
+    respond(client, [result], tools=[DOCS, tool], previous_response_id=told["id"])
     assert [message.content for message in server.chats[1].messages] == ["Hi", None, "Found: x", None, "Snow"]
 
 

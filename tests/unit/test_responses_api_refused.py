@@ -70,8 +70,8 @@ def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
             "invalid_value",
         ),
         (
-            {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "custom", "name": "f"}]}]},
-            "tools[0].tools[0].type",
+            {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "web_search"}]}]},
+            "tools[0].tools[0]",
             "invalid_value",
         ),
         (

@@ -266,7 +266,7 @@ REFUSED: dict[str, list[object]] = {
     "repetition_penalty": [0, -1],
     "response_format": [{"type": "xml"}, {"type": "json_schema"}, "json_object"],
     "parallel_tool_calls": ["no"],
-    "tool_choice": ["maybe", {"type": "custom", "custom": {"name": "x"}}, {"type": "function"}, 5],
+    "tool_choice": ["maybe", {"type": "custom", "name": "x"}, {"type": "function"}, 5],
     "reasoning_effort": ["none", "extreme", 5],
     "modalities": [["text", "audio"]],
     "verbosity": ["terse", 1],

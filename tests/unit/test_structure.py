@@ -120,7 +120,7 @@ def babble(structure: OutputStructure, seed: int, num_tokens: int = 1000) -> tup
 
 def read(structure: OutputStructure, ids: list[int]) -> tuple[str, list[tuple[str, str]]]:
     """Return the content and the calls that a client gets."""
-    splitter, content, calls = ChannelSplitter([tool.name for tool in structure.tools]), "", list[tuple[str, str]]()
+    splitter, content, calls = ChannelSplitter(structure.tools), "", list[tuple[str, str]]()
     for delta in [*splitter.push(ids), *splitter.finish()]:
         if isinstance(delta, ContentDelta):
             content += delta.text

@@ -134,8 +134,12 @@ function isWhole(message) {
 
 function sent(message) {
   if (message.role !== "assistant") return message;
-  const calls = isWhole(message) && message.tool_calls?.map((call) => ({ id: call.id, type: "function", function: { name: call.name, arguments: call.arguments } }));
+  const calls = isWhole(message) && message.tool_calls?.map(sentCall);
   return { role: "assistant", content: message.content, ...(calls ? { tool_calls: calls, reasoning: message.reasoning } : {}) };
+}
+
+function sentCall({ id, type, name, arguments: given }) {
+  return type === "custom" ? { id, type, custom: { name, input: given } } : { id, type: "function", function: { name, arguments: given } };
 }
 
 // --- one answer -----------------------------------------------------------------------------------------------------
@@ -202,8 +206,9 @@ function take(message, chunk, elapsed_ms) {
     message.tool_calls ??= [];
     const call = (message.tool_calls[part.index] ??= { id: "", name: "", arguments: "" });
     call.id ||= part.id ?? "";
-    call.name += part.function?.name ?? "";
-    call.arguments += part.function?.arguments ?? "";
+    call.type ??= part.type;
+    call.name += (part.function ?? part.custom)?.name ?? "";
+    call.arguments += part.function?.arguments ?? part.custom?.input ?? "";
   }
   if (finish_reason === "length") message.fault = "The answer is cut: it reached the most tokens it may have.";
   if (chunk.usage) message.figures = figures(chunk.usage, message.first_ms ?? elapsed_ms, elapsed_ms);

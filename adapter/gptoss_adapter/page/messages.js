@@ -62,7 +62,7 @@ export function spoken(view) {
 }
 
 function callView(call, result) {
-  const shown = element("div", { class: "call" }, element("small", {}, "Calls "), element("strong", {}, call.name), element("pre", { tabindex: "0" }, pretty(call.arguments)));
+  const shown = element("div", { class: "call" }, element("small", {}, "Calls "), element("strong", {}, call.name), element("pre", { tabindex: "0" }, call.type === "custom" ? call.arguments : pretty(call.arguments)));
   if (result) {
     const text = element("textarea", { rows: "2", "aria-label": `Result of ${call.name}`, placeholder: "What the tool answers" });
     shown.append(text, button("Give result", () => result(call, text.value)));

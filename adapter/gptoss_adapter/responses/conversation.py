@@ -7,29 +7,33 @@ Does not know: where the items come from; how messages are rendered (harmony/pro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.responses.mcp_conversation import as_functions
 from gptoss_adapter.responses.tools import name_for_model
 from gptoss_adapter.schemas.response_items import (
+    CallItem,
+    CallOutputItem,
     Content,
     FunctionCallItem,
-    FunctionCallOutputItem,
     Item,
     MessageItem,
     ReasoningItem,
 )
-from gptoss_backend.contract import ChatMessage, Role, ToolCall
+from gptoss_backend.contract import CallSyntax, ChatMessage, Role, ToolCall
 from gptoss_backend.harmony.prompt import TOOL_NAME
 
 BETWEEN: Final = "\n\n"
 """Keeps apart what becomes one text."""
 
 
-def chat_messages(items: Sequence[Item]) -> tuple[ChatMessage, ...]:
-    """Return the conversation as messages. Raises InvalidRequestError for calls and outputs that do not match."""
+def chat_messages(items: Sequence[Item], plain: Collection[str] = ()) -> tuple[ChatMessage, ...]:
+    """Return the conversation as messages. Raises InvalidRequestError for calls and outputs that do not match.
+
+    plain: the custom tools whose input has a grammar, by the names that the model knows.
+    """
     items = _without_cut_calls(as_functions(items))
     _check_calls(items)
     messages: list[ChatMessage] = []
@@ -38,20 +42,20 @@ def chat_messages(items: Sequence[Item]) -> tuple[ChatMessage, ...]:
         if _is_assistants(item):
             turn.append(item)
             continue
-        messages += _assistant_turn(turn)
+        messages += _assistant_turn(turn, plain)
         turn.clear()
         messages.append(_message(item))
-    return (*messages, *_assistant_turn(turn))
+    return (*messages, *_assistant_turn(turn, plain))
 
 
 def _is_assistants(item: Item) -> bool:
     if isinstance(item, MessageItem):
         return item.role == "assistant"
-    return isinstance(item, ReasoningItem | FunctionCallItem)
+    return isinstance(item, ReasoningItem | CallItem)
 
 
 def _message(item: Item) -> ChatMessage:
-    if isinstance(item, FunctionCallOutputItem):
+    if isinstance(item, CallOutputItem):
         return ChatMessage(Role.TOOL, _text(item.output), tool_call_id=item.call_id)
     assert isinstance(item, MessageItem)  # noqa: S101 (the others are the assistant's)
     return ChatMessage(Role(item.role), _text(item.content))
@@ -60,35 +64,38 @@ def _message(item: Item) -> ChatMessage:
 # --- the assistant's turn -------------------------------------------------------------------------------------------
 
 
-def _assistant_turn(items: Sequence[Item]) -> Iterator[ChatMessage]:
+def _assistant_turn(items: Sequence[Item], plain: Collection[str]) -> Iterator[ChatMessage]:
     """Yield what the assistant said in one go.
 
     All up to the last call is one message: what is said before a call is no final answer, and the reasoning around it
     is to be seen again. What follows is a message for each answer, with the reasoning that led to it.
     """
-    num_calling = max((at for at, item in enumerate(items, 1) if isinstance(item, FunctionCallItem)), default=0)
-    yield from _joined(items[:num_calling])
+    num_calling = max((at for at, item in enumerate(items, 1) if isinstance(item, CallItem)), default=0)
+    yield from _joined(items[:num_calling], plain)
     begun = num_calling
     for position in range(num_calling, len(items)):
         if isinstance(items[position], MessageItem):
-            yield from _joined(items[begun : position + 1])
+            yield from _joined(items[begun : position + 1], plain)
             begun = position + 1
-    yield from _joined(items[begun:])
+    yield from _joined(items[begun:], plain)
 
 
-def _joined(items: Sequence[Item]) -> Iterator[ChatMessage]:
+def _joined(items: Sequence[Item], plain: Collection[str]) -> Iterator[ChatMessage]:
     """Yield the items as one message, none for none."""
     if items:
         yield ChatMessage(
             Role.ASSISTANT,
             content=_join(_text(item.content) for item in items if isinstance(item, MessageItem)),
             reasoning=_join(_reasoning(item) for item in items if isinstance(item, ReasoningItem)),
-            tool_calls=tuple(
-                ToolCall(item.call_id, name_for_model(item.name, item.namespace), item.arguments)
-                for item in items
-                if isinstance(item, FunctionCallItem)
-            ),
+            tool_calls=tuple(_tool_call(item, plain) for item in items if isinstance(item, CallItem)),
         )
+
+
+def _tool_call(item: CallItem, plain: Collection[str]) -> ToolCall:
+    name = name_for_model(item.name, item.namespace)
+    if isinstance(item, FunctionCallItem):
+        return ToolCall(item.call_id, name, item.arguments)
+    return ToolCall(item.call_id, name, item.input, CallSyntax.PLAIN if name in plain else CallSyntax.QUOTED)
 
 
 def _join(texts: Iterable[str]) -> str | None:
@@ -107,33 +114,37 @@ def _text(content: Content) -> str:
 
 
 def _without_cut_calls(items: Sequence[Item]) -> list[Item]:
-    """Return the items without calls whose arguments were cut, and which therefore nobody has run."""
-    answered = {item.call_id for item in items if isinstance(item, FunctionCallOutputItem)}
+    """Return the items without calls whose arguments or input were cut, and which therefore nobody has run."""
+    answered = {item.call_id for item in items if isinstance(item, CallOutputItem)}
     return [
         item
         for item in items
-        if not isinstance(item, FunctionCallItem) or item.status != "incomplete" or item.call_id in answered
+        if not isinstance(item, CallItem) or item.status != "incomplete" or item.call_id in answered
     ]
 
 
 def _check_calls(items: Sequence[Item]) -> None:
     """Raise InvalidRequestError unless names are names, every output follows its call and every call has an output."""
-    open_calls: dict[str, None] = {}
-    answered: set[str] = set()
+    open_calls: dict[tuple[str, str], None] = {}
+    answered: set[tuple[str, str]] = set()
     for item in items:
-        if isinstance(item, FunctionCallItem):
-            name = name_for_model(item.name, item.namespace)
+        if isinstance(item, CallItem):
+            kind, name = _kind(item), name_for_model(item.name, item.namespace)
             if not TOOL_NAME.fullmatch(name):
-                raise invalid_value(
-                    f"The function call {item.call_id} names {name!r}, which no function can be named.", "input"
-                )
-            open_calls[item.call_id] = None
-        elif isinstance(item, FunctionCallOutputItem):
-            if item.call_id not in open_calls and item.call_id not in answered:
-                raise invalid_value(
-                    f"No tool call found for function call output with call_id {item.call_id}.", "input"
-                )
-            open_calls.pop(item.call_id, None)
-            answered.add(item.call_id)
-    for call_id in open_calls:
-        raise invalid_value(f"No tool output found for function call {call_id}.", "input")
+                message = f"The {kind} {item.call_id} names {name!r}, which no tool can be named."
+                raise invalid_value(message, "input")
+            open_calls[kind, item.call_id] = None
+        elif isinstance(item, CallOutputItem):
+            call = (_kind(item), item.call_id)
+            if call not in open_calls and call not in answered:
+                message = f"No tool call found for {call[0]} output with call_id {item.call_id}."
+                raise invalid_value(message, "input")
+            open_calls.pop(call, None)
+            answered.add(call)
+    for kind, call_id in open_calls:
+        raise invalid_value(f"No tool output found for {kind} {call_id}.", "input")
+
+
+def _kind(item: CallItem | CallOutputItem) -> str:
+    """Return the kind of call in words: an output answers a call of its own kind."""
+    return item.type.removesuffix("_output").replace("_", " ")

@@ -18,6 +18,8 @@ from gptoss_adapter.schemas.mcp_items import (
     McpListToolsItem,
 )
 from gptoss_adapter.schemas.response_items import (
+    CustomToolCallItem,
+    CustomToolCallOutputItem,
     FunctionCallItem,
     FunctionCallOutputItem,
     Item,
@@ -30,6 +32,8 @@ _PREFIXES: Final[dict[type[Item], str]] = {
     ReasoningItem: "rs",
     FunctionCallItem: "fc",
     FunctionCallOutputItem: "fco",
+    CustomToolCallItem: "ctc",
+    CustomToolCallOutputItem: "ctco",
     McpCallItem: "mcp",
     McpListToolsItem: "mcpl",
     McpApprovalRequestItem: "mcpr",

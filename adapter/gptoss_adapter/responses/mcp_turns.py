@@ -38,7 +38,7 @@ from gptoss_adapter.schemas.mcp_items import (
 )
 from gptoss_adapter.schemas.mcp_tools import McpTool
 from gptoss_adapter.schemas.response_answers import OutputItem
-from gptoss_adapter.schemas.response_items import FunctionCallItem
+from gptoss_adapter.schemas.response_items import CallItem
 from gptoss_adapter.stats_activity import COMPLETED, Outcome
 from gptoss_adapter.turn import Turn
 from gptoss_backend.contract import SamplingParams
@@ -162,7 +162,7 @@ class McpTurns(Turns):
                 return
             for call in self._output.waiting:
                 yield await self._run(call)
-            if any(isinstance(item, FunctionCallItem | McpApprovalRequestItem) for item in self.items[num_before:]):
+            if any(isinstance(item, CallItem | McpApprovalRequestItem) for item in self.items[num_before:]):
                 return  # the client's turn
             offering = offering.afterwards(with_servers=not self._has_refused_call)
 

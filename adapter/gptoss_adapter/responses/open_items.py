@@ -21,6 +21,7 @@ from gptoss_adapter.schemas.carried_reasoning import carried
 from gptoss_adapter.schemas.chat import RefusalPart
 from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import (
+    CustomToolCallItem,
     FunctionCallItem,
     Item,
     ItemStatus,
@@ -186,15 +187,19 @@ class OpenMessage(OpenText):
         return {"logprobs": self._logprobs}
 
 
-class OpenCall(OpenItem):
-    kind = FunctionCallItem
-    text_event = "response.function_call_arguments"
+class _OpenToolCall(OpenItem):
+    """A call that the client runs."""
 
     def __init__(self, output_index: int, name: str, namespace: str | None = None) -> None:
         super().__init__(output_index)
         self._name = name
         self._namespace = {"namespace": namespace} if namespace is not None else {}
         self._call_id = new_call_id()
+
+
+class OpenCall(_OpenToolCall):
+    kind = FunctionCallItem
+    text_event = "response.function_call_arguments"
 
     def item(self, status: ItemStatus) -> FunctionCallItem:
         return FunctionCallItem(
@@ -209,4 +214,24 @@ class OpenCall(OpenItem):
 
     def closing(self, status: ItemStatus) -> Iterator[Event]:
         yield f"{self.text_event}.done", {**self._place(), "name": self._name, "arguments": self.text}
+        yield from super().closing(status)
+
+
+class OpenCustomCall(_OpenToolCall):
+    kind = CustomToolCallItem
+    text_event = "response.custom_tool_call_input"
+
+    def item(self, status: ItemStatus) -> CustomToolCallItem:
+        return CustomToolCallItem(
+            id=self.id,
+            type="custom_tool_call",
+            status=status,
+            call_id=self._call_id,
+            name=self._name,
+            input=self.text,
+            **self._namespace,
+        )
+
+    def closing(self, status: ItemStatus) -> Iterator[Event]:
+        yield f"{self.text_event}.done", {**self._place(), "input": self.text}
         yield from super().closing(status)

@@ -13,8 +13,9 @@ from typing import TypeAlias
 from gptoss_adapter.content import ContentToken, ScoredContent
 from gptoss_adapter.mcp_servers.tools import CallResult
 from gptoss_adapter.responses.mcp_open_items import OpenApprovalRequest, OpenMcpCall, OpenToolList
-from gptoss_adapter.responses.open_items import Event, OpenCall, OpenItem, OpenMessage, OpenReasoning
+from gptoss_adapter.responses.open_items import Event, OpenCall, OpenCustomCall, OpenItem, OpenMessage, OpenReasoning
 from gptoss_adapter.responses.tools import Offer
+from gptoss_adapter.schemas.custom_tools import ResponseCustomTool
 from gptoss_adapter.schemas.mcp_items import McpApprovalRequestItem
 from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import ItemStatus
@@ -103,9 +104,10 @@ class Output:
         if offer is not None and offer.server is not None:
             kind = OpenApprovalRequest if offer.needs_approval else OpenMcpCall
             return kind(self.next_index, offer.server.server_label, offer.function.name)
+        call = OpenCustomCall if offer is not None and isinstance(offer.function, ResponseCustomTool) else OpenCall
         if offer is None or offer.namespace is None:
-            return OpenCall(self.next_index, name)
-        return OpenCall(self.next_index, offer.function.name, offer.namespace.name)
+            return call(self.next_index, name)
+        return call(self.next_index, offer.function.name, offer.namespace.name)
 
     def _text_item(self, kind: _TextKind) -> OpenItem:
         if kind is OpenReasoning:

@@ -17,9 +17,10 @@ from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.prompting import effort_of, wish_of
 from gptoss_adapter.responses.conversation import chat_messages
 from gptoss_adapter.responses.ids import new_response_id
-from gptoss_adapter.responses.tools import Offering, function_tools, told_tools
+from gptoss_adapter.responses.tools import Offering, told_tools, tools_for_model
 from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.chat import Verbosity
+from gptoss_adapter.schemas.custom_tools import NamedCustomTool
 from gptoss_adapter.schemas.mcp_tools import NamedMcp
 from gptoss_adapter.schemas.response_answers import ResponseObject
 from gptoss_adapter.schemas.response_items import Item
@@ -44,13 +45,14 @@ def chat_request(
 ) -> ChatRequest:
     """Return what decides the prompt. items: the whole conversation. Raises InvalidRequestError."""
     instructions = (ChatMessage(Role.SYSTEM, body.instructions),) if body.instructions else ()
-    messages = (*instructions, *chat_messages(items))
+    plain = {offer.name for offer in offering.every if offer.grammar is not None}
+    messages = (*instructions, *chat_messages(items, plain))
     if not messages:
         raise invalid_value("'input' holds no items.", "input")
     return ChatRequest(
         messages=(*messages, *wish_of(_verbosity(body))),
         date=today.isoformat(),
-        tools=tuple(function_tools(offering.told)),
+        tools=tuple(tools_for_model(offering.told)),
         tool_choice=offering.choice,
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         response_format=_response_format(body),
@@ -149,7 +151,7 @@ def _response_format(body: ResponseFields) -> ResponseFormat | None:
 
 def _told_choice(body: ResponseRequest) -> JsonValue:
     choice = body.tool_choice
-    if isinstance(choice, NamedFunction | NamedMcp | AllowedFunctions):
+    if isinstance(choice, NamedFunction | NamedCustomTool | NamedMcp | AllowedFunctions):
         told: dict[str, JsonValue] = choice.model_dump(mode="json", exclude_none=True)
         return told
     return choice or "auto"

@@ -1,7 +1,7 @@
 """Tools: as a request offers them, as the model is told of them, as a response repeats them.
 
 Stage: 2 validate → 3 prompt.
-Owns: which tools are told; the one name that a namespace's function has for the model; the rules on choosing.
+Owns: which tools are told; the one name that a namespace's tool has for the model; the rules on choosing.
 Does not know: messages, Harmony.
 """
 
@@ -16,6 +16,8 @@ from pydantic import JsonValue
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.mcp_servers.tools import ListedTool
 from gptoss_adapter.responses.mcp_tools import function_of, is_allowed, needs_approval
+from gptoss_adapter.schemas.custom_tools import NamedCustomTool, ResponseCustomTool
+from gptoss_adapter.schemas.input_formats import FlatGrammar
 from gptoss_adapter.schemas.mcp_tools import McpTool, NamedMcp
 from gptoss_adapter.schemas.responses import (
     AllowedFunctions,
@@ -26,7 +28,8 @@ from gptoss_adapter.schemas.responses import (
     ResponseFields,
     ResponseTool,
 )
-from gptoss_backend.contract import FunctionTool, ToolChoice, ToolChoiceMode
+from gptoss_adapter.structured import input_form
+from gptoss_backend.contract import CustomTool, FunctionTool, ToolChoice, ToolChoiceMode
 from gptoss_backend.harmony.prompt import TOOL_NAME
 
 Listed: TypeAlias = Mapping[str, Sequence[ListedTool]]
@@ -35,11 +38,11 @@ Listed: TypeAlias = Mapping[str, Sequence[ListedTool]]
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A function that the model may call."""
+    """A function that the model may call. A custom tool is one to the model, too."""
 
     place: str
     """Where the request has it."""
-    function: ResponseTool
+    function: ResponseTool | ResponseCustomTool
     namespace: FunctionNamespace | None = None
     server: McpTool | None = None
     """Which MCP server runs it; None: the client does."""
@@ -57,6 +60,12 @@ class Offer:
         label = self.server.server_label if self.server is not None else None
         return name_for_model(self.function.name, self.namespace.name if self.namespace is not None else label)
 
+    @property
+    def grammar(self) -> FlatGrammar | None:
+        """What the input of a custom tool is held to; None: any text, or it takes no text."""
+        asked = self.function.format if isinstance(self.function, ResponseCustomTool) else None
+        return asked if isinstance(asked, FlatGrammar) else None
+
 
 def name_for_model(name: str, namespace: str | None) -> str:
     """Return the one name of a function: a model's call has no place for its namespace."""
@@ -73,7 +82,7 @@ def offers(tools: Sequence[RequestedTool] | None, listed: Listed | None = None) 
 
 def _offers_of(tool: RequestedTool, place: str, listed: Listed) -> Iterator[Offer]:
     match tool:
-        case ResponseTool():
+        case ResponseTool() | ResponseCustomTool():
             yield Offer(place, tool)
         case FunctionNamespace():
             for at, function in enumerate(tool.tools):
@@ -131,9 +140,9 @@ def allowed_offers(body: ResponseFields, every: Sequence[Offer]) -> list[Offer]:
     return list(every)
 
 
-def _is_named(offer: Offer, choice: NamedFunction | NamedMcp) -> bool:
-    if isinstance(choice, NamedFunction):
-        return offer.name == choice.name
+def _is_named(offer: Offer, choice: NamedFunction | NamedCustomTool | NamedMcp) -> bool:
+    if not isinstance(choice, NamedMcp):
+        return (offer.function.type, offer.name) == (choice.type, choice.name)
     is_of_server = offer.server is not None and offer.server.server_label == choice.server_label
     return is_of_server and choice.name in (None, offer.function.name)
 
@@ -151,15 +160,20 @@ def check_names(offered: Iterable[Offer]) -> None:
             raise invalid_value(message, f"{offer.place}.name")
 
 
-def function_tools(offered: Iterable[Offer]) -> Iterator[FunctionTool]:
-    """Yield the functions as the model is told of them; what is said of a group comes with its first one."""
+def tools_for_model(offered: Iterable[Offer]) -> Iterator[FunctionTool | CustomTool]:
+    """Yield the tools as the model is told of them; what is said of a group comes with its first one."""
     told: FunctionNamespace | McpTool | None = None
-    for offer in offered:
+    for at, offer in enumerate(offered):
         function, description = offer.function, offer.function.description or ""
         if offer.group is not None and offer.group is not told and (about := _about(offer.group)):
             description = f"{about}\n\n{description}".rstrip()
         told = offer.group
-        yield FunctionTool(offer.name, description, function.parameters, strict=bool(function.strict))
+        if isinstance(function, ResponseCustomTool):
+            # by a chat's name of the field, which naming.py knows
+            form = input_form(offer.grammar, f"tools[{at}].custom.format.grammar.definition")
+            yield CustomTool(offer.name, description, form)
+        else:
+            yield FunctionTool(offer.name, description, function.parameters, strict=bool(function.strict))
 
 
 def _about(group: FunctionNamespace | McpTool) -> str | None:
@@ -169,7 +183,7 @@ def _about(group: FunctionNamespace | McpTool) -> str | None:
 def tool_choice(body: ResponseFields, every: Sequence[Offer]) -> ToolChoice:
     """Return the choice. Raises InvalidRequestError where it names what is not there."""
     match body.tool_choice:
-        case NamedFunction() as choice:
+        case NamedFunction() | NamedCustomTool() as choice:
             return ToolChoice(ToolChoiceMode.REQUIRED, _check_offered(every, choice).name)
         case NamedMcp(name=name) as choice:
             offer = _check_offered(every, choice)
@@ -180,19 +194,20 @@ def tool_choice(body: ResponseFields, every: Sequence[Offer]) -> ToolChoice:
             return ToolChoice(ToolChoiceMode(mode))
         case "required" if not every:
             raise invalid_value(
-                "'tool_choice' is 'required', but there are no functions among the 'tools'.", "tool_choice"
+                "'tool_choice' is 'required', but there are none to call among the 'tools'.", "tool_choice"
             )
         case mode:
             return ToolChoice(ToolChoiceMode(mode or "auto"))
 
 
-def _check_offered(every: Sequence[Offer], choice: NamedFunction | NamedMcp) -> Offer:
-    """Return the first function that is named."""
+def _check_offered(every: Sequence[Offer], choice: NamedFunction | NamedCustomTool | NamedMcp) -> Offer:
+    """Return the first one that is named."""
     for offer in every:
         if _is_named(offer, choice):
             return offer
-    if isinstance(choice, NamedFunction):
-        message = f"'tool_choice' names the function '{choice.name}', which is not among the 'tools'."
+    if not isinstance(choice, NamedMcp):
+        what = "function" if isinstance(choice, NamedFunction) else "custom tool"
+        message = f"'tool_choice' names the {what} '{choice.name}', which is not among the 'tools'."
     else:
         what = f"the tool '{choice.name}'" if choice.name is not None else "the tools"
         message = f"'tool_choice' names {what} of the MCP server '{choice.server_label}'; 'tools' offers no such."
@@ -204,7 +219,7 @@ def told_tools(tools: Sequence[RequestedTool] | None) -> list[dict[str, JsonValu
     return [_told(tool) for tool in tools or () if not isinstance(tool, HostedTool)]
 
 
-def _told(tool: ResponseTool | FunctionNamespace | McpTool) -> dict[str, JsonValue]:
+def _told(tool: ResponseTool | ResponseCustomTool | FunctionNamespace | McpTool) -> dict[str, JsonValue]:
     if isinstance(tool, McpTool):
         told: dict[str, JsonValue] = tool.model_dump(mode="json", exclude_none=True)
         return told
@@ -215,6 +230,9 @@ def _told(tool: ResponseTool | FunctionNamespace | McpTool) -> dict[str, JsonVal
             "description": tool.description or "",
             "tools": [_told(function) for function in tool.tools],
         }
+    if isinstance(tool, ResponseCustomTool):
+        asked: JsonValue = tool.format.model_dump(mode="json") if tool.format is not None else {"type": "text"}
+        return {"type": "custom", "name": tool.name, "description": tool.description, "format": asked}
     return {
         "type": "function",
         "name": tool.name,

@@ -24,10 +24,12 @@ from gptoss_adapter.responses.plan import carries_reasoning, chat_request, sampl
 from gptoss_adapter.responses.tools import Listed, Offer, Offering, offers
 from gptoss_adapter.responses.truncation import FittedPrompt
 from gptoss_adapter.schemas.answers import Usage
+from gptoss_adapter.schemas.custom_tools import ResponseCustomTool
 from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_adapter.schemas.responses import ResponseFields, ResponseRequest, SchemaText
 from gptoss_adapter.serving import ServedModel, Services
+from gptoss_adapter.structured import check_text_form, input_form
 from gptoss_adapter.turn import ChatPrompt, Turn
 from gptoss_backend.contract import ChatRequest, SamplingParams
 
@@ -161,6 +163,9 @@ def offering_of(body: ResponseFields, services: Services, listed: Listed | None 
     every, limits = offers(body.tools, listed), services.settings.adapter
     check_tools(every, limits)
     check_schemas(dict(_schemas(body, every)), limits)
+    for offer in every:
+        if (form := input_form(offer.grammar, f"{offer.place}.format.definition")) is not None:
+            check_text_form(form, limits)
     return Offering.of(body, every)
 
 
@@ -175,6 +180,8 @@ def chat_prompt(body: ResponseFields, chat: ChatRequest, served: ServedModel, se
 
 def _schemas(body: ResponseFields, every: Sequence[Offer]) -> Iterator[tuple[str, dict[str, JsonValue] | None]]:
     for offer in every:
+        if isinstance(offer.function, ResponseCustomTool):
+            continue
         what = offer.place if offer.server is None else f"{offer.place} ({offer.function.name})"
         yield f"{what}.parameters", offer.function.parameters
     if body.text is not None and isinstance(body.text.format, SchemaText):

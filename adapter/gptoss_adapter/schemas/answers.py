@@ -107,11 +107,26 @@ class AnswerFunction(AnswerModel):
 
 
 class AnswerToolCall(AnswerModel):
-    """A call the model makes."""
+    """A call of a function that the model makes."""
 
     id: str
     type: Literal["function"]
     function: AnswerFunction
+
+
+class AnswerCustomTool(AnswerModel):
+    """The custom tool a call names and what it is given."""
+
+    name: str
+    input: str
+
+
+class AnswerCustomCall(AnswerModel):
+    """A call of a custom tool that the model makes."""
+
+    id: str
+    type: Literal["custom"]
+    custom: AnswerCustomTool
 
 
 class AnswerMessage(AnswerModel):
@@ -123,7 +138,7 @@ class AnswerMessage(AnswerModel):
     reasoning: str | None = None
     reasoning_content: str | None = None
     """`reasoning` again, where `adapter.mirror_reasoning_content` says so."""
-    tool_calls: list[AnswerToolCall] | None = None
+    tool_calls: list[AnswerToolCall | AnswerCustomCall] | None = None
 
 
 class Choice(AnswerModel):

@@ -2,7 +2,7 @@
 
 Stage: 2 validate.
 Owns: its fields, their types and bounds. Every field is honoured, harmless (read by nobody) or NotHonoured.
-Does not know: the contract with Triton (prompting.py maps to it).
+Does not know: tools and calls (chat_tools.py); the contract with Triton (prompting.py maps to it).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag
 from pydantic_core import PydanticCustomError
 
+from gptoss_adapter.schemas.chat_tools import MadeCall, OfferedTool, ToolChoiceField
 from gptoss_adapter.schemas.fields import (
     UNSUPPORTED,
     Harmless,
@@ -19,7 +20,6 @@ from gptoss_adapter.schemas.fields import (
     ListOf,
     NotHonoured,
     RequestModel,
-    choice_kind,
     content_kind,
     of_types,
 )
@@ -92,29 +92,6 @@ class UserMessage(RequestModel):
     """Harmless: the model is told roles, not names."""
 
 
-class CalledFunction(RequestModel):
-    """A function and the arguments of one call to it, as JSON text."""
-
-    name: Annotated[str, Field(min_length=1)]
-    arguments: str
-    parsed_arguments: Harmless = None
-    """Harmless: OpenAI's clients read `arguments` and send both back."""
-    provider_specific_fields: Harmless = None
-    """Harmless, as an assistant message's."""
-
-
-class MessageToolCall(RequestModel):
-    """A call an earlier answer made."""
-
-    id: Annotated[str, Field(min_length=1)]
-    type: Literal["function"] = "function"
-    function: CalledFunction
-    index: int | None = None
-    """Harmless: where the call stood in a stream, which OpenAI's clients send back."""
-    provider_specific_fields: Harmless = None
-    """Harmless, as an assistant message's."""
-
-
 class AssistantMessage(RequestModel):
     """An earlier answer, as this server or another gave it."""
 
@@ -123,7 +100,7 @@ class AssistantMessage(RequestModel):
     reasoning: str | None = None
     reasoning_content: str | None = None
     """Another name for `reasoning`."""
-    tool_calls: ListOf[MessageToolCall] | None = None
+    tool_calls: ListOf[MadeCall] | None = None
     parsed: Harmless = None
     """Harmless: OpenAI's clients read `content` as JSON and send both back."""
     provider_specific_fields: Harmless = None
@@ -154,70 +131,6 @@ class ToolMessage(RequestModel):
 
 Message = Annotated[
     SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
-]
-
-# --- tools ----------------------------------------------------------------------------------------------------------
-
-
-class Function(RequestModel):
-    """A function the model may call; `parameters` is a JSON schema, which arguments are held to."""
-
-    name: Annotated[str, Field(min_length=1)]
-    description: str | None = None
-    parameters: dict[str, JsonValue] | None = None
-    strict: bool | None = None
-    """Refuse a schema that arguments cannot be held to whole; else they are held to what of it can be."""
-    cache_control: Harmless = None
-    """Harmless, as a text part's."""
-
-
-class Tool(RequestModel):
-    """A tool the model may use."""
-
-    type: Literal["function"]
-    function: Function
-    cache_control: Harmless = None
-    """Harmless, as a text part's."""
-
-
-class FunctionName(RequestModel):
-    """Names a function."""
-
-    name: str
-
-
-class FunctionChoice(RequestModel):
-    """This function must be called."""
-
-    type: Literal["function"]
-    function: FunctionName
-
-
-class AllowedTools(RequestModel):
-    """The model is told of these tools only."""
-
-    mode: Literal["auto", "required"]
-    tools: Annotated[ListOf[FunctionChoice], Field(min_length=1, max_length=1024)]
-
-
-class AllowedToolsChoice(RequestModel):
-    """Some of the tools are to be chosen from."""
-
-    type: Literal["allowed_tools"]
-    allowed_tools: AllowedTools
-
-
-ToolChoiceField = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("mode")]
-    | Annotated[FunctionChoice, Tag("function")]
-    | Annotated[AllowedToolsChoice, Tag("allowed_tools")],
-    Discriminator(
-        choice_kind,
-        custom_error_type="tool_choice",
-        custom_error_message=(
-            "Input should be 'none', 'auto', 'required' or an object of type 'function' or 'allowed_tools'"
-        ),
-    ),
 ]
 
 # --- formats --------------------------------------------------------------------------------------------------------
@@ -279,7 +192,7 @@ class PromptFields(StructuredFields):
     """All that decides a chat's prompt."""
 
     messages: Annotated[ListOf[Message], Field(min_length=1)]
-    tools: ListOf[Tool] | None = None
+    tools: ListOf[OfferedTool] | None = None
     tool_choice: ToolChoiceField | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormatField | None = None

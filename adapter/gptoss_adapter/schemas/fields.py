@@ -141,7 +141,7 @@ def choice_kind(value: object) -> str | None:
     if isinstance(value, str):
         return "mode"
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return kind if kind in ("function", "allowed_tools") else None
+    return kind if kind in ("function", "custom", "allowed_tools") else None
 
 
 def response_choice_kind(value: object) -> str | None:

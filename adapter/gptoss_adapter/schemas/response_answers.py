@@ -13,10 +13,10 @@ from pydantic import Field, JsonValue
 
 from gptoss_adapter.schemas.fields import AnswerModel
 from gptoss_adapter.schemas.mcp_items import McpApprovalRequestItem, McpCallItem, McpListToolsItem
-from gptoss_adapter.schemas.response_items import FunctionCallItem, Item, MessageItem, ReasoningItem
+from gptoss_adapter.schemas.response_items import CallItem, Item, MessageItem, ReasoningItem
 
 OutputItem = Annotated[
-    MessageItem | ReasoningItem | FunctionCallItem | McpCallItem | McpListToolsItem | McpApprovalRequestItem,
+    MessageItem | ReasoningItem | CallItem | McpCallItem | McpListToolsItem | McpApprovalRequestItem,
     Field(discriminator="type"),
 ]
 ListedItem = Annotated[Item, Field(discriminator="type")]

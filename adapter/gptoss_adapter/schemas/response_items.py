@@ -169,6 +169,44 @@ class FunctionCallOutputItem(RequestModel):
     caller: Annotated[object, NotHonoured({"type": "direct"})] = None
 
 
+class CustomToolCallItem(RequestModel):
+    """A call of a custom tool that the model makes."""
+
+    id: ItemId | None = None
+    type: Literal["custom_tool_call"]
+    status: ItemStatus | None = None
+    call_id: ItemId
+    name: str
+    """As the model wrote it, as is `input`; no tool need have the name."""
+    input: str
+    namespace: str | None = None
+    """Of the tool, which the model knows by both names in one."""
+    created_by: str | None = None
+    """Harmless: who made the item, as OpenAI lists it."""
+    caller: Annotated[object, NotHonoured({"type": "direct"})] = None
+    async_: Async = None
+
+
+class CustomToolCallOutputItem(RequestModel):
+    """What a called custom tool returned."""
+
+    id: ItemId | None = None
+    type: Literal["custom_tool_call_output"]
+    status: ItemStatus | None = None
+    call_id: ItemId
+    output: Content
+    name: str | None = None
+    """Harmless: the call with this id says which tool it was."""
+    created_by: str | None = None
+    """Harmless: who made the item, as OpenAI lists it."""
+    caller: Annotated[object, NotHonoured({"type": "direct"})] = None
+
+
+CallItem: TypeAlias = FunctionCallItem | CustomToolCallItem
+"""A call that the client runs."""
+CallOutputItem: TypeAlias = FunctionCallOutputItem | CustomToolCallOutputItem
+
+
 class ItemReference(RequestModel):
     """Stands for an item that is kept."""
 
@@ -176,11 +214,12 @@ class ItemReference(RequestModel):
     id: ItemId
 
 
-Item: TypeAlias = MessageItem | ReasoningItem | FunctionCallItem | FunctionCallOutputItem | McpItem
+Item: TypeAlias = MessageItem | ReasoningItem | CallItem | CallOutputItem | McpItem
 """An item that says something itself."""
 
 _KINDS: Final = (
     *("message", "reasoning", "function_call", "function_call_output", "item_reference"),
+    *("custom_tool_call", "custom_tool_call_output"),
     *("mcp_call", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response"),
 )
 
@@ -200,6 +239,8 @@ InputItem = Annotated[
     | Annotated[ReasoningItem, Tag("reasoning")]
     | Annotated[FunctionCallItem, Tag("function_call")]
     | Annotated[FunctionCallOutputItem, Tag("function_call_output")]
+    | Annotated[CustomToolCallItem, Tag("custom_tool_call")]
+    | Annotated[CustomToolCallOutputItem, Tag("custom_tool_call_output")]
     | Annotated[ItemReference, Tag("item_reference")]
     | Annotated[McpCallItem, Tag("mcp_call")]
     | Annotated[McpListToolsItem, Tag("mcp_list_tools")]

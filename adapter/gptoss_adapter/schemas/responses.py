@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag
 
 from gptoss_adapter.schemas.chat import Effort, Verbosity
+from gptoss_adapter.schemas.custom_tools import NamedCustomTool, ResponseCustomTool
 from gptoss_adapter.schemas.fields import Harmless, Labels, ListOf, NotHonoured, RequestModel, response_choice_kind
 from gptoss_adapter.schemas.mcp_tools import McpTool, NamedMcp
 from gptoss_adapter.schemas.response_items import Async, FunctionName, InputItem
@@ -38,13 +39,28 @@ class ResponseTool(RequestModel):
     """Harmless: the model is told what a function takes."""
 
 
+def _grouped_kind(value: object) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"a {kind}" if kind in ("function", "custom") else None
+
+
+GroupedTool = Annotated[
+    Annotated[ResponseTool, Tag("a function")] | Annotated[ResponseCustomTool, Tag("a custom")],
+    Discriminator(
+        _grouped_kind,
+        custom_error_type="tool_kind",
+        custom_error_message="Input should be a tool of type function or custom",
+    ),
+]
+
+
 class FunctionNamespace(RequestModel):
-    """Functions that belong together, as Codex groups them. The model is told of `namespace__function`."""
+    """Tools that belong together, as Codex groups them. The model is told of `namespace__tool`."""
 
     type: Literal["namespace"]
     name: FunctionName
     description: str | None = None
-    tools: ListOf[ResponseTool]
+    tools: ListOf[GroupedTool]
 
 
 HostedToolType = Literal[
@@ -68,20 +84,21 @@ class HostedTool(RequestModel):
     type: HostedToolType
 
 
-RequestedTool: TypeAlias = ResponseTool | FunctionNamespace | McpTool | HostedTool
+RequestedTool: TypeAlias = ResponseTool | ResponseCustomTool | FunctionNamespace | McpTool | HostedTool
 
 _HOSTED: Final = get_args(HostedToolType)
 
 
 def _tool_kind(value: object) -> str | None:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    if kind in ("function", "namespace", "mcp"):
+    if kind in ("function", "custom", "namespace", "mcp"):
         return f"a {kind}"  # tags are part of a fault's place, where `function` may be a field sent by mistake
     return "hosted" if kind in _HOSTED else None
 
 
 InputTool = Annotated[
     Annotated[ResponseTool, Tag("a function")]
+    | Annotated[ResponseCustomTool, Tag("a custom")]
     | Annotated[FunctionNamespace, Tag("a namespace")]
     | Annotated[McpTool, Tag("a mcp")]
     | Annotated[HostedTool, Tag("hosted")],
@@ -89,7 +106,7 @@ InputTool = Annotated[
         _tool_kind,
         custom_error_type="tool_kind",
         custom_error_message=(
-            "Input should be a tool of type function, namespace or mcp, or one that may be left out: "
+            "Input should be a tool of type function, custom, namespace or mcp, or one that may be left out: "
             + ", ".join(_HOSTED)
         ),
     ),
@@ -103,11 +120,11 @@ class NamedFunction(RequestModel):
     name: FunctionName
 
 
-NamedTool = Annotated[NamedFunction | NamedMcp, Field(discriminator="type")]
+NamedTool = Annotated[NamedFunction | NamedCustomTool | NamedMcp, Field(discriminator="type")]
 
 
 class AllowedFunctions(RequestModel):
-    """Names the functions that may be called, of those in `tools`."""
+    """Names the tools that may be called, of those in `tools`."""
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
@@ -117,13 +134,14 @@ class AllowedFunctions(RequestModel):
 ResponseToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("mode")]
     | Annotated[NamedFunction, Tag("function")]
+    | Annotated[NamedCustomTool, Tag("custom")]
     | Annotated[NamedMcp, Tag("mcp")]
     | Annotated[AllowedFunctions, Tag("allowed_tools")],
     Discriminator(
         response_choice_kind,
         custom_error_type="choice_kind",
         custom_error_message=(
-            "Input should be none, auto, required, or an object of type function, mcp or allowed_tools"
+            "Input should be none, auto, required, or an object of type function, custom, mcp or allowed_tools"
         ),
     ),
 ]

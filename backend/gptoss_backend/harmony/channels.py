@@ -2,7 +2,7 @@
 
 Stage: 6 split channels.
 Owns: the state of one answer; where each message's text goes, also of malformed ones; the pieces of a tool call.
-Does not know: the OpenAI API, Triton, what tools there are beyond the names it is given.
+Does not know: the OpenAI API, Triton; of the tools it is given more than names and how their calls are written.
 
 Models write malformed Harmony in a few percent of turns, random weights always. Nothing here raises, no text is lost:
 
@@ -13,17 +13,20 @@ Models write malformed Harmony in a few percent of turns, random weights always.
   place it named, after 64 bytes of it or at the next message.
 - `<|start|>` and `<|channel|>` end a message whose `<|end|>` is missing. Other special tokens in a text are dropped.
 - Two messages that go to the same place are kept apart by an empty line.
-- A call that ends without arguments has the arguments `{}`.
+- A call of a function that ends without arguments has the arguments `{}`.
+- Of a quoted input the string is told, as far as it is one; else the text as it stands.
 - Where no calls are allowed, no tool is known: what would have been arguments is reasoning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from gptoss_backend.contract import CallSyntax, Tool
+from gptoss_backend.harmony.custom_tools import QuotedInput
 from gptoss_backend.harmony.header import NAMESPACE, Header, Reading, Section
 from gptoss_backend.harmony.vocabulary import (
     CALL,
@@ -58,14 +61,16 @@ class ContentDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """More of a call to a function."""
+    """More of a call to a tool."""
 
     index: int
     """Calls of one answer count from 0."""
     name: str | None
     """On the first delta of an index only."""
     arguments: str
-    """JSON text as the model writes it: whole only once the call has ended."""
+    """JSON text as the model writes it, of a custom tool its input: whole only once the call has ended."""
+    syntax: CallSyntax = field(default=CallSyntax.JSON, kw_only=True)
+    """The same on all deltas of an index."""
 
 
 Delta = ReasoningDelta | ContentDelta | ToolCallDelta
@@ -82,8 +87,9 @@ class _Route:
     """Where a message's text goes."""
 
     place: _Place
-    function: str | None = None
-    """Of a call."""
+    tool: str | None = None
+    """Of a call, as is `syntax`."""
+    syntax: CallSyntax = CallSyntax.JSON
     refused: str | None = None
     """Whom a call is meant for that may not come out."""
 
@@ -97,12 +103,12 @@ _NO_ARGUMENTS: Final = "{}"
 class ChannelSplitter:
     """Splits one answer. It begins where the prompt ended: after `<|start|>assistant`."""
 
-    def __init__(self, tools: Collection[str] = (), *, allows_calls: bool = True) -> None:
-        """tools: functions that may be called; these are recognised also where `functions.` is missing.
+    def __init__(self, tools: Iterable[Tool] = (), *, allows_calls: bool = True) -> None:
+        """tools: those that may be called; these are recognised also where `functions.` is missing.
 
         allows_calls: False where a call must not come out, whatever the model writes.
         """
-        self._tools = frozenset(tools)
+        self._syntaxes = {tool.name: tool.syntax for tool in tools}
         self._allows_calls = allows_calls
         self._text = _MessageText()
         self._route = _Route(_Place.CONTENT)
@@ -209,7 +215,7 @@ class ChannelSplitter:
         ended: an end token came; else the message is cut, and a call in it may lack arguments.
         """
         route = self._route if self._header is None else self._abandon_header(self._header)
-        if self._header is not None and ended and route.function:
+        if self._header is not None and ended and route.tool:
             self._begin_text(route)  # a call without arguments may come without <|message|>
         if self._header is None:
             self._text.end(ended=ended)
@@ -222,17 +228,17 @@ class ChannelSplitter:
         if reading.is_foreign:
             return _Route(_Place.REASONING)
         for recipient in reversed(reading.recipients if self._allows_calls else ()):
-            if function := self._find_function(recipient):
-                return _Route(_Place.CALL, function)
+            if tool := self._find_tool(recipient):
+                return _Route(_Place.CALL, tool, self._syntaxes.get(tool, CallSyntax.JSON))
         if refused := next((name for name in reversed(reading.recipients) if name not in _PEOPLE), None):
             return _Route(_Place.REASONING, refused=refused)
         return _Route(_Place.REASONING if reading.channel == "analysis" else _Place.CONTENT)
 
-    def _find_function(self, recipient: str) -> str | None:
+    def _find_tool(self, recipient: str) -> str | None:
         name = recipient.removeprefix(NAMESPACE)
-        if name in self._tools:
+        if name in self._syntaxes:
             return name
-        if recipient in self._tools:
+        if recipient in self._syntaxes:
             return recipient
         return name if name != recipient else None
 
@@ -247,13 +253,16 @@ class _MessageText:
         self._shown: set[_Place] = set()  # where an earlier message has shown some
         self._undecoded = bytearray()
         self._decoder = TextDecoder()
+        self._quoted: QuotedInput | None = None
+        """Of the call now open, where its text is one."""
         self._deltas: list[Delta] = []
 
     def begin(self, route: _Route) -> None:
         self._route = route
         self._has_text = False
+        self._quoted = QuotedInput() if route.syntax is CallSyntax.QUOTED else None
         if route.place is _Place.CALL:
-            self._append(ToolCallDelta(self.num_calls, route.function, ""))
+            self._append(ToolCallDelta(self.num_calls, route.tool, "", syntax=route.syntax))
             self.num_calls += 1
 
     def add(self, raw: bytes) -> None:
@@ -262,7 +271,8 @@ class _MessageText:
     def end(self, *, ended: bool) -> None:
         self._decode()
         self._show(self._decoder.finish())
-        if ended and self._route.place is _Place.CALL and not self._has_text:
+        is_json_call = self._route.place is _Place.CALL and self._route.syntax is CallSyntax.JSON
+        if ended and is_json_call and not self._has_text:
             self._show(_NO_ARGUMENTS)
         if self._has_text:
             self._shown.add(self._route.place)
@@ -278,11 +288,13 @@ class _MessageText:
             self._undecoded.clear()
 
     def _show(self, text: str) -> None:
+        if self._quoted is not None:
+            text = self._quoted.push(text)
         if not text:
             return
         place = self._route.place
         if place is _Place.CALL:
-            self._append(ToolCallDelta(self.num_calls - 1, None, text))
+            self._append(ToolCallDelta(self.num_calls - 1, None, text, syntax=self._route.syntax))
         else:
             apart = _BETWEEN_MESSAGES if place in self._shown and not self._has_text else ""
             kind = ReasoningDelta if place is _Place.REASONING else ContentDelta
@@ -305,5 +317,5 @@ def _join(first: Delta, second: Delta) -> Delta | None:
         case ContentDelta(text, num_inserted=count), ContentDelta(more):
             return ContentDelta(text + more, num_inserted=count)
         case ToolCallDelta(index, name, text), ToolCallDelta(same, None, more) if index == same:
-            return ToolCallDelta(index, name, text + more)
+            return ToolCallDelta(index, name, text + more, syntax=first.syntax)
     return None

@@ -6,7 +6,8 @@ into one.
 Does not know: token ids, where the text goes (channels.py).
 
 A header is up to three sections, each opened by a special token: the role, `<|channel|>`, `<|constrain|>`. Models write
-`assistant<|channel|>commentary to=functions.f <|constrain|>json`, with the recipient in either of the first two.
+`assistant<|channel|>commentary to=functions.f <|constrain|>json`, with the recipient in either of the first two, and
+`code` in place of the last section where a call's text is not JSON.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def _compile(pattern: str) -> re.Pattern[bytes]:
 
 def _words(opening: str) -> re.Pattern[bytes]:
     """Match the longest run of a section's own words from its beginning."""
-    return _compile(rf"\s*(?:(?:{opening})(?!\w))?(?:\s*to=\s?(?:{_NAME})?|\s+{_FUNCTION})*(?:\s*json(?!\w))?\s*")
+    recipient = rf"(?:\s*to=\s?(?:{_NAME})?|\s+{_FUNCTION})"
+    behind = rf"(?:{recipient}+\s*code(?!\w)|{recipient}*(?:\s*json(?!\w))?)"
+    return _compile(rf"\s*(?:(?:{opening})(?!\w))?{behind}\s*")
 
 
 _WORDS: Final = {

@@ -23,7 +23,19 @@ from typing import Any, Final
 from openai_harmony import DeveloperContent, Message, ReasoningEffort, RenderOptions, SystemContent, ToolDescription
 from openai_harmony import Role as HarmonyRole
 
-from gptoss_backend.contract import ChatMessage, ChatRequest, FunctionTool, ResponseFormat, Role, ToolChoiceMode
+from gptoss_backend.contract import (
+    CallSyntax,
+    ChatMessage,
+    ChatRequest,
+    CustomTool,
+    FunctionTool,
+    ResponseFormat,
+    Role,
+    Tool,
+    ToolCall,
+    ToolChoiceMode,
+)
+from gptoss_backend.harmony.custom_tools import told_description, told_parameters, written
 from gptoss_backend.harmony.header import NAMESPACE
 from gptoss_backend.harmony.parameters import shown_parameters
 from gptoss_backend.harmony.runs import cut_long_runs, has_unbreakable_run
@@ -48,7 +60,7 @@ def render_prompt(request: ChatRequest) -> list[int]:
     """Return the prompt's token ids, ending in the header that the assistant's answer continues.
 
     Order: system (identity, date, effort, channels), developer (all system and developer messages in their order, then
-    the function tools, then the response format), then the turns. Equal requests give equal ids on every machine.
+    the tools, then the response format), then the turns. Equal requests give equal ids on every machine.
     Raises PromptError.
     """
     ids = list(_system(request.reasoning_effort.name, request.date, bool(offered_tools(request))))
@@ -58,7 +70,7 @@ def render_prompt(request: ChatRequest) -> list[int]:
     return [*ids, START, *_header("assistant")]
 
 
-def offered_tools(request: ChatRequest) -> tuple[FunctionTool, ...]:
+def offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
     """Return the tools the model is told of."""
     return () if request.tool_choice.mode is ToolChoiceMode.NONE else request.tools
 
@@ -97,8 +109,8 @@ def _describe_format(wanted: ResponseFormat) -> str:
     return f"# Response Formats\n\n## {wanted.name}\n\n{about}{text}"
 
 
-def _describe_tools(tools: Sequence[FunctionTool]) -> list[int]:
-    """Return the `# Tools` section: the functions as TypeScript types."""
+def _describe_tools(tools: Sequence[Tool]) -> list[int]:
+    """Return the `# Tools` section: all tools as functions' TypeScript types."""
     described = [_describe_tool(tool, f"tools[{position}]") for position, tool in enumerate(tools)]
     try:
         return _render_tools(described)
@@ -124,17 +136,24 @@ def _check_renders(description: ToolDescription, where: str) -> None:
         ) from error
 
 
-def _describe_tool(tool: FunctionTool, where: str) -> ToolDescription:
-    name = _checked_name(tool.name, where)
-    if has_unbreakable_run(tool.description) or has_unbreakable_run(json.dumps(tool.parameters, ensure_ascii=False)):
+def _describe_tool(tool: Tool, where: str) -> ToolDescription:
+    name, description = _checked_name(tool.name, where), _description(tool)
+    parameters = tool.parameters if isinstance(tool, FunctionTool) else None
+    if has_unbreakable_run(description) or has_unbreakable_run(json.dumps(parameters, ensure_ascii=False)):
         raise PromptError(
             f"{where}: the description of {name!r} holds an overlong run of characters without a word end."
         )
-    return ToolDescription.new(name, tool.description, _parameters(tool))
+    return ToolDescription.new(name, description, _parameters(tool))
 
 
-def _parameters(tool: FunctionTool) -> dict[str, Any] | None:
+def _description(tool: Tool) -> str:
+    return told_description(tool) if isinstance(tool, CustomTool) else tool.description
+
+
+def _parameters(tool: Tool) -> dict[str, Any] | None:
     """Return the schema as the library wants it; None, rendered `() => any`, for a function that takes nothing."""
+    if isinstance(tool, CustomTool):
+        return told_parameters(tool)
     return None if takes_nothing(tool) else shown_parameters(tool.parameters or {})
 
 
@@ -181,9 +200,12 @@ def _assistant(message: ChatMessage, where: str, *, keep_reasoning: bool) -> Ite
         yield _message(f"assistant<|channel|>{channel}", message.content)
     for position, call in enumerate(message.tool_calls):
         name = _checked_name(call.name, f"{where}.tool_calls[{position}]")
-        yield _message(
-            f"assistant<|channel|>commentary to={NAMESPACE}{name} <|constrain|>json", call.arguments, end=CALL
-        )
+        yield _message(f"assistant<|channel|>commentary to={NAMESPACE}{name} {_type(call)}", written(call), end=CALL)
+
+
+def _type(call: ToolCall) -> str:
+    """Return what a call's header says of its text; these models write `code` before texts that are not JSON."""
+    return "code" if call.syntax is CallSyntax.PLAIN else "<|constrain|>json"
 
 
 def _tool_result(message: ChatMessage, where: str, called: dict[str, str]) -> list[int]:

@@ -7,7 +7,7 @@ Does not know: grammars, tokens.
 
 from __future__ import annotations
 
-from gptoss_backend.contract import ChatRequest, FunctionTool, OutputStructure, ToolChoice, ToolChoiceMode
+from gptoss_backend.contract import ChatRequest, OutputStructure, Tool, ToolChoice, ToolChoiceMode
 from gptoss_backend.harmony.prompt import PromptError, offered_tools
 
 
@@ -26,9 +26,9 @@ def output_structure(request: ChatRequest) -> OutputStructure | None:
     return OutputStructure(request.response_format, tools, choice, request.parallel_tool_calls, request.form)
 
 
-def _check_choice(choice: ToolChoice, tools: tuple[FunctionTool, ...]) -> None:
+def _check_choice(choice: ToolChoice, tools: tuple[Tool, ...]) -> None:
     if choice.name is not None and choice.mode is not ToolChoiceMode.REQUIRED:
-        raise PromptError(f"tool_choice: a function is named, {choice.name!r}, but the mode is {choice.mode}.")
+        raise PromptError(f"tool_choice: a tool is named, {choice.name!r}, but the mode is {choice.mode}.")
     if choice.mode is ToolChoiceMode.REQUIRED and not tools:
         raise PromptError("tool_choice: a call is required, but there are no tools.")
     if choice.name is not None and all(tool.name != choice.name for tool in tools):

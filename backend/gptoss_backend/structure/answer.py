@@ -5,7 +5,7 @@ Owns: the place in the answer: in a header, in free text, in text that a grammar
 Does not know: schemas, the engine beyond its errors, how tokens are chosen.
 
 The answer begins after `<|start|>assistant` and is a row of messages. Headers are always held to Harmony: only known
-channels and functions, spelled right. A header says what its text is: reasoning and preambles are free, arguments and
+channels and tools, spelled right. A header says what its text is: reasoning and preambles are free, arguments and
 a structured final text follow their grammar. Where something is demanded, be it JSON or a call, free text can end in
 no other way than by `<|end|>`, so that the next header is reached; else the model may end as it likes.
 """
@@ -65,13 +65,11 @@ class AnswerMask:
         self._is_serial = not structure.parallel_tool_calls
         self._must_call = structure.tool_choice.mode is ToolChoiceMode.REQUIRED
         named = structure.tool_choice.name
-        callable_names = [name for name in self._arguments if named in (None, name)]
-        if self._must_call and not callable_names:
-            raise StructureError("tool_choice: a call is required of a function that is not among the tools.")
+        tools = [tool for tool in structure.tools if named in (None, tool.name)]
+        if self._must_call and not tools:
+            raise StructureError("tool_choice: a call is required of a tool that is not offered.")
         self._headers = {
-            must_call: grammars.header(
-                callable_names, may_speak=not must_call, is_held=self._final is not None, is_json=is_json
-            )
+            must_call: grammars.header(tools, may_speak=not must_call, is_held=self._final is not None, is_json=is_json)
             for must_call in {self._must_call, False}
         }
         self._is_finished = False

@@ -10,16 +10,19 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from gptoss_backend.contract import OutputStructure
+from gptoss_backend.contract import FunctionTool, OutputStructure, Tool
 from gptoss_backend.structure.schemas import StructureError, arguments_schema, final_schema
 from gptoss_backend.structure.text_forms import form_grammar
 
 _MAX_CHECK_S: Final = 5.0
-"""Of processor time for one request's schemas. One takes up to half a second; 128 usual ones not seen before 0.3 s."""
+"""Of processor time for one request's tools. One takes up to half a second; 128 usual ones not seen before 0.3 s."""
 
 
 def check_structure(structure: OutputStructure) -> None:
-    """Raise StructureError where a schema cannot be enforced. Takes a few milliseconds for one not seen before."""
+    """Raise StructureError where a schema or a form cannot be enforced.
+
+    Takes a few milliseconds for one not seen before.
+    """
     if structure.final is not None:
         final_schema(structure.final)
     elif structure.form is not None:
@@ -27,9 +30,17 @@ def check_structure(structure: OutputStructure) -> None:
     names: set[str] = set()
     started_s = time.thread_time()
     for position, tool in enumerate(structure.tools):
+        where = f"tools[{position}].{tool.type}"
         if time.thread_time() - started_s > _MAX_CHECK_S:
-            raise StructureError(f"tools[{position}].function.parameters: the schemas before it took too long to read.")
+            raise StructureError(f"{where}: the tools before it took too long to read.")
         if tool.name in names:
-            raise StructureError(f"tools[{position}].function.name: there is a function {tool.name!r} before it.")
+            raise StructureError(f"{where}.name: there is a tool {tool.name!r} before it.")
         names.add(tool.name)
+        _check_tool(tool, position)
+
+
+def _check_tool(tool: Tool, position: int) -> None:
+    if isinstance(tool, FunctionTool):
         arguments_schema(tool, position)
+    elif tool.form is not None:
+        form_grammar(tool.form)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection
 from functools import cache
 from typing import Final
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from gptoss_backend.contract import OutputStructure
+from gptoss_backend.contract import CallSyntax, FunctionTool, OutputStructure, Tool
+from gptoss_backend.harmony.custom_tools import CLOSING, OPENING, QUOTED_CHARACTER
 from gptoss_backend.harmony.header import NAMESPACE
 from gptoss_backend.harmony.prompt import TOOL_NAME
 from gptoss_backend.harmony.vocabulary import (
@@ -66,26 +67,29 @@ def final_text(structure: OutputStructure) -> Compiled | None:
 
 
 def arguments(structure: OutputStructure) -> dict[str, Compiled]:
-    """Return the grammar of each function's arguments and their end, by its name. Raises StructureError.
+    """Return the grammar of each tool's arguments or input and their end, by its name. Raises StructureError.
 
     Where only one call may come, `<|call|>` alone ends it; else `<|end|>` leaves room for a further one.
     """
-    for position, tool in enumerate(structure.tools):
-        if not TOOL_NAME.fullmatch(tool.name):
-            raise StructureError(f"tools[{position}].function.name: {tool.name!r} is no tool name.")
     ends = (CALL, END) if structure.parallel_tool_calls else (CALL,)
-    return {
-        tool.name: _kept.get(
-            _json_text(arguments_schema(tool, position), ends=ends), f"tools[{position}].function.parameters"
-        )
-        for position, tool in enumerate(structure.tools)
-    }
+    return {tool.name: _of_call(tool, position, ends) for position, tool in enumerate(structure.tools)}
 
 
-def header(functions: Iterable[str], *, may_speak: bool, is_held: bool, is_json: bool) -> Compiled:
+def _of_call(tool: Tool, position: int, ends: tuple[int, ...]) -> Compiled:
+    where = f"tools[{position}].{tool.type}"
+    if not TOOL_NAME.fullmatch(tool.name):
+        raise StructureError(f"{where}.name: {tool.name!r} is no tool name.")
+    if isinstance(tool, FunctionTool):
+        return _kept.get(_json_text(arguments_schema(tool, position), ends=ends), f"{where}.parameters")
+    if tool.form is None:
+        return _kept.get(_quoted_text(ends=ends), where)
+    return _kept.get(_nested(form_grammar(tool.form), ends=ends), tool.form.where)
+
+
+def header(tools: Collection[Tool], *, may_speak: bool, is_held: bool, is_json: bool) -> Compiled:
     """Return the grammar of a message's header, from `<|start|>` to `<|message|>`.
 
-    functions: those that may be called. may_speak: whether text for the user may come, in `final` and, unless that is
+    tools: those that may be called. may_speak: whether text for the user may come, in `final` and, unless that is
     held to a form (is_held), maybe JSON (is_json), in `commentary`: a preamble, which may also come where a call must
     follow.
     """
@@ -95,13 +99,16 @@ def header(functions: Iterable[str], *, may_speak: bool, is_held: bool, is_json:
         kinds.append(f'{_token(CHANNEL)} "final" {typed}{_token(MESSAGE)}')
     if not is_held:
         kinds.append(f'{_token(CHANNEL)} "commentary" {_token(MESSAGE)}')
-    names = " | ".join(json.dumps(name) for name in sorted(functions))
-    rules = [f'typed: (" json" | " code" | " "? {_token(CONSTRAIN)} "json")?']
-    if names:
-        # models write a call's recipient in either section, and some call from their reasoning
-        kinds.append(f"{_token(CHANNEL)} CHANNEL recipient typed {_token(MESSAGE)}")
-        kinds.append(f"recipient {_token(CHANNEL)} CHANNEL typed {_token(MESSAGE)}")
-        rules += [f'recipient: " to={NAMESPACE}" NAME', 'CHANNEL: "commentary" | "analysis"', f"NAME: {names}"]
+    rules = [f'typed: (" json" | " code" | " "? {_token(CONSTRAIN)} "json")?', 'CHANNEL: "commentary" | "analysis"']
+    plain = sorted(tool.name for tool in tools if tool.syntax is CallSyntax.PLAIN)
+    others = sorted(tool.name for tool in tools if tool.syntax is not CallSyntax.PLAIN)
+    for recipient, names, typed in (("recipient", others, "typed"), ("plain_recipient", plain, '" code"')):
+        if names:
+            # models write a call's recipient in either section, and some call from their reasoning
+            kinds.append(f"{_token(CHANNEL)} CHANNEL {recipient} {typed} {_token(MESSAGE)}")
+            kinds.append(f"{recipient} {_token(CHANNEL)} CHANNEL {typed} {_token(MESSAGE)}")
+            rules.append(f'{recipient}: " to={NAMESPACE}" {recipient.upper()}')
+            rules.append(f"{recipient.upper()}: {' | '.join(map(json.dumps, names))}")
     text = f'start: {_token(START)} "assistant" message\nmessage: ' + "\n | ".join(kinds)
     return _kept.get(LLMatcher.grammar_from_lark("\n".join([text, *rules])), "tools")
 
@@ -159,6 +166,12 @@ _kept = _Kept()
 def _json_text(schema: str, *, ends: tuple[int, ...]) -> str:
     text = f"start: text end\nend: {' | '.join(map(_token, ends))}\ntext: %json {schema}"
     return LLMatcher.grammar_from_lark(text)
+
+
+def _quoted_text(*, ends: tuple[int, ...]) -> str:
+    opening, closing = json.dumps(OPENING), json.dumps(CLOSING)
+    text = f"start: {opening} CHARACTERS {closing} end\nend: {' | '.join(map(_token, ends))}"
+    return LLMatcher.grammar_from_lark(f"{text}\nCHARACTERS: /(?:{QUOTED_CHARACTER})*/")
 
 
 def _nested(grammar: str, *, ends: tuple[int, ...]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
+from gptoss_backend.contract import CallSyntax, ToolCall
 from gptoss_backend.model_names import MODEL_ALIAS
 from gptoss_client.answer import Answer
 
@@ -61,10 +62,7 @@ class Conversation:
         if answer.tool_calls:
             if answer.reasoning:
                 message["reasoning"] = answer.reasoning
-            message["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call in answer.tool_calls
-            ]
+            message["tool_calls"] = [_sent(call) for call in answer.tool_calls]
         self.turns[-1].append(message)
 
     def tool_answered(self, call_id: str, result: str) -> None:
@@ -85,3 +83,9 @@ class Conversation:
         """Begin anew, with the same choices and system message."""
         self.turns.clear()
         self.unanswered = None
+
+
+def _sent(call: ToolCall) -> Message:
+    if call.syntax is CallSyntax.JSON:
+        return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
