@@ -1,19 +1,17 @@
 """The file responses are kept in.
 
 Stage: 2 validate (what came before) and 7 SSE (what is to be kept).
-Owns: the tables but for three (progress.py, owners.py), transactions, expiry, the bound on the file's size.
-Does not know: what a document says, event loops.
+Owns: the tables but for three (progress.py, owners.py), what is one transaction, expiry.
+Does not know: what a document says, event loops, how a file is opened (sqlite_file.py).
 
-One SQLite file in WAL mode, which several processes may share. A response is a row; what it continues is a link, so a
+A response is a row; what it continues is a link, so a
 conversation's texts are kept once however long it grows. Whoever continues a conversation renews all of it.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,19 +20,13 @@ from gptoss_adapter.responses.owners import IS_OWN, NAME_EARLIER, NOBODY, Owners
 from gptoss_adapter.responses.owners import SCHEMA as OWNERS_SCHEMA
 from gptoss_adapter.responses.progress import SCHEMA as PROGRESS_SCHEMA
 from gptoss_adapter.responses.progress import EventChunk, Progress
+from gptoss_adapter.responses.sqlite_file import SqliteFile
 
-IN_MEMORY: Final = Path(":memory:")
-"""The path of a file that is none: what is kept is gone when it is closed."""
 SCHEMA_VERSION: Final = 1
 """Of the first two tables. Those of progress.py and owners.py are added to files that lack them; who does not know them
 can do so."""
-_BUSY_TIMEOUT_S: Final = 5.0
-_RETRY_S: Final = 0.01
 _FEW: Final = 16
 """Responses forgotten at once: expired ones before each write, the oldest ones until a new one has room."""
-_ROOM_BESIDES_TEXT: Final = 16
-"""Pages a response takes besides its texts: parts of pages, rows, indexes."""
-_MAX_IDLE_LOG_BYTES: Final = 8 * 1024 * 1024
 _SCHEMA: Final = """
 CREATE TABLE responses (
     id TEXT PRIMARY KEY,
@@ -50,7 +42,7 @@ CREATE TABLE items (
     response_id TEXT NOT NULL REFERENCES responses (id) ON DELETE CASCADE,
     PRIMARY KEY (id, response_id)
 ) WITHOUT ROWID;
-CREATE INDEX items_by_response ON items (response_id);
+CREATE INDEX items_by_response ON items (response_id)
 """
 _OWN: Final = IS_OWN.format(id="id", owner=":owner")
 _CHAIN: Final = f"""
@@ -100,16 +92,14 @@ class ResponseDatabase:
         """Open the file, or make it, readable by its owner only. Raises sqlite3.Error and OSError."""
         self._keep_s = keep_s
         self._clock = clock
-        if path != IN_MEMORY:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
-        self._connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        self._file = SqliteFile(path, max_bytes)
+        self._connection = self._file.connection
         self.progress = Progress(self._connection, clock)
         self.owner = NOBODY
         """Who asks: set before each use, by whoever speaks for several."""
         self._owners = Owners(self._connection)
         try:
-            self._max_pages = self._prepare(max_bytes)
+            self._file.make_tables(SCHEMA_VERSION, _SCHEMA, (PROGRESS_SCHEMA, OWNERS_SCHEMA, NAME_EARLIER))
         except BaseException:
             self._connection.close()
             raise
@@ -120,12 +110,12 @@ class ResponseDatabase:
 
     def save(self, stored: StoredResponse, item_ids: Sequence[str]) -> None:
         """Keep a response, and what it continues for as long; make room where there is none."""
-        with self._writing():
+        with self._file.writing():
             self._insert(stored, item_ids)
 
     def begin(self, stored: StoredResponse, item_ids: Sequence[str], chunks: Sequence[EventChunk]) -> None:
         """Keep a response that is not over, as `save` does, with its events so far, and take a lease on it."""
-        with self._writing():
+        with self._file.writing():
             self._insert(stored, item_ids)
             self.progress.begin(stored.id)
             self.progress.keep_events(stored.id, chunks)
@@ -143,7 +133,7 @@ class ResponseDatabase:
         False where there was no lease: then the response was deleted, or somebody else has ended it.
         """
         num_event_bytes = sum(len(chunk.packed) for chunk in chunks)
-        with self._writing():
+        with self._file.writing():
             is_ours = self.progress.end(stored.id)
             self._make_room(len(stored.response) + len(stored.output) + num_event_bytes)
             if is_ours:
@@ -225,53 +215,6 @@ class ResponseDatabase:
             "INSERT OR IGNORE INTO items VALUES (?, ?)", [(item_id, response_id) for item_id in item_ids]
         )
 
-    # --- the file ---------------------------------------------------------------------------------------------------
-
-    def _begin_log(self) -> None:
-        """Change to a write-ahead log. Where another process is doing so, SQLite does not wait for it by itself."""
-        give_up_at = time.monotonic() + _BUSY_TIMEOUT_S
-        while True:
-            try:
-                self._connection.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
-                    raise
-                time.sleep(_RETRY_S)
-            else:
-                return
-
-    def _prepare(self, max_bytes: int) -> int:
-        """Set the file up; returns how many pages it may have."""
-        self._begin_log()
-        self._connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last answers, not the file
-        self._connection.execute("PRAGMA foreign_keys = ON")
-        self._connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
-        self._connection.execute(f"PRAGMA journal_size_limit = {_MAX_IDLE_LOG_BYTES}")
-        with self._writing():
-            version = self._pragma("user_version")
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
-                raise sqlite3.DatabaseError(f"its format is {version}, and this version reads {SCHEMA_VERSION}")
-            for statement in (*PROGRESS_SCHEMA.split(";"), *OWNERS_SCHEMA.split(";"), NAME_EARLIER):
-                self._connection.execute(statement)
-        max_pages = max_bytes // self._pragma("page_size")
-        self._connection.execute(f"PRAGMA max_page_count = {max_pages}")
-        return max_pages
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Run the body as one transaction. Takes the lock at once: a reader that turns writer could not wait for it."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._connection.rollback()
-            raise
-        self._connection.commit()
-
     def _renew(self, response_id: str | None, now: float, expires_at: float) -> None:
         self._connection.execute(
             f"{_CHAIN} UPDATE responses SET expires_at = :then WHERE id IN (SELECT id FROM chain)",
@@ -287,11 +230,6 @@ class ResponseDatabase:
 
     def _make_room(self, num_bytes: int) -> None:
         """Forget responses until so much fits, or none is left: of whoever has the most, those that expire first."""
-        needed = num_bytes // self._pragma("page_size") + _ROOM_BESIDES_TEXT
-        while self._pragma("page_count") - self._pragma("freelist_count") + needed > self._max_pages:
+        while not self._file.has_room(num_bytes):
             if not self._owners.forget_oldest(_FEW):
                 return
-
-    def _pragma(self, name: str) -> int:
-        value: int = self._connection.execute(f"PRAGMA {name}").fetchone()[0]
-        return value
