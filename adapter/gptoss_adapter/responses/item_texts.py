@@ -12,6 +12,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
+from gptoss_adapter.responses.conversation_tables import StoredItem
 from gptoss_adapter.responses.ids import is_unguessable
 from gptoss_adapter.schemas.response_answers import ListedItem
 from gptoss_adapter.schemas.response_items import Item, MessageItem, MessagePart
@@ -28,6 +29,11 @@ def text_of(item: Item) -> str:
 def text_of_all(items: Iterable[Item]) -> str:
     """Return a JSON list of the items."""
     return _ITEMS.dump_json(list(items), exclude_unset=True, ensure_ascii=True).decode()
+
+
+def stored_items(items: Iterable[Item]) -> list[StoredItem]:
+    """Return the items, all with ids, as a conversation holds them."""
+    return [StoredItem(one.id or "", text_of(one)) for one in items]
 
 
 def item_of(text: str) -> Item:

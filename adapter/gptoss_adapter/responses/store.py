@@ -8,16 +8,22 @@ Does not know: tables (database.py), the thread that works on them (store_thread
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final, Self
 
 from pydantic import JsonValue
 
-from gptoss_adapter.errors import InvalidRequestError, NotFoundError, invalid_value
-from gptoss_adapter.responses.database import ResponseDatabase, StoredLink, StoredResponse
-from gptoss_adapter.responses.item_texts import bare, ids_to_find, items_of, text_of_all
+from gptoss_adapter.errors import InvalidRequestError, NotFoundError
+from gptoss_adapter.responses.conversation_store import ConversationStore
+from gptoss_adapter.responses.database import Ended, ResponseDatabase, StoredResponse
+from gptoss_adapter.responses.holds import Place
+from gptoss_adapter.responses.ids import is_conversation_id, is_unguessable
+from gptoss_adapter.responses.item_texts import bare, ids_to_find, item_of, items_of, stored_items, text_of_all
+from gptoss_adapter.responses.links import StoredLink
 from gptoss_adapter.responses.progress import EventChunk
+from gptoss_adapter.responses.reading import check_readable
 from gptoss_adapter.responses.store_thread import StoreThread
 from gptoss_adapter.responses.told_again import telling_reasoning_again
 from gptoss_adapter.schemas.response_answers import ResponseObject
@@ -58,11 +64,11 @@ class KeptResponse:
             stored = replace(stored, output=text_of_all(telling_reasoning_again(items_of([stored.output]))))
         if stored.is_given_up:
             return json.dumps(KeptResponse(stored).document())
-        return f'{stored.response[:-1]},"output":{stored.output}}}'
+        return f'{stored.response[:-1]},"conversation":{json.dumps(self._conversation())},"output":{stored.output}}}'
 
     def document(self) -> dict[str, JsonValue]:
         """Return it parsed. One whose maker is gone has failed."""
-        document = self._head() | {"output": json.loads(self._stored.output)}
+        document = self._head() | {"conversation": self._conversation(), "output": json.loads(self._stored.output)}
         if self._stored.is_given_up:
             document |= {"status": "failed", "error": {"code": "server_error", "message": _GIVEN_UP}}
         return document
@@ -70,6 +76,10 @@ class KeptResponse:
     def cancelled(self) -> StoredResponse:
         """Return it as it is kept once it is cancelled."""
         return replace(self._stored, response=json.dumps(self._head() | {"status": "cancelled"}))
+
+    def _conversation(self) -> dict[str, JsonValue] | None:
+        place = self._stored.place
+        return None if place is None else {"id": place.conversation_id}
 
     def _head(self) -> dict[str, JsonValue]:
         head: dict[str, JsonValue] = json.loads(self._stored.response)
@@ -83,6 +93,7 @@ class ResponseStore:
         """max_read_bytes: of the texts that one request may have read."""
         self._thread = thread
         self._max_read_bytes = max_read_bytes
+        self.conversations = ConversationStore(thread, max_read_bytes)
         self._under_way: set[str] = set()  # begun here; touched by the event loop only
 
     @classmethod
@@ -91,23 +102,45 @@ class ResponseStore:
         adapter = settings.adapter
         path = adapter.responses_path or settings.server.run_dir / FILE_NAME
         keep_s = adapter.responses_keep_days * _SECONDS_A_DAY
-        thread = StoreThread(lambda: ResponseDatabase(path, keep_s=keep_s, max_bytes=adapter.responses_max_bytes))
-        return cls(thread, max_read_bytes=_BODIES_READ * adapter.max_body_bytes)
+        keep_days = adapter.conversations_keep_days
+        keep_conversations_s = math.inf if keep_days is None else keep_days * _SECONDS_A_DAY
+
+        def open_database() -> ResponseDatabase:
+            return ResponseDatabase(
+                path,
+                keep_s=keep_s,
+                keep_conversations_s=keep_conversations_s,
+                max_bytes=adapter.responses_max_bytes,
+            )
+
+        return cls(StoreThread(open_database), max_read_bytes=_BODIES_READ * adapter.max_body_bytes)
 
     async def close(self) -> None:
         """Finish what was asked for, and close the file."""
         await self._thread.close()
 
-    async def save(self, response: ResponseObject, own_input: Sequence[Item]) -> None:
-        """Keep a response that is over and the items that it added to the conversation, all with ids."""
-        stored, item_ids = _stored(response, own_input), ids_to_find([*own_input, *response.output])
-        await self._thread.run(lambda database: database.save(stored, item_ids))
+    async def save(
+        self, response: ResponseObject, own_input: Sequence[Item], place: Place | None, added: Sequence[Item] | None
+    ) -> Ended:
+        """Keep a response that is over and the items that it added to those it continues, all with ids.
+
+        place: where it goes on from a conversation. added: what it adds to that.
+        """
+        stored, item_ids = _stored(response, own_input, place), ids_to_find([*own_input, *response.output])
+        items = None if added is None else stored_items(added)
+        is_added = await self._thread.run(lambda database: database.save(stored, item_ids, items))
+        self.conversations.has_let_go(response.id)
+        return Ended(is_kept=True, is_added=is_added)
 
     async def begin(
-        self, response: ResponseObject, own_input: Sequence[Item], chunks: Sequence[EventChunk] = ()
+        self,
+        response: ResponseObject,
+        own_input: Sequence[Item],
+        place: Place | None = None,
+        chunks: Sequence[EventChunk] = (),
     ) -> None:
         """Keep a response that is not over yet, with its events so far. It stays under way until `end`."""
-        stored, item_ids = _stored(response, own_input), ids_to_find(own_input)
+        stored, item_ids = _stored(response, own_input, place), ids_to_find(own_input)
         await self._thread.run(lambda database: database.begin(stored, item_ids, chunks))
         self._under_way.add(response.id)
 
@@ -116,18 +149,24 @@ class ResponseStore:
         stored = _stored(response, ())
         await self._thread.run(lambda database: database.change(stored.id, stored.response))
 
-    async def end(self, response: ResponseObject, chunks: Sequence[EventChunk] = ()) -> bool:
-        """Keep how a response under way ended, and its events.
+    async def end(
+        self, response: ResponseObject, place: Place | None, added: Sequence[Item] | None, chunks: Sequence[EventChunk]
+    ) -> Ended:
+        """Keep how a response under way ended, and its events, and add to its conversation as `save` does.
 
-        False where that is not for us to say any more: it was deleted or cancelled, maybe in another process.
+        Neither where that is not for us to say any more: it was deleted or cancelled, maybe in another process.
         """
-        stored, item_ids = _stored(response, ()), ids_to_find(response.output)
+        stored, item_ids = _stored(response, (), place), ids_to_find(response.output)
+        items = None if added is None else stored_items(added)
         # where this fails the lease runs out: the response was given up
         self._under_way.discard(response.id)
-        return await self._thread.run(lambda database: database.end(stored, item_ids, chunks))
+        ended = await self._thread.run(lambda database: database.end(stored, item_ids, chunks, items))
+        self.conversations.has_let_go(response.id)
+        return ended
 
     async def renew(self) -> set[str]:
         """Say that those under way here still are; returns the ids of the ones that were deleted or cancelled."""
+        await self.conversations.renew()
         ids = frozenset(self._under_way)
         if not ids:
             return set()
@@ -168,8 +207,9 @@ class ResponseStore:
                 )
             missing = links[0].previous_id if links else response_id
             if missing is not None:
+                what = "Conversation" if is_conversation_id(missing) else "Previous response"
                 raise InvalidRequestError(
-                    f"Previous response with id '{missing}' not found.",
+                    f"{what} with id '{missing}' not found.",
                     param="previous_response_id",
                     code="previous_response_not_found",
                 )
@@ -193,7 +233,7 @@ class ResponseStore:
         return await self._thread.run(read)
 
     async def items(self, item_ids: Collection[str]) -> dict[str, Item]:
-        """Return items of responses that are kept, by id.
+        """Return items of responses and conversations that are kept, by id.
 
         Raises NotFoundError where one is not, and InvalidRequestError where they stand among more than one request may
         have read.
@@ -209,50 +249,49 @@ class ResponseStore:
         wanted: dict[str, set[str]] = {}
         for item_id in item_ids:
             holder = database.holder(item_id)
-            if holder is None:
-                raise _item_not_found(item_id)
-            wanted.setdefault(holder, set()).add(item_id)
+            if holder is not None:
+                wanted.setdefault(holder, set()).add(item_id)
         found: dict[str, Item] = {}
         num_bytes = 0
         for holder, ids in wanted.items():  # each is read once, whatever is wanted of it
             stored = database.load(holder)
             texts = (stored.output, stored.input) if stored else ()
             num_bytes += sum(map(len, texts))
-            self._check_size(num_bytes, "input")
+            check_readable(num_bytes, self._max_read_bytes, "input")
             for item in items_of(texts):
                 if item.id in ids:
                     found.setdefault(item.id, item)
+        for item_id in filter(is_unguessable, item_ids - found.keys()):
+            text = database.conversations.find_item(item_id)
+            if text is not None:
+                num_bytes += len(text)
+                check_readable(num_bytes, self._max_read_bytes, "input")
+                found[item_id] = item_of(text)
         if missing := item_ids - found.keys():
             raise _item_not_found(min(missing))
         return found
 
     def _chain(self, database: ResponseDatabase, response_id: str, param: str) -> list[StoredLink]:
-        self._check_size(database.chain_bytes(response_id), param)
-        return database.chain(response_id)
-
-    def _check_size(self, num_bytes: int, param: str) -> None:
-        if num_bytes > self._max_read_bytes:
-            message = (
-                f"What is kept of it is {num_bytes} bytes of JSON; one request may have {self._max_read_bytes} read."
-            )
-            raise invalid_value(message, param)
+        check_readable(database.links.chain_bytes(response_id), self._max_read_bytes, param)
+        return database.links.chain(response_id)
 
 
-def _stored(response: ResponseObject, own_input: Sequence[Item]) -> StoredResponse:
-    document = response.model_dump(mode="json", exclude_unset=True)
+def _stored(response: ResponseObject, own_input: Sequence[Item], place: Place | None = None) -> StoredResponse:
+    document = response.model_dump(mode="json", exclude_unset=True, exclude={"conversation"})
     return StoredResponse(
         id=response.id,
         previous_id=response.previous_response_id,
         output=json.dumps(document.pop("output")),
         response=json.dumps(document),
         input=text_of_all(map(bare, own_input)),
+        place=place,
     )
 
 
 def _item_not_found(item_id: str) -> NotFoundError:
     message = (
         f"Item with id '{item_id}' not found. An item is found by an id that was made here, "
-        "while a response that holds it is kept ('store')."
+        "while a response ('store') or a conversation that holds it is kept."
     )
     return NotFoundError(message, param="input", code="item_not_found")
 
