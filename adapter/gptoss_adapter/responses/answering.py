@@ -1,7 +1,7 @@
 """One response, from its request to its end.
 
 Stage: 2 validate … 7 SSE, around `Turn`.
-Owns: the response's states; when it is kept.
+Owns: the response's states; when it is kept, and what it adds to its conversation.
 Does not know: HTTP, how events are framed.
 """
 
@@ -87,6 +87,8 @@ class Answering:
         sampling = sampling_params(body, served.profile)
         begun = begun_response(body, served, sampling)
         current_record().notes["response_id"] = begun.id
+        if history.place is not None:
+            current_record().notes["conversation_id"] = history.place.conversation_id
         turns = _turns(Asked(body, served, services, sampling, history.items), history.own_input)
         return cls(turns, begun, history, store, services.drain)
 
@@ -104,11 +106,13 @@ class Answering:
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Let go of what is under way; keep how it ended, where that was begun and is not done."""
-        await self._turns.__aexit__(error_type, error, traceback)
-        if self._is_in_store:
-            self.response = self._given_up(error)
-            await self.kept()
-        await self.let_conversation_go()
+        try:
+            await self._turns.__aexit__(error_type, error, traceback)
+            if self._is_in_store:
+                self.response = self._given_up(error)
+                await self.kept()
+        finally:
+            await self.let_conversation_go()
 
     async def hold_conversation(self) -> None:
         """Let nobody else add to its conversation, where it has one, from here to its end. Raises ApiError."""
