@@ -135,6 +135,14 @@ def test_items_when_they_are_added_then_they_are_told_whole_and_stand_behind_the
     assert items(client, conversation)[0]["content"] == [{"type": "input_text", "text": "one"}]
 
 
+def test_items_when_their_text_carries_logprobs_then_these_are_neither_kept_nor_told(client: httpx.Client) -> None:
+    conversation = created(client)
+    part = {"type": "output_text", "text": "Hi", "annotations": [], "logprobs": [{}] * 9}
+    [told] = added(client, conversation, {"type": "message", "role": "assistant", "content": [part]})
+    assert items(client, conversation) == [told]
+    assert told["content"][0]["logprobs"] == []
+
+
 def test_items_when_they_are_listed_then_the_newest_comes_first_page_by_page(client: httpx.Client) -> None:
     conversation = created(client, items=[user(str(number)) for number in range(5)])
     ids = [item["id"] for item in items(client, conversation)]

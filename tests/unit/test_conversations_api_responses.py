@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -381,6 +382,19 @@ def test_response_of_a_conversation_when_it_is_deleted_then_its_items_stay_there
     assert texts(client, conversation) == TURN
     respond(client, [{"type": "item_reference", "id": told["output"][1]["id"]}, user("Hi")])
     assert server.chats[-1].messages == (ChatMessage(Role.ASSISTANT, "Hello!"), USER)
+
+
+def test_response_of_a_conversation_when_it_is_deleted_while_it_streams_then_its_turn_is_added_all_the_same(
+    client: httpx.Client, server: FakeModelServer, conversation: str
+) -> None:
+    server.script = [*HELLO[:5], Pause(0.3), *HELLO[5:]]
+    with client.stream("POST", RESPONSES, json=going_on(conversation, stream=True)) as response:
+        events = (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: "))
+        told = next(events)["response"]
+        client.delete(f"{RESPONSES}/{told['id']}")
+        *_, last = events
+    assert (last["response"]["store"], last["response"]["conversation"]) == (False, {"id": conversation})
+    assert texts(client, conversation) == TURN
 
 
 def test_stream_when_a_key_is_asked_for_then_its_turn_is_added_to_its_own_conversation(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from gptoss_adapter.responses.conversation_tables import StoredConversation, Sto
 from gptoss_adapter.responses.database import ResponseDatabase
 from gptoss_adapter.responses.holds import Place
 from gptoss_adapter.responses.ids import new_conversation_id
-from gptoss_adapter.responses.item_texts import bare, item_of, stored_items
+from gptoss_adapter.responses.item_texts import item_of, stored_items
 from gptoss_adapter.responses.reading import check_readable
 from gptoss_adapter.responses.store_thread import StoreThread
 from gptoss_adapter.schemas.conversations import ConversationObject
@@ -37,7 +37,7 @@ class ConversationStore:
         check_no_duplicates(items, (), "items")
         text = json.dumps(dict(metadata))
         conversation = StoredConversation(new_conversation_id(), int(time.time()), text)
-        added = _added(items)
+        added = stored_items(items)
 
         def create(database: ResponseDatabase) -> None:
             with database.writing():
@@ -78,7 +78,7 @@ class ConversationStore:
         Raises NotFoundError, and InvalidRequestError while a response holds it or where an id is in it already.
         """
         check_no_duplicates(items, (), "items")
-        added = _added(items)
+        added = stored_items(items)
 
         def add(database: ResponseDatabase) -> None:
             with database.writing():
@@ -219,10 +219,6 @@ def _find_free(database: ResponseDatabase, conversation_id: str, param: str = "c
     if database.holds.is_held(conversation_id):
         raise _locked(param)
     return conversation
-
-
-def _added(items: Sequence[Item]) -> list[StoredItem]:
-    return stored_items(map(bare, items))
 
 
 def _num_bytes(items: Sequence[StoredItem]) -> int:

@@ -64,8 +64,9 @@ class StoredItem:
 
 
 class Conversations:
-    """The tables. What belongs to others than who asks is to no method there. Every method blocks and raises
-    sqlite3.Error.
+    """The tables. Every method blocks and raises sqlite3.Error.
+
+    What belongs to others than who asks is not found; the methods that change something are for what was found.
     """
 
     def __init__(

@@ -158,8 +158,8 @@ class ResponseDatabase:
     ) -> Ended:
         """Keep how a response ended, and its events, and take the lease away; its input stays as it is.
 
-        Nothing is kept where there was no lease: then the response was deleted, or somebody else has ended it. Whoever
-        ends it, the response holds no conversation any more. added: as `save` takes it.
+        It is not kept where there was no lease: then it was deleted, or somebody else has ended it. Whoever ends it, it
+        holds no conversation any more. added: as `save` takes it.
         """
         num_event_bytes = sum(len(chunk.packed) for chunk in chunks)
         with self._file.writing():
@@ -175,7 +175,7 @@ class ResponseDatabase:
                 self._owners.grow(stored.id, len(stored.output) + num_event_bytes)
                 self._name_items(stored.id, item_ids)
             self.progress.keep_events(stored.id, chunks)
-            is_added = self._add(stored, added if is_ours else None)
+            is_added = self._add(stored, added)
         return Ended(is_ours, is_added)
 
     def add_turn(self, response_id: str, place: Place, added: Sequence[StoredItem]) -> bool:

@@ -154,7 +154,7 @@ class ResponseStore:
     ) -> Ended:
         """Keep how a response under way ended, and its events, and add to its conversation as `save` does.
 
-        Neither where that is not for us to say any more: it was deleted or cancelled, maybe in another process.
+        It is not kept where that is not for us to say any more: it was deleted or cancelled, maybe in another process.
         """
         stored, item_ids = _stored(response, (), place), ids_to_find(response.output)
         items = None if added is None else stored_items(added)

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Body, Query
 from starlette.responses import Response
 
 from gptoss_adapter.field_names import naming_fields
+from gptoss_adapter.responses.item_texts import bare
 from gptoss_adapter.responses.items import own_items
 from gptoss_adapter.responses.store import ResponseStore
 from gptoss_adapter.responses.told_again import telling_reasoning_again
@@ -107,7 +108,7 @@ async def delete_item(conversation_id: str, item_id: str, store: Store) -> Conve
 async def _added(given: list[InputItem], store: ResponseStore) -> list[Item]:
     """Return the items as they are kept. Raises NotFoundError for a reference to what is not."""
     with naming_fields({"input": "items"}):
-        return await own_items(given, store)
+        return [bare(item) for item in await own_items(given, store)]
 
 
 def _page(items: list[Item], include: list[Includable] | None, *, has_more: bool) -> Response:
