@@ -214,6 +214,17 @@ def test_stream_when_its_client_leaves_then_nothing_is_added_and_the_conversatio
     assert items(client, conversation) == []
 
 
+def test_answer_when_its_client_leaves_before_it_then_nothing_is_added_and_the_conversation_is_free(
+    client: httpx.Client, server: FakeModelServer, conversation: str
+) -> None:
+    server.scripts = [[*HELLO[:-2], FOREVER]]
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(RESPONSES, json=going_on(conversation), timeout=0.3)
+    wait_until(lambda: not is_locked(client, conversation))
+    assert server.streams[0].abandoned
+    assert items(client, conversation) == []
+
+
 def test_background_when_it_is_cancelled_then_nothing_is_added_and_the_conversation_is_free(
     client: httpx.Client, server: FakeModelServer, conversation: str
 ) -> None:
