@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from openai.types import chat as sdk_chat
 from openai.types import completion_create_params as sdk_completion
+from openai.types import conversations as sdk_conversations
 from openai.types import responses as sdk
 from openai.types import shared_params
 from openai.types.chat import completion_create_params as sdk_chat_params
@@ -118,6 +119,7 @@ READ: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (sdk_chat.ChatCompletionMessageFunctionToolCall, chat.MessageToolCall),
     (sdk_chat.ParsedFunctionToolCall, chat.MessageToolCall),
     (sdk_chat.ParsedFunction, chat.CalledFunction),
+    (sdk_conversations.Message, response_items.MessageItem),
     (sdk.ResponseInputMessageItem, response_items.MessageItem),
     (sdk.ResponseOutputMessage, response_items.MessageItem),
     (sdk.ResponseInputText, response_items.MessagePart),

@@ -207,7 +207,8 @@ class Answering:
             return await self._store.save(response, self._own_input, place, added)
         if place is None or added is None:
             return Ended(is_kept=False, is_added=False)
-        return Ended(False, await self._store.conversations.add_turn(place, response.id, added))
+        is_added = await self._store.conversations.add_turn(place, response.id, added)
+        return Ended(is_kept=False, is_added=is_added)
 
     def _added(self) -> list[Item] | None:
         """Return what the response adds to its conversation; None: nothing, for it has none, or did not end well."""
