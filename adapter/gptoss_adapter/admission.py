@@ -21,12 +21,12 @@ from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import DrainingError, TooManyRequestsError
 from gptoss_adapter.hosts import HostCheck
 from gptoss_adapter.keys import KeyFile
-from gptoss_adapter.paths import HEALTH, KEPT_RESPONSES, OPERATORS, PAGE, PAGE_FILES, speaks_anthropic
+from gptoss_adapter.paths import CONVERSATIONS, HEALTH, KEPT_RESPONSES, OPERATORS, PAGE, PAGE_FILES, speaks_anthropic
 from gptoss_backend.keys import ApiKey
 from gptoss_backend.settings import AdapterSettings
 
 _MAX_READING: Final = 16
-"""Requests of one key that read what is kept: one thread does it for all."""
+"""Requests of one key that work on what is kept: one thread does it for all."""
 _CANCEL: Final = "/cancel"
 _NUM_DURATIONS: Final = 64
 _MAX_RETRY_S: Final = 60
@@ -90,7 +90,7 @@ class Admission:
 
     def _check_reading(self, key: ApiKey) -> None:
         if self._reading[key.name] >= _MAX_READING:
-            message = f"The key '{key.name}' has {_MAX_READING} kept responses being read. Try again when one is."
+            message = f"The key '{key.name}' has {_MAX_READING} requests for what is kept under way. Try again later."
             raise TooManyRequestsError(message, retry_after_s=1)
 
     def _check_open(self, scope: Scope) -> None:
@@ -125,13 +125,18 @@ def _counted(among: Counter[str], key: ApiKey) -> Iterator[None]:
 
 def _is_counted(scope: Scope) -> bool:
     """Say whether a request is one of those that a key may have so many of: to cancel one makes room for others."""
-    return scope["method"] == "POST" and not scope["path"].endswith(_CANCEL)
+    return scope["method"] == "POST" and not scope["path"].endswith(_CANCEL) and not _is_of_a_conversation(scope)
 
 
 def _is_reading(scope: Scope) -> bool:
-    """Say whether a request reads what is kept. A stream ends to count once it has found what it tells."""
+    """Say whether a request works on what is kept. A stream ends to count once it has found what it tells."""
     path: str = scope["path"]
-    return scope["method"] == "GET" and path.startswith(KEPT_RESPONSES)
+    return (scope["method"] == "GET" and path.startswith(KEPT_RESPONSES)) or _is_of_a_conversation(scope)
+
+
+def _is_of_a_conversation(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path == CONVERSATIONS or path.startswith(f"{CONVERSATIONS}/")
 
 
 def _offered(path: str, headers: Headers) -> str | None:

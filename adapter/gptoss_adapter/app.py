@@ -34,7 +34,19 @@ from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFile
 from gptoss_adapter.mcp_servers.servers import McpServers, nobody_watches
 from gptoss_adapter.metrics import Metrics
-from gptoss_adapter.routes import chat, completions, health, messages, metrics, models, page, responses, stats, tokens
+from gptoss_adapter.routes import (
+    chat,
+    completions,
+    conversations,
+    health,
+    messages,
+    metrics,
+    models,
+    page,
+    responses,
+    stats,
+    tokens,
+)
 from gptoss_adapter.serving import VERSION, ServedModels, Services, utc_today
 from gptoss_adapter.stats_triton import TritonPage
 from gptoss_adapter.triton_client import TritonModelServer
@@ -101,7 +113,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    for routes in (chat, completions, responses, messages, tokens, models, health, metrics, stats):
+    for routes in (chat, completions, responses, conversations, messages, tokens, models, health, metrics, stats):
         app.include_router(routes.router)
     if settings.adapter.page:
         app.include_router(page.router)

@@ -14,6 +14,7 @@ COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
 KEPT_RESPONSES: Final = f"{RESPONSES}/"
 """What those begin with that read what is kept."""
+CONVERSATIONS: Final = "/v1/conversations"
 MESSAGES: Final = "/v1/messages"
 
 HEALTH: Final = frozenset({"/health", "/health/live", "/health/ready", "/ping"})

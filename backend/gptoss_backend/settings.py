@@ -142,6 +142,7 @@ class AdapterSettings(_Section):
     keepalive_timeout_s: Annotated[float, Field(gt=0)] = 75.0
     responses_path: Path | None = None
     responses_keep_days: Annotated[float, Field(gt=0)] = 30.0
+    conversations_keep_days: Annotated[float, Field(gt=0)] | None = None
     responses_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 1024 * 1024 * 1024
     max_background_responses: Annotated[int, Field(ge=1)] = 64
     mcp_servers: dict[McpLabel, McpServerSettings] = {}

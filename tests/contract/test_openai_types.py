@@ -7,10 +7,17 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from openai.types import chat as sdk_chat
 from openai.types import completion_create_params as sdk_completion
+from openai.types import conversations as sdk_conversations
 from openai.types import responses as sdk
 from openai.types import shared_params
 from openai.types.chat import chat_completion_custom_tool_param as sdk_custom
 from openai.types.chat import completion_create_params as sdk_chat_params
+from openai.types.conversations import (
+    conversation_create_params,
+    conversation_update_params,
+    item_list_params,
+    item_retrieve_params,
+)
 from openai.types.responses import (
     input_item_list_params,
     input_token_count_params,
@@ -25,11 +32,13 @@ from openai.types.responses import (
 )
 from pydantic import AliasChoices, BaseModel, TypeAdapter
 
-from gptoss_adapter.routes.responses import router
+from gptoss_adapter.routes import conversations as conversation_routes
+from gptoss_adapter.routes import responses as response_routes
 from gptoss_adapter.schemas import (
     chat,
     chat_tools,
     completions,
+    conversations,
     custom_tools,
     input_formats,
     mcp_items,
@@ -69,6 +78,10 @@ SENT = [
     (shared_params.ResponseFormatJSONSchema, chat.JsonSchemaFormat),
     # completions
     (sdk_completion.CompletionCreateParamsStreaming, completions.CompletionRequest),
+    # conversations
+    (conversation_create_params.ConversationCreateParams, conversations.CreateConversation),
+    (conversation_update_params.ConversationUpdateParams, conversations.UpdateConversation),
+    (sdk.ResponseConversationParamParam, responses.ConversationParam),
     # responses
     (response_create_params.ResponseCreateParamsStreaming, responses.ResponseRequest),
     (response_create_params.StreamOptions, responses.EventOptions),
@@ -125,6 +138,7 @@ READ: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (sdk_chat.chat_completion_message_custom_tool_call.Custom, chat_tools.CalledCustomTool),
     (sdk_chat.ParsedFunctionToolCall, chat_tools.FunctionCall),
     (sdk_chat.ParsedFunction, chat_tools.CalledFunction),
+    (sdk_conversations.Message, response_items.MessageItem),
     (sdk.ResponseInputMessageItem, response_items.MessageItem),
     (sdk.ResponseOutputMessage, response_items.MessageItem),
     (sdk.ResponseInputText, response_items.MessagePart),
@@ -189,14 +203,16 @@ def test_items_when_the_sdk_dumps_them_whole_then_they_are_read(by_alias: bool) 
     [
         (response_retrieve_params.ResponseRetrieveParamsNonStreaming, "/v1/responses/{response_id}"),
         (input_item_list_params.InputItemListParams, "/v1/responses/{response_id}/input_items"),
+        (item_list_params.ItemListParams, "/v1/conversations/{conversation_id}/items"),
+        (item_retrieve_params.ItemRetrieveParams, "/v1/conversations/{conversation_id}/items/{item_id}"),
     ],
     ids=lambda one: getattr(one, "__name__", None),
 )
 def test_query_when_the_sdk_can_send_it_then_none_of_it_is_unknown(theirs: Any, path: str) -> None:  # noqa: ANN401
-    [route] = [
-        one for one in router.routes if isinstance(one, StrictQueryRoute) and one.path == path and "GET" in one.methods
-    ]
-    assert set(get_type_hints(theirs)) - {field.alias for field in route.dependant.query_params} == set()
+    routes = [*response_routes.router.routes, *conversation_routes.router.routes]
+    [route] = [one for one in routes if isinstance(one, StrictQueryRoute) and one.path == path and "GET" in one.methods]
+    known = {field.alias for field in (*route.dependant.query_params, *route.dependant.path_params)}
+    assert set(get_type_hints(theirs)) - known == set()
 
 
 def test_values_when_the_sdk_names_them_then_they_are_known() -> None:

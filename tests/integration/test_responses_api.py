@@ -70,6 +70,23 @@ def test_response_when_it_is_continued_by_id_then_the_model_sees_what_it_sees_wh
     assert by_id.usage.input_tokens_details.cached_tokens > first.usage.input_tokens // 2
 
 
+def test_conversation_when_it_goes_on_then_the_model_sees_what_it_sees_by_id_and_finds_its_beginning(
+    client: openai.OpenAI,
+) -> None:
+    conversation = client.conversations.create().id
+    first = ask(client, QUESTION, conversation=conversation)
+    second = ask(client, "And then?", conversation=conversation)
+    by_id = ask(client, "And then?", previous_response_id=first.id)
+    assert (second.conversation.id, second.usage.input_tokens) == (conversation, by_id.usage.input_tokens)
+    assert said(second) == said(by_id)
+    # all of the first turn that fills blocks of the KV cache: its prompt and its answer
+    assert second.usage.input_tokens_details.cached_tokens > first.usage.input_tokens
+    kept: list[Any] = list(client.conversations.items.list(conversation, order="asc"))
+    assert [item.id for item in kept if item.type != "message" or item.role == "assistant"] == [
+        item.id for item in (*first.output, *second.output)
+    ]
+
+
 def test_response_when_kept_then_it_is_retrieved_listed_and_deleted(client: openai.OpenAI, server: LiveServer) -> None:
     first = ask(client, QUESTION)
     assert (server.run_dir / "responses.sqlite").exists()

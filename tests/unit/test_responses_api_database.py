@@ -51,7 +51,7 @@ def stored(name: str, previous: str | None = None, num_bytes: int = 10) -> Store
 
 
 def chain_ids(database: ResponseDatabase, name: str) -> list[str]:
-    return [link.id for link in database.chain(name)]
+    return [link.id for link in database.links.chain(name)]
 
 
 def test_response_when_it_is_anothers_then_nothing_finds_it(opened: Callable[..., ResponseDatabase]) -> None:
@@ -60,7 +60,7 @@ def test_response_when_it_is_anothers_then_nothing_finds_it(opened: Callable[...
     database.save(stored("a"), ["item"])
     for other in ("bob", ""):
         database.owner = other
-        assert (database.load("a"), database.chain("a"), database.holder("item")) == (None, [], None)
+        assert (database.load("a"), database.links.chain("a"), database.holder("item")) == (None, [], None)
         assert database.delete("a") is False
     database.owner = "alice"
     assert database.load("a") == stored("a")
@@ -125,7 +125,7 @@ def test_response_when_its_time_has_passed_then_nothing_finds_it(
     assert database.holder("item") is not None
     clock.now += 1
     assert database.load("a") is None
-    assert database.chain("a") == []
+    assert database.links.chain("a") == []
     assert database.holder("item") is None
     assert database.delete("a") is False
 
@@ -218,7 +218,7 @@ def test_response_when_begun_then_it_is_under_way_until_its_end_or_until_its_lea
     assert other.load("b") == replace(stored("b"), is_given_up=True)
     assert (other.progress.is_under_way("a"), other.progress.is_under_way("b")) == (True, False)
     for name in ("a", "b"):  # who comes back late may still say how it ended
-        assert database.end(replace(stored(name), output="[1]"), [f"said by {name}"], ()) is True
+        assert database.end(replace(stored(name), output="[1]"), [f"said by {name}"], ()).is_kept is True
         assert other.load(name) == replace(stored(name), output="[1]")
         assert other.holder(f"said by {name}") == name
     assert other.holder("given") is not None
@@ -229,10 +229,10 @@ def test_response_when_somebody_else_has_ended_it_then_its_maker_learns_of_it_an
 ) -> None:
     database, other = opened(), opened()
     database.begin(stored("a"), [], ())
-    assert other.end(replace(stored("a"), response='{"cancelled":1}'), [], ()) is True
+    assert other.end(replace(stored("a"), response='{"cancelled":1}'), [], ()).is_kept is True
     assert database.progress.renew({"a"}) == {"a"}
     database.change("a", '{"late":1}')
-    assert database.end(replace(stored("a"), response='{"late":2}'), ["item"], ()) is False
+    assert database.end(replace(stored("a"), response='{"late":2}'), ["item"], ()).is_kept is False
     assert database.load("a") == replace(stored("a"), response='{"cancelled":1}')
     assert database.holder("item") is None
 
@@ -245,7 +245,7 @@ def test_response_when_it_is_deleted_while_it_is_under_way_then_nothing_of_it_co
     assert database.progress.events("a") == [EventChunk(0, b"x")]
     database.delete("a")
     assert database.progress.renew({"a"}) == {"a"}
-    assert database.end(stored("a"), ["item"], [EventChunk(0, b"xy")]) is False
+    assert database.end(stored("a"), ["item"], [EventChunk(0, b"xy")]).is_kept is False
     assert (database.load("a"), database.holder("item"), database.progress.events("a")) == (None, None, [])
 
 
@@ -256,7 +256,7 @@ def test_events_when_they_are_kept_then_they_count_as_room_that_the_file_has(
     for number in range(100):
         clock.now += 0.01
         database.begin(stored(str(number)), [], [EventChunk(0, b"x")])
-        assert database.end(stored(str(number)), [], [EventChunk(0, b"y" * 50_000)]) is True
+        assert database.end(stored(str(number)), [], [EventChunk(0, b"y" * 50_000)]).is_kept is True
     assert database.progress.events("99") == [EventChunk(0, b"y" * 50_000)]
     assert database.progress.events("0") == []
     database.close()

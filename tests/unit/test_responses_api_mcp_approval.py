@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from gptoss_backend.contract import ChatMessage, FinishReason, Role, ToolCall
+from support.conversations_api import created, items
 from support.fake_model_server import FakeModelServer, answer
 from support.mcp_server import ASKED, Seen, calling, kinds, mcp_server
 from support.responses_api import WEATHER, refusal, respond, serving, stream
@@ -147,3 +148,19 @@ def test_approval_when_filters_say_which_tools_need_it_then_those_neither_names_
 def test_approval_when_its_request_was_cut_then_nobody_is_asked(client: httpx.Client, server: FakeModelServer) -> None:
     server.scripts = [answer(calling("search").removesuffix('"x"}<|call|>'), reason=FinishReason.LENGTH)]
     assert kinds(respond(client, tools=[ASKED])["output"]) == ["mcp_list_tools", "reasoning"]
+
+
+def test_call_when_it_is_approved_in_its_conversation_then_it_is_run_and_all_of_it_is_added(
+    client: httpx.Client, server: FakeModelServer, seen: Seen
+) -> None:
+    conversation = created(client)
+    told = asking(client, server, conversation=conversation)
+    server.scripts = [answer("<|channel|>final<|message|>Done.<|return|>")]
+    respond(client, [approval(told)], conversation=conversation, tools=[ASKED], max_tool_calls=1)
+    assert [name for name, _ in seen.calls] == ["delete"]
+    assert kinds(items(client, conversation)) == [
+        *("message", "mcp_list_tools", "reasoning", "mcp_approval_request"),
+        *("mcp_approval_response", "mcp_call", "message"),
+    ]
+    respond(client, "Thanks", conversation=conversation)
+    assert [message.content for message in server.chats[-1].messages][-2:] == ["Done.", "Thanks"]

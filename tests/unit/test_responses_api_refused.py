@@ -32,7 +32,13 @@ def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
     [
         ({"background": True, "store": False}, "background", "invalid_value"),
         ({"background": "yes"}, "background", "invalid_type"),
-        ({"conversation": "conv_1"}, "conversation", "unsupported_parameter"),
+        ({"conversation": ["conv_1"]}, "conversation", "invalid_type"),
+        ({"conversation": {"name": "mine"}}, "conversation.id", "missing_required_parameter"),
+        (
+            {"conversation": "conv_1", "previous_response_id": "resp_1"},
+            "conversation",
+            "mutually_exclusive_parameters",
+        ),
         ({"prompt": {"id": "pmpt_1"}}, "prompt", "unsupported_parameter"),
         ({"truncation": "always"}, "truncation", "invalid_value"),
         ({"context_management": [{"type": "compaction"}]}, "context_management", "unsupported_parameter"),

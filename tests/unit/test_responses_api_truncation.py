@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from gptoss_adapter.inference import PromptIds
 from gptoss_adapter.responses.truncation import cut_places, without_oldest
 from gptoss_backend.contract import ChatMessage, ChatRequest, Role, ToolCall
+from support.conversations_api import created, items, user
 from support.fake_model_server import FakeModelServer
 from support.responses_api import MODEL, RESPONSES, refusal, respond, serving
 from support.triton_page import triton_with
@@ -67,6 +68,15 @@ def test_conversation_when_it_is_too_long_then_its_oldest_is_left_out_and_no_mor
     assert told["truncation"] == "auto"
     assert [text and text[:2] for text in shown(server)] == ["07", "08", "09"]
     assert len(server.chats) <= 5
+
+
+def test_conversation_when_it_is_kept_and_too_long_then_its_oldest_is_left_out_of_the_prompt_only(
+    client: httpx.Client, server: CountingServer
+) -> None:
+    conversation = created(client, items=[user(f"{number:02}" + "x" * 18) for number in range(9)])
+    respond(client, "09" + "x" * 18, conversation=conversation, truncation="auto", max_output_tokens=30)
+    assert [text and text[:2] for text in shown(server)] == ["07", "08", "09"]
+    assert len(items(client, conversation)) == 12
 
 
 def test_conversation_when_it_fits_then_it_is_rendered_once(client: httpx.Client, server: CountingServer) -> None:

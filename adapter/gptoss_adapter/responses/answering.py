@@ -1,7 +1,7 @@
 """One response, from its request to its end.
 
 Stage: 2 validate … 7 SSE, around `Turn`.
-Owns: the response's states; when it is kept.
+Owns: the response's states; when it is kept, and what it adds to its conversation.
 Does not know: HTTP, how events are framed.
 """
 
@@ -24,8 +24,10 @@ from gptoss_adapter.errors import (
     TooManyRequestsError,
     invalid_value,
 )
+from gptoss_adapter.responses.database import Ended
 from gptoss_adapter.responses.event_log import EventLog
-from gptoss_adapter.responses.items import own_items
+from gptoss_adapter.responses.history import History, history_of
+from gptoss_adapter.responses.item_texts import bare
 from gptoss_adapter.responses.mcp_conversation import approved_calls
 from gptoss_adapter.responses.mcp_tools import mcp_tools
 from gptoss_adapter.responses.mcp_turns import McpTurns
@@ -46,7 +48,7 @@ from gptoss_adapter.schemas.response_answers import (
     ResponseUsage,
 )
 from gptoss_adapter.schemas.response_items import Item
-from gptoss_adapter.schemas.responses import ResponseFields, ResponseRequest
+from gptoss_adapter.schemas.responses import ResponseRequest
 from gptoss_adapter.serving import Services
 
 
@@ -60,7 +62,7 @@ class Answering:
         self,
         turns: Turns,
         begun: ResponseObject,
-        own_input: list[Item],
+        history: History,
         store: ResponseStore,
         drain: Drain,
     ) -> None:
@@ -69,7 +71,8 @@ class Answering:
         self.events: EventLog | None = None
         """Those that are kept with it; None: its stream is not to be taken up again."""
         self._turns = turns
-        self._own_input = own_input
+        self._own_input = history.own_input
+        self._place = history.place
         self._store = store
         self._drain = drain
         self._request_id = current_record().request_id
@@ -80,26 +83,46 @@ class Answering:
         """Gather the conversation and return the response, not yet begun. Raises ApiError."""
         served = services.route(body.model, body.profile)
         check_answer_fields(body, num_choices=1, max_choices=1)
-        earlier, own_input = await conversation_of(body, services, store)
+        history = await history_of(body, services, store)
         sampling = sampling_params(body, served.profile)
         begun = begun_response(body, served, sampling)
         current_record().notes["response_id"] = begun.id
-        turns = _turns(Asked(body, served, services, sampling, [*earlier, *own_input]), own_input)
-        return cls(turns, begun, own_input, store, services.drain)
+        if history.place is not None:
+            current_record().notes["conversation_id"] = history.place.conversation_id
+        turns = _turns(Asked(body, served, services, sampling, history.items), history.own_input)
+        return cls(turns, begun, history, store, services.drain)
 
     async def __aenter__(self) -> Self:
-        """Begin to count the answer as in flight."""
-        await self._turns.__aenter__()
+        """Hold its conversation, and begin to count the answer as in flight. Raises ApiError."""
+        await self.hold_conversation()
+        try:
+            await self._turns.__aenter__()
+        except BaseException:
+            await self.let_conversation_go()
+            raise
         return self
 
     async def __aexit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Let go of what is under way; keep how it ended, where that was begun and is not done."""
-        await self._turns.__aexit__(error_type, error, traceback)
-        if self._is_in_store:
-            self.response = self._given_up(error)
-            await self.kept()
+        try:
+            await self._turns.__aexit__(error_type, error, traceback)
+            if self._is_in_store:
+                self.response = self._given_up(error)
+                await self.kept()
+        finally:
+            await self.let_conversation_go()
+
+    async def hold_conversation(self) -> None:
+        """Let nobody else add to its conversation, where it has one, from here to its end. Raises ApiError."""
+        if self._place is not None:
+            await self._store.conversations.hold(self._place, self.response.id)
+
+    async def let_conversation_go(self) -> None:
+        """Let others add to its conversation again."""
+        with suppress(ServiceUnavailableError):  # the lease runs out
+            await self._store.conversations.let_go(self.response.id)
 
     async def start(self) -> None:
         """Wait until there is something to tell of. Raises ApiError."""
@@ -113,7 +136,7 @@ class Answering:
         if not self.response.store:
             return
         try:
-            await self._store.begin(self.response, self._own_input, self._chunks())
+            await self._store.begin(self.response, self._own_input, self._place, self._chunks())
         except ServiceUnavailableError:
             if self.response.background:
                 raise
@@ -150,18 +173,20 @@ class Answering:
         return events
 
     async def kept(self) -> ResponseObject:
-        """Keep the response, where it is to be kept, and return it.
+        """Keep the response, where it is to be kept, add what it says to its conversation, and return it.
 
-        An answer is not lost with the store: where that fails, the response says that it is not kept.
+        An answer is not lost with the store: where that fails, the response says that it is not kept, and that it
+        belongs to no conversation.
         """
-        if self.response.store:
-            try:
-                is_kept = await self._save()
-            except ServiceUnavailableError:
-                is_kept = False
-            self._is_in_store = False
-            if not is_kept:
-                self.response = self.response.model_copy(update={"store": False})
+        try:
+            ended = await self._save()
+        except ServiceUnavailableError:
+            ended = Ended(is_kept=False, is_added=False)
+        self._is_in_store = False
+        if self.response.store and not ended.is_kept:
+            self.response = self.response.model_copy(update={"store": False})
+        if self._added() is not None and not ended.is_added:
+            self.response = self.response.model_copy(update={"conversation": None})
         return self.response
 
     def failed(self, error: ApiError) -> ResponseObject:
@@ -174,11 +199,22 @@ class Answering:
             }
         )
 
-    async def _save(self) -> bool:
+    async def _save(self) -> Ended:
+        response, place, added = self.response, self._place, self._added()
         if self._is_in_store:
-            return await self._store.end(self.response, self._chunks())
-        await self._store.save(self.response, self._own_input)
-        return True
+            return await self._store.end(response, place, added, self._chunks())
+        if response.store:
+            return await self._store.save(response, self._own_input, place, added)
+        if place is None or added is None:
+            return Ended(is_kept=False, is_added=False)
+        is_added = await self._store.conversations.add_turn(place, response.id, added)
+        return Ended(is_kept=False, is_added=is_added)
+
+    def _added(self) -> list[Item] | None:
+        """Return what the response adds to its conversation; None: nothing, for it has none, or did not end well."""
+        if self._place is None or self.response.status not in ("completed", "incomplete"):
+            return None
+        return [*map(bare, self._own_input), *self.response.output]
 
     def _chunks(self) -> list[EventChunk]:
         return self.events.chunks() if self.events is not None else []
@@ -194,22 +230,6 @@ class Answering:
         return self.response.model_copy(update={"status": "cancelled", "output": self._turns.items})
 
 
-async def conversation_of(
-    body: ResponseFields, services: Services, store: ResponseStore
-) -> tuple[list[Item], list[Item]]:
-    """Return the items that came before, and those that the request adds to them. Raises ApiError."""
-    if body.input is None and body.previous_response_id is None:
-        message = "Missing required parameter: one of 'input' and 'previous_response_id' must be there."
-        raise InvalidRequestError(message, param="input", code="missing_required_parameter")
-    max_items = services.settings.adapter.max_messages
-    if isinstance(body.input, list):  # before any is looked up
-        _check_length(len(body.input), max_items)
-    own_input = await own_items(body.input, store)
-    earlier = await store.conversation(body.previous_response_id) if body.previous_response_id is not None else []
-    _check_length(len(earlier) + len(own_input), max_items)
-    return earlier, own_input
-
-
 def _turns(asked: Asked, own_input: Sequence[Item]) -> Turns:
     """Return what makes the answer. own_input: what the request adds. Raises InvalidRequestError."""
     if servers := mcp_tools(asked.body.tools, asked.services.mcp_servers):
@@ -222,12 +242,6 @@ def _turns(asked: Asked, own_input: Sequence[Item]) -> Turns:
             )
             raise invalid_value(message, "tools")
     return SingleTurn(asked)
-
-
-def _check_length(num_items: int, max_items: int) -> None:
-    if num_items > max_items:
-        message = f"The conversation has {num_items} items; this server takes {max_items}."
-        raise invalid_value(message, "input")
 
 
 def _usage(usage: Usage) -> ResponseUsage:

@@ -40,10 +40,15 @@ class BackgroundResponse:
         self._is_ending = False
 
     async def begin(self) -> None:
-        """Keep it as queued. Raises ServiceUnavailableError."""
+        """Keep it as queued, its conversation held. Raises ApiError."""
+        await self.answering.hold_conversation()
         for kind in ("response.created", "response.queued"):
             self._tell(kind)
-        await self.answering.begin_to_keep()
+        try:
+            await self.answering.begin_to_keep()
+        except BaseException:
+            await self.answering.let_conversation_go()
+            raise
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work`, which calls `make`, in a task, and return that."""
@@ -120,7 +125,7 @@ class BackgroundResponses:
         """Begin to make a response and return it once it is kept as queued.
 
         record: of its request, whose place among those of its key it takes over.
-        Raises TooManyRequestsError, ServiceUnavailableError.
+        Raises ApiError: TooManyRequestsError, ServiceUnavailableError, and where its conversation is not to be had.
         """
         if len(self._under_way) >= self._max_under_way:
             message = (

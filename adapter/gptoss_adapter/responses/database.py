@@ -1,40 +1,40 @@
 """The file responses are kept in.
 
 Stage: 2 validate (what came before) and 7 SSE (what is to be kept).
-Owns: the tables but for three (progress.py, owners.py), transactions, expiry, the bound on the file's size.
-Does not know: what a document says, event loops.
+Owns: the tables of responses and of their items, what is one transaction, expiry.
+Does not know: what a document says, event loops, how a file is opened (sqlite_file.py), the other tables (progress.py,
+owners.py, conversation_tables.py, holds.py), how a chain is followed back (links.py).
 
-One SQLite file in WAL mode, which several processes may share. A response is a row; what it continues is a link, so a
-conversation's texts are kept once however long it grows. Whoever continues a conversation renews all of it.
+A response is a row; what it continues is a link, or its place in a conversation, so a long chain's texts are kept once
+however long it grows. Whoever continues a chain renews all of it.
 """
 
 from __future__ import annotations
 
-import sqlite3
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from gptoss_adapter.responses.conversation_tables import SCHEMA as CONVERSATIONS_SCHEMA
+from gptoss_adapter.responses.conversation_tables import Conversations, StoredItem
+from gptoss_adapter.responses.holds import SCHEMA as HOLDS_SCHEMA
+from gptoss_adapter.responses.holds import Holds, Place
+from gptoss_adapter.responses.links import Links
 from gptoss_adapter.responses.owners import IS_OWN, NAME_EARLIER, NOBODY, Owners
 from gptoss_adapter.responses.owners import SCHEMA as OWNERS_SCHEMA
 from gptoss_adapter.responses.progress import SCHEMA as PROGRESS_SCHEMA
 from gptoss_adapter.responses.progress import EventChunk, Progress
+from gptoss_adapter.responses.room import Room
+from gptoss_adapter.responses.sqlite_file import SqliteFile
 
-IN_MEMORY: Final = Path(":memory:")
-"""The path of a file that is none: what is kept is gone when it is closed."""
 SCHEMA_VERSION: Final = 1
-"""Of the first two tables. Those of progress.py and owners.py are added to files that lack them; who does not know them
-can do so."""
-_BUSY_TIMEOUT_S: Final = 5.0
-_RETRY_S: Final = 0.01
+"""Of the first two tables. The others are added to files that lack them; who does not know them can do so."""
 _FEW: Final = 16
-"""Responses forgotten at once: expired ones before each write, the oldest ones until a new one has room."""
-_ROOM_BESIDES_TEXT: Final = 16
-"""Pages a response takes besides its texts: parts of pages, rows, indexes."""
-_MAX_IDLE_LOG_BYTES: Final = 8 * 1024 * 1024
+"""Expired responses forgotten at once, before each write."""
 _SCHEMA: Final = """
 CREATE TABLE responses (
     id TEXT PRIMARY KEY,
@@ -50,17 +50,10 @@ CREATE TABLE items (
     response_id TEXT NOT NULL REFERENCES responses (id) ON DELETE CASCADE,
     PRIMARY KEY (id, response_id)
 ) WITHOUT ROWID;
-CREATE INDEX items_by_response ON items (response_id);
+CREATE INDEX items_by_response ON items (response_id)
 """
+_LATER: Final = (PROGRESS_SCHEMA, OWNERS_SCHEMA, NAME_EARLIER, CONVERSATIONS_SCHEMA, HOLDS_SCHEMA)
 _OWN: Final = IS_OWN.format(id="id", owner=":owner")
-_CHAIN: Final = f"""
-WITH RECURSIVE chain (id, previous_id, input, output, depth) AS (
-    SELECT id, previous_id, input, output, 0 FROM responses WHERE id = :id AND expires_at > :now AND {_OWN}
-    UNION ALL
-    SELECT r.id, r.previous_id, r.input, r.output, depth + 1
-    FROM responses r JOIN chain ON r.id = chain.previous_id WHERE r.expires_at > :now
-)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +67,21 @@ class StoredResponse:
     input: str
     """Its own items, without those of the response it continues."""
     output: str
+    place: Place | None = None
+    """Where it goes on from a conversation; None, too, where it could not add to that."""
     is_under_way: bool = False
     """Somebody is making it."""
     is_given_up: bool = False
     """Somebody was making it and is gone. The texts still tell of it as under way."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredLink:
-    """What one response of a conversation added to it."""
+class Ended(NamedTuple):
+    """What of a response that is over is kept."""
 
-    id: str
-    previous_id: str | None
-    input: str
-    output: str
+    is_kept: bool
+    """The response itself."""
+    is_added: bool
+    """What it adds to its conversation."""
 
 
 class ResponseDatabase:
@@ -96,20 +90,30 @@ class ResponseDatabase:
     What belongs to others than `owner` is to no method there.
     """
 
-    def __init__(self, path: Path, *, keep_s: float, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keep_s: float,
+        max_bytes: int,
+        keep_conversations_s: float = math.inf,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Open the file, or make it, readable by its owner only. Raises sqlite3.Error and OSError."""
         self._keep_s = keep_s
         self._clock = clock
-        if path != IN_MEMORY:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
-        self._connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+        self._file = SqliteFile(path, max_bytes)
+        self._connection = self._file.connection
         self.progress = Progress(self._connection, clock)
         self.owner = NOBODY
         """Who asks: set before each use, by whoever speaks for several."""
         self._owners = Owners(self._connection)
+        self.room = Room(self._file)
+        self.holds = Holds(self._connection, clock)
+        self.conversations = Conversations(self._connection, clock, keep_conversations_s, self._asks)
+        self.links = Links(self._connection, clock, self._asks, self.conversations, self.holds)
         try:
-            self._max_pages = self._prepare(max_bytes)
+            self._file.make_tables(SCHEMA_VERSION, _SCHEMA, _LATER)
         except BaseException:
             self._connection.close()
             raise
@@ -118,14 +122,22 @@ class ResponseDatabase:
         """Close the file."""
         self._connection.close()
 
-    def save(self, stored: StoredResponse, item_ids: Sequence[str]) -> None:
-        """Keep a response, and what it continues for as long; make room where there is none."""
-        with self._writing():
-            self._insert(stored, item_ids)
+    def writing(self) -> AbstractContextManager[None]:
+        """Run the body as one transaction. The methods here are one each, those of the parts are none."""
+        return self._file.writing()
+
+    def save(self, stored: StoredResponse, item_ids: Sequence[str], added: Sequence[StoredItem] | None = None) -> bool:
+        """Keep a response, and what it continues for as long; make room where there is none.
+
+        added: what it adds to the conversation that it holds; returns whether it could.
+        """
+        with self._file.writing():
+            self._insert(stored, item_ids, added)
+            return self._add(stored, added)
 
     def begin(self, stored: StoredResponse, item_ids: Sequence[str], chunks: Sequence[EventChunk]) -> None:
         """Keep a response that is not over, as `save` does, with its events so far, and take a lease on it."""
-        with self._writing():
+        with self._file.writing():
             self._insert(stored, item_ids)
             self.progress.begin(stored.id)
             self.progress.keep_events(stored.id, chunks)
@@ -137,15 +149,22 @@ class ResponseDatabase:
             (response, response_id),
         )
 
-    def end(self, stored: StoredResponse, item_ids: Sequence[str], chunks: Sequence[EventChunk]) -> bool:
+    def end(
+        self,
+        stored: StoredResponse,
+        item_ids: Sequence[str],
+        chunks: Sequence[EventChunk],
+        added: Sequence[StoredItem] | None = None,
+    ) -> Ended:
         """Keep how a response ended, and its events, and take the lease away; its input stays as it is.
 
-        False where there was no lease: then the response was deleted, or somebody else has ended it.
+        It is not kept where there was no lease: then it was deleted, or somebody else has ended it. Whoever ends it, it
+        holds no conversation any more. added: as `save` takes it.
         """
         num_event_bytes = sum(len(chunk.packed) for chunk in chunks)
-        with self._writing():
+        with self._file.writing():
             is_ours = self.progress.end(stored.id)
-            self._make_room(len(stored.response) + len(stored.output) + num_event_bytes)
+            self._make_room(len(stored.response) + len(stored.output) + num_event_bytes, stored.place, added)
             if is_ours:
                 ended = self._connection.execute(
                     "UPDATE responses SET response = ?, output = ? WHERE id = ?",
@@ -156,7 +175,14 @@ class ResponseDatabase:
                 self._owners.grow(stored.id, len(stored.output) + num_event_bytes)
                 self._name_items(stored.id, item_ids)
             self.progress.keep_events(stored.id, chunks)
-        return is_ours
+            is_added = self._add(stored, added)
+        return Ended(is_ours, is_added)
+
+    def add_turn(self, response_id: str, place: Place, added: Sequence[StoredItem]) -> bool:
+        """Add what a response that is not kept itself adds to the conversation that it holds; whether it could."""
+        with self._file.writing():
+            self._make_room(0, place, added)
+            return self._add_turn(response_id, place, added)
 
     def load(self, response_id: str) -> StoredResponse | None:
         """Return a response, None where it is not kept."""
@@ -167,26 +193,10 @@ class ResponseDatabase:
             f"WHERE id = :id AND expires_at > :now AND {_OWN}",
             {"id": response_id, "now": now, "owner": self.owner},
         ).fetchone()
-        return StoredResponse(*row[:5], *map(bool, row[5:])) if row else None
-
-    def chain(self, response_id: str) -> list[StoredLink]:
-        """Return the response's conversation, the oldest link first; nothing where the response is not kept.
-
-        Where the first link continues another response, that one is not kept any more.
-        """
-        rows = self._connection.execute(
-            f"{_CHAIN} SELECT id, previous_id, input, output FROM chain ORDER BY depth DESC",
-            {"id": response_id, "now": self._clock(), "owner": self.owner},
-        )
-        return [StoredLink(*row) for row in rows]
-
-    def chain_bytes(self, response_id: str) -> int:
-        """Return how long the texts of the response's conversation are."""
-        (num_bytes,) = self._connection.execute(
-            f"{_CHAIN} SELECT SUM(LENGTH(input) + LENGTH(output)) FROM chain",
-            {"id": response_id, "now": self._clock(), "owner": self.owner},
-        ).fetchone()
-        return num_bytes or 0
+        if row is None:
+            return None
+        place, is_under_way, is_given_up = self.holds.told_place(response_id), bool(row[5]), bool(row[6])
+        return replace(StoredResponse(*row[:5]), place=place, is_under_way=is_under_way, is_given_up=is_given_up)
 
     def holder(self, item_id: str) -> str | None:
         """Return the id of the response that holds the item: of several the newest."""
@@ -206,76 +216,55 @@ class ResponseDatabase:
         )
         return deleted.rowcount > 0
 
-    def _insert(self, stored: StoredResponse, item_ids: Sequence[str]) -> None:
+    def _asks(self) -> str:
+        return self.owner
+
+    def _insert(
+        self, stored: StoredResponse, item_ids: Sequence[str], added: Sequence[StoredItem] | None = None
+    ) -> None:
         now = self._clock()
         expires_at = now + self._keep_s
-        self._renew(stored.previous_id, now, expires_at)
+        if stored.previous_id is not None:
+            self.links.renew(stored.previous_id, expires_at)
         self._forget_expired(now)
         num_bytes = len(stored.response) + len(stored.input) + len(stored.output)
-        self._make_room(num_bytes)
+        self._make_room(num_bytes, stored.place, added)
         self._connection.execute(
             "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?)",
             (stored.id, stored.previous_id, expires_at, stored.response, stored.input, stored.output),
         )
         self._owners.name(stored.id, self.owner, num_bytes)
         self._name_items(stored.id, item_ids)
+        if stored.place is not None:
+            self.holds.note(stored.id, stored.place)
+
+    def _make_room(self, num_bytes: int, place: Place | None, added: Sequence[StoredItem] | None) -> None:
+        num_added_bytes = sum(len(one.item) for one in added or ())
+        self.room.make(num_bytes + num_added_bytes, place.conversation_id if place is not None else None)
+
+    def _add(self, stored: StoredResponse, added: Sequence[StoredItem] | None) -> bool:
+        """Add what a response that is kept adds to its conversation, and let go of that."""
+        if stored.place is None or added is None:
+            self.holds.let_go(stored.id)
+            return False
+        is_added = self._add_turn(stored.id, stored.place, added)
+        if not is_added:
+            self.holds.tell_not(stored.id)
+        return is_added
+
+    def _add_turn(self, response_id: str, place: Place, added: Sequence[StoredItem]) -> bool:
+        """Add a turn to a conversation, if it still goes on where the response began, and let go of it."""
+        held = self.holds.let_go(response_id)
+        conversation = self.conversations.load(place.conversation_id)
+        # its process may have stood still for longer than a lease
+        if not held or conversation is None or conversation.next_position != place.position:
+            return False
+        self.conversations.add(place.conversation_id, added)
+        return True
 
     def _name_items(self, response_id: str, item_ids: Sequence[str]) -> None:
         self._connection.executemany(
             "INSERT OR IGNORE INTO items VALUES (?, ?)", [(item_id, response_id) for item_id in item_ids]
-        )
-
-    # --- the file ---------------------------------------------------------------------------------------------------
-
-    def _begin_log(self) -> None:
-        """Change to a write-ahead log. Where another process is doing so, SQLite does not wait for it by itself."""
-        give_up_at = time.monotonic() + _BUSY_TIMEOUT_S
-        while True:
-            try:
-                self._connection.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
-                    raise
-                time.sleep(_RETRY_S)
-            else:
-                return
-
-    def _prepare(self, max_bytes: int) -> int:
-        """Set the file up; returns how many pages it may have."""
-        self._begin_log()
-        self._connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last answers, not the file
-        self._connection.execute("PRAGMA foreign_keys = ON")
-        self._connection.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
-        self._connection.execute(f"PRAGMA journal_size_limit = {_MAX_IDLE_LOG_BYTES}")
-        with self._writing():
-            version = self._pragma("user_version")
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
-                raise sqlite3.DatabaseError(f"its format is {version}, and this version reads {SCHEMA_VERSION}")
-            for statement in (*PROGRESS_SCHEMA.split(";"), *OWNERS_SCHEMA.split(";"), NAME_EARLIER):
-                self._connection.execute(statement)
-        max_pages = max_bytes // self._pragma("page_size")
-        self._connection.execute(f"PRAGMA max_page_count = {max_pages}")
-        return max_pages
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Run the body as one transaction. Takes the lock at once: a reader that turns writer could not wait for it."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._connection.rollback()
-            raise
-        self._connection.commit()
-
-    def _renew(self, response_id: str | None, now: float, expires_at: float) -> None:
-        self._connection.execute(
-            f"{_CHAIN} UPDATE responses SET expires_at = :then WHERE id IN (SELECT id FROM chain)",
-            {"id": response_id, "now": now, "then": expires_at, "owner": self.owner},
         )
 
     def _forget_expired(self, now: float) -> None:
@@ -284,14 +273,3 @@ class ResponseDatabase:
             "(SELECT id FROM responses WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)",
             (now, _FEW),
         )
-
-    def _make_room(self, num_bytes: int) -> None:
-        """Forget responses until so much fits, or none is left: of whoever has the most, those that expire first."""
-        needed = num_bytes // self._pragma("page_size") + _ROOM_BESIDES_TEXT
-        while self._pragma("page_count") - self._pragma("freelist_count") + needed > self._max_pages:
-            if not self._owners.forget_oldest(_FEW):
-                return
-
-    def _pragma(self, name: str) -> int:
-        value: int = self._connection.execute(f"PRAGMA {name}").fetchone()[0]
-        return value

@@ -1,4 +1,4 @@
-"""Ids of responses and items.
+"""Ids of responses, conversations and items.
 
 Stage: 2 validate and 7 SSE.
 Owns: how ids look: OpenAI's prefixes, and enough chance that nobody guesses one.
@@ -39,12 +39,23 @@ _PREFIXES: Final[dict[type[Item], str]] = {
     McpApprovalRequestItem: "mcpr",
     McpApprovalResponseItem: "mcpa",
 }
+_CONVERSATION: Final = "conv_"
 _MADE_HERE: Final = re.compile(rf"(?:{'|'.join(_PREFIXES.values())})_[0-9a-f]{{32}}")
 
 
 def new_response_id() -> str:
     """Return an id for a response."""
     return f"resp_{uuid.uuid4().hex}"
+
+
+def new_conversation_id() -> str:
+    """Return an id for a conversation."""
+    return f"{_CONVERSATION}{uuid.uuid4().hex}"
+
+
+def is_conversation_id(some_id: str) -> bool:
+    """Say whether an id that was made here is a conversation's."""
+    return some_id.startswith(_CONVERSATION)
 
 
 def new_item_id(kind: type[Item]) -> str:

@@ -1,8 +1,8 @@
 """Whose responses are kept: by the name of the key that they were made with.
 
 Stage: 2 validate and 7 SSE, in the thread of the store.
-Owns: the table of owners, what of another's is not there, whose is forgotten first.
-Does not know: keys (a name is a text here), transactions (database.py).
+Owns: the table of owners, what of another's is not there.
+Does not know: keys (a name is a text here), transactions (database.py), whose is forgotten first (room.py).
 
 What was made without keys has the empty name, and what was kept before there was this table gets it when the file is
 opened: both belong to nobody, and are found only while no key is asked for.
@@ -48,16 +48,3 @@ class Owners:
         self._connection.execute(
             "UPDATE owners SET num_bytes = num_bytes + ? WHERE response_id = ?", (num_bytes, response_id)
         )
-
-    def forget_oldest(self, count: int) -> int:
-        """Forget the responses that would expire first, of whoever has the most kept; returns how many."""
-        largest = self._connection.execute(
-            "SELECT owner FROM owners GROUP BY owner ORDER BY SUM(num_bytes) DESC LIMIT 1"
-        ).fetchone()
-        condition = IS_OWN.format(id="responses.id", owner=":owner") if largest else ":owner = ''"
-        forgotten = self._connection.execute(
-            f"DELETE FROM responses WHERE id IN "
-            f"(SELECT id FROM responses WHERE {condition} ORDER BY expires_at LIMIT :count)",
-            {"owner": largest[0] if largest else NOBODY, "count": count},
-        )
-        return forgotten.rowcount

@@ -22,7 +22,7 @@ from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.chat import Verbosity
 from gptoss_adapter.schemas.custom_tools import NamedCustomTool
 from gptoss_adapter.schemas.mcp_tools import NamedMcp
-from gptoss_adapter.schemas.response_answers import ResponseObject
+from gptoss_adapter.schemas.response_answers import ConversationReference, ResponseObject
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_adapter.schemas.responses import (
     CARRIED_REASONING,
@@ -103,6 +103,7 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         usage=None,
         instructions=body.instructions,
         previous_response_id=body.previous_response_id,
+        conversation=ConversationReference(id=body.conversation_id) if body.conversation_id is not None else None,
         tools=told_tools(body.tools),
         tool_choice=_told_choice(body),
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),

@@ -20,9 +20,10 @@ from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import ApiError, InvalidRequestError, invalid_value
 from gptoss_adapter.raw_prompts import token_ids
-from gptoss_adapter.responses.answering import Answering, conversation_of
+from gptoss_adapter.responses.answering import Answering
 from gptoss_adapter.responses.background import BackgroundResponses
 from gptoss_adapter.responses.events import EventWriter
+from gptoss_adapter.responses.history import history_of
 from gptoss_adapter.responses.mcp_tools import listed_tools, mcp_tools
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_adapter.responses.plan import chat_request
@@ -144,11 +145,11 @@ async def count_input_tokens(
 ) -> CountedInputTokens:
     """Count the tokens of the prompt that a request would make, of the alias where it names no model."""
     served = services.route(body.model, body.profile)
-    earlier, own_input = await conversation_of(body, services, store)
+    history = await history_of(body, services, store)
     servers = mcp_tools(body.tools, services.mcp_servers)
     async with until_disconnect(request.receive):
         offering = offering_of(body, services, await listed_tools(servers, services.mcp_servers))
-        chat = chat_request(body, [*earlier, *own_input], offering, served.profile, services.today())
+        chat = chat_request(body, history.items, offering, served.profile, services.today())
         with naming_fields_of_this_api(offering.places):
             prompt = await chat_prompt(body, chat, served, services).ids()
     return CountedInputTokens(object="response.input_tokens", input_tokens=len(token_ids(prompt)))
@@ -231,13 +232,7 @@ async def list_input_items(
     page = items[:limit]
     if CARRIED_REASONING in (include or ()):
         page = telling_reasoning_again(page)
-    answer = ResponseItemList(
-        object="list",
-        data=page,
-        first_id=page[0].id if page else None,
-        last_id=page[-1].id if page else None,
-        has_more=len(items) > limit,
-    )
+    answer = ResponseItemList.page(page, has_more=len(items) > limit)
     return Response(answer.json_bytes(), media_type="application/json")
 
 

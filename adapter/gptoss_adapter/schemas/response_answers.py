@@ -7,7 +7,7 @@ Does not know: where the values come from.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue
 
@@ -58,6 +58,12 @@ class IncompleteDetails(AnswerModel):
     reason: Literal["max_output_tokens"]
 
 
+class ConversationReference(AnswerModel):
+    """The conversation that a response belongs to."""
+
+    id: str
+
+
 class ResponseObject(AnswerModel):
     """A response: how far it is, what the model gave, and what was asked of it."""
 
@@ -75,6 +81,8 @@ class ResponseObject(AnswerModel):
 
     instructions: str | None
     previous_response_id: str | None
+    conversation: ConversationReference | None = None
+    """None, too, where it could not be added to."""
     tools: list[dict[str, JsonValue]]
     tool_choice: JsonValue
     parallel_tool_calls: bool
@@ -117,10 +125,21 @@ class DeletedResponse(AnswerModel):
 
 
 class ResponseItemList(AnswerModel):
-    """Some of the items a response was made from."""
+    """Some of the items of a conversation, or of what a response was made from."""
 
     object: Literal["list"]
     data: list[ListedItem]
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+    @classmethod
+    def page(cls, items: list[Item], *, has_more: bool) -> Self:
+        """Return the list of those items, which others may follow."""
+        return cls(
+            object="list",
+            data=items,
+            first_id=items[0].id if items else None,
+            last_id=items[-1].id if items else None,
+            has_more=has_more,
+        )

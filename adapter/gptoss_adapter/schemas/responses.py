@@ -217,6 +217,18 @@ def _input_kind(value: object) -> str | None:
     return "items" if isinstance(value, list) else None
 
 
+class ConversationParam(RequestModel):
+    """A conversation by its id, as a response tells it."""
+
+    id: str
+
+
+def _conversation_kind(value: object) -> str | None:
+    if isinstance(value, str):
+        return "id"
+    return "object" if isinstance(value, dict | ConversationParam) else None
+
+
 class EventOptions(StreamOptions):
     """How events are streamed. The last of them tells the usage."""
 
@@ -242,6 +254,18 @@ class ResponseFields(GenerationFields):
     ) = None
     instructions: str | None = None
     previous_response_id: str | None = None
+    conversation: (
+        Annotated[
+            Annotated[str, Tag("id")] | Annotated[ConversationParam, Tag("object")],
+            Discriminator(
+                _conversation_kind,
+                custom_error_type="conversation_type",
+                custom_error_message="Input should be a conversation's id, or an object that holds it as 'id'",
+            ),
+        ]
+        | None
+    ) = None
+    """Goes on from its items; what is asked and answered is added to them."""
 
     tools: ListOf[InputTool] | None = None
     tool_choice: ResponseToolChoice | None = None
@@ -274,7 +298,6 @@ class ResponseFields(GenerationFields):
     client_metadata: Harmless = None
     """Harmless: Codex's notes on itself."""
 
-    conversation: Annotated[object, NotHonoured(instead="say it with 'previous_response_id'")] = None
     prompt: Annotated[object, NotHonoured(instead="say it with 'instructions' and 'input'")] = None
     context_management: Annotated[object, NotHonoured([])] = None
     background_options: Annotated[object, NotHonoured()] = None
@@ -282,6 +305,11 @@ class ResponseFields(GenerationFields):
     access_programs: Annotated[object, NotHonoured()] = None
     image: Annotated[object, NotHonoured()] = None
     include_stop_str_in_output: Annotated[object, NotHonoured(False)] = None
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation's, however it is said."""
+        return self.conversation.id if isinstance(self.conversation, ConversationParam) else self.conversation
 
 
 class ResponseRequest(ResponseFields, ModelField):
