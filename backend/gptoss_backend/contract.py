@@ -74,8 +74,10 @@ class ToolCall:
     __pydantic_config__ = _STRICT
     id: str
     name: str
+    """Of a function; of a built-in tool whom the call is addressed to: `browser.search`, `python`."""
     arguments: str
-    """JSON text, exactly as the model wrote it."""
+    """JSON text, or the code for `python`, exactly as the model wrote it."""
+    is_builtin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,23 @@ class FunctionTool:
     parameters: dict[str, Any] | None = None
     strict: bool = False
     """Refuse parameters of which a grammar cannot hold every keyword, rather than leave those out of it."""
+
+
+class BuiltinName(StrEnum):
+    """A tool that the model was trained on, by Harmony's name."""
+
+    BROWSER = "browser"
+    PYTHON = "python"
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltinTool:
+    """A built-in tool the model may call. What it returns stands in a message of role tool, as of a function."""
+
+    __pydantic_config__ = _STRICT
+    name: BuiltinName
+    description: str | None = None
+    """What the model is told of it as a whole; None: Harmony's own words."""
 
 
 class ToolChoiceMode(StrEnum):
@@ -177,6 +196,8 @@ class OutputStructure:
     """Functions that may be called, their arguments held to their parameters; none: no call may come."""
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
+    builtins: tuple[BuiltinName, ...] = ()
+    """Built-in tools that may be called, where `tool_choice` names no function."""
     form: TextForm | None = None
     """Of the text in the final channel, where `final` is None."""
     is_whole: bool = False
@@ -251,6 +272,7 @@ class ChatRequest:
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
     """Conversation start date, YYYY-MM-DD; without one the prompt names no date. The stub never reads a clock."""
     tools: tuple[FunctionTool, ...] = ()
+    builtin_tools: tuple[BuiltinTool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
     response_format: ResponseFormat | None = None

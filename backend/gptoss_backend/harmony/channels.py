@@ -6,14 +6,14 @@ Does not know: the OpenAI API, Triton, what tools there are beyond the names it 
 
 Models write malformed Harmony in a few percent of turns, random weights always. Nothing here raises, no text is lost:
 
-- A recipient `functions.f` on any channel is a call to f. A message to another tool, or in the name of the user, the
-  system or a tool, is reasoning: nothing that the user was told. Else the channel decides: `analysis` is reasoning;
-  `final`, `commentary` (a preamble), an unknown channel or none is content.
+- A recipient `functions.f`, or an offered built-in tool, on any channel is a call. A message to another tool, or in the
+  name of the user, the system or a tool, is reasoning: nothing that the user was told. Else the channel decides:
+  `analysis` is reasoning; `final`, `commentary` (a preamble), an unknown channel or none is content.
 - Text where a header should be is content. A header that never reaches `<|message|>` gives its stray text up to the
   place it named, after 64 bytes of it or at the next message.
 - `<|start|>` and `<|channel|>` end a message whose `<|end|>` is missing. Other special tokens in a text are dropped.
 - Two messages that go to the same place are kept apart by an empty line.
-- A call that ends without arguments has the arguments `{}`.
+- A call that ends without arguments has the arguments `{}`; one of `python` has no code.
 - Where no calls are allowed, no tool is known: what would have been arguments is reasoning.
 """
 
@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from gptoss_backend.harmony.builtin_tools import PYTHON
 from gptoss_backend.harmony.header import NAMESPACE, Header, Reading, Section
 from gptoss_backend.harmony.vocabulary import (
     CALL,
@@ -58,14 +59,16 @@ class ContentDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """More of a call to a function."""
+    """More of a call to a function or a built-in tool."""
 
     index: int
     """Calls of one answer count from 0."""
     name: str | None
-    """On the first delta of an index only."""
+    """On the first delta of an index only; of a built-in tool the recipient."""
     arguments: str
-    """JSON text as the model writes it: whole only once the call has ended."""
+    """JSON text, or the code for `python`, as the model writes it: whole only once the call has ended."""
+    is_builtin: bool = False
+    """On the first delta of an index: whether the name is a built-in tool's."""
 
 
 Delta = ReasoningDelta | ContentDelta | ToolCallDelta
@@ -83,7 +86,9 @@ class _Route:
 
     place: _Place
     function: str | None = None
-    """Of a call."""
+    """Of a call: the function, or the built-in tool."""
+    is_builtin: bool = False
+    """Whether the call is of a built-in tool."""
     refused: str | None = None
     """Whom a call is meant for that may not come out."""
 
@@ -97,12 +102,16 @@ _NO_ARGUMENTS: Final = "{}"
 class ChannelSplitter:
     """Splits one answer. It begins where the prompt ended: after `<|start|>assistant`."""
 
-    def __init__(self, tools: Collection[str] = (), *, allows_calls: bool = True) -> None:
+    def __init__(
+        self, tools: Collection[str] = (), builtins: Collection[str] = (), *, allows_calls: bool = True
+    ) -> None:
         """tools: functions that may be called; these are recognised also where `functions.` is missing.
 
-        allows_calls: False where a call must not come out, whatever the model writes.
+        builtins: the same, as recipients, of built-in tools. allows_calls: False where a call must not come out,
+        whatever the model writes.
         """
         self._tools = frozenset(tools)
+        self._builtins = frozenset(builtins)
         self._allows_calls = allows_calls
         self._text = _MessageText()
         self._route = _Route(_Place.CONTENT)
@@ -222,6 +231,8 @@ class ChannelSplitter:
         if reading.is_foreign:
             return _Route(_Place.REASONING)
         for recipient in reversed(reading.recipients if self._allows_calls else ()):
+            if recipient in self._builtins:
+                return _Route(_Place.CALL, recipient, is_builtin=True)
             if function := self._find_function(recipient):
                 return _Route(_Place.CALL, function)
         if refused := next((name for name in reversed(reading.recipients) if name not in _PEOPLE), None):
@@ -253,7 +264,7 @@ class _MessageText:
         self._route = route
         self._has_text = False
         if route.place is _Place.CALL:
-            self._append(ToolCallDelta(self.num_calls, route.function, ""))
+            self._append(ToolCallDelta(self.num_calls, route.function, "", route.is_builtin))
             self.num_calls += 1
 
     def add(self, raw: bytes) -> None:
@@ -262,7 +273,8 @@ class _MessageText:
     def end(self, *, ended: bool) -> None:
         self._decode()
         self._show(self._decoder.finish())
-        if ended and self._route.place is _Place.CALL and not self._has_text:
+        is_of_code = self._route.is_builtin and self._route.function == PYTHON
+        if ended and self._route.place is _Place.CALL and not self._has_text and not is_of_code:
             self._show(_NO_ARGUMENTS)
         if self._has_text:
             self._shown.add(self._route.place)
@@ -304,6 +316,6 @@ def _join(first: Delta, second: Delta) -> Delta | None:
             return ReasoningDelta(text + more, num_inserted=count)
         case ContentDelta(text, num_inserted=count), ContentDelta(more):
             return ContentDelta(text + more, num_inserted=count)
-        case ToolCallDelta(index, name, text), ToolCallDelta(same, None, more) if index == same:
-            return ToolCallDelta(index, name, text + more)
+        case ToolCallDelta(index, name, text, is_builtin), ToolCallDelta(same, None, more) if index == same:
+            return ToolCallDelta(index, name, text + more, is_builtin)
     return None

@@ -61,16 +61,16 @@ class AnswerMask:
         check_structure(structure)
         is_json = structure.final is not None
         self._final = grammars.final_text(structure)
-        self._arguments = grammars.arguments(structure)
+        self._arguments = grammars.arguments(structure) | grammars.builtin_arguments(structure)
         self._is_serial = not structure.parallel_tool_calls
         self._must_call = structure.tool_choice.mode is ToolChoiceMode.REQUIRED
         named = structure.tool_choice.name
-        callable_names = [name for name in self._arguments if named in (None, name)]
-        if self._must_call and not callable_names:
+        callees = [name for name in self._arguments if named is None or name == f"{NAMESPACE}{named}"]
+        if self._must_call and not callees:
             raise StructureError("tool_choice: a call is required of a function that is not among the tools.")
         self._headers = {
             must_call: grammars.header(
-                callable_names, may_speak=not must_call, is_held=self._final is not None, is_json=is_json
+                callees, may_speak=not must_call, is_held=self._final is not None, is_json=is_json
             )
             for must_call in {self._must_call, False}
         }
@@ -143,7 +143,7 @@ class AnswerMask:
         reading = header.close()
         if reading.recipients:
             self._text = _Text.CALL
-            self._held = HeldText(self._arguments[reading.recipients[-1].removeprefix(NAMESPACE)])
+            self._held = HeldText(self._arguments[reading.recipients[-1]])
         elif reading.channel == "final" and self._final is not None:
             self._text = _Text.FINAL
             self._held = HeldText(self._final)

@@ -17,7 +17,8 @@ from typing import Final
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from gptoss_backend.contract import OutputStructure
+from gptoss_backend.contract import BuiltinName, OutputStructure
+from gptoss_backend.harmony.builtin_tools import PYTHON, functions
 from gptoss_backend.harmony.header import NAMESPACE
 from gptoss_backend.harmony.prompt import TOOL_NAME
 from gptoss_backend.harmony.vocabulary import (
@@ -66,7 +67,7 @@ def final_text(structure: OutputStructure) -> Compiled | None:
 
 
 def arguments(structure: OutputStructure) -> dict[str, Compiled]:
-    """Return the grammar of each function's arguments and their end, by its name. Raises StructureError.
+    """Return the grammar of each function's arguments and their end, by whom a call is to. Raises StructureError.
 
     Where only one call may come, `<|call|>` alone ends it; else `<|end|>` leaves room for a further one.
     """
@@ -75,17 +76,32 @@ def arguments(structure: OutputStructure) -> dict[str, Compiled]:
             raise StructureError(f"tools[{position}].function.name: {tool.name!r} is no tool name.")
     ends = (CALL, END) if structure.parallel_tool_calls else (CALL,)
     return {
-        tool.name: _kept.get(
+        f"{NAMESPACE}{tool.name}": _kept.get(
             _json_text(arguments_schema(tool, position), ends=ends), f"tools[{position}].function.parameters"
         )
         for position, tool in enumerate(structure.tools)
     }
 
 
-def header(functions: Iterable[str], *, may_speak: bool, is_held: bool, is_json: bool) -> Compiled:
+def builtin_arguments(structure: OutputStructure) -> dict[str, Compiled]:
+    """Return the grammar of what calls of built-in tools hold and of their end, by whom a call is to.
+
+    `<|call|>` alone ends them: the model was trained to wait for the result.
+    """
+    held = {
+        tool.name: _kept.get(_json_text(arguments_schema(tool), ends=(CALL,)), tool.name)
+        for name in structure.builtins
+        for tool in functions(name)
+    }
+    if BuiltinName.PYTHON in structure.builtins:
+        held[PYTHON] = _kept.get(_any_text(ends=(CALL,)), PYTHON)
+    return held
+
+
+def header(callees: Iterable[str], *, may_speak: bool, is_held: bool, is_json: bool) -> Compiled:
     """Return the grammar of a message's header, from `<|start|>` to `<|message|>`.
 
-    functions: those that may be called. may_speak: whether text for the user may come, in `final` and, unless that is
+    callees: whom calls may be to. may_speak: whether text for the user may come, in `final` and, unless that is
     held to a form (is_held), maybe JSON (is_json), in `commentary`: a preamble, which may also come where a call must
     follow.
     """
@@ -95,13 +111,13 @@ def header(functions: Iterable[str], *, may_speak: bool, is_held: bool, is_json:
         kinds.append(f'{_token(CHANNEL)} "final" {typed}{_token(MESSAGE)}')
     if not is_held:
         kinds.append(f'{_token(CHANNEL)} "commentary" {_token(MESSAGE)}')
-    names = " | ".join(json.dumps(name) for name in sorted(functions))
-    rules = [f'typed: (" json" | " code" | " "? {_token(CONSTRAIN)} "json")?']
+    names = " | ".join(json.dumps(name) for name in sorted(callees))
+    rules = [f'typed: (" json" | " code" | " "? {_token(CONSTRAIN)} ("json" | "code"))?']
     if names:
         # models write a call's recipient in either section, and some call from their reasoning
         kinds.append(f"{_token(CHANNEL)} CHANNEL recipient typed {_token(MESSAGE)}")
         kinds.append(f"recipient {_token(CHANNEL)} CHANNEL typed {_token(MESSAGE)}")
-        rules += [f'recipient: " to={NAMESPACE}" NAME', 'CHANNEL: "commentary" | "analysis"', f"NAME: {names}"]
+        rules += ['recipient: " to=" NAME', 'CHANNEL: "commentary" | "analysis"', f"NAME: {names}"]
     text = f'start: {_token(START)} "assistant" message\nmessage: ' + "\n | ".join(kinds)
     return _kept.get(LLMatcher.grammar_from_lark("\n".join([text, *rules])), "tools")
 
@@ -158,6 +174,11 @@ _kept = _Kept()
 
 def _json_text(schema: str, *, ends: tuple[int, ...]) -> str:
     text = f"start: text end\nend: {' | '.join(map(_token, ends))}\ntext: %json {schema}"
+    return LLMatcher.grammar_from_lark(text)
+
+
+def _any_text(*, ends: tuple[int, ...]) -> str:
+    text = f"start: TEXT end\nend: {' | '.join(map(_token, ends))}\nTEXT: /(.|\\n)*/"
     return LLMatcher.grammar_from_lark(text)
 
 
