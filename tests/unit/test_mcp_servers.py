@@ -50,6 +50,9 @@ class ScriptedSession:
         await asyncio.sleep(0)
         return self._tools()
 
+    async def instructions(self) -> str | None:
+        return None
+
     async def call(self, name: str, arguments: object) -> CallResult:
         raise ConnectionError("gone")
 

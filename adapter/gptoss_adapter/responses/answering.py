@@ -25,6 +25,7 @@ from gptoss_adapter.errors import (
     invalid_value,
 )
 from gptoss_adapter.responses.event_log import EventLog
+from gptoss_adapter.responses.hosted_tools import HostedOffer, hosted_tools
 from gptoss_adapter.responses.items import own_items
 from gptoss_adapter.responses.mcp_conversation import approved_calls
 from gptoss_adapter.responses.mcp_tools import mcp_tools
@@ -33,6 +34,7 @@ from gptoss_adapter.responses.open_items import Event
 from gptoss_adapter.responses.plan import begun_response, sampling_params
 from gptoss_adapter.responses.progress import EventChunk
 from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.turns import Asked, SingleTurn, Turns
 from gptoss_adapter.sampling_plan import check_answer_fields
 from gptoss_adapter.schemas.answers import Usage
@@ -40,6 +42,7 @@ from gptoss_adapter.schemas.mcp_items import McpApprovalResponseItem
 from gptoss_adapter.schemas.response_answers import (
     IncompleteDetails,
     InputTokensDetails,
+    OutputItem,
     OutputTokensDetails,
     ResponseError,
     ResponseObject,
@@ -61,15 +64,18 @@ class Answering:
         turns: Turns,
         begun: ResponseObject,
         own_input: list[Item],
+        telling: Telling,
         store: ResponseStore,
         drain: Drain,
     ) -> None:
+        """telling: what of the items the response tells; all of them is kept."""
         self.response = begun
         """As it is now."""
         self.events: EventLog | None = None
         """Those that are kept with it; None: its stream is not to be taken up again."""
         self._turns = turns
         self._own_input = own_input
+        self._telling = telling
         self._store = store
         self._drain = drain
         self._request_id = current_record().request_id
@@ -82,10 +88,11 @@ class Answering:
         check_answer_fields(body, num_choices=1, max_choices=1)
         earlier, own_input = await conversation_of(body, services, store)
         sampling = sampling_params(body, served.profile)
-        begun = begun_response(body, served, sampling)
+        hosted = hosted_tools(body.tools, services.mcp_servers)
+        begun = begun_response(body, served, sampling, hosted)
         current_record().notes["response_id"] = begun.id
-        turns = _turns(Asked(body, served, services, sampling, [*earlier, *own_input]), own_input)
-        return cls(turns, begun, own_input, store, services.drain)
+        turns = _turns(Asked(body, served, services, sampling, [*earlier, *own_input]), own_input, hosted)
+        return cls(turns, begun, own_input, Telling.of(body.include), store, services.drain)
 
     async def __aenter__(self) -> Self:
         """Begin to count the answer as in flight."""
@@ -143,7 +150,7 @@ class Answering:
                 "status": "incomplete" if is_cut else "completed",
                 "incomplete_details": IncompleteDetails(reason="max_output_tokens") if is_cut else None,
                 "completed_at": None if is_cut else int(time.time()),
-                "output": self._turns.items,
+                "output": self._told_items(),
                 "usage": _usage(self._turns.usage),
             }
         )
@@ -170,15 +177,19 @@ class Answering:
             update={
                 "status": "failed",
                 "error": ResponseError(code=_code(error), message=error.message),
-                "output": self._turns.items,
+                "output": self._told_items(),
             }
         )
 
     async def _save(self) -> bool:
+        whole = self.response.model_copy(update={"output": self._turns.items})
         if self._is_in_store:
-            return await self._store.end(self.response, self._chunks())
-        await self._store.save(self.response, self._own_input)
+            return await self._store.end(whole, self._chunks())
+        await self._store.save(whole, self._own_input)
         return True
+
+    def _told_items(self) -> list[OutputItem]:
+        return self._telling.items(self._turns.items)
 
     def _chunks(self) -> list[EventChunk]:
         return self.events.chunks() if self.events is not None else []
@@ -191,7 +202,7 @@ class Answering:
             return self.failed(InternalError(self._request_id))
         if self._drain.has_cut:
             return self.failed(DrainingError())
-        return self.response.model_copy(update={"status": "cancelled", "output": self._turns.items})
+        return self.response.model_copy(update={"status": "cancelled", "output": self._told_items()})
 
 
 async def conversation_of(
@@ -210,10 +221,11 @@ async def conversation_of(
     return earlier, own_input
 
 
-def _turns(asked: Asked, own_input: Sequence[Item]) -> Turns:
+def _turns(asked: Asked, own_input: Sequence[Item], hosted: Sequence[HostedOffer]) -> Turns:
     """Return what makes the answer. own_input: what the request adds. Raises InvalidRequestError."""
-    if servers := mcp_tools(asked.body.tools, asked.services.mcp_servers):
-        return McpTurns(asked, servers)
+    servers = mcp_tools(asked.body.tools, asked.services.mcp_servers)
+    if servers or hosted:
+        return McpTurns(asked, servers, hosted)
     answered = {item.approval_request_id for item in own_input if isinstance(item, McpApprovalResponseItem)}
     for call in approved_calls(asked.items):
         if call.id in answered:

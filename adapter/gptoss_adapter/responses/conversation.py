@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from gptoss_adapter.errors import invalid_value
+from gptoss_adapter.responses.hosted_conversation import call_of, result_of
 from gptoss_adapter.responses.mcp_conversation import as_functions
 from gptoss_adapter.responses.tools import name_for_model
+from gptoss_adapter.schemas.hosted_items import HostedItem
 from gptoss_adapter.schemas.response_items import (
     Content,
     FunctionCallItem,
@@ -38,6 +40,8 @@ def chat_messages(items: Sequence[Item]) -> tuple[ChatMessage, ...]:
         if _is_assistants(item):
             turn.append(item)
             continue
+        if isinstance(item, HostedItem):
+            turn.append(item)  # and its own result, which follows
         messages += _assistant_turn(turn)
         turn.clear()
         messages.append(_message(item))
@@ -51,6 +55,8 @@ def _is_assistants(item: Item) -> bool:
 
 
 def _message(item: Item) -> ChatMessage:
+    if isinstance(item, HostedItem):
+        return ChatMessage(Role.TOOL, result_of(item), tool_call_id=item.id)
     if isinstance(item, FunctionCallOutputItem):
         return ChatMessage(Role.TOOL, _text(item.output), tool_call_id=item.call_id)
     assert isinstance(item, MessageItem)  # noqa: S101 (the others are the assistant's)
@@ -66,7 +72,7 @@ def _assistant_turn(items: Sequence[Item]) -> Iterator[ChatMessage]:
     All up to the last call is one message: what is said before a call is no final answer, and the reasoning around it
     is to be seen again. What follows is a message for each answer, with the reasoning that led to it.
     """
-    num_calling = max((at for at, item in enumerate(items, 1) if isinstance(item, FunctionCallItem)), default=0)
+    num_calling = max((at for at, item in enumerate(items, 1) if _call(item) is not None), default=0)
     yield from _joined(items[:num_calling])
     begun = num_calling
     for position in range(num_calling, len(items)):
@@ -83,12 +89,14 @@ def _joined(items: Sequence[Item]) -> Iterator[ChatMessage]:
             Role.ASSISTANT,
             content=_join(_text(item.content) for item in items if isinstance(item, MessageItem)),
             reasoning=_join(_reasoning(item) for item in items if isinstance(item, ReasoningItem)),
-            tool_calls=tuple(
-                ToolCall(item.call_id, name_for_model(item.name, item.namespace), item.arguments)
-                for item in items
-                if isinstance(item, FunctionCallItem)
-            ),
+            tool_calls=tuple(call for item in items if (call := _call(item)) is not None),
         )
+
+
+def _call(item: Item) -> ToolCall | None:
+    if isinstance(item, FunctionCallItem):
+        return ToolCall(item.call_id, name_for_model(item.name, item.namespace), item.arguments)
+    return call_of(item) if isinstance(item, HostedItem) else None
 
 
 def _join(texts: Iterable[str]) -> str | None:
@@ -107,13 +115,15 @@ def _text(content: Content) -> str:
 
 
 def _without_cut_calls(items: Sequence[Item]) -> list[Item]:
-    """Return the items without calls whose arguments were cut, and which therefore nobody has run."""
+    """Return the items without calls that were cut, and which therefore nobody has run."""
     answered = {item.call_id for item in items if isinstance(item, FunctionCallOutputItem)}
-    return [
-        item
-        for item in items
-        if not isinstance(item, FunctionCallItem) or item.status != "incomplete" or item.call_id in answered
-    ]
+
+    def was_cut(item: Item) -> bool:
+        if isinstance(item, FunctionCallItem):
+            return item.status == "incomplete" and item.call_id not in answered
+        return isinstance(item, HostedItem) and result_of(item) is None
+
+    return [item for item in items if not was_cut(item)]
 
 
 def _check_calls(items: Sequence[Item]) -> None:

@@ -11,6 +11,7 @@ import re
 import uuid
 from typing import Final
 
+from gptoss_adapter.schemas.hosted_items import CodeInterpreterCallItem, WebSearchCallItem
 from gptoss_adapter.schemas.mcp_items import (
     McpApprovalRequestItem,
     McpApprovalResponseItem,
@@ -34,6 +35,8 @@ _PREFIXES: Final[dict[type[Item], str]] = {
     McpListToolsItem: "mcpl",
     McpApprovalRequestItem: "mcpr",
     McpApprovalResponseItem: "mcpa",
+    WebSearchCallItem: "ws",
+    CodeInterpreterCallItem: "ci",
 }
 _MADE_HERE: Final = re.compile(rf"(?:{'|'.join(_PREFIXES.values())})_[0-9a-f]{{32}}")
 
@@ -41,6 +44,11 @@ _MADE_HERE: Final = re.compile(rf"(?:{'|'.join(_PREFIXES.values())})_[0-9a-f]{{3
 def new_response_id() -> str:
     """Return an id for a response."""
     return f"resp_{uuid.uuid4().hex}"
+
+
+def new_container_id() -> str:
+    """Return an id for where code runs."""
+    return f"cntr_{uuid.uuid4().hex}"
 
 
 def new_item_id(kind: type[Item]) -> str:

@@ -24,7 +24,7 @@ from gptoss_adapter.responses.database import ResponseDatabase, StoredLink, Stor
 from gptoss_adapter.responses.ids import is_unguessable
 from gptoss_adapter.responses.owners import NOBODY
 from gptoss_adapter.responses.progress import EventChunk
-from gptoss_adapter.responses.told_again import telling_reasoning_again
+from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.schemas.response_answers import ListedItem, ResponseObject
 from gptoss_adapter.schemas.response_items import Item, MessageItem, MessagePart
 from gptoss_backend.settings import Settings
@@ -58,21 +58,15 @@ class KeptResponse:
         """Whether it was asked for in the background. Does not read its output."""
         return bool(self._head()["background"])
 
-    def json(self, *, carries_reasoning: bool = False) -> str:
-        """Return it as it is answered.
+    def json(self, telling: Telling = Telling()) -> str:  # noqa: B008 (frozen)
+        """Return it as it is answered."""
+        if self._stored.is_given_up:
+            return json.dumps(self.document(telling))
+        return f'{self._stored.response[:-1]},"output":{self._output(telling)}}}'
 
-        carries_reasoning: its items of reasoning tell their text again, as `telling_reasoning_again` does.
-        """
-        stored = self._stored
-        if carries_reasoning:
-            stored = replace(stored, output=_json_of(telling_reasoning_again(_items_of([stored.output]))))
-        if stored.is_given_up:
-            return json.dumps(KeptResponse(stored).document())
-        return f'{stored.response[:-1]},"output":{stored.output}}}'
-
-    def document(self) -> dict[str, JsonValue]:
+    def document(self, telling: Telling = Telling()) -> dict[str, JsonValue]:  # noqa: B008 (frozen)
         """Return it parsed. One whose maker is gone has failed."""
-        document = self._head() | {"output": json.loads(self._stored.output)}
+        document = self._head() | {"output": json.loads(self._output(telling))}
         if self._stored.is_given_up:
             document |= {"status": "failed", "error": {"code": "server_error", "message": _GIVEN_UP}}
         return document
@@ -80,6 +74,10 @@ class KeptResponse:
     def cancelled(self) -> StoredResponse:
         """Return it as it is kept once it is cancelled."""
         return replace(self._stored, response=json.dumps(self._head() | {"status": "cancelled"}))
+
+    def _output(self, telling: Telling) -> str:
+        kept = self._stored.output
+        return _json_of(telling.items(_items_of([kept]))) if telling.changes(kept) else kept
 
     def _head(self) -> dict[str, JsonValue]:
         head: dict[str, JsonValue] = json.loads(self._stored.response)

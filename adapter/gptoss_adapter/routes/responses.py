@@ -23,12 +23,13 @@ from gptoss_adapter.raw_prompts import token_ids
 from gptoss_adapter.responses.answering import Answering, conversation_of
 from gptoss_adapter.responses.background import BackgroundResponses
 from gptoss_adapter.responses.events import EventWriter
+from gptoss_adapter.responses.hosted_tools import described, hosted_tools
 from gptoss_adapter.responses.mcp_tools import listed_tools, mcp_tools
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_adapter.responses.plan import chat_request
 from gptoss_adapter.responses.resuming import ResumedStream
 from gptoss_adapter.responses.store import ResponseStore
-from gptoss_adapter.responses.told_again import telling_reasoning_again
+from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.turns import chat_prompt, offering_of
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.response_answers import (
@@ -37,7 +38,7 @@ from gptoss_adapter.schemas.response_answers import (
     ResponseItemList,
     ResponseObject,
 )
-from gptoss_adapter.schemas.responses import CARRIED_REASONING, Includable, InputTokensRequest, ResponseRequest
+from gptoss_adapter.schemas.responses import Includable, InputTokensRequest, ResponseRequest
 from gptoss_adapter.serving import Services, Shared
 from gptoss_adapter.sse import EventStream
 from gptoss_adapter.strict_routes import StrictQueryRoute
@@ -145,9 +146,11 @@ async def count_input_tokens(
     """Count the tokens of the prompt that a request would make, of the alias where it names no model."""
     served = services.route(body.model, body.profile)
     earlier, own_input = await conversation_of(body, services, store)
+    hosted = hosted_tools(body.tools, services.mcp_servers)
     servers = mcp_tools(body.tools, services.mcp_servers)
     async with until_disconnect(request.receive):
-        offering = offering_of(body, services, await listed_tools(servers, services.mcp_servers))
+        listed = await listed_tools(servers, services.mcp_servers)
+        offering = offering_of(body, services, listed, await described(hosted, services.mcp_servers))
         chat = chat_request(body, [*earlier, *own_input], offering, served.profile, services.today())
         with naming_fields_of_this_api(offering.places):
             prompt = await chat_prompt(body, chat, served, services).ids()
@@ -189,7 +192,7 @@ async def get_response(
         message = "'starting_after' is only allowed when 'stream' is true."
         raise invalid_value(message, "starting_after")
     kept = await store.response(response_id)
-    return Response(kept.json(carries_reasoning=CARRIED_REASONING in (include or ())), media_type="application/json")
+    return Response(kept.json(Telling.of(include)), media_type="application/json")
 
 
 @router.delete("/v1/responses/{response_id}")
@@ -228,9 +231,7 @@ async def list_input_items(
         items.reverse()
     if after is not None:
         items = items[_position_after(after, [item.id for item in items]) :]
-    page = items[:limit]
-    if CARRIED_REASONING in (include or ()):
-        page = telling_reasoning_again(page)
+    page = Telling.of(include).items(items[:limit])
     answer = ResponseItemList(
         object="list",
         data=page,

@@ -12,11 +12,19 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from gptoss_adapter.schemas.fields import AnswerModel
+from gptoss_adapter.schemas.hosted_items import CodeInterpreterCallItem, WebSearchCallItem
 from gptoss_adapter.schemas.mcp_items import McpApprovalRequestItem, McpCallItem, McpListToolsItem
 from gptoss_adapter.schemas.response_items import FunctionCallItem, Item, MessageItem, ReasoningItem
 
 OutputItem = Annotated[
-    MessageItem | ReasoningItem | FunctionCallItem | McpCallItem | McpListToolsItem | McpApprovalRequestItem,
+    MessageItem
+    | ReasoningItem
+    | FunctionCallItem
+    | McpCallItem
+    | McpListToolsItem
+    | McpApprovalRequestItem
+    | WebSearchCallItem
+    | CodeInterpreterCallItem,
     Field(discriminator="type"),
 ]
 ListedItem = Annotated[Item, Field(discriminator="type")]
