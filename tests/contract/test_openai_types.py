@@ -15,17 +15,32 @@ from openai.types.responses import (
     input_token_count_params,
     mcp_tool_call_error_param,
     namespace_tool_param,
+    response_code_interpreter_tool_call_param,
     response_create_params,
+    response_function_web_search_param,
     response_input_item_param,
     response_output_item,
+    response_output_text_param,
     response_reasoning_item_param,
     response_retrieve_params,
     tool_param,
+    web_search_preview_tool_param,
+    web_search_tool_param,
 )
 from pydantic import AliasChoices, BaseModel, TypeAdapter
 
 from gptoss_adapter.routes.responses import router
-from gptoss_adapter.schemas import chat, completions, mcp_items, mcp_tools, response_items, responses, sampling
+from gptoss_adapter.schemas import (
+    chat,
+    completions,
+    hosted_items,
+    hosted_tools,
+    mcp_items,
+    mcp_tools,
+    response_items,
+    responses,
+    sampling,
+)
 from gptoss_adapter.strict_routes import StrictQueryRoute
 
 SENT = [
@@ -68,12 +83,21 @@ SENT = [
     (tool_param.McpRequireApprovalMcpToolApprovalFilter, mcp_tools.ApprovalFilters),
     (tool_param.McpRequireApprovalMcpToolApprovalFilterAlways, mcp_tools.ToolFilter),
     (tool_param.McpRequireApprovalMcpToolApprovalFilterNever, mcp_tools.ToolFilter),
+    (sdk.WebSearchToolParam, hosted_tools.WebSearchOptions),
+    (web_search_tool_param.Filters, hosted_tools.SearchFilters),
+    (web_search_tool_param.UserLocation, hosted_tools.UserLocation),
+    (sdk.WebSearchPreviewToolParam, hosted_tools.WebSearchOptions),
+    (web_search_preview_tool_param.UserLocation, hosted_tools.UserLocation),
+    (tool_param.CodeInterpreter, hosted_tools.CodeInterpreterTool),
+    (tool_param.CodeInterpreterContainerCodeInterpreterToolAuto, hosted_tools.AutoContainer),
+    (sdk.ToolChoiceTypesParam, hosted_tools.NamedHosted),
     (sdk.EasyInputMessageParam, response_items.MessageItem),
     (response_input_item_param.Message, response_items.MessageItem),
     (sdk.ResponseOutputMessageParam, response_items.MessageItem),
     (sdk.ResponseInputTextParam, response_items.MessagePart),
     (sdk.ResponseInputTextContentParam, response_items.MessagePart),
     (sdk.ResponseOutputTextParam, response_items.MessagePart),
+    (response_output_text_param.AnnotationURLCitation, hosted_items.UrlCitation),
     (sdk.ResponseOutputRefusalParam, chat.RefusalPart),
     (sdk.ResponseReasoningItemParam, response_items.ReasoningItem),
     (response_reasoning_item_param.Content, response_items.ReasoningText),
@@ -86,6 +110,14 @@ SENT = [
     (response_input_item_param.McpListToolsTool, mcp_items.McpListedTool),
     (response_input_item_param.McpApprovalRequest, mcp_items.McpApprovalRequestItem),
     (response_input_item_param.McpApprovalResponse, mcp_items.McpApprovalResponseItem),
+    (sdk.ResponseFunctionWebSearchParam, hosted_items.WebSearchCallItem),
+    (response_function_web_search_param.ActionSearch, hosted_items.SearchAction),
+    (response_function_web_search_param.ActionSearchSource, hosted_items.SearchSource),
+    (response_function_web_search_param.ActionOpenPage, hosted_items.OpenPageAction),
+    (response_function_web_search_param.ActionFind, hosted_items.FindAction),
+    (sdk.ResponseCodeInterpreterToolCallParam, hosted_items.CodeInterpreterCallItem),
+    (response_code_interpreter_tool_call_param.OutputLogs, hosted_items.CodeLogs),
+    (response_code_interpreter_tool_call_param.OutputImage, hosted_items.CodeImage),
     (mcp_tool_call_error_param.McpProtocolError, mcp_items.McpProtocolError),
     (mcp_tool_call_error_param.McpToolExecutionError, mcp_items.McpToolExecutionError),
     (mcp_tool_call_error_param.HTTPError, mcp_items.McpHttpError),
@@ -112,6 +144,8 @@ READ: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (response_output_item.McpListToolsTool, mcp_items.McpListedTool),
     (response_output_item.McpApprovalRequest, mcp_items.McpApprovalRequestItem),
     (response_output_item.McpApprovalResponse, mcp_items.McpApprovalResponseItem),
+    (sdk.ResponseFunctionWebSearch, hosted_items.WebSearchCallItem),
+    (sdk.ResponseCodeInterpreterToolCall, hosted_items.CodeInterpreterCallItem),
 ]
 """What the SDK reads an answer into, which programs dump and send back as input."""
 

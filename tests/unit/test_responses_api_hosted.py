@@ -162,6 +162,19 @@ def test_model_when_it_goes_on_then_it_sees_its_call_and_the_result(
     assert ran == ChatMessage(Role.TOOL, "ran 1 + 1\n", tool_call_id=coded)
 
 
+def test_open_when_it_scrolls_or_fails_then_the_answer_tells_the_page_it_knows(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    turns = [browsing("open", id=TOWER), browsing("open", loc=3), browsing("open", id=99), browsing("open", cursor=0)]
+    server.scripts = [answer(turn) for turn in turns]
+    events = stream(client, tools=[SEARCH])
+    items = of_kind(events[-1]["response"], "web_search_call")
+    assert [item["action"]["url"] for item in items] == [ADDRESS, ADDRESS, None, ADDRESS]
+    added = [event["item"] for event in events if event["type"] == "response.output_item.added"]
+    urls = [item["action"]["url"] for item in added if item["type"] == "web_search_call"]
+    assert urls == [TOWER, ADDRESS, None, ADDRESS]
+
+
 @pytest.mark.parametrize("kind", ["web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11"])
 def test_web_search_when_it_goes_by_another_type_then_it_is_the_same(
     client: httpx.Client, server: FakeModelServer, kind: str

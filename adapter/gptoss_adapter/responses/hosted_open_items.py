@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from gptoss_adapter.content import ContentToken
 from gptoss_adapter.mcp_servers.tools import CallResult
@@ -33,16 +33,16 @@ from gptoss_adapter.schemas.response_items import ItemStatus
 from gptoss_backend.harmony.builtin_tools import BROWSER_FIND, BROWSER_OPEN, PYTHON
 
 _Settled: TypeAlias = Literal["completed", "failed"]
-_INTERRUPTED = "The call was interrupted; whether it has done its work is not known."
+_INTERRUPTED: Final = "The call was interrupted; whether it has done its work is not known."
 
 
 class OpenHostedCall(OpenServerCall):
     """A call of a built-in tool."""
 
-    begun_event: str
+    begun_event: ClassVar[str]
     """Its type, as of the other two."""
-    running_event: str
-    done_event: str
+    running_event: ClassVar[str]
+    done_event: ClassVar[str]
 
     def __init__(self, output_index: int, label: str, recipient: str, telling: Telling) -> None:
         super().__init__(output_index, label, tool_of(recipient))
@@ -124,29 +124,24 @@ class OpenWebSearch(OpenHostedCall):
     def closing(self, status: ItemStatus) -> Iterator[Event]:
         """Yield what tells that it has been written."""
         if self.is_told(status):
-            self._page = self._pages.at(self.text)
+            if self._recipient == BROWSER_FIND or argument(self.text, "id") in (None, -1):
+                self._page = self._pages.at(self.text)
             yield "response.output_item.added", self._whole("in_progress")
             yield self.begun_event, self._place()
 
     def _take(self, told: str) -> None:
-        if self._outcome != "completed":
-            return
-        page = self._pages.add(self._recipient, self.text, told)
-        if self._recipient == BROWSER_OPEN:
-            self._page = page
-        elif self._recipient != BROWSER_FIND:
+        if self._outcome == "completed":
+            self._page = self._pages.add(self._recipient, self.text, told) or self._page
             self._sources = sources(told)
 
     def _action(self) -> SearchingAction:
         url = self._page.url if self._page is not None else None
         if self._recipient == BROWSER_OPEN:
             link = argument(self.text, "id")
-            is_elsewhere = self._outcome is None and link not in (None, -1)
-            address = (link if isinstance(link, str) else None) if is_elsewhere else url
-            return OpenPageAction(type="open_page", url=address)
+            return OpenPageAction(type="open_page", url=url or (link if isinstance(link, str) else None))
         if self._recipient == BROWSER_FIND:
-            pattern = argument(self.text, "pattern")
-            return FindAction(type="find_in_page", pattern=str(pattern or ""), url=url or "")
+            pattern = str(argument(self.text, "pattern") or "")
+            return FindAction(type="find_in_page", pattern=pattern, url=url or "")
         found = [SearchSource(type="url", url=one) for one in self._sources]
         query = str(argument(self.text, "query") or "")
         return SearchAction(type="search", query=query, queries=[query], sources=found)

@@ -75,13 +75,12 @@ class Pages:
     def at(self, arguments: str) -> Page | None:
         """Return the page that a call works on: that of its cursor, else the latest."""
         cursor = argument(arguments, "cursor")
-        is_named = isinstance(cursor, int | float) and cursor >= 0
-        at = int(cursor) if is_named and isinstance(cursor, int | float) else self._latest
-        return self.get(at) if at is not None else None
+        is_named = isinstance(cursor, int) and cursor >= 0
+        return self.get(cursor if is_named else self._latest)
 
-    def get(self, cursor: int) -> Page | None:
+    def get(self, cursor: JsonValue) -> Page | None:
         """Return a page whose address is known."""
-        return self._pages.get(cursor)
+        return self._pages.get(cursor) if isinstance(cursor, int) else None
 
 
 def argument(arguments: str, name: str) -> JsonValue:

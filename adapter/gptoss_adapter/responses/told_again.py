@@ -19,6 +19,7 @@ from gptoss_adapter.schemas.responses import CARRIED_REASONING, CODE_OUTPUTS, SE
 
 AnyItem = TypeVar("AnyItem", bound=Item)
 
+_RESULTS: Final = {"arguments", "results"}
 _CHANGED: Final = ('"web_search_call"', '"code_interpreter_call"')
 
 
@@ -50,12 +51,10 @@ class Telling:
         if isinstance(item, CodeInterpreterCallItem) and not self.code_outputs:
             return item.model_copy(update={"outputs": None})
         if isinstance(item, WebSearchCallItem):
-            document = item.model_dump(exclude_unset=True)
-            if not self.search_results:
-                document = {name: one for name, one in document.items() if name not in ("arguments", "results")}
+            told = item.model_dump(exclude_unset=True, exclude=None if self.search_results else _RESULTS)
             if not self.sources:
-                document["action"].pop("sources", None)
-            return item.model_validate(document)
+                told["action"].pop("sources", None)
+            return item.model_validate(told)
         return item
 
     def changes(self, items: str) -> bool:

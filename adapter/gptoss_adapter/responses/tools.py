@@ -97,8 +97,8 @@ class Offering:
     hosted: Sequence[HostedOffer]
     """As `told`."""
     choice: ToolChoice
-    is_of_one_server: bool = False
-    """Whether only the tools of one server are told, for one of them is to be called."""
+    is_narrowed: bool = False
+    """Whether of all that may be called later one server's tools, or one of OpenAI's, are told: one is to be called."""
 
     @classmethod
     def of(cls, body: ResponseFields, every: Sequence[Offer], hosted: Sequence[HostedOffer] = ()) -> Self:
@@ -106,19 +106,19 @@ class Offering:
         choice, told = tool_choice(body, every, hosted), allowed_offers(body, every)
         check_names(told)
         asked = body.tool_choice
-        is_of_one_server = isinstance(asked, NamedHosted) or (isinstance(asked, NamedMcp) and asked.name is None)
-        return cls(every, hosted, told, allowed_hosted(body, hosted), choice, is_of_one_server)
+        is_narrowed = isinstance(asked, NamedHosted) or (isinstance(asked, NamedMcp) and asked.name is None)
+        return cls(every, hosted, told, allowed_hosted(body, hosted), choice, is_narrowed)
 
     def afterwards(self, *, with_servers: bool) -> Self:
         """Return what holds for the turns after the first: a call that was demanded has been made.
 
         with_servers: whether what MCP servers run is still offered.
         """
-        told, hosted = (self.every, self.every_hosted) if self.is_of_one_server else (self.told, self.hosted)
+        told, hosted = (self.every, self.every_hosted) if self.is_narrowed else (self.told, self.hosted)
         if not with_servers:
             told, hosted = [offer for offer in told if offer.server is None], ()
         choice = self.choice if self.choice.mode is ToolChoiceMode.NONE else ToolChoice()
-        return replace(self, told=told, hosted=hosted, choice=choice, is_of_one_server=False)
+        return replace(self, told=told, hosted=hosted, choice=choice, is_narrowed=False)
 
     @property
     def places(self) -> list[str]:
