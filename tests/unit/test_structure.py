@@ -283,6 +283,7 @@ def test_call_of_a_builtin_when_it_is_offered_then_it_can_be_made_and_call_ends_
         "<|channel|>analysis to=browser.close",
         "<|channel|>analysis to=functions.python",
         '<|channel|>analysis to=browser.search code<|message|>{"topn":1}',
+        '<|channel|>analysis to=browser.open code<|message|>{"url',
         "<|channel|>analysis to=browser.search code<|message|>x",
     ],
 )

@@ -51,9 +51,10 @@ def namespace(tool: BuiltinTool) -> ToolNamespaceConfig:
 
 @cache
 def functions(name: BuiltinName) -> tuple[FunctionTool, ...]:
-    """Return what may be called with JSON, under the name of the recipient; nothing of `python`."""
+    """Return what may be called with JSON, under the recipients' names: nothing of `python`."""
     tools = _harmonys_own(name).tools
-    return tuple(FunctionTool(f"{name}.{tool.name}", tool.description, tool.parameters) for tool in tools)
+    closed = {"additionalProperties": False}
+    return tuple(FunctionTool(f"{name}.{tool.name}", "", {**(tool.parameters or {}), **closed}) for tool in tools)
 
 
 @cache
