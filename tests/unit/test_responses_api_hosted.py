@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -380,17 +381,25 @@ def test_call_when_it_fails_then_the_model_is_told_and_answers(
     assert told["status"] == "completed"
 
 
-def test_client_when_it_leaves_then_the_call_is_cancelled(
+def test_client_when_it_leaves_then_the_call_is_cancelled_and_kept_as_interrupted(
     client: httpx.Client, server: FakeModelServer, seen: Browsed
 ) -> None:
     server.scripts = [answer(coding("wait"))]
     body = {"model": MODEL, "input": "Hi", "tools": [CODE], "stream": True}
+    response_id = ""
     with client.stream("POST", RESPONSES, json=body) as response:
         for line in response.iter_lines():
+            if not response_id and line.startswith("data: "):
+                response_id = json.loads(line.removeprefix("data: "))["response"]["id"]
             if line == "event: response.code_interpreter_call.interpreting":
                 wait_until(lambda: bool(seen.calls))
                 break
     wait_until(lambda: seen.cancelled == ["wait"])
+    settled(client, response_id)
+    kept = client.get(f"{RESPONSES}/{response_id}", params={"include": ALL}).json()
+    [call] = of_kind(kept, "code_interpreter_call")
+    assert (kept["status"], call["status"]) == ("cancelled", "failed")
+    assert call["outputs"][0]["logs"].startswith("The call was interrupted")
 
 
 def test_answer_when_it_is_cut_within_a_call_then_nothing_is_run(

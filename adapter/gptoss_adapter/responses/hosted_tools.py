@@ -75,8 +75,12 @@ async def described(offers: Iterable[HostedOffer], servers: McpServers) -> list[
 
 def is_run(tool: RequestedTool, offers: Iterable[HostedOffer]) -> bool:
     """Say whether a tool is one of OpenAI's that is run here."""
-    kinds = [offer.kind for offer in offers]
-    return _kind(tool) in kinds
+    return any(offer.kind == _kind(tool) for offer in offers)
+
+
+def tool_of(recipient: str) -> str:
+    """Return which tool of a server a call is of: `browser.search` is the browser's `search`."""
+    return recipient.rpartition(".")[2]
 
 
 def _kind(tool: RequestedTool) -> HostedKind | None:
@@ -88,19 +92,15 @@ def _kind(tool: RequestedTool) -> HostedKind | None:
 def _offer(tool: RequestedTool, at: int, servers: McpServers) -> HostedOffer | None:
     kind = _kind(tool)
     label = servers.running(kind) if kind is not None else None
-    if isinstance(tool, HostedTool):
-        if label is None:
-            return None
-        options = _search_options(tool, at)
-        if options.external_web_access is False:
-            return None
-        return HostedOffer("web_search", label, note=_where(options.user_location))
-    if kind is None:
-        return None
-    if label is None:
+    if isinstance(tool, CodeInterpreterTool) and label is None:
         what = "this server runs no code; its operator can name an MCP server that does (adapter.hosted_tools)"
         raise invalid_value(f"'tools[{at}].type': {what}.", f"tools[{at}].type")
-    return HostedOffer("code_interpreter", label)
+    if kind is None or label is None:
+        return None
+    if not isinstance(tool, HostedTool):
+        return HostedOffer(kind, label)
+    options = _search_options(tool, at)
+    return None if options.external_web_access is False else HostedOffer(kind, label, _where(options.user_location))
 
 
 def _search_options(tool: HostedTool, at: int) -> WebSearchOptions:
@@ -128,8 +128,3 @@ async def _described(offer: HostedOffer, servers: McpServers) -> HostedOffer:
         if (name := tool_of(recipient)) not in names:
             raise McpListingError(offer.label, f"It has no tool '{name}', without which it cannot run {offer.kind}.")
     return replace(offer, description=(listing.instructions or "").strip() or None)
-
-
-def tool_of(recipient: str) -> str:
-    """Return which tool of a server a call is of: `browser.search` is the browser's `search`."""
-    return recipient.rpartition(".")[2]

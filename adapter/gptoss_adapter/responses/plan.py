@@ -92,7 +92,7 @@ def summary_detail(body: ResponseRequest) -> SummaryDetail | None:
 
 
 def begun_response(
-    body: ResponseRequest, served: ServedModel, sampling: SamplingParams, hosted: Sequence[HostedOffer] = ()
+    body: ResponseRequest, served: ServedModel, sampling: SamplingParams, hosted: Sequence[HostedOffer]
 ) -> ResponseObject:
     """Return the response as it is before the first token: an id, and what was asked for.
 

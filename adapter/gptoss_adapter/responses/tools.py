@@ -101,7 +101,7 @@ class Offering:
     """Whether of all that may be called later one server's tools, or one of OpenAI's, are told: one is to be called."""
 
     @classmethod
-    def of(cls, body: ResponseFields, every: Sequence[Offer], hosted: Sequence[HostedOffer] = ()) -> Self:
+    def of(cls, body: ResponseFields, every: Sequence[Offer], hosted: Sequence[HostedOffer]) -> Self:
         """Return what `body` says of them all. Raises InvalidRequestError where it names what is not there."""
         choice, told = tool_choice(body, every, hosted), allowed_offers(body, every)
         check_names(told)
@@ -189,7 +189,7 @@ def _about(group: FunctionNamespace | McpTool) -> str | None:
     return group.server_description if isinstance(group, McpTool) else group.description
 
 
-def tool_choice(body: ResponseFields, every: Sequence[Offer], hosted: Sequence[HostedOffer] = ()) -> ToolChoice:
+def tool_choice(body: ResponseFields, every: Sequence[Offer], hosted: Sequence[HostedOffer]) -> ToolChoice:
     """Return the choice. Raises InvalidRequestError where it names what is not there."""
     match body.tool_choice:
         case NamedFunction() as choice:
