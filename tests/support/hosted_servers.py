@@ -1,4 +1,4 @@
-"""MCP servers with the tools of OpenAI's example: a browser over three pages, and one that runs some Python."""
+"""MCP servers with the tools of OpenAI's example: a browser over two pages, and one that runs some Python."""
 
 from __future__ import annotations
 

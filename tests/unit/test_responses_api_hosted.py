@@ -35,7 +35,18 @@ from support.hosted_servers import (
 )
 from support.live_app import wait_until
 from support.mcp_server import kinds
-from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving, settled, stream
+from support.responses_api import (
+    CALL,
+    MODEL,
+    RESPONSES,
+    WEATHER,
+    events_of,
+    refusal,
+    respond,
+    serving,
+    settled,
+    stream,
+)
 
 ADDRESS = "https://tower.example/height?of=a%20b"
 ALL = ["web_search_call.results", "web_search_call.action.sources", "code_interpreter_call.outputs"]
@@ -429,6 +440,20 @@ def test_background_when_the_model_searches_then_it_is_run(client: httpx.Client,
     server.scripts = [answer(browsing("search", query="tower"))]
     done = settled(client, respond(client, tools=[SEARCH], background=True)["id"])
     assert (done["status"], done["output"][1]["status"]) == ("completed", "completed")
+
+
+def test_background_when_its_stream_is_taken_up_later_then_its_end_tells_what_is_asked_for(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.scripts = [answer(coding("1"))]
+    live = stream(client, tools=[CODE], background=True, include=ALL)
+    [call] = of_kind(live[-1]["response"], "code_interpreter_call")
+    assert call["outputs"] == [{"type": "logs", "logs": "ran 1\n"}]
+    path = f"{RESPONSES}/{live[-1]['response']['id']}"
+    for include, outputs in (([], None), (ALL, call["outputs"])):
+        again = events_of(client.get(path, params={"stream": True, "include": include}))
+        assert of_kind(again[-1]["response"], "code_interpreter_call")[0]["outputs"] == outputs
+        assert again[:-1] == live[:-1]
 
 
 # --- options --------------------------------------------------------------------------------------------------------

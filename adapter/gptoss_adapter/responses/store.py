@@ -24,7 +24,7 @@ from gptoss_adapter.responses.database import ResponseDatabase, StoredLink, Stor
 from gptoss_adapter.responses.ids import is_unguessable
 from gptoss_adapter.responses.owners import NOBODY
 from gptoss_adapter.responses.progress import EventChunk
-from gptoss_adapter.responses.told_again import Telling
+from gptoss_adapter.responses.told_again import NOTHING_MORE, Telling
 from gptoss_adapter.schemas.response_answers import ListedItem, ResponseObject
 from gptoss_adapter.schemas.response_items import Item, MessageItem, MessagePart
 from gptoss_backend.settings import Settings
@@ -58,13 +58,13 @@ class KeptResponse:
         """Whether it was asked for in the background. Does not read its output."""
         return bool(self._head()["background"])
 
-    def json(self, telling: Telling = Telling()) -> str:  # noqa: B008 (frozen)
+    def json(self, telling: Telling = NOTHING_MORE) -> str:
         """Return it as it is answered."""
         if self._stored.is_given_up:
             return json.dumps(self.document(telling))
         return f'{self._stored.response[:-1]},"output":{self._output(telling)}}}'
 
-    def document(self, telling: Telling = Telling()) -> dict[str, JsonValue]:  # noqa: B008 (frozen)
+    def document(self, telling: Telling = NOTHING_MORE) -> dict[str, JsonValue]:
         """Return it parsed. One whose maker is gone has failed."""
         document = self._head() | {"output": json.loads(self._output(telling))}
         if self._stored.is_given_up:

@@ -60,3 +60,7 @@ class Telling:
     def changes(self, items: str) -> bool:
         """Say whether items, as JSON, may be told otherwise than they are kept."""
         return self.carries_reasoning or any(kind in items for kind in _CHANGED)
+
+
+NOTHING_MORE: Final = Telling()
+"""What is told where nobody asks for more."""

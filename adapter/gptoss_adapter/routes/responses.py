@@ -185,7 +185,7 @@ async def get_response(
         raise InvalidRequestError(message, param="include_obfuscation", code="unsupported_parameter")
     if stream:
         after = -1 if starting_after is None else starting_after
-        resumed = await ResumedStream.of(response_id, after, background, store)
+        resumed = await ResumedStream.of(response_id, after, Telling.of(include), background, store)
         current_record().counted.close()  # it may wait for the response's end, and reads little meanwhile
         return _event_stream(resumed, services)
     if starting_after is not None:
