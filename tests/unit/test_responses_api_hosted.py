@@ -240,21 +240,21 @@ def test_outputs_when_nobody_asks_for_them_then_they_are_kept_and_told_once_some
 # --- conversations --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_conversation_when_a_function_was_called_behind_a_search_then_the_model_sees_the_result_again(
-    client: httpx.Client, server: FakeModelServer, kept: bool
+@pytest.mark.parametrize(("kept", "sent_back", "include"), [(True, False, []), (True, True, []), (False, True, ALL)])
+def test_conversation_when_a_function_was_called_behind_others_then_the_model_sees_their_results_again(
+    client: httpx.Client, server: FakeModelServer, kept: bool, sent_back: bool, include: list[str]
 ) -> None:
-    server.scripts = [answer(browsing("search", query="tower")), answer(CALL), answer(saying("It is 【0†L0】."))]
-    hi, tools = {"role": "user", "content": "Hi"}, [SEARCH, WEATHER]
-    first = respond(client, [hi], tools=tools, store=kept, include=[] if kept else ALL)
+    server.scripts = [answer(browsing("open", id=TOWER, loc=0)), answer(coding("1")), answer(CALL)]
+    hi, tools = {"role": "user", "content": "Hi"}, [SEARCH, CODE, WEATHER]
+    first = respond(client, [hi], tools=tools, store=kept, include=include)
     result = {"type": "function_call_output", "call_id": first["output"][-1]["call_id"], "output": "Snow"}
-    if kept:
-        respond(client, [result], tools=tools, previous_response_id=first["id"])
-    else:
+    if sent_back:
         respond(client, [hi, *first["output"], result], tools=tools, store=False)
-    before, again = server.chats[1].messages, server.chats[2].messages
+    else:
+        respond(client, [result], tools=tools, previous_response_id=first["id"])
+    before, again = server.chats[2].messages, server.chats[3].messages
     assert again[: len(before)] == before
-    assert [message.role for message in again] == ["user", "assistant", "tool", "assistant", "tool"]
+    assert [message.role for message in again] == ["user", *["assistant", "tool"] * 3]
 
 
 def test_conversation_when_results_were_not_told_then_the_model_is_told_that_they_are_not_known(

@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final, Self, TypeVar
@@ -216,26 +216,31 @@ class ResponseStore:
 
         return await self._run(read)
 
-    async def items(self, item_ids: Collection[str]) -> dict[str, Item]:
+    async def items(self, item_ids: Set[str]) -> dict[str, Item]:
         """Return items of responses that are kept, by id.
 
         Raises NotFoundError where one is not, and InvalidRequestError where they stand among more than one request may
         have read.
         """
-        return await self._run(lambda database: self._look_up(database, set(item_ids)))
+        found = await self.remembered(item_ids)
+        if missing := item_ids - found.keys():
+            raise _item_not_found(min(missing))
+        return found
+
+    async def remembered(self, item_ids: Set[str]) -> dict[str, Item]:
+        """Return those that are kept of these items, by id. Raises InvalidRequestError as `items` does."""
+        return await self._run(lambda database: self._look_up(database, item_ids))
 
     async def delete(self, response_id: str) -> None:
         """Forget a response. Raises NotFoundError."""
         if not await self._run(lambda database: database.delete(response_id)):
             raise _response_not_found(response_id)
 
-    def _look_up(self, database: ResponseDatabase, item_ids: set[str]) -> dict[str, Item]:
+    def _look_up(self, database: ResponseDatabase, item_ids: Set[str]) -> dict[str, Item]:
         wanted: dict[str, set[str]] = {}
         for item_id in item_ids:
-            holder = database.holder(item_id)
-            if holder is None:
-                raise _item_not_found(item_id)
-            wanted.setdefault(holder, set()).add(item_id)
+            if (holder := database.holder(item_id)) is not None:
+                wanted.setdefault(holder, set()).add(item_id)
         found: dict[str, Item] = {}
         num_bytes = 0
         for holder, ids in wanted.items():  # each is read once, whatever is wanted of it
@@ -246,8 +251,6 @@ class ResponseStore:
             for item in _items_of(texts):
                 if item.id in ids:
                     found.setdefault(item.id, item)
-        if missing := item_ids - found.keys():
-            raise _item_not_found(min(missing))
         return found
 
     def _chain(self, database: ResponseDatabase, response_id: str, param: str) -> list[StoredLink]:
