@@ -23,6 +23,7 @@ from gptoss_adapter.inference import ModelServer, PromptIds
 from gptoss_adapter.schemas.answers import FinishReasonName
 from gptoss_adapter.serving import ServedModel, Services
 from gptoss_backend.contract import ChatRequest, Finished, FinishReason, OutputStructure, SamplingParams, TokenLogprob
+from gptoss_backend.harmony.builtin_tools import offered_builtins, recipients
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta
 from gptoss_backend.harmony.prompt import PromptError, offered_tools, refusal_of_call
 from gptoss_backend.harmony.structure import output_structure
@@ -39,6 +40,7 @@ class ChatPrompt:
         """Raises InvalidRequestError where the answer cannot be held to what the chat asks for."""
         self.structure = _structure(chat)
         self.tools = offered_tools(chat)
+        self.builtins = recipients(tool.name for tool in offered_builtins(chat))
         self._server = server
         self._chat = chat
         self._request_id = request_id
@@ -83,7 +85,8 @@ class Turn(Generation[Delta]):
         prompt = prompt or ChatPrompt(services.model_server, chat, record.request_id)
         super().__init__(services, served, replace(sampling, structure=prompt.structure), record, shows_stop=shows_stop)
         self._prompt = prompt
-        self._splitter = ChannelSplitter(prompt.tools, allows_calls=bool(prompt.tools))
+        allows_calls = bool(prompt.tools or prompt.builtins)
+        self._splitter = ChannelSplitter(prompt.tools, prompt.builtins, allows_calls=allows_calls)
         self._gate = ContentGate(stop, shows_stop=shows_stop)
         self._one_by_one = bool(stop) or sampling.logprobs is not None
         self._goes_on = goes_on and CALL not in sampling.stop_token_ids

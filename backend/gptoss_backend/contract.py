@@ -85,9 +85,11 @@ class ToolCall:
     __pydantic_config__ = _STRICT
     id: str
     name: str
+    """Of a function; of a built-in tool whom the call is addressed to: `browser.search`, `python`."""
     arguments: str
-    """JSON text, exactly as the model wrote it; of a custom tool the input."""
+    """JSON text, or the code for `python`, exactly as the model wrote it; of a custom tool the input."""
     syntax: CallSyntax = CallSyntax.JSON
+    is_builtin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,23 @@ Tool: TypeAlias = Annotated[
 """What the model may call. A document that names no type is a function."""
 
 
+class BuiltinName(StrEnum):
+    """A tool that the model was trained on, by Harmony's name."""
+
+    BROWSER = "browser"
+    PYTHON = "python"
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltinTool:
+    """A built-in tool the model may call. What it returns stands in a message of role tool, as of a function."""
+
+    __pydantic_config__ = _STRICT
+    name: BuiltinName
+    description: str | None = None
+    """What the model is told of it as a whole; None: Harmony's own words."""
+
+
 class ToolChoiceMode(StrEnum):
     """Whether the answer may or must call tools."""
 
@@ -232,6 +251,8 @@ class OutputStructure:
     """Those that may be called, what they are given held to their parameters or form; none: no call may come."""
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
+    builtins: tuple[BuiltinName, ...] = ()
+    """Built-in tools that may be called, where `tool_choice` names no function."""
     form: TextForm | None = None
     """Of the text in the final channel, where `final` is None."""
     is_whole: bool = False
@@ -306,6 +327,7 @@ class ChatRequest:
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
     """Conversation start date, YYYY-MM-DD; without one the prompt names no date. The stub never reads a clock."""
     tools: tuple[Tool, ...] = ()
+    builtin_tools: tuple[BuiltinTool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     parallel_tool_calls: bool = True
     response_format: ResponseFormat | None = None

@@ -26,6 +26,8 @@ ReplicaTarget = Annotated[str, Field(pattern=rf"^({DNS_SCHEME})?(\[[0-9a-fA-F:.]
 Port = Annotated[int, Field(ge=1, le=65535)]
 McpLabel = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_-]{0,63}$")]
 _HeaderText = Annotated[str, Field(pattern=r"^[\x20-\x7e]*$")]
+HostedKind = Literal["web_search", "code_interpreter"]
+"""A tool of OpenAI's that an MCP server can stand in for."""
 ProfileName = Literal["latency_first", "quality_first", "balanced"]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
@@ -146,6 +148,7 @@ class AdapterSettings(_Section):
     responses_max_bytes: Annotated[int, Field(ge=1024 * 1024)] = 1024 * 1024 * 1024
     max_background_responses: Annotated[int, Field(ge=1)] = 64
     mcp_servers: dict[McpLabel, McpServerSettings] = {}
+    hosted_tools: dict[HostedKind, McpLabel] = {}
     mcp_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     mcp_max_result_chars: Annotated[int, Field(ge=1024)] = 64 * 1024
     keys_path: Path | None = None
@@ -168,6 +171,9 @@ class AdapterSettings(_Section):
             raise ValueError("tls_key is set, but tls_certificate is not")
         if self.max_concurrency_per_key is not None and self.keys_path is None:
             raise ValueError("max_concurrency_per_key is set, but keys_path is not")
+        for kind, label in self.hosted_tools.items():
+            if label not in self.mcp_servers:
+                raise ValueError(f"hosted_tools.{kind} is {label}, which is none of the mcp_servers")
         return self
 
     @field_validator("model_names")

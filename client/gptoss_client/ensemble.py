@@ -26,6 +26,7 @@ from gptoss_backend.contract import (
     Finished,
     decode_error,
 )
+from gptoss_backend.harmony.builtin_tools import offered_builtins, recipients
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 from gptoss_backend.harmony.prompt import offered_tools
 from gptoss_backend.model_names import MODELS
@@ -42,8 +43,8 @@ class EnsembleChat:
     def __init__(self, model: str, chat: ChatRequest) -> None:
         """model: by any of its names. Raises ClientError for an unknown one."""
         self.request = ensemble_request(_ensemble_of(model), CHAT_CODEC.encode(chat))
-        tools = offered_tools(chat)
-        self._splitter = ChannelSplitter(tools, allows_calls=bool(tools))
+        tools, builtins = offered_tools(chat), recipients(tool.name for tool in offered_builtins(chat))
+        self._splitter = ChannelSplitter(tools, builtins, allows_calls=bool(tools or builtins))
         self._has_ended = False
 
     def read(self, response: Any) -> Iterator[AnswerPart]:  # noqa: ANN401 (generated code has no types)

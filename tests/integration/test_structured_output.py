@@ -23,6 +23,8 @@ from gptoss_backend.contract import (
     SAMPLING,
     SAMPLING_CODEC,
     TOKEN_IDS,
+    BuiltinName,
+    BuiltinTool,
     ChatMessage,
     ChatRequest,
     OutputStructure,
@@ -30,8 +32,11 @@ from gptoss_backend.contract import (
     Role,
     SamplingParams,
     TensorSpec,
+    ToolChoice,
+    ToolChoiceMode,
 )
-from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta
+from gptoss_backend.harmony.builtin_tools import recipients
+from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ToolCallDelta
 from gptoss_backend.harmony.vocabulary import CALL, END, RETURN, encoding
 from gptoss_backend.model_names import MODELS_BY_SHORT
 from support.live_server import LiveServer
@@ -40,6 +45,7 @@ MODEL = "gpt-oss-demo"
 DEMO = MODELS_BY_SHORT["demo"]
 NUM_ANSWERS = 6
 # random weights never end a text by themselves: reasoning, JSON that may end and calls that may end do so at once
+ENDS_JSON = {token: 20.0 for text in '"}' for token in encoding().encode(text)}
 ENDS_SOON = {str(token): 30 for token in (END, RETURN, CALL)}
 
 
@@ -316,6 +322,23 @@ def test_ensemble_when_the_chat_demands_json_then_it_is_valid(server: LiveServer
     splitter = ChannelSplitter()
     deltas = [*splitter.push(generate(server, DEMO.ensemble, {CHAT: raw})), *splitter.finish()]
     Order.model_validate_json("".join(delta.text for delta in deltas if isinstance(delta, ContentDelta)))
+
+
+@pytest.mark.parametrize("name", list(BuiltinName))
+def test_ensemble_when_a_builtin_tool_is_demanded_then_it_is_called(server: LiveServer, name: BuiltinName) -> None:
+    chat = ChatRequest(
+        (ChatMessage(Role.USER, "Look it up."),),
+        builtin_tools=(BuiltinTool(name),),
+        tool_choice=ToolChoice(ToolChoiceMode.REQUIRED),
+        sampling=SamplingParams(max_tokens=1500, seed=3, logit_bias={END: 30.0, CALL: 30.0} | ENDS_JSON),
+    )
+    raw = np.frombuffer(CHAT_CODEC.encode(chat), dtype=np.uint8)
+    splitter = ChannelSplitter((), recipients([name]))
+    deltas = [*splitter.push(generate(server, DEMO.ensemble, {CHAT: raw})), *splitter.finish()]
+    [called] = [delta for delta in deltas if isinstance(delta, ToolCallDelta)]
+    assert called.name in recipients([name])
+    if name is BuiltinName.BROWSER:
+        assert isinstance(json.loads(called.arguments), dict)
 
 
 def test_model_when_its_sampling_holds_a_faulty_structure_then_the_error_names_it(server: LiveServer) -> None:

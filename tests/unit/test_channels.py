@@ -73,9 +73,16 @@ class Split:
     reasoning_tokens: int
 
 
-def split(ids: list[int], *, size: int | None = None, tools: tuple[str, ...] = (), allows_calls: bool = True) -> Split:
+def split(
+    ids: list[int],
+    *,
+    size: int | None = None,
+    tools: tuple[str, ...] = (),
+    builtins: tuple[str, ...] = (),
+    allows_calls: bool = True,
+) -> Split:
     """Split ids, `size` at a time; None: all at once."""
-    splitter, answer = ChannelSplitter(map(FunctionTool, tools), allows_calls=allows_calls), Answer()
+    splitter, answer = ChannelSplitter(map(FunctionTool, tools), builtins, allows_calls=allows_calls), Answer()
     for at in range(0, len(ids), size or max(1, len(ids))):
         answer.add(splitter.push(ids[at : at + size] if size else ids))
     answer.add(splitter.finish())
@@ -84,10 +91,10 @@ def split(ids: list[int], *, size: int | None = None, tools: tuple[str, ...] = (
     return Split(answer, splitter.reasoning_tokens)
 
 
-def parse(text: str, tools: tuple[str, ...] = ()) -> Answer:
+def parse(text: str, tools: tuple[str, ...] = (), builtins: tuple[str, ...] = ()) -> Answer:
     """Split a turn whole and token by token."""
-    whole = split(tokens(text), tools=tools)
-    assert split(tokens(text), size=1, tools=tools) == whole
+    whole = split(tokens(text), tools=tools, builtins=builtins)
+    assert split(tokens(text), size=1, tools=tools, builtins=builtins) == whole
     return whole.answer
 
 
@@ -162,6 +169,44 @@ def test_call_when_streamed_then_the_name_comes_with_its_header_and_arguments_fo
 def test_messages_when_two_go_to_one_place_then_an_empty_line_is_between() -> None:
     final = "<|channel|>final<|message|>{}<|end|><|start|>assistant"
     assert parse(final.format("One.") + final.format("") + final.format("Two.")).content == "One.\n\nTwo."
+
+
+# --- built-in tools -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "<|channel|>analysis to=python code",
+        "<|channel|>commentary to=python code",
+        "<|channel|>analysis to=python <|constrain|>code",
+        " to=python<|channel|>analysis code",
+        " to=python<|channel|>analysis",
+    ],
+)
+def test_call_of_python_when_it_is_offered_then_its_code_comes_as_it_is(header: str) -> None:
+    code = 'print("1")\n\nprint(2)'
+    assert parse(f"{header}<|message|>{code}<|call|>", builtins=("python",)) == Answer("", "", [("python", code)])
+
+
+def test_call_of_python_when_it_holds_nothing_then_there_is_no_code() -> None:
+    called = parse("<|channel|>analysis to=python code<|message|><|call|>", builtins=("python",))
+    assert called.calls == [("python", "")]
+
+
+def test_call_when_a_function_and_a_builtin_share_a_name_then_the_namespace_decides() -> None:
+    names = {"tools": ("python",), "builtins": ("python",)}
+    calls = [("functions.python", False), ("python", True)]
+    for recipient, is_builtin in calls:
+        splitter = ChannelSplitter(**names)
+        [delta] = splitter.push(tokens(f"<|channel|>analysis to={recipient} code<|message|>1"))
+        assert delta == ToolCallDelta(0, "python", "1", is_builtin)
+
+
+def test_call_of_a_builtin_when_it_is_not_offered_then_it_is_refused_reasoning() -> None:
+    splitter = ChannelSplitter((), ("browser.search",))
+    assert splitter.push(tokens("<|channel|>analysis to=python code<|message|>1<|call|>")) == [ReasoningDelta("1")]
+    assert splitter.refused_call == "python"
 
 
 # --- known faults ---------------------------------------------------------------------------------------------------

@@ -50,6 +50,9 @@ class ScriptedSession:
         await asyncio.sleep(0)
         return self._tools()
 
+    async def instructions(self) -> str | None:
+        return None
+
     async def call(self, name: str, arguments: object) -> CallResult:
         raise ConnectionError("gone")
 
@@ -195,6 +198,31 @@ def test_start_when_the_package_is_missing_then_it_says_what_to_install(monkeypa
 def test_settings_when_a_server_is_malformed_then_the_start_stops_with_its_name(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=r"^adapter\.mcp_servers\."):
         load_settings({"adapter": {"mcp_servers": wrong}}, environ={})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (
+            {"web_search": "browser"},
+            r"^adapter: .*hosted_tools\.web_search is browser, which is none of the mcp_servers",
+        ),
+        ({"browser": "docs"}, r"^adapter\.hosted_tools\.browser.*'web_search' or 'code_interpreter'"),
+    ],
+)
+def test_settings_when_a_hosted_tool_or_its_server_is_unknown_then_the_start_stops_with_its_name(
+    wrong: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        load_settings({"adapter": {"mcp_servers": {"docs": "http://h/mcp"}, "hosted_tools": wrong}}, environ={})
+
+
+def test_settings_when_a_hosted_tool_is_named_by_a_variable_then_it_is_read() -> None:
+    environ = {
+        "GPTOSS_ADAPTER__MCP_SERVERS__BROWSER__URL": "http://host/mcp",
+        "GPTOSS_ADAPTER__HOSTED_TOOLS__WEB_SEARCH": "browser",
+    }
+    assert load_settings({}, environ=environ).adapter.hosted_tools == {"web_search": "browser"}
 
 
 def test_settings_when_a_server_is_named_by_variables_then_it_is_read() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from gptoss_backend.contract import (
     STOP_TOKENS,
+    BuiltinName,
     FunctionTool,
     OutputStructure,
     ResponseFormat,
@@ -54,6 +56,7 @@ AUTO = ToolChoice()
 JSON_ANSWER = OutputStructure(ResponseFormat(PERSON))
 MUST_CALL = OutputStructure(None, (WEATHER, NOW), REQUIRED)
 MAY_CALL = OutputStructure(None, (WEATHER, NOW))
+MAY_BROWSE = OutputStructure(None, (WEATHER,), builtins=(BuiltinName.BROWSER, BuiltinName.PYTHON))
 NO_CALLS = OutputStructure(tool_choice=ToolChoice(ToolChoiceMode.NONE))
 
 CALL_NOW = "<|channel|>commentary to=functions.now <|constrain|>json<|message|>{}"
@@ -256,6 +259,48 @@ def test_call_when_the_functions_name_is_unusual_then_it_can_be_made(name: str) 
     answer = f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{{}}<|call|>"
     assert takes(structure, answer)
     assert read(structure, tokens(answer))[1] == [(name, "{}")]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        '<|channel|>analysis to=browser.search code<|message|>{"query":"x","topn":3}',
+        '<|channel|>commentary to=browser.open <|constrain|>json<|message|>{"id":"https://a.example","cursor":0}',
+        ' to=browser.find<|channel|>analysis<|message|>{"pattern":"x"}',
+        "<|channel|>analysis to=python code<|message|>print('🧑\u200d🚀')\n\n# done",
+        "<|channel|>analysis to=python <|constrain|>code<|message|>",
+    ],
+)
+def test_call_of_a_builtin_when_it_is_offered_then_it_can_be_made_and_call_ends_it(call: str) -> None:
+    mask = advanced(MAY_BROWSE, call)
+    assert may_end(mask) == {CALL}
+    mask.accept(CALL)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|channel|>analysis to=browser.close",
+        "<|channel|>analysis to=functions.python",
+        '<|channel|>analysis to=browser.search code<|message|>{"topn":1}',
+        '<|channel|>analysis to=browser.open code<|message|>{"url',
+        "<|channel|>analysis to=browser.search code<|message|>x",
+    ],
+)
+def test_call_of_a_builtin_when_there_is_none_such_then_it_cannot_come(text: str) -> None:
+    assert not takes(MAY_BROWSE, text)
+
+
+def test_call_of_a_builtin_when_a_function_is_named_then_it_cannot_come() -> None:
+    named = replace(MAY_BROWSE, tool_choice=ToolChoice(ToolChoiceMode.REQUIRED, "get_weather"))
+    assert not takes(named, "<|channel|>analysis to=python")
+    assert takes(named, "<|channel|>analysis to=functions.get_weather")
+
+
+def test_call_when_only_builtins_are_offered_and_one_is_required_then_the_final_text_waits() -> None:
+    required = OutputStructure(builtins=(BuiltinName.PYTHON,), tool_choice=REQUIRED)
+    assert not takes(required, "<|channel|>final")
+    advanced(required, "<|channel|>analysis to=python code<|message|>1<|call|><|start|>assistant<|channel|>final")
 
 
 @pytest.mark.parametrize("opening", ["<|start|>assistant<|channel|>", "<|channel|>"])

@@ -11,15 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, cast
 
 import httpx2
 from mcp import MCPError
 from mcp.client import Client
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, REQUEST_TIMEOUT, CallToolResult, Implementation, Tool
+from mcp_types import (
+    CONNECTION_CLOSED,
+    INVALID_REQUEST,
+    REQUEST_TIMEOUT,
+    CallToolResult,
+    Implementation,
+    RequestParamsMeta,
+    Tool,
+)
 from pydantic import JsonValue
 
 from gptoss_adapter.mcp_servers.results import result_text
@@ -56,6 +65,8 @@ class SdkSession:
         self._label = label
         self._server = server
         self._version = version
+        self._meta = cast(RequestParamsMeta, {"client_id": uuid.uuid4().hex})
+        """By this OpenAI's browser of an example tells clients, whose pages it keeps apart."""
         self._is_over = asyncio.Event()
         self._opened: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         self.task: asyncio.Task[None] | None = None
@@ -73,11 +84,15 @@ class SdkSession:
                 return tools
         raise ValueError(f"the list of tools has more than {_MAX_PAGES} pages")
 
+    async def instructions(self) -> str | None:
+        """Return what the server says of its tools as a whole."""
+        return (await self._client()).instructions
+
     async def call(self, name: str, arguments: Mapping[str, JsonValue]) -> CallResult:
         """Run a tool and return what came of it, be it an error that the server tells."""
         client = await self._client()
         try:
-            return _result(await client.call_tool(name, dict(arguments)))
+            return _result(await client.call_tool(name, dict(arguments), meta=self._meta))
         except MCPError as error:
             if error.code in _OF_THE_CONNECTION:
                 raise

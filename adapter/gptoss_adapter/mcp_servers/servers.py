@@ -20,10 +20,10 @@ from pydantic import JsonValue
 
 from gptoss_adapter.errors import McpListingError
 from gptoss_adapter.mcp_servers.results import shortened
-from gptoss_adapter.mcp_servers.tools import CallResult, ListedTool, McpOutcome, McpSession
+from gptoss_adapter.mcp_servers.tools import CallResult, ListedTool, McpOutcome, McpSession, ToolList
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.schemas.mcp_items import McpHttpError, McpProtocolError, McpToolExecutionError
-from gptoss_backend.settings import AdapterSettings
+from gptoss_backend.settings import AdapterSettings, HostedKind
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ class McpServers:
         self._metrics = metrics
         self._connect = connect or _no_session
         self._around_call = around_call
-        self._lists: dict[str, tuple[float, list[ListedTool]]] = {}
-        self._listing: dict[str, asyncio.Task[list[ListedTool]]] = {}
+        self._lists: dict[str, tuple[float, ToolList]] = {}
+        self._listing: dict[str, asyncio.Task[ToolList]] = {}
         for label in self.labels:
             metrics.expect_mcp_calls(label, McpOutcome)
 
@@ -76,7 +76,15 @@ class McpServers:
         """Return where the server is."""
         return self._settings.mcp_servers[label].url
 
+    def running(self, kind: HostedKind) -> str | None:
+        """Return the label of the server that stands in for a tool of OpenAI's; None: nobody does."""
+        return self._settings.hosted_tools.get(kind)
+
     async def tools(self, label: str) -> list[ListedTool]:
+        """Return the tools of a server. Raises McpListingError."""
+        return (await self.listing(label)).tools
+
+    async def listing(self, label: str) -> ToolList:
         """Return the tools of a server, as it told them no longer ago than a minute. Raises McpListingError."""
         if (known := self._lists.get(label)) is not None and time.monotonic() - known[0] < _LIST_KEPT_S:
             return known[1]
@@ -94,12 +102,12 @@ class McpServers:
         for listing in self._listing.values():
             listing.cancel()
 
-    async def _list(self, label: str) -> list[ListedTool]:
+    async def _list(self, label: str) -> ToolList:
         session = self._connect(label)
         timeout_s = self._settings.mcp_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                tools = await session.tools()
+                listed = ToolList(await session.tools(), await session.instructions())
         except TimeoutError as error:
             raise McpListingError(label, f"It did not answer within {timeout_s:g} s.") from error
         except Exception as error:
@@ -108,10 +116,10 @@ class McpServers:
             raise McpListingError(label, what) from error
         finally:
             session.end()
-        self._lists[label] = (time.monotonic(), tools)
-        return tools
+        self._lists[label] = (time.monotonic(), listed)
+        return listed
 
-    def _end_listing(self, label: str, listing: asyncio.Task[list[ListedTool]]) -> None:
+    def _end_listing(self, label: str, listing: asyncio.Task[ToolList]) -> None:
         del self._listing[label]
         if not listing.cancelled():
             listing.exception()  # nobody need be waiting any more

@@ -46,6 +46,15 @@ class ListedTool:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolList:
+    """All tools of a server."""
+
+    tools: list[ListedTool]
+    instructions: str | None
+    """What the server says of them as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
 class CallResult:
     """What came of a call."""
 
@@ -60,6 +69,9 @@ class McpSession(Protocol):
 
     async def tools(self) -> list[ListedTool]:
         """Return all tools of the server."""
+
+    async def instructions(self) -> str | None:
+        """Return what the server says of its tools as a whole."""
 
     async def call(self, name: str, arguments: Mapping[str, JsonValue]) -> CallResult:
         """Run a tool and return what came of it, be it an error that the server tells."""

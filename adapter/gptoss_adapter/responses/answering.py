@@ -27,6 +27,7 @@ from gptoss_adapter.errors import (
 from gptoss_adapter.responses.database import Ended
 from gptoss_adapter.responses.event_log import EventLog
 from gptoss_adapter.responses.history import History, history_of
+from gptoss_adapter.responses.hosted_tools import HostedOffer, hosted_tools
 from gptoss_adapter.responses.item_texts import bare
 from gptoss_adapter.responses.mcp_conversation import approved_calls
 from gptoss_adapter.responses.mcp_tools import mcp_tools
@@ -35,6 +36,7 @@ from gptoss_adapter.responses.open_items import Event
 from gptoss_adapter.responses.plan import begun_response, sampling_params
 from gptoss_adapter.responses.progress import EventChunk
 from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.turns import Asked, SingleTurn, Turns
 from gptoss_adapter.sampling_plan import check_answer_fields
 from gptoss_adapter.schemas.answers import Usage
@@ -42,6 +44,7 @@ from gptoss_adapter.schemas.mcp_items import McpApprovalResponseItem
 from gptoss_adapter.schemas.response_answers import (
     IncompleteDetails,
     InputTokensDetails,
+    OutputItem,
     OutputTokensDetails,
     ResponseError,
     ResponseObject,
@@ -63,9 +66,11 @@ class Answering:
         turns: Turns,
         begun: ResponseObject,
         history: History,
+        telling: Telling,
         store: ResponseStore,
         drain: Drain,
     ) -> None:
+        """telling: what of the items the response tells; all of them is kept."""
         self.response = begun
         """As it is now."""
         self.events: EventLog | None = None
@@ -73,6 +78,7 @@ class Answering:
         self._turns = turns
         self._own_input = history.own_input
         self._place = history.place
+        self._telling = telling
         self._store = store
         self._drain = drain
         self._request_id = current_record().request_id
@@ -85,12 +91,13 @@ class Answering:
         check_answer_fields(body, num_choices=1, max_choices=1)
         history = await history_of(body, services, store)
         sampling = sampling_params(body, served.profile)
-        begun = begun_response(body, served, sampling)
+        hosted = hosted_tools(body.tools, services.mcp_servers)
+        begun = begun_response(body, served, sampling, hosted)
         current_record().notes["response_id"] = begun.id
         if history.place is not None:
             current_record().notes["conversation_id"] = history.place.conversation_id
-        turns = _turns(Asked(body, served, services, sampling, history.items), history.own_input)
-        return cls(turns, begun, history, store, services.drain)
+        turns = _turns(Asked(body, served, services, sampling, history.items), history.own_input, hosted)
+        return cls(turns, begun, history, Telling.of(body.include), store, services.drain)
 
     async def __aenter__(self) -> Self:
         """Hold its conversation, and begin to count the answer as in flight. Raises ApiError."""
@@ -166,7 +173,7 @@ class Answering:
                 "status": "incomplete" if is_cut else "completed",
                 "incomplete_details": IncompleteDetails(reason="max_output_tokens") if is_cut else None,
                 "completed_at": None if is_cut else int(time.time()),
-                "output": self._turns.items,
+                "output": self._told_items(),
                 "usage": _usage(self._turns.usage),
             }
         )
@@ -195,26 +202,30 @@ class Answering:
             update={
                 "status": "failed",
                 "error": ResponseError(code=_code(error), message=error.message),
-                "output": self._turns.items,
+                "output": self._told_items(),
             }
         )
 
     async def _save(self) -> Ended:
-        response, place, added = self.response, self._place, self._added()
+        whole, place = self.response.model_copy(update={"output": self._turns.items}), self._place
+        added = self._added()
         if self._is_in_store:
-            return await self._store.end(response, place, added, self._chunks())
-        if response.store:
-            return await self._store.save(response, self._own_input, place, added)
+            return await self._store.end(whole, place, added, self._chunks())
+        if whole.store:
+            return await self._store.save(whole, self._own_input, place, added)
         if place is None or added is None:
             return Ended(is_kept=False, is_added=False)
-        is_added = await self._store.conversations.add_turn(place, response.id, added)
+        is_added = await self._store.conversations.add_turn(place, whole.id, added)
         return Ended(is_kept=False, is_added=is_added)
 
     def _added(self) -> list[Item] | None:
         """Return what the response adds to its conversation; None: nothing, for it has none, or did not end well."""
         if self._place is None or self.response.status not in ("completed", "incomplete"):
             return None
-        return [*map(bare, self._own_input), *self.response.output]
+        return [*map(bare, self._own_input), *self._turns.items]
+
+    def _told_items(self) -> list[OutputItem]:
+        return self._telling.items(self._turns.items)
 
     def _chunks(self) -> list[EventChunk]:
         return self.events.chunks() if self.events is not None else []
@@ -227,13 +238,14 @@ class Answering:
             return self.failed(InternalError(self._request_id))
         if self._drain.has_cut:
             return self.failed(DrainingError())
-        return self.response.model_copy(update={"status": "cancelled", "output": self._turns.items})
+        return self.response.model_copy(update={"status": "cancelled", "output": self._told_items()})
 
 
-def _turns(asked: Asked, own_input: Sequence[Item]) -> Turns:
+def _turns(asked: Asked, own_input: Sequence[Item], hosted: Sequence[HostedOffer]) -> Turns:
     """Return what makes the answer. own_input: what the request adds. Raises InvalidRequestError."""
-    if servers := mcp_tools(asked.body.tools, asked.services.mcp_servers):
-        return McpTurns(asked, servers)
+    servers = mcp_tools(asked.body.tools, asked.services.mcp_servers)
+    if servers or hosted:
+        return McpTurns(asked, servers, hosted)
     answered = {item.approval_request_id for item in own_input if isinstance(item, McpApprovalResponseItem)}
     for call in approved_calls(asked.items):
         if call.id in answered:

@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from gptoss_adapter.errors import invalid_value
+from gptoss_adapter.responses.hosted_conversation import call_of, result_of
 from gptoss_adapter.responses.mcp_conversation import as_functions
 from gptoss_adapter.responses.tools import name_for_model
+from gptoss_adapter.schemas.hosted_items import HostedItem
 from gptoss_adapter.schemas.response_items import (
     CallItem,
     CallOutputItem,
@@ -42,6 +44,8 @@ def chat_messages(items: Sequence[Item], plain: Collection[str] = ()) -> tuple[C
         if _is_assistants(item):
             turn.append(item)
             continue
+        if isinstance(item, HostedItem):
+            turn.append(item)  # and its own result, which follows
         messages += _assistant_turn(turn, plain)
         turn.clear()
         messages.append(_message(item))
@@ -55,6 +59,8 @@ def _is_assistants(item: Item) -> bool:
 
 
 def _message(item: Item) -> ChatMessage:
+    if isinstance(item, HostedItem):
+        return ChatMessage(Role.TOOL, result_of(item), tool_call_id=item.id)
     if isinstance(item, CallOutputItem):
         return ChatMessage(Role.TOOL, _text(item.output), tool_call_id=item.call_id)
     assert isinstance(item, MessageItem)  # noqa: S101 (the others are the assistant's)
@@ -70,7 +76,7 @@ def _assistant_turn(items: Sequence[Item], plain: Collection[str]) -> Iterator[C
     All up to the last call is one message: what is said before a call is no final answer, and the reasoning around it
     is to be seen again. What follows is a message for each answer, with the reasoning that led to it.
     """
-    num_calling = max((at for at, item in enumerate(items, 1) if isinstance(item, CallItem)), default=0)
+    num_calling = max((at for at, item in enumerate(items, 1) if isinstance(item, CallItem | HostedItem)), default=0)
     yield from _joined(items[:num_calling], plain)
     begun = num_calling
     for position in range(num_calling, len(items)):
@@ -87,11 +93,13 @@ def _joined(items: Sequence[Item], plain: Collection[str]) -> Iterator[ChatMessa
             Role.ASSISTANT,
             content=_join(_text(item.content) for item in items if isinstance(item, MessageItem)),
             reasoning=_join(_reasoning(item) for item in items if isinstance(item, ReasoningItem)),
-            tool_calls=tuple(_tool_call(item, plain) for item in items if isinstance(item, CallItem)),
+            tool_calls=tuple(_tool_call(item, plain) for item in items if isinstance(item, CallItem | HostedItem)),
         )
 
 
-def _tool_call(item: CallItem, plain: Collection[str]) -> ToolCall:
+def _tool_call(item: CallItem | HostedItem, plain: Collection[str]) -> ToolCall:
+    if isinstance(item, HostedItem):
+        return call_of(item)
     name = name_for_model(item.name, item.namespace)
     if isinstance(item, FunctionCallItem):
         return ToolCall(item.call_id, name, item.arguments)
@@ -114,13 +122,15 @@ def _text(content: Content) -> str:
 
 
 def _without_cut_calls(items: Sequence[Item]) -> list[Item]:
-    """Return the items without calls whose arguments or input were cut, and which therefore nobody has run."""
+    """Return the items without calls that were cut, and which therefore nobody has run."""
     answered = {item.call_id for item in items if isinstance(item, CallOutputItem)}
-    return [
-        item
-        for item in items
-        if not isinstance(item, CallItem) or item.status != "incomplete" or item.call_id in answered
-    ]
+
+    def was_cut(item: Item) -> bool:
+        if isinstance(item, CallItem):
+            return item.status == "incomplete" and item.call_id not in answered
+        return isinstance(item, HostedItem) and result_of(item) is None
+
+    return [item for item in items if not was_cut(item)]
 
 
 def _check_calls(items: Sequence[Item]) -> None:

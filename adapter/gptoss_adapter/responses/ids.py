@@ -11,6 +11,7 @@ import re
 import uuid
 from typing import Final
 
+from gptoss_adapter.schemas.hosted_items import CodeInterpreterCallItem, WebSearchCallItem
 from gptoss_adapter.schemas.mcp_items import (
     McpApprovalRequestItem,
     McpApprovalResponseItem,
@@ -38,6 +39,8 @@ _PREFIXES: Final[dict[type[Item], str]] = {
     McpListToolsItem: "mcpl",
     McpApprovalRequestItem: "mcpr",
     McpApprovalResponseItem: "mcpa",
+    WebSearchCallItem: "ws",
+    CodeInterpreterCallItem: "ci",
 }
 _CONVERSATION: Final = "conv_"
 _MADE_HERE: Final = re.compile(rf"(?:{'|'.join(_PREFIXES.values())})_[0-9a-f]{{32}}")
@@ -56,6 +59,11 @@ def new_conversation_id() -> str:
 def is_conversation_id(some_id: str) -> bool:
     """Say whether an id that was made here is a conversation's."""
     return some_id.startswith(_CONVERSATION)
+
+
+def new_container_id() -> str:
+    """Return an id for where code runs."""
+    return f"cntr_{uuid.uuid4().hex}"
 
 
 def new_item_id(kind: type[Item]) -> str:

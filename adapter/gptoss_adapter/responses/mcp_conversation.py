@@ -14,15 +14,18 @@ from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.schemas.mcp_items import (
     McpApprovalRequestItem,
     McpApprovalResponseItem,
+    McpCallError,
     McpCallItem,
+    McpHttpError,
     McpItem,
+    McpProtocolError,
     McpToolExecutionError,
 )
 from gptoss_adapter.schemas.response_items import FunctionCallItem, FunctionCallOutputItem, Item
 
 _MCP_ITEMS: Final = get_args(McpItem)
 _UNANSWERED: Final = "This call was not run: nobody has approved of it."
-_NO_RESULT: Final = "What came of this call is not known."
+NO_RESULT: Final = "What came of this call is not known."
 
 
 def as_functions(items: Sequence[Item]) -> Sequence[Item]:
@@ -115,15 +118,20 @@ def _as_function(call: McpCallItem | McpApprovalRequestItem, result: str) -> Ite
 
 
 def _result(call: McpCallItem) -> str:
-    match call.error:
-        case None:
-            return _NO_RESULT if call.output is None else call.output
+    if call.error is not None:
+        return words_of(call.error)
+    return NO_RESULT if call.output is None else call.output
+
+
+def words_of(error: McpCallError) -> str:
+    """Return what the model is told of a call that failed."""
+    match error:
         case McpToolExecutionError(content=[{"text": str(text)}]):
             return f"The tool failed: {text}"
         case McpToolExecutionError(content=content):
             return f"The tool failed: {content}"
-        case error:
-            return f"This call failed: {error.message}"
+        case McpProtocolError(message=message) | McpHttpError(message=message):
+            return f"This call failed: {message}"
 
 
 def _refusal(answer: McpApprovalResponseItem) -> str:

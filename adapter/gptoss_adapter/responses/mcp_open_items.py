@@ -12,7 +12,7 @@ from typing import Final
 
 from gptoss_adapter.content import ContentToken
 from gptoss_adapter.mcp_servers.tools import CallResult, ListedTool
-from gptoss_adapter.responses.open_items import Event, OpenItem
+from gptoss_adapter.responses.open_items import Event, OpenItem, OpenServerCall
 from gptoss_adapter.schemas.mcp_items import (
     McpApprovalRequestItem,
     McpCallError,
@@ -28,18 +28,14 @@ NOT_MADE: Final = -32000
 """The code, of those that JSON-RPC leaves to servers, of a call that was not made or not waited for."""
 
 
-class OpenMcpCall(OpenItem):
-    """A call that a server runs once its arguments are written."""
+class OpenMcpCall(OpenServerCall):
+    """A call of a tool of type mcp."""
 
     kind = McpCallItem
     text_event = "response.mcp_call_arguments"
 
     def __init__(self, output_index: int, label: str, name: str, approval_request_id: str | None = None) -> None:
-        super().__init__(output_index)
-        self.label = label
-        self.name = name
-        self.is_running = False
-        """Whether the server has been asked."""
+        super().__init__(output_index, label, name)
         self._approval_request_id = approval_request_id
         self._result: CallResult | None = None
 

@@ -23,11 +23,12 @@ from gptoss_adapter.errors import (
     McpListingError,
 )
 from gptoss_adapter.mcp_servers.tools import CallResult, ListedTool, McpOutcome
+from gptoss_adapter.responses.hosted_tools import HostedOffer, described
 from gptoss_adapter.responses.mcp_conversation import approved_calls
-from gptoss_adapter.responses.mcp_open_items import NOT_MADE, OpenMcpCall, OpenToolList
+from gptoss_adapter.responses.mcp_open_items import NOT_MADE, OpenToolList
 from gptoss_adapter.responses.mcp_tools import check_allowed, is_allowed
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
-from gptoss_adapter.responses.open_items import Event
+from gptoss_adapter.responses.open_items import Event, OpenServerCall
 from gptoss_adapter.responses.tools import Offering, name_for_model
 from gptoss_adapter.responses.turns import Asked, Turns, offering_of
 from gptoss_adapter.schemas.answers import Usage
@@ -50,10 +51,11 @@ _MOST_CALLS: Final = 128
 class McpTurns(Turns):
     """The turns of an answer, and the calls between them."""
 
-    def __init__(self, asked: Asked, servers: Sequence[McpTool]) -> None:
-        """servers: those of the request. Raises InvalidRequestError."""
+    def __init__(self, asked: Asked, servers: Sequence[McpTool], hosted: Sequence[HostedOffer]) -> None:
+        """servers: those of the request. hosted: OpenAI's tools that servers run. Raises InvalidRequestError."""
         self._asked = asked
         self._servers = servers
+        self._hosted = hosted
         self._approved = approved_calls(asked.items)
         self._output = asked.output()
         self._calls = asked.services.mcp_servers.calls()
@@ -122,14 +124,17 @@ class McpTurns(Turns):
                 yield [*told, *self._tell_tools(server, (), error.message)]
                 raise
             told += self._tell_tools(server, listed[server.server_label])
-        offering = offering_of(self._asked.body, self._asked.services, listed)
-        self._output.offer(offering.every)
+        async with self._deadline.running():
+            hosted = await described(self._hosted, self._asked.services.mcp_servers)
+        offering = offering_of(self._asked.body, self._asked.services, listed, hosted)
+        self._output.offer(offering.every, hosted)
         self._check_approved(offering)
         for request in self._approved:
             yield [*told, *self._output.add_approved(request)]
             told = []
-            for call in self._output.waiting:
-                yield await self._run(call)
+            async with aclosing(self._run_waiting()) as calls:
+                async for events in calls:
+                    yield events
         async with aclosing(self._make_turns(offering)) as turns:
             async for events in turns:
                 yield [*told, *events]
@@ -160,8 +165,9 @@ class McpTurns(Turns):
                 self._is_cut = True
                 yield [event for call in self._output.waiting for event in self._output.settle(call, None)]
                 return
-            for call in self._output.waiting:
-                yield await self._run(call)
+            async with aclosing(self._run_waiting()) as calls:
+                async for events in calls:
+                    yield events
             if any(isinstance(item, CallItem | McpApprovalRequestItem) for item in self.items[num_before:]):
                 return  # the client's turn
             offering = offering.afterwards(with_servers=not self._has_refused_call)
@@ -201,20 +207,25 @@ class McpTurns(Turns):
                 what = f"'input' approves a call of '{request.name}' of the MCP server '{request.server_label}'"
                 raise InvalidRequestError(f"{what}, which is not among the 'tools'.", param="input")
 
-    async def _run(self, call: OpenMcpCall) -> list[Event]:
-        """Have a call run, unless there were enough, and return the events that tell what came of it."""
-        if self._num_calls >= (most := self._asked.body.max_tool_calls or _MOST_CALLS):
-            self._has_refused_call = True
-            message = f"it was not made, for no more than {most} are made for one answer. Answer with what is known."
-            error = McpProtocolError(type="mcp_protocol_error", code=NOT_MADE, message=message)
-            return self._output.settle(call, CallResult(McpOutcome.REFUSED, error=error))
-        self._num_calls += 1
-        self._record.notes["mcp_calls"] = self._num_calls
-        self._record.may_be_repeated = False
-        call.is_running = True
-        async with self._deadline.running():
-            result = await self._calls.call(call.label, call.name, call.text)
-        return self._output.settle(call, result)
+    async def _run_waiting(self) -> AsyncGenerator[list[Event], None]:
+        """Have the calls run, unless there were enough, and yield the events that tell of it."""
+        for call in self._output.waiting:
+            if self._num_calls >= (most := self._asked.body.max_tool_calls or _MOST_CALLS):
+                yield self._refuse(call, most)
+                continue
+            self._num_calls += 1
+            self._record.notes["mcp_calls"] = self._num_calls
+            self._record.may_be_repeated = False
+            yield list(call.running())
+            async with self._deadline.running():
+                result = await self._calls.call(call.label, call.name, call.arguments)
+            yield self._output.settle(call, result)
+
+    def _refuse(self, call: OpenServerCall, most: int) -> list[Event]:
+        self._has_refused_call = True
+        message = f"it was not made, for no more than {most} are made for one answer. Answer with what is known."
+        error = McpProtocolError(type="mcp_protocol_error", code=NOT_MADE, message=message)
+        return self._output.settle(call, CallResult(McpOutcome.REFUSED, error=error))
 
     # --- what all turns share ---------------------------------------------------------------------------------------
 

@@ -16,9 +16,12 @@ from pydantic import JsonValue
 from gptoss_adapter.chunks import new_call_id
 from gptoss_adapter.content import ContentToken
 from gptoss_adapter.logprobs import chat_logprobs
+from gptoss_adapter.mcp_servers.tools import CallResult
 from gptoss_adapter.responses.ids import new_item_id
+from gptoss_adapter.responses.pages import CitationReader, Pages
 from gptoss_adapter.schemas.carried_reasoning import carried
 from gptoss_adapter.schemas.chat import RefusalPart
+from gptoss_adapter.schemas.hosted_items import UrlCitation
 from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import (
     CustomToolCallItem,
@@ -84,6 +87,36 @@ class OpenItem(ABC):
     def _told_of(self, tokens: Sequence[ContentToken]) -> dict[str, Any]:
         """Return the fields of a delta that tell of its tokens."""
         return {}
+
+
+class OpenServerCall(OpenItem):
+    """A call that an MCP server runs once it is written."""
+
+    def __init__(self, output_index: int, label: str, name: str) -> None:
+        super().__init__(output_index)
+        self.label = label
+        self.name = name
+        """Of the server's tool."""
+        self.is_running = False
+        """Whether the server has been asked."""
+
+    @property
+    def arguments(self) -> str:
+        """What the tool takes, as JSON."""
+        return self.text
+
+    def running(self) -> Iterator[Event]:
+        """Yield what tells that the server is asked."""
+        self.is_running = True
+        yield from ()
+
+    @abstractmethod
+    def settling(self, result: CallResult | None) -> Iterator[Event]:
+        """Take the result, None where it is not run, and yield what tells of it."""
+
+    @abstractmethod
+    def given_up(self) -> OutputItem:
+        """Return the item where the response ends without its result."""
 
 
 class OpenText(OpenItem):
@@ -167,16 +200,27 @@ class OpenMessage(OpenText):
     kind = MessageItem
     text_event = "response.output_text"
 
-    def __init__(self, output_index: int) -> None:
+    def __init__(self, output_index: int, pages: Pages) -> None:
+        """pages: those that the text may cite."""
         super().__init__(output_index)
         self._logprobs: list[JsonValue] = []
+        self._citations: list[UrlCitation] = []
+        self._reader = CitationReader(pages)
+
+    def grow(self, text: str, tokens: Sequence[ContentToken]) -> Iterator[Event]:
+        yield from super().grow(text, tokens)
+        for citation in self._reader.read(text):
+            fields = {"annotation_index": len(self._citations), "annotation": citation.model_dump(mode="json")}
+            self._citations.append(citation)
+            yield "response.output_text.annotation.added", {**self._place(), **fields}
 
     def item(self, status: ItemStatus) -> MessageItem:
         content: list[MessagePart | RefusalPart] = [] if status == "in_progress" else [self._part()]
         return MessageItem(id=self.id, type="message", status=status, role="assistant", content=content)
 
     def _part(self) -> MessagePart:
-        return MessagePart(type="output_text", text=self.text, annotations=[], logprobs=self._logprobs)
+        citations, logprobs = self._citations, self._logprobs
+        return MessagePart(type="output_text", text=self.text, annotations=citations, logprobs=logprobs)
 
     def _told_of(self, tokens: Sequence[ContentToken]) -> dict[str, Any]:
         logprobs: list[JsonValue] = [entry.model_dump(mode="json") for entry in chat_logprobs(tokens)]

@@ -12,13 +12,27 @@ from typing import TypeAlias
 
 from gptoss_adapter.content import ContentToken, ScoredContent
 from gptoss_adapter.mcp_servers.tools import CallResult
+from gptoss_adapter.responses.hosted_open_items import OpenCodeCall, OpenHostedCall, OpenWebSearch
+from gptoss_adapter.responses.hosted_tools import HostedOffer
+from gptoss_adapter.responses.ids import new_container_id
 from gptoss_adapter.responses.mcp_open_items import OpenApprovalRequest, OpenMcpCall, OpenToolList
-from gptoss_adapter.responses.open_items import Event, OpenCall, OpenCustomCall, OpenItem, OpenMessage, OpenReasoning
+from gptoss_adapter.responses.open_items import (
+    Event,
+    OpenCall,
+    OpenCustomCall,
+    OpenItem,
+    OpenMessage,
+    OpenReasoning,
+    OpenServerCall,
+)
+from gptoss_adapter.responses.pages import Pages
+from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.tools import Offer
 from gptoss_adapter.schemas.custom_tools import ResponseCustomTool
 from gptoss_adapter.schemas.mcp_items import McpApprovalRequestItem
 from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import ItemStatus
+from gptoss_backend.harmony.builtin_tools import PYTHON, recipients
 from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 
 _TextKind: TypeAlias = type[OpenReasoning] | type[OpenMessage]
@@ -27,33 +41,36 @@ _TextKind: TypeAlias = type[OpenReasoning] | type[OpenMessage]
 class Output:
     """The output items of one answer, as they grow."""
 
-    def __init__(self, offered: Iterable[Offer] = (), *, carries_reasoning: bool, tells_summary: bool) -> None:
-        """carries_reasoning: items of reasoning have `encrypted_content`.
+    def __init__(self, telling: Telling, pages: Pages, *, tells_summary: bool) -> None:
+        """telling: what of the items events tell. pages: those that the conversation has come to.
 
-        tells_summary: they have a `summary`, too, which says the same.
+        tells_summary: items of reasoning have a `summary`, too, which says the same.
         """
         self._items: list[OutputItem] = []
-        self._waiting: dict[int, OpenMcpCall] = {}  # by their places among the items
+        self._waiting: dict[int, OpenServerCall] = {}  # by their places among the items
         self._offered: Mapping[str, Offer] = {}
-        self.offer(offered)
-        self._carries_reasoning = carries_reasoning
+        self._hosted: Mapping[str, HostedOffer] = {}
+        self._telling = telling
+        self._pages = pages
+        self._container_id = new_container_id()
         self._tells_summary = tells_summary
         self._open: OpenItem | None = None
 
     @property
     def items(self) -> list[OutputItem]:
-        """Those that have been written; a call that still waits is told as given up."""
+        """Those that have been written, with all that is kept of them; a call that still waits is given up."""
         given_up = {at: call.given_up() for at, call in self._waiting.items()}
         return [given_up.get(at, item) for at, item in enumerate(self._items)]
 
     @property
-    def waiting(self) -> list[OpenMcpCall]:
+    def waiting(self) -> list[OpenServerCall]:
         """Calls that have been written, and that their servers have not answered."""
         return list(self._waiting.values())
 
-    def offer(self, offered: Iterable[Offer]) -> None:
-        """Take note of all functions that the model may call from now on."""
+    def offer(self, offered: Iterable[Offer], hosted: Iterable[HostedOffer] = ()) -> None:
+        """Take note of all functions, and tools of OpenAI's, that the model may call from now on."""
         self._offered = {offer.name: offer for offer in offered}
+        self._hosted = {name: offer for offer in hosted for name in recipients([offer.builtin.name])}
 
     def add(self, deltas: Iterable[Delta]) -> list[Event]:
         """Take the next deltas and return the events that tell of them."""
@@ -74,7 +91,7 @@ class Output:
         call = OpenMcpCall(self.next_index, label, name, approval_request_id=request.id)
         return [*self._begin(call), *self._grow(request.arguments), *self._close(call, "completed")]
 
-    def settle(self, call: OpenMcpCall, result: CallResult | None) -> list[Event]:
+    def settle(self, call: OpenServerCall, result: CallResult | None) -> list[Event]:
         """Note what came of a call that waits and return the events that tell of it. None: it is not run."""
         del self._waiting[call.output_index]
         events = list(call.settling(result))
@@ -93,9 +110,9 @@ class Output:
             case ContentDelta():
                 tokens = delta.tokens if isinstance(delta, ScoredContent) else ()
                 yield from self._add_text(OpenMessage, delta, tokens)
-            case ToolCallDelta(_, name, arguments):
+            case ToolCallDelta(_, name, arguments, is_builtin):
                 if name is not None:
-                    yield from self._begin(self._called(name))
+                    yield from self._begin(self._called_builtin(name) if is_builtin else self._called(name))
                 yield from self._grow(arguments)
 
     def _called(self, name: str) -> OpenItem:
@@ -109,10 +126,18 @@ class Output:
             return call(self.next_index, name)
         return call(self.next_index, offer.function.name, offer.namespace.name)
 
+    def _called_builtin(self, recipient: str) -> OpenHostedCall:
+        """Return the call's item. The model can call only what was offered."""
+        label = self._hosted[recipient].label
+        if recipient == PYTHON:
+            return OpenCodeCall(self.next_index, label, self._telling, self._container_id)
+        return OpenWebSearch(self.next_index, label, recipient, self._telling, self._pages)
+
     def _text_item(self, kind: _TextKind) -> OpenItem:
         if kind is OpenReasoning:
-            return OpenReasoning(self.next_index, is_carried=self._carries_reasoning, has_summary=self._tells_summary)
-        return OpenMessage(self.next_index)
+            is_carried = self._telling.carries_reasoning
+            return OpenReasoning(self.next_index, is_carried=is_carried, has_summary=self._tells_summary)
+        return OpenMessage(self.next_index, self._pages)
 
     def _add_text(
         self,
@@ -140,7 +165,7 @@ class Output:
 
     def _close(self, item: OpenItem, status: ItemStatus) -> Iterator[Event]:
         yield from item.closing(status)
-        if isinstance(item, OpenMcpCall) and status == "completed":
+        if isinstance(item, OpenServerCall) and status == "completed":
             self._waiting[item.output_index] = item
         if item.is_told(status):
             self._items.append(item.item(status))

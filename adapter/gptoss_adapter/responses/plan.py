@@ -16,16 +16,17 @@ from pydantic import JsonValue
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.prompting import effort_of, wish_of
 from gptoss_adapter.responses.conversation import chat_messages
+from gptoss_adapter.responses.hosted_tools import HostedOffer
 from gptoss_adapter.responses.ids import new_response_id
 from gptoss_adapter.responses.tools import Offering, told_tools, tools_for_model
 from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.chat import Verbosity
 from gptoss_adapter.schemas.custom_tools import NamedCustomTool
+from gptoss_adapter.schemas.hosted_tools import NamedHosted
 from gptoss_adapter.schemas.mcp_tools import NamedMcp
 from gptoss_adapter.schemas.response_answers import ConversationReference, ResponseObject
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_adapter.schemas.responses import (
-    CARRIED_REASONING,
     LOGPROBS,
     AllowedFunctions,
     JsonText,
@@ -36,7 +37,15 @@ from gptoss_adapter.schemas.responses import (
     SummaryDetail,
 )
 from gptoss_adapter.serving import ServedModel
-from gptoss_backend.contract import ChatMessage, ChatRequest, ReasoningEffort, ResponseFormat, Role, SamplingParams
+from gptoss_backend.contract import (
+    ChatMessage,
+    ChatRequest,
+    ReasoningEffort,
+    ResponseFormat,
+    Role,
+    SamplingParams,
+    ToolChoiceMode,
+)
 from gptoss_backend.settings import ProfileSettings
 
 
@@ -50,14 +59,21 @@ def chat_request(
     if not messages:
         raise invalid_value("'input' holds no items.", "input")
     return ChatRequest(
-        messages=(*messages, *wish_of(_verbosity(body))),
+        messages=(*messages, *_notes(offering), *wish_of(_verbosity(body))),
         date=today.isoformat(),
         tools=tuple(tools_for_model(offering.told)),
+        builtin_tools=tuple(offer.builtin for offer in offering.hosted),
         tool_choice=offering.choice,
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         response_format=_response_format(body),
         reasoning_effort=_effort(body, profile),
     )
+
+
+def _notes(offering: Offering) -> list[ChatMessage]:
+    """Return what the model is told of the tools besides, to stand behind all messages, so that these keep places."""
+    told = () if offering.choice.mode is ToolChoiceMode.NONE else offering.hosted
+    return [ChatMessage(Role.DEVELOPER, offer.note) for offer in told if offer.note]
 
 
 def sampling_params(body: ResponseFields, profile: ProfileSettings) -> SamplingParams:
@@ -71,21 +87,19 @@ def _num_alternatives(body: ResponseFields) -> int | None:
     return body.top_logprobs or (0 if LOGPROBS in (body.include or ()) else None)
 
 
-def carries_reasoning(body: ResponseRequest) -> bool:
-    """Say whether reasoning is told once more in a form that a client can carry without reading it."""
-    return CARRIED_REASONING in (body.include or ())
-
-
 def summary_detail(body: ResponseRequest) -> SummaryDetail | None:
     """Return how reasoning is to be told as its own summary; None: not at all."""
     asked = body.reasoning
     return (asked.summary or asked.generate_summary) if asked else None
 
 
-def begun_response(body: ResponseRequest, served: ServedModel, sampling: SamplingParams) -> ResponseObject:
+def begun_response(
+    body: ResponseRequest, served: ServedModel, sampling: SamplingParams, hosted: Sequence[HostedOffer]
+) -> ResponseObject:
     """Return the response as it is before the first token: an id, and what was asked for.
 
-    Raises InvalidRequestError where it is to be made in the background and not to be kept.
+    hosted: OpenAI's tools that are run here. Raises InvalidRequestError where it is to be made in the background and
+    not to be kept.
     """
     if body.background and body.store is False:
         message = "'background' needs 'store': what is made in the background is fetched from there."
@@ -104,7 +118,7 @@ def begun_response(body: ResponseRequest, served: ServedModel, sampling: Samplin
         instructions=body.instructions,
         previous_response_id=body.previous_response_id,
         conversation=ConversationReference(id=body.conversation_id) if body.conversation_id is not None else None,
-        tools=told_tools(body.tools),
+        tools=told_tools(body.tools, hosted),
         tool_choice=_told_choice(body),
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         text={"format": _told_format(body), "verbosity": _verbosity(body) or "medium"},
@@ -152,7 +166,7 @@ def _response_format(body: ResponseFields) -> ResponseFormat | None:
 
 def _told_choice(body: ResponseRequest) -> JsonValue:
     choice = body.tool_choice
-    if isinstance(choice, NamedFunction | NamedCustomTool | NamedMcp | AllowedFunctions):
+    if isinstance(choice, NamedFunction | NamedCustomTool | NamedMcp | NamedHosted | AllowedFunctions):
         told: dict[str, JsonValue] = choice.model_dump(mode="json", exclude_none=True)
         return told
     return choice or "auto"

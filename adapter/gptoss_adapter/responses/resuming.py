@@ -17,6 +17,7 @@ from gptoss_adapter.responses.background import BackgroundResponses
 from gptoss_adapter.responses.event_log import EventLog, NumberedEvents, events_after
 from gptoss_adapter.responses.events import EventWriter
 from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.told_again import Telling
 
 _LOOK_PERIOD_S: Final = 0.5
 """At a response that another process makes."""
@@ -39,9 +40,12 @@ class ResumedStream:
 
     @classmethod
     async def of(
-        cls, response_id: str, after: int, background: BackgroundResponses, store: ResponseStore
+        cls, response_id: str, after: int, telling: Telling, background: BackgroundResponses, store: ResponseStore
     ) -> ResumedStream:
-        """Return the stream of a response that is kept. Raises ApiError."""
+        """Return the stream of a response that is kept. Raises ApiError.
+
+        telling: what its end tells where it is read from the file; other events are as they were.
+        """
         await store.response(response_id)  # there may be none, or it is another's
         made_here = background.find(response_id)
         if made_here is not None and made_here.events is not None:
@@ -52,7 +56,7 @@ class ResumedStream:
                 "retrieve it without 'stream'."
             )
             raise InvalidRequestError(message, param="stream", code="unsupported_parameter")
-        return cls(_kept_events(response_id, after, store), after)
+        return cls(_kept_events(response_id, after, telling, store), after)
 
     async def framed(self) -> AsyncGenerator[bytes, None]:
         """Yield the events. Raises ApiError."""
@@ -69,7 +73,9 @@ class ResumedStream:
         return EventWriter(max(0, self._last_number)).error(error)
 
 
-async def _kept_events(response_id: str, after: int, store: ResponseStore) -> AsyncGenerator[NumberedEvents, None]:
+async def _kept_events(
+    response_id: str, after: int, telling: Telling, store: ResponseStore
+) -> AsyncGenerator[NumberedEvents, None]:
     """Yield the events of a response once it has ended: another process that makes it does not share them before."""
     while (kept := await store.response(response_id)).is_under_way:
         await asyncio.sleep(_LOOK_PERIOD_S)
@@ -80,4 +86,4 @@ async def _kept_events(response_id: str, after: int, store: ResponseStore) -> As
             yield framed, last
         number = max(number, last)
     # what a process that is gone did not keep is in no chunk: who has seen it is told the end all the same
-    yield EventWriter(number + 1).last(kept.document()), number + 1
+    yield EventWriter(number + 1).last(kept.document(telling)), number + 1

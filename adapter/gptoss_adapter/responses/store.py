@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import Final, Self
 
@@ -25,7 +25,7 @@ from gptoss_adapter.responses.links import StoredLink
 from gptoss_adapter.responses.progress import EventChunk
 from gptoss_adapter.responses.reading import check_readable
 from gptoss_adapter.responses.store_thread import StoreThread
-from gptoss_adapter.responses.told_again import telling_reasoning_again
+from gptoss_adapter.responses.told_again import NOTHING_MORE, Telling
 from gptoss_adapter.schemas.response_answers import ResponseObject
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_backend.settings import Settings
@@ -54,21 +54,19 @@ class KeptResponse:
         """Whether it was asked for in the background. Does not read its output."""
         return bool(self._head()["background"])
 
-    def json(self, *, carries_reasoning: bool = False) -> str:
-        """Return it as it is answered.
+    def json(self, telling: Telling = NOTHING_MORE) -> str:
+        """Return it as it is answered."""
+        if self._stored.is_given_up:
+            return json.dumps(self.document(telling))
+        head, conversation = self._stored.response[:-1], json.dumps(self._conversation())
+        return f'{head},"conversation":{conversation},"output":{self._output(telling)}}}'
 
-        carries_reasoning: its items of reasoning tell their text again, as `telling_reasoning_again` does.
-        """
-        stored = self._stored
-        if carries_reasoning:
-            stored = replace(stored, output=text_of_all(telling_reasoning_again(items_of([stored.output]))))
-        if stored.is_given_up:
-            return json.dumps(KeptResponse(stored).document())
-        return f'{stored.response[:-1]},"conversation":{json.dumps(self._conversation())},"output":{stored.output}}}'
-
-    def document(self) -> dict[str, JsonValue]:
+    def document(self, telling: Telling = NOTHING_MORE) -> dict[str, JsonValue]:
         """Return it parsed. One whose maker is gone has failed."""
-        document = self._head() | {"conversation": self._conversation(), "output": json.loads(self._stored.output)}
+        document = self._head() | {
+            "conversation": self._conversation(),
+            "output": json.loads(self._output(telling)),
+        }
         if self._stored.is_given_up:
             document |= {"status": "failed", "error": {"code": "server_error", "message": _GIVEN_UP}}
         return document
@@ -80,6 +78,10 @@ class KeptResponse:
     def _conversation(self) -> dict[str, JsonValue] | None:
         place = self._stored.place
         return None if place is None else {"id": place.conversation_id}
+
+    def _output(self, telling: Telling) -> str:
+        kept = self._stored.output
+        return text_of_all(telling.items(items_of([kept]))) if telling.changes(kept) else kept
 
     def _head(self) -> dict[str, JsonValue]:
         head: dict[str, JsonValue] = json.loads(self._stored.response)
@@ -232,24 +234,30 @@ class ResponseStore:
 
         return await self._thread.run(read)
 
-    async def items(self, item_ids: Collection[str]) -> dict[str, Item]:
+    async def items(self, item_ids: Set[str]) -> dict[str, Item]:
         """Return items of responses and conversations that are kept, by id.
 
         Raises NotFoundError where one is not, and InvalidRequestError where they stand among more than one request may
         have read.
         """
-        return await self._thread.run(lambda database: self._look_up(database, set(item_ids)))
+        found = await self.remembered(item_ids)
+        if missing := item_ids - found.keys():
+            raise _item_not_found(min(missing))
+        return found
+
+    async def remembered(self, item_ids: Set[str]) -> dict[str, Item]:
+        """Return those that are kept of these items, by id. Raises InvalidRequestError as `items` does."""
+        return await self._thread.run(lambda database: self._look_up(database, item_ids))
 
     async def delete(self, response_id: str) -> None:
         """Forget a response. Raises NotFoundError."""
         if not await self._thread.run(lambda database: database.delete(response_id)):
             raise _response_not_found(response_id)
 
-    def _look_up(self, database: ResponseDatabase, item_ids: set[str]) -> dict[str, Item]:
+    def _look_up(self, database: ResponseDatabase, item_ids: Set[str]) -> dict[str, Item]:
         wanted: dict[str, set[str]] = {}
         for item_id in item_ids:
-            holder = database.holder(item_id)
-            if holder is not None:
+            if (holder := database.holder(item_id)) is not None:
                 wanted.setdefault(holder, set()).add(item_id)
         found: dict[str, Item] = {}
         num_bytes = 0
@@ -267,8 +275,6 @@ class ResponseStore:
                 num_bytes += len(text)
                 check_readable(num_bytes, self._max_read_bytes, "input")
                 found[item_id] = item_of(text)
-        if missing := item_ids - found.keys():
-            raise _item_not_found(min(missing))
         return found
 
     def _chain(self, database: ResponseDatabase, response_id: str, param: str) -> list[StoredLink]:

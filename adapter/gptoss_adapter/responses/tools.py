@@ -15,14 +15,15 @@ from pydantic import JsonValue
 
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.mcp_servers.tools import ListedTool
+from gptoss_adapter.responses.hosted_tools import HostedOffer, is_run
 from gptoss_adapter.responses.mcp_tools import function_of, is_allowed, needs_approval
 from gptoss_adapter.schemas.custom_tools import NamedCustomTool, ResponseCustomTool
+from gptoss_adapter.schemas.hosted_tools import AutoContainer, CodeInterpreterTool, HostedTool, NamedHosted
 from gptoss_adapter.schemas.input_formats import FlatGrammar
 from gptoss_adapter.schemas.mcp_tools import McpTool, NamedMcp
 from gptoss_adapter.schemas.responses import (
     AllowedFunctions,
     FunctionNamespace,
-    HostedTool,
     NamedFunction,
     RequestedTool,
     ResponseFields,
@@ -96,33 +97,37 @@ def _offers_of(tool: RequestedTool, place: str, listed: Listed) -> Iterator[Offe
 
 @dataclass(frozen=True, slots=True)
 class Offering:
-    """The functions of a request, and how the model is to choose among them."""
+    """The functions of a request, OpenAI's tools that are run here, and how the model is to choose among them."""
 
     every: Sequence[Offer]
+    every_hosted: Sequence[HostedOffer]
     told: Sequence[Offer]
     """Those that the model is told of."""
+    hosted: Sequence[HostedOffer]
+    """As `told`."""
     choice: ToolChoice
-    is_of_one_server: bool = False
-    """Whether only the tools of one server are told, for one of them is to be called."""
+    is_narrowed: bool = False
+    """Whether of all that may be called later one server's tools, or one of OpenAI's, are told: one is to be called."""
 
     @classmethod
-    def of(cls, body: ResponseFields, every: Sequence[Offer]) -> Self:
+    def of(cls, body: ResponseFields, every: Sequence[Offer], hosted: Sequence[HostedOffer]) -> Self:
         """Return what `body` says of them all. Raises InvalidRequestError where it names what is not there."""
-        choice, told = tool_choice(body, every), allowed_offers(body, every)
+        choice, told = tool_choice(body, every, hosted), allowed_offers(body, every)
         check_names(told)
-        is_of_one_server = isinstance(body.tool_choice, NamedMcp) and body.tool_choice.name is None
-        return cls(every, told, choice, is_of_one_server)
+        asked = body.tool_choice
+        is_narrowed = isinstance(asked, NamedHosted) or (isinstance(asked, NamedMcp) and asked.name is None)
+        return cls(every, hosted, told, allowed_hosted(body, hosted), choice, is_narrowed)
 
     def afterwards(self, *, with_servers: bool) -> Self:
         """Return what holds for the turns after the first: a call that was demanded has been made.
 
-        with_servers: whether the tools of MCP servers are still offered.
+        with_servers: whether what MCP servers run is still offered.
         """
-        told = self.every if self.is_of_one_server else self.told
+        told, hosted = (self.every, self.every_hosted) if self.is_narrowed else (self.told, self.hosted)
         if not with_servers:
-            told = [offer for offer in told if offer.server is None]
-        is_none = self.choice.mode is ToolChoiceMode.NONE
-        return replace(self, told=told, choice=self.choice if is_none else ToolChoice(), is_of_one_server=False)
+            told, hosted = [offer for offer in told if offer.server is None], ()
+        choice = self.choice if self.choice.mode is ToolChoiceMode.NONE else ToolChoice()
+        return replace(self, told=told, hosted=hosted, choice=choice, is_narrowed=False)
 
     @property
     def places(self) -> list[str]:
@@ -137,10 +142,28 @@ def allowed_offers(body: ResponseFields, every: Sequence[Offer]) -> list[Offer]:
             return [offer for offer in every if any(_is_named(offer, choice) for choice in allowed)]
         case NamedMcp(name=None) as choice:
             return [offer for offer in every if _is_named(offer, choice)]
+        case NamedHosted():
+            return []
     return list(every)
 
 
-def _is_named(offer: Offer, choice: NamedFunction | NamedCustomTool | NamedMcp) -> bool:
+def allowed_hosted(body: ResponseFields, hosted: Sequence[HostedOffer]) -> list[HostedOffer]:
+    """Return OpenAI's tools that the model is told of."""
+    match body.tool_choice:
+        case AllowedFunctions(tools=allowed):
+            named = [choice for choice in allowed if isinstance(choice, NamedHosted)]
+        case NamedHosted() as choice:
+            named = [choice]
+        case NamedMcp(name=None):
+            named = []
+        case _:
+            return list(hosted)
+    return [offer for offer in hosted if any(map(offer.is_named, named))]
+
+
+def _is_named(offer: Offer, choice: NamedFunction | NamedCustomTool | NamedMcp | NamedHosted) -> bool:
+    if isinstance(choice, NamedHosted):
+        return False
     if not isinstance(choice, NamedMcp):
         return (offer.function.type, offer.name) == (choice.type, choice.name)
     is_of_server = offer.server is not None and offer.server.server_label == choice.server_label
@@ -180,7 +203,7 @@ def _about(group: FunctionNamespace | McpTool) -> str | None:
     return group.server_description if isinstance(group, McpTool) else group.description
 
 
-def tool_choice(body: ResponseFields, every: Sequence[Offer]) -> ToolChoice:
+def tool_choice(body: ResponseFields, every: Sequence[Offer], hosted: Sequence[HostedOffer]) -> ToolChoice:
     """Return the choice. Raises InvalidRequestError where it names what is not there."""
     match body.tool_choice:
         case NamedFunction() | NamedCustomTool() as choice:
@@ -188,11 +211,17 @@ def tool_choice(body: ResponseFields, every: Sequence[Offer]) -> ToolChoice:
         case NamedMcp(name=name) as choice:
             offer = _check_offered(every, choice)
             return ToolChoice(ToolChoiceMode.REQUIRED, None if name is None else offer.name)
+        case NamedHosted() as choice:
+            _check_run(hosted, choice)
+            return ToolChoice(ToolChoiceMode.REQUIRED)
         case AllowedFunctions(mode=mode, tools=tools):
             for choice in tools:
-                _check_offered(every, choice)
+                if isinstance(choice, NamedHosted):
+                    _check_run(hosted, choice)
+                else:
+                    _check_offered(every, choice)
             return ToolChoice(ToolChoiceMode(mode))
-        case "required" if not every:
+        case "required" if not (every or hosted):
             raise invalid_value(
                 "'tool_choice' is 'required', but there are none to call among the 'tools'.", "tool_choice"
             )
@@ -214,13 +243,21 @@ def _check_offered(every: Sequence[Offer], choice: NamedFunction | NamedCustomTo
     raise invalid_value(message, "tool_choice")
 
 
-def told_tools(tools: Sequence[RequestedTool] | None) -> list[dict[str, JsonValue]]:
-    """Return the tools as a response repeats them, without those that OpenAI runs: they were not offered."""
-    return [_told(tool) for tool in tools or () if not isinstance(tool, HostedTool)]
+def _check_run(hosted: Iterable[HostedOffer], choice: NamedHosted) -> None:
+    if not any(offer.is_named(choice) for offer in hosted):
+        what = f"'tool_choice' names the tool '{choice.type}'; the 'tools' have none such that is run here"
+        raise invalid_value(f"{what} (adapter.hosted_tools).", "tool_choice")
 
 
-def _told(tool: ResponseTool | ResponseCustomTool | FunctionNamespace | McpTool) -> dict[str, JsonValue]:
-    if isinstance(tool, McpTool):
+def told_tools(tools: Sequence[RequestedTool] | None, hosted: Sequence[HostedOffer]) -> list[dict[str, JsonValue]]:
+    """Return the tools as a response repeats them, without those that OpenAI alone runs: they were not offered."""
+    return [_told(tool) for tool in tools or () if not isinstance(tool, HostedTool) or is_run(tool, hosted)]
+
+
+def _told(tool: RequestedTool) -> dict[str, JsonValue]:
+    if isinstance(tool, CodeInterpreterTool):
+        tool = tool.model_copy(update={"container": AutoContainer(type="auto")})
+    if isinstance(tool, McpTool | HostedTool | CodeInterpreterTool):
         told: dict[str, JsonValue] = tool.model_dump(mode="json", exclude_none=True)
         return told
     if isinstance(tool, FunctionNamespace):

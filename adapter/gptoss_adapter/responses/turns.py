@@ -17,10 +17,13 @@ from pydantic import JsonValue
 
 from gptoss_adapter.context import current_record
 from gptoss_adapter.limits import check_schemas, check_tools
+from gptoss_adapter.responses.hosted_tools import HostedOffer
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_adapter.responses.open_items import Event
 from gptoss_adapter.responses.output import Output
-from gptoss_adapter.responses.plan import carries_reasoning, chat_request, sampling_params, summary_detail
+from gptoss_adapter.responses.pages import Pages
+from gptoss_adapter.responses.plan import chat_request, sampling_params, summary_detail
+from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.tools import Listed, Offer, Offering, offers
 from gptoss_adapter.responses.truncation import FittedPrompt
 from gptoss_adapter.schemas.answers import Usage
@@ -48,7 +51,7 @@ class Asked:
     def output(self) -> Output:
         """Return the answer's output, empty."""
         body = self.body
-        return Output(carries_reasoning=carries_reasoning(body), tells_summary=summary_detail(body) is not None)
+        return Output(Telling.of(body.include), Pages.of(self.items), tells_summary=summary_detail(body) is not None)
 
     def turn(self, offering: Offering, items: Sequence[Item], sampling: SamplingParams, served: ServedModel) -> Turn:
         """Return the turn that goes on behind those items. Raises InvalidRequestError."""
@@ -158,15 +161,20 @@ class SingleTurn(Turns):
         return self._output.end(cut=self.is_cut or self._turn.has_cut_call)
 
 
-def offering_of(body: ResponseFields, services: Services, listed: Listed | None = None) -> Offering:
-    """Return the functions of a request. listed: the tools of its MCP servers. Raises InvalidRequestError."""
+def offering_of(
+    body: ResponseFields, services: Services, listed: Listed | None = None, hosted: Sequence[HostedOffer] = ()
+) -> Offering:
+    """Return the functions of a request. listed: the tools of its MCP servers. Raises InvalidRequestError.
+
+    hosted: OpenAI's tools that are run here.
+    """
     every, limits = offers(body.tools, listed), services.settings.adapter
     check_tools(every, limits)
     check_schemas(dict(_schemas(body, every)), limits)
     for offer in every:
         if (form := input_form(offer.grammar, f"{offer.place}.format.definition")) is not None:
             check_text_form(form, limits)
-    return Offering.of(body, every)
+    return Offering.of(body, every, hosted)
 
 
 def chat_prompt(body: ResponseFields, chat: ChatRequest, served: ServedModel, services: Services) -> ChatPrompt:

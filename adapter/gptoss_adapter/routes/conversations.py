@@ -16,7 +16,7 @@ from gptoss_adapter.field_names import naming_fields
 from gptoss_adapter.responses.item_texts import bare
 from gptoss_adapter.responses.items import own_items
 from gptoss_adapter.responses.store import ResponseStore
-from gptoss_adapter.responses.told_again import telling_reasoning_again
+from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.routes.responses import Include, Store
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.conversations import (
@@ -28,7 +28,7 @@ from gptoss_adapter.schemas.conversations import (
 )
 from gptoss_adapter.schemas.response_answers import ListedItem, ResponseItemList
 from gptoss_adapter.schemas.response_items import InputItem, Item
-from gptoss_adapter.schemas.responses import CARRIED_REASONING, Includable
+from gptoss_adapter.schemas.responses import Includable
 from gptoss_adapter.strict_routes import StrictQueryRoute
 
 router = APIRouter(
@@ -95,7 +95,7 @@ async def list_items(
 @router.get("/v1/conversations/{conversation_id}/items/{item_id}", response_model=ListedItem)
 async def get_item(conversation_id: str, item_id: str, store: Store, include: Include = None) -> Response:
     """Return an item of a conversation."""
-    [item] = _told([await store.conversations.item(conversation_id, item_id)], include)
+    item = Telling.of(include).item(await store.conversations.item(conversation_id, item_id))
     return Response(item.model_dump_json(exclude_unset=True), media_type="application/json")
 
 
@@ -112,9 +112,5 @@ async def _added(given: list[InputItem], store: ResponseStore) -> list[Item]:
 
 
 def _page(items: list[Item], include: list[Includable] | None, *, has_more: bool) -> Response:
-    answer = ResponseItemList.page(_told(items, include), has_more=has_more)
+    answer = ResponseItemList.page(Telling.of(include).items(items), has_more=has_more)
     return Response(answer.json_bytes(), media_type="application/json")
-
-
-def _told(items: list[Item], include: list[Includable] | None) -> list[Item]:
-    return telling_reasoning_again(items) if CARRIED_REASONING in (include or ()) else items

@@ -24,12 +24,13 @@ from gptoss_adapter.responses.answering import Answering
 from gptoss_adapter.responses.background import BackgroundResponses
 from gptoss_adapter.responses.events import EventWriter
 from gptoss_adapter.responses.history import history_of
+from gptoss_adapter.responses.hosted_tools import described, hosted_tools
 from gptoss_adapter.responses.mcp_tools import listed_tools, mcp_tools
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_adapter.responses.plan import chat_request
 from gptoss_adapter.responses.resuming import ResumedStream
 from gptoss_adapter.responses.store import ResponseStore
-from gptoss_adapter.responses.told_again import telling_reasoning_again
+from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.turns import chat_prompt, offering_of
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.response_answers import (
@@ -38,7 +39,7 @@ from gptoss_adapter.schemas.response_answers import (
     ResponseItemList,
     ResponseObject,
 )
-from gptoss_adapter.schemas.responses import CARRIED_REASONING, Includable, InputTokensRequest, ResponseRequest
+from gptoss_adapter.schemas.responses import Includable, InputTokensRequest, ResponseRequest
 from gptoss_adapter.serving import Services, Shared
 from gptoss_adapter.sse import EventStream
 from gptoss_adapter.strict_routes import StrictQueryRoute
@@ -146,9 +147,11 @@ async def count_input_tokens(
     """Count the tokens of the prompt that a request would make, of the alias where it names no model."""
     served = services.route(body.model, body.profile)
     history = await history_of(body, services, store)
+    hosted = hosted_tools(body.tools, services.mcp_servers)
     servers = mcp_tools(body.tools, services.mcp_servers)
     async with until_disconnect(request.receive):
-        offering = offering_of(body, services, await listed_tools(servers, services.mcp_servers))
+        listed = await listed_tools(servers, services.mcp_servers)
+        offering = offering_of(body, services, listed, await described(hosted, services.mcp_servers))
         chat = chat_request(body, history.items, offering, served.profile, services.today())
         with naming_fields_of_this_api(offering.places):
             prompt = await chat_prompt(body, chat, served, services).ids()
@@ -183,14 +186,14 @@ async def get_response(
         raise InvalidRequestError(message, param="include_obfuscation", code="unsupported_parameter")
     if stream:
         after = -1 if starting_after is None else starting_after
-        resumed = await ResumedStream.of(response_id, after, background, store)
+        resumed = await ResumedStream.of(response_id, after, Telling.of(include), background, store)
         current_record().counted.close()  # it may wait for the response's end, and reads little meanwhile
         return _event_stream(resumed, services)
     if starting_after is not None:
         message = "'starting_after' is only allowed when 'stream' is true."
         raise invalid_value(message, "starting_after")
     kept = await store.response(response_id)
-    return Response(kept.json(carries_reasoning=CARRIED_REASONING in (include or ())), media_type="application/json")
+    return Response(kept.json(Telling.of(include)), media_type="application/json")
 
 
 @router.delete("/v1/responses/{response_id}")
@@ -229,9 +232,7 @@ async def list_input_items(
         items.reverse()
     if after is not None:
         items = items[_position_after(after, [item.id for item in items]) :]
-    page = items[:limit]
-    if CARRIED_REASONING in (include or ()):
-        page = telling_reasoning_again(page)
+    page = Telling.of(include).items(items[:limit])
     answer = ResponseItemList.page(page, has_more=len(items) > limit)
     return Response(answer.json_bytes(), media_type="application/json")
 

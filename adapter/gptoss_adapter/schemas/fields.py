@@ -142,9 +142,3 @@ def choice_kind(value: object) -> str | None:
         return "mode"
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     return kind if kind in ("function", "custom", "allowed_tools") else None
-
-
-def response_choice_kind(value: object) -> str | None:
-    """Return the tag of a tool choice of /v1/responses, as `choice_kind` does: there may be MCP servers, too."""
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return "mcp" if kind == "mcp" else choice_kind(value)

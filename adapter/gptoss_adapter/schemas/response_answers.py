@@ -12,11 +12,19 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue
 
 from gptoss_adapter.schemas.fields import AnswerModel
+from gptoss_adapter.schemas.hosted_items import CodeInterpreterCallItem, WebSearchCallItem
 from gptoss_adapter.schemas.mcp_items import McpApprovalRequestItem, McpCallItem, McpListToolsItem
 from gptoss_adapter.schemas.response_items import CallItem, Item, MessageItem, ReasoningItem
 
 OutputItem = Annotated[
-    MessageItem | ReasoningItem | CallItem | McpCallItem | McpListToolsItem | McpApprovalRequestItem,
+    MessageItem
+    | ReasoningItem
+    | CallItem
+    | McpCallItem
+    | McpListToolsItem
+    | McpApprovalRequestItem
+    | WebSearchCallItem
+    | CodeInterpreterCallItem,
     Field(discriminator="type"),
 ]
 ListedItem = Annotated[Item, Field(discriminator="type")]

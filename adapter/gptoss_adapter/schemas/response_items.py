@@ -24,6 +24,12 @@ from gptoss_adapter.schemas.fields import (
     content_kind,
     of_types,
 )
+from gptoss_adapter.schemas.hosted_items import (
+    CodeInterpreterCallItem,
+    HostedItem,
+    UrlCitation,
+    WebSearchCallItem,
+)
 from gptoss_adapter.schemas.mcp_items import (
     McpApprovalRequestItem,
     McpApprovalResponseItem,
@@ -43,8 +49,15 @@ Async = Annotated[
 """Whether a call goes on while the model does. OpenAI's client dumps it under the name that it has in Python."""
 
 
-def _emptied(value: object) -> object:
-    return [] if isinstance(value, list) else value
+def _citations(value: object) -> object:
+    """Return those annotations that this server makes, too: what others hold, megabytes maybe, is not looked at."""
+    return list(filter(_is_citation, value)) if isinstance(value, list) else value
+
+
+def _is_citation(annotation: object) -> bool:
+    if isinstance(annotation, dict):
+        return annotation.keys() == UrlCitation.model_fields.keys()
+    return isinstance(annotation, UrlCitation)
 
 
 class MessagePart(RequestModel):
@@ -52,8 +65,8 @@ class MessagePart(RequestModel):
 
     type: Literal["input_text", "output_text"]
     text: str
-    annotations: Annotated[list[Any] | None, BeforeValidator(_emptied)] = None
-    """Harmless: citations of another server's tools. This one's answers have none."""
+    annotations: Annotated[ListOf[UrlCitation] | None, BeforeValidator(_citations)] = None
+    """Of pages that a web search has read. Harmless in an input: the text has the marks that the model made."""
     logprobs: list[Any] | None = None
     cache_control: Harmless = None
     """Harmless: Anthropic's hint on what to keep."""
@@ -214,13 +227,14 @@ class ItemReference(RequestModel):
     id: ItemId
 
 
-Item: TypeAlias = MessageItem | ReasoningItem | CallItem | CallOutputItem | McpItem
+Item: TypeAlias = MessageItem | ReasoningItem | CallItem | CallOutputItem | McpItem | HostedItem
 """An item that says something itself."""
 
 _KINDS: Final = (
     *("message", "reasoning", "function_call", "function_call_output", "item_reference"),
     *("custom_tool_call", "custom_tool_call_output"),
     *("mcp_call", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response"),
+    *("web_search_call", "code_interpreter_call"),
 )
 
 
@@ -245,7 +259,9 @@ InputItem = Annotated[
     | Annotated[McpCallItem, Tag("mcp_call")]
     | Annotated[McpListToolsItem, Tag("mcp_list_tools")]
     | Annotated[McpApprovalRequestItem, Tag("mcp_approval_request")]
-    | Annotated[McpApprovalResponseItem, Tag("mcp_approval_response")],
+    | Annotated[McpApprovalResponseItem, Tag("mcp_approval_response")]
+    | Annotated[WebSearchCallItem, Tag("web_search_call")]
+    | Annotated[CodeInterpreterCallItem, Tag("code_interpreter_call")],
     Discriminator(
         _item_kind,
         custom_error_type="item_kind",

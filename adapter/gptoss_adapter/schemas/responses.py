@@ -9,11 +9,18 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal, TypeAlias, get_args
 
-from pydantic import ConfigDict, Discriminator, Field, JsonValue, Tag
+from pydantic import Discriminator, Field, JsonValue, Tag
 
 from gptoss_adapter.schemas.chat import Effort, Verbosity
 from gptoss_adapter.schemas.custom_tools import NamedCustomTool, ResponseCustomTool
-from gptoss_adapter.schemas.fields import Harmless, Labels, ListOf, NotHonoured, RequestModel, response_choice_kind
+from gptoss_adapter.schemas.fields import Harmless, Labels, ListOf, NotHonoured, RequestModel, choice_kind
+from gptoss_adapter.schemas.hosted_tools import (
+    CodeInterpreterTool,
+    HostedTool,
+    NamedHosted,
+    UnusedToolType,
+    WebSearchType,
+)
 from gptoss_adapter.schemas.mcp_tools import McpTool, NamedMcp
 from gptoss_adapter.schemas.response_items import Async, FunctionName, InputItem
 from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, StreamOptions
@@ -63,35 +70,17 @@ class FunctionNamespace(RequestModel):
     tools: ListOf[GroupedTool]
 
 
-HostedToolType = Literal[
-    "web_search",
-    "web_search_2025_08_26",
-    "web_search_preview",
-    "web_search_preview_2025_03_11",
-    "image_generation",
-    "local_shell",
-]
+RequestedTool: TypeAlias = (
+    ResponseTool | ResponseCustomTool | FunctionNamespace | McpTool | HostedTool | CodeInterpreterTool
+)
 
-
-class HostedTool(RequestModel):
-    """A tool that a model of OpenAI may use or not: an offer, which nobody takes up here. The model is not told of it.
-
-    Its other fields are read by nobody.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    type: HostedToolType
-
-
-RequestedTool: TypeAlias = ResponseTool | ResponseCustomTool | FunctionNamespace | McpTool | HostedTool
-
-_HOSTED: Final = get_args(HostedToolType)
+_SEARCHES: Final = get_args(WebSearchType)
+_HOSTED: Final = (*_SEARCHES, *get_args(UnusedToolType))
 
 
 def _tool_kind(value: object) -> str | None:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    if kind in ("function", "custom", "namespace", "mcp"):
+    if kind in ("function", "custom", "namespace", "mcp", "code_interpreter"):
         return f"a {kind}"  # tags are part of a fault's place, where `function` may be a field sent by mistake
     return "hosted" if kind in _HOSTED else None
 
@@ -101,13 +90,14 @@ InputTool = Annotated[
     | Annotated[ResponseCustomTool, Tag("a custom")]
     | Annotated[FunctionNamespace, Tag("a namespace")]
     | Annotated[McpTool, Tag("a mcp")]
+    | Annotated[CodeInterpreterTool, Tag("a code_interpreter")]
     | Annotated[HostedTool, Tag("hosted")],
     Discriminator(
         _tool_kind,
         custom_error_type="tool_kind",
         custom_error_message=(
-            "Input should be a tool of type function, custom, namespace or mcp, or one that may be left out: "
-            + ", ".join(_HOSTED)
+            "Input should be a tool of type function, custom, namespace, mcp or code_interpreter, or one that may be "
+            "left out: " + ", ".join(_HOSTED)
         ),
     ),
 ]
@@ -120,7 +110,7 @@ class NamedFunction(RequestModel):
     name: FunctionName
 
 
-NamedTool = Annotated[NamedFunction | NamedCustomTool | NamedMcp, Field(discriminator="type")]
+NamedTool = Annotated[NamedFunction | NamedCustomTool | NamedMcp | NamedHosted, Field(discriminator="type")]
 
 
 class AllowedFunctions(RequestModel):
@@ -131,17 +121,27 @@ class AllowedFunctions(RequestModel):
     tools: Annotated[ListOf[NamedTool], Field(min_length=1)]
 
 
+def _choice_kind(value: object) -> str | None:
+    """Return the tag of a tool choice, as `choice_kind` does: there may be other tools than functions, too."""
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    if kind in (*_SEARCHES, "code_interpreter"):
+        return "hosted"
+    return "mcp" if kind == "mcp" else choice_kind(value)
+
+
 ResponseToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("mode")]
     | Annotated[NamedFunction, Tag("function")]
     | Annotated[NamedCustomTool, Tag("custom")]
     | Annotated[NamedMcp, Tag("mcp")]
+    | Annotated[NamedHosted, Tag("hosted")]
     | Annotated[AllowedFunctions, Tag("allowed_tools")],
     Discriminator(
-        response_choice_kind,
+        _choice_kind,
         custom_error_type="choice_kind",
         custom_error_message=(
-            "Input should be none, auto, required, or an object of type function, custom, mcp or allowed_tools"
+            "Input should be none, auto, required, or an object of type function, custom, mcp, allowed_tools, "
+            f"code_interpreter or {', '.join(_SEARCHES)}"
         ),
     ),
 ]
@@ -198,16 +198,19 @@ class ReasoningConfig(RequestModel):
 
 LOGPROBS: Final = "message.output_text.logprobs"
 CARRIED_REASONING: Final = "reasoning.encrypted_content"
+SEARCH_RESULTS: Final = "web_search_call.results"
+SEARCH_SOURCES: Final = "web_search_call.action.sources"
+CODE_OUTPUTS: Final = "code_interpreter_call.outputs"
 Includable = Literal[
     "message.output_text.logprobs",
     "reasoning.encrypted_content",
-    # harmless: nothing of these occurs here
-    "file_search_call.results",
     "web_search_call.results",
     "web_search_call.action.sources",
+    "code_interpreter_call.outputs",
+    # harmless: nothing of these occurs here
+    "file_search_call.results",
     "message.input_image.image_url",
     "computer_call_output.output.image_url",
-    "code_interpreter_call.outputs",
 ]
 
 
@@ -271,7 +274,7 @@ class ResponseFields(GenerationFields):
     tool_choice: ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Field(ge=1)] | None = None
-    """Counts calls of tools that MCP servers run."""
+    """Counts calls of tools that MCP servers run, be they of type mcp or OpenAI's own."""
     truncation: Literal["auto", "disabled"] | None = None
     """Whether the oldest of a conversation that is too long is left out, else it is refused."""
     text: TextConfig | None = None

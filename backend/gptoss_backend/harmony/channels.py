@@ -6,9 +6,9 @@ Does not know: the OpenAI API, Triton; of the tools it is given more than names 
 
 Models write malformed Harmony in a few percent of turns, random weights always. Nothing here raises, no text is lost:
 
-- A recipient `functions.f` on any channel is a call to f. A message to another tool, or in the name of the user, the
-  system or a tool, is reasoning: nothing that the user was told. Else the channel decides: `analysis` is reasoning;
-  `final`, `commentary` (a preamble), an unknown channel or none is content.
+- A recipient `functions.f`, or an offered built-in tool, on any channel is a call. A message to another tool, or in the
+  name of the user, the system or a tool, is reasoning: nothing that the user was told. Else the channel decides:
+  `analysis` is reasoning; `final`, `commentary` (a preamble), an unknown channel or none is content.
 - Text where a header should be is content. A header that never reaches `<|message|>` gives its stray text up to the
   place it named, after 64 bytes of it or at the next message.
 - `<|start|>` and `<|channel|>` end a message whose `<|end|>` is missing. Other special tokens in a text are dropped.
@@ -20,12 +20,13 @@ Models write malformed Harmony in a few percent of turns, random weights always.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
 from gptoss_backend.contract import CallSyntax, Tool
+from gptoss_backend.harmony.builtin_tools import PYTHON
 from gptoss_backend.harmony.custom_tools import QuotedInput
 from gptoss_backend.harmony.header import NAMESPACE, Header, Reading, Section
 from gptoss_backend.harmony.vocabulary import (
@@ -61,14 +62,17 @@ class ContentDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """More of a call to a tool."""
+    """More of a call to a tool, be it the request's or built in."""
 
     index: int
     """Calls of one answer count from 0."""
     name: str | None
-    """On the first delta of an index only."""
+    """On the first delta of an index only; of a built-in tool the recipient."""
     arguments: str
-    """JSON text as the model writes it, of a custom tool its input: whole only once the call has ended."""
+    """JSON text as the model writes it, of a custom tool its input, for `python` the code: whole only once the call has
+    ended."""
+    is_builtin: bool = False
+    """On the first delta of an index: whether the name is a built-in tool's."""
     syntax: CallSyntax = field(default=CallSyntax.JSON, kw_only=True)
     """The same on all deltas of an index."""
 
@@ -88,8 +92,9 @@ class _Route:
 
     place: _Place
     tool: str | None = None
-    """Of a call, as is `syntax`."""
+    """Of a call, as is what follows."""
     syntax: CallSyntax = CallSyntax.JSON
+    is_builtin: bool = False
     refused: str | None = None
     """Whom a call is meant for that may not come out."""
 
@@ -103,12 +108,16 @@ _NO_ARGUMENTS: Final = "{}"
 class ChannelSplitter:
     """Splits one answer. It begins where the prompt ended: after `<|start|>assistant`."""
 
-    def __init__(self, tools: Iterable[Tool] = (), *, allows_calls: bool = True) -> None:
+    def __init__(
+        self, tools: Iterable[Tool] = (), builtins: Collection[str] = (), *, allows_calls: bool = True
+    ) -> None:
         """tools: those that may be called; these are recognised also where `functions.` is missing.
 
-        allows_calls: False where a call must not come out, whatever the model writes.
+        builtins: the same, as recipients, of built-in tools. allows_calls: False where a call must not come out,
+        whatever the model writes.
         """
         self._syntaxes = {tool.name: tool.syntax for tool in tools}
+        self._builtins = frozenset(builtins)
         self._allows_calls = allows_calls
         self._text = _MessageText()
         self._route = _Route(_Place.CONTENT)
@@ -228,6 +237,9 @@ class ChannelSplitter:
         if reading.is_foreign:
             return _Route(_Place.REASONING)
         for recipient in reversed(reading.recipients if self._allows_calls else ()):
+            if recipient in self._builtins:
+                syntax = CallSyntax.PLAIN if recipient == PYTHON else CallSyntax.JSON
+                return _Route(_Place.CALL, recipient, syntax, is_builtin=True)
             if tool := self._find_tool(recipient):
                 return _Route(_Place.CALL, tool, self._syntaxes.get(tool, CallSyntax.JSON))
         if refused := next((name for name in reversed(reading.recipients) if name not in _PEOPLE), None):
@@ -262,7 +274,7 @@ class _MessageText:
         self._has_text = False
         self._quoted = QuotedInput() if route.syntax is CallSyntax.QUOTED else None
         if route.place is _Place.CALL:
-            self._append(ToolCallDelta(self.num_calls, route.tool, "", syntax=route.syntax))
+            self._append(ToolCallDelta(self.num_calls, route.tool, "", route.is_builtin, syntax=route.syntax))
             self.num_calls += 1
 
     def add(self, raw: bytes) -> None:
@@ -316,6 +328,6 @@ def _join(first: Delta, second: Delta) -> Delta | None:
             return ReasoningDelta(text + more, num_inserted=count)
         case ContentDelta(text, num_inserted=count), ContentDelta(more):
             return ContentDelta(text + more, num_inserted=count)
-        case ToolCallDelta(index, name, text), ToolCallDelta(same, None, more) if index == same:
-            return ToolCallDelta(index, name, text + more, syntax=first.syntax)
+        case ToolCallDelta(index, name, text, is_builtin), ToolCallDelta(same, None, more) if index == same:
+            return ToolCallDelta(index, name, text + more, is_builtin, syntax=first.syntax)
     return None

@@ -24,6 +24,7 @@ from openai_harmony import DeveloperContent, Message, ReasoningEffort, RenderOpt
 from openai_harmony import Role as HarmonyRole
 
 from gptoss_backend.contract import (
+    BuiltinTool,
     CallSyntax,
     ChatMessage,
     ChatRequest,
@@ -35,6 +36,7 @@ from gptoss_backend.contract import (
     ToolCall,
     ToolChoiceMode,
 )
+from gptoss_backend.harmony.builtin_tools import EVERY_RECIPIENT, namespace, offered_builtins
 from gptoss_backend.harmony.custom_tools import told_description, told_parameters, written
 from gptoss_backend.harmony.header import NAMESPACE
 from gptoss_backend.harmony.parameters import shown_parameters
@@ -59,11 +61,12 @@ class PromptError(ValueError):
 def render_prompt(request: ChatRequest) -> list[int]:
     """Return the prompt's token ids, ending in the header that the assistant's answer continues.
 
-    Order: system (identity, date, effort, channels), developer (all system and developer messages in their order, then
-    the tools, then the response format), then the turns. Equal requests give equal ids on every machine.
-    Raises PromptError.
+    Order: system (identity, date, effort, built-in tools, channels), developer (all system and developer messages in
+    their order, then the request's tools, then the response format), then the turns. Equal requests give equal ids on
+    every machine. Raises PromptError.
     """
-    ids = list(_system(request.reasoning_effort.name, request.date, bool(offered_tools(request))))
+    builtins = offered_builtins(request)
+    ids = list(_system(request.reasoning_effort.name, request.date, builtins, bool(offered_tools(request))))
     ids += _developer(request)
     for turn in _turns(request.messages):
         ids += turn
@@ -79,8 +82,14 @@ def offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
 
 
 @lru_cache(maxsize=64)
-def _system(effort: str, date: str | None, has_tools: bool) -> tuple[int, ...]:
+def _system(effort: str, date: str | None, builtins: tuple[BuiltinTool, ...], has_tools: bool) -> tuple[int, ...]:
     content = SystemContent(reasoning_effort=ReasoningEffort[effort], conversation_start_date=date)
+    for tool in builtins:
+        if has_unbreakable_run(tool.description or ""):
+            raise PromptError(
+                f"The description of {tool.name!r} holds an overlong run of characters without a word end."
+            )
+        content = content.with_tools(namespace(tool))
     message = Message.from_role_and_content(HarmonyRole.SYSTEM, content)
     return tuple(encoding().render(message, RenderOptions(conversation_has_function_tools=has_tools)))
 
@@ -170,18 +179,18 @@ def takes_nothing(tool: FunctionTool) -> bool:
 def _turns(messages: Sequence[ChatMessage]) -> Iterator[list[int]]:
     """Yield the user's, the assistant's and the tools' messages."""
     last_final = max((at for at, message in enumerate(messages) if _is_final(message)), default=-1)
-    called: dict[str, str] = {}  # tool_call_id → name
+    called: dict[str, ToolCall] = {}
     for position, message in enumerate(messages):
-        where = f"messages[{position}]"
+        where, keep = f"messages[{position}]", position > last_final
         _check_fields(message, where)
         match message.role:
             case Role.USER:
                 yield _message("user", _content(message, where))
             case Role.ASSISTANT:
-                yield from _assistant(message, where, keep_reasoning=position > last_final)
-                called.update((call.id, call.name) for call in message.tool_calls)
+                yield from _assistant(message, where, keep_reasoning=keep)
+                called.update((call.id, call) for call in message.tool_calls)
             case Role.TOOL:
-                yield _tool_result(message, where, called)
+                yield from _tool_result(message, where, called, keep_reasoning=keep)
 
 
 def _is_final(message: ChatMessage) -> bool:
@@ -191,7 +200,8 @@ def _is_final(message: ChatMessage) -> bool:
 def _assistant(message: ChatMessage, where: str, *, keep_reasoning: bool) -> Iterator[list[int]]:
     """Yield analysis, then the final text, or the preamble and the calls it announces.
 
-    Reasoning is dropped once a final answer has followed it; between tool calls the model needs it to go on.
+    Reasoning is dropped once a final answer has followed it; between tool calls the model needs it to go on. So are
+    calls of built-in tools and their results, which are analysis, too.
     """
     if message.reasoning and keep_reasoning:
         yield _message("assistant<|channel|>analysis", message.reasoning)
@@ -199,8 +209,13 @@ def _assistant(message: ChatMessage, where: str, *, keep_reasoning: bool) -> Ite
         channel = "commentary" if message.tool_calls else "final"
         yield _message(f"assistant<|channel|>{channel}", message.content)
     for position, call in enumerate(message.tool_calls):
-        name = _checked_name(call.name, f"{where}.tool_calls[{position}]")
-        yield _message(f"assistant<|channel|>commentary to={NAMESPACE}{name} {_type(call)}", written(call), end=CALL)
+        name = _checked_call(call, f"{where}.tool_calls[{position}]")
+        if not call.is_builtin:
+            header = f"assistant<|channel|>commentary to={NAMESPACE}{name} {_type(call)}"
+            yield _message(header, written(call), end=CALL)
+        elif keep_reasoning:
+            # in the words of the models, whose own tokens a next prompt repeats then
+            yield _message(f"assistant<|channel|>analysis to={name} code", call.arguments, end=CALL)
 
 
 def _type(call: ToolCall) -> str:
@@ -208,13 +223,18 @@ def _type(call: ToolCall) -> str:
     return "code" if call.syntax is CallSyntax.PLAIN else "<|constrain|>json"
 
 
-def _tool_result(message: ChatMessage, where: str, called: dict[str, str]) -> list[int]:
+def _tool_result(
+    message: ChatMessage, where: str, called: dict[str, ToolCall], *, keep_reasoning: bool
+) -> Iterator[list[int]]:
     if message.tool_call_id is None:
         raise PromptError(f"{where}: a tool message needs the tool_call_id of the call it answers.")
-    name = called.get(message.tool_call_id)
-    if name is None:
+    call = called.get(message.tool_call_id)
+    if call is None:
         raise PromptError(f"{where}: no earlier message calls a tool under the tool_call_id {message.tool_call_id!r}.")
-    return _message(f"{NAMESPACE}{name} to=assistant<|channel|>commentary", _content(message, where))
+    if not call.is_builtin:
+        yield _message(f"{NAMESPACE}{call.name} to=assistant<|channel|>commentary", _content(message, where))
+    elif keep_reasoning:
+        yield _message(f"{call.name} to=assistant<|channel|>analysis", _content(message, where))
 
 
 def refusal_of_call(tool: str) -> list[int]:
@@ -260,6 +280,12 @@ def _content(message: ChatMessage, where: str) -> str:
     if message.content is None:
         raise PromptError(f"{where}: a message of role {message.role} needs content.")
     return message.content
+
+
+def _checked_call(call: ToolCall, where: str) -> str:
+    if call.is_builtin and call.name not in EVERY_RECIPIENT:
+        raise PromptError(f"{where}: {call.name!r} is no built-in tool.")
+    return _checked_name(call.name, where)
 
 
 def _checked_name(name: str, where: str) -> str:

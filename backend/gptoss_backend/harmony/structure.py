@@ -7,7 +7,10 @@ Does not know: grammars, tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 from gptoss_backend.contract import ChatRequest, OutputStructure, Tool, ToolChoice, ToolChoiceMode
+from gptoss_backend.harmony.builtin_tools import offered_builtins
 from gptoss_backend.harmony.prompt import PromptError, offered_tools
 
 
@@ -16,20 +19,26 @@ def output_structure(request: ChatRequest) -> OutputStructure | None:
 
     Where a conversation knows of tools but offers none, the answer is bound not to call any.
     """
-    tools = offered_tools(request)
-    _check_choice(request.tool_choice, tools)
+    tools, builtins = offered_tools(request), offered_builtins(request)
+    _check_choice(request.tool_choice, tools, builtins)
     has_called = any(message.tool_calls for message in request.messages)
     is_free = request.response_format is None and request.form is None
-    if is_free and not (request.tools or has_called):
+    if is_free and not (request.tools or request.builtin_tools or has_called):
         return None
-    choice = request.tool_choice if tools else ToolChoice(ToolChoiceMode.NONE)
-    return OutputStructure(request.response_format, tools, choice, request.parallel_tool_calls, request.form)
+    return OutputStructure(
+        request.response_format,
+        tools,
+        request.tool_choice if tools or builtins else ToolChoice(ToolChoiceMode.NONE),
+        request.parallel_tool_calls,
+        tuple(tool.name for tool in builtins),
+        request.form,
+    )
 
 
-def _check_choice(choice: ToolChoice, tools: tuple[Tool, ...]) -> None:
+def _check_choice(choice: ToolChoice, tools: tuple[Tool, ...], builtins: Sized) -> None:
     if choice.name is not None and choice.mode is not ToolChoiceMode.REQUIRED:
         raise PromptError(f"tool_choice: a tool is named, {choice.name!r}, but the mode is {choice.mode}.")
-    if choice.mode is ToolChoiceMode.REQUIRED and not tools:
+    if choice.mode is ToolChoiceMode.REQUIRED and not (tools or builtins):
         raise PromptError("tool_choice: a call is required, but there are no tools.")
     if choice.name is not None and all(tool.name != choice.name for tool in tools):
         raise PromptError(f"tool_choice: there is no tool of the name {choice.name!r}.")

@@ -18,7 +18,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from gptoss_backend.contract import OutputStructure, ToolChoiceMode
+from gptoss_backend.contract import CallSyntax, OutputStructure, ToolChoiceMode
 from gptoss_backend.engine.grammar import TokenMask
 from gptoss_backend.harmony.header import NAMESPACE, Header, Section
 from gptoss_backend.harmony.vocabulary import (
@@ -61,15 +61,18 @@ class AnswerMask:
         check_structure(structure)
         is_json = structure.final is not None
         self._final = grammars.final_text(structure)
-        self._arguments = grammars.arguments(structure)
+        self._arguments = grammars.arguments(structure) | grammars.builtin_arguments(structure)
         self._is_serial = not structure.parallel_tool_calls
         self._must_call = structure.tool_choice.mode is ToolChoiceMode.REQUIRED
         named = structure.tool_choice.name
-        tools = [tool for tool in structure.tools if named in (None, tool.name)]
-        if self._must_call and not tools:
+        callees = {name for name in self._arguments if named is None or name == f"{NAMESPACE}{named}"}
+        if self._must_call and not callees:
             raise StructureError("tool_choice: a call is required of a tool that is not offered.")
+        plain = callees & {f"{NAMESPACE}{tool.name}" for tool in structure.tools if tool.syntax is CallSyntax.PLAIN}
         self._headers = {
-            must_call: grammars.header(tools, may_speak=not must_call, is_held=self._final is not None, is_json=is_json)
+            must_call: grammars.header(
+                callees, plain, may_speak=not must_call, is_held=self._final is not None, is_json=is_json
+            )
             for must_call in {self._must_call, False}
         }
         self._is_finished = False
@@ -141,7 +144,7 @@ class AnswerMask:
         reading = header.close()
         if reading.recipients:
             self._text = _Text.CALL
-            self._held = HeldText(self._arguments[reading.recipients[-1].removeprefix(NAMESPACE)])
+            self._held = HeldText(self._arguments[reading.recipients[-1]])
         elif reading.channel == "final" and self._final is not None:
             self._text = _Text.FINAL
             self._held = HeldText(self._final)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Set
 from functools import cache
 from typing import Final
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from gptoss_backend.contract import CallSyntax, FunctionTool, OutputStructure, Tool
+from gptoss_backend.contract import BuiltinName, FunctionTool, OutputStructure, Tool
+from gptoss_backend.harmony.builtin_tools import PYTHON, functions
 from gptoss_backend.harmony.custom_tools import CLOSING, OPENING, QUOTED_CHARACTER
 from gptoss_backend.harmony.header import NAMESPACE
 from gptoss_backend.harmony.prompt import TOOL_NAME
@@ -67,12 +68,12 @@ def final_text(structure: OutputStructure) -> Compiled | None:
 
 
 def arguments(structure: OutputStructure) -> dict[str, Compiled]:
-    """Return the grammar of each tool's arguments or input and their end, by its name. Raises StructureError.
+    """Return the grammar of each tool's arguments or input and their end, by whom a call is to. Raises StructureError.
 
     Where only one call may come, `<|call|>` alone ends it; else `<|end|>` leaves room for a further one.
     """
     ends = (CALL, END) if structure.parallel_tool_calls else (CALL,)
-    return {tool.name: _of_call(tool, position, ends) for position, tool in enumerate(structure.tools)}
+    return {f"{NAMESPACE}{tool.name}": _of_call(tool, position, ends) for position, tool in enumerate(structure.tools)}
 
 
 def _of_call(tool: Tool, position: int, ends: tuple[int, ...]) -> Compiled:
@@ -86,12 +87,27 @@ def _of_call(tool: Tool, position: int, ends: tuple[int, ...]) -> Compiled:
     return _kept.get(_nested(form_grammar(tool.form), ends=ends), tool.form.where)
 
 
-def header(tools: Collection[Tool], *, may_speak: bool, is_held: bool, is_json: bool) -> Compiled:
+def builtin_arguments(structure: OutputStructure) -> dict[str, Compiled]:
+    """Return the grammar of what calls of built-in tools hold and of their end, by whom a call is to.
+
+    `<|call|>` alone ends them: the model was trained to wait for the result.
+    """
+    held = {
+        tool.name: _kept.get(_json_text(arguments_schema(tool), ends=(CALL,)), tool.name)
+        for name in structure.builtins
+        for tool in functions(name)
+    }
+    if BuiltinName.PYTHON in structure.builtins:
+        held[PYTHON] = _kept.get(_any_text(ends=(CALL,)), PYTHON)
+    return held
+
+
+def header(callees: Set[str], plain: Set[str], *, may_speak: bool, is_held: bool, is_json: bool) -> Compiled:
     """Return the grammar of a message's header, from `<|start|>` to `<|message|>`.
 
-    tools: those that may be called. may_speak: whether text for the user may come, in `final` and, unless that is
-    held to a form (is_held), maybe JSON (is_json), in `commentary`: a preamble, which may also come where a call must
-    follow.
+    callees: whom calls may be to. plain: of these, who takes a text as it is, which the header says. may_speak: whether
+    text for the user may come, in `final` and, unless that is held to a form (is_held), maybe JSON (is_json), in
+    `commentary`: a preamble, which may also come where a call must follow.
     """
     kinds = [_token(CHANNEL) + ' "analysis" ' + _token(MESSAGE)]
     if may_speak:
@@ -99,16 +115,17 @@ def header(tools: Collection[Tool], *, may_speak: bool, is_held: bool, is_json: 
         kinds.append(f'{_token(CHANNEL)} "final" {typed}{_token(MESSAGE)}')
     if not is_held:
         kinds.append(f'{_token(CHANNEL)} "commentary" {_token(MESSAGE)}')
-    rules = [f'typed: (" json" | " code" | " "? {_token(CONSTRAIN)} "json")?', 'CHANNEL: "commentary" | "analysis"']
-    plain = sorted(tool.name for tool in tools if tool.syntax is CallSyntax.PLAIN)
-    others = sorted(tool.name for tool in tools if tool.syntax is not CallSyntax.PLAIN)
-    for recipient, names, typed in (("recipient", others, "typed"), ("plain_recipient", plain, '" code"')):
+    rules = [
+        f'typed: (" json" | " code" | " "? {_token(CONSTRAIN)} ("json" | "code"))?',
+        'CHANNEL: "commentary" | "analysis"',
+    ]
+    for recipient, names, typed in (("recipient", callees - plain, "typed"), ("plain_recipient", plain, '" code"')):
         if names:
             # models write a call's recipient in either section, and some call from their reasoning
             kinds.append(f"{_token(CHANNEL)} CHANNEL {recipient} {typed} {_token(MESSAGE)}")
             kinds.append(f"{recipient} {_token(CHANNEL)} CHANNEL {typed} {_token(MESSAGE)}")
-            rules.append(f'{recipient}: " to={NAMESPACE}" {recipient.upper()}')
-            rules.append(f"{recipient.upper()}: {' | '.join(map(json.dumps, names))}")
+            rules.append(f'{recipient}: " to=" {recipient.upper()}')
+            rules.append(f"{recipient.upper()}: {' | '.join(map(json.dumps, sorted(names)))}")
     text = f'start: {_token(START)} "assistant" message\nmessage: ' + "\n | ".join(kinds)
     return _kept.get(LLMatcher.grammar_from_lark("\n".join([text, *rules])), "tools")
 
@@ -172,6 +189,11 @@ def _quoted_text(*, ends: tuple[int, ...]) -> str:
     opening, closing = json.dumps(OPENING), json.dumps(CLOSING)
     text = f"start: {opening} CHARACTERS {closing} end\nend: {' | '.join(map(_token, ends))}"
     return LLMatcher.grammar_from_lark(f"{text}\nCHARACTERS: /(?:{QUOTED_CHARACTER})*/")
+
+
+def _any_text(*, ends: tuple[int, ...]) -> str:
+    text = f"start: TEXT end\nend: {' | '.join(map(_token, ends))}\nTEXT: /(.|\\n)*/"
+    return LLMatcher.grammar_from_lark(text)
 
 
 def _nested(grammar: str, *, ends: tuple[int, ...]) -> str:
