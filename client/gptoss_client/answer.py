@@ -40,6 +40,8 @@ class CallPart:
     arguments: str
     """JSON text, of a custom tool its input: whole only once the answer has ended."""
     syntax: CallSyntax = CallSyntax.JSON
+    is_builtin: bool = False
+    """On the first part of an index: whether the tool is one of `ChatRequest.builtin_tools`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Answer:
 
     def _add_call(self, part: CallPart) -> None:
         if part.index == len(self.tool_calls):
-            self.tool_calls.append(ToolCall(part.id, part.name, part.arguments, part.syntax))
+            self.tool_calls.append(ToolCall(part.id, part.name, part.arguments, part.syntax, part.is_builtin))
         else:
             call = self.tool_calls[part.index]
             self.tool_calls[part.index] = replace(call, arguments=call.arguments + part.arguments)

@@ -116,8 +116,8 @@ def _part(delta: Delta) -> AnswerPart:
             return Content(text)
         case ToolCallDelta(index, None, arguments):
             return CallPart(index, "", "", arguments, delta.syntax)
-        case ToolCallDelta(index, str(name), arguments):
-            return CallPart(index, f"call_{uuid.uuid4().hex[:24]}", name, arguments, delta.syntax)
+        case ToolCallDelta(index, str(name), arguments, is_builtin):
+            return CallPart(index, f"call_{uuid.uuid4().hex[:24]}", name, arguments, delta.syntax, is_builtin)
     raise AssertionError(f"an unknown delta: {delta!r}")
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptoss_backend.contract import FunctionTool
+from gptoss_backend.contract import CallSyntax, FunctionTool
 from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 from gptoss_backend.harmony.header import MAX_HEADER_BYTES, MAX_STRAY_BYTES
 from gptoss_backend.harmony.vocabulary import (
@@ -195,12 +195,11 @@ def test_call_of_python_when_it_holds_nothing_then_there_is_no_code() -> None:
 
 
 def test_call_when_a_function_and_a_builtin_share_a_name_then_the_namespace_decides() -> None:
-    names = {"tools": ("python",), "builtins": ("python",)}
-    calls = [("functions.python", False), ("python", True)]
-    for recipient, is_builtin in calls:
-        splitter = ChannelSplitter(**names)
+    calls = [("functions.python", False, CallSyntax.JSON), ("python", True, CallSyntax.PLAIN)]
+    for recipient, is_builtin, syntax in calls:
+        splitter = ChannelSplitter([FunctionTool("python")], ["python"])
         [delta] = splitter.push(tokens(f"<|channel|>analysis to={recipient} code<|message|>1"))
-        assert delta == ToolCallDelta(0, "python", "1", is_builtin)
+        assert delta == ToolCallDelta(0, "python", "1", is_builtin, syntax=syntax)
 
 
 def test_call_of_a_builtin_when_it_is_not_offered_then_it_is_refused_reasoning() -> None:

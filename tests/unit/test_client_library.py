@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -30,6 +30,8 @@ from gptoss_adapter.schemas.stats import StatsReport
 from gptoss_backend.contract import (
     CHAT_CODEC,
     EVENT_CODEC,
+    BuiltinName,
+    BuiltinTool,
     CallSyntax,
     ChatMessage,
     ChatRequest,
@@ -43,6 +45,8 @@ from gptoss_backend.contract import (
     Timings,
     encode_error,
 )
+from gptoss_backend.harmony.prompt import render_prompt
+from gptoss_backend.harmony.vocabulary import encoding
 from gptoss_backend.settings_sources import load_settings
 from gptoss_client import Answer, AsyncClient, Client, ClientError, ProtocolError, ServerError, UnreachableError
 from gptoss_client.answer import AnswerPart, Content, Ended, Reasoning, Usage
@@ -283,6 +287,16 @@ def test_generate_when_the_model_calls_a_custom_tool_then_the_answer_holds_its_i
     with serving(FakeTriton(whole(note))) as address:
         [call] = Answer.of(generate(address, "demo", chat)).tool_calls
     assert (call.name, call.arguments, call.syntax) == ("note", "two words", CallSyntax.QUOTED)
+
+
+@both
+def test_generate_when_the_model_calls_a_builtin_tool_then_the_call_can_be_sent_back(generate: Generate) -> None:
+    chat = ChatRequest(messages=CHAT.messages, builtin_tools=(BuiltinTool(BuiltinName.PYTHON),))
+    code = "<|channel|>analysis to=python code<|message|>print(1)<|call|>"
+    with serving(FakeTriton(whole(code))) as address:
+        [call] = Answer.of(generate(address, "demo", chat)).tool_calls
+    turns = (ChatMessage(Role.ASSISTANT, tool_calls=(call,)), ChatMessage(Role.TOOL, "1", tool_call_id=call.id))
+    assert code in encoding().decode(render_prompt(replace(chat, messages=(*chat.messages, *turns))))
 
 
 @both
