@@ -213,6 +213,7 @@ class PlacementSettings(_Section):
     rendezvous: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")] | None = None
     secret: str | None = None
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    meeting_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
     @model_validator(mode="after")
     def _check_nodes(self) -> Self:

@@ -20,7 +20,7 @@ from gptoss_client.placing import Placing
 from gptoss_client.probing import http_probe
 from gptoss_client.process import ProcessSpec
 from gptoss_client.run_state import RunDirectory
-from gptoss_client.triton_command import load_failure, loaded_layers, remove_shared_memory, triton_command
+from gptoss_client.triton_command import load_failure, remove_shared_memory, start_progress, triton_command
 from gptoss_client.triton_runtime import TritonRuntime
 
 TRITON: Final = "tritonserver"
@@ -90,7 +90,7 @@ def _tritonserver(
         log=log,
         awaited=f"loads {', '.join(MODELS_BY_SHORT[model].triton for model in settings.served_models)}",
         is_ready=http_probe(addresses.triton_ready),
-        progress=lambda: loaded_layers(log),
+        progress=lambda: start_progress(log),
         needs_children=True,
         hang=triton_hang(addresses.metrics, settings.server.step_timeout_s),
         reason_in=load_failure,

@@ -30,6 +30,7 @@ _EXIT_MARGIN_S: Final = 2
 # an exception of `initialize`; its class, which is ours, says nothing to a person
 _LOAD_FAILURE: Final = re.compile(r"UNAVAILABLE state: Internal: (?:\w+: )?(.+)")
 _LAYER: Final = re.compile(r"layer (\d+) of (\d+) loaded")
+_WAITING: Final = re.compile(r"has waited (\d+) s for ranks")
 # what a client of our models has no use for and could take the server over with: a loaded model may bring code,
 # regions lead into the memory that server and stubs share, the other two name files to write
 _CLOSED_APIS: Final = ("model-repository", "shared-memory", "trace", "logging")
@@ -112,6 +113,15 @@ def loaded_layers(triton_log: Path) -> tuple[int, int]:
     """Return how many layers the engine has read, and of how many; (0, 0) where the log does not tell."""
     found = [match for line in tail(triton_log) if (match := _LAYER.search(line))]
     return (int(found[-1][1]), int(found[-1][2])) if found else (0, 0)
+
+
+def start_progress(triton_log: Path) -> object:
+    """Return what differs while a start gets on: layers are read, or the engine says again that it waits for ranks.
+
+    How long it may wait for those is placement.meeting_timeout_s, no start that hangs.
+    """
+    waited = [match[1] for line in tail(triton_log) if (match := _WAITING.search(line))]
+    return loaded_layers(triton_log), waited[-1:]
 
 
 def remove_shared_memory(prefix: str, folder: Path = _SHARED_MEMORY) -> None:

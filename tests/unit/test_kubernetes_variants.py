@@ -110,6 +110,16 @@ def test_group_when_it_starts_then_the_leader_serves_and_the_workers_join() -> N
     assert not of_kind(GROUP, "StatefulSet")
 
 
+def test_leader_when_it_waits_for_workers_then_its_probe_leaves_it_the_time_and_that_of_loading() -> None:
+    probe, alone = (
+        workload(variant, "triton", role).container["startupProbe"]
+        for variant, role in ((GROUP, "leader"), (LARGE, "replica"))
+    )
+    placement = settings_in(GROUP, workload(GROUP, "triton", "leader")).placement
+    waiting_s = probe["periodSeconds"] * (probe["failureThreshold"] - alone["failureThreshold"])
+    assert waiting_s >= placement.meeting_timeout_s
+
+
 def test_group_when_the_adapter_looks_for_triton_then_it_finds_leaders_only() -> None:
     (service,) = (one for one in of_kind(GROUP, "Service") if one["spec"].get("clusterIP") == "None")
     selector = {"matchLabels": service["spec"]["selector"]}

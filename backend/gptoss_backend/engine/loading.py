@@ -27,7 +27,8 @@ from gptoss_backend.engine.native.model import NativeModel
 from gptoss_backend.engine.operators import has_kernels
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, choose_placement
-from gptoss_backend.engine.placement.driver import Cluster, DistributedModel
+from gptoss_backend.engine.placement.cluster import Cluster
+from gptoss_backend.engine.placement.driver import DistributedModel
 from gptoss_backend.engine.placement.jobs import device_names
 from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR
 from gptoss_backend.engine.placement.memory_plan import Formats, MemoryPlan, gib
@@ -249,6 +250,7 @@ def _load_spread(
         port=placement.port,
         secret=placement.secret,
         timeout_s=placement.timeout_s,
+        meeting_timeout_s=placement.meeting_timeout_s,
         num_threads=options.num_threads,
     )
     model = DistributedModel(
