@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from gptoss_backend.engine.placement.choice import Card
+
 _GIB: Final = 2**30
 
 
@@ -36,6 +38,11 @@ class Device:
     efficiency: Efficiency
     unembedding_bytes: int = 2
     """Read for each weight of the unembedding: 1 where the likeliest token is first looked for in 8 bits."""
+
+    @property
+    def as_card(self) -> Card:
+        """The device as a placement sees it."""
+        return Card.of_total(self.name, self.memory_bytes)
 
 
 MEASURED_ON_H100: Final = Efficiency(

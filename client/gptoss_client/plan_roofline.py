@@ -50,7 +50,7 @@ class Roofline:
     def kv_room_bytes(self) -> float:
         """What the replica's devices have for keys and values beside weights and room to work."""
         return sum(
-            plan.num_tokens_in(int(self.device.memory_bytes * 0.97)) * plan.kv_bytes_per_token
+            plan.num_tokens_in(self.device.as_card.room_bytes) * plan.kv_bytes_per_token
             for plan in self.placement.plans
         )
 

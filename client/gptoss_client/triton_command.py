@@ -37,12 +37,19 @@ _CLOSED_APIS: Final = ("model-repository", "shared-memory", "trace", "logging")
 
 
 def triton_command(
-    settings: Settings, runtime: TritonRuntime, *, config_name: str | None, shm_prefix: str, api_key: str | None = None
+    settings: Settings,
+    runtime: TritonRuntime,
+    *,
+    config_name: str | None,
+    shm_prefix: str,
+    api_key: str | None = None,
+    num_cards: int = 0,
 ) -> tuple[str, ...]:
     """Return tritonserver's command.
 
     config_name: which variant of the models' configs; None: config.pbtxt itself.
     api_key: what opens the APIs that are closed to clients; None: one that nobody is told.
+    num_cards: how many GPUs it sees.
     """
     server = settings.server
     return (
@@ -56,6 +63,7 @@ def triton_command(
         f"--backend-config=python,shm-default-byte-size={_SHM_REGION_BYTES}",
         f"--backend-config=python,shm-growth-byte-size={_SHM_REGION_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        *_memory_flags(num_cards),
         *_cache_flags(server, runtime),
         *_restriction_flags(api_key or secrets.token_hex(16)),
         f"--grpc-address={server.triton_host}",
@@ -65,6 +73,7 @@ def triton_command(
         f"--metrics-address={server.triton_host}",
         f"--metrics-port={server.metrics_port}",
         "--metrics-config=histogram_latencies=true",
+        *([] if server.gpu_metrics else ["--allow-gpu-metrics=false"]),
         f"--exit-timeout-secs={max(1, int(server.shutdown_timeout_s) - _EXIT_MARGIN_S)}",
     )
 
@@ -72,6 +81,15 @@ def triton_command(
 def _with_ensembles(settings: Settings) -> Iterator[str]:
     for model in (MODELS_BY_SHORT[short] for short in settings.served_models):
         yield from (model.triton, model.ensemble)
+
+
+def _memory_flags(num_cards: int) -> list[str]:
+    """Return what leaves the cards to the engines: Triton would take 64 MB of each, and 256 MB of pinned memory.
+
+    All our tensors are on the host.
+    """
+    pools = [f"--cuda-memory-pool-byte-size={card}:0" for card in range(num_cards)]
+    return ["--pinned-memory-pool-byte-size=0", *pools] if pools else []
 
 
 def _cache_flags(server: ServerSettings, runtime: TritonRuntime) -> list[str]:

@@ -157,7 +157,7 @@ def test_fleet_when_more_is_asked_for_then_it_has_more_cards(change: dict[str, f
 def test_fleet_when_even_one_user_is_too_many_then_the_sentence_says_what_there_is() -> None:
     with pytest.raises(UsageError, match=r"a single user 8\.\d tokens/s, below --tokens-per-user-s 20"):
         plan_fleet("20b", DEVICES["cpu"], DEMAND)
-    with pytest.raises(UsageError, match="such: use more or larger cards"):
+    with pytest.raises(UsageError, match="8 such\\): use more or larger cards"):
         plan_fleet("120b", replace(DEVICES["t4"], memory_bytes=2**30), DEMAND)
     with pytest.raises(UsageError, match="shorten --prompt"):
         plan_fleet("20b", DEVICES["cpu"], replace(DEMAND, tokens_per_user_s=1.0, prompt_tokens=20_000))
