@@ -67,9 +67,9 @@ MEASURED_ON_CPU: Final = Efficiency(
 TENSOR_SHARE: Final = 0.8
 """An assumption: of the speed of several cards that divide every layer, what sums between them leave."""
 LAUNCHING_S: Final = 20.2e-3 / 24
-"""Of a layer, what the host takes to launch its kernels where a step is no CUDA graph: one of 256 tokens took 20.2 ms for
-the 20B's 24 layers on an H100 (load/RESULTS.md), twice what the card had to do. That steps of few rows, with fewer
-kernels, and other hosts take as long is an assumption."""
+"""Of a layer, what the host takes to launch its kernels where a step is no CUDA graph: 256 tokens took 20.2 ms for the
+20B's 24 layers on an H100 (load/RESULTS.md), twice what the card had to do. That steps of few rows, with fewer kernels,
+and other hosts take as long is an assumption."""
 
 
 def _card(name: str, gib: float, gb_per_s: float, tflops: float, efficiency: Efficiency = ASSUMED) -> Device:

@@ -214,6 +214,22 @@ def test_readme_when_its_own_overlay_is_applied_then_each_pod_starts_with_its_se
         assert container["image"] == f"registry.example.com/gptoss/{one.service}:0.1.0"
 
 
+@pytest.mark.parametrize("variant", [BASE, GROUP])
+def test_readme_when_nvidias_runtime_is_not_the_default_then_its_patch_gives_it_to_what_has_gpus(
+    tmp_path: Path, variant: str
+) -> None:
+    (patches,) = re.findall(r"^patches:.*?value: nvidia}\"$", README, re.MULTILINE | re.DOTALL)
+    if variant == GROUP:
+        template = "/spec/leaderWorkerTemplate/{}Template/spec/runtimeClassName"
+        patches = patches.replace("StatefulSet, name: gptoss-triton", "LeaderWorkerSet, name: gptoss-ranks")
+        added = [f"- {{op: add, path: {template.format(role)}, value: nvidia}}" for role in ("leader", "worker")]
+        patches = re.sub('".*"', "\n      ".join(["|", *added]), patches)
+    overlay = own_overlay(tmp_path, f"resources: [../gptoss/docker/kubernetes/{variant}]\n{patches}")
+
+    for one in workloads(overlay):
+        assert one.pod.get("runtimeClassName") == ("nvidia" if one.service == "triton" else None)
+
+
 def test_readme_when_it_installs_then_by_overlays_that_name_a_registry() -> None:
     applied = re.findall(r"^kubectl apply -k (\S+)", README, re.MULTILINE)
 
