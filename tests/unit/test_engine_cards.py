@@ -80,6 +80,16 @@ def test_cards_when_one_in_the_middle_is_too_small_then_the_ranks_are_on_the_oth
     assert found.value.cluster.devices == (torch.device("cuda", 0), torch.device("cuda", 2))
 
 
+def test_cards_when_there_are_more_than_are_needed_then_the_first_is_taken_whatever_else_is_on_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards(monkeypatch, 12.0, 12.0, 12.0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(10.5 * GIB), 12 * GIB))
+    with pytest.raises(Spread) as found:
+        load_model(folder, device=DEVICE)
+    assert found.value.cluster.devices[0] == DEVICE
+
+
 def test_cards_when_the_first_is_too_small_then_the_sentence_says_which_to_show(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,7 +205,7 @@ def _card(index: int, own: torch.device) -> Card:
     """Return a card of this host. To ask another than our own what is free would leave a context on it for good."""
     name = torch.cuda.get_device_name(index)
     if index == own.index:
-        return Card(name, torch.cuda.mem_get_info(own)[0])
+        return Card(name, *torch.cuda.mem_get_info(own))
     return Card.of_total(name, torch.cuda.get_device_properties(index).total_memory)
 
 

@@ -40,11 +40,13 @@ class Card:
 
     name: str
     usable_bytes: int
+    total_bytes: int = 0
+    """By which cards are ordered: of cards alike the first is the first, whatever else is on it."""
 
     @classmethod
     def of_total(cls, name: str, total_bytes: int) -> Card:
         """Return a card of which the driver tells so much in all: less what a server holds there beside its engine."""
-        return cls(name, max(0, total_bytes - _SERVER_BYTES))
+        return cls(name, max(0, total_bytes - _SERVER_BYTES), total_bytes)
 
     @property
     def room_bytes(self) -> int:
@@ -120,7 +122,7 @@ def _spread(
     if mode in (PIPELINE, TENSOR):
         spread = PIPELINE if mode == PIPELINE else TENSOR
     asked = "placement.mode" if mode != AUTO else "placement.num_devices" if num_devices else None
-    largest_first = sorted(range(len(cards)), key=lambda index: -cards[index].usable_bytes)
+    largest_first = sorted(range(len(cards)), key=lambda index: -cards[index].total_bytes)
     misfit = None
     for count in [num_devices] if num_devices else range(2, len(cards) + 1):
         try:
@@ -157,8 +159,8 @@ def _why_spread(whole: MemoryPlan, cards: Sequence[Card], spread: SpreadMode, co
 
 def _left_out(cards: Sequence[Card], chosen: Sequence[int]) -> str:
     """Return the words on cards too small to be of use beside the chosen ones; empty where there are none."""
-    least = _smallest(cards, chosen).usable_bytes
-    small = [card for index, card in enumerate(cards) if index not in chosen and card.usable_bytes < least]
+    least = _smallest(cards, chosen).room_bytes
+    small = [card for index, card in enumerate(cards) if index not in chosen and card.room_bytes < least]
     return f"; left out: {_named(small)}" if small else ""
 
 

@@ -202,7 +202,9 @@ class Ranks:
             raise EngineError(self.fault)
         for rank, process in enumerate(self._processes, 1):
             if process.poll() is not None:
-                raise EngineError(f"the process of rank {rank} ended with status {process.returncode} as it started")
+                self.await_fault()  # its last words
+                status = process.returncode
+                raise EngineError(self.fault or f"the process of rank {rank} ended with status {status} as it started")
 
     # --- saying and ending ---
 
@@ -217,7 +219,8 @@ class Ranks:
             while True:
                 said = json.loads(peer.line.receive())
                 if isinstance(said, dict) and "error" in said:
-                    self.await_fault()  # this rank's error may come of another's death
+                    if self._are_complete:
+                        self.await_fault()  # this rank's error may come of another's death
                     self.give_up(f"rank {rank}: {said['error']}")
                 else:
                     peer.answers.put(said)
