@@ -102,7 +102,7 @@ def start(settings: Settings, shm_prefix: str, ending: threading.Event) -> subpr
         find_runtime(),
         config_name=placing.variant,
         shm_prefix=shm_prefix,
-        num_cards=len(placing.cards) or placing.num_cards,
+        num_cards=placing.num_cards_of(0),
     )
     server = subprocess.Popen(command, env=environment)
 

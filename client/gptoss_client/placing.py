@@ -116,9 +116,8 @@ def place_in_one(settings: Settings, environment: Mapping[str, str]) -> Placing:
     cards = set.union(*map(_cards, spread)) if spread else set.intersection(*map(_cards, choices))
     placing = Placing(SPREAD_VARIANT if spread else REPLICAS_VARIANT, num_cards=num_cards)
     of_use = tuple(position for position in range(len(here)) if position in cards)
-    if (
-        len(gpus) != num_cards or len(of_use) == num_cards
-    ):  # what is listed is not what processes see; or all are of use
+    is_known = len(gpus) == num_cards  # else what the driver lists is not what processes see
+    if not is_known or len(of_use) == num_cards:
         return placing
     left_out = tuple(f"GPU {gpu.index} ({gpu.name})" for position, gpu in enumerate(gpus) if position not in of_use)
     return replace(placing, cards=of_use, left_out=left_out)
