@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from gptoss_backend.environment import inherited_environment
+from gptoss_backend.environment import inherited_environment, show_cards, with_card_order
 from gptoss_backend.settings import Settings, SettingsError
 from gptoss_backend.settings_sources import load_settings
 from gptoss_client.addresses import Addresses
@@ -27,7 +27,7 @@ from gptoss_client.errors import CommandError
 from gptoss_client.hang_watch import HangWatch
 from gptoss_client.launch import TRITON
 from gptoss_client.liveness import triton_hang
-from gptoss_client.placing import config_variant
+from gptoss_client.placing import place_in_one
 from gptoss_client.probing import http_probe
 from gptoss_client.process_group import CrashWatch, ProcessRecord
 from gptoss_client.stop_signal import StopSignal
@@ -92,9 +92,19 @@ class HangCheck:
 
 def start(settings: Settings, shm_prefix: str, ending: threading.Event) -> subprocess.Popen[bytes]:
     """Start tritonserver; SIGTERM and SIGINT are passed on to it from here on, and `ending` is set with the first."""
-    variant = config_variant(settings, inherited_environment())
-    command = triton_command(settings, find_runtime(), config_name=variant, shm_prefix=shm_prefix)
-    server = subprocess.Popen(command)
+    environment = with_card_order(inherited_environment())
+    placing = place_in_one(settings, environment)
+    if placing.cards:
+        sys.stderr.write(f"leaves out {', '.join(placing.left_out)}: of no use for what is served\n")
+        show_cards(placing.cards, environment)
+    command = triton_command(
+        settings,
+        find_runtime(),
+        config_name=placing.variant,
+        shm_prefix=shm_prefix,
+        num_cards=placing.num_cards_of(0),
+    )
+    server = subprocess.Popen(command, env=environment)
 
     def pass_on(number: int, _: FrameType | None) -> None:
         ending.set()

@@ -8,7 +8,7 @@ Does not know: what settings there are.
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,8 @@ ENV_PREFIX: Final = "GPTOSS_"
 CONFIG_ENV: Final = "GPTOSS_CONFIG"
 DTYPE_ENV: Final = "TORCH_DTYPE"
 OTLP_ENV: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_CARDS_ENV: Final = "CUDA_VISIBLE_DEVICES"
+_CARD_ORDER_ENV: Final = "CUDA_DEVICE_ORDER"
 
 
 def inherited_environment() -> dict[str, str]:
@@ -28,17 +30,29 @@ def child_environment(config: Path) -> dict[str, str]:
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(ENV_PREFIX)}
     inherited.pop(DTYPE_ENV, None)
     inherited.pop(OTLP_ENV, None)
-    return inherited | {CONFIG_ENV: str(config)}
+    return with_card_order(inherited) | {CONFIG_ENV: str(config)}
 
 
-def bind_to_card(device_id: int, environ: MutableMapping[str, str] | None = None) -> None:
+def with_card_order(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which CUDA numbers cards as nvidia-smi does, and not the fastest first."""
+    return {_CARD_ORDER_ENV: "PCI_BUS_ID", **environment}
+
+
+def bind_to_card(device_id: int) -> None:
     """Let this process see one card only: number `device_id` of those that it sees. Before CUDA starts in it.
+
+    Numbers are those of whoever started this process and gave it its environment, so their order is left as it is.
+    """
+    show_cards([device_id], os.environ)
+
+
+def show_cards(numbers: Sequence[int], environment: MutableMapping[str, str]) -> None:
+    """Let a process with this environment see those cards only, of the ones that it sees; in place.
 
     Through an outer CUDA_VISIBLE_DEVICES, whose entries may be numbers or UUIDs.
     """
-    env = os.environ if environ is None else environ
-    outer = [entry.strip() for entry in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry.strip()]
-    env["CUDA_VISIBLE_DEVICES"] = outer[device_id] if outer else str(device_id)
+    outer = [entry.strip() for entry in environment.get(_CARDS_ENV, "").split(",") if entry.strip()]
+    environment[_CARDS_ENV] = ",".join(outer[number] if outer else str(number) for number in numbers)
 
 
 def bind_collectives_to(interface: str) -> None:

@@ -59,6 +59,7 @@ class ServerSettings(_Section):
     hang_timeout_s: Annotated[float, Field(ge=0)] = 30.0
     step_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     response_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
+    gpu_metrics: bool = True
     log_max_bytes: Annotated[int, Field(ge=64 * 1024)] = 64 * 1024 * 1024
 
     @field_validator("triton_replicas", mode="before")
@@ -220,6 +221,7 @@ class PlacementSettings(_Section):
     rendezvous: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")] | None = None
     secret: str | None = None
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    meeting_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
     @model_validator(mode="after")
     def _check_nodes(self) -> Self:

@@ -7,6 +7,7 @@ Does not know: how a checkpoint is laid out, how a server is started.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -35,9 +36,9 @@ from gptoss_client.doctor_cuda import (
     torch_for_card,
     torch_for_driver,
 )
-from gptoss_client.errors import DriverError, PortError, RuntimeMissingError, UsageError
+from gptoss_client.errors import CommandError, DriverError, PortError, RuntimeMissingError, UsageError
 from gptoss_client.gpu import Gpu, has_nvidia_gpu, list_gpus
-from gptoss_client.placing import with_num_replicas
+from gptoss_client.placing import place_in_one, with_num_replicas
 from gptoss_client.ports import Listener, check_ports
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.triton_command import exposure
@@ -142,6 +143,14 @@ class _Examination:
         except UsageError as error:
             return error
 
+    @cached_property
+    def _left_out(self) -> set[int]:
+        """The cards that do not serve, by their place among those that a process sees."""
+        with contextlib.suppress(CommandError):  # which another check tells
+            if cards := place_in_one(self._settings, self._environment).cards:
+                return set(range(len(self._gpus))).difference(cards)
+        return set()
+
     @property
     def _server(self) -> ServerSettings:
         return self._settings.server if isinstance(self._placed, UsageError) else self._placed.server
@@ -210,8 +219,8 @@ class _Examination:
         if not facts["sees_gpu"]:
             remedy = f"install {driver_for(facts['cuda'])}, or another build: {torch_for_driver(driver)}"
             return Finding("torch", Level.PROBLEM, f"{words}, sees no GPU with driver {driver}", remedy)
-        for name, (major, minor) in facts["capabilities"]:
-            if not is_built_for((major, minor), architectures):
+        for position, (name, (major, minor)) in enumerate(facts["capabilities"]):
+            if position not in self._left_out and not is_built_for((major, minor), architectures):
                 words += f", but not for {name} (compute capability {major}.{minor})"
                 return Finding("torch", Level.PROBLEM, words, torch_for_card((major, minor), architectures))
         return Finding("torch", Level.OK, words)
@@ -224,7 +233,12 @@ class _Examination:
                 f"{gpu.index}: {gpu.name}, {gpu.free_bytes / _GIB:.1f} of {gpu.total_bytes / _GIB:.1f} GiB free"
                 for gpu in self._gpus
             )
-            return Finding("GPU", Level.OK, f"{cards}; driver {self._gpus[0].driver}")
+            left_out = ", ".join(str(self._gpus[position].index) for position in sorted(self._left_out))
+            return Finding(
+                "GPU",
+                Level.OK,
+                f"{cards}; driver {self._gpus[0].driver}" + (f"; left out: {left_out}" if left_out else ""),
+            )
         remedy = "see that nvidia-smi works (driver installed, container started with GPUs)"
         try:
             if has_nvidia_gpu(self._environment):
@@ -252,7 +266,8 @@ class _Examination:
         num_replicas = self._server.num_tritonservers
         needed = num_replicas * sum(self._weights_bytes(model) + _WORK_BYTES for model in self._models)
         if self._gpus:
-            free, where = sum(gpu.free_bytes for gpu in self._gpus), "GPU memory"
+            used = (gpu for position, gpu in enumerate(self._gpus) if position not in self._left_out)
+            free, where = sum(gpu.free_bytes for gpu in used), "GPU memory"
             remedy = "end what else uses the GPU (nvidia-smi), show more GPUs, or serve a smaller --model"
         elif "host_bytes" in self._torch_facts:
             free, where = self._torch_facts["host_bytes"], "memory"

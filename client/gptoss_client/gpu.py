@@ -21,8 +21,9 @@ _DEVICES: Final = Path("/dev")
 _NO_DEVICES: Final = 6  # nvidia-smi's status where the driver works and knows of no card
 _ANSWER_TIMEOUT_S: Final = 20.0  # the driver takes seconds to wake where it is not kept awake
 _HIDDEN: Final = {"", "-1", "none", "NoDevFiles"}
-_FIELDS: Final = ("index", "name", "driver_version", "memory.total", "memory.free")
+_FIELDS: Final = ("index", "name", "driver_version", "memory.total", "memory.free", "uuid")
 _MIB: Final = 2**20
+_ALL: Final = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Gpu:
     driver: str
     total_bytes: int
     free_bytes: int
+    uuid: str = ""
 
 
 def has_nvidia_gpu(environment: Mapping[str, str], devices: Path = _DEVICES) -> bool:
@@ -50,7 +52,10 @@ def has_nvidia_gpu(environment: Mapping[str, str], devices: Path = _DEVICES) -> 
 
 
 def list_gpus(environment: Mapping[str, str]) -> list[Gpu]:
-    """Return the cards that a process with this environment sees; none where the driver gives no answer. Blocks."""
+    """Return the cards that a process with this environment sees, in its order (environment.with_card_order). Blocks.
+
+    None where the driver gives no answer; all where they are named in a way that it does not know, as parts of a card.
+    """
     visible = _visible(environment)
     if visible in _HIDDEN:
         return []
@@ -59,11 +64,13 @@ def list_gpus(environment: Mapping[str, str]) -> list[Gpu]:
         answer = _ask_driver(environment, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits")
     for row in csv.reader(answer.splitlines(), skipinitialspace=True):
         with contextlib.suppress(ValueError):  # a line of words, or a card that does not tell its memory
-            index, name, driver, total, free = row
-            gpus.append(Gpu(int(index), name, driver, int(total) * _MIB, int(free) * _MIB))
-    chosen = visible.split(",")
-    # by number only: who names cards by their UUID is shown all of them
-    return [gpu for gpu in gpus if not all(entry.isdigit() for entry in chosen) or str(gpu.index) in chosen]
+            index, name, driver, total, free, uuid = row
+            gpus.append(Gpu(int(index), name, driver, int(total) * _MIB, int(free) * _MIB, uuid))
+    if visible == _ALL:
+        return gpus
+    entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
+    seen = [gpu for entry in entries for gpu in gpus if _names(entry, gpu)]
+    return seen if len(seen) == len(entries) or all(entry.isdigit() for entry in entries) else gpus
 
 
 def count_gpus(environment: Mapping[str, str]) -> int:
@@ -77,8 +84,13 @@ def count_gpus(environment: Mapping[str, str]) -> int:
     return min(num_listed, sum(bool(entry.strip()) for entry in _visible(environment).split(",")))
 
 
+def _names(entry: str, gpu: Gpu) -> bool:
+    """Tell whether an entry of CUDA_VISIBLE_DEVICES means a card: by its number, or its UUID's beginning."""
+    return entry == str(gpu.index) or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
+
+
 def _visible(environment: Mapping[str, str]) -> str:
-    return environment.get("CUDA_VISIBLE_DEVICES", "all").strip()
+    return environment.get("CUDA_VISIBLE_DEVICES", _ALL).strip()
 
 
 def _ask_driver(environment: Mapping[str, str], *arguments: str) -> str:

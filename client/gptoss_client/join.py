@@ -15,7 +15,7 @@ from typing import Final
 from rich.console import Console
 
 from gptoss_backend.engine.placement.jobs import Job, device_names, spawn
-from gptoss_backend.environment import inherited_environment
+from gptoss_backend.environment import inherited_environment, with_card_order
 from gptoss_backend.settings import Settings
 from gptoss_client.backoff import Backoff
 from gptoss_client.checkpoint import find_checkpoint, missing
@@ -42,12 +42,13 @@ def join(settings: Settings, node_rank: int, console: Console) -> int:
         raise UsageError(f"--node-rank is {node_rank}, but 1 to {placement.num_nodes - 1} join; 0 runs `gptoss serve`")
     jobs = _jobs(settings, node_rank)
     ranks = ", ".join(str(job.rank) for job in jobs)
+    environment = with_card_order(inherited_environment())
     backoff = Backoff()
     with StopSignal() as stop:
         while not stop.requested:
             console.print(f"ranks {ranks} look for the engine at {placement.rendezvous}")
             started = time.monotonic()
-            _run([spawn(job) for job in jobs], stop)
+            _run([spawn(job, environment) for job in jobs], stop)
             if not stop.requested:
                 delay_s = backoff.next_delay_s(time.monotonic() - started)
                 console.print(f"the engine is gone; looking for it again in {delay_s:g} s")
@@ -63,7 +64,7 @@ def _jobs(settings: Settings, node_rank: int) -> list[Job]:
         raise UsageError(missing(model, settings.checkpoints[model]))
     host, _, port = (placement.rendezvous or "").rpartition(":")
     num_here = (placement.num_devices or 0) // placement.num_nodes
-    devices = device_names("cuda" if _on_gpus(settings) else "cpu", num_here)
+    devices = device_names("cuda" if _on_gpus(settings) else "cpu", range(num_here))
     return [
         Job(
             rank=node_rank * num_here + index,

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from gptoss_backend.environment import bind_to_card, child_environment
+from gptoss_backend.environment import child_environment, show_cards
 from gptoss_backend.model_names import MODELS_BY_SHORT
 from gptoss_backend.settings import Settings
 from gptoss_client.addresses import Addresses, of_each_replica
@@ -20,7 +20,7 @@ from gptoss_client.placing import Placing
 from gptoss_client.probing import http_probe
 from gptoss_client.process import ProcessSpec
 from gptoss_client.run_state import RunDirectory
-from gptoss_client.triton_command import load_failure, loaded_layers, remove_shared_memory, triton_command
+from gptoss_client.triton_command import load_failure, remove_shared_memory, start_progress, triton_command
 from gptoss_client.triton_runtime import TritonRuntime
 
 TRITON: Final = "tritonserver"
@@ -81,16 +81,24 @@ def _tritonserver(
     """Return one of them. settings: as it has them."""
     addresses = Addresses.of(settings)
     environment, log = child_environment(run.config), run.new_log(numbered(TRITON_LOG, number))
-    if placing.has_card_each:
-        bind_to_card(number, environment)
+    models = ", ".join(MODELS_BY_SHORT[model].triton for model in settings.served_models)
+    if cards := placing.cards_of(number):
+        show_cards(cards, environment)
     return ProcessSpec(
         name=numbered(TRITON, number),
-        command=triton_command(settings, runtime, config_name=placing.variant, shm_prefix=shm_prefix, api_key=api_key),
+        command=triton_command(
+            settings,
+            runtime,
+            config_name=placing.variant,
+            shm_prefix=shm_prefix,
+            api_key=api_key,
+            num_cards=placing.num_cards_of(number),
+        ),
         environment=runtime.environment(environment),
         log=log,
-        awaited=f"loads {', '.join(MODELS_BY_SHORT[model].triton for model in settings.served_models)}",
+        awaited=f"loads {models}" + (f", without {', '.join(placing.left_out)}" if placing.left_out else ""),
         is_ready=http_probe(addresses.triton_ready),
-        progress=lambda: loaded_layers(log),
+        progress=lambda: start_progress(log),
         needs_children=True,
         hang=triton_hang(addresses.metrics, settings.server.step_timeout_s),
         reason_in=load_failure,

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gptoss_backend.engine.checkpoint_files import has_packed_experts
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, choose_placement
+from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, choose_placement
 from gptoss_backend.engine.placement.memory_plan import Formats
 from gptoss_backend.model_names import ModelShort
-from gptoss_backend.settings import Settings
+from gptoss_backend.settings import PlacementSettings, Settings
 from gptoss_client.checkpoint import DEMO, find_checkpoint
 from gptoss_client.errors import DriverError, UsageError
 from gptoss_client.gpu import Gpu, count_gpus, has_nvidia_gpu, list_gpus
@@ -39,6 +39,22 @@ class Placing:
     """How many tritonservers there are to be."""
     has_card_each: bool = False
     """Whether each of them is to see one card only, of several."""
+    cards: tuple[int, ...] = ()
+    """Positions, among the cards that a process sees, of those that are of use; empty: all are."""
+    left_out: tuple[str, ...] = ()
+    """Names of the others: too small for what is served, or more than it takes."""
+    num_cards: int = 0
+    """That a process sees, those left out included; 0: none, or it is not known."""
+
+    def cards_of(self, number: int) -> tuple[int, ...]:
+        """Return the positions of the cards that tritonserver `number` is to see; empty: all."""
+        if not self.has_card_each:
+            return self.cards
+        return (self.cards[number] if self.cards else number,)
+
+    def num_cards_of(self, number: int) -> int:
+        """Return how many cards tritonserver `number` sees."""
+        return len(self.cards_of(number)) or self.num_cards
 
 
 def place(settings: Settings, environment: Mapping[str, str]) -> Placing:
@@ -46,21 +62,23 @@ def place(settings: Settings, environment: Mapping[str, str]) -> Placing:
 
     Asks the driver, which may take seconds. Raises UsageError, DriverError.
     """
-    variant, wanted = config_variant(settings, environment), settings.server.num_replicas
+    placing, wanted = place_in_one(settings, environment), settings.server.num_replicas
     if settings.server.triton_replicas is not None:
-        return Placing(variant)  # the adapter is not told of more
+        return placing  # the adapter is not told of more
+    variant = placing.variant
     if variant == SPREAD_VARIANT or (variant != REPLICAS_VARIANT and settings.placement.mode not in (AUTO, SINGLE)):
         if wanted and wanted > 1:
             raise UsageError(
                 f"server.num_replicas is {wanted}, but one engine is spread over several devices: leave it out, or "
                 f"set placement.mode to {SINGLE}"
             )
-        return Placing(variant)
-    num_cards = 0 if variant == CPU_VARIANT else count_gpus(environment)
-    if wanted and 0 < num_cards < wanted:
-        raise UsageError(f"server.num_replicas is {wanted}, but the GPUs that can be used are {num_cards}")
-    num_replicas = wanted or (max(1, num_cards) if variant == REPLICAS_VARIANT else 1)
-    return Placing(variant, num_replicas, num_cards > 1 and (variant == REPLICAS_VARIANT or num_replicas > 1))
+        return placing
+    num_able = len(placing.cards) or placing.num_cards
+    if wanted and 0 < num_able < wanted:
+        raise UsageError(f"server.num_replicas is {wanted}, but the GPUs that can be used are {num_able}")
+    num_replicas = wanted or (max(1, num_able) if variant == REPLICAS_VARIANT else 1)
+    has_card_each = placing.num_cards > 1 and (variant == REPLICAS_VARIANT or num_replicas > 1)
+    return replace(placing, num_replicas=num_replicas, has_card_each=has_card_each)
 
 
 def with_num_replicas(settings: Settings, environment: Mapping[str, str]) -> Settings:
@@ -76,21 +94,42 @@ def with_num_replicas(settings: Settings, environment: Mapping[str, str]) -> Set
     return settings.model_copy(update={"server": server, "engine": engine})
 
 
-def config_variant(settings: Settings, environment: Mapping[str, str]) -> str | None:
-    """Return the variant for processes with that environment; None: config.pbtxt itself.
+def place_in_one(settings: Settings, environment: Mapping[str, str]) -> Placing:
+    """Return where the model goes in one tritonserver that has all the cards which processes of that environment see.
 
     Asks the driver, which may take seconds. Raises UsageError, DriverError.
     """
     if settings.server.triton_config_name:
-        return settings.server.triton_config_name
-    if set(settings.served_models) == {DEMO}:
-        return CPU_VARIANT  # it is computed there, whatever the driver says
-    if not _has_gpu(environment):
-        return CPU_VARIANT
-    gpus = list_gpus(environment)
-    variants = {_by_placement(model, settings, gpus) for model in settings.served_models if model != DEMO and gpus}
-    # one for all: where a model is spread, each engine places its own
-    return SPREAD_VARIANT if SPREAD_VARIANT in variants else next(iter(variants - {None}), None)
+        variant = settings.server.triton_config_name
+        return Placing(variant, num_cards=0 if variant == CPU_VARIANT else count_gpus(environment))
+    # the demo is computed on the processor, whatever the driver says
+    if set(settings.served_models) == {DEMO} or not _has_gpu(environment):
+        return Placing(CPU_VARIANT)
+    gpus, num_cards = list_gpus(environment), count_gpus(environment)
+    here = gpus[: _num_here(settings.placement)]
+    models = [model for model in settings.served_models if model != DEMO and gpus]
+    choices = [choice for model in models if (choice := _choose(model, settings, here)) is not None]
+    spread = [choice for choice in choices if choice.mode != SINGLE]
+    if not choices:
+        return Placing(None, num_cards=num_cards)
+    # one variant for all: where a model is spread, each engine places its own. What a large one fits, a small one does
+    cards = set.union(*map(_cards, spread)) if spread else set.intersection(*map(_cards, choices))
+    placing = Placing(SPREAD_VARIANT if spread else REPLICAS_VARIANT, num_cards=num_cards)
+    of_use = tuple(position for position in range(len(here)) if position in cards)
+    is_known = len(gpus) == num_cards  # else what the driver lists is not what processes see
+    if not is_known or len(of_use) == num_cards:
+        return placing
+    left_out = tuple(f"GPU {gpu.index} ({gpu.name})" for position, gpu in enumerate(gpus) if position not in of_use)
+    return replace(placing, cards=of_use, left_out=left_out)
+
+
+def _cards(choice: Choice) -> set[int]:
+    return set(choice.cards)
+
+
+def _num_here(placement: PlacementSettings) -> int | None:
+    """Return how many cards of this host are used at most: of several hosts, each one's first."""
+    return None if placement.num_nodes == 1 else (placement.num_devices or 0) // placement.num_nodes
 
 
 def _has_gpu(environment: Mapping[str, str]) -> bool:
@@ -104,19 +143,19 @@ def _has_gpu(environment: Mapping[str, str]) -> bool:
         ) from error
 
 
-def _by_placement(model: ModelShort, settings: Settings, gpus: list[Gpu]) -> str | None:
+def _choose(model: ModelShort, settings: Settings, gpus: list[Gpu]) -> Choice | None:
+    """Return a model's placement; None where there is no checkpoint, as its loading says."""
     folder = find_checkpoint(settings.checkpoints[model])
     if folder is None:
-        return None  # the model's loading says so
+        return None
     placement = settings.placement
     try:
-        choice = choose_placement(
+        return choose_placement(
             ModelConfig.from_folder(folder),
-            [Card(gpu.name, gpu.total_bytes) for gpu in gpus] * placement.num_nodes,
+            [Card.of_total(gpu.name, gpu.total_bytes) for gpu in gpus] * placement.num_nodes,
             mode=placement.mode,
             num_devices=placement.num_devices,
             formats=Formats.on_gpu(settings.engine, has_packed_experts=has_packed_experts(folder)),
         )
     except EngineError as error:
         raise UsageError(str(error)) from error
-    return REPLICAS_VARIANT if choice.mode == SINGLE else SPREAD_VARIANT

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from gptoss_backend.engine.placement.choice import Card
+
 _GIB: Final = 2**30
 
 
@@ -37,6 +39,11 @@ class Device:
     unembedding_bytes: int = 2
     """Read for each weight of the unembedding: 1 where the likeliest token is first looked for in 8 bits."""
 
+    @property
+    def as_card(self) -> Card:
+        """The device as a placement sees it."""
+        return Card.of_total(self.name, self.memory_bytes)
+
 
 MEASURED_ON_H100: Final = Efficiency(
     memory=0.38,
@@ -59,6 +66,10 @@ MEASURED_ON_CPU: Final = Efficiency(
 )
 TENSOR_SHARE: Final = 0.8
 """An assumption: of the speed of several cards that divide every layer, what sums between them leave."""
+LAUNCHING_S: Final = 20.2e-3 / 24
+"""Of a layer, what the host takes to launch its kernels where a step is no CUDA graph: 256 tokens took 20.2 ms for the
+20B's 24 layers on an H100 (load/RESULTS.md), twice what the card had to do. That steps of few rows, with fewer kernels,
+and other hosts take as long is an assumption."""
 
 
 def _card(name: str, gib: float, gb_per_s: float, tflops: float, efficiency: Efficiency = ASSUMED) -> Device:

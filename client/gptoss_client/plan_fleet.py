@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.placement.choice import Card, choose_placement
+from gptoss_backend.engine.placement.choice import choose_placement
 from gptoss_client.errors import UsageError
 from gptoss_client.plan_devices import Device
 from gptoss_client.plan_models import PlannedModel, published_config
@@ -124,7 +124,7 @@ def place(model: PlannedModel, device: Device) -> Roofline:
     """Put the model on as few cards as hold it. Raises UsageError where eight do not."""
     config = published_config(model)
     try:
-        placement = choose_placement(config, [Card(device.name, device.memory_bytes)] * _MOST_CARDS_OF_ONE)
+        placement = choose_placement(config, [device.as_card] * _MOST_CARDS_OF_ONE)
     except EngineError as error:
         raise UsageError(str(error)) from error
     return Roofline(config, device, placement)

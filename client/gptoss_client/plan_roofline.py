@@ -1,7 +1,8 @@
 """How long a model's passes take, from what they read and compute.
 
 Stage: before anything is bought.
-Owns: the roofline: bytes and operations of a decode step and of a prompt, and the time of the longer of the two.
+Owns: the roofline: bytes and operations of a decode step and of a prompt, and the time of the longer of the two, or of
+what launches them.
 Does not know: users, prices, how many cards there are beyond one replica's.
 
 The roofline model: S. Williams, A. Waterman, D. Patterson, https://doi.org/10.1145/1498765.1498785. Experts are taken
@@ -13,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.placement.choice import Choice
-from gptoss_client.plan_devices import TENSOR_SHARE, Device
+from gptoss_backend.engine.placement.choice import SINGLE, Choice
+from gptoss_client.plan_devices import LAUNCHING_S, TENSOR_SHARE, Device
 
 _VALUE_BYTES = 2  # bfloat16 and float16
 
@@ -50,15 +51,21 @@ class Roofline:
     def kv_room_bytes(self) -> float:
         """What the replica's devices have for keys and values beside weights and room to work."""
         return sum(
-            plan.num_tokens_in(int(self.device.memory_bytes * 0.97)) * plan.kv_bytes_per_token
+            plan.num_tokens_in(self.device.as_card.room_bytes) * plan.kv_bytes_per_token
             for plan in self.placement.plans
         )
+
+    @property
+    def launching_s(self) -> float:
+        """What a step takes at least, however little it reads: over several cards it is no CUDA graph."""
+        return 0.0 if self.placement.mode == SINGLE else LAUNCHING_S * self.config.num_layers
 
     def _seconds(self, num_bytes: float, operations: float) -> float:
         # tensor parallelism reads and computes with all cards at once; a pipeline's take turns with a token
         cards = TENSOR_SHARE * len(self.placement.shards) if self.placement.mode == "tensor" else 1.0
         device, reached = self.device, self.device.efficiency
         return max(
+            self.launching_s,
             num_bytes / (cards * device.bandwidth * reached.memory),
             operations / (cards * device.flops * reached.compute),
         )

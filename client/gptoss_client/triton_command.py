@@ -30,18 +30,26 @@ _EXIT_MARGIN_S: Final = 2
 # an exception of `initialize`; its class, which is ours, says nothing to a person
 _LOAD_FAILURE: Final = re.compile(r"UNAVAILABLE state: Internal: (?:\w+: )?(.+)")
 _LAYER: Final = re.compile(r"layer (\d+) of (\d+) loaded")
+_WAITING: Final = re.compile(r"has waited (\d+) s for ranks")
 # what a client of our models has no use for and could take the server over with: a loaded model may bring code,
 # regions lead into the memory that server and stubs share, the other two name files to write
 _CLOSED_APIS: Final = ("model-repository", "shared-memory", "trace", "logging")
 
 
 def triton_command(
-    settings: Settings, runtime: TritonRuntime, *, config_name: str | None, shm_prefix: str, api_key: str | None = None
+    settings: Settings,
+    runtime: TritonRuntime,
+    *,
+    config_name: str | None,
+    shm_prefix: str,
+    api_key: str | None = None,
+    num_cards: int = 0,
 ) -> tuple[str, ...]:
     """Return tritonserver's command.
 
     config_name: which variant of the models' configs; None: config.pbtxt itself.
     api_key: what opens the APIs that are closed to clients; None: one that nobody is told.
+    num_cards: how many GPUs it sees.
     """
     server = settings.server
     return (
@@ -55,6 +63,7 @@ def triton_command(
         f"--backend-config=python,shm-default-byte-size={_SHM_REGION_BYTES}",
         f"--backend-config=python,shm-growth-byte-size={_SHM_REGION_BYTES}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        *_memory_flags(num_cards),
         *_cache_flags(server, runtime),
         *_restriction_flags(api_key or secrets.token_hex(16)),
         f"--grpc-address={server.triton_host}",
@@ -64,6 +73,7 @@ def triton_command(
         f"--metrics-address={server.triton_host}",
         f"--metrics-port={server.metrics_port}",
         "--metrics-config=histogram_latencies=true",
+        *([] if server.gpu_metrics else ["--allow-gpu-metrics=false"]),
         f"--exit-timeout-secs={max(1, int(server.shutdown_timeout_s) - _EXIT_MARGIN_S)}",
     )
 
@@ -71,6 +81,15 @@ def triton_command(
 def _with_ensembles(settings: Settings) -> Iterator[str]:
     for model in (MODELS_BY_SHORT[short] for short in settings.served_models):
         yield from (model.triton, model.ensemble)
+
+
+def _memory_flags(num_cards: int) -> list[str]:
+    """Return what leaves the cards to the engines: Triton would take 64 MB of each, and 256 MB of pinned memory.
+
+    All our tensors are on the host.
+    """
+    pools = [f"--cuda-memory-pool-byte-size={card}:0" for card in range(num_cards)]
+    return ["--pinned-memory-pool-byte-size=0", *pools] if pools else []
 
 
 def _cache_flags(server: ServerSettings, runtime: TritonRuntime) -> list[str]:
@@ -112,6 +131,15 @@ def loaded_layers(triton_log: Path) -> tuple[int, int]:
     """Return how many layers the engine has read, and of how many; (0, 0) where the log does not tell."""
     found = [match for line in tail(triton_log) if (match := _LAYER.search(line))]
     return (int(found[-1][1]), int(found[-1][2])) if found else (0, 0)
+
+
+def start_progress(triton_log: Path) -> object:
+    """Return what differs while a start gets on: layers are read, or the engine says again that it waits for ranks.
+
+    How long it may wait for those is placement.meeting_timeout_s, no start that hangs.
+    """
+    waited = [match[1] for line in tail(triton_log) if (match := _WAITING.search(line))]
+    return loaded_layers(triton_log), waited[-1:]
 
 
 def remove_shared_memory(prefix: str, folder: Path = _SHARED_MEMORY) -> None:

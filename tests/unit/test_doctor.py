@@ -22,6 +22,7 @@ from gptoss_client.doctor import Finding, Level
 from gptoss_client.doctor_checkpoint import BrokenCheckpointError, whole_checkpoint_bytes
 from gptoss_client.doctor_cuda import driver_for, find_compiler, is_built_for, python_header, torch_for_card
 from gptoss_client.gpu import Gpu, list_gpus
+from gptoss_client.placing import Placing
 from support import live_server
 from support.stand_ins import free_ports
 
@@ -157,6 +158,21 @@ def test_doctor_when_torch_cannot_use_the_gpu_then_says_what_to_install(
     assert words in finding.words
     assert remedy in finding.remedy
     assert 'TORCH_INSTALL="torch==2.13.0 --extra-index-url https://' in finding.remedy
+
+
+def test_doctor_when_torch_is_not_for_a_card_that_is_left_out_then_it_is_no_fault(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Gpu(1, "NVIDIA GeForce GT 1030", CARD.driver, 2 * 2**30, 2 * 2**30)
+    capabilities = [("NVIDIA H100", (9, 0)), ("NVIDIA GeForce GT 1030", (6, 1))]
+    on(monkeypatch, cards=[CARD, old], capabilities=capabilities)
+    monkeypatch.setattr(doctor, "place_in_one", lambda *_: Placing("replicas", cards=(0,), num_cards=2))
+
+    found = by_subject(settings_for(tmp_path, checkpoint))
+
+    assert found["torch"].level is Level.OK
+    assert found["GPU"].words.endswith("left out: 1")
+    assert f"{CARD.free_bytes / 2**30:.1f} GiB of GPU memory free" in found["memory"].words
 
 
 @pytest.mark.parametrize(
@@ -417,15 +433,25 @@ def test_checkpoint_when_harmed_then_the_file_at_fault_is_named(checkpoint: Path
 
 
 @pytest.mark.parametrize(
-    ("visible", "indices"), [(None, [0, 1]), ("1", [1]), ("GPU-f00", [0, 1]), ("", []), ("-1", [])]
+    ("visible", "indices"),
+    [
+        (None, [0, 1]),
+        ("1", [1]),
+        ("1,0", [1, 0]),
+        ("GPU-1b", [1]),
+        ("GPU-f00", [0, 1]),
+        ("MIG-0a1", [0, 1]),
+        ("", []),
+        ("-1", []),
+    ],
 )
 def test_gpus_when_the_driver_lists_them_then_those_the_process_sees_are_told(
     tmp_path: Path, visible: str | None, indices: list[int]
 ) -> None:
     driver = tmp_path / "nvidia-smi"
     driver.write_text(
-        "#!/bin/sh\necho '0, NVIDIA H100 80GB HBM3, 550.54, 81559, 81000'\n"
-        "echo '1, NVIDIA H100 80GB HBM3, 550.54, 81559, 512'\necho 'GPU 2 is lost'\n"
+        "#!/bin/sh\necho '0, NVIDIA H100 80GB HBM3, 550.54, 81559, 81000, GPU-0a1'\n"
+        "echo '1, NVIDIA H100 80GB HBM3, 550.54, 81559, 512, GPU-1b2'\necho 'GPU 2 is lost'\n"
     )
     driver.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/bin"} | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})

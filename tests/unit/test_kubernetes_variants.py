@@ -110,6 +110,16 @@ def test_group_when_it_starts_then_the_leader_serves_and_the_workers_join() -> N
     assert not of_kind(GROUP, "StatefulSet")
 
 
+def test_leader_when_it_waits_for_workers_then_its_probe_leaves_it_the_time_and_that_of_loading() -> None:
+    probe, alone = (
+        workload(variant, "triton", role).container["startupProbe"]
+        for variant, role in ((GROUP, "leader"), (LARGE, "replica"))
+    )
+    placement = settings_in(GROUP, workload(GROUP, "triton", "leader")).placement
+    waiting_s = probe["periodSeconds"] * (probe["failureThreshold"] - alone["failureThreshold"])
+    assert waiting_s >= placement.meeting_timeout_s
+
+
 def test_group_when_the_adapter_looks_for_triton_then_it_finds_leaders_only() -> None:
     (service,) = (one for one in of_kind(GROUP, "Service") if one["spec"].get("clusterIP") == "None")
     selector = {"matchLabels": service["spec"]["selector"]}
@@ -202,6 +212,22 @@ def test_readme_when_its_own_overlay_is_applied_then_each_pod_starts_with_its_se
         assert settings.profile == profile
         assert settings.adapter.max_concurrency_per_key == (8 if one.service == "adapter" else None)
         assert container["image"] == f"registry.example.com/gptoss/{one.service}:0.1.0"
+
+
+@pytest.mark.parametrize("variant", [BASE, GROUP])
+def test_readme_when_nvidias_runtime_is_not_the_default_then_its_patch_gives_it_to_what_has_gpus(
+    tmp_path: Path, variant: str
+) -> None:
+    (patches,) = re.findall(r"^patches:.*?value: nvidia}\"$", README, re.MULTILINE | re.DOTALL)
+    if variant == GROUP:
+        template = "/spec/leaderWorkerTemplate/{}Template/spec/runtimeClassName"
+        patches = patches.replace("StatefulSet, name: gptoss-triton", "LeaderWorkerSet, name: gptoss-ranks")
+        added = [f"- {{op: add, path: {template.format(role)}, value: nvidia}}" for role in ("leader", "worker")]
+        patches = re.sub('".*"', "\n      ".join(["|", *added]), patches)
+    overlay = own_overlay(tmp_path, f"resources: [../gptoss/docker/kubernetes/{variant}]\n{patches}")
+
+    for one in workloads(overlay):
+        assert one.pod.get("runtimeClassName") == ("nvidia" if one.service == "triton" else None)
 
 
 def test_readme_when_it_installs_then_by_overlays_that_name_a_registry() -> None:

@@ -78,6 +78,21 @@ def test_triton_command_when_the_cache_is_off_and_nothing_is_special_then_leaves
     assert "--exit-timeout-secs=1" in command
 
 
+def test_triton_command_when_there_are_cards_then_triton_takes_no_memory_of_its_own_there() -> None:
+    def command(num_cards: int, **server: object) -> tuple[str, ...]:
+        return triton_command(settings_with(**server), RUNTIME, config_name=None, shm_prefix="p", num_cards=num_cards)
+
+    pools = [flag for flag in command(2) if "-memory-pool-" in flag]
+    assert pools == [
+        "--pinned-memory-pool-byte-size=0",
+        "--cuda-memory-pool-byte-size=0:0",
+        "--cuda-memory-pool-byte-size=1:0",
+    ]
+    assert not [flag for flag in command(0) if "-memory-pool-" in flag]
+    assert "--allow-gpu-metrics=false" not in command(1)
+    assert "--allow-gpu-metrics=false" in command(1, gpu_metrics=False)
+
+
 def test_processes_when_made_then_tritonserver_starts_first_and_a_crash_of_its_stubs_counts(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     with run.claim():
@@ -108,6 +123,7 @@ def test_processes_when_there_are_several_replicas_then_nothing_of_theirs_is_sha
     assert [spec.name for spec in (first, second)] == ["tritonserver", "tritonserver-1"] == list(adapter.lives_on)
     assert first.lives_on == second.lives_on == ()
     assert [spec.log.name for spec in (first, second)] == ["triton.log", "triton-1.log"]
+    assert first.environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert {log.name for log in run.logs.iterdir()} == {"triton-1.log.1", "triton-2.log.1"}
     assert [spec.environment["CUDA_VISIBLE_DEVICES"] for spec in (first, second)] == ["GPU-a", "GPU-b"]
     assert adapter.environment["CUDA_VISIBLE_DEVICES"] == "GPU-a, GPU-b"

@@ -18,12 +18,15 @@ import torch
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
+from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.errors import EngineError, EngineStopped
+from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.placement.driver import Cluster, DistributedModel
+from gptoss_backend.engine.placement.cluster import Cluster
+from gptoss_backend.engine.placement.driver import DistributedModel
 from gptoss_backend.engine.placement.layout import SpreadMode, divide
 from gptoss_backend.engine.precision import FLOAT8
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
@@ -56,10 +59,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def spread(
-    folder: Path, mode: SpreadMode, num_ranks: int, cache_dtype: torch.dtype | None = None, *, packed: bool = False
+    folder: Path,
+    mode: SpreadMode,
+    num_ranks: int,
+    cache_dtype: torch.dtype | None = None,
+    *,
+    packed: bool = False,
+    timeout_s: float = 60.0,
 ) -> DistributedModel:
     shards = divide(ModelConfig.from_folder(folder), mode, num_ranks)
-    cluster = Cluster((CPU,) * num_ranks, num_ranks, timeout_s=60.0)
+    cluster = Cluster((CPU,) * num_ranks, num_ranks, timeout_s=timeout_s)
     return DistributedModel(folder, shards, cluster, torch.float32, cache_dtype=cache_dtype, packed=packed)
 
 
@@ -181,8 +190,21 @@ def test_start_when_a_rank_cannot_read_its_part_then_its_sentence_is_told_and_no
     shutil.copytree(folder, broken)
     shards = divide(ModelConfig.from_folder(broken), "pipeline", 2)
     wrong = replace(shards[1], layers=range(3, 9))  # layers that are not there
-    with pytest.raises(EngineError, match=r"^rank 1: .* lacks the tensor|^rank 1 died while it started"):
+    with pytest.raises(EngineError, match=r"^rank 1: KeyError: .model.layers.5"):
         DistributedModel(broken, [shards[0], wrong], Cluster((CPU,) * 2, 2, timeout_s=60.0), torch.float32)
+    assert not pids_of_ranks()
+
+
+@pytest.mark.parametrize("mode", ["pipeline", "tensor"])
+def test_start_when_the_ranks_cannot_finish_a_step_together_then_it_ends_in_time_and_says_who_cannot(
+    mode: SpreadMode, folder: Path
+) -> None:
+    model = spread(folder, mode, 2, timeout_s=5.0)
+    plan = model.plan_cache(CacheLimits(block_size=16, num_rows=2, max_step_tokens=64, kv_cache_bytes=2**22))
+    model.allocate_cache(plan)
+    os.kill(pids_of_ranks()[0], signal.SIGSTOP)
+    with pytest.raises(EngineError, match=r"^ranks 0 to 1 \(cpu, cpu\) cannot compute together: .+"):
+        model.rehearse(KVCache(plan, model.config.sliding_window))
     assert not pids_of_ranks()
 
 

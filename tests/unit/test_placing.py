@@ -20,7 +20,7 @@ from gptoss_backend.settings_sources import load_settings
 from gptoss_client import join
 from gptoss_client.cli import app
 from gptoss_client.errors import DriverError, UsageError
-from gptoss_client.placing import Placing, config_variant, place, with_num_replicas
+from gptoss_client.placing import Placing, place, place_in_one, with_num_replicas
 from gptoss_client.plan_models import published_config
 
 
@@ -47,7 +47,10 @@ def settings_for(folder: Path, **placement: object) -> Settings:
 
 def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *cards: tuple[str, float]) -> None:
     """Put a driver in place that tells of these cards."""
-    rows = [f"{i}, {name}, 570.1, {int(gib * 1024)}, {int(gib * 1024)}" for i, (name, gib) in enumerate(cards)]
+    sizes = [f"{int(gib * 1024)}, {int(gib * 1024)}" for _, gib in cards]
+    rows = [
+        f"{i}, {name}, 570.1, {size}, GPU-{i}f6a" for i, ((name, _), size) in enumerate(zip(cards, sizes, strict=True))
+    ]
     driver = tmp_path / "bin" / "nvidia-smi"
     driver.parent.mkdir()
     listing = "\n".join(f"GPU {i}: {name}" for i, (name, _) in enumerate(cards))
@@ -76,7 +79,7 @@ def test_variant_when_there_are_cards_then_it_is_that_of_the_placement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pretend(tmp_path, monkeypatch, *cards)
-    assert config_variant(settings_for(folder, **placement), dict(os.environ)) == variant
+    assert place_in_one(settings_for(folder, **placement), dict(os.environ)).variant == variant
 
 
 def test_variant_when_the_driver_fails_then_a_model_is_not_put_on_the_processor_unasked(
@@ -86,27 +89,31 @@ def test_variant_when_the_driver_fails_then_a_model_is_not_put_on_the_processor_
     (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU is lost'; exit 15\n")
 
     with pytest.raises(DriverError, match=r"GPU is lost.*server\.triton_config_name to cpu"):
-        config_variant(settings_for(folder), dict(os.environ))
-    assert config_variant(settings_for(folder), dict(os.environ) | {"CUDA_VISIBLE_DEVICES": ""}) == "cpu"
-    assert config_variant(load_settings({"model": "demo"}, environ={}), dict(os.environ)) == "cpu"
+        place_in_one(settings_for(folder), dict(os.environ))
+    assert place_in_one(settings_for(folder), dict(os.environ) | {"CUDA_VISIBLE_DEVICES": ""}).variant == "cpu"
+    assert place_in_one(load_settings({"model": "demo"}, environ={}), dict(os.environ)).variant == "cpu"
 
 
-CARDS = [("NVIDIA GeForce RTX 4090", 23.6)] * 4
+RTX_4090, RTX_3060 = ("NVIDIA GeForce RTX 4090", 23.6), ("NVIDIA GeForce RTX 3060", 11.8)
+GT_1030 = ("NVIDIA GeForce GT 1030", 2.0)
+GT = "GPU {} (NVIDIA GeForce GT 1030)"
+CARDS = [RTX_4090] * 4
 
 
 @pytest.mark.parametrize(
     ("cards", "visible", "wanted", "placing"),
     [
-        (CARDS[:1], None, None, Placing("replicas")),
-        (CARDS, None, None, Placing("replicas", 4, has_card_each=True)),
-        (CARDS, None, 3, Placing("replicas", 3, has_card_each=True)),
-        (CARDS, None, 1, Placing("replicas", 1, has_card_each=True)),
-        (CARDS, "2,0", None, Placing("replicas", 2, has_card_each=True)),
-        (CARDS, "GPU-8f6a, GPU-1c21", None, Placing("replicas", 2, has_card_each=True)),
-        (CARDS, "GPU-8f6a", None, Placing("replicas")),
+        (CARDS[:1], None, None, Placing("replicas", num_cards=1)),
+        (CARDS, None, None, Placing("replicas", 4, has_card_each=True, num_cards=4)),
+        (CARDS, None, 3, Placing("replicas", 3, has_card_each=True, num_cards=4)),
+        (CARDS, None, 1, Placing("replicas", 1, has_card_each=True, num_cards=4)),
+        (CARDS, "2,0", None, Placing("replicas", 2, has_card_each=True, num_cards=2)),
+        (CARDS, "GPU-2f6a, GPU-1f", None, Placing("replicas", 2, has_card_each=True, num_cards=2)),
+        (CARDS, "GPU-2f6a", None, Placing("replicas", num_cards=1)),
+        (CARDS, "MIG-5c21", None, Placing("replicas", num_cards=1)),
         (CARDS, "", None, Placing("cpu")),
         (CARDS, "", 2, Placing("cpu", 2)),
-        ([("NVIDIA GeForce RTX 3060", 11.8)] * 2, None, None, Placing("spread")),
+        ([RTX_3060] * 2, None, None, Placing("spread", num_cards=2)),
     ],
 )
 def test_place_when_a_replica_fits_a_card_then_there_is_one_for_each_that_can_be_used(
@@ -124,6 +131,31 @@ def test_place_when_a_replica_fits_a_card_then_there_is_one_for_each_that_can_be
     assert found == placing
     # what the start has written down leads to the same
     assert place(with_replicas(settings_for(folder), found.num_replicas), environment) == placing
+
+
+@pytest.mark.parametrize(
+    ("cards", "visible", "placing"),
+    [
+        ([RTX_4090, GT_1030], None, Placing("replicas", 1, True, (0,), (GT.format(1),), 2)),
+        ([GT_1030, RTX_4090, RTX_4090], None, Placing("replicas", 2, True, (1, 2), (GT.format(0),), 3)),
+        ([GT_1030, RTX_4090, RTX_4090], "2,0", Placing("replicas", 1, True, (0,), (GT.format(0),), 2)),
+        ([GT_1030, RTX_4090], "GPU-1f6a,GPU-0f6a", Placing("replicas", 1, True, (0,), (GT.format(0),), 2)),
+        ([RTX_4090, RTX_3060], None, Placing("replicas", 1, True, (0,), (f"GPU 1 ({RTX_3060[0]})",), 2)),
+        ([RTX_3060, GT_1030, RTX_3060], None, Placing("spread", 1, False, (0, 2), (GT.format(1),), 3)),
+    ],
+)
+def test_place_when_a_card_is_too_small_then_no_process_sees_it(
+    cards: list[tuple[str, float]],
+    visible: str | None,
+    placing: Placing,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(tmp_path, monkeypatch, *cards)
+    environment = dict(os.environ) | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    assert place(settings_for(folder), environment) == placing
+    assert placing.num_cards_of(0) == len(placing.cards_of(0)) == (2 if placing.variant == "spread" else 1)
 
 
 def with_replicas(settings: Settings, number: int | None) -> Settings:
@@ -157,9 +189,9 @@ def test_place_when_the_variant_is_named_or_the_tritonservers_are_elsewhere_then
 ) -> None:
     pretend(tmp_path, monkeypatch, *CARDS)
     for server, placing in (
-        ({"triton_config_name": "mine"}, Placing("mine")),
-        ({"triton_config_name": "replicas"}, Placing("replicas", 4, has_card_each=True)),
-        ({"triton_replicas": ["10.0.0.1:8001"]}, Placing("replicas")),
+        ({"triton_config_name": "mine"}, Placing("mine", num_cards=4)),
+        ({"triton_config_name": "replicas"}, Placing("replicas", 4, has_card_each=True, num_cards=4)),
+        ({"triton_replicas": ["10.0.0.1:8001"]}, Placing("replicas", num_cards=4)),
     ):
         settings = settings_for(folder)
         settings = settings.model_copy(update={"server": settings.server.model_copy(update=server)})
@@ -203,9 +235,9 @@ def test_variant_when_the_files_are_not_in_mxfp4_then_they_outweigh_config_json(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(tmp_path, monkeypatch, *[("NVIDIA GeForce RTX 4090", 23.6)] * 4)
-    assert config_variant(settings_for(folder), dict(os.environ)) == "replicas"
+    assert place_in_one(settings_for(folder), dict(os.environ)).variant == "replicas"
     name_experts(folder, "down_proj")
-    assert config_variant(settings_for(folder), dict(os.environ)) == "spread"
+    assert place_in_one(settings_for(folder), dict(os.environ)).variant == "spread"
 
 
 @pytest.mark.parametrize(
@@ -242,8 +274,10 @@ def test_variant_when_no_card_holds_the_model_then_it_is_refused_with_the_figure
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(tmp_path, monkeypatch, ("NVIDIA GeForce RTX 3060", 11.8))
-    with pytest.raises(UsageError, match=r"the model needs 14\.00 GiB on one card .* RTX 3060 has 11\.4"):
-        config_variant(settings_for(folder), dict(os.environ))
+    with pytest.raises(
+        UsageError, match=r"the model needs 14\.00 GiB on one card .* 10\.48 GiB on NVIDIA GeForce RTX 3060"
+    ):
+        place_in_one(settings_for(folder), dict(os.environ))
 
 
 @pytest.mark.parametrize(

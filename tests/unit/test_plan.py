@@ -122,6 +122,17 @@ def test_place_when_a_model_needs_several_cards_then_a_replica_has_them(
     assert len(place(size, DEVICES[gpu]).placement.shards) == cards
 
 
+def test_decode_step_when_cards_are_many_and_fast_then_what_the_host_launches_bounds_it() -> None:
+    alone, spread = place("120b", DEVICES["h100"]), place("120b", DEVICES["rtx4090"])
+
+    # 36 layers, of which 24 took 20.2 ms with next to nothing to compute
+    assert spread.decode_step_s(1, 1000) == pytest.approx(0.0303)
+    assert spread.decode_step_s(32, 1000) > spread.launching_s > alone.launching_s == 0.0
+    asked = ["plan", "--model", "120b", "--users", "20", "--gpu"]
+    assert "and 30 ms a step at least" in CliRunner().invoke(app, [*asked, "rtx4090"]).stdout
+    assert "ms a step at least" not in CliRunner().invoke(app, [*asked, "h100"]).stdout
+
+
 def test_fleet_when_planned_then_it_keeps_its_promises_and_one_replica_fewer_would_not() -> None:
     found = plan_fleet("120b", DEVICES["h100"], DEMAND)
     fewer = replica_load(found.roofline, DEMAND, DEMAND.users / (found.num_replicas - 1))
@@ -157,7 +168,7 @@ def test_fleet_when_more_is_asked_for_then_it_has_more_cards(change: dict[str, f
 def test_fleet_when_even_one_user_is_too_many_then_the_sentence_says_what_there_is() -> None:
     with pytest.raises(UsageError, match=r"a single user 8\.\d tokens/s, below --tokens-per-user-s 20"):
         plan_fleet("20b", DEVICES["cpu"], DEMAND)
-    with pytest.raises(UsageError, match="such: use more or larger cards"):
+    with pytest.raises(UsageError, match="8 such\\): use more or larger cards"):
         plan_fleet("120b", replace(DEVICES["t4"], memory_bytes=2**30), DEMAND)
     with pytest.raises(UsageError, match="shorten --prompt"):
         plan_fleet("20b", DEVICES["cpu"], replace(DEMAND, tokens_per_user_s=1.0, prompt_tokens=20_000))

@@ -291,4 +291,6 @@ def _make_cache(model: Model, options: EngineOptions) -> KVCache:
     most = model.config.max_positions
     logger.info(describe(plan, min(options.max_model_len or most, most)))
     model.allocate_cache(plan)
-    return KVCache(plan, model.config.sliding_window)
+    cache = KVCache(plan, model.config.sliding_window)
+    model.rehearse(cache)
+    return cache

@@ -6,6 +6,11 @@ Stage: any. Owns: the tree of errors. Does not know: HTTP's or Triton's statuses
 from __future__ import annotations
 
 
+def first_line(error: Exception) -> str:
+    """Return what an error of torch says before it goes into details."""
+    return str(error).partition("\n")[0]
+
+
 class EngineError(Exception):
     """Base of the engine's errors."""
 

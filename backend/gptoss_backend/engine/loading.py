@@ -27,7 +27,8 @@ from gptoss_backend.engine.native.model import NativeModel
 from gptoss_backend.engine.operators import has_kernels
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, choose_placement
-from gptoss_backend.engine.placement.driver import Cluster, DistributedModel
+from gptoss_backend.engine.placement.cluster import Cluster
+from gptoss_backend.engine.placement.driver import DistributedModel
 from gptoss_backend.engine.placement.jobs import device_names
 from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR
 from gptoss_backend.engine.placement.memory_plan import Formats, MemoryPlan, gib
@@ -180,10 +181,9 @@ def _choose(config: ModelConfig, computing: Computing, placement: PlacementOptio
     """Return the placement, on GPUs one that fits; on CPUs what is asked for, else a single process."""
     mode = placement.mode
     if computing.device.type == "cuda":
-        here = [
-            Card(torch.cuda.get_device_name(index), torch.cuda.mem_get_info(index)[0])
-            for index in range(torch.cuda.device_count())
-        ]
+        here = [_card(index, computing.device) for index in range(torch.cuda.device_count())]
+        if placement.num_nodes > 1:  # of each host the first ones, as those that join take them
+            here = here[: (placement.num_devices or 0) // placement.num_nodes]
         cards = here * placement.num_nodes
     else:
         if mode in (PIPELINE, TENSOR) and placement.num_devices is None:
@@ -192,14 +192,21 @@ def _choose(config: ModelConfig, computing: Computing, placement: PlacementOptio
             )
         mode = SINGLE if mode == AUTO else mode
         cards = [_HOST] * (placement.num_devices or 1)
-    choice = choose_placement(
-        config,
-        cards,
-        mode=mode,
-        num_devices=placement.num_devices,
-        formats=formats,
-    )
+    choice = choose_placement(config, cards, mode=mode, num_devices=placement.num_devices, formats=formats)
+    if 0 not in choice.cards:  # where `device` is, and with it the precision that was chosen
+        raise EngineError(
+            f"the first card, {cards[0].name}, is not among those for the model ({choice.reason}): let "
+            "CUDA_VISIBLE_DEVICES show the others only"
+        )
     return choice if mode == placement.mode else replace(choice, reason="one process: there is no GPU")
+
+
+def _card(index: int, own: torch.device) -> Card:
+    """Return a card of this host. To ask another than our own what is free would leave a context on it for good."""
+    name = torch.cuda.get_device_name(index)
+    if index == own.index:
+        return Card(name, *torch.cuda.mem_get_info(own))
+    return Card.of_total(name, torch.cuda.get_device_properties(index).total_memory)
 
 
 def _check_alone(choice: Choice, computing: Computing, options: EngineOptions) -> None:
@@ -243,12 +250,13 @@ def _load_spread(
     if rest:
         raise EngineError(f"{len(choice.shards)} devices cannot be shared evenly by {placement.num_nodes} nodes")
     cluster = Cluster(
-        tuple(torch.device(name) for name in device_names(computing.device.type, num_here)),
+        tuple(torch.device(name) for name in device_names(computing.device.type, choice.cards[:num_here])),
         len(choice.shards),
         host=placement.host,
         port=placement.port,
         secret=placement.secret,
         timeout_s=placement.timeout_s,
+        meeting_timeout_s=placement.meeting_timeout_s,
         num_threads=options.num_threads,
     )
     model = DistributedModel(

@@ -17,7 +17,7 @@ from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.cache_sizing import size_cache
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.errors import ModelLost
+from gptoss_backend.engine.errors import ModelLost, first_line
 from gptoss_backend.engine.kv_cache import BlockTables, KVCache
 
 
@@ -103,6 +103,12 @@ class Model(Protocol):
     def allocate_cache(self, plan: CachePlan) -> None:
         """Take the memory for keys and values. Called once, before the first step."""
 
+    def rehearse(self, cache: KVCache) -> None:
+        """Make sure, before the first request, that what computes together can; `cache` is as empty as it was.
+
+        Blocks for as long as ranks may wait for one another. Raises EngineError.
+        """
+
     def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
         """Begin a step: it writes its keys and values into the blocks that `cache` has given to its rows by now.
 
@@ -127,7 +133,7 @@ def check_device(device: torch.device) -> None:
     try:
         torch.cuda.synchronize(device)
     except RuntimeError as error:
-        raise ModelLost(f"the GPU computes no more for this process: {str(error).partition(chr(10))[0]}") from error
+        raise ModelLost(f"the GPU computes no more for this process: {first_line(error)}") from error
 
 
 class LocalModel(ABC):
@@ -158,6 +164,9 @@ class LocalModel(ABC):
     def plan_cache(self, limits: CacheLimits) -> CachePlan:
         """Plan by what is free on the device, as `Model.plan_cache` says."""
         return size_cache(self.config, self.device, self.cache_dtype.itemsize, limits)
+
+    def rehearse(self, cache: KVCache) -> None:  # noqa: B027 (there is something to do for some)
+        """One device needs no other."""
 
     def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
         """Compute a step, without draws."""

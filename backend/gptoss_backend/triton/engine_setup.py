@@ -95,6 +95,7 @@ def placement_of(settings: PlacementSettings, kind: str) -> PlacementOptions:
         port=int(port),
         secret=settings.secret or "",
         timeout_s=settings.timeout_s,
+        meeting_timeout_s=settings.meeting_timeout_s,
     )
 
 

@@ -140,9 +140,11 @@ class Generate:
     def _die(self, fault: str) -> None:
         """End this process: Triton cannot be told that a model is at an end, but whoever watches it sees a stub go."""
         logger.critical("this instance ends: %s", fault)
-        self._engine.stop(0.0, at_most_s=_LAST_WORDS_S)  # its requests are told, unless its thread hangs in a step
-        time.sleep(_LAST_WORDS_S)  # for the sender
-        os._exit(_ENGINE_IS_LOST)
+        try:
+            self._engine.stop(0.0, at_most_s=_LAST_WORDS_S)  # its requests are told, unless its thread hangs in a step
+            time.sleep(_LAST_WORDS_S)  # for the sender
+        finally:
+            os._exit(_ENGINE_IS_LOST)
 
 
 class _RefusedByPreprocess(Exception):  # noqa: N818

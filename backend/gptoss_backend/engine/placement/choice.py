@@ -5,6 +5,7 @@ Stage: start-up. Owns: the decision, in words. Does not know: how devices are fo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -23,6 +24,8 @@ MIN_CONTEXT: Final = 8192
 """Tokens of KV cache without which a placement is not said to fit."""
 # what a driver keeps for itself, and the allocator loses between blocks
 _USABLE_SHARE: Final = 0.97
+# the CUDA contexts of tritonserver and of the stub, there before an engine asks what is free
+_SERVER_BYTES: Final = 2**30
 # a model whose weights fill several cards gains more by all of them reading at once than sums between them cost
 _TENSOR_FROM_BYTES: Final = 32 * 2**30
 
@@ -31,12 +34,24 @@ _TENSOR_FROM_BYTES: Final = 32 * 2**30
 class Card:
     """A device's memory, as a plan sees it.
 
-    An engine says what is free on its cards; the client, before anything is started, what there is in all, for an
-    earlier server may still hold a card that this one is to have.
+    An engine says what is free on its own card; of others, and before anything is started, only their total is known:
+    an earlier server may still hold a card that this one is to have.
     """
 
     name: str
     usable_bytes: int
+    total_bytes: int = 0
+    """By which cards are ordered: of cards alike the first is the first, whatever else is on it."""
+
+    @classmethod
+    def of_total(cls, name: str, total_bytes: int) -> Card:
+        """Return a card of which the driver tells so much in all: less what a server holds there beside its engine."""
+        return cls(name, max(0, total_bytes - _SERVER_BYTES), total_bytes)
+
+    @property
+    def room_bytes(self) -> int:
+        """What weights, cache and work may take."""
+        return int(self.usable_bytes * _USABLE_SHARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +63,8 @@ class Choice:
     plans: tuple[MemoryPlan, ...]
     """Of the shards."""
     reason: str
+    cards: tuple[int, ...]
+    """Positions of those chosen from: of every one that may hold a replica, or of each shard's."""
 
     @property
     def lines(self) -> list[str]:
@@ -65,68 +82,104 @@ def choose_placement(
 ) -> Choice:
     """Return the placement over `cards` that `mode` asks for; auto: the cheapest that fits.
 
-    One card is the cheapest: nothing is exchanged, and every further card can hold another replica. Then as few cards
-    as hold the model. num_devices: exactly so many. Raises EngineError, with the figures, where it does not fit.
+    One card is the cheapest: nothing is exchanged, and every further card that holds the model can serve another
+    replica. Then as few as hold it, the largest first. num_devices: exactly so many. Raises EngineError, with the
+    figures, where it does not fit.
     """
     if not cards:
         raise EngineError("there is no GPU to place the model on")
     if num_devices is not None and num_devices > len(cards):
         raise EngineError(f"placement.num_devices is {num_devices}, but there are {len(cards)} GPUs")
+    whole = (Shard.of_all(config),)
+    plan = plan_memory(whole[0], formats)
+    if mode == SINGLE or (mode == AUTO and num_devices in (None, 1)):
+        able = tuple(index for index, card in enumerate(cards) if plan.needed(MIN_CONTEXT) <= card.room_bytes)
+        if able:
+            reason = "asked for by placement.mode" if mode == SINGLE else _why_single(plan, cards, able)
+            return Choice(SINGLE, whole, (plan,), reason + _left_out(cards, able), able)
+        if mode == SINGLE or num_devices == 1:
+            raise EngineError(_misfit((plan,), cards))
+    found = _spread(config, plan, cards, mode=mode, num_devices=num_devices, formats=formats)
+    if found is None:
+        raise EngineError(_misfit((plan,), cards))
+    return found
 
-    def option(spread: Literal["single", "pipeline", "tensor"], count: int, reason: str) -> Choice:
-        shards = (Shard.of_all(config),) if spread == SINGLE else divide(config, spread, count)
-        plans = tuple(plan_memory(shard, formats) for shard in shards)
-        return Choice(spread, shards, plans, reason)
 
-    whole = option(SINGLE, 1, "asked for by placement.mode")
-    if mode == SINGLE or (mode == AUTO and num_devices in (None, 1) and not _misfit(whole, cards)):
-        if misfit := _misfit(whole, cards):
-            raise EngineError(misfit)
-        if mode == SINGLE:
-            return whole
-        room = whole.plans[0].num_tokens_in(int(_smallest(cards) * _USABLE_SHARE))
-        return option(
-            SINGLE, 1, f"it fits on one {cards[0].name} with room for {room:,} tokens, so every card serves a replica"
-        )
-    spread: SpreadMode = TENSOR if whole.plans[0].weight_bytes >= _TENSOR_FROM_BYTES else PIPELINE
+def _spread(
+    config: ModelConfig,
+    whole: MemoryPlan,
+    cards: Sequence[Card],
+    *,
+    mode: PlacementMode,
+    num_devices: int | None,
+    formats: Formats,
+) -> Choice | None:
+    """Return the placement over as few cards as hold it, or over `num_devices`; None where all do not.
+
+    Raises EngineError where what was asked for cannot be.
+    """
+    spread: SpreadMode = TENSOR if whole.weight_bytes >= _TENSOR_FROM_BYTES else PIPELINE
     if mode in (PIPELINE, TENSOR):
         spread = PIPELINE if mode == PIPELINE else TENSOR
     asked = "placement.mode" if mode != AUTO else "placement.num_devices" if num_devices else None
-    counts = [num_devices] if num_devices else list(range(2, len(cards) + 1))
-    for count in counts:
+    largest_first = sorted(range(len(cards)), key=lambda index: -cards[index].total_bytes)
+    misfit = None
+    for count in [num_devices] if num_devices else range(2, len(cards) + 1):
         try:
-            found = option(spread, count, _why(whole, cards, spread, count, asked=asked))
+            shards = divide(config, spread, count)
         except EngineError:
             if num_devices:
                 raise
             continue  # this many cannot divide its heads
-        if not _misfit(found, cards):
-            return found
-    raise EngineError(_misfit(whole, cards) or f"{config.num_layers} layers cannot be placed over {len(cards)} cards")
+        chosen = tuple(sorted(largest_first[:count]))
+        plans = tuple(plan_memory(shard, formats) for shard in shards)
+        if max(plan.needed(MIN_CONTEXT) for plan in plans) <= _smallest(cards, chosen).room_bytes:
+            why = f"asked for by {asked}, over {count} cards" if asked else _why_spread(whole, cards, spread, count)
+            return Choice(spread, shards, plans, why + _left_out(cards, chosen), chosen)
+        misfit = _misfit(plans, [cards[index] for index in chosen])
+    if asked and misfit:
+        raise EngineError(misfit)
+    return None
 
 
-def _why(whole: Choice, cards: Sequence[Card], spread: SpreadMode, count: int, *, asked: str | None) -> str:
-    if asked:
-        return f"asked for by {asked}, over {count} cards"
+def _why_single(plan: MemoryPlan, cards: Sequence[Card], able: Sequence[int]) -> str:
+    smallest = _smallest(cards, able)
+    room = plan.num_tokens_in(smallest.room_bytes)
+    each = "each such card" if len(able) < len(cards) else "every card"
+    return f"it fits on one {smallest.name} with room for {room:,} tokens, so {each} serves a replica"
+
+
+def _why_spread(whole: MemoryPlan, cards: Sequence[Card], spread: SpreadMode, count: int) -> str:
+    largest = max(cards, key=lambda card: card.usable_bytes)
     return (
-        f"{gib(whole.plans[0].needed(MIN_CONTEXT))} do not fit on one card of {gib(_smallest(cards))}; "
-        f"{count} are the fewest that hold it, by {spread} parallelism"
+        f"{gib(whole.needed(MIN_CONTEXT))} do not fit on one {largest.name} of {gib(largest.usable_bytes)}; "
+        f"{count} cards are the fewest that hold it, by {spread} parallelism"
     )
 
 
-def _misfit(choice: Choice, cards: Sequence[Card]) -> str | None:
-    """Return the sentence that tells by how much the placement does not fit; None where it does."""
-    needed = max(plan.needed(MIN_CONTEXT) for plan in choice.plans)
-    there = int(_smallest(cards) * _USABLE_SHARE)
-    if needed <= there:
-        return None
-    where = "one card" if choice.mode == SINGLE else f"each of {len(choice.plans)} cards"
-    weights = gib(max(plan.weight_bytes for plan in choice.plans))
+def _left_out(cards: Sequence[Card], chosen: Sequence[int]) -> str:
+    """Return the words on cards too small to be of use beside the chosen ones; empty where there are none."""
+    least = _smallest(cards, chosen).room_bytes
+    small = [card for index, card in enumerate(cards) if index not in chosen and card.room_bytes < least]
+    return f"; left out: {_named(small)}" if small else ""
+
+
+def _misfit(plans: Sequence[MemoryPlan], cards: Sequence[Card]) -> str:
+    """Return the sentence that tells by how much a placement does not fit. cards: those that it would be on."""
+    needed, weights = max(plan.needed(MIN_CONTEXT) for plan in plans), max(plan.weight_bytes for plan in plans)
+    where = "one card" if len(plans) == 1 else f"each of {len(plans)} cards"
     return (
-        f"the model needs {gib(needed)} on {where} ({weights} of weights, room to work, {MIN_CONTEXT:,} tokens of "
-        f"KV cache), but {cards[0].name} has {gib(there)}, and there are {len(cards)} such: use more or larger cards"
+        f"the model needs {gib(needed)} on {where} ({gib(weights)} of weights, room to work, {MIN_CONTEXT:,} tokens of "
+        f"KV cache), but there is room for {_named(cards)}: use more or larger cards, or let CUDA_VISIBLE_DEVICES show "
+        "others"
     )
 
 
-def _smallest(cards: Sequence[Card]) -> int:
-    return min(card.usable_bytes for card in cards)
+def _named(cards: Sequence[Card]) -> str:
+    """Name cards with their room, equal ones once."""
+    numbers = Counter(f"{gib(card.room_bytes)} on {card.name}" for card in cards)
+    return ", ".join(f"{told} ({number} such)" if number > 1 else told for told, number in numbers.items())
+
+
+def _smallest(cards: Sequence[Card], chosen: Sequence[int]) -> Card:
+    return min((cards[index] for index in chosen), key=lambda card: card.usable_bytes)

@@ -7,11 +7,14 @@ Does not know: what the tensors mean, who lives.
 from __future__ import annotations
 
 import fcntl
+import logging
 import socket
 import struct
+import threading
 from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Final
 
 import torch
 import torch.distributed as dist
@@ -21,7 +24,10 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from gptoss_backend.engine.model import StepOutput
 from gptoss_backend.environment import bind_collectives_to
 
+logger = logging.getLogger(__name__)
+
 _SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's address
+_LEAVE_TIMEOUT_S: Final = 2.0
 
 
 def open_store(host: str, port: int, *, is_master: bool, timeout_s: float) -> TCPStore:
@@ -58,9 +64,24 @@ def join_group(
 
 
 def leave_group() -> None:
-    """Give up the process group, without waiting for the others."""
-    if dist.is_initialized():
+    """Give up the process group. Blocks for two seconds at most, never raises.
+
+    Where other ranks are gone NCCL may wait for them for ever, or fail; the process, which ends soon, takes the rest.
+    """
+    if not dist.is_initialized():
+        return
+    leaving = threading.Thread(target=_destroy_group, name="leave-group", daemon=True)
+    leaving.start()
+    leaving.join(_LEAVE_TIMEOUT_S)
+    if leaving.is_alive():
+        logger.warning("the process group does not end within %g s: left to the process's end", _LEAVE_TIMEOUT_S)
+
+
+def _destroy_group() -> None:
+    try:
         dist.destroy_process_group()
+    except Exception as error:  # noqa: BLE001 (whatever it is, there is nothing left to save)
+        logger.warning("the process group ended with an error: %s", error)
 
 
 class TensorGroup:

@@ -26,4 +26,6 @@ class PlacementOptions:
     secret: str = ""
     """Known to all nodes."""
     timeout_s: float = 120.0
-    """The longest that ranks wait for one another in a step, and for each other's start."""
+    """The longest that ranks wait for one another in a step."""
+    meeting_timeout_s: float = 3600.0
+    """The longest that the first rank waits for the others to come."""

@@ -18,13 +18,15 @@ import sys
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.errors import EngineError
+from gptoss_backend.engine.errors import EngineError, first_line
 from gptoss_backend.engine.model import StepOutput
 from gptoss_backend.engine.placement.control import Line, LineError, call
 from gptoss_backend.engine.placement.group import address_towards, join_group, open_store
@@ -76,33 +78,41 @@ def main() -> int:
     assignment = Assignment(**line.hear())
     inbox = _listen(line)
     try:
-        device = torch.device(job.device)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        torch.set_num_threads(job.num_threads)
-        cache_dtype = getattr(torch, assignment.cache_dtype)
-        check_cache_dtype(cache_dtype, device)
-        folder = Path(job.folder)
-        shard = assignment.shard_of(ModelConfig.from_folder(folder))
-        weights = load_weights(folder, shard, getattr(torch, assignment.dtype), device, packed=assignment.packed)
-        line.tell({"loaded": True})
-        _next(inbox)  # all have
-        join_group(
-            store,
-            job.rank,
-            assignment.world_size,
-            device,
-            address=address_towards(job.rendezvous_host, job.rendezvous_port),
-            timeout_s=job.timeout_s,
-        )
-        stage = Stage(shard, weights, cache_dtype)
-        del weights
-        tables = _make_cache(stage, line, inbox)
+        _serve(job, assignment, store, line, inbox)
     except EngineError as error:
         line.tell({"error": str(error)})
         return 1
+    except Exception as error:
+        with contextlib.suppress(LineError):  # the engine may be what is lost
+            line.tell({"error": f"{type(error).__name__}: {first_line(error)}"})
+        raise
+
+
+def _serve(job: Job, assignment: Assignment, store: TCPStore, line: Line, inbox: queue.SimpleQueue[bytes]) -> NoReturn:
+    """Load this rank's part and compute its share of every step. Raises EngineError, and whatever torch raises."""
+    device = torch.device(job.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.set_num_threads(job.num_threads)
+    cache_dtype = getattr(torch, assignment.cache_dtype)
+    check_cache_dtype(cache_dtype, device)
+    folder = Path(job.folder)
+    shard = assignment.shard_of(ModelConfig.from_folder(folder))
+    weights = load_weights(folder, shard, getattr(torch, assignment.dtype), device, packed=assignment.packed)
+    line.tell({"loaded": True})
+    _next(inbox)  # all have
+    join_group(
+        store,
+        job.rank,
+        assignment.world_size,
+        device,
+        address=address_towards(job.rendezvous_host, job.rendezvous_port),
+        timeout_s=job.timeout_s,
+    )
+    stage = Stage(shard, weights, cache_dtype)
+    del weights
+    tables = _make_cache(stage, line, inbox)
     _run_steps(stage, tables, line, inbox)
-    return 0
 
 
 def _make_cache(stage: Stage, line: Line, inbox: queue.SimpleQueue[bytes]) -> MirroredTables:
@@ -116,7 +126,7 @@ def _make_cache(stage: Stage, line: Line, inbox: queue.SimpleQueue[bytes]) -> Mi
     return MirroredTables(plan, model.config.sliding_window)
 
 
-def _run_steps(stage: Stage, tables: MirroredTables, line: Line, inbox: queue.SimpleQueue[bytes]) -> None:
+def _run_steps(stage: Stage, tables: MirroredTables, line: Line, inbox: queue.SimpleQueue[bytes]) -> NoReturn:
     while True:
         message = StepMessage.decode(_next(inbox))
         tables.apply(message)
@@ -148,5 +158,16 @@ def _next(inbox: queue.SimpleQueue[bytes]) -> bytes:
     return inbox.get()
 
 
+def run() -> NoReturn:
+    """Serve one rank, and end without Python's own ending, in which NCCL may wait for ranks that are gone."""
+    status = 1
+    try:
+        status = main()
+    except Exception:
+        logger.exception("this rank ends")
+    finally:
+        os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
