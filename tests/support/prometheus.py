@@ -60,6 +60,7 @@ def configuration(targets: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     tree["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     tree["rule_files"] = [str(PROMETHEUS / name) for name in tree["rule_files"]]
     for job in tree["scrape_configs"]:
+        job.pop("dns_sd_configs", None)
         job["static_configs"] = [{"targets": list(targets[job["job_name"]])}]
     return tree
 
