@@ -26,8 +26,9 @@ from gptoss_backend.contract import (
     ToolChoice,
     ToolChoiceMode,
 )
-from gptoss_backend.harmony.channels import ChannelSplitter, ToolCallDelta
+from gptoss_backend.harmony.channels import ChannelSplitter
 from gptoss_backend.harmony.custom_tools import QuotedInput, written
+from gptoss_backend.harmony.deltas import ToolCallDelta
 from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.vocabulary import CALL, END, VOCAB_SIZE, encoding
 from gptoss_backend.structure.answer import AnswerMask

@@ -24,7 +24,8 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.engine.errors import StructureOutgrown
 from gptoss_backend.engine.grammar import Grammar
-from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ToolCallDelta
+from gptoss_backend.harmony.channels import ChannelSplitter
+from gptoss_backend.harmony.deltas import ContentDelta, ToolCallDelta
 from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, END, FIRST_SPECIAL, RETURN, START, VOCAB_SIZE, encoding
 from gptoss_backend.structure import held_text
 from gptoss_backend.structure.answer import AnswerMask

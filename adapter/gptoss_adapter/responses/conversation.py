@@ -25,7 +25,7 @@ from gptoss_adapter.schemas.response_items import (
     ReasoningItem,
 )
 from gptoss_backend.contract import CallSyntax, ChatMessage, Role, ToolCall
-from gptoss_backend.harmony.prompt import TOOL_NAME
+from gptoss_backend.harmony.tool_names import TOOL_NAME
 
 BETWEEN: Final = "\n\n"
 """Keeps apart what becomes one text."""

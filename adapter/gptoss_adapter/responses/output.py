@@ -33,7 +33,7 @@ from gptoss_adapter.schemas.mcp_items import McpApprovalRequestItem
 from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import ItemStatus
 from gptoss_backend.harmony.builtin_tools import PYTHON, recipients
-from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
+from gptoss_backend.harmony.deltas import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 
 _TextKind: TypeAlias = type[OpenReasoning] | type[OpenMessage]
 

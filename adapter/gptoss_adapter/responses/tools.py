@@ -31,7 +31,7 @@ from gptoss_adapter.schemas.responses import (
 )
 from gptoss_adapter.structured import input_form
 from gptoss_backend.contract import CustomTool, FunctionTool, ToolChoice, ToolChoiceMode
-from gptoss_backend.harmony.prompt import TOOL_NAME
+from gptoss_backend.harmony.tool_names import TOOL_NAME
 
 Listed: TypeAlias = Mapping[str, Sequence[ListedTool]]
 """The tools of MCP servers, by the servers' labels."""
