@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_adapter.responses.conversation_tables import StoredConversation, StoredItem
-from gptoss_adapter.responses.database import ResponseDatabase, StoredResponse
-from gptoss_adapter.responses.holds import Place
-from gptoss_adapter.responses.progress import LEASE_S
+from gptoss_adapter.responses.keeping.conversation_tables import StoredConversation, StoredItem
+from gptoss_adapter.responses.keeping.database import ResponseDatabase, StoredResponse
+from gptoss_adapter.responses.keeping.holds import Place
+from gptoss_adapter.responses.keeping.progress import LEASE_S
 
 MIB = 1024 * 1024
 KEEP_S = 100.0

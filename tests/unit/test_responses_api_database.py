@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gptoss_adapter.responses.database import SCHEMA_VERSION, ResponseDatabase, StoredResponse
-from gptoss_adapter.responses.progress import LEASE_S, EventChunk
+from gptoss_adapter.responses.keeping.database import SCHEMA_VERSION, ResponseDatabase, StoredResponse
+from gptoss_adapter.responses.keeping.progress import LEASE_S, EventChunk
 
 MIB = 1024 * 1024
 KEEP_S = 100.0

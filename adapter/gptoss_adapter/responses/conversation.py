@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from gptoss_adapter.errors import invalid_value
-from gptoss_adapter.responses.hosted_conversation import call_of, result_of
-from gptoss_adapter.responses.mcp_conversation import as_functions
+from gptoss_adapter.responses.server_tools.hosted_conversation import call_of, result_of
+from gptoss_adapter.responses.server_tools.mcp_conversation import as_functions
 from gptoss_adapter.responses.tools import name_for_model
 from gptoss_adapter.schemas.hosted_items import HostedItem
 from gptoss_adapter.schemas.response_items import (

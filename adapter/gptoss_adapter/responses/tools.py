@@ -15,8 +15,8 @@ from pydantic import JsonValue
 
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.mcp_servers.tools import ListedTool
-from gptoss_adapter.responses.hosted_tools import HostedOffer, is_run
-from gptoss_adapter.responses.mcp_tools import function_of, is_allowed, needs_approval
+from gptoss_adapter.responses.server_tools.hosted_tools import HostedOffer, is_run
+from gptoss_adapter.responses.server_tools.mcp_tools import function_of, is_allowed, needs_approval
 from gptoss_adapter.schemas.custom_tools import NamedCustomTool, ResponseCustomTool
 from gptoss_adapter.schemas.hosted_tools import AutoContainer, CodeInterpreterTool, HostedTool, NamedHosted
 from gptoss_adapter.schemas.input_formats import FlatGrammar

@@ -24,12 +24,12 @@ from gptoss_adapter.responses.answering import Answering
 from gptoss_adapter.responses.background import BackgroundResponses
 from gptoss_adapter.responses.events import EventWriter
 from gptoss_adapter.responses.history import history_of
-from gptoss_adapter.responses.hosted_tools import described, hosted_tools
-from gptoss_adapter.responses.mcp_tools import listed_tools, mcp_tools
+from gptoss_adapter.responses.keeping.store import ResponseStore
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_adapter.responses.plan import chat_request
 from gptoss_adapter.responses.resuming import ResumedStream
-from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.server_tools.hosted_tools import described, hosted_tools
+from gptoss_adapter.responses.server_tools.mcp_tools import listed_tools, mcp_tools
 from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.turns import chat_prompt, offering_of
 from gptoss_adapter.schemas.answers import ErrorBody

@@ -23,12 +23,12 @@ from gptoss_adapter.errors import (
     McpListingError,
 )
 from gptoss_adapter.mcp_servers.tools import CallResult, ListedTool, McpOutcome
-from gptoss_adapter.responses.hosted_tools import HostedOffer, described
-from gptoss_adapter.responses.mcp_conversation import approved_calls
-from gptoss_adapter.responses.mcp_open_items import NOT_MADE, OpenToolList
-from gptoss_adapter.responses.mcp_tools import check_allowed, is_allowed
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_adapter.responses.open_items import Event, OpenServerCall
+from gptoss_adapter.responses.server_tools.hosted_tools import HostedOffer, described
+from gptoss_adapter.responses.server_tools.mcp_conversation import approved_calls
+from gptoss_adapter.responses.server_tools.mcp_open_items import NOT_MADE, OpenToolList
+from gptoss_adapter.responses.server_tools.mcp_tools import check_allowed, is_allowed
 from gptoss_adapter.responses.tools import Offering, name_for_model
 from gptoss_adapter.responses.turns import Asked, Turns, offering_of
 from gptoss_adapter.schemas.answers import Usage

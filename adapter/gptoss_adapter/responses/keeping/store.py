@@ -16,15 +16,15 @@ from typing import Final, Self
 from pydantic import JsonValue
 
 from gptoss_adapter.errors import InvalidRequestError, NotFoundError
-from gptoss_adapter.responses.conversation_store import ConversationStore
-from gptoss_adapter.responses.database import Ended, ResponseDatabase, StoredResponse
-from gptoss_adapter.responses.holds import Place
 from gptoss_adapter.responses.ids import is_conversation_id, is_unguessable
-from gptoss_adapter.responses.item_texts import bare, ids_to_find, item_of, items_of, stored_items, text_of_all
-from gptoss_adapter.responses.links import StoredLink
-from gptoss_adapter.responses.progress import EventChunk
-from gptoss_adapter.responses.reading import check_readable
-from gptoss_adapter.responses.store_thread import StoreThread
+from gptoss_adapter.responses.keeping.conversation_store import ConversationStore
+from gptoss_adapter.responses.keeping.database import Ended, ResponseDatabase, StoredResponse
+from gptoss_adapter.responses.keeping.holds import Place
+from gptoss_adapter.responses.keeping.item_texts import bare, ids_to_find, item_of, items_of, stored_items, text_of_all
+from gptoss_adapter.responses.keeping.links import StoredLink
+from gptoss_adapter.responses.keeping.progress import EventChunk
+from gptoss_adapter.responses.keeping.reading import check_readable
+from gptoss_adapter.responses.keeping.store_thread import StoreThread
 from gptoss_adapter.responses.told_again import NOTHING_MORE, Telling
 from gptoss_adapter.schemas.response_answers import ResponseObject
 from gptoss_adapter.schemas.response_items import Item
