@@ -26,11 +26,10 @@ from gptoss_adapter.schemas.hosted_tools import NamedHosted
 from gptoss_adapter.schemas.mcp_tools import NamedMcp
 from gptoss_adapter.schemas.response_answers import ConversationReference, ResponseObject
 from gptoss_adapter.schemas.response_items import Item
+from gptoss_adapter.schemas.response_tools import AllowedFunctions, NamedFunction
 from gptoss_adapter.schemas.responses import (
     LOGPROBS,
-    AllowedFunctions,
     JsonText,
-    NamedFunction,
     ResponseFields,
     ResponseRequest,
     SchemaText,

@@ -21,14 +21,14 @@ from gptoss_adapter.schemas.custom_tools import NamedCustomTool, ResponseCustomT
 from gptoss_adapter.schemas.hosted_tools import AutoContainer, CodeInterpreterTool, HostedTool, NamedHosted
 from gptoss_adapter.schemas.input_formats import FlatGrammar
 from gptoss_adapter.schemas.mcp_tools import McpTool, NamedMcp
-from gptoss_adapter.schemas.responses import (
+from gptoss_adapter.schemas.response_tools import (
     AllowedFunctions,
     FunctionNamespace,
     NamedFunction,
     RequestedTool,
-    ResponseFields,
     ResponseTool,
 )
+from gptoss_adapter.schemas.responses import ResponseFields
 from gptoss_adapter.structured import input_form
 from gptoss_backend.contract import CustomTool, FunctionTool, ToolChoice, ToolChoiceMode
 from gptoss_backend.harmony.tool_names import TOOL_NAME
