@@ -35,7 +35,7 @@ def render_prompt(request: ChatRequest) -> list[int]:
     every machine. Raises PromptError.
     """
     builtins = offered_builtins(request)
-    ids = list(_system(request.reasoning_effort.name, request.date, builtins, bool(offered_tools(request))))
+    ids = list(_system(request.reasoning_effort.name, request.date, builtins, has_tools=bool(offered_tools(request))))
     ids += _developer(request)
     for turn in turns(request.messages):
         ids += turn
@@ -43,7 +43,7 @@ def render_prompt(request: ChatRequest) -> list[int]:
 
 
 @lru_cache(maxsize=64)
-def _system(effort: str, date: str | None, builtins: tuple[BuiltinTool, ...], has_tools: bool) -> tuple[int, ...]:
+def _system(effort: str, date: str | None, builtins: tuple[BuiltinTool, ...], *, has_tools: bool) -> tuple[int, ...]:
     content = SystemContent(reasoning_effort=ReasoningEffort[effort], conversation_start_date=date)
     for tool in builtins:
         if has_unbreakable_run(tool.description or ""):
