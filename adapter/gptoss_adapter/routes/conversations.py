@@ -17,7 +17,7 @@ from gptoss_adapter.responses.items import own_items
 from gptoss_adapter.responses.keeping.item_texts import bare
 from gptoss_adapter.responses.keeping.store import ResponseStore
 from gptoss_adapter.responses.told_again import Telling
-from gptoss_adapter.routes.responses import Include, Store
+from gptoss_adapter.routes.keeping import Include, Store
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.conversations import (
     ConversationObject,
