@@ -23,7 +23,7 @@ from gptoss_adapter.serving import Services
 
 @asynccontextmanager
 async def keep_store(app: FastAPI) -> AsyncIterator[None]:
-    """Open the store, and take responses to be made in the background. Begins after the app's own lifespan has, and ends before it."""
+    """Open the store, and take responses to make in the background: after the app has begun, until before it ends."""
     services: Services = app.state.services
     app.state.response_store = store = ResponseStore.from_settings(services.settings)
     max_under_way = services.settings.adapter.max_background_responses
