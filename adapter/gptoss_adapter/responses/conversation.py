@@ -2,7 +2,7 @@
 
 Stage: 2 validate → 3 prompt.
 Owns: which items make one message; that every call has its output and every output its call.
-Does not know: where the items come from; how messages are rendered (harmony/prompt.py).
+Does not know: where the items come from; how messages are rendered (harmony/turns.py).
 """
 
 from __future__ import annotations
