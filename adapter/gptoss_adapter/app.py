@@ -8,7 +8,7 @@ Does not know: settings' origin, the HTTP server that runs it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import date
 from pathlib import Path
@@ -52,7 +52,7 @@ from gptoss_adapter.stats_triton import TritonPage
 from gptoss_adapter.triton_client import TritonModelServer
 from gptoss_backend.harmony.vocabulary import encoding
 from gptoss_backend.loopback import is_loopback
-from gptoss_backend.settings import ServerSettings, Settings, SettingsError
+from gptoss_backend.settings import AdapterSettings, ServerSettings, Settings, SettingsError
 
 if TYPE_CHECKING:
     from gptoss_adapter.tracing import Traces
@@ -113,10 +113,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    for routes in (chat, completions, responses, conversations, messages, tokens, models, health, metrics, stats):
-        app.include_router(routes.router)
-    if settings.adapter.page:
-        app.include_router(page.router)
+    _add_routes(app, settings.adapter)
     for error_type in (RequestValidationError, HTTPException):
         app.add_exception_handler(error_type, _answer_error)
     app.add_middleware(
@@ -127,17 +124,27 @@ def create_app(
         metrics=measured,
     )
     if settings.adapter.cors_origins:
-        # around the Edge: errors, too, are read by the page only with these headers
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.adapter.cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["*"],
-            expose_headers=[REQUEST_ID_HEADER, PROFILE_HEADER, "openai-processing-ms", "retry-after"],
-        )
+        _allow_origins(app, settings.adapter.cors_origins)  # around the Edge: errors, too, are read by pages only so
     if traces is not None:
         app.add_middleware(traces.around)
     return app
+
+
+def _add_routes(app: FastAPI, settings: AdapterSettings) -> None:
+    for routes in (chat, completions, responses, conversations, messages, tokens, models, health, metrics, stats):
+        app.include_router(routes.router)
+    if settings.page:
+        app.include_router(page.router)
+
+
+def _allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["*"],
+        expose_headers=[REQUEST_ID_HEADER, PROFILE_HEADER, "openai-processing-ms", "retry-after"],
+    )
 
 
 async def _model_server(

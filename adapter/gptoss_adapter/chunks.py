@@ -27,7 +27,7 @@ from gptoss_adapter.schemas.answers import (
 )
 from gptoss_adapter.told_tokens import EndedAnswer
 from gptoss_backend.contract import CallSyntax
-from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
+from gptoss_backend.harmony.deltas import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from gptoss_adapter.stop_strings import StopStrings
 from gptoss_backend.contract import TokenLogprob
-from gptoss_backend.harmony.channels import ContentDelta
+from gptoss_backend.harmony.deltas import ContentDelta
 
 
 @dataclass(frozen=True, slots=True)

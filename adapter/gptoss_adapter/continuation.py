@@ -18,7 +18,7 @@ from gptoss_adapter.inference import GenerationStep, PromptIds
 from gptoss_adapter.schemas.answers import FinishReasonName
 from gptoss_adapter.serving import ServedModel, Services
 from gptoss_backend.contract import SamplingParams, TokenLogprob
-from gptoss_backend.harmony.channels import ContentDelta
+from gptoss_backend.harmony.deltas import ContentDelta
 from gptoss_backend.harmony.vocabulary import FIRST_SPECIAL, TextDecoder
 
 

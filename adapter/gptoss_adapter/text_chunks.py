@@ -18,7 +18,7 @@ from gptoss_adapter.prompt_logprobs import echoed_logprobs, prompt_logprobs
 from gptoss_adapter.schemas.answers import TextChoice
 from gptoss_adapter.told_tokens import EndedAnswer
 from gptoss_backend.contract import TokenLogprob
-from gptoss_backend.harmony.channels import ContentDelta
+from gptoss_backend.harmony.deltas import ContentDelta
 
 
 class TextChunkWriter(ChoiceWriter[ContentDelta]):

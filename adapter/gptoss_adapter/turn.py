@@ -24,9 +24,12 @@ from gptoss_adapter.schemas.answers import FinishReasonName
 from gptoss_adapter.serving import ServedModel, Services
 from gptoss_backend.contract import ChatRequest, Finished, FinishReason, OutputStructure, SamplingParams, TokenLogprob
 from gptoss_backend.harmony.builtin_tools import offered_builtins, recipients
-from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta
-from gptoss_backend.harmony.prompt import PromptError, offered_tools, refusal_of_call
+from gptoss_backend.harmony.channels import ChannelSplitter
+from gptoss_backend.harmony.deltas import ContentDelta, Delta
+from gptoss_backend.harmony.errors import PromptError
 from gptoss_backend.harmony.structure import output_structure
+from gptoss_backend.harmony.tools_section import offered_tools
+from gptoss_backend.harmony.turns import refusal_of_call
 from gptoss_backend.harmony.vocabulary import CALL, END, ENDOFTEXT, FIRST_SPECIAL, MESSAGE, RETURN, START
 
 _TEXT_EDGES: Final = frozenset({START, MESSAGE, END, RETURN, CALL, ENDOFTEXT})

@@ -27,8 +27,9 @@ from gptoss_backend.contract import (
     decode_error,
 )
 from gptoss_backend.harmony.builtin_tools import offered_builtins, recipients
-from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta, ReasoningDelta, ToolCallDelta
-from gptoss_backend.harmony.prompt import offered_tools
+from gptoss_backend.harmony.channels import ChannelSplitter
+from gptoss_backend.harmony.deltas import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
+from gptoss_backend.harmony.tools_section import offered_tools
 from gptoss_backend.model_names import MODELS
 from gptoss_client.answer import AnswerPart, CallPart, Content, Ended, Reasoning, Usage
 from gptoss_client.api_errors import ClientError, ProtocolError, ServerError, UnreachableError

@@ -15,6 +15,7 @@ from gptoss_backend.contract import TensorSpec
 
 ROOT = Path(__file__).parents[2]
 BACKEND = ROOT / "backend" / "gptoss_backend"
+CONTRACT = BACKEND / "contract"
 ADAPTER = ROOT / "adapter" / "gptoss_adapter"
 ROOMS = ("backend", "adapter", "client", "load", "docker")
 SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
@@ -32,6 +33,11 @@ PLANNING = tuple(
     )
 )
 TENSOR_NAMES = {spec.name for spec in vars(contract).values() if isinstance(spec, TensorSpec)}
+
+
+def module_name(path: Path, room: Path) -> str:
+    """Return what a file is imported as, from the folder its packages lie in."""
+    return ".".join(path.relative_to(room).with_suffix("").parts).removesuffix(".__init__")
 
 
 def parse(path: Path) -> ast.Module:
@@ -94,10 +100,7 @@ def test_process_without_a_model_when_read_then_it_never_imports_torch(room: str
 
 @pytest.mark.parametrize("room", [ADAPTER, ROOT / "client" / "gptoss_client"], ids=lambda room: room.name)
 def test_process_without_a_model_when_all_of_it_is_imported_then_torch_is_not(room: Path) -> None:
-    modules = [
-        ".".join(path.relative_to(room.parent).with_suffix("").parts).removesuffix(".__init__")
-        for path in sorted(room.rglob("*.py"))
-    ]
+    modules = [module_name(path, room.parent) for path in sorted(room.rglob("*.py"))]
     code = (
         f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\nprint('torch' in sys.modules)"
     )
@@ -106,7 +109,7 @@ def test_process_without_a_model_when_all_of_it_is_imported_then_torch_is_not(ro
 
 
 def test_preprocess_when_read_then_nothing_it_imports_imports_torch() -> None:
-    files = [path for path in SOURCES if path.is_relative_to(BACKEND / "harmony")]
+    files = [path for path in SOURCES if path.is_relative_to(BACKEND / "harmony") or path.is_relative_to(CONTRACT)]
     files += [
         BACKEND / "triton" / name for name in ("__init__.py", "preprocess.py", "heartbeat.py", "tensors.py", "logs.py")
     ]
@@ -117,14 +120,24 @@ def test_preprocess_when_read_then_nothing_it_imports_imports_torch() -> None:
     files += [
         BACKEND / name
         for name in (
-            *("__init__.py", "contract.py", "environment.py", "heartbeat.py", "model_names.py"),
-            *("settings.py", "settings_sources.py"),
+            "__init__.py",
+            "environment.py",
+            "heartbeat.py",
+            "model_names.py",
+            "settings.py",
+            "settings_sources.py",
         )
     ]
     assert importers(files, "torch", "transformers", "gptoss_backend.engine") == []
     ours = {name.rsplit(".", 1)[0] for path in files for name in imports(path) if name.startswith("gptoss_backend.")}
-    known = {".".join(path.relative_to(ROOT / "backend").with_suffix("").parts) for path in files}
+    known = {module_name(path, ROOT / "backend") for path in files}
     assert ours <= known, "a module that this test does not look into"
+
+
+def test_contract_when_imported_then_from_the_package_and_not_from_its_modules() -> None:
+    modules = [module_name(path, ROOT / "backend") for path in CONTRACT.glob("*.py") if path.name != "__init__.py"]
+    outside = [path for path in SOURCES if not path.is_relative_to(CONTRACT)]
+    assert importers(outside, *modules) == []
 
 
 def test_stub_library_when_imported_then_only_by_the_triton_room() -> None:
@@ -164,7 +177,7 @@ def test_tensor_names_when_spelled_then_only_in_the_contract() -> None:
     spelled = [
         f"{path.relative_to(ROOT)}: {name}"
         for path in SOURCES
-        if path != BACKEND / "contract.py"
+        if not path.is_relative_to(CONTRACT)
         for name in TENSOR_NAMES.intersection(strings(parse(path)))
     ]
     assert spelled == []

@@ -1,4 +1,4 @@
-"""Every config.pbtxt and every variant says what contract.py says."""
+"""Every config.pbtxt and every variant says what the contract says."""
 
 from __future__ import annotations
 

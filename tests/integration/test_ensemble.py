@@ -27,7 +27,8 @@ from gptoss_backend.contract import (
     Started,
     decode_error,
 )
-from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ReasoningDelta
+from gptoss_backend.harmony.channels import ChannelSplitter
+from gptoss_backend.harmony.deltas import ContentDelta, ReasoningDelta
 from gptoss_backend.model_names import MODELS_BY_SHORT
 from support.live_server import LiveServer, wait_until
 

@@ -36,7 +36,8 @@ from gptoss_backend.contract import (
     ToolChoiceMode,
 )
 from gptoss_backend.harmony.builtin_tools import recipients
-from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ToolCallDelta
+from gptoss_backend.harmony.channels import ChannelSplitter
+from gptoss_backend.harmony.deltas import ContentDelta, ToolCallDelta
 from gptoss_backend.harmony.vocabulary import CALL, END, RETURN, encoding
 from gptoss_backend.model_names import MODELS_BY_SHORT
 from support.live_server import LiveServer

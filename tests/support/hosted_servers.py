@@ -12,13 +12,19 @@ from typing import Any
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
+from gptoss_backend.contract import BuiltinName, BuiltinTool
 from support.live_app import live
 
 ABOUT_PYTHON = "Runs Python code, each time anew."
 TOWER = "https://tower.example/height?of=a b"
+ADDRESS = "https://tower.example/height?of=a%20b"
+"""TOWER, as it is told."""
 PAGES = {TOWER: "Tower (iron)", "https://bridge.example/": "Bridge"}
 SEARCH: dict[str, Any] = {"type": "web_search"}
 CODE: dict[str, Any] = {"type": "code_interpreter", "container": {"type": "auto"}}
+ALL = ["web_search_call.results", "web_search_call.action.sources", "code_interpreter_call.outputs"]
+"""What `include` may name of them."""
+BROWSER, PYTHON = BuiltinTool(BuiltinName.BROWSER), BuiltinTool(BuiltinName.PYTHON, ABOUT_PYTHON)
 
 
 def browsing(function: str, thought: str = "Look it up.", **arguments: object) -> str:

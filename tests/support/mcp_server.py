@@ -36,6 +36,12 @@ def kinds(output: list[dict[str, Any]]) -> list[str]:
     return [item["type"] for item in output]
 
 
+def call_of(told: dict[str, Any]) -> dict[str, Any]:
+    """Return the one call among a response's items."""
+    [call] = [item for item in told["output"] if item["type"] == "mcp_call"]
+    return call
+
+
 @dataclass
 class Seen:
     """What the server was asked."""

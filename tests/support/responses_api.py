@@ -70,6 +70,11 @@ def respond(client: httpx.Client, given: object = "Hi", **fields: object) -> dic
     return document
 
 
+def of_kind(told: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Return the items of a type among a response's."""
+    return [item for item in told["output"] if item["type"] == kind]
+
+
 def settled(client: httpx.Client, response_id: str) -> dict[str, Any]:
     """Return a response that is kept, once it is over; its shape is checked against the official client's."""
     path = f"{RESPONSES}/{response_id}"

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss_backend.contract import CallSyntax, FunctionTool
-from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, Delta, ReasoningDelta, ToolCallDelta
+from gptoss_backend.harmony.channels import ChannelSplitter
+from gptoss_backend.harmony.deltas import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 from gptoss_backend.harmony.header import MAX_HEADER_BYTES, MAX_STRAY_BYTES
 from gptoss_backend.harmony.vocabulary import (
     CALL,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gptoss_adapter.content import ContentGate, ContentToken, ScoredContent
 from gptoss_adapter.logprobs import chat_logprobs, text_logprobs
 from gptoss_backend.contract import Alternative, TokenLogprob
-from gptoss_backend.harmony.channels import ContentDelta
+from gptoss_backend.harmony.deltas import ContentDelta
 from gptoss_backend.harmony.vocabulary import RETURN, encoding
 
 

@@ -2,56 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from gptoss_adapter.responses.conversation_tables import StoredConversation, StoredItem
-from gptoss_adapter.responses.database import ResponseDatabase, StoredResponse
-from gptoss_adapter.responses.holds import Place
-from gptoss_adapter.responses.progress import LEASE_S
+from gptoss_adapter.responses.keeping.conversation_tables import StoredConversation, StoredItem
+from gptoss_adapter.responses.keeping.database import ResponseDatabase, StoredResponse
+from gptoss_adapter.responses.keeping.holds import Place
+from gptoss_adapter.responses.keeping.progress import LEASE_S
+from support.kept_database import MIB, Clock, database_fixtures
 
-MIB = 1024 * 1024
-KEEP_S = 100.0
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def opened(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., ResponseDatabase]]:
-    with ExitStack() as stack:
-
-        def open_database(max_bytes: int = 64 * MIB, keep_conversations_s: float = math.inf) -> ResponseDatabase:
-            return stack.enter_context(
-                closing(
-                    ResponseDatabase(
-                        tmp_path / "r.sqlite",
-                        keep_s=KEEP_S,
-                        keep_conversations_s=keep_conversations_s,
-                        max_bytes=max_bytes,
-                        clock=clock,
-                    )
-                )
-            )
-
-        yield open_database
+clock, opened = database_fixtures()
 
 
 def create(database: ResponseDatabase, name: str, *texts: str) -> None:

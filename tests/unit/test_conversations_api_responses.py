@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from gptoss_adapter.errors import ServiceUnavailableError
-from gptoss_adapter.responses.progress import LEASE_S
+from gptoss_adapter.responses.keeping.progress import LEASE_S
 from gptoss_backend.contract import ChatMessage, FinishReason, Role, ToolCall
 from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_client.keys import add_key
@@ -256,7 +256,7 @@ def test_response_when_its_store_fails_then_it_says_that_it_belongs_to_no_conver
     def fail(*_: object) -> None:
         raise sqlite3.OperationalError("no space")
 
-    monkeypatch.setattr("gptoss_adapter.responses.conversation_tables.Conversations.add", fail)
+    monkeypatch.setattr("gptoss_adapter.responses.keeping.conversation_tables.Conversations.add", fail)
     told = respond(client, conversation=conversation)
     assert (told["status"], told["store"], told["conversation"]) == ("completed", False, None)
     monkeypatch.undo()

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,13 +25,15 @@ from gptoss_backend.contract import (
     ToolChoice,
     ToolChoiceMode,
 )
-from gptoss_backend.harmony.channels import ChannelSplitter, ToolCallDelta
+from gptoss_backend.harmony.channels import ChannelSplitter
 from gptoss_backend.harmony.custom_tools import QuotedInput, written
+from gptoss_backend.harmony.deltas import ToolCallDelta
 from gptoss_backend.harmony.prompt import render_prompt
-from gptoss_backend.harmony.vocabulary import CALL, END, VOCAB_SIZE, encoding
+from gptoss_backend.harmony.vocabulary import CALL, END
 from gptoss_backend.structure.answer import AnswerMask
 from gptoss_backend.structure.checking import check_structure
 from gptoss_backend.structure.schemas import StructureError
+from support.answer_masks import allowed, takes, tokens
 
 PATCH = r"""start: begin_patch hunk+ end_patch
 begin_patch: "*** Begin Patch" LF
@@ -67,28 +68,6 @@ TOOLS = OutputStructure(None, (CODE, SUM, NOW))
 
 TO_CODE = "<|channel|>commentary to=functions.run_code <|constrain|>json<|message|>"
 TO_SUM = "<|channel|>commentary to=functions.sum code<|message|>"
-
-
-def tokens(text: str) -> list[int]:
-    ids: list[int] = encoding().encode(text, allowed_special="all")
-    return ids
-
-
-def allowed(mask: AnswerMask) -> np.ndarray | None:
-    """Return which tokens may come next, [vocab] bool; None: any."""
-    bits = torch.zeros(VOCAB_SIZE // 32, dtype=torch.int32)
-    return np.unpackbits(bits.numpy().view(np.uint8), bitorder="little").astype(bool) if mask.fill(bits) else None
-
-
-def takes(structure: OutputStructure, text: str) -> bool:
-    """Say whether an answer may begin with text."""
-    mask = AnswerMask(structure)
-    for token in tokens(text):
-        may_come = allowed(mask)
-        if may_come is not None and not may_come[token]:
-            return False
-        mask.accept(token)
-    return True
 
 
 def deltas_of(text: str, *, size: int | None = None) -> list[ToolCallDelta]:

@@ -16,7 +16,7 @@ from gptoss_adapter.mcp_servers.sdk_session import SdkSession
 from gptoss_adapter.mcp_servers.servers import McpServers
 from gptoss_adapter.mcp_servers.tools import CallResult, ListedTool, McpOutcome
 from gptoss_adapter.metrics import Metrics
-from gptoss_adapter.responses.mcp_tools import function_of
+from gptoss_adapter.responses.server_tools.mcp_tools import function_of
 from gptoss_backend.settings import AdapterSettings, SettingsError
 from gptoss_backend.settings_sources import load_settings
 from support.mcp_server import Seen, mcp_server

@@ -34,7 +34,8 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.harmony.builtin_tools import namespace, offered_builtins
 from gptoss_backend.harmony.custom_tools import told_description
-from gptoss_backend.harmony.prompt import PromptError, render_prompt
+from gptoss_backend.harmony.errors import PromptError
+from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, CONSTRAIN, END, FIRST_SPECIAL, MESSAGE, START, encoding
 from support.golden_prompts import Golden, load_golden
 

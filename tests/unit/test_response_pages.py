@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptoss_adapter.responses.pages import CitationReader, Page, Pages, argument, sources
+from gptoss_adapter.responses.server_tools.pages import CitationReader, Page, Pages, argument, sources
 from gptoss_backend.harmony.builtin_tools import BROWSER_FIND, BROWSER_OPEN, BROWSER_SEARCH
 
 A = Page("https://a.example/", "A")

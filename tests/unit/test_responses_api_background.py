@@ -16,7 +16,7 @@ import pytest
 
 from gptoss_adapter import admission
 from gptoss_adapter.errors import ContextLengthExceededError, ServiceUnavailableError, TooManyRequestsError
-from gptoss_adapter.responses.progress import LEASE_S
+from gptoss_adapter.responses.keeping.progress import LEASE_S
 from gptoss_backend.contract import FinishReason
 from gptoss_client.keys import add_key
 from support.fake_adapter import adapter_process

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -33,27 +33,13 @@ from gptoss_adapter.errors import ServiceUnavailableError
 from gptoss_adapter.schemas.carried_reasoning import reasoning_of
 from gptoss_backend.contract import ResponseFormat, Role
 from support.fake_model_server import CHAT_PROMPT, HELLO, FakeModelServer, answer
-from support.responses_api import CALL, MODEL, WEATHER, serving
+from support.official_client import client_fixtures
+from support.responses_api import CALL, MODEL, WEATHER
 
 SNOW = answer("<|channel|>final<|message|>It snows in Oslo.<|return|>")
 
 
-@pytest.fixture(scope="module")
-def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, FakeModelServer]]:
-    server = FakeModelServer()
-    with serving(tmp_path_factory.mktemp("store") / "responses.sqlite", server) as url:
-        yield f"{url}/v1", server
-
-
-@pytest.fixture
-def url(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer) -> str:
-    return url_and_server[0]
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=url, api_key="none", max_retries=0) as client:
-        yield client
+url_and_server, url, client = client_fixtures()
 
 
 # --- the official client --------------------------------------------------------------------------------------------

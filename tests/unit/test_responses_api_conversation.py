@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.responses.conversation import chat_messages
-from gptoss_adapter.responses.mcp_conversation import approved_calls
+from gptoss_adapter.responses.server_tools.mcp_conversation import approved_calls
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_backend.contract import ChatMessage, ChatRequest, Role, ToolCall
 from gptoss_backend.harmony.prompt import render_prompt

@@ -5,45 +5,19 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gptoss_adapter.responses.database import SCHEMA_VERSION, ResponseDatabase, StoredResponse
-from gptoss_adapter.responses.progress import LEASE_S, EventChunk
+from gptoss_adapter.responses.keeping.database import SCHEMA_VERSION, ResponseDatabase, StoredResponse
+from gptoss_adapter.responses.keeping.progress import LEASE_S, EventChunk
+from support.kept_database import KEEP_S, MIB, Clock, database_fixtures
 
-MIB = 1024 * 1024
-KEEP_S = 100.0
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def opened(tmp_path: Path, clock: Clock) -> Iterator[Callable[..., ResponseDatabase]]:
-    with ExitStack() as stack:
-
-        def open_database(max_bytes: int = 64 * MIB) -> ResponseDatabase:
-            database = ResponseDatabase(tmp_path / "r.sqlite", keep_s=KEEP_S, max_bytes=max_bytes, clock=clock)
-            return stack.enter_context(closing(database))
-
-        yield open_database
+clock, opened = database_fixtures()
 
 
 def stored(name: str, previous: str | None = None, num_bytes: int = 10) -> StoredResponse:

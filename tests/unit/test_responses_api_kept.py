@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from gptoss_adapter.responses.database import ResponseDatabase
-from gptoss_adapter.responses.progress import LEASE_S
-from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.keeping.database import ResponseDatabase
+from gptoss_adapter.responses.keeping.progress import LEASE_S
+from gptoss_adapter.responses.keeping.store import ResponseStore
 from gptoss_adapter.schemas.carried_reasoning import reasoning_of
 from gptoss_backend.contract import ChatMessage, Role, ToolCall
 from gptoss_client.keys import add_key
@@ -462,7 +462,7 @@ def test_store_when_it_fails_then_the_answer_is_given_all_the_same_and_says_that
 ) -> None:
     (tmp_path / "taken").write_text("a file, not a folder")
     with serving(tmp_path / "taken" / "r.sqlite", FakeModelServer()) as url, httpx.Client(base_url=url) as client:
-        with caplog.at_level(logging.ERROR, "gptoss_adapter.responses.store_thread"):
+        with caplog.at_level(logging.ERROR, "gptoss_adapter.responses.keeping.store_thread"):
             told = stream(client)[-1]["response"] if streamed else respond(client)
         assert (told["status"], told["store"]) == ("completed", False)
         assert "the store of responses failed" in caplog.text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,28 +10,11 @@ import pytest
 from gptoss_backend.contract import ChatMessage, FinishReason, Role, ToolCall
 from support.conversations_api import created, items
 from support.fake_model_server import FakeModelServer, answer
-from support.mcp_server import ASKED, Seen, calling, kinds, mcp_server
-from support.responses_api import WEATHER, refusal, respond, serving, stream
+from support.mcp_server import ASKED, Seen, calling, kinds
+from support.responses_api import WEATHER, refusal, respond, stream
+from support.tool_fixtures import mcp_fixtures
 
-
-@pytest.fixture(scope="module")
-def seen() -> Seen:
-    return Seen()
-
-
-@pytest.fixture(scope="module")
-def url_and_server(tmp_path_factory: pytest.TempPathFactory, seen: Seen) -> Iterator[tuple[str, FakeModelServer]]:
-    server = FakeModelServer()
-    store = tmp_path_factory.mktemp("store") / "responses.sqlite"
-    with mcp_server(seen) as mcp_url, serving(store, server, mcp_servers={"docs": mcp_url}) as url:
-        yield url, server
-
-
-@pytest.fixture
-def server(url_and_server: tuple[str, FakeModelServer], seen: Seen) -> FakeModelServer:
-    url_and_server[1].forget()
-    seen.forget()
-    return url_and_server[1]
+url_and_server, seen = mcp_fixtures()
 
 
 def asking(client: httpx.Client, server: FakeModelServer, **fields: object) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from gptoss_adapter.errors import ClientGoneError, ServiceUnavailableError
 from gptoss_adapter.heads import AnswerHead, Frame
 from gptoss_adapter.sse import DONE, KEEP_ALIVE, EventStream, error_event
 from gptoss_backend.contract import TokenLogprob
-from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
+from gptoss_backend.harmony.deltas import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 from gptoss_backend.harmony.vocabulary import encoding
 
 HEAD = AnswerHead(id="chatcmpl-1", created=5, model="gpt-oss-demo", system_fingerprint="fp_1")

@@ -24,11 +24,13 @@ from gptoss_backend.contract import (
 )
 from gptoss_backend.engine.errors import StructureOutgrown
 from gptoss_backend.engine.grammar import Grammar
-from gptoss_backend.harmony.channels import ChannelSplitter, ContentDelta, ToolCallDelta
+from gptoss_backend.harmony.channels import ChannelSplitter
+from gptoss_backend.harmony.deltas import ContentDelta, ToolCallDelta
 from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, END, FIRST_SPECIAL, RETURN, START, VOCAB_SIZE, encoding
 from gptoss_backend.structure import held_text
 from gptoss_backend.structure.answer import AnswerMask
 from gptoss_backend.structure.schemas import StructureError
+from support.answer_masks import allowed, takes, tokens
 
 PERSON: dict[str, Any] = {
     "type": "object",
@@ -63,19 +65,6 @@ CALL_NOW = "<|channel|>commentary to=functions.now <|constrain|>json<|message|>{
 REASONING = "<|channel|>analysis<|message|>Hm.<|end|>"
 
 
-def tokens(text: str) -> list[int]:
-    ids: list[int] = encoding().encode(text, allowed_special="all")
-    return ids
-
-
-def allowed(mask: AnswerMask) -> np.ndarray | None:
-    """Return which tokens may come next, [vocab] bool; None: any."""
-    bits = torch.zeros(VOCAB_SIZE // 32, dtype=torch.int32)
-    if not mask.fill(bits):
-        return None
-    return np.unpackbits(bits.numpy().view(np.uint8), bitorder="little").astype(bool)
-
-
 def advanced(structure: OutputStructure, text: str) -> AnswerMask:
     """Return the mask after text, each token of which it has to allow."""
     mask = AnswerMask(structure)
@@ -84,17 +73,6 @@ def advanced(structure: OutputStructure, text: str) -> AnswerMask:
         assert may_come is None or may_come[token], f"{encoding().decode([token])!r} may not come"
         mask.accept(token)
     return mask
-
-
-def takes(structure: OutputStructure, text: str) -> bool:
-    """Say whether an answer may begin with text."""
-    mask = AnswerMask(structure)
-    for token in tokens(text):
-        may_come = allowed(mask)
-        if may_come is not None and not may_come[token]:
-            return False
-        mask.accept(token)
-    return True
 
 
 def may_end(mask: AnswerMask) -> set[int]:

@@ -7,7 +7,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 from gptoss_backend.contract import FunctionTool, OutputStructure, ResponseFormat, TextForm, TextFormKind
 from gptoss_backend.engine.grammar import TokenMask
@@ -16,6 +15,7 @@ from gptoss_backend.structure.answer import mask_of
 from gptoss_backend.structure.checking import check_structure
 from gptoss_backend.structure.schemas import StructureError
 from gptoss_backend.structure.text_forms import MAX_CHOICES
+from support.answer_masks import allowed
 
 ARITHMETIC = """
 start: sum
@@ -32,11 +32,6 @@ def form(kind: TextFormKind, *texts: str) -> TextForm:
 
 def whole(asked: TextForm | None = None, final: ResponseFormat | None = None) -> OutputStructure:
     return OutputStructure(final=final, form=asked, is_whole=True)
-
-
-def allowed(mask: TokenMask) -> np.ndarray | None:
-    bits = torch.zeros(VOCAB_SIZE // 32, dtype=torch.int32)
-    return np.unpackbits(bits.numpy().view(np.uint8), bitorder="little").astype(bool) if mask.fill(bits) else None
 
 
 def advanced(structure: OutputStructure, text: str) -> TokenMask | None:

@@ -20,7 +20,7 @@ from gptoss_backend.contract import (
     ToolChoice,
     ToolChoiceMode,
 )
-from gptoss_backend.harmony.prompt import PromptError
+from gptoss_backend.harmony.errors import PromptError
 from gptoss_backend.harmony.structure import output_structure
 from gptoss_backend.structure import checking
 from gptoss_backend.structure.checking import check_structure

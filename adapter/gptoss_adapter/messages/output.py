@@ -18,7 +18,7 @@ from pydantic_core import from_json
 from gptoss_adapter.messages.events import Event
 from gptoss_adapter.messages.thinking import Telling, signature_of
 from gptoss_adapter.schemas.message_answers import AnswerBlock, AnswerText, AnswerThinking, AnswerToolUse
-from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
+from gptoss_backend.harmony.deltas import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 
 
 class Blocks:

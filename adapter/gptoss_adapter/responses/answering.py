@@ -24,18 +24,18 @@ from gptoss_adapter.errors import (
     TooManyRequestsError,
     invalid_value,
 )
-from gptoss_adapter.responses.database import Ended
 from gptoss_adapter.responses.event_log import EventLog
 from gptoss_adapter.responses.history import History, history_of
-from gptoss_adapter.responses.hosted_tools import HostedOffer, hosted_tools
-from gptoss_adapter.responses.item_texts import bare
-from gptoss_adapter.responses.mcp_conversation import approved_calls
-from gptoss_adapter.responses.mcp_tools import mcp_tools
-from gptoss_adapter.responses.mcp_turns import McpTurns
+from gptoss_adapter.responses.keeping.database import Ended
+from gptoss_adapter.responses.keeping.item_texts import bare
+from gptoss_adapter.responses.keeping.progress import EventChunk
+from gptoss_adapter.responses.keeping.store import ResponseStore
 from gptoss_adapter.responses.open_items import Event
 from gptoss_adapter.responses.plan import begun_response, sampling_params
-from gptoss_adapter.responses.progress import EventChunk
-from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.server_tools.hosted_tools import HostedOffer, hosted_tools
+from gptoss_adapter.responses.server_tools.mcp_conversation import approved_calls
+from gptoss_adapter.responses.server_tools.mcp_tools import mcp_tools
+from gptoss_adapter.responses.server_tools.mcp_turns import McpTurns
 from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.turns import Asked, SingleTurn, Turns
 from gptoss_adapter.sampling_plan import check_answer_fields

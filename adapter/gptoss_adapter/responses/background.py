@@ -2,7 +2,7 @@
 
 Stage: 2 validate … 7 SSE, in tasks of their own.
 Owns: which are under way in this process, how many may be; their end, by a client's wish or the process's.
-Does not know: HTTP; how an answer is made (answering.py) and kept (store.py).
+Does not know: HTTP; how an answer is made (answering.py) and kept (keeping/store.py).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from gptoss_adapter.errors import ApiError, DrainingError, ServiceUnavailableErr
 from gptoss_adapter.logs import fields
 from gptoss_adapter.responses.answering import Answering
 from gptoss_adapter.responses.event_log import EventLog
-from gptoss_adapter.responses.progress import RENEWAL_PERIOD_S
-from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.keeping.progress import RENEWAL_PERIOD_S
+from gptoss_adapter.responses.keeping.store import ResponseStore
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 Stage: 2 validate → 3 prompt.
 Owns: which items make one message; that every call has its output and every output its call.
-Does not know: where the items come from; how messages are rendered (harmony/prompt.py).
+Does not know: where the items come from; how messages are rendered (harmony/turns.py).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from gptoss_adapter.errors import invalid_value
-from gptoss_adapter.responses.hosted_conversation import call_of, result_of
-from gptoss_adapter.responses.mcp_conversation import as_functions
+from gptoss_adapter.responses.server_tools.hosted_conversation import call_of, result_of
+from gptoss_adapter.responses.server_tools.mcp_conversation import as_functions
 from gptoss_adapter.responses.tools import name_for_model
 from gptoss_adapter.schemas.hosted_items import HostedItem
 from gptoss_adapter.schemas.response_items import (
@@ -25,7 +25,7 @@ from gptoss_adapter.schemas.response_items import (
     ReasoningItem,
 )
 from gptoss_backend.contract import CallSyntax, ChatMessage, Role, ToolCall
-from gptoss_backend.harmony.prompt import TOOL_NAME
+from gptoss_backend.harmony.tool_names import TOOL_NAME
 
 BETWEEN: Final = "\n\n"
 """Keeps apart what becomes one text."""

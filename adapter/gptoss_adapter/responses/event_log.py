@@ -2,7 +2,7 @@
 
 Stage: 7 SSE.
 Owns: which events are remembered, how they are packed, who waits for the next ones.
-Does not know: what an event says; where packed events are kept (progress.py).
+Does not know: what an event says; where packed events are kept (keeping/progress.py).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final, TypeAlias
 
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.responses.events import EventWriter
+from gptoss_adapter.responses.keeping.progress import EventChunk
 from gptoss_adapter.responses.open_items import Event
-from gptoss_adapter.responses.progress import EventChunk
 from gptoss_adapter.schemas.response_answers import ResponseObject
 
 _CHUNK_BYTES: Final = 32 * 1024

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from gptoss_adapter.errors import InvalidRequestError, invalid_value
-from gptoss_adapter.responses.conversation_store import check_no_duplicates
-from gptoss_adapter.responses.holds import Place
 from gptoss_adapter.responses.items import own_items
-from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.keeping.conversation_store import check_no_duplicates
+from gptoss_adapter.responses.keeping.holds import Place
+from gptoss_adapter.responses.keeping.store import ResponseStore
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_adapter.schemas.responses import ResponseFields
 from gptoss_adapter.serving import Services

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from gptoss_adapter.errors import InvalidRequestError, ServiceUnavailableError
 from gptoss_adapter.responses.ids import is_unguessable, new_item_id
-from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.keeping.store import ResponseStore
 from gptoss_adapter.schemas.chat import RefusalPart
 from gptoss_adapter.schemas.hosted_items import CodeInterpreterCallItem, HostedItem, WebSearchCallItem
 from gptoss_adapter.schemas.mcp_items import McpApprovalRequestItem, McpApprovalResponseItem, McpListToolsItem

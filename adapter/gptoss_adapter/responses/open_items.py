@@ -18,7 +18,7 @@ from gptoss_adapter.content import ContentToken
 from gptoss_adapter.logprobs import chat_logprobs
 from gptoss_adapter.mcp_servers.tools import CallResult
 from gptoss_adapter.responses.ids import new_item_id
-from gptoss_adapter.responses.pages import CitationReader, Pages
+from gptoss_adapter.responses.server_tools.pages import CitationReader, Pages
 from gptoss_adapter.schemas.carried_reasoning import carried
 from gptoss_adapter.schemas.chat import RefusalPart
 from gptoss_adapter.schemas.hosted_items import UrlCitation

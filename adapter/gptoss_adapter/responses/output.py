@@ -12,10 +12,7 @@ from typing import TypeAlias
 
 from gptoss_adapter.content import ContentToken, ScoredContent
 from gptoss_adapter.mcp_servers.tools import CallResult
-from gptoss_adapter.responses.hosted_open_items import OpenCodeCall, OpenHostedCall, OpenWebSearch
-from gptoss_adapter.responses.hosted_tools import HostedOffer
 from gptoss_adapter.responses.ids import new_container_id
-from gptoss_adapter.responses.mcp_open_items import OpenApprovalRequest, OpenMcpCall, OpenToolList
 from gptoss_adapter.responses.open_items import (
     Event,
     OpenCall,
@@ -25,7 +22,10 @@ from gptoss_adapter.responses.open_items import (
     OpenReasoning,
     OpenServerCall,
 )
-from gptoss_adapter.responses.pages import Pages
+from gptoss_adapter.responses.server_tools.hosted_open_items import OpenCodeCall, OpenHostedCall, OpenWebSearch
+from gptoss_adapter.responses.server_tools.hosted_tools import HostedOffer
+from gptoss_adapter.responses.server_tools.mcp_open_items import OpenApprovalRequest, OpenMcpCall, OpenToolList
+from gptoss_adapter.responses.server_tools.pages import Pages
 from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.tools import Offer
 from gptoss_adapter.schemas.custom_tools import ResponseCustomTool
@@ -33,7 +33,7 @@ from gptoss_adapter.schemas.mcp_items import McpApprovalRequestItem
 from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import ItemStatus
 from gptoss_backend.harmony.builtin_tools import PYTHON, recipients
-from gptoss_backend.harmony.channels import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
+from gptoss_backend.harmony.deltas import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
 
 _TextKind: TypeAlias = type[OpenReasoning] | type[OpenMessage]
 

@@ -16,8 +16,8 @@ from pydantic import JsonValue
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.prompting import effort_of, wish_of
 from gptoss_adapter.responses.conversation import chat_messages
-from gptoss_adapter.responses.hosted_tools import HostedOffer
 from gptoss_adapter.responses.ids import new_response_id
+from gptoss_adapter.responses.server_tools.hosted_tools import HostedOffer
 from gptoss_adapter.responses.tools import Offering, told_tools, tools_for_model
 from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.chat import Verbosity
@@ -26,11 +26,10 @@ from gptoss_adapter.schemas.hosted_tools import NamedHosted
 from gptoss_adapter.schemas.mcp_tools import NamedMcp
 from gptoss_adapter.schemas.response_answers import ConversationReference, ResponseObject
 from gptoss_adapter.schemas.response_items import Item
+from gptoss_adapter.schemas.response_tools import AllowedFunctions, NamedFunction
 from gptoss_adapter.schemas.responses import (
     LOGPROBS,
-    AllowedFunctions,
     JsonText,
-    NamedFunction,
     ResponseFields,
     ResponseRequest,
     SchemaText,

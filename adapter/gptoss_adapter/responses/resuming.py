@@ -16,7 +16,7 @@ from gptoss_adapter.errors import ApiError, InvalidRequestError, invalid_value
 from gptoss_adapter.responses.background import BackgroundResponses
 from gptoss_adapter.responses.event_log import EventLog, NumberedEvents, events_after
 from gptoss_adapter.responses.events import EventWriter
-from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.keeping.store import ResponseStore
 from gptoss_adapter.responses.told_again import Telling
 
 _LOOK_PERIOD_S: Final = 0.5

@@ -15,23 +15,23 @@ from pydantic import JsonValue
 
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.mcp_servers.tools import ListedTool
-from gptoss_adapter.responses.hosted_tools import HostedOffer, is_run
-from gptoss_adapter.responses.mcp_tools import function_of, is_allowed, needs_approval
+from gptoss_adapter.responses.server_tools.hosted_tools import HostedOffer, is_run
+from gptoss_adapter.responses.server_tools.mcp_tools import function_of, is_allowed, needs_approval
 from gptoss_adapter.schemas.custom_tools import NamedCustomTool, ResponseCustomTool
 from gptoss_adapter.schemas.hosted_tools import AutoContainer, CodeInterpreterTool, HostedTool, NamedHosted
 from gptoss_adapter.schemas.input_formats import FlatGrammar
 from gptoss_adapter.schemas.mcp_tools import McpTool, NamedMcp
-from gptoss_adapter.schemas.responses import (
+from gptoss_adapter.schemas.response_tools import (
     AllowedFunctions,
     FunctionNamespace,
     NamedFunction,
     RequestedTool,
-    ResponseFields,
     ResponseTool,
 )
+from gptoss_adapter.schemas.responses import ResponseFields
 from gptoss_adapter.structured import input_form
 from gptoss_backend.contract import CustomTool, FunctionTool, ToolChoice, ToolChoiceMode
-from gptoss_backend.harmony.prompt import TOOL_NAME
+from gptoss_backend.harmony.tool_names import TOOL_NAME
 
 Listed: TypeAlias = Mapping[str, Sequence[ListedTool]]
 """The tools of MCP servers, by the servers' labels."""

@@ -1,4 +1,4 @@
-"""What makes an answer: one turn of the model, or several with tools run between them (mcp_turns.py).
+"""What makes an answer: one turn of the model, or several with tools run between them (server_tools/mcp_turns.py).
 
 Stage: 3 prompt … 7 SSE, around `Turn`.
 Owns: how a turn is made of a request; the one-turn answer.
@@ -17,12 +17,12 @@ from pydantic import JsonValue
 
 from gptoss_adapter.context import current_record
 from gptoss_adapter.limits import check_schemas, check_tools
-from gptoss_adapter.responses.hosted_tools import HostedOffer
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_adapter.responses.open_items import Event
 from gptoss_adapter.responses.output import Output
-from gptoss_adapter.responses.pages import Pages
 from gptoss_adapter.responses.plan import chat_request, sampling_params, summary_detail
+from gptoss_adapter.responses.server_tools.hosted_tools import HostedOffer
+from gptoss_adapter.responses.server_tools.pages import Pages
 from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.tools import Listed, Offer, Offering, offers
 from gptoss_adapter.responses.truncation import FittedPrompt

@@ -13,11 +13,11 @@ from fastapi import APIRouter, Body, Query
 from starlette.responses import Response
 
 from gptoss_adapter.field_names import naming_fields
-from gptoss_adapter.responses.item_texts import bare
 from gptoss_adapter.responses.items import own_items
-from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.keeping.item_texts import bare
+from gptoss_adapter.responses.keeping.store import ResponseStore
 from gptoss_adapter.responses.told_again import Telling
-from gptoss_adapter.routes.responses import Include, Store
+from gptoss_adapter.routes.keeping import Include, Store
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.conversations import (
     ConversationObject,

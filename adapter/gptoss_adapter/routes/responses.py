@@ -1,18 +1,16 @@
 """/v1/responses and what is under it.
 
 Stage: 1 route, 2 validate, then the rest in order, as `Turn` runs it.
-Owns: what happens in which order, whole and streamed; the life of the store.
+Owns: what happens in which order, whole and streamed.
 Does not know: gRPC, Harmony, tables, how an event is framed.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,17 +19,16 @@ from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import ApiError, InvalidRequestError, invalid_value
 from gptoss_adapter.raw_prompts import token_ids
 from gptoss_adapter.responses.answering import Answering
-from gptoss_adapter.responses.background import BackgroundResponses
 from gptoss_adapter.responses.events import EventWriter
 from gptoss_adapter.responses.history import history_of
-from gptoss_adapter.responses.hosted_tools import described, hosted_tools
-from gptoss_adapter.responses.mcp_tools import listed_tools, mcp_tools
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_adapter.responses.plan import chat_request
 from gptoss_adapter.responses.resuming import ResumedStream
-from gptoss_adapter.responses.store import ResponseStore
+from gptoss_adapter.responses.server_tools.hosted_tools import described, hosted_tools
+from gptoss_adapter.responses.server_tools.mcp_tools import listed_tools, mcp_tools
 from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.turns import chat_prompt, offering_of
+from gptoss_adapter.routes.keeping import Background, Include, Store, keep_store
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.response_answers import (
     CountedInputTokens,
@@ -39,45 +36,15 @@ from gptoss_adapter.schemas.response_answers import (
     ResponseItemList,
     ResponseObject,
 )
-from gptoss_adapter.schemas.responses import Includable, InputTokensRequest, ResponseRequest
+from gptoss_adapter.schemas.responses import InputTokensRequest, ResponseRequest
 from gptoss_adapter.serving import Services, Shared
 from gptoss_adapter.sse import EventStream
 from gptoss_adapter.strict_routes import StrictQueryRoute
 
-
-@asynccontextmanager
-async def _keep_store(app: FastAPI) -> AsyncIterator[None]:
-    """Begins after the app's own lifespan has, and ends before it."""
-    services: Services = app.state.services
-    app.state.response_store = store = ResponseStore.from_settings(services.settings)
-    max_under_way = services.settings.adapter.max_background_responses
-    app.state.background_responses = background = BackgroundResponses(store, services.drain, max_under_way)
-    watch = asyncio.create_task(background.watch(), name="watch-responses")
-    try:
-        yield
-    finally:
-        await background.close()
-        watch.cancel()
-        await store.close()
-
-
-async def _store_of(request: Request) -> ResponseStore:
-    store: ResponseStore = request.app.state.response_store
-    return store
-
-
-async def _background_of(request: Request) -> BackgroundResponses:
-    background: BackgroundResponses = request.app.state.background_responses
-    return background
-
-
-Store = Annotated[ResponseStore, Depends(_store_of)]
-Background = Annotated[BackgroundResponses, Depends(_background_of)]
-
 router = APIRouter(
     tags=["responses"],
     route_class=StrictQueryRoute,
-    lifespan=_keep_store,
+    lifespan=keep_store,
     responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
 )
 
@@ -159,10 +126,6 @@ async def count_input_tokens(
 
 
 # --- those that are kept --------------------------------------------------------------------------------------------
-
-
-Include = Annotated[list[Includable] | None, Query()]
-"""What is told in addition. Log probabilities are told where they were asked for when the answer was made."""
 
 
 @router.get(

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, JsonValue, Tag
 
-from gptoss_adapter.schemas.fields import Harmless, ListOf, RequestModel, choice_kind
+from gptoss_adapter.schemas.fields import Harmless, ListOf, RequestModel, choice_kind, type_of
 from gptoss_adapter.schemas.input_formats import FreeInput, InputGrammar, NestedGrammar
 
 # --- offered --------------------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ class CustomTool(RequestModel):
 
 def _tool_tag(value: object) -> str | None:
     # a tag is part of a fault's place, where `function` is a field
-    kind = value.get("type", "function") if isinstance(value, dict) else getattr(value, "type", None)
+    kind = type_of(value, missing="function")
     return f"a {kind} tool" if kind in ("function", "custom") else None
 
 

@@ -129,6 +129,12 @@ def _of_types(part: object, taken: tuple[str, ...]) -> object:
     return part
 
 
+def type_of(value: object, missing: str | None = None) -> str | None:
+    """Return what an object says of its type, be it JSON or read already. missing: where JSON says nothing."""
+    kind = value.get("type", missing) if isinstance(value, dict) else getattr(value, "type", None)
+    return kind if isinstance(kind, str) else None
+
+
 def content_kind(value: object) -> str | None:
     """Return the tag of a message's content: text or parts. None: neither."""
     if isinstance(value, str):
@@ -140,5 +146,5 @@ def choice_kind(value: object) -> str | None:
     """Return the tag of a tool choice: a mode in one word, or the type of an object. None: neither."""
     if isinstance(value, str):
         return "mode"
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    kind = type_of(value)
     return kind if kind in ("function", "custom", "allowed_tools") else None

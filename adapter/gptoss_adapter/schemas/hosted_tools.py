@@ -1,7 +1,8 @@
 """OpenAI's own tools, as a request names them.
 
 Stage: 2 validate.
-Owns: their types and their options. Which of them anybody runs, the settings say (responses/hosted_tools.py).
+Owns: their types and their options. Which of them anybody runs, the settings say
+(responses/server_tools/hosted_tools.py).
 Does not know: what the model is told of them.
 """
 

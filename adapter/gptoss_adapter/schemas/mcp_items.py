@@ -2,7 +2,7 @@
 
 Stage: 2 validate, and 7 SSE.
 Owns: their shapes. They go both ways, as those of response_items.py do.
-Does not know: what an item means to the model (responses/mcp_conversation.py); MCP itself.
+Does not know: what an item means to the model (responses/server_tools/mcp_conversation.py); MCP itself.
 """
 
 from __future__ import annotations

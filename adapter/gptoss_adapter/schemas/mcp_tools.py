@@ -1,7 +1,7 @@
 """Tools of type mcp, as a request names them.
 
 Stage: 2 validate.
-Owns: their fields. Which servers there are, the settings say (responses/mcp_tools.py compares).
+Owns: their fields. Which servers there are, the settings say (responses/server_tools/mcp_tools.py compares).
 Does not know: what tools a server has.
 """
 

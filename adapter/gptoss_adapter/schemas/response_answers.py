@@ -1,7 +1,7 @@
 """What the endpoints under /v1/responses answer.
 
 Stage: 7 SSE, and the whole answers.
-Owns: the shapes of a response and of what is told about kept ones. Events are shaped by responses/output.py.
+Owns: the shapes of a response and of what is told about kept ones. Events are shaped by responses/open_items.py.
 Does not know: where the values come from.
 """
 

@@ -37,7 +37,7 @@ from gptoss_adapter.schemas.mcp_items import (
     McpItem,
     McpListToolsItem,
 )
-from gptoss_backend.harmony.prompt import TOOL_NAME
+from gptoss_backend.harmony.tool_names import TOOL_NAME
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 FunctionName = Annotated[str, Field(pattern=f"^{TOOL_NAME.pattern}$")]

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Final
-
-from openai_harmony import ToolNamespaceConfig
+from typing import TYPE_CHECKING, Final
 
 from gptoss_backend.contract import BuiltinName, BuiltinTool, ChatRequest, FunctionTool, ToolChoiceMode
+
+if TYPE_CHECKING:
+    from openai_harmony import ToolNamespaceConfig
 
 PYTHON: Final = "python"
 """The recipient of code."""
@@ -59,6 +60,8 @@ def functions(name: BuiltinName) -> tuple[FunctionTool, ...]:
 
 @cache
 def _harmonys_own(name: BuiltinName) -> ToolNamespaceConfig:
+    from openai_harmony import ToolNamespaceConfig  # on first use: whoever splits answers imports this module, too
+
     config = ToolNamespaceConfig.browser() if name is BuiltinName.BROWSER else ToolNamespaceConfig.python()
     assert isinstance(config, ToolNamespaceConfig)  # noqa: S101 (the library has no types)
     return config

@@ -3,7 +3,7 @@
 Stage: 3 prompt and 6 split channels.
 Owns: the functions' namespace, the grammar of headers, and the line between a header's words and text that strayed
 into one.
-Does not know: token ids, where the text goes (channels.py).
+Does not know: token ids, where the text goes (routes.py).
 
 A header is up to three sections, each opened by a special token: the role, `<|channel|>`, `<|constrain|>`. Models write
 `assistant<|channel|>commentary to=functions.f <|constrain|>json`, with the recipient in either of the first two, and

@@ -1,7 +1,7 @@
 """Chat request → what a grammar holds the answer to.
 
 Stage: 3 prompt.
-Owns: which parts of a request bind the answer, and which tools the model is told of.
+Owns: which parts of a request bind the answer.
 Does not know: grammars, tokens.
 """
 
@@ -11,7 +11,8 @@ from collections.abc import Sized
 
 from gptoss_backend.contract import ChatRequest, OutputStructure, Tool, ToolChoice, ToolChoiceMode
 from gptoss_backend.harmony.builtin_tools import offered_builtins
-from gptoss_backend.harmony.prompt import PromptError, offered_tools
+from gptoss_backend.harmony.errors import PromptError
+from gptoss_backend.harmony.tools_section import offered_tools
 
 
 def output_structure(request: ChatRequest) -> OutputStructure | None:

@@ -21,7 +21,7 @@ from gptoss_backend.contract import BuiltinName, FunctionTool, OutputStructure, 
 from gptoss_backend.harmony.builtin_tools import PYTHON, functions
 from gptoss_backend.harmony.custom_tools import CLOSING, OPENING, QUOTED_CHARACTER
 from gptoss_backend.harmony.header import NAMESPACE
-from gptoss_backend.harmony.prompt import TOOL_NAME
+from gptoss_backend.harmony.tool_names import TOOL_NAME
 from gptoss_backend.harmony.vocabulary import (
     CALL,
     CHANNEL,

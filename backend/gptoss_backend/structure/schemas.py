@@ -21,7 +21,7 @@ from typing import Any, Final
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from gptoss_backend.contract import MAX_SCHEMA_BYTES, FunctionTool, ResponseFormat
-from gptoss_backend.harmony.prompt import takes_nothing
+from gptoss_backend.harmony.tools_section import takes_nothing
 from gptoss_backend.structure.costs import MAX_PROPERTIES, too_dear
 from gptoss_backend.structure.reduction import (
     BOUNDS,

@@ -30,7 +30,8 @@ from gptoss_backend.contract import (
     Role,
     SamplingParams,
 )
-from gptoss_backend.harmony.prompt import PromptError, render_prompt
+from gptoss_backend.harmony.errors import PromptError
+from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.structure import output_structure
 from gptoss_backend.structure.checking import check_structure
 from gptoss_backend.structure.schemas import StructureError

@@ -12,13 +12,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 from gptoss_adapter.errors import InvalidRequestError, NotFoundError, invalid_value
-from gptoss_adapter.responses.conversation_tables import StoredConversation, StoredItem
-from gptoss_adapter.responses.database import ResponseDatabase
-from gptoss_adapter.responses.holds import Place
 from gptoss_adapter.responses.ids import new_conversation_id
-from gptoss_adapter.responses.item_texts import item_of, stored_items
-from gptoss_adapter.responses.reading import check_readable
-from gptoss_adapter.responses.store_thread import StoreThread
+from gptoss_adapter.responses.keeping.conversation_tables import StoredConversation, StoredItem
+from gptoss_adapter.responses.keeping.database import ResponseDatabase
+from gptoss_adapter.responses.keeping.holds import Place
+from gptoss_adapter.responses.keeping.item_texts import item_of, stored_items
+from gptoss_adapter.responses.keeping.reading import check_readable
+from gptoss_adapter.responses.keeping.store_thread import StoreThread
 from gptoss_adapter.schemas.conversations import ConversationObject
 from gptoss_adapter.schemas.response_items import Item
 

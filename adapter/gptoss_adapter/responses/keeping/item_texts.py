@@ -12,8 +12,8 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from gptoss_adapter.responses.conversation_tables import StoredItem
 from gptoss_adapter.responses.ids import is_unguessable
+from gptoss_adapter.responses.keeping.conversation_tables import StoredItem
 from gptoss_adapter.schemas.response_answers import ListedItem
 from gptoss_adapter.schemas.response_items import Item, MessageItem, MessagePart
 

@@ -23,7 +23,7 @@ from gptoss_adapter.schemas.hosted_tools import (
     UserLocation,
     WebSearchOptions,
 )
-from gptoss_adapter.schemas.responses import RequestedTool
+from gptoss_adapter.schemas.response_tools import RequestedTool
 from gptoss_backend.contract import BuiltinName, BuiltinTool
 from gptoss_backend.harmony.builtin_tools import recipients
 from gptoss_backend.settings import HostedKind

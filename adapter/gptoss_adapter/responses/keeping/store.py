@@ -1,31 +1,28 @@
 """The responses that are kept, seen from the event loop.
 
 Stage: 2 validate (what came before) and 7 SSE (what is to be kept).
-Owns: responses to texts and back; what it means that something is not kept.
-Does not know: tables (database.py), the thread that works on them (store_thread.py), HTTP routes.
+Owns: what it means that something is not kept; how much one request may have read.
+Does not know: how a response is written (kept_response.py), tables (database.py), the thread that works on them
+(store_thread.py), HTTP routes.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence, Set
-from dataclasses import replace
 from typing import Final, Self
 
-from pydantic import JsonValue
-
 from gptoss_adapter.errors import InvalidRequestError, NotFoundError
-from gptoss_adapter.responses.conversation_store import ConversationStore
-from gptoss_adapter.responses.database import Ended, ResponseDatabase, StoredResponse
-from gptoss_adapter.responses.holds import Place
 from gptoss_adapter.responses.ids import is_conversation_id, is_unguessable
-from gptoss_adapter.responses.item_texts import bare, ids_to_find, item_of, items_of, stored_items, text_of_all
-from gptoss_adapter.responses.links import StoredLink
-from gptoss_adapter.responses.progress import EventChunk
-from gptoss_adapter.responses.reading import check_readable
-from gptoss_adapter.responses.store_thread import StoreThread
-from gptoss_adapter.responses.told_again import NOTHING_MORE, Telling
+from gptoss_adapter.responses.keeping.conversation_store import ConversationStore
+from gptoss_adapter.responses.keeping.database import Ended, ResponseDatabase
+from gptoss_adapter.responses.keeping.holds import Place
+from gptoss_adapter.responses.keeping.item_texts import ids_to_find, item_of, items_of, stored_items
+from gptoss_adapter.responses.keeping.kept_response import KeptResponse, stored_response
+from gptoss_adapter.responses.keeping.links import StoredLink
+from gptoss_adapter.responses.keeping.progress import EventChunk
+from gptoss_adapter.responses.keeping.reading import check_readable
+from gptoss_adapter.responses.keeping.store_thread import StoreThread
 from gptoss_adapter.schemas.response_answers import ResponseObject
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_backend.settings import Settings
@@ -35,57 +32,6 @@ FILE_NAME: Final = "responses.sqlite"
 _BODIES_READ: Final = 2
 """Of the largest size, that one request may have read: parsed they take some five times their size in memory."""
 _SECONDS_A_DAY: Final = 24 * 60 * 60
-_GIVEN_UP: Final = "The server ended before this response did."
-
-
-class KeptResponse:
-    """A response as it is now, as far as the file tells."""
-
-    def __init__(self, stored: StoredResponse) -> None:
-        self._stored = stored
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether somebody, here or in another process, is making it."""
-        return self._stored.is_under_way
-
-    @property
-    def is_background(self) -> bool:
-        """Whether it was asked for in the background. Does not read its output."""
-        return bool(self._head()["background"])
-
-    def json(self, telling: Telling = NOTHING_MORE) -> str:
-        """Return it as it is answered."""
-        if self._stored.is_given_up:
-            return json.dumps(self.document(telling))
-        head, conversation = self._stored.response[:-1], json.dumps(self._conversation())
-        return f'{head},"conversation":{conversation},"output":{self._output(telling)}}}'
-
-    def document(self, telling: Telling = NOTHING_MORE) -> dict[str, JsonValue]:
-        """Return it parsed. One whose maker is gone has failed."""
-        document = self._head() | {
-            "conversation": self._conversation(),
-            "output": json.loads(self._output(telling)),
-        }
-        if self._stored.is_given_up:
-            document |= {"status": "failed", "error": {"code": "server_error", "message": _GIVEN_UP}}
-        return document
-
-    def cancelled(self) -> StoredResponse:
-        """Return it as it is kept once it is cancelled."""
-        return replace(self._stored, response=json.dumps(self._head() | {"status": "cancelled"}))
-
-    def _conversation(self) -> dict[str, JsonValue] | None:
-        place = self._stored.place
-        return None if place is None else {"id": place.conversation_id}
-
-    def _output(self, telling: Telling) -> str:
-        kept = self._stored.output
-        return text_of_all(telling.items(items_of([kept]))) if telling.changes(kept) else kept
-
-    def _head(self) -> dict[str, JsonValue]:
-        head: dict[str, JsonValue] = json.loads(self._stored.response)
-        return head
 
 
 class ResponseStore:
@@ -128,7 +74,7 @@ class ResponseStore:
 
         place: where it goes on from a conversation. added: what it adds to that.
         """
-        stored, item_ids = _stored(response, own_input, place), ids_to_find([*own_input, *response.output])
+        stored, item_ids = stored_response(response, own_input, place), ids_to_find([*own_input, *response.output])
         items = None if added is None else stored_items(added)
         is_added = await self._thread.run(lambda database: database.save(stored, item_ids, items))
         self.conversations.has_let_go(response.id)
@@ -142,13 +88,13 @@ class ResponseStore:
         chunks: Sequence[EventChunk] = (),
     ) -> None:
         """Keep a response that is not over yet, with its events so far. It stays under way until `end`."""
-        stored, item_ids = _stored(response, own_input, place), ids_to_find(own_input)
+        stored, item_ids = stored_response(response, own_input, place), ids_to_find(own_input)
         await self._thread.run(lambda database: database.begin(stored, item_ids, chunks))
         self._under_way.add(response.id)
 
     async def change(self, response: ResponseObject) -> None:
         """Keep how far a response under way has come."""
-        stored = _stored(response, ())
+        stored = stored_response(response, ())
         await self._thread.run(lambda database: database.change(stored.id, stored.response))
 
     async def end(
@@ -158,7 +104,7 @@ class ResponseStore:
 
         It is not kept where that is not for us to say any more: it was deleted or cancelled, maybe in another process.
         """
-        stored, item_ids = _stored(response, (), place), ids_to_find(response.output)
+        stored, item_ids = stored_response(response, (), place), ids_to_find(response.output)
         items = None if added is None else stored_items(added)
         # where this fails the lease runs out: the response was given up
         self._under_way.discard(response.id)
@@ -280,18 +226,6 @@ class ResponseStore:
     def _chain(self, database: ResponseDatabase, response_id: str, param: str) -> list[StoredLink]:
         check_readable(database.links.chain_bytes(response_id), self._max_read_bytes, param)
         return database.links.chain(response_id)
-
-
-def _stored(response: ResponseObject, own_input: Sequence[Item], place: Place | None = None) -> StoredResponse:
-    document = response.model_dump(mode="json", exclude_unset=True, exclude={"conversation"})
-    return StoredResponse(
-        id=response.id,
-        previous_id=response.previous_response_id,
-        output=json.dumps(document.pop("output")),
-        response=json.dumps(document),
-        input=text_of_all(map(bare, own_input)),
-        place=place,
-    )
 
 
 def _item_not_found(item_id: str) -> NotFoundError:

@@ -15,7 +15,7 @@ from gptoss_adapter.errors import McpListingError, invalid_value
 from gptoss_adapter.mcp_servers.servers import McpServers
 from gptoss_adapter.mcp_servers.tools import ListedTool
 from gptoss_adapter.schemas.mcp_tools import McpTool, ToolFilter
-from gptoss_adapter.schemas.responses import RequestedTool, ResponseTool
+from gptoss_adapter.schemas.response_tools import RequestedTool, ResponseTool
 
 
 def mcp_tools(tools: Sequence[RequestedTool] | None, servers: McpServers) -> list[McpTool]:

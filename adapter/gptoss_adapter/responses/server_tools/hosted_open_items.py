@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from gptoss_adapter.content import ContentToken
 from gptoss_adapter.mcp_servers.tools import CallResult
-from gptoss_adapter.responses.hosted_tools import tool_of
-from gptoss_adapter.responses.mcp_conversation import words_of
 from gptoss_adapter.responses.open_items import Event, OpenServerCall
-from gptoss_adapter.responses.pages import Page, Pages, argument, sources
+from gptoss_adapter.responses.server_tools.hosted_tools import tool_of
+from gptoss_adapter.responses.server_tools.mcp_conversation import words_of
+from gptoss_adapter.responses.server_tools.pages import Page, Pages, argument, sources
 from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.schemas.hosted_items import (
     CodeImage,

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from pydantic import JsonValue
 
-from gptoss_adapter.responses.hosted_conversation import call_of
+from gptoss_adapter.responses.server_tools.hosted_conversation import call_of
 from gptoss_adapter.schemas.hosted_items import UrlCitation, WebSearchCallItem
 from gptoss_adapter.schemas.response_items import Item
 from gptoss_backend.harmony.builtin_tools import BROWSER_FIND

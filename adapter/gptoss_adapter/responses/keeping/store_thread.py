@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from gptoss_adapter.context import current_key_name
 from gptoss_adapter.errors import ServiceUnavailableError
-from gptoss_adapter.responses.database import ResponseDatabase
-from gptoss_adapter.responses.owners import NOBODY
+from gptoss_adapter.responses.keeping.database import ResponseDatabase
+from gptoss_adapter.responses.keeping.owners import NOBODY
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from gptoss_adapter.responses.conversation_tables import Conversations
-from gptoss_adapter.responses.holds import Holds
-from gptoss_adapter.responses.owners import IS_OWN
+from gptoss_adapter.responses.keeping.conversation_tables import Conversations
+from gptoss_adapter.responses.keeping.holds import Holds
+from gptoss_adapter.responses.keeping.owners import IS_OWN
 
 _CHAIN: Final = f"""
 WITH RECURSIVE chain (id, previous_id, input, output, depth) AS (

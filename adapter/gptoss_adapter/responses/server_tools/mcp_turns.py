@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self
@@ -18,17 +18,17 @@ from typing import Final, Self
 from gptoss_adapter.context import current_record
 from gptoss_adapter.errors import (
     ContextLengthExceededError,
-    DeadlineExceededError,
     InvalidRequestError,
     McpListingError,
 )
 from gptoss_adapter.mcp_servers.tools import CallResult, ListedTool, McpOutcome
-from gptoss_adapter.responses.hosted_tools import HostedOffer, described
-from gptoss_adapter.responses.mcp_conversation import approved_calls
-from gptoss_adapter.responses.mcp_open_items import NOT_MADE, OpenToolList
-from gptoss_adapter.responses.mcp_tools import check_allowed, is_allowed
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_adapter.responses.open_items import Event, OpenServerCall
+from gptoss_adapter.responses.server_tools.deadline import Deadline
+from gptoss_adapter.responses.server_tools.hosted_tools import HostedOffer, described
+from gptoss_adapter.responses.server_tools.mcp_conversation import approved_calls
+from gptoss_adapter.responses.server_tools.mcp_open_items import NOT_MADE, OpenToolList
+from gptoss_adapter.responses.server_tools.mcp_tools import check_allowed, is_allowed
 from gptoss_adapter.responses.tools import Offering, name_for_model
 from gptoss_adapter.responses.turns import Asked, Turns, offering_of
 from gptoss_adapter.schemas.answers import Usage
@@ -60,7 +60,7 @@ class McpTurns(Turns):
         self._output = asked.output()
         self._calls = asked.services.mcp_servers.calls()
         self._record = current_record()
-        self._deadline = _Deadline(asked.served.profile.request_timeout_s)
+        self._deadline = Deadline(asked.served.profile.request_timeout_s)
         self._usages: list[Usage] = []
         self._is_cut = False
         self._num_calls = 0
@@ -143,21 +143,9 @@ class McpTurns(Turns):
     async def _make_turns(self, offering: Offering) -> AsyncGenerator[list[Event], None]:
         while True:
             num_before = len(self._output.items)
-            try:
-                async with self._turn(offering) as turn:
-                    with naming_fields_of_this_api(offering.places):
-                        await turn.start()
-                    yield []
-                    async for deltas in turn:
-                        yield self._output.add(deltas)
-                    self._is_cut = turn.finish_reason == "length"
-                    self._usages.append(turn.usage)
-                    yield self._output.end(cut=self._is_cut or turn.has_cut_call)
-            except ContextLengthExceededError:
-                if not self._num_calls:
-                    raise
-                self._is_cut = True  # what the tools returned has left no room
-                return
+            async with aclosing(self._make_turn(offering)) as turn:
+                async for events in turn:
+                    yield events
             self._write_notes()
             if not self._output.waiting:
                 return
@@ -171,6 +159,22 @@ class McpTurns(Turns):
             if any(isinstance(item, CallItem | McpApprovalRequestItem) for item in self.items[num_before:]):
                 return  # the client's turn
             offering = offering.afterwards(with_servers=not self._has_refused_call)
+
+    async def _make_turn(self, offering: Offering) -> AsyncGenerator[list[Event], None]:
+        try:
+            async with self._turn(offering) as turn:
+                with naming_fields_of_this_api(offering.places):
+                    await turn.start()
+                yield []
+                async for deltas in turn:
+                    yield self._output.add(deltas)
+                self._is_cut = turn.finish_reason == "length"
+                self._usages.append(turn.usage)
+                yield self._output.end(cut=self._is_cut or turn.has_cut_call)
+        except ContextLengthExceededError:
+            if not self._num_calls:
+                raise
+            self._is_cut = True  # what the tools returned has left no room
 
     def _turn(self, offering: Offering) -> Turn:
         """Return the next turn, which sees all that was told so far."""
@@ -246,34 +250,3 @@ class McpTurns(Turns):
         usage, notes = self.usage, self._record.notes
         notes["prompt_tokens"] = usage.prompt_tokens
         notes["cached_tokens"] = usage.prompt_tokens_details.cached_tokens
-
-
-class _Deadline:
-    """When the request's time is over, if ever."""
-
-    def __init__(self, timeout_s: float | None) -> None:
-        self._timeout_s = timeout_s
-        self._ends_at = None if timeout_s is None else time.monotonic() + timeout_s
-
-    def left_s(self) -> float | None:
-        """Return how long it is until then. Raises DeadlineExceededError."""
-        if self._ends_at is None:
-            return None
-        left_s = self._ends_at - time.monotonic()
-        if left_s <= 0:
-            raise self._error()
-        return left_s
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Run the body no longer than that. Raises DeadlineExceededError."""
-        try:
-            async with asyncio.timeout(self.left_s()):
-                yield
-        except TimeoutError:
-            raise self._error() from None
-
-    def _error(self) -> DeadlineExceededError:
-        return DeadlineExceededError(
-            f"The answer was not complete within {self._timeout_s:g} s, the time this profile gives a request."
-        )

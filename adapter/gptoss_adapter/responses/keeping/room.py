@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from gptoss_adapter.responses.owners import IS_OWN, NOBODY
-from gptoss_adapter.responses.sqlite_file import SqliteFile
+from gptoss_adapter.responses.keeping.owners import IS_OWN, NOBODY
+from gptoss_adapter.responses.keeping.sqlite_file import SqliteFile
 
 _FEW: Final = 16
 """Responses forgotten at once. A conversation is more of a loss: they go one by one."""

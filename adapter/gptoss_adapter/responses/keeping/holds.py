@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from gptoss_adapter.responses.progress import LEASE_S
+from gptoss_adapter.responses.keeping.progress import LEASE_S
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS conversation_places (

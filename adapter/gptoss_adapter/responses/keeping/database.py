@@ -19,17 +19,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from gptoss_adapter.responses.conversation_tables import SCHEMA as CONVERSATIONS_SCHEMA
-from gptoss_adapter.responses.conversation_tables import Conversations, StoredItem
-from gptoss_adapter.responses.holds import SCHEMA as HOLDS_SCHEMA
-from gptoss_adapter.responses.holds import Holds, Place
-from gptoss_adapter.responses.links import Links
-from gptoss_adapter.responses.owners import IS_OWN, NAME_EARLIER, NOBODY, Owners
-from gptoss_adapter.responses.owners import SCHEMA as OWNERS_SCHEMA
-from gptoss_adapter.responses.progress import SCHEMA as PROGRESS_SCHEMA
-from gptoss_adapter.responses.progress import EventChunk, Progress
-from gptoss_adapter.responses.room import Room
-from gptoss_adapter.responses.sqlite_file import SqliteFile
+from gptoss_adapter.responses.keeping.conversation_tables import SCHEMA as CONVERSATIONS_SCHEMA
+from gptoss_adapter.responses.keeping.conversation_tables import Conversations, StoredItem
+from gptoss_adapter.responses.keeping.holds import SCHEMA as HOLDS_SCHEMA
+from gptoss_adapter.responses.keeping.holds import Holds, Place
+from gptoss_adapter.responses.keeping.links import Links
+from gptoss_adapter.responses.keeping.owners import IS_OWN, NAME_EARLIER, NOBODY, Owners
+from gptoss_adapter.responses.keeping.owners import SCHEMA as OWNERS_SCHEMA
+from gptoss_adapter.responses.keeping.progress import SCHEMA as PROGRESS_SCHEMA
+from gptoss_adapter.responses.keeping.progress import EventChunk, Progress
+from gptoss_adapter.responses.keeping.room import Room
+from gptoss_adapter.responses.keeping.sqlite_file import SqliteFile
 
 SCHEMA_VERSION: Final = 1
 """Of the first two tables. The others are added to files that lack them; who does not know them can do so."""

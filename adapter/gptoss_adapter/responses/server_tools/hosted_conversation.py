@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from gptoss_adapter.responses.mcp_conversation import NO_RESULT
+from gptoss_adapter.responses.server_tools.mcp_conversation import NO_RESULT
 from gptoss_adapter.schemas.hosted_items import (
     CodeInterpreterCallItem,
     CodeLogs,
