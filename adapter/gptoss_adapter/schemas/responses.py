@@ -118,7 +118,7 @@ class AllowedFunctions(RequestModel):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[ListOf[NamedTool], Field(min_length=1)]
+    tools: Annotated[ListOf[NamedTool], Field(min_length=1, max_length=1024)]
 
 
 def _choice_kind(value: object) -> str | None:
