@@ -8,12 +8,14 @@ Does not know: what all APIs' sampling shares (sampling_plan), Harmony, Triton, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date
 from typing import Final
 
 from gptoss_adapter.errors import invalid_value
+from gptoss_adapter.field_names import naming_tools
 from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.chat import (
@@ -32,6 +34,7 @@ from gptoss_adapter.schemas.chat_tools import (
     CustomChoice,
     FunctionCall,
     FunctionChoice,
+    OfferedTool,
     ToolChoiceField,
 )
 from gptoss_adapter.schemas.chat_tools import CustomTool as OfferedCustomTool
@@ -74,7 +77,7 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
     return ChatRequest(
         messages=(*(_message(message, plain) for message in body.messages), *wish_of(body.verbosity)),
         date=today.isoformat(),
-        tools=tuple(tool for tool in _tools(body) if _is_allowed(tool, body.tool_choice)),
+        tools=tuple(_tools(tool for _, tool in _told(body))),
         tool_choice=choice,
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         response_format=form if isinstance(form, ResponseFormat) else None,
@@ -83,13 +86,18 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
     )
 
 
+def naming_tools_of_chats(body: PromptFields) -> AbstractContextManager[None]:
+    """Errors in the body name tools by their places among those that the model is told of: make them name the sent."""
+    return naming_tools([f"tools[{at}]" for at, _ in _told(body)])
+
+
 def check_length(body: PromptFields, limits: AdapterSettings) -> None:
     """Raise InvalidRequestError where the conversation, its tools or a schema are larger than this server takes."""
     if len(body.messages) > limits.max_messages:
         message = f"The conversation has {len(body.messages)} messages; this server takes {limits.max_messages}."
         raise invalid_value(message, "messages")
     check_tools(body.tools, limits)
-    for at, tool in enumerate(_tools(body)):
+    for at, tool in enumerate(_tools(body.tools or ())):
         if isinstance(tool, FunctionTool):
             check_schemas({f"tools[{at}].function.parameters": tool.parameters}, limits)
         elif tool.form is not None:
@@ -177,8 +185,16 @@ def _tool_call(call: FunctionCall | CustomCall, plain: Set[str]) -> ToolCall:
     return ToolCall(call.id, call.custom.name, call.custom.input, syntax)
 
 
-def _tools(body: PromptFields) -> Iterator[FunctionTool | CustomTool]:
+def _told(body: PromptFields) -> Iterator[tuple[int, OfferedTool]]:
+    """Yield the tools that the model is told of, each with its place in the request."""
     for at, tool in enumerate(body.tools or ()):
+        if _is_allowed(tool, body.tool_choice):
+            yield at, tool
+
+
+def _tools(offered: Iterable[OfferedTool]) -> Iterator[FunctionTool | CustomTool]:
+    """Yield the tools for the model. A fault of one names it by its place among these."""
+    for at, tool in enumerate(offered):
         if isinstance(tool, OfferedCustomTool):
             form = input_form(tool.grammar, f"tools[{at}].custom.format.grammar.definition")
             yield CustomTool(tool.name, tool.custom.description or "", form)
@@ -189,8 +205,7 @@ def _tools(body: PromptFields) -> Iterator[FunctionTool | CustomTool]:
             )
 
 
-def _is_allowed(tool: FunctionTool | CustomTool, choice: ToolChoiceField | None) -> bool:
-    """Say whether the model is told of the tool."""
+def _is_allowed(tool: OfferedTool, choice: ToolChoiceField | None) -> bool:
     if not isinstance(choice, AllowedToolsChoice):
         return True
     return any((named.type, named.name) == (tool.type, tool.name) for named in choice.allowed_tools.tools)
