@@ -35,7 +35,6 @@ from gptoss_adapter.schemas.chat_tools import (
     FunctionCall,
     FunctionChoice,
     OfferedTool,
-    ToolChoiceField,
 )
 from gptoss_adapter.schemas.chat_tools import CustomTool as OfferedCustomTool
 from gptoss_adapter.schemas.completions import CompletionRequest
@@ -187,9 +186,15 @@ def _tool_call(call: FunctionCall | CustomCall, plain: Set[str]) -> ToolCall:
 
 def _told(body: PromptFields) -> Iterator[tuple[int, OfferedTool]]:
     """Yield the tools that the model is told of, each with its place in the request."""
+    choice = body.tool_choice
+    allowed = _kinds_and_names(choice.allowed_tools.tools) if isinstance(choice, AllowedToolsChoice) else None
     for at, tool in enumerate(body.tools or ()):
-        if _is_allowed(tool, body.tool_choice):
+        if allowed is None or (tool.type, tool.name) in allowed:
             yield at, tool
+
+
+def _kinds_and_names(tools: Iterable[OfferedTool | FunctionChoice | CustomChoice]) -> set[tuple[str, str]]:
+    return {(tool.type, tool.name) for tool in tools}
 
 
 def _tools(offered: Iterable[OfferedTool]) -> Iterator[FunctionTool | CustomTool]:
@@ -205,20 +210,15 @@ def _tools(offered: Iterable[OfferedTool]) -> Iterator[FunctionTool | CustomTool
             )
 
 
-def _is_allowed(tool: OfferedTool, choice: ToolChoiceField | None) -> bool:
-    if not isinstance(choice, AllowedToolsChoice):
-        return True
-    return any((named.type, named.name) == (tool.type, tool.name) for named in choice.allowed_tools.tools)
-
-
 def _tool_choice(body: PromptFields) -> ToolChoice:
+    offered = _kinds_and_names(body.tools or ())
     match body.tool_choice:
         case FunctionChoice() | CustomChoice() as choice:
-            _check_offered(body, choice, "tool_choice")
+            _check_offered(offered, choice, "tool_choice")
             return ToolChoice(ToolChoiceMode.REQUIRED, choice.name)
         case AllowedToolsChoice(allowed_tools=allowed):
             for at, choice in enumerate(allowed.tools):
-                _check_offered(body, choice, f"tool_choice.allowed_tools.tools[{at}]")
+                _check_offered(offered, choice, f"tool_choice.allowed_tools.tools[{at}]")
             return ToolChoice(ToolChoiceMode(allowed.mode))
         case "required" if not body.tools:
             raise invalid_value("'tool_choice' is 'required', but there are no 'tools'.", "tool_choice")
@@ -226,8 +226,8 @@ def _tool_choice(body: PromptFields) -> ToolChoice:
             return ToolChoice(ToolChoiceMode(mode or "auto"))
 
 
-def _check_offered(body: PromptFields, choice: FunctionChoice | CustomChoice, where: str) -> None:
-    if all((tool.type, tool.name) != (choice.type, choice.name) for tool in body.tools or ()):
+def _check_offered(offered: Set[tuple[str, str]], choice: FunctionChoice | CustomChoice, where: str) -> None:
+    if (choice.type, choice.name) not in offered:
         param = f"{where}.{choice.type}.name"
         raise invalid_value(f"'{param}' is '{choice.name}', which is not among the 'tools'.", param)
 

@@ -138,7 +138,7 @@ class Offering:
 def allowed_offers(body: ResponseFields, every: Sequence[Offer]) -> list[Offer]:
     """Return the functions the model is told of."""
     match body.tool_choice:
-        case AllowedFunctions(tools=allowed):
+        case AllowedFunctions(named=allowed):
             return [offer for offer in every if any(_is_named(offer, choice) for choice in allowed)]
         case NamedMcp(name=None) as choice:
             return [offer for offer in every if _is_named(offer, choice)]
@@ -150,7 +150,7 @@ def allowed_offers(body: ResponseFields, every: Sequence[Offer]) -> list[Offer]:
 def allowed_hosted(body: ResponseFields, hosted: Sequence[HostedOffer]) -> list[HostedOffer]:
     """Return OpenAI's tools that the model is told of."""
     match body.tool_choice:
-        case AllowedFunctions(tools=allowed):
+        case AllowedFunctions(named=allowed):
             named = [choice for choice in allowed if isinstance(choice, NamedHosted)]
         case NamedHosted() as choice:
             named = [choice]
@@ -214,8 +214,8 @@ def tool_choice(body: ResponseFields, every: Sequence[Offer], hosted: Sequence[H
         case NamedHosted() as choice:
             _check_run(hosted, choice)
             return ToolChoice(ToolChoiceMode.REQUIRED)
-        case AllowedFunctions(mode=mode, tools=tools):
-            for choice in tools:
+        case AllowedFunctions(mode=mode, named=named):
+            for choice in named:
                 if isinstance(choice, NamedHosted):
                     _check_run(hosted, choice)
                 else:
