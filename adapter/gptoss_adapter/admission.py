@@ -129,9 +129,12 @@ def _is_counted(scope: Scope) -> bool:
 
 
 def _is_reading(scope: Scope) -> bool:
-    """Say whether a request works on what is kept. A stream ends to count once it has found what it tells."""
+    """Say whether a request works on what is kept: reads it, deletes it or cancels it, if it is none that is counted.
+
+    A stream ends to count once it has found what it tells.
+    """
     path: str = scope["path"]
-    return (scope["method"] == "GET" and path.startswith(KEPT_RESPONSES)) or _is_of_a_conversation(scope)
+    return path.startswith(KEPT_RESPONSES) or _is_of_a_conversation(scope)
 
 
 def _is_of_a_conversation(scope: Scope) -> bool:

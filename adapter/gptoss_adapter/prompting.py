@@ -8,12 +8,14 @@ Does not know: what all APIs' sampling shares (sampling_plan), Harmony, Triton, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import date
 from typing import Final
 
 from gptoss_adapter.errors import invalid_value
+from gptoss_adapter.field_names import naming_tools
 from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.chat import (
@@ -32,7 +34,7 @@ from gptoss_adapter.schemas.chat_tools import (
     CustomChoice,
     FunctionCall,
     FunctionChoice,
-    ToolChoiceField,
+    OfferedTool,
 )
 from gptoss_adapter.schemas.chat_tools import CustomTool as OfferedCustomTool
 from gptoss_adapter.schemas.completions import CompletionRequest
@@ -74,7 +76,7 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
     return ChatRequest(
         messages=(*(_message(message, plain) for message in body.messages), *wish_of(body.verbosity)),
         date=today.isoformat(),
-        tools=tuple(tool for tool in _tools(body) if _is_allowed(tool, body.tool_choice)),
+        tools=tuple(_tools(tool for _, tool in _told(body))),
         tool_choice=choice,
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         response_format=form if isinstance(form, ResponseFormat) else None,
@@ -83,13 +85,18 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
     )
 
 
+def naming_tools_of_chats(body: PromptFields) -> AbstractContextManager[None]:
+    """Errors in the body name tools by their places among those that the model is told of: make them name the sent."""
+    return naming_tools([f"tools[{at}]" for at, _ in _told(body)])
+
+
 def check_length(body: PromptFields, limits: AdapterSettings) -> None:
     """Raise InvalidRequestError where the conversation, its tools or a schema are larger than this server takes."""
     if len(body.messages) > limits.max_messages:
         message = f"The conversation has {len(body.messages)} messages; this server takes {limits.max_messages}."
         raise invalid_value(message, "messages")
     check_tools(body.tools, limits)
-    for at, tool in enumerate(_tools(body)):
+    for at, tool in enumerate(_tools(body.tools or ())):
         if isinstance(tool, FunctionTool):
             check_schemas({f"tools[{at}].function.parameters": tool.parameters}, limits)
         elif tool.form is not None:
@@ -177,8 +184,22 @@ def _tool_call(call: FunctionCall | CustomCall, plain: Set[str]) -> ToolCall:
     return ToolCall(call.id, call.custom.name, call.custom.input, syntax)
 
 
-def _tools(body: PromptFields) -> Iterator[FunctionTool | CustomTool]:
+def _told(body: PromptFields) -> Iterator[tuple[int, OfferedTool]]:
+    """Yield the tools that the model is told of, each with its place in the request."""
+    choice = body.tool_choice
+    allowed = _kinds_and_names(choice.allowed_tools.tools) if isinstance(choice, AllowedToolsChoice) else None
     for at, tool in enumerate(body.tools or ()):
+        if allowed is None or (tool.type, tool.name) in allowed:
+            yield at, tool
+
+
+def _kinds_and_names(tools: Iterable[OfferedTool | FunctionChoice | CustomChoice]) -> set[tuple[str, str]]:
+    return {(tool.type, tool.name) for tool in tools}
+
+
+def _tools(offered: Iterable[OfferedTool]) -> Iterator[FunctionTool | CustomTool]:
+    """Yield the tools for the model. A fault of one names it by its place among these."""
+    for at, tool in enumerate(offered):
         if isinstance(tool, OfferedCustomTool):
             form = input_form(tool.grammar, f"tools[{at}].custom.format.grammar.definition")
             yield CustomTool(tool.name, tool.custom.description or "", form)
@@ -189,21 +210,15 @@ def _tools(body: PromptFields) -> Iterator[FunctionTool | CustomTool]:
             )
 
 
-def _is_allowed(tool: FunctionTool | CustomTool, choice: ToolChoiceField | None) -> bool:
-    """Say whether the model is told of the tool."""
-    if not isinstance(choice, AllowedToolsChoice):
-        return True
-    return any((named.type, named.name) == (tool.type, tool.name) for named in choice.allowed_tools.tools)
-
-
 def _tool_choice(body: PromptFields) -> ToolChoice:
+    offered = _kinds_and_names(body.tools or ())
     match body.tool_choice:
         case FunctionChoice() | CustomChoice() as choice:
-            _check_offered(body, choice, "tool_choice")
+            _check_offered(offered, choice, "tool_choice")
             return ToolChoice(ToolChoiceMode.REQUIRED, choice.name)
         case AllowedToolsChoice(allowed_tools=allowed):
             for at, choice in enumerate(allowed.tools):
-                _check_offered(body, choice, f"tool_choice.allowed_tools.tools[{at}]")
+                _check_offered(offered, choice, f"tool_choice.allowed_tools.tools[{at}]")
             return ToolChoice(ToolChoiceMode(allowed.mode))
         case "required" if not body.tools:
             raise invalid_value("'tool_choice' is 'required', but there are no 'tools'.", "tool_choice")
@@ -211,8 +226,8 @@ def _tool_choice(body: PromptFields) -> ToolChoice:
             return ToolChoice(ToolChoiceMode(mode or "auto"))
 
 
-def _check_offered(body: PromptFields, choice: FunctionChoice | CustomChoice, where: str) -> None:
-    if all((tool.type, tool.name) != (choice.type, choice.name) for tool in body.tools or ()):
+def _check_offered(offered: Set[tuple[str, str]], choice: FunctionChoice | CustomChoice, where: str) -> None:
+    if (choice.type, choice.name) not in offered:
         param = f"{where}.{choice.type}.name"
         raise invalid_value(f"'{param}' is '{choice.name}', which is not among the 'tools'.", param)
 

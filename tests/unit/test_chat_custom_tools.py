@@ -10,6 +10,7 @@ import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionMessageCustomToolCall
 
+from gptoss_adapter.errors import StructureFailedError, refusal_of
 from gptoss_backend.contract import (
     CallSyntax,
     CustomTool,
@@ -21,7 +22,7 @@ from gptoss_backend.contract import (
     ToolChoiceMode,
 )
 from gptoss_backend.settings_sources import load_settings
-from support.fake_model_server import FakeModelServer, answer
+from support.fake_model_server import STARTED, FakeModelServer, answer
 from support.live_app import chat_body, sse_documents
 
 SETTINGS = load_settings(
@@ -283,3 +284,35 @@ def test_custom_tool_when_it_is_malformed_or_not_there_then_the_refusal_names_th
     error = refusal(client, **fields)
     assert error["param"] == param
     assert server.chats == []
+
+
+@pytest.mark.parametrize(
+    ("told", "place"),
+    [
+        ("tools[0].function.parameters", "tools[1].function.parameters"),
+        ("tools[1].custom.format.grammar.definition", "tools[3].custom.format.grammar.definition"),
+        ("tools[1]", "tools[3]"),
+    ],
+)
+def test_refusal_when_some_tools_are_allowed_then_it_names_the_place_in_the_request(
+    client: httpx.Client, server: FakeModelServer, told: str, place: str
+) -> None:
+    tools = [CODE, WEATHER, LETTERS, NUMBER]
+    named = [WEATHER_CHOICE, {"type": "custom", "custom": {"name": "number"}}]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": named}}
+    body = chat_body(tools=tools, tool_choice=choice)
+    for path, more in ((CHAT, {}), (CHAT, {"n": 2}), (CHAT, {"stream": True}), ("/tokenize", {})):
+        server.preprocess_error = refusal_of(f"{told}: no")
+        response = client.post(path, json={**body, **more})
+        error = response.json()["error"]
+        assert (response.status_code, error["param"], error["message"]) == (400, place, f"{place}: no.")
+
+
+def test_answer_when_a_grammar_is_outgrown_amid_it_then_the_error_names_the_place_in_the_request(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    param = "tools[0].custom.format.grammar.definition"
+    server.script = [STARTED, StructureFailedError(f"{param}: outgrown.", param=param)]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}}
+    error = refusal(client, tools=TOOLS, tool_choice=choice)
+    assert error["param"] == "tools[2].custom.format.grammar.definition"

@@ -41,6 +41,23 @@ def stored(name: str, place: Place | None = None, num_bytes: int = 10) -> Stored
     return StoredResponse(name, None, response="{}", input="[]", output="x" * num_bytes, place=place)
 
 
+def test_writing_when_its_end_fails_then_nothing_is_kept_and_the_next_one_can_begin(
+    opened: Callable[..., ResponseDatabase],
+) -> None:
+    database = opened()
+
+    def write() -> None:
+        with database.writing():
+            database.conversations.create(StoredConversation("a", 1, "{}"))
+            database._connection.execute("PRAGMA defer_foreign_keys = ON")
+            database._connection.execute("INSERT INTO conversation_items VALUES ('no such', 1, 'b', '{}')")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        write()
+    create(database, "b")
+    assert [database.conversations.load(name) is not None for name in "ab"] == [False, True]
+
+
 # --- how long -------------------------------------------------------------------------------------------------------
 
 

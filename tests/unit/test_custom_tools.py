@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +31,7 @@ from gptoss_backend.harmony.custom_tools import QuotedInput, written
 from gptoss_backend.harmony.deltas import ToolCallDelta
 from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.vocabulary import CALL, END
+from gptoss_backend.structure import checking
 from gptoss_backend.structure.answer import AnswerMask
 from gptoss_backend.structure.checking import check_structure
 from gptoss_backend.structure.schemas import StructureError
@@ -287,3 +289,21 @@ def test_names_when_a_function_and_a_custom_tool_share_one_then_it_is_refused() 
     for tools, where in (((NOW, CustomTool("now")), "custom"), ((CustomTool("now"), NOW), "function")):
         with pytest.raises(StructureError, match=rf"^tools\[1\]\.{where}\.name: there is a tool 'now' before it"):
             check_structure(OutputStructure(None, tools))
+
+
+@pytest.mark.parametrize("holding", [check_structure, AnswerMask])
+def test_forms_when_all_together_take_too_long_then_the_tool_is_named_that_comes_after_them(
+    monkeypatch: pytest.MonkeyPatch, holding: Callable[[OutputStructure], object]
+) -> None:
+    AnswerMask(TOOLS)  # the vocabulary is ready
+
+    def tool(at: int) -> CustomTool:
+        words = (f'"{holding.__name__}{at}_{n}"' for n in range(4000))
+        return CustomTool(f"f{at}", "", held(TextFormKind.GRAMMAR, f"start: {' | '.join(words)}"))
+
+    tools = tuple(map(tool, range(8)))
+    if holding is AnswerMask:
+        check_structure(OutputStructure(None, tools))  # what is left is to make grammars
+    monkeypatch.setattr(checking, "_MAX_CHECK_S", 0.02)
+    with pytest.raises(StructureError, match=r"^tools\[[1-7]\]\.custom: the tools before it took too long"):
+        holding(OutputStructure(None, tools))

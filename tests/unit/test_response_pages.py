@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,12 +33,20 @@ def pages_with(*cursors: int) -> Pages:
         ("A", None),
         ("A (ftp://a.example/)", None),
         ("A (https://a.example/...)", None),
+        ("A (https://)", None),
+        ("A (https://a.example/) b", None),
     ],
 )
 def test_page_when_the_browser_shows_it_then_its_address_and_title_are_known(head: str, page: Page | None) -> None:
     pages = Pages()
     assert pages.add(BROWSER_OPEN, "{}", f"[3] {head}\n**viewing lines**") == page
     assert pages.get(3) == page
+
+
+def test_page_when_its_title_is_megabytes_of_addresses_then_it_is_read_at_once() -> None:
+    begun = time.thread_time()
+    assert Pages().add(BROWSER_OPEN, "{}", "[0] " + " (http://a" * 200_000) is None
+    assert time.thread_time() - begun < 1.0
 
 
 @pytest.mark.parametrize("result", ["", "Error opening link: x", "[x] A (https://a.example/)", "[1]A"])

@@ -279,6 +279,8 @@ def test_kept_responses_when_a_key_reads_as_many_as_it_may_then_429_and_a_stream
         for query in ({}, {"stream": True}, {"x": "stream=true"}):
             refused = client.get(path, params=query)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        for changing in (client.delete(path), client.post(f"{path}/cancel")):  # they wait for the same thread
+            assert (changing.status_code, changing.headers["retry-after"]) == (429, "1")
 
 
 # --- streamed -------------------------------------------------------------------------------------------------------

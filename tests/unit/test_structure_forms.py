@@ -14,7 +14,7 @@ from gptoss_backend.harmony.vocabulary import CALL, END, ENDOFTEXT, ENDS, RETURN
 from gptoss_backend.structure.answer import mask_of
 from gptoss_backend.structure.checking import check_structure
 from gptoss_backend.structure.schemas import StructureError
-from gptoss_backend.structure.text_forms import MAX_CHOICES
+from gptoss_backend.structure.text_forms import MAX_CHOICES, MAX_NESTED
 from support.answer_masks import allowed
 
 ARITHMETIC = """
@@ -24,6 +24,12 @@ product: NUMBER ("*" NUMBER)*  // no brackets
 NUMBER: /[1-9][0-9]{0,3}/
 """
 REGEX, CHOICE, GRAMMAR = TextFormKind.REGEX, TextFormKind.CHOICE, TextFormKind.GRAMMAR
+
+
+def chain(num_rules: int, before: str = "", behind: str = "") -> str:
+    """Return a grammar of so many rules that each name the next, in brackets."""
+    rules = (f"r{at}: {before}r{at + 1}{behind}" for at in range(num_rules - 1))
+    return "\n".join(["start: r0", *rules, f'r{num_rules - 1}: "b"'])
 
 
 def form(kind: TextFormKind, *texts: str) -> TextForm:
@@ -159,6 +165,10 @@ DOUBLING = "start: A0\n" + "\n".join(f"A{at}: A{at + 1} A{at + 1}" for at in ran
         (form(GRAMMAR, 'start: "a" /b{2000}/ // /'), "counts beyond"),
         (form(GRAMMAR, 'start: "a"{1000000000}'), "counts beyond"),
         (form(GRAMMAR, "start: A\nA: B\nB: A"), "made of itself"),
+        (form(GRAMMAR, 'start: A\nA: ["x"{50} "x"{50}]{50}'), "terminal 'A'"),
+        (form(GRAMMAR, chain(MAX_NESTED)), "1000 rules, terminals and groups"),
+        (form(GRAMMAR, chain(300, '(["x" (', ")])")), "rules, terminals and groups"),
+        (form(GRAMMAR, "start: T0\n" + "\n".join(f"T{at}: T{at + 1}" for at in range(9000))), "rules, terminals and"),
         (form(GRAMMAR, 'start: %json {"type": "string"}'), "'%json' is not taken"),
         (form(GRAMMAR, 'start: %regex {"substring_chars": "a"}'), "'%regex' is not taken"),
         (form(GRAMMAR, "start: @answer"), "'@' is not taken"),
@@ -172,6 +182,12 @@ def test_form_when_it_cannot_be_held_then_the_sentence_says_why_and_soon(asked: 
         check_structure(whole(asked))
     assert str(caught.value).startswith(f"{asked.where}: ")
     assert time.thread_time() - begun < 3.0
+
+
+@pytest.mark.parametrize("grammar", ["chain", "groups"])
+def test_grammar_when_it_is_as_deep_as_may_be_then_it_is_held(grammar: str) -> None:
+    text = chain(MAX_NESTED - 3) if grammar == "chain" else chain(90, "(" * 10, ")?" * 10)
+    assert takes(whole(form(GRAMMAR, text)), "b<|return|>")
 
 
 def test_form_when_its_counts_only_look_large_then_it_is_taken() -> None:

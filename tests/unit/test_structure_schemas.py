@@ -24,7 +24,7 @@ from gptoss_backend.harmony.errors import PromptError
 from gptoss_backend.harmony.structure import output_structure
 from gptoss_backend.structure import checking
 from gptoss_backend.structure.checking import check_structure
-from gptoss_backend.structure.costs import MAX_PROPERTIES
+from gptoss_backend.structure.costs import MAX_DEPTH, MAX_PROPERTIES
 from gptoss_backend.structure.reduction import MAX_PATTERN_REPEATS, plain
 from gptoss_backend.structure.schemas import StructureError, arguments_schema
 
@@ -232,6 +232,16 @@ def test_schema_when_hostile_then_it_is_refused_in_time() -> None:
     assert time.perf_counter() - started < 5.0
 
 
+def chain(num: int, depth: int = 1) -> dict[str, Any]:
+    """Return a schema of so many definitions, each of which refers to the next from so deep within it."""
+
+    def nested(inner: dict[str, Any], depth: int) -> dict[str, Any]:
+        return within(nested(inner, depth - 1)) if depth else inner
+
+    parts = {f"{at}": nested({"$ref": f"#/$defs/{at + 1}"}, depth) for at in range(num)}
+    return {"$defs": parts | {f"{num}": {}}, "$ref": "#/$defs/0"}
+
+
 def either(at: int, num: int = 2) -> dict[str, Any]:
     kinds = [{"type": "object", "properties": {f"p{at}_{n}": {}}, "required": [f"p{at}_{n}"]} for n in range(num)]
     return {"anyOf": kinds}
@@ -306,6 +316,8 @@ ALTERNATIVES = "joins too many alternatives"
             {"properties": {"a": {"$ref": "#/properties/b/const"}, "b": {"const": {"multipleOf": 9999991}}}},
             "leads to a value",
         ),
+        (chain(400), f"more than {MAX_DEPTH} deep"),
+        (chain(20, 60), f"more than {MAX_DEPTH} deep"),
         ({"type": "object", "required": [f"a{at}" for at in range(10_000)]}, f"more than {MAX_PROPERTIES} properties"),
     ],
 )
@@ -338,6 +350,8 @@ def test_schema_when_its_grammar_would_be_too_dear_then_it_is_refused_at_once(
             "allOf": [{"$ref": "#/$defs/base"}, {"properties": {f"c{at}": {"type": "string"} for at in range(30)}}],
         },
         string(allOf=[{"pattern": f"{at}"} for at in range(8)]),
+        chain(300),
+        chain(10, 30),
         {"$defs": {f"{at}": {"$ref": f"#/$defs/{at + 1}"} for at in range(500)} | {"500": {}}, "$ref": "#/$defs/0"},
     ],
 )

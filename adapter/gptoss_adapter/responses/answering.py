@@ -244,16 +244,15 @@ class Answering:
 def _turns(asked: Asked, own_input: Sequence[Item], hosted: Sequence[HostedOffer]) -> Turns:
     """Return what makes the answer. own_input: what the request adds. Raises InvalidRequestError."""
     servers = mcp_tools(asked.body.tools, asked.services.mcp_servers)
-    if servers or hosted:
-        return McpTurns(asked, servers, hosted)
+    labels = {server.server_label for server in servers}
     answered = {item.approval_request_id for item in own_input if isinstance(item, McpApprovalResponseItem)}
     for call in approved_calls(asked.items):
-        if call.id in answered:
+        if call.id in answered and call.server_label not in labels:
             message = (
                 f"'input' approves a call to the MCP server '{call.server_label}', which is not among the 'tools'."
             )
             raise invalid_value(message, "tools")
-    return SingleTurn(asked)
+    return McpTurns(asked, servers, hosted) if servers or hosted else SingleTurn(asked)
 
 
 def _usage(usage: Usage) -> ResponseUsage:

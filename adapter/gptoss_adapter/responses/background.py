@@ -12,7 +12,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine
-from contextlib import ExitStack
 from typing import Any, Final
 
 from gptoss_adapter.context import RequestRecord
@@ -140,8 +139,16 @@ class BackgroundResponses:
         except BaseException:
             del self._under_way[response_id]
             raise
-        record.goes_on = task = begun.run(self._make(begun, record, record.counted.pop_all()))
-        task.add_done_callback(lambda _: self._under_way.pop(response_id))
+        counted = record.counted.pop_all()
+        record.goes_on = task = begun.run(self._make(begun, record))
+
+        def end(
+            _: asyncio.Task[None],
+        ) -> None:  # in the task it would be left out where that is cancelled before it runs
+            counted.close()
+            del self._under_way[response_id]
+
+        task.add_done_callback(end)
         return begun
 
     def find(self, response_id: str) -> BackgroundResponse | None:
@@ -161,8 +168,8 @@ class BackgroundResponses:
         """End what is under way, with the process."""
         await asyncio.gather(*(one.stop() for one in self._under_way.values()))
 
-    async def _make(self, response: BackgroundResponse, record: RequestRecord, counted: ExitStack) -> None:
-        with counted, self._drain.request():
+    async def _make(self, response: BackgroundResponse, record: RequestRecord) -> None:
+        with self._drain.request():
             await response.make()
         ended = response.answering.response
         told = {"duration_ms": round((time.perf_counter() - record.started_at) * 1000, 1), **record.notes}

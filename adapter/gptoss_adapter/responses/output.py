@@ -68,7 +68,7 @@ class Output:
         return list(self._waiting.values())
 
     def offer(self, offered: Iterable[Offer], hosted: Iterable[HostedOffer] = ()) -> None:
-        """Take note of all functions, and tools of OpenAI's, that the model may call from now on."""
+        """Take note of the functions, and tools of OpenAI's, that the model may call in the turn that comes."""
         self._offered = {offer.name: offer for offer in offered}
         self._hosted = {name: offer for offer in hosted for name in recipients([offer.builtin.name])}
 

@@ -113,9 +113,9 @@ class Offering:
     def of(cls, body: ResponseFields, every: Sequence[Offer], hosted: Sequence[HostedOffer]) -> Self:
         """Return what `body` says of them all. Raises InvalidRequestError where it names what is not there."""
         choice, told = tool_choice(body, every, hosted), allowed_offers(body, every)
-        check_names(told)
         asked = body.tool_choice
         is_narrowed = isinstance(asked, NamedHosted) or (isinstance(asked, NamedMcp) and asked.name is None)
+        check_names(every if is_narrowed else told)
         return cls(every, hosted, told, allowed_hosted(body, hosted), choice, is_narrowed)
 
     def afterwards(self, *, with_servers: bool) -> Self:
@@ -138,7 +138,7 @@ class Offering:
 def allowed_offers(body: ResponseFields, every: Sequence[Offer]) -> list[Offer]:
     """Return the functions the model is told of."""
     match body.tool_choice:
-        case AllowedFunctions(tools=allowed):
+        case AllowedFunctions(named=allowed):
             return [offer for offer in every if any(_is_named(offer, choice) for choice in allowed)]
         case NamedMcp(name=None) as choice:
             return [offer for offer in every if _is_named(offer, choice)]
@@ -150,7 +150,7 @@ def allowed_offers(body: ResponseFields, every: Sequence[Offer]) -> list[Offer]:
 def allowed_hosted(body: ResponseFields, hosted: Sequence[HostedOffer]) -> list[HostedOffer]:
     """Return OpenAI's tools that the model is told of."""
     match body.tool_choice:
-        case AllowedFunctions(tools=allowed):
+        case AllowedFunctions(named=allowed):
             named = [choice for choice in allowed if isinstance(choice, NamedHosted)]
         case NamedHosted() as choice:
             named = [choice]
@@ -171,14 +171,14 @@ def _is_named(offer: Offer, choice: NamedFunction | NamedCustomTool | NamedMcp |
 
 
 def check_names(offered: Iterable[Offer]) -> None:
-    """Raise InvalidRequestError where a namespace's function has no name for the model, or shares it with another."""
+    """Raise InvalidRequestError where a tool has no name that the model can know it by, or shares it with another."""
     known: dict[str, Offer] = {}
     for offer in offered:
         if not TOOL_NAME.fullmatch(offer.name):
             message = f"'{offer.place}.name': the model would know it by '{offer.name}', more than 128 characters."
             raise invalid_value(message, f"{offer.place}.name")
         first = known.setdefault(offer.name, offer)
-        if first is not offer and not (first.group is offer.group is None):
+        if first is not offer:
             message = f"'{offer.place}.name': the model knows '{first.place}' by '{offer.name}', too."
             raise invalid_value(message, f"{offer.place}.name")
 
@@ -214,8 +214,8 @@ def tool_choice(body: ResponseFields, every: Sequence[Offer], hosted: Sequence[H
         case NamedHosted() as choice:
             _check_run(hosted, choice)
             return ToolChoice(ToolChoiceMode.REQUIRED)
-        case AllowedFunctions(mode=mode, tools=tools):
-            for choice in tools:
+        case AllowedFunctions(mode=mode, named=named):
+            for choice in named:
                 if isinstance(choice, NamedHosted):
                     _check_run(hosted, choice)
                 else:

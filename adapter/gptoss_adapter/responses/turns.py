@@ -154,7 +154,8 @@ class SingleTurn(Turns):
 
     async def __anext__(self) -> list[Event]:
         """Wait for the next part of the answer and return the events that tell of it. Raises ApiError."""
-        return self._output.add(await anext(self._turn))
+        with naming_fields_of_this_api(self._places):
+            return self._output.add(await anext(self._turn))
 
     def end(self) -> list[Event]:
         """Return the events that tell of the last item."""

@@ -8,7 +8,7 @@ Does not know: gRPC, Harmony, how an event is framed.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.heads import AnswerHead, Frame
 from gptoss_adapter.paths import CHAT_COMPLETIONS
 from gptoss_adapter.prompt_logprobs import prompt_logprobs
-from gptoss_adapter.prompting import chat_request, check_length, sampling_params
+from gptoss_adapter.prompting import chat_request, check_length, naming_tools_of_chats, sampling_params
 from gptoss_adapter.sampling_plan import check_answer_fields, copies_of, scored_once
 from gptoss_adapter.schemas.answers import ChatCompletion, Choice, ErrorBody, Usage
 from gptoss_adapter.schemas.chat import ChatCompletionRequest
@@ -61,8 +61,10 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
             include_usage=body.include_usage,
             continuous_usage=body.continuous_usage,
         )
-        return EventStream(_stream_answer(turns, frame, style), services.settings.adapter.keepalive_s)
-    answer = await _whole_answer(turns, head, style, request)
+        naming = naming_tools_of_chats(body)
+        return EventStream(_stream_answer(turns, frame, style, naming), services.settings.adapter.keepalive_s)
+    with naming_tools_of_chats(body):
+        answer = await _whole_answer(turns, head, style, request)
     return Response(answer.json_bytes(), media_type="application/json")
 
 
@@ -120,11 +122,15 @@ async def _whole_choice(turn: Turn, choice: ChoiceBuilder) -> Choice:
     return choice.choice(turn)
 
 
-async def _stream_answer(turns: Sequence[Turn], frame: Frame, style: AnswerStyle) -> AsyncGenerator[bytes, None]:
+async def _stream_answer(
+    turns: Sequence[Turn], frame: Frame, style: AnswerStyle, naming: AbstractContextManager[None]
+) -> AsyncGenerator[bytes, None]:
+    """naming: makes errors name the request's fields."""
     choices = [_stream_choice(turn, ChunkWriter(frame, style, index)) for index, turn in enumerate(turns)]
-    async with aclosing(interleave(choices)) as chunks:
-        async for chunk in chunks:
-            yield chunk
+    with naming:
+        async with aclosing(interleave(choices)) as chunks:
+            async for chunk in chunks:
+                yield chunk
     yield frame.usage(_usage(turns)) + DONE
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import invalid_value
-from gptoss_adapter.prompting import chat_request, check_length
+from gptoss_adapter.prompting import chat_request, check_length, naming_tools_of_chats
 from gptoss_adapter.raw_prompts import decode_text, encode_text, text_names, token_ids
 from gptoss_adapter.schemas.answers import DetokenizedText, ErrorBody, TokenizerInfo, Tokens
 from gptoss_adapter.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
@@ -69,4 +69,5 @@ async def tokenizer_info(services: Shared) -> Response:
 async def _chat_tokens(body: TokenizeChatRequest, served: ServedModel, services: Services) -> list[int]:
     check_length(body, services.settings.adapter)
     chat = chat_request(body, served.profile, services.today())
-    return token_ids(await services.model_server.preprocess(chat, current_record().request_id))
+    with naming_tools_of_chats(body):
+        return token_ids(await services.model_server.preprocess(chat, current_record().request_id))

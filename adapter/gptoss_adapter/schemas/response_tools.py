@@ -7,6 +7,7 @@ Does not know: the fields of custom, hosted and MCP tools, which have modules of
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 from pydantic import Discriminator, Field, JsonValue, Tag
@@ -114,7 +115,12 @@ class AllowedFunctions(RequestModel):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[ListOf[NamedTool], Field(min_length=1)]
+    tools: Annotated[ListOf[NamedTool], Field(min_length=1, max_length=1024)]
+
+    @property
+    def named(self) -> Collection[NamedTool]:
+        """The tools, each once."""
+        return dict.fromkeys(self.tools)
 
 
 def _choice_kind(value: object) -> str | None:

@@ -28,15 +28,26 @@ def check_structure(structure: OutputStructure) -> None:
     elif structure.form is not None:
         form_grammar(structure.form)
     names: set[str] = set()
-    started_s = time.thread_time()
+    patience = Patience()
     for position, tool in enumerate(structure.tools):
         where = f"tools[{position}].{tool.type}"
-        if time.thread_time() - started_s > _MAX_CHECK_S:
-            raise StructureError(f"{where}: the tools before it took too long to read.")
+        patience.check(where)
         if tool.name in names:
             raise StructureError(f"{where}.name: there is a tool {tool.name!r} before it.")
         names.add(tool.name)
         _check_tool(tool, position)
+
+
+class Patience:
+    """How much longer one request's tools may be read, or grammars made of them, since it was made."""
+
+    def __init__(self) -> None:
+        self._started_s = time.thread_time()
+
+    def check(self, where: str) -> None:
+        """Raise StructureError where the time is over before the tool that lies there."""
+        if time.thread_time() - self._started_s > _MAX_CHECK_S:
+            raise StructureError(f"{where}: the tools before it took too long to read.")
 
 
 def _check_tool(tool: Tool, position: int) -> None:

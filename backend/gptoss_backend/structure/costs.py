@@ -37,6 +37,9 @@ MAX_JOINED_PATTERNS: Final = 8
 """That one string is to match. 6 s at 20."""
 MAX_JOINED_WORK: Final = 8192
 """Alternatives that are multiplied out where parts are joined, times the fields of each: 256 of 16 take 0.3 s."""
+MAX_DEPTH: Final = 1000
+"""Objects within each other, of the schema and of each part that it refers to, added up. The library goes down them by
+recursion: at 2,200 its stack overflowed, which ends the process."""
 
 _BRANCHES: Final = ("anyOf", "oneOf")
 _JOINED: Final = frozenset({"allOf", "$ref", *_BRANCHES})
@@ -49,7 +52,7 @@ _UNBOUNDED: Final = 1_000_000_000
 
 
 def too_dear(document: dict[str, Any]) -> str | None:
-    """Return what of a schema would take too long, None where nothing does."""
+    """Return what of a schema would take too long, or too much of a stack, None where nothing does."""
     num_names = 0
     joins, known = _Joins(document), {id(part) for part in parts(document)}
     for part in parts(document):
@@ -66,7 +69,28 @@ def too_dear(document: dict[str, Any]) -> str | None:
         if num_names > MAX_PATTERN_NAMES:
             return f"the schema has more than {MAX_PATTERN_NAMES} patternProperties"
         joins.add(part)
-    return joins.fault()
+    if (fault := joins.fault()) is None and _depth_with_references(document) > MAX_DEPTH:
+        return f"the schema and what it refers to are nested more than {MAX_DEPTH} deep"
+    return fault
+
+
+def _depth_with_references(document: dict[str, Any]) -> int:
+    """Return how deep a way through the schema may be at most: it goes through no part twice."""
+    depths: dict[int, int] = {}
+    _measure_depth(document, depths)
+    targets = (local_reference(document, part.get("$ref")) for part in parts(document))
+    referred = {id(target) for target in targets if isinstance(target, dict)} - {id(document)}
+    return depths[id(document)] + sum(depths[target] for target in referred)
+
+
+def _measure_depth(value: object, depths: dict[int, int]) -> int:
+    """Return how many objects are within each other. depths: of each object by its id; they are added."""
+    if isinstance(value, list):
+        return max((_measure_depth(inner, depths) for inner in value), default=0)
+    if not isinstance(value, dict):
+        return 0
+    depths[id(value)] = depth = 1 + max((_measure_depth(inner, depths) for inner in value.values()), default=0)
+    return depth
 
 
 def _digits(number: object) -> int:

@@ -36,6 +36,7 @@ from gptoss_backend.harmony.vocabulary import (
     encoding,
     token_bytes,
 )
+from gptoss_backend.structure.checking import Patience
 from gptoss_backend.structure.schemas import LIMITS, MAX_WHITESPACE, StructureError, arguments_schema, final_schema
 from gptoss_backend.structure.text_forms import form_grammar
 
@@ -73,7 +74,11 @@ def arguments(structure: OutputStructure) -> dict[str, Compiled]:
     Where only one call may come, `<|call|>` alone ends it; else `<|end|>` leaves room for a further one.
     """
     ends = (CALL, END) if structure.parallel_tool_calls else (CALL,)
-    return {f"{NAMESPACE}{tool.name}": _of_call(tool, position, ends) for position, tool in enumerate(structure.tools)}
+    patience, held = Patience(), dict[str, Compiled]()
+    for position, tool in enumerate(structure.tools):
+        patience.check(f"tools[{position}].{tool.type}")
+        held[f"{NAMESPACE}{tool.name}"] = _of_call(tool, position, ends)
+    return held
 
 
 def _of_call(tool: Tool, position: int, ends: tuple[int, ...]) -> Compiled:

@@ -27,6 +27,9 @@ from gptoss_backend.structure.schemas import LIMITS, StructureError, first_line
 MAX_CHOICES: Final = 2_000
 """The library's own limit on what may stand side by side."""
 _MAX_RULE_REPEATS: Final = 100_000
+MAX_NESTED: Final = 1000
+"""Rules, terminals and groups of a grammar. The library goes down them by recursion: where 2,500 rules each name the
+next its stack overflowed, which ends the process."""
 _START: Final = re.compile(r"^[ \t]*start\b", re.MULTILINE)
 _DIRECTIVES: Final = frozenset({"%ignore", "%import", "%llguidance"})
 """Others hold a grammar of their own, or name one."""
@@ -40,7 +43,7 @@ _PARTS: Final = re.compile(
       | (?P<head>^[ \t]*[?!]?[A-Za-z_][\w-]*(?=[ \t]*:))
       | (?P<name>[A-Za-z_][\w-]*)
       | (?P<directive>%\w+|@)
-      | (?P<open>\() | (?P<close>\))""",
+      | (?P<open>[(\[]) | (?P<close>[)\]])""",
     re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
 
@@ -100,6 +103,9 @@ def _fault_of_grammar(grammar: str) -> str | None:
             return f"{part['directive']!r} is not taken in a grammar here"
         else:
             definitions[last].append(part)
+    num_groups = sum(part["open"] is not None for parts in definitions.values() for part in parts)
+    if len(definitions) + num_groups > MAX_NESTED:
+        return f"the grammar has more than {MAX_NESTED} rules, terminals and groups"
     return _fault_of_definitions(definitions)
 
 

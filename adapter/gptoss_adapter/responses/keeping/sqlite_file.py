@@ -59,10 +59,10 @@ class SqliteFile:
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self.connection.commit()
         except BaseException:
-            self.connection.rollback()
+            self.connection.rollback()  # also where it is the commit that fails: nothing could be begun after it
             raise
-        self.connection.commit()
 
     def has_room(self, num_bytes: int) -> bool:
         """Return whether texts as long as that fit."""

@@ -113,13 +113,15 @@ class ResponseStore:
         return ended
 
     async def renew(self) -> set[str]:
-        """Say that those under way here still are; returns the ids of the ones that were deleted or cancelled."""
+        """Say that those under way here still are; returns, once, the ids of those that were deleted or cancelled."""
         await self.conversations.renew()
         ids = frozenset(self._under_way)
         if not ids:
             return set()
         lost = await self._thread.run(lambda database: database.progress.renew(ids))
-        return lost & self._under_way  # others have ended meanwhile
+        lost &= self._under_way  # others have ended meanwhile
+        self._under_way -= lost
+        return lost
 
     async def cancel(self, response_id: str) -> None:
         """Keep a response that is under way, here or in another process, as cancelled: its maker learns of it."""

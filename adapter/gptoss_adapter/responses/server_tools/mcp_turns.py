@@ -56,7 +56,8 @@ class McpTurns(Turns):
         self._asked = asked
         self._servers = servers
         self._hosted = hosted
-        self._approved = approved_calls(asked.items)
+        labels = {server.server_label for server in servers}
+        self._approved = [call for call in approved_calls(asked.items) if call.server_label in labels]
         self._output = asked.output()
         self._calls = asked.services.mcp_servers.calls()
         self._record = current_record()
@@ -127,7 +128,6 @@ class McpTurns(Turns):
         async with self._deadline.running():
             hosted = await described(self._hosted, self._asked.services.mcp_servers)
         offering = offering_of(self._asked.body, self._asked.services, listed, hosted)
-        self._output.offer(offering.every, hosted)
         self._check_approved(offering)
         for request in self._approved:
             yield [*told, *self._output.add_approved(request)]
@@ -143,6 +143,7 @@ class McpTurns(Turns):
     async def _make_turns(self, offering: Offering) -> AsyncGenerator[list[Event], None]:
         while True:
             num_before = len(self._output.items)
+            self._output.offer(offering.told, offering.hosted)
             async with aclosing(self._make_turn(offering)) as turn:
                 async for events in turn:
                     yield events
@@ -165,9 +166,9 @@ class McpTurns(Turns):
             async with self._turn(offering) as turn:
                 with naming_fields_of_this_api(offering.places):
                     await turn.start()
-                yield []
-                async for deltas in turn:
-                    yield self._output.add(deltas)
+                    yield []
+                    async for deltas in turn:
+                        yield self._output.add(deltas)
                 self._is_cut = turn.finish_reason == "length"
                 self._usages.append(turn.usage)
                 yield self._output.end(cut=self._is_cut or turn.has_cut_call)

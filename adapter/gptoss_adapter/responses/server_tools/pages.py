@@ -25,7 +25,7 @@ from gptoss_adapter.schemas.response_items import Item
 from gptoss_backend.harmony.builtin_tools import BROWSER_FIND
 
 _HEAD: Final = re.compile(r"\[(\d{1,9})\] ([^\n]*)")
-_TITLE: Final = re.compile(r"(.*?) \((?:view-source:)?(https?://.+)\)")
+_ADDRESS_BEGINS: Final = re.compile(r" \((?:view-source:)?(?=https?://..)")
 _LINK: Final = re.compile(r"【\d+†[^†】\n]*†([^†】\s]+)】")
 _ADDRESS: Final = re.compile(r"https?://[^\s<>\"'【】()\[\]]+")
 _UNQUOTED: Final = "%/:?#[]@!$&'()*+,;=~"
@@ -99,11 +99,11 @@ def sources(result: str) -> list[str]:
 
 
 def _page(head: str) -> Page | None:
-    """Return the page of the line that is shown first."""
-    told = _TITLE.fullmatch(head)
-    if told is None or told[2].endswith(_CUT):
+    """Return the page of the line that is shown first. It may be long: a client may have written it."""
+    begun = _ADDRESS_BEGINS.search(head)
+    if begun is None or not head.endswith(")") or head.endswith(f"{_CUT})"):
         return None
-    return Page(quote(told[2], safe=_UNQUOTED), told[1])
+    return Page(quote(head[begun.end() : -1], safe=_UNQUOTED), head[: begun.start()])
 
 
 class CitationReader:
