@@ -231,7 +231,7 @@ def test_items_when_the_sdk_dumps_them_whole_then_they_are_read(by_alias: bool) 
         (response_retrieve_params.ResponseRetrieveParamsNonStreaming, "/v1/responses/{response_id}"),
         (input_item_list_params.InputItemListParams, "/v1/responses/{response_id}/input_items"),
         (item_list_params.ItemListParams, "/v1/conversations/{conversation_id}/items"),
-        (item_retrieve_params.ItemRetrieveParams, "/v1/conversations/{conversation_id}/items/{item_id}"),
+        (item_retrieve_params.ItemRetrieveParams, "/v1/conversations/{conversation_id}/items/{item_id:path}"),
     ],
     ids=lambda one: getattr(one, "__name__", None),
 )

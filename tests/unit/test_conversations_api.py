@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -184,6 +185,17 @@ def test_item_when_it_is_taken_out_then_the_others_stay_and_the_conversation_is_
     for response in (client.get(path), client.delete(path)):
         error = error_of(response, 404)
         assert (error["message"], error["param"]) == (f"Item with id '{two['id']}' not found.", "item_id")
+
+
+@pytest.mark.parametrize("item_id", ["a/b", "/", "a b", "é", "x\0y", "%2F", "a?b#c"])
+def test_item_when_its_client_named_it_by_any_text_then_it_is_found_and_taken_out_by_that(
+    client: httpx.Client, item_id: str
+) -> None:
+    conversation = created(client, items=[user("one", id=item_id)])
+    path = f"{CONVERSATIONS}/{conversation}/items/{quote(item_id, safe='')}"
+    assert client.get(path).json()["id"] == item_id
+    assert client.delete(path).json()["id"] == conversation
+    assert items(client, conversation) == []
 
 
 def test_item_when_its_id_is_in_the_conversation_already_then_400_and_none_is_added(client: httpx.Client) -> None:

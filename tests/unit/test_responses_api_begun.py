@@ -7,15 +7,14 @@ import math
 from types import SimpleNamespace
 from typing import Any, cast
 
-from gptoss_adapter.responses.keeping.database import ResponseDatabase
-from gptoss_adapter.responses.keeping.sqlite_file import IN_MEMORY
-from gptoss_adapter.responses.keeping.store import ResponseStore
-from gptoss_adapter.responses.keeping.store_thread import StoreThread
-
 from gptoss_adapter.context import begin_record
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.responses.answering import Answering
 from gptoss_adapter.responses.background import BackgroundResponses
+from gptoss_adapter.responses.keeping.database import ResponseDatabase
+from gptoss_adapter.responses.keeping.sqlite_file import IN_MEMORY
+from gptoss_adapter.responses.keeping.store import ResponseStore
+from gptoss_adapter.responses.keeping.store_thread import StoreThread
 from gptoss_adapter.schemas.response_answers import ResponseObject
 
 BEGUN = ResponseObject.model_construct(id="resp_1", previous_response_id=None, output=[])

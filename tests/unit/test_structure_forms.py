@@ -158,6 +158,7 @@ DOUBLING = "start: A0\n" + "\n".join(f"A{at}: A{at + 1} A{at + 1}" for at in ran
         (form(GRAMMAR, 'root ::= "a"'), "rule 'start'"),
         (form(GRAMMAR, 'start: "a'), "cannot be enforced"),
         (form(GRAMMAR, "start: nowhere"), "cannot be enforced"),
+        (form(GRAMMAR, 'start: "a"{}'), "cannot be enforced"),
         (form(GRAMMAR, DOUBLING), "terminal 'A"),
         (form(GRAMMAR, 'start: A\nA: ("x"{50}){50}'), "terminal 'A'"),
         (form(GRAMMAR, "start: A\nA: /((a{50}){50}){40}/"), "'A'"),
@@ -193,4 +194,5 @@ def test_grammar_when_it_is_as_deep_as_may_be_then_it_is_held(grammar: str) -> N
 def test_form_when_its_counts_only_look_large_then_it_is_taken() -> None:
     check_structure(whole(form(GRAMMAR, 'start: A // B: C{9999}\nA: "{5000}" /[\\/]a{2}/i')))
     check_structure(whole(form(GRAMMAR, "%import common.NUMBER\n%ignore / /\nstart: NUMBER+")))
+    check_structure(whole(form(GRAMMAR, 'start: "a"{ , }')))
     check_structure(whole(form(REGEX, "[a-z]{0,900}")))

@@ -142,9 +142,8 @@ class BackgroundResponses:
         counted = record.counted.pop_all()
         record.goes_on = task = begun.run(self._make(begun, record))
 
-        def end(
-            _: asyncio.Task[None],
-        ) -> None:  # in the task it would be left out where that is cancelled before it runs
+        def end(_: asyncio.Task[None]) -> None:
+            # not in the task itself, which runs none of its lines where it is cancelled before the first
             counted.close()
             del self._under_way[response_id]
 

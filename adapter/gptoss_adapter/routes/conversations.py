@@ -92,14 +92,14 @@ async def list_items(
     return _page(items, include, has_more=has_more)
 
 
-@router.get("/v1/conversations/{conversation_id}/items/{item_id}", response_model=ListedItem)
+@router.get("/v1/conversations/{conversation_id}/items/{item_id:path}", response_model=ListedItem)
 async def get_item(conversation_id: str, item_id: str, store: Store, include: Include = None) -> Response:
     """Return an item of a conversation."""
     item = Telling.of(include).item(await store.conversations.item(conversation_id, item_id))
     return Response(item.model_dump_json(exclude_unset=True), media_type="application/json")
 
 
-@router.delete("/v1/conversations/{conversation_id}/items/{item_id}")
+@router.delete("/v1/conversations/{conversation_id}/items/{item_id:path}")
 async def delete_item(conversation_id: str, item_id: str, store: Store) -> ConversationObject:
     """Take an item out of a conversation, and return that."""
     return await store.conversations.remove(conversation_id, item_id)

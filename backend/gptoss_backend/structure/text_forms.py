@@ -122,7 +122,7 @@ def _fault_of_definitions(definitions: dict[str, list[re.Match[str]]]) -> str | 
         for part in definitions.get(name, []):
             if part["pattern"] and num_repeats(part["pattern"][1:-1]) > MAX_PATTERN_REPEATS:
                 return f"the pattern {part['pattern'][:80]!r} counts beyond {MAX_PATTERN_REPEATS}"
-            if part["count"] and max(_counts(part)) > _MAX_RULE_REPEATS:
+            if part["count"] and max(_counts(part), default=0) > _MAX_RULE_REPEATS:
                 return f"a rule of the grammar counts beyond {_MAX_RULE_REPEATS}"
     return None
 
@@ -146,7 +146,7 @@ def _length(parts: list[re.Match[str]], lengths: dict[str, int]) -> int:
             last = sums.pop() if len(sums) > 1 else 0
             sums[-1] += last
         elif part["count"]:
-            more = last * (max(1, *_counts(part)) - 1)
+            more = last * (max((1, *_counts(part))) - 1)
             last += more
             sums[-1] += more
         else:
