@@ -116,6 +116,9 @@ class CitationReader:
 
     def read(self, text: str) -> list[UrlCitation]:
         """Take more of the text, and return the citations that are whole now, of pages whose addresses are known."""
+        if not self._unread and _MARK_BEGINS not in text:  # as nearly always
+            self._num_read += len(text)
+            return []
         self._unread += text
         found = [
             UrlCitation(
