@@ -185,14 +185,15 @@ class Answering:
         An answer is not lost with the store: where that fails, the response says that it is not kept, and that it
         belongs to no conversation.
         """
+        added = self._added()
         try:
-            ended = await self._save()
+            ended = await self._save(added)
         except ServiceUnavailableError:
             ended = Ended(is_kept=False, is_added=False)
         self._is_in_store = False
         if self.response.store and not ended.is_kept:
             self.response = self.response.model_copy(update={"store": False})
-        if self._added() is not None and not ended.is_added:
+        if added is not None and not ended.is_added:
             self.response = self.response.model_copy(update={"conversation": None})
         return self.response
 
@@ -206,9 +207,8 @@ class Answering:
             }
         )
 
-    async def _save(self) -> Ended:
+    async def _save(self, added: list[Item] | None) -> Ended:
         whole, place = self.response.model_copy(update={"output": self._turns.items}), self._place
-        added = self._added()
         if self._is_in_store:
             return await self._store.end(whole, place, added, self._chunks())
         if whole.store:
