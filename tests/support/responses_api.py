@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from openai.types.responses import Response as OpenAIResponse
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -59,6 +60,21 @@ def serving(
     app = create_app(load_settings(sections, environ={}), model_server=server, today=lambda: date(2026, 11, 23))
     with live(app) as url:
         yield url
+
+
+def keeping_adapter(**adapter: object) -> object:
+    """Return a module's fixture `url_and_server`: an adapter that keeps responses in `store`, and its scripted model.
+
+    adapter: as of `serving`.
+    """
+
+    @pytest.fixture(scope="module")
+    def url_and_server(store: Path) -> Iterator[tuple[str, FakeModelServer]]:
+        server = FakeModelServer()
+        with serving(store, server, **adapter) as url:
+            yield url, server
+
+    return url_and_server
 
 
 def respond(client: httpx.Client, given: object = "Hi", **fields: object) -> dict[str, Any]:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
+from openai import OpenAI
 
 from gptoss_adapter.app import create_app
 from support.fake_model_server import FakeModelServer
 from support.live_app import live
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where the responses of a module are kept."""
+    return tmp_path_factory.mktemp("store") / "responses.sqlite"
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +40,10 @@ def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer)
     """Return a client of the adapter, whose model server is as new."""
     with httpx.Client(base_url=url_and_server[0], timeout=10) as client:
         yield client
+
+
+@pytest.fixture
+def openai(client: httpx.Client) -> Iterator[OpenAI]:
+    """Return OpenAI's client of the adapter."""
+    with OpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0) as openai:
+        yield openai

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -45,12 +44,6 @@ CALL_WEATHER = '<|channel|>commentary to=functions.weather <|constrain|>json<|me
 CALLS = f"{CALL_CODE}<|end|><|start|>assistant{CALL_WEATHER}<|end|><|start|>assistant{CALL_LETTERS}<|call|>"
 NAMED = {"type": "custom", "custom": {"name": "letters"}}
 WEATHER_CHOICE = {"type": "function", "function": {"name": "weather"}}
-
-
-@pytest.fixture
-def openai(client: httpx.Client) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0) as openai:
-        yield openai
 
 
 def ask(client: httpx.Client, **fields: object) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -42,12 +41,6 @@ CALL = (
 
 def final(text: str) -> str:
     return f"<|channel|>analysis<|message|>Hm, END.<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
-
-
-@pytest.fixture
-def openai(client: httpx.Client) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0) as openai:
-        yield openai
 
 
 def ask(client: httpx.Client, **fields: object) -> dict[str, Any]:

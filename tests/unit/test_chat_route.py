@@ -406,12 +406,6 @@ def test_turn_when_it_ends_by_itself_then_its_stream_is_read_to_the_end(
 # --- the official client --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def openai(client: httpx.Client) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0) as openai:
-        yield openai
-
-
 def test_openai_client_when_it_asks_then_it_reads_the_answer(openai: OpenAI) -> None:
     completion = openai.chat.completions.create(model="gpt-oss-demo", messages=[{"role": "user", "content": "Hi"}])
     assert completion.choices[0].message.content == "Hello!"

@@ -60,12 +60,6 @@ def client(url_and_server: tuple[str, FakeModelServer], server: FakeModelServer)
         yield client
 
 
-@pytest.fixture
-def openai(client: httpx.Client) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{client.base_url}/v1", api_key="none", max_retries=0) as openai:
-        yield openai
-
-
 def complete(client: httpx.Client, **fields: object) -> Any:  # noqa: ANN401
     response = client.post("/v1/completions", json={"model": "gpt-oss-demo", "prompt": "Hi", **fields})
     assert response.status_code == 200, response.text

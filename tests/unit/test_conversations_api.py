@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,12 @@ from gptoss_client.keys import add_key
 from support.conversations_api import CONVERSATIONS, created, items, texts, user
 from support.fake_model_server import FOREVER, FakeModelServer
 from support.live_app import wait_until
-from support.responses_api import MODEL, RESPONSES, respond, serving
+from support.responses_api import MODEL, RESPONSES, keeping_adapter, respond, serving
 
 UNKNOWN = "conv_0123456789abcdef"
 
 
-@pytest.fixture(scope="module")
-def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, FakeModelServer]]:
-    server = FakeModelServer()
-    with serving(tmp_path_factory.mktemp("store") / "responses.sqlite", server) as url:
-        yield url, server
+url_and_server = keeping_adapter()
 
 
 def added(client: httpx.Client, conversation: str, *given: dict[str, Any], **query: object) -> list[dict[str, Any]]:

@@ -23,7 +23,18 @@ from support.conversations_api import CONVERSATIONS, created, items, texts, user
 from support.fake_adapter import adapter_process
 from support.fake_model_server import FOREVER, HELLO, FakeModelServer, Pause, answer, token_ids
 from support.live_app import wait_until
-from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving, settled, stream
+from support.responses_api import (
+    CALL,
+    MODEL,
+    RESPONSES,
+    WEATHER,
+    keeping_adapter,
+    refusal,
+    respond,
+    serving,
+    settled,
+    stream,
+)
 
 USER = ChatMessage(Role.USER, "Hi")
 ANSWER = ChatMessage(Role.ASSISTANT, "Hello!", "Easy.")
@@ -31,16 +42,7 @@ TURN = ["Hi", "Easy.", "Hello!"]
 LOCKED = "Another process is currently operating on this conversation. Please retry in a few seconds."
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store") / "responses.sqlite"
-
-
-@pytest.fixture(scope="module")
-def url_and_server(store: Path) -> Iterator[tuple[str, FakeModelServer]]:
-    server = FakeModelServer()
-    with serving(store, server, max_messages=40) as url:
-        yield url, server
+url_and_server = keeping_adapter(max_messages=40)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -20,14 +19,9 @@ from gptoss_backend.contract import (
     ToolChoiceMode,
 )
 from support.fake_model_server import FakeModelServer
-from support.responses_api import WEATHER, refusal, respond, serving, stream
+from support.responses_api import WEATHER, keeping_adapter, refusal, respond, stream
 
-
-@pytest.fixture(scope="module")
-def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, FakeModelServer]]:
-    server = FakeModelServer()
-    with serving(tmp_path_factory.mktemp("store") / "responses.sqlite", server) as url:
-        yield url, server
+url_and_server = keeping_adapter()
 
 
 def test_request_when_it_sets_everything_then_the_model_server_is_asked_for_it(

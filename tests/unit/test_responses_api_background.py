@@ -22,22 +22,23 @@ from gptoss_client.keys import add_key
 from support.fake_adapter import adapter_process
 from support.fake_model_server import FOREVER, HELLO, FakeModelServer, Pause, answer
 from support.live_app import wait_until
-from support.responses_api import MODEL, RESPONSES, events_of, refusal, respond, serving, settled, stream
+from support.responses_api import (
+    MODEL,
+    RESPONSES,
+    events_of,
+    keeping_adapter,
+    refusal,
+    respond,
+    serving,
+    settled,
+    stream,
+)
 
 SLOW = [*HELLO[:5], Pause(0.3), *HELLO[5:]]
 ENDLESS = [*HELLO[:5], FOREVER]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store") / "responses.sqlite"
-
-
-@pytest.fixture(scope="module")
-def url_and_server(store: Path) -> Iterator[tuple[str, FakeModelServer]]:
-    server = FakeModelServer()
-    with serving(store, server, max_background_responses=3) as url:
-        yield url, server
+url_and_server = keeping_adapter(max_background_responses=3)
 
 
 def begin(client: httpx.Client, **fields: object) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from gptoss_backend.contract import (
     ToolChoiceMode,
 )
 from support.fake_model_server import FakeModelServer, answer
-from support.responses_api import MODEL, RESPONSES, WEATHER, refusal, respond, serving, stream
+from support.responses_api import MODEL, RESPONSES, WEATHER, keeping_adapter, refusal, respond, stream
 
 CODE = {"type": "custom", "name": "run_code", "description": "Run code.", "format": {"type": "text"}}
 LARK = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"+'}
@@ -55,12 +55,7 @@ CALLS = f"{THOUGHT}{CALL_CODE}<|end|><|start|>assistant{CALL_NUMBER}<|end|><|sta
 DONE = answer("<|channel|>final<|message|>Done.<|return|>")
 
 
-@pytest.fixture(scope="module")
-def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, FakeModelServer]]:
-    server = FakeModelServer()
-    path = tmp_path_factory.mktemp("store") / "responses.sqlite"
-    with serving(path, server, max_schema_bytes=2048) as url:
-        yield url, server
+url_and_server = keeping_adapter(max_schema_bytes=2048)
 
 
 @pytest.fixture

@@ -23,17 +23,24 @@ from gptoss_client.keys import add_key
 from support.fake_adapter import adapter_process
 from support.fake_model_server import FOREVER, HELLO, FakeModelServer, Pause, answer
 from support.live_app import wait_until
-from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving, settled, stream
+from support.responses_api import (
+    CALL,
+    MODEL,
+    RESPONSES,
+    WEATHER,
+    keeping_adapter,
+    refusal,
+    respond,
+    serving,
+    settled,
+    stream,
+)
 
 USER = ChatMessage(Role.USER, "Hi")
 ANSWER = ChatMessage(Role.ASSISTANT, "Hello!", "Easy.")
 
 
-@pytest.fixture(scope="module")
-def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, FakeModelServer]]:
-    server = FakeModelServer()
-    with serving(tmp_path_factory.mktemp("store") / "responses.sqlite", server, max_messages=40) as url:
-        yield url, server
+url_and_server = keeping_adapter(max_messages=40)
 
 
 def listed(client: httpx.Client, response_id: str, **query: object) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -17,14 +16,9 @@ from gptoss_adapter.errors import (
 )
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from support.fake_model_server import FakeModelServer
-from support.responses_api import MODEL, RESPONSES, WEATHER, refusal, serving
+from support.responses_api import MODEL, RESPONSES, WEATHER, keeping_adapter, refusal
 
-
-@pytest.fixture(scope="module")
-def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, FakeModelServer]]:
-    server = FakeModelServer()
-    with serving(tmp_path_factory.mktemp("store") / "responses.sqlite", server) as url:
-        yield url, server
+url_and_server = keeping_adapter()
 
 
 @pytest.mark.parametrize(
