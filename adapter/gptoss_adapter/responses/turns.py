@@ -16,6 +16,7 @@ from typing import Self
 from pydantic import JsonValue
 
 from gptoss_adapter.context import current_record
+from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_adapter.responses.open_items import Event
@@ -154,8 +155,12 @@ class SingleTurn(Turns):
 
     async def __anext__(self) -> list[Event]:
         """Wait for the next part of the answer and return the events that tell of it. Raises ApiError."""
-        with naming_fields_of_this_api(self._places):
-            return self._output.add(await anext(self._turn))
+        try:
+            deltas = await anext(self._turn)
+        except InvalidRequestError:  # seldom, so the naming is not set up for each part
+            with naming_fields_of_this_api(self._places):
+                raise
+        return self._output.add(deltas)
 
     def end(self) -> list[Event]:
         """Return the events that tell of the last item."""
