@@ -24,7 +24,7 @@ from rich.console import Console
 
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
 from gptoss_backend.engine.computing import EIGHT_BIT
-from gptoss_backend.engine.loading import make_model
+from gptoss_backend.engine.making import make_model
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.operators import has_dependent_launch
 from gptoss_backend.engine.precision import FLOAT8, choose_cache_dtype, choose_precision, name_of

@@ -30,7 +30,8 @@ from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.experts import mix_experts
 from gptoss_backend.engine.kv_cache import KVCache
-from gptoss_backend.engine.loading import load_model, make_model
+from gptoss_backend.engine.loading import load_model
+from gptoss_backend.engine.making import make_model
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.model import Model
 from gptoss_backend.engine.operators import TorchOperators, has_dependent_launch

@@ -17,10 +17,10 @@ import torch
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine
-from gptoss_backend.engine.kv_cache import BlockTables
 from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta

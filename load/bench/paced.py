@@ -19,9 +19,9 @@ from typing import Final
 import torch
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan, plan_cache
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.kv_cache import BlockTables, KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, LocalModel, StepOutput
 from gptoss_backend.harmony.vocabulary import CHANNEL, MESSAGE, encoding
 
@@ -76,7 +76,9 @@ class PacedModel(LocalModel):
         """Nobody asks for a step that is not launched."""
         raise NotImplementedError
 
-    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
+    def launch(
+        self, batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None = None
+    ) -> LaunchedStep:
         """Let the device have a step after those it has."""
         self._idle_at_s = max(self._idle_at_s, time.perf_counter()) + self._pace.step_s(batch)
         tokens = self._chosen if batch.follows else [batch.token_ids[index] for index in batch.samples]

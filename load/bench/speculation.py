@@ -23,9 +23,9 @@ import torch
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.engine import Engine
-from gptoss_backend.engine.kv_cache import BlockTables
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.options import EngineOptions

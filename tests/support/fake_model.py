@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.kv_cache import BlockTables, KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, LocalModel, StepOutput
 from support.shapes import tiny_config
 
@@ -54,10 +54,12 @@ class FakePipelineModel(FakeModel):
         super().__init__(config)
         self._outcomes: deque[StepOutput | Exception] = deque()
 
-    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
+    def launch(
+        self, batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None = None
+    ) -> LaunchedStep:
         """Compute it at once, and tell when it is the earliest."""
         try:
-            self._outcomes.append(self.forward(batch, cache, with_logits=with_logits))
+            self._outcomes.append(self.forward(batch, tables, with_logits=with_logits))
         except RuntimeError as error:
             self._outcomes.append(error)
         return _Earliest(self._outcomes)
@@ -86,7 +88,9 @@ class FakeAheadModel(FakeModel):
         self._last: Batch | None = None
         self._chosen: list[int] = []
 
-    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
+    def launch(
+        self, batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None = None
+    ) -> LaunchedStep:
         """Take the token ids of a batch that follows from the last one."""
         if batch.follows:
             assert self._last is not None
@@ -94,6 +98,6 @@ class FakeAheadModel(FakeModel):
             assert batch.positions == [position + 1 for position in self._last.positions]
             self.num_ahead += 1
             batch = replace(batch, token_ids=self._chosen, follows=False)
-        output = self.forward(batch, cache, with_logits=with_logits)
+        output = self.forward(batch, tables, with_logits=with_logits)
         self._last, self._chosen = batch, output.tokens
         return output

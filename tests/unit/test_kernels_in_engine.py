@@ -13,7 +13,7 @@ from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.demo.random_head import write_random_head
 from gptoss_backend.engine.batch import Batch, ScheduledSequence
 from gptoss_backend.engine.cache_plan import CacheLimits
-from gptoss_backend.engine.checkpoint import LayerWeights, Weights, load_weights
+from gptoss_backend.engine.checkpoint import Weights, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import load_head
 from gptoss_backend.engine.experts import mix_experts
@@ -23,7 +23,6 @@ from gptoss_backend.engine.kernels.graphed_model import CudaRecorder, GraphedMod
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import Draws
-from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.operators import TorchOperators, has_dependent_launch
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.precision import FLOAT8
@@ -32,6 +31,7 @@ from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.speculation import Speculation
 from gptoss_backend.engine.torch_model import TorchModel
 from support.generating import generate
+from support.interpreted_rank import for_kernels
 from support.stepping import prompt_of
 
 SHAPE = Shape(
@@ -56,20 +56,6 @@ def load(folder: Path, shape: Shape, *, eight_bit: bool = False) -> tuple[Shard,
     shard = Shard.of_all(dataclasses.replace(ModelConfig.from_folder(folder), num_experts_per_token=2))
     weights = load_weights(folder, shard, torch.float32, DEVICE, packed=True, eight_bit=eight_bit)
     return shard, dataclasses.replace(weights, layers=tuple(for_kernels(layer) for layer in weights.layers))
-
-
-def for_kernels(layer: LayerWeights) -> LayerWeights:
-    """Return a layer as it is loaded to a GPU."""
-
-    def repacked(matrices: torch.Tensor | PackedMatrices) -> PackedMatrices:
-        assert isinstance(matrices, PackedMatrices)
-        if matrices.is_repacked:
-            return matrices
-        return dataclasses.replace(matrices, blocks=matrices.blocks.clone()).repack()  # the file's stay as they are
-
-    experts = layer.experts
-    experts = dataclasses.replace(experts, gate_up=repacked(experts.gate_up), down=repacked(experts.down))
-    return dataclasses.replace(layer, experts=experts)
 
 
 class CountingRecorder:

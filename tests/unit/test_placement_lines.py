@@ -16,6 +16,7 @@ from gptoss_backend.engine.batch import Batch, Chunk
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.errors import CacheFull
 from gptoss_backend.engine.kv_cache import KVCache
+from gptoss_backend.engine.model import Draws
 from gptoss_backend.engine.placement import control
 from gptoss_backend.engine.placement.control import Exchange, LineError, call
 from gptoss_backend.engine.placement.group import open_store
@@ -32,6 +33,8 @@ EMPTY = Batch([], [], [], [], 0, [])
     num_decodes=st.integers(0, 8),
     chunks=st.lists(st.builds(Chunk, *[st.integers(0, 2**31 - 1)] * 4), max_size=4),
     with_logits=st.booleans(),
+    follows=st.booleans(),
+    numbers=st.none() | st.lists(st.floats(0, 1, allow_nan=False), max_size=4),
     full=CHANGES,
     sliding=CHANGES,
 )
@@ -41,12 +44,15 @@ def test_step_when_it_is_sent_then_the_same_arrives(
     num_decodes: int,
     chunks: list[Chunk],
     with_logits: bool,
+    follows: bool,
+    numbers: list[float] | None,
     full: list[tuple[int, int, list[int]]],
     sliding: list[tuple[int, int, list[int]]],
 ) -> None:
     positions, rows = token_ids[::-1], [number // 2 for number in token_ids]
-    batch = Batch(token_ids, positions, rows, samples, num_decodes, chunks)
-    message = StepMessage(batch, with_logits, full, sliding)
+    draws = None if numbers is None else Draws([1.0] * len(numbers), numbers)
+    batch = Batch([] if follows else token_ids, positions, rows, samples, num_decodes, chunks, follows)
+    message = StepMessage(batch, with_logits, draws, full, sliding)
     assert StepMessage.decode(message.encode()) == message
 
 
@@ -81,7 +87,7 @@ def test_mirror_when_the_cache_has_changed_in_any_way_then_its_tables_are_equal(
             del rows[row]
             cache.close(row)
         elif kind == "send":
-            mirror.apply(StepMessage(EMPTY, False, cache.full.take_changes(), cache.sliding.take_changes()))
+            mirror.apply(StepMessage(EMPTY, False, None, cache.full.take_changes(), cache.sliding.take_changes()))
             assert torch.equal(mirror.full.table, cache.full.table)
             assert torch.equal(mirror.sliding.table, cache.sliding.table)
 

@@ -56,6 +56,8 @@ def test_advice_when_cards_or_hosts_cannot_reach_each_other_then_it_names_them_a
     advice = Cluster(CUDA, 8).advice()
     assert all(words in advice for words in ("NCCL_P2P_DISABLE=1", "NCCL_DEBUG=WARN", "ports between the nodes"))
     assert "ports" not in Cluster(CUDA, 4).advice()
+    assert "engine.cuda_graphs" not in advice
+    assert "set engine.cuda_graphs to false" in Cluster(CUDA, 4).advice(replays=True)
     assert Cluster((CPU, CPU), 2).advice() == ""
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch, Chunk
-from gptoss_backend.engine.kv_cache import BlockTable
+from gptoss_backend.engine.block_tables import BlockTable
 from gptoss_backend.engine.precision import FLOAT8, FLOAT8_MOST
 
 # scores of one tile of queries: bounds what a long prefill holds at once, at little cost in speed

@@ -290,9 +290,9 @@ class _Reader:
     def _raw(self, name: str, part: tuple[slice, ...]) -> Tensor:
         file = self._file(name)
         is_whole = all(side == slice(None) for side in part)
-        # a whole tensor of a file is its memory map; of a part only what is asked for is read
+        # a whole tensor of a file is its memory map, and a part may be a view of that: kernels want what lies together
         tensor: Tensor = file.get_tensor(name) if is_whole else file.get_slice(name)[part]  # type: ignore[no-untyped-call]
-        return tensor
+        return tensor.contiguous()
 
     def _file(self, name: str) -> safe_open:
         file = self._files[name]

@@ -13,71 +13,22 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import torch
-from torch import Tensor
 
 from gptoss_backend.engine.block_hashes import BlockHashes
 from gptoss_backend.engine.block_pool import NULL_BLOCK, BlockPool
+from gptoss_backend.engine.block_tables import BlockTable
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.errors import CacheFull
 from gptoss_backend.engine.sequence import TokenIds
 
-TableChange = tuple[int, int, list[int]]
-"""(row, first index, new entries) of a block table."""
 
-
-class BlockTable(Protocol):
-    """Where the layers of one attention kind find their sequences' blocks."""
-
-    @property
-    def table(self) -> Tensor:
-        """[num_rows, max_blocks_per_row] int32, on the host."""
-
-    @property
-    def window(self) -> int | None:
-        """Positions that a query sees, itself included; None: all."""
-
-
-class BlockTables(Protocol):
-    """All that a forward pass has to know of the cache."""
-
-    @property
-    def plan(self) -> CachePlan:
-        """The cache's size."""
-
-    @property
-    def full(self) -> BlockTable:
-        """Of the layers that see everything."""
-
-    @property
-    def sliding(self) -> BlockTable:
-        """Of the layers that see a window."""
-
-
-class LayerGroup:
+class LayerGroup(BlockTable):
     """The layers of one attention kind: they share a block pool and a block table."""
 
     def __init__(self, num_blocks: int, window: int | None, plan: CachePlan) -> None:
-        self.window = window
+        super().__init__(window, plan)
         self.pool = BlockPool(num_blocks)
-        self.changes: list[TableChange] | None = None
-        """What has changed in the table, where somebody mirrors it."""
-        self.table = torch.zeros(plan.num_rows, plan.max_blocks_per_row, dtype=torch.int32)
-        self._entries = self.table.numpy()  # the same memory; writing one entry is ten times cheaper this way
         self._block_size = plan.block_size
-
-    def take_changes(self) -> list[TableChange]:
-        """Return what has changed in the table since the last call; at the first one, all that it holds."""
-        changes, self.changes = self.changes, []
-        if changes is not None:
-            return changes
-        return [(row, 0, entries) for row, entries in enumerate(self._entries.tolist()) if any(entries)]
-
-    def put_back(self, changes: list[TableChange]) -> None:
-        """Take changes back that were taken and did not get to where they were to."""
-        self.changes = changes + (self.changes or [])
 
     def first_needed(self, position: int) -> int:
         """Return the first block that a query at `position` still reads."""
@@ -85,25 +36,18 @@ class LayerGroup:
 
     def append(self, row: int, blocks: array[int], new: list[int]) -> None:
         """Extend a row's table by `new`, in place."""
-        start = len(blocks)
+        self.write(row, len(blocks), new)
         blocks.extend(new)
-        self._entries[row, start : len(blocks)] = new
-        if self.changes is not None and new:
-            self.changes.append((row, start, new))
 
     def drop(self, row: int, blocks: array[int], index: int) -> None:
         """Give one block back and leave the null block in its place."""
         self.pool.release(blocks[index])
         blocks[index] = NULL_BLOCK
-        self._entries[row, index] = NULL_BLOCK
-        if self.changes is not None:
-            self.changes.append((row, index, [NULL_BLOCK]))
+        self.write(row, index, [NULL_BLOCK])
 
     def clear(self, row: int, blocks: array[int]) -> None:
         """Give a row's blocks back, the last first, so that beginnings of conversations outlive their ends."""
-        self._entries[row, : len(blocks)] = NULL_BLOCK
-        if self.changes is not None and blocks:
-            self.changes.append((row, 0, [NULL_BLOCK] * len(blocks)))
+        self.write(row, 0, [NULL_BLOCK] * len(blocks))
         for block in reversed(blocks):
             self.pool.release(block)
 

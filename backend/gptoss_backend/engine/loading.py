@@ -20,11 +20,10 @@ from gptoss_backend.engine.computing import Computing
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import check_head, load_head
 from gptoss_backend.engine.errors import EngineError
+from gptoss_backend.engine.making import make_model
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.model import Model, ModelInfo
-from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native.model import NativeModel
-from gptoss_backend.engine.operators import has_kernels
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, choose_placement
 from gptoss_backend.engine.placement.cluster import Cluster
@@ -84,30 +83,8 @@ def load_model(
             model = _load_native(folder, config, computing, threads, progress)
         else:
             model = _load_torch(folder, config, choice, computing, options, progress)
-    model.info = _info(choice, computing, computing.described(has_graphs=model.max_rows_ahead > 0))
+    model.info = _info(choice, computing, computing.described(has_graphs=model.can_draw))
     return model
-
-
-def make_model(
-    shard: Shard,
-    weights: Weights,
-    *,
-    cuda_graphs: bool,
-    dependent_launch: bool = False,
-    cache_dtype: torch.dtype | None = None,
-) -> TorchModel:
-    """Return a whole model on its weights' device, one that replays its decode steps where it can.
-
-    dependent_launch: see `GraphedModel`. cache_dtype: of keys and values; None: the weights'.
-    """
-    layer = weights.layers[0]
-    is_packed = isinstance(layer.experts.gate_up, PackedMatrices)  # plain torch's experts wait for the host
-    if not (cuda_graphs and is_packed and has_kernels(layer.qkv_bias.device, layer.qkv_bias.dtype)):
-        return TorchModel(shard, weights, cache_dtype=cache_dtype)
-    # Triton-language comes with torch's CUDA build; where nothing else is computed, nobody needs it
-    from gptoss_backend.engine.kernels.graphed_model import GraphedModel
-
-    return GraphedModel(shard, weights, cache_dtype=cache_dtype, dependent_launch=dependent_launch)
 
 
 def attach_head(model: TorchModel, head: str) -> None:
@@ -267,6 +244,7 @@ def _load_spread(
         progress,
         cache_dtype=computing.cache_dtype,
         packed=computing.packed,
+        cuda_graphs=options.cuda_graphs,
     )
     if computing.device.type == "cuda":
         _compare(choice.plans[0], computing.device)

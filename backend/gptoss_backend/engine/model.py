@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.cache_sizing import size_cache
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import ModelLost, first_line
-from gptoss_backend.engine.kv_cache import BlockTables, KVCache
+from gptoss_backend.engine.kv_cache import KVCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +169,11 @@ class LocalModel(ABC):
     def rehearse(self, cache: KVCache) -> None:  # noqa: B027 (there is something to do for some)
         """One device needs no other."""
 
-    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
+    def launch(
+        self, batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None = None
+    ) -> LaunchedStep:
         """Compute a step, without draws."""
-        return self.forward(batch, cache, with_logits=with_logits)
+        return self.forward(batch, tables, with_logits=with_logits)
 
     def draft(self, batch: Batch, cache: KVCache, num_tokens: int) -> list[list[int]]:
         """There is nothing that could guess."""

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from gptoss_backend.engine.attention import AttentionPlan, attend
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.experts import Addition, Mixture, project
 from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
-from gptoss_backend.engine.kv_cache import BlockTables
 from gptoss_backend.engine.rope import RotaryEmbedding
 
 

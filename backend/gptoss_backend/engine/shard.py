@@ -69,6 +69,11 @@ class Shard:
         return self.part == 0
 
     @property
+    def has_output(self) -> bool:
+        """True where a step's tokens come out: of the last layers, the first part."""
+        return self.is_last and self.is_first_part
+
+    @property
     def heads(self) -> range:
         """Query heads."""
         return _even(self.whole.num_heads, self.part, self.num_parts)

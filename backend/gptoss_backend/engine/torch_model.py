@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.cache_sizing import size_cache
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
@@ -21,7 +22,6 @@ from gptoss_backend.engine.eagle.config import HeadConfig
 from gptoss_backend.engine.eagle.head import DraftHead, TokenPlaces
 from gptoss_backend.engine.eagle.weights import HeadWeights
 from gptoss_backend.engine.experts import Addition, ExpertShape, ExpertWeights, mix_experts
-from gptoss_backend.engine.kv_cache import BlockTables
 from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.operators import LayerCache, Operators, Projection, StepAttention, operators_for
@@ -36,8 +36,14 @@ class Group(Protocol):
     def add_up(self, partial: Tensor) -> Tensor:
         """Return the sum over the parts of a tensor, which may be overwritten."""
 
-    def join_output(self, logits: Tensor, vocab: range, *, with_logits: bool) -> StepOutput:
-        """Return what all parts' logits [num_samples, len(vocab)] say; only the first part's answer is of use."""
+    def join(self, logits: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return all parts' logits side by side, [n, vocab], in `out` where there is one."""
+
+    def agree_on(self, tokens: Tensor) -> None:
+        """Give every part the first one's tokens, in place."""
+
+    def wait(self, done: torch.cuda.Event) -> None:
+        """Wait for the device to come to an event behind what the parts compute together. Raises RuntimeError."""
 
 
 class Alone:
@@ -47,11 +53,30 @@ class Alone:
         """Return it: there is no other part."""
         return partial
 
-    def join_output(self, logits: Tensor, vocab: range, *, with_logits: bool) -> StepOutput:
-        """Return the output of the only part."""
-        assert vocab.start == 0  # noqa: S101 (the only part holds the whole vocabulary)
-        return StepOutput(logits.argmax(dim=-1).tolist(), logits if with_logits else None)
+    def join(self, logits: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return them: they are whole."""
+        return logits if out is None else out.copy_(logits)
 
+    def agree_on(self, tokens: Tensor) -> None:
+        """There is nobody to agree with."""
+
+    def wait(self, done: torch.cuda.Event) -> None:
+        """Wait for as long as it takes."""
+        done.synchronize()
+
+
+class Links(Protocol):
+    """The neighbours of a stage that holds some of a model's layers."""
+
+    def take_over(self, into: Tensor) -> Tensor:
+        """Wait for the residual stream of the stage before; returns `into`, filled."""
+
+    def pass_on(self, hidden: Tensor) -> None:
+        """Send a residual stream to the next stage; its memory may be used anew at once."""
+
+
+ELSEWHERE = StepOutput([], None)
+"""The output of a shard whose step's output comes out of another."""
 
 ExpertMixer = Callable[[Tensor, ExpertWeights, ExpertShape], Addition]
 
@@ -77,11 +102,12 @@ class TorchModel(LocalModel):
         mixer: ExpertMixer | None = None,
         operators: Operators | None = None,
         *,
+        links: Links | None = None,
         cache_dtype: torch.dtype | None = None,
     ) -> None:
-        """group: needed where the shard holds a part of each layer. mixer, operators: None: what is best here.
+        """group: needed where the shard holds a part of each layer, links: where it holds some of the layers.
 
-        cache_dtype: of keys and values; None: the weights'.
+        mixer, operators: None: what is best here. cache_dtype: of keys and values; None: the weights'.
         """
         self.config = shard.local_config()
         layer = weights.layers[0]
@@ -91,6 +117,7 @@ class TorchModel(LocalModel):
         self._shard = shard
         self._weights = weights
         self._group: Group = group or Alone()
+        self._links = links
         # in float16 the residual stream would overflow; see `project`
         self._residual_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
         self._rope = RotaryEmbedding(self.config.rope, self.config.head_dim, self.device)
@@ -136,16 +163,15 @@ class TorchModel(LocalModel):
         """Let go of the memory for the layers' keys and values, so that a larger cache can be planned."""
         self._cache.clear()
 
+    @torch.inference_mode()
     def forward(self, batch: Batch, tables: BlockTables, *, with_logits: bool) -> StepOutput:
-        """Compute a step with all layers here, as `LocalModel.forward` says."""
-        return self.unembed(self.run_layers(self.embed(batch), batch, tables), batch, with_logits=with_logits)
+        """Compute a step, as `LocalModel.forward` says; of a shard, its share: `ELSEWHERE` where no output comes out.
 
-    @torch.inference_mode()
-    def embed(self, batch: Batch) -> Tensor:
-        """Return the residual stream before the first layer, [num_tokens, hidden]. Only in the first shard."""
-        return self._embed(torch.tensor(batch.token_ids))
+        Every shard of a model has to compute every step, in the same order.
+        """
+        logits = self._finish(self.run_layers(self._begin(batch), batch, tables), batch)
+        return likeliest(logits, with_logits=with_logits)
 
-    @torch.inference_mode()
     def run_layers(self, hidden: Tensor, batch: Batch, tables: BlockTables) -> Tensor:
         """Return the residual stream [num_tokens, hidden] after this shard's layers, writing keys and values."""
         attention = self._operators.attention(batch, tables, self._rope, self.dtype)
@@ -157,18 +183,24 @@ class TorchModel(LocalModel):
         assert self._head is not None  # noqa: S101 (else it cannot draft)
         return self._head.draft(batch, cache, num_tokens)
 
-    @torch.inference_mode()
-    def unembed(self, hidden: Tensor, batch: Batch, *, with_logits: bool) -> StepOutput:
-        """Return what follows the batch's samples, from the residual stream after the last layer."""
-        logits = self._sample_logits(hidden, batch).float()
-        return self._group.join_output(logits, self._shard.vocab, with_logits=with_logits)
+    def _begin(self, batch: Batch) -> Tensor:
+        """Return the residual stream [num_tokens, hidden] before this shard's layers."""
+        if self._shard.is_first:
+            return self._embed(torch.tensor(batch.token_ids))
+        assert self._links is not None  # noqa: S101 (there is a stage before)
+        return self._links.take_over(self._empty_hidden(len(batch.token_ids)))
 
-    def _sample_logits(self, hidden: Tensor, batch: Batch) -> Tensor:
+    def _finish(self, hidden: Tensor, batch: Batch) -> Tensor | None:
+        """Return the logits of the batch's samples; None where others have them, to whom the stream is handed on."""
+        if not self._shard.is_last:
+            assert self._links is not None  # noqa: S101 (there is a stage behind)
+            self._links.pass_on(hidden)
+            return None
         samples = to_device(batch.samples, torch.int64, self.device)
-        return self._logits(hidden.index_select(0, samples))
+        logits = self._logits(hidden.index_select(0, samples))
+        return logits if self._shard.has_output else None
 
-    def empty_hidden(self, num_tokens: int) -> Tensor:
-        """Return memory for a residual stream."""
+    def _empty_hidden(self, num_tokens: int) -> Tensor:
         shape = (num_tokens, self.config.hidden_size)
         return torch.empty(shape, dtype=self._residual_dtype, device=self.device)
 
@@ -207,11 +239,13 @@ class TorchModel(LocalModel):
         return hidden if addition is None else hidden + self._operators.sum(addition).to(hidden.dtype)
 
     def _logits(self, hidden: Tensor, addition: Addition | None = None, out: Tensor | None = None) -> Tensor:
-        """Return [num_tokens, vocab] in the compute dtype, in `out` where there is one."""
+        """Return [num_tokens, vocab] of the whole vocabulary in the compute dtype, in `out` where there is one."""
         norm, unembedding = self._weights.norm, self._weights.unembedding
         assert norm is not None and unembedding is not None  # noqa: S101, PT018 (the last shard has them)
         _, last = self._add_and_norm(hidden, addition, norm)
-        return self._operators.linear(last, unembedding, out=out)
+        if self._shard.num_parts == 1:
+            return self._operators.linear(last, unembedding, out=out)
+        return self._group.join(self._operators.linear(last, unembedding), out)
 
     def _experts(self, hidden: Tensor, addition: Tensor, layer: LayerWeights) -> tuple[Tensor, Addition]:
         """Return the stream with an addition, and what the layer's experts then add to it."""
@@ -224,3 +258,11 @@ class TorchModel(LocalModel):
 
     def _add_and_norm(self, hidden: Tensor, addition: Addition | None, weight: Tensor) -> tuple[Tensor, Tensor]:
         return self._operators.add_and_norm(hidden, addition, weight, self.config.rms_norm_eps, self.dtype)
+
+
+def likeliest(logits: Tensor | None, *, with_logits: bool) -> StepOutput:
+    """Return a step's output where nothing is drawn; `ELSEWHERE` where there are no logits."""
+    if logits is None:
+        return ELSEWHERE
+    logits = logits.float()
+    return StepOutput(logits.argmax(dim=-1).tolist(), logits if with_logits else None)

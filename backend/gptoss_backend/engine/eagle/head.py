@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.eagle.config import HeadConfig
 from gptoss_backend.engine.eagle.weights import HeadWeights
-from gptoss_backend.engine.kv_cache import BlockTables
 from gptoss_backend.engine.operators import LayerCache, Operators, Projection, StepAttention
 from gptoss_backend.engine.rope import RotaryEmbedding
 

@@ -1,4 +1,4 @@
-"""A model on one GPU that replays its steps as CUDA graphs: one launch in place of hundreds.
+"""A model on a GPU, or a GPU's shard of one, that replays its steps as CUDA graphs: one launch in place of hundreds.
 
 Stage 5 of a request: step. Owns: which steps are recorded, their memory, their replaying.
 Does not know: what a step computes, which is `TorchModel`'s; sequences.
@@ -7,6 +7,9 @@ A graph is a step of a fixed number of rows, in memory that stays where it is; a
 Decodes alone are recorded up to their tokens. Of a step with chunks of prompts or drafts the layers are, for numbers of
 tokens that lie further apart; what follows its samples is then computed. What no graph holds is computed as
 `TorchModel` does.
+
+Parts of a layer add up, join and agree inside a graph; stages of a pipeline take over and pass on outside. All shards
+of a model record the same steps in the same order.
 """
 
 from __future__ import annotations
@@ -16,13 +19,16 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
+from gptoss_backend.engine.eagle.head import TokenPlaces
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.experts import Addition
 from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
@@ -32,10 +38,9 @@ from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
 from gptoss_backend.engine.kernels.step_inputs import CHUNK_TILE, DecodeRows, DeviceTables, PassRows
-from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import Draws, LaunchedStep, StepOutput
 from gptoss_backend.engine.shard import Shard
-from gptoss_backend.engine.torch_model import TorchModel
+from gptoss_backend.engine.torch_model import ELSEWHERE, Group, Links, TorchModel, likeliest
 from gptoss_backend.engine.transfer import to_device
 
 logger = logging.getLogger(__name__)
@@ -95,10 +100,9 @@ class CudaRecorder:
 
 
 class GraphedModel(TorchModel):
-    """A whole GPT-OSS with packed experts, by the kernels in here."""
+    """A GPT-OSS with packed experts, or a shard of one, by the kernels in here."""
 
     can_draw = True
-    max_rows_ahead = _LARGEST
 
     def __init__(
         self,
@@ -107,20 +111,24 @@ class GraphedModel(TorchModel):
         recorder: Recorder | None = None,
         operators: KernelOperators | None = None,
         *,
+        group: Group | None = None,
+        links: Links | None = None,
         cache_dtype: torch.dtype | None = None,
         dependent_launch: bool = False,
     ) -> None:
         """recorder: None: CUDA graphs. operators: None: what is best on the weights' device.
 
-        cache_dtype: as in `TorchModel`. dependent_launch: in decode steps a kernel begins while the one before it ends,
-        for GPUs that can (`has_dependent_launch`).
+        group, links, cache_dtype: as in `TorchModel`. dependent_launch: in decode steps a kernel begins while the one
+        before it ends, for GPUs that can (`has_dependent_launch`).
         """
         self._kernels = operators or KernelOperators(weights.layers[0].qkv_bias.device)
-        super().__init__(shard, weights, operators=self._kernels, cache_dtype=cache_dtype)
+        super().__init__(shard, weights, group, operators=self._kernels, links=links, cache_dtype=cache_dtype)
         self._recorder = recorder
         self._dependent_launch = dependent_launch
-        self._steps: list[_RecordedStep] = []
-        self._passes: list[_RecordedPass] = []
+        # a stage that has no tokens cannot go on with them
+        self.max_rows_ahead = _LARGEST if shard.is_first and shard.is_last else 0
+        self._steps: list[_Recorded[DecodeRows]] = []
+        self._passes: list[_Recorded[PassRows]] = []
 
     def allocate_cache(self, plan: CachePlan) -> None:
         """Take the memory for keys and values, and record steps on it. Raises EngineError."""
@@ -150,82 +158,132 @@ class GraphedModel(TorchModel):
         """What all is recorded on: each stream that has multiplied keeps 32 MiB of cuBLAS's for as long as we live."""
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
-    def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
-        """Replay what is recorded of such a step, and compute the rest."""
+    def launch(
+        self, batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None = None
+    ) -> LaunchedStep:
+        """Replay what is recorded of such a step, and compute the rest; of a shard, as `TorchModel.forward` says."""
         place = bisect_left(self._steps, batch.num_decodes, key=lambda step: step.rows.size)
-        if batch.chunks or place == len(self._steps):
-            return self._pass(batch, cache, with_logits=with_logits, draws=draws)
-        step = self._steps[place]
         with torch.inference_mode():
-            self._tables.follow(cache)
-            step.rows.fill(batch, draws, step.chosen)
-            step.replay()
-            return step.read(batch.num_decodes, with_logits=with_logits)
+            if batch.chunks or place == len(self._steps):
+                return self._pass(batch, tables, with_logits=with_logits, draws=draws)
+            step, count = self._steps[place], batch.num_decodes
+            self._tables.follow(tables)
+            step.rows.fill(batch, draws, self._memory.chosen[: step.rows.size])
+            hidden = self._replay(step, count)
+            if not self._shard.is_last:
+                self._finish(hidden, batch)
+            return self._read(count, with_logits=with_logits) if self._shard.has_output else ELSEWHERE
 
     def _experts(self, hidden: Tensor, addition: Tensor, layer: LayerWeights) -> tuple[Tensor, Addition]:
         norm = Norm(layer.expert_norm, self.config.rms_norm_eps, self.dtype)
         return norm_and_mix(hidden, addition, norm, layer.experts, self._expert_shape)
 
-    def _pass(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None) -> StepOutput:
+    def _pass(self, batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None) -> StepOutput:
         recorded = next((recorded for recorded in self._passes if recorded.rows.holds(batch)), None)
         if recorded is None:
-            hidden = self.run_layers(self.embed(batch), batch, cache)
+            hidden = self.run_layers(self._begin(batch), batch, tables)
         else:
-            with torch.inference_mode():
-                self._tables.follow(cache)
-                recorded.rows.fill(batch)
-                recorded.replay()
-            hidden = recorded.hidden
-        if draws is None:
-            return self.unembed(hidden, batch, with_logits=with_logits)
-        with torch.inference_mode():
-            return _drawn(self._sample_logits(hidden, batch), draws)
+            self._tables.follow(tables)
+            recorded.rows.fill(batch)
+            hidden = self._replay(recorded, len(batch.token_ids))
+        logits = self._finish(hidden, batch)
+        if logits is None or draws is None:
+            return likeliest(logits, with_logits=with_logits)
+        return _drawn(logits, draws)
+
+    def _replay(self, recorded: _Recorded[Any], count: int) -> Tensor:
+        """Compute what is recorded for `count` tokens; returns the residual stream behind this shard's layers.
+
+        It is in memory that the next replay writes to; where the graph goes on to tokens it says nothing.
+        """
+        if not self._shard.is_first:
+            assert self._links is not None  # noqa: S101 (there is a stage before)
+            incoming = self._memory.incoming[: recorded.rows.size]
+            self._links.take_over(incoming[:count])
+            incoming[count:] = incoming[0]  # for whoever stands in for the first token
+        recorded.replay()
+        return self._memory.hidden[:count]
+
+    def _read(self, count: int, *, with_logits: bool) -> _Replayed:
+        """Send what the replay will leave of the first rows to the host, as soon as it is there."""
+        chosen = self._memory.chosen[:count]
+        logits = self._memory.logits[:count] if with_logits else None
+        if self.device.type != "cuda":
+            return _Replayed(chosen.clone(), logits, None, self._group)
+        tokens = torch.empty(count, dtype=torch.int64, pin_memory=True)
+        tokens.copy_(chosen, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(self.device))
+        return _Replayed(tokens, logits, done, self._group)
+
+    # --- recording ---
 
     @torch.inference_mode()
     def _record_all(self, plan: CachePlan, recorder: Recorder) -> None:
         # a draft head notes a pass's tokens as the host lays them out
         passes = pass_sizes(plan.max_step_tokens) if self._head is None else []
         steps = graph_sizes(plan.num_rows)
-        # one memory for the results of all graphs, since only one of them is looked at
-        hidden = self.empty_hidden(max(passes, default=0))
-        logits = torch.empty(steps[-1], self.config.vocab_size, dtype=self.dtype, device=self.device)
+        self._memory = self._take_memory(steps[-1], max(steps + passes))
         # the largest first: the pool's memory then suffices for the others
         for index, size in enumerate(reversed(passes), start=1):
-            self._passes.insert(0, self._record_pass(PassRows(size, steps[-1], self.device), hidden[:size], recorder))
+            pass_rows = PassRows(size, steps[-1], self.device)
+            self._passes.insert(0, _Recorded(pass_rows, recorder(self._work_of_pass(pass_rows))))
             logger.info("recorded %d of %d graphs of passes: %d tokens", index, len(passes), size)
         for index, size in enumerate(reversed(steps), start=1):
-            self._steps.insert(0, self._record(size, logits, recorder))
+            rows = DecodeRows(size, self.device)
+            with launch_dependently(self._dependent_launch):
+                self._steps.insert(0, _Recorded(rows, recorder(self._work_of_step(rows))))
             logger.info("recorded %d of %d graphs of decodes: %d rows", index, len(steps), size)
+
+    def _take_memory(self, num_rows: int, num_tokens: int) -> _Memory:
+        config, has_logits = self._shard.whole, self._shard.is_last
+        return _Memory(
+            incoming=self._empty_hidden(0 if self._shard.is_first else num_tokens).zero_(),
+            hidden=self._empty_hidden(num_tokens),
+            logits=torch.empty(num_rows * has_logits, config.vocab_size, dtype=self.dtype, device=self.device),
+            chosen=torch.zeros(num_rows, dtype=torch.int64, device=self.device),
+        )
+
+    def _work_of_pass(self, rows: PassRows) -> Work:
+        """Return what computes the layers of a pass."""
+
+        def compute() -> None:
+            self._memory.hidden[: rows.size] = self._add(*self._layers_of(rows))
+
+        return compute
+
+    def _work_of_step(self, rows: DecodeRows) -> Work:
+        """Return what computes a step of decodes: up to its tokens, in a stage before the last the layers."""
+        logits, chosen = self._memory.logits[: rows.size], self._memory.chosen[: rows.size]
+
+        def compute() -> None:
+            stream = self._layers_of(rows, None if self._head is None else rows.places(self._tables))
+            if not self._shard.is_last:
+                self._memory.hidden[: rows.size] = self._add(*stream)
+                return
+            self._logits(*stream, out=logits)
+            if self._shard.is_first_part:
+                choose_tokens(logits, rows.draws, chosen)
+            self._group.agree_on(chosen)
+
+        return compute
+
+    def _layers_of(
+        self, rows: DecodeRows | PassRows, places: TokenPlaces | None = None
+    ) -> tuple[Tensor, Addition | None]:
+        attention = self._kernels.recorded_attention(rows, self._tables, self._rope, self._tables.plan.max_model_len)
+        is_first = self._shard.is_first
+        hidden = self._embed(rows.token_ids) if is_first else self._memory.incoming[: rows.size]
+        return self._through_layers(hidden, attention, places)
 
     @torch.inference_mode()
     def compile_rest(self) -> None:
         """Compute once what follows a pass and is not recorded, so that no prompt has to wait for a compiler."""
-        logits = [self._logits(self.empty_hidden(num_samples).zero_()) for num_samples in _SAMPLES_COMPILED]
+        if not self._shard.is_last:
+            return
+        logits = [self._logits(self._empty_hidden(num_samples).zero_()) for num_samples in _SAMPLES_COMPILED]
         for count in (1, 2):  # for an even number Triton compiles another kernel: the uniform numbers lie otherwise
             _drawn(logits[1][:count], Draws([1.0] * count, [0.5] * count))
-
-    def _record_pass(self, rows: PassRows, hidden: Tensor, recorder: Recorder) -> _RecordedPass:
-        longest = self._tables.plan.max_model_len
-
-        def compute() -> None:
-            attention = self._kernels.recorded_attention(rows, self._tables, self._rope, longest)
-            hidden.copy_(self._add(*self._through_layers(self._embed(rows.token_ids), attention)))
-
-        return _RecordedPass(rows, hidden, recorder(compute))
-
-    def _record(self, size: int, all_logits: Tensor, recorder: Recorder) -> _RecordedStep:
-        rows, logits = DecodeRows(size, self.device), all_logits[:size]
-        chosen = torch.zeros(size, dtype=torch.int64, device=self.device)
-        longest = self._tables.plan.max_model_len
-
-        def compute() -> None:
-            attention = self._kernels.recorded_attention(rows, self._tables, self._rope, longest)
-            places = None if self._head is None else rows.places(self._tables)
-            self._logits(*self._through_layers(self._embed(rows.token_ids), attention, places), out=logits)
-            choose_tokens(logits, rows.draws, chosen)
-
-        with launch_dependently(self._dependent_launch):
-            return _RecordedStep(rows, logits, chosen, recorder(compute))
 
 
 def _drawn(logits: Tensor, draws: Draws) -> StepOutput:
@@ -237,32 +295,26 @@ def _drawn(logits: Tensor, draws: Draws) -> StepOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class _RecordedPass:
-    rows: PassRows
+class _Memory:
+    """What all graphs leave their results in, since only those of one are looked at."""
+
+    incoming: Tensor
+    """[most tokens, hidden]: the residual stream of the stage before; empty in the first"""
     hidden: Tensor
-    """[size, hidden]: the residual stream after the last layer"""
-    replay: Work
+    """[most tokens, hidden]: the residual stream behind the layers"""
+    logits: Tensor
+    """[most rows, vocab] in the compute dtype; empty in a stage before the last"""
+    chosen: Tensor
+    """[most rows] int64: the rows' next tokens"""
+
+
+Rows = TypeVar("Rows", DecodeRows, PassRows)
 
 
 @dataclass(frozen=True, slots=True)
-class _RecordedStep:
-    rows: DecodeRows
-    logits: Tensor
-    """[size, vocab] in the compute dtype"""
-    chosen: Tensor
-    """[size] int64: the rows' next tokens"""
+class _Recorded(Generic[Rows]):
+    rows: Rows
     replay: Work
-
-    def read(self, count: int, *, with_logits: bool) -> _Replayed:
-        """Send what the replay will leave of the first rows to the host, as soon as it is there."""
-        logits = self.logits[:count] if with_logits else None
-        if self.chosen.device.type != "cuda":
-            return _Replayed(self.chosen[:count].clone(), logits, None)
-        tokens = torch.empty(count, dtype=torch.int64, pin_memory=True)
-        tokens.copy_(self.chosen[:count], non_blocking=True)
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        done.record(torch.cuda.current_stream(self.chosen.device))
-        return _Replayed(tokens, logits, done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +326,10 @@ class _Replayed:
     logits: Tensor | None
     done: torch.cuda.Event | None
     """None: it is done"""
+    group: Group
 
     def result(self) -> StepOutput:
         """Wait for this step, not for what was launched after it."""
         if self.done is not None:
-            self.done.synchronize()
+            self.group.wait(self.done)
         return StepOutput(self.tokens.tolist(), None if self.logits is None else self.logits.float())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.block_tables import BlockTable, BlockTables
 from gptoss_backend.engine.experts import Addition, Mixture
 from gptoss_backend.engine.int8 import Matrix
 from gptoss_backend.engine.kernels.attention import PagedCache, QueryTiles, attend_tiles, splits_for
@@ -27,7 +28,6 @@ from gptoss_backend.engine.kernels.step_inputs import (
     decode_tiles,
 )
 from gptoss_backend.engine.kernels.step_setup import set_up
-from gptoss_backend.engine.kv_cache import BlockTable, BlockTables
 from gptoss_backend.engine.operators import LayerCache, Projection, TorchOperators
 from gptoss_backend.engine.rope import RotaryEmbedding
 

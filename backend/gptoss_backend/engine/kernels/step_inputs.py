@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.block_tables import BlockTable, BlockTables
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.eagle.head import TokenPlaces
-from gptoss_backend.engine.kv_cache import KVCache, LayerGroup
 from gptoss_backend.engine.model import Draws
 from gptoss_backend.engine.transfer import to_device
 
@@ -28,8 +28,8 @@ class DecodeRows:
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.size = size
-        # two, since one may still be on its way when the next is filled
-        self._staged = deque(_Staged(size, pinned=device.type == "cuda") for _ in range(2))
+        # two, so that one can be filled while the other is still on its way
+        self._staged = deque(_Staged(size, device) for _ in range(2))
         self._numbers = torch.zeros(4, size, dtype=torch.int64, device=device)
         self.draws = torch.zeros(2, size, dtype=torch.float64, device=device)
         """Temperatures and uniform numbers, [size] each; a temperature of 0: the likeliest token."""
@@ -37,7 +37,7 @@ class DecodeRows:
         """[size] int64 each. is_real: 0 where a row is a stand-in: it reads as the first one, writes nothing."""
 
     def fill(self, batch: Batch, draws: Draws | None, chosen: Tensor) -> None:
-        """Send a batch of decodes to the device; the last but one sent must have been computed. draws: None: none.
+        """Send a batch of decodes to the device. draws: None: none.
 
         chosen: [size] int64 on the device: the token ids of a batch that follows.
         """
@@ -49,6 +49,7 @@ class DecodeRows:
         first = 1 if batch.follows else 0
         self._numbers[first:].copy_(staged.numbers[first:], non_blocking=True)
         self.draws.copy_(staged.draws, non_blocking=True)
+        staged.crossing.begin()
 
     @property
     def chunks(self) -> Tensor:
@@ -74,8 +75,7 @@ class PassRows:
         pinned = device.type == "cuda"
         self._staged_numbers = torch.zeros(4, size, dtype=torch.int64, pin_memory=pinned)
         self._staged_tiles = torch.zeros(num_tiles, 4, dtype=torch.int32, pin_memory=pinned)
-        # a chunk without a sample is waited for by nobody
-        self._sent: torch.cuda.Event | None = None
+        self._crossing = _Crossing(device)
         self._numbers = torch.zeros(4, size, dtype=torch.int64, device=device)
         self._tiles = torch.zeros(num_tiles, 4, dtype=torch.int32, device=device)
         self.token_ids, self.positions, self.rows, self.is_real = self._numbers
@@ -94,8 +94,7 @@ class PassRows:
 
     def fill(self, batch: Batch) -> None:
         """Send a step that fits to the device."""
-        if self._sent is not None:
-            self._sent.synchronize()
+        self._crossing.wait()
         _lay_out(batch, self._staged_numbers)
         self._staged_tiles.zero_()
         decodes, chunks = decode_tiles(batch), chunk_tiles(batch)
@@ -103,9 +102,7 @@ class PassRows:
         self._staged_tiles[self._num_decodes :][: len(chunks)] = chunks
         self._numbers.copy_(self._staged_numbers, non_blocking=True)
         self._tiles.copy_(self._staged_tiles, non_blocking=True)
-        if self._tiles.device.type == "cuda":
-            self._sent = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._sent.record(torch.cuda.current_stream(self._tiles.device))
+        self._crossing.begin()
 
 
 def decode_tiles(batch: Batch) -> Tensor:
@@ -127,12 +124,15 @@ def chunk_tiles(batch: Batch) -> Tensor:
 class _Staged:
     """Decodes on the host."""
 
-    def __init__(self, size: int, *, pinned: bool) -> None:
+    def __init__(self, size: int, device: torch.device) -> None:
         # pinned, so that the copy to the device waits for nothing
+        pinned = device.type == "cuda"
         self.numbers = torch.zeros(4, size, dtype=torch.int64, pin_memory=pinned)
         self.draws = torch.zeros(2, size, dtype=torch.float64, pin_memory=pinned)
+        self.crossing = _Crossing(device)
 
     def fill(self, batch: Batch, draws: Draws | None) -> None:
+        self.crossing.wait()
         _lay_out(batch, self.numbers)
         if draws is None:
             self.draws.zero_()
@@ -140,6 +140,27 @@ class _Staged:
         self.draws[:, : batch.num_decodes] = torch.tensor([draws.temperatures, draws.uniforms], dtype=torch.float64)
         # whoever stands in for the first row goes on with its token, and so with its experts
         self.draws[:, batch.num_decodes :] = self.draws[:, :1]
+
+
+class _Crossing:
+    """The way of what is staged on the host to the device: until it is there, nothing else may be staged.
+
+    Not every step is waited for: a chunk without a sample by nobody, a pipeline's steps by its last stage.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        # one that was never recorded counts as done
+        self._there = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def begin(self) -> None:
+        """Note that the copies to the device have been asked for."""
+        if self._there is not None:
+            self._there.record(torch.cuda.current_stream(self._device))
+
+    def wait(self) -> None:
+        if self._there is not None:
+            self._there.synchronize()
 
 
 def _lay_out(batch: Batch, lines: Tensor) -> None:
@@ -161,15 +182,15 @@ class DeviceTables:
         shape = (plan.num_rows, plan.max_blocks_per_row)
         self.full, self.sliding = (torch.zeros(shape, dtype=torch.int32, device=device) for _ in range(2))
 
-    def follow(self, cache: KVCache) -> None:
-        """Take over what has changed in the cache's tables since the last call."""
-        for table, group in ((self.full, cache.full), (self.sliding, cache.sliding)):
-            _follow(table, group)
+    def follow(self, tables: BlockTables) -> None:
+        """Take over what has changed in the host's tables since the last call."""
+        for there, here in ((self.full, tables.full), (self.sliding, tables.sliding)):
+            _follow(there, here)
 
 
-def _follow(table: Tensor, group: LayerGroup) -> None:
+def _follow(table: Tensor, host: BlockTable) -> None:
     latest: dict[int, int] = {}
-    changes = group.take_changes()
+    changes = host.take_changes()
     for row, first, entries in changes:
         start = row * table.shape[1] + first
         latest.update(zip(range(start, start + len(entries)), entries, strict=True))
@@ -179,5 +200,5 @@ def _follow(table: Tensor, group: LayerGroup) -> None:
         places, blocks = to_device([list(latest), list(latest.values())], torch.int64, table.device)
         table.view(-1).index_copy_(0, places, blocks.to(table.dtype))
     except RuntimeError:  # the step fails for want of memory; the next one must know of these, too
-        group.put_back(changes)
+        host.put_back(changes)
         raise

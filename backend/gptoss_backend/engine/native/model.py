@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
 from gptoss_backend.engine.int8 import Matrix
-from gptoss_backend.engine.kv_cache import BlockTables
 from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native.library import (

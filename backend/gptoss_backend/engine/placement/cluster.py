@@ -46,12 +46,17 @@ class Cluster:
         elsewhere = self.num_ranks - len(self.devices)
         return f"ranks 0 to {self.num_ranks - 1} ({here}{f'; {elsewhere} on other hosts' if elsewhere else ''})"
 
-    def advice(self) -> str:
-        """Return what to try where the ranks cannot compute together; empty where nothing is known."""
+    def advice(self, *, replays: bool = False) -> str:
+        """Return what to try where the ranks cannot compute together; empty where nothing is known.
+
+        replays: whether they compute recorded steps.
+        """
         tries = []
         if self.num_ranks > len(self.devices):
             tries.append("open all ports between the nodes to each other")
         if self.devices[0].type == "cuda":
             # PCIe's way from card to card loses what it carries behind ACS or an IOMMU
             tries.append("set NCCL_P2P_DISABLE=1, and NCCL_DEBUG=WARN to be told more")
+        if replays:
+            tries.append("set engine.cuda_graphs to false")
         return f"; where the way between them is at fault: {', '.join(tries)}" if tries else ""

@@ -10,6 +10,7 @@ line breaks: whatever waits here is told, and the model is at an end.
 
 from __future__ import annotations
 
+import math
 import queue
 import secrets
 import threading
@@ -27,6 +28,7 @@ from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.checkpoint import Progress, load_weights
 from gptoss_backend.engine.errors import EngineError, ModelLost, first_line
 from gptoss_backend.engine.kv_cache import KVCache
+from gptoss_backend.engine.making import can_replay
 from gptoss_backend.engine.model import Draws, LaunchedStep, ModelInfo, StepOutput, check_device
 from gptoss_backend.engine.placement.cluster import Cluster
 from gptoss_backend.engine.placement.group import address_towards, join_group, leave_group
@@ -46,9 +48,7 @@ T = TypeVar("T")
 class DistributedModel:
     """A model over several ranks. Used by the engine's thread; `fault` by any."""
 
-    can_draw = False
     can_draft = False
-    max_rows_ahead = 0
 
     def __init__(
         self,
@@ -60,10 +60,12 @@ class DistributedModel:
         *,
         cache_dtype: torch.dtype | None = None,
         packed: bool = False,
+        cuda_graphs: bool = False,
     ) -> None:
         """Start the other ranks of this host, wait for those elsewhere, load everybody's shard; blocks for as long.
 
-        cache_dtype: of keys and values; None: `dtype`. packed: experts stay in MXFP4.
+        cache_dtype: of keys and values; None: `dtype`. packed: experts stay in MXFP4. cuda_graphs: steps are replayed
+        where all ranks can.
         Raises EngineError with the sentence of whichever rank could not. Nothing is left running then.
         """
         self.config = shards[0].whole
@@ -76,11 +78,14 @@ class DistributedModel:
         self._cluster = replace(cluster, secret=cluster.secret or secrets.token_hex(16))
         self._ranks = Ranks(self._cluster, [self._assignment(shard, len(shards), packed=packed) for shard in shards])
         self._stage: Stage
+        self._replays = False
         try:
-            self._start(folder, shards[0], progress, packed=packed)
+            self._start(folder, shards[0], progress, packed=packed, cuda_graphs=cuda_graphs)
         except BaseException:
             self.close()
             raise
+        self.can_draw = self._stage.model.can_draw
+        self.max_rows_ahead = self._stage.model.max_rows_ahead
 
     @property
     def fault(self) -> str | None:
@@ -100,10 +105,15 @@ class DistributedModel:
         )
 
     def allocate_cache(self, plan: CachePlan) -> None:
-        """Let every rank take its memory, as `Model.allocate_cache` says."""
+        """Let every rank take its memory and record its steps, as `Model.allocate_cache` says. Raises EngineError."""
         self._ranks.tell(asdict(plan))
-        self._stage.model.allocate_cache(plan)
-        self._ranks.hear_all()
+        try:
+            # compiling takes as long as it takes; a rank that is gone would be waited for in what is recorded
+            self._unless_over(lambda: self._stage.allocate_cache(plan), "recorded no steps", None)
+            self._ranks.hear_all()
+        except BaseException:
+            self.close()
+            raise
 
     def rehearse(self, cache: KVCache) -> None:
         """Compute two steps on all ranks, as `Model.rehearse` says: a fault between cards shows at no other time.
@@ -111,7 +121,7 @@ class DistributedModel:
         Raises EngineError, with everything closed.
         """
         try:
-            self._in_time(lambda: rehearse(self, cache), "finished no first step")
+            self._unless_over(lambda: rehearse(self, cache), "finished no first step", self._cluster.timeout_s)
         except BaseException:
             self.close()
             raise
@@ -122,13 +132,15 @@ class DistributedModel:
 
     def launch(self, batch: Batch, cache: KVCache, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
         """Begin a step on all ranks, as `Model.launch` says. Raises ModelLost."""
-        message = StepMessage(batch, with_logits, cache.full.take_changes(), cache.sliding.take_changes())
+        message = StepMessage(batch, with_logits, draws, cache.full.take_changes(), cache.sliding.take_changes())
         try:
             self._ranks.send(message.encode())
-            output = self._stage.run(batch, cache, with_logits=with_logits)
+            launched = self._stage.launch(message)
         except Exception as error:  # whatever it is, the other ranks have gone on, and a peer may be gone
-            raise self._lost(error) from error
-        return output or _Awaited(self, len(batch.samples) if with_logits else None)
+            raise self.lost(error) from error
+        if self._stage.shard.has_output:
+            return _Joint(self, launched)
+        return _Awaited(self, len(batch.samples) if with_logits else None)
 
     def check(self) -> None:
         """Ask the device of this process, as `Model.check` says; another rank whose device fails ends by itself."""
@@ -151,26 +163,39 @@ class DistributedModel:
         try:
             logits = None if num_logits is None else self._stage.receive_back(num_logits)
         except RuntimeError as error:
-            raise self._lost(error) from error
+            raise self.lost(error) from error
         return StepOutput(tokens, logits)
+
+    def lost(self, error: Exception) -> ModelLost:
+        """Return the error for a broken exchange, in the words of the line that broke, where one does soon."""
+        self._ranks.await_fault()
+        return ModelLost(self._ranks.give_up(f"the ranks lost each other: {first_line(error)}"))
 
     # --- start ---
 
-    def _start(self, folder: Path, shard: Shard, progress: Progress | None, *, packed: bool) -> None:
+    def _start(self, folder: Path, shard: Shard, progress: Progress | None, *, packed: bool, cuda_graphs: bool) -> None:
         cluster = self._cluster
         store = self._ranks.gather(folder)
         if self.device.type == "cpu":
             torch.set_num_threads(cluster.num_threads_each)
         weights = load_weights(folder, shard, self.dtype, self.device, packed=packed, progress=progress)
-        self._ranks.hear_all()
-        self._ranks.tell({"join": True})
+        can_all = all([can_replay(weights), *(loaded["can_replay"] for loaded in self._ranks.hear_all())])
+        self._replays = cuda_graphs and can_all
+        self._ranks.tell({"cuda_graphs": self._replays})
         address = address_towards(cluster.host, store.port)
 
         def join() -> Stage:
             join_group(store, 0, cluster.num_ranks, self.device, address=address, timeout_s=cluster.timeout_s)
-            return Stage(shard, weights, self._cache_dtype)
+            return Stage(
+                shard,
+                weights,
+                self._cache_dtype,
+                cuda_graphs=self._replays,
+                timeout_s=cluster.timeout_s,
+                is_over=lambda: self.fault is not None,
+            )
 
-        self._stage = self._in_time(join, "did not reach each other")
+        self._stage = self._unless_over(join, "did not reach each other", cluster.timeout_s)
 
     def _assignment(self, shard: Shard, num_ranks: int, *, packed: bool) -> Assignment:
         return Assignment(
@@ -184,7 +209,7 @@ class DistributedModel:
             packed=packed,
         )
 
-    def _in_time(self, work: Callable[[], T], failing: str) -> T:
+    def _unless_over(self, work: Callable[[], T], failing: str, timeout_s: float | None) -> T:
         """Return what comes of something that all ranks do, on a thread of its own: it may never return.
 
         failing: what the ranks did, in words, where it is not done in time. Raises EngineError.
@@ -194,26 +219,33 @@ class DistributedModel:
         def run() -> None:
             try:
                 outcome.set_result(work())
-            except Exception as error:  # noqa: BLE001 (raised again where it is waited for)
+            except BaseException as error:  # noqa: BLE001 (raised again where it is waited for)
                 outcome.set_exception(error)
 
-        threading.Thread(target=run, name="first-step", daemon=True).start()
-        deadline_s = time.monotonic() + self._cluster.timeout_s
+        threading.Thread(target=run, name="together", daemon=True).start()
+        deadline_s = time.monotonic() + (math.inf if timeout_s is None else timeout_s)
         while not outcome.done() and self.fault is None and time.monotonic() < deadline_s:
             wait([outcome], _LOOK_PERIOD_S)
         try:
             return outcome.result(0)
         except Exception as error:
-            words = first_line(error) or f"they {failing} in {self._cluster.timeout_s:g} s"
-            sentence = f"{self._cluster} cannot compute together: {self.fault or words}{self._cluster.advice()}"
-            raise EngineError(sentence) from error
+            words = first_line(error) or f"they {failing}{'' if timeout_s is None else f' in {timeout_s:g} s'}"
+            advice = self._cluster.advice(replays=self._replays)
+            raise EngineError(f"{self._cluster} cannot compute together: {self.fault or words}{advice}") from error
 
-    # --- death ---
 
-    def _lost(self, error: Exception) -> ModelLost:
-        """Return the error for a broken exchange, in the words of the line that broke, where one does soon."""
-        self._ranks.await_fault()
-        return ModelLost(self._ranks.give_up(f"the ranks lost each other: {first_line(error)}"))
+@dataclass(frozen=True, slots=True)
+class _Joint:
+    """A step whose output comes out in this process, and which other ranks compute with it."""
+
+    model: DistributedModel
+    launched: LaunchedStep
+
+    def result(self) -> StepOutput:
+        try:
+            return self.launched.result()
+        except Exception as error:
+            raise self.model.lost(error) from error
 
 
 @dataclass(frozen=True, slots=True)

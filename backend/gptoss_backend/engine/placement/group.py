@@ -11,23 +11,25 @@ import logging
 import socket
 import struct
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from gptoss_backend.engine.model import StepOutput
 from gptoss_backend.environment import bind_collectives_to
 
 logger = logging.getLogger(__name__)
 
 _SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's address
 _LEAVE_TIMEOUT_S: Final = 2.0
+_LOOK_PERIOD_S: Final = 5e-5  # the next step has been launched: to notice late costs the devices nothing
 
 
 def open_store(host: str, port: int, *, is_master: bool, timeout_s: float) -> TCPStore:
@@ -87,10 +89,14 @@ def _destroy_group() -> None:
 class TensorGroup:
     """The parts of each layer. All ranks call the same methods in the same order."""
 
-    def __init__(self, widths: Sequence[int]) -> None:
-        """widths: how much of the vocabulary each part has."""
-        self._rank = dist.get_rank()
+    def __init__(self, widths: Sequence[int], timeout_s: float, is_over: Callable[[], bool]) -> None:
+        """widths: how much of the vocabulary each part has. timeout_s: the longest that `wait` waits.
+
+        is_over: whether the ranks are known to be at an end.
+        """
         self._widths = widths
+        self._timeout_s = timeout_s
+        self._is_over = is_over
 
     def add_up(self, partial: Tensor) -> Tensor:
         """Return the sum over the parts, in place."""
@@ -98,29 +104,30 @@ class TensorGroup:
         dist.all_reduce(partial)
         return partial
 
-    def join_output(self, logits: Tensor, vocab: range, *, with_logits: bool) -> StepOutput:
-        """Return the whole vocabulary's output at rank 0; elsewhere an empty one."""
-        best = self._join_best(logits, vocab)
-        return StepOutput(best, self._join_logits(logits) if with_logits else None)
-
-    def _join_best(self, logits: Tensor, vocab: range) -> list[int]:
-        values, places = logits.max(dim=-1)
-        # exact in float64: logits are float32, token ids are small
-        mine = torch.stack((values.double(), places.double() + vocab.start), dim=-1)
-        gathered = [torch.empty_like(mine) for _ in self._widths]
-        dist.all_gather(gathered, mine)
-        all_parts = torch.stack(gathered)
-        winners = all_parts[..., 0].argmax(dim=0)  # the first among equals: the lowest ids
-        return all_parts[winners, torch.arange(len(mine), device=mine.device), 1].long().tolist()
-
-    def _join_logits(self, logits: Tensor) -> Tensor | None:
-        padded = torch.nn.functional.pad(logits, (0, max(self._widths) - logits.shape[1]), value=-torch.inf)
-        if self._rank:
-            dist.gather(padded, None, dst=0)
-            return None
+    def join(self, logits: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the whole vocabulary's, [n, vocab], on every rank."""
+        padded = F.pad(logits, (0, max(self._widths) - logits.shape[1])).contiguous()
         parts = [torch.empty_like(padded) for _ in self._widths]
-        dist.gather(padded, parts, dst=0)
-        return torch.cat([part[:, :width] for part, width in zip(parts, self._widths, strict=True)], dim=1)
+        dist.all_gather(parts, padded)
+        kept = [part[:, :width] for part, width in zip(parts, self._widths, strict=True)]
+        return torch.cat(kept, dim=1) if out is None else torch.cat(kept, dim=1, out=out)
+
+    def agree_on(self, tokens: Tensor) -> None:
+        """Take over the first rank's: cards of several kinds may round otherwise."""
+        dist.broadcast(tokens, 0)
+
+    def wait(self, done: torch.cuda.Event) -> None:
+        """Wait for what is computed together, but not for ranks that are gone: a replayed sum has no time limit.
+
+        Raises RuntimeError.
+        """
+        deadline_s = time.monotonic() + self._timeout_s
+        while not done.query():  # type: ignore[no-untyped-call]
+            if self._is_over():
+                raise RuntimeError("a rank is gone")
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"they did not finish a step in {self._timeout_s:g} s")
+            time.sleep(_LOOK_PERIOD_S)
 
 
 class StageLinks:
@@ -134,14 +141,14 @@ class StageLinks:
         self._underway: deque[tuple[dist.Work | None, Tensor]] = deque()  # the latest sent
 
     def pass_on(self, hidden: Tensor) -> None:
-        """Send a residual stream to the next stage, without waiting for it to be taken."""
+        """Send a copy of a residual stream to the next stage, without waiting for it to be taken."""
         # no more steps than stages are under way: those before have been taken, but gloo knows so only once waited for
         while len(self._underway) > self._last:
             work, _ = self._underway.popleft()
             if work is not None:
                 work.wait()
-        hidden = hidden.contiguous()
-        self._underway.append((dist.isend(hidden, self._rank + 1), hidden))
+        sent = hidden.clone(memory_format=torch.contiguous_format)
+        self._underway.append((dist.isend(sent, self._rank + 1), sent))
 
     def take_over(self, into: Tensor) -> Tensor:
         """Wait for the residual stream of the stage before; returns `into`, filled."""

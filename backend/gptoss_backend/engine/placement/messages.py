@@ -3,23 +3,22 @@
 Owns: the layout of a step on the wire, the mirror of the block tables that its changes keep up to date.
 Does not know: connections.
 
-A step is one run of 32-bit integers: seven counts, then the lists they count. All hosts have the same byte order.
+A step is one run of 32-bit integers, nine counts and then the lists they count, and behind it the numbers that tokens
+are drawn by, 64-bit floats. All hosts have the same byte order.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from gptoss_backend.engine.batch import Batch, Chunk
+from gptoss_backend.engine.block_tables import BlockTable, TableChange
 from gptoss_backend.engine.cache_plan import CachePlan
-from gptoss_backend.engine.kv_cache import TableChange
+from gptoss_backend.engine.model import Draws
 
-_NUM_COUNTS = 7
+_NUM_COUNTS = 9
 _CHUNK_INTS = 4
 
 
@@ -29,53 +28,61 @@ class StepMessage:
 
     batch: Batch
     with_logits: bool
+    draws: Draws | None
     full_changes: list[TableChange]
     sliding_changes: list[TableChange]
 
     def encode(self) -> bytes:
         """Return the bytes that `decode` reads."""
-        batch = self.batch
+        batch, draws = self.batch, self.draws
         full, sliding = _flat_changes(self.full_changes), _flat_changes(self.sliding_changes)
         chunks = [n for chunk in batch.chunks for n in (chunk.start, chunk.length, chunk.row, chunk.position)]
-        numbers = array("i", [len(batch.token_ids), len(batch.samples), batch.num_decodes, len(batch.chunks)])
-        numbers.extend([int(self.with_logits), len(full), len(sliding)])
+        numbers = array("i", [len(batch.positions), len(batch.samples), batch.num_decodes, len(batch.chunks)])
+        numbers.extend([int(batch.follows), int(self.with_logits), int(draws is not None), len(full), len(sliding)])
         for part in (batch.token_ids, batch.positions, batch.rows, batch.samples, chunks, full, sliding):
             numbers.extend(part)
-        return numbers.tobytes()
+        drawn = array("d") if draws is None else array("d", [*draws.temperatures, *draws.uniforms])
+        return numbers.tobytes() + drawn.tobytes()
 
     @classmethod
     def decode(cls, raw: bytes) -> StepMessage:
         """Return the step that `encode` wrote."""
-        numbers = array("i")
-        numbers.frombytes(raw)
-        num_tokens, num_samples, num_decodes, num_chunks, with_logits, num_full, num_sliding = numbers[:_NUM_COUNTS]
-        place = _NUM_COUNTS
-
-        def take(count: int) -> list[int]:
-            nonlocal place
-            place += count
-            return numbers[place - count : place].tolist()
-
-        token_ids, positions, rows = take(num_tokens), take(num_tokens), take(num_tokens)
-        samples, flat = take(num_samples), take(num_chunks * _CHUNK_INTS)
+        reader = _Reader(raw)
+        num_tokens, num_samples, num_decodes, num_chunks, *rest = reader.take(_NUM_COUNTS)
+        follows, with_logits, has_draws, num_full, num_sliding = rest
+        token_ids = [] if follows else reader.take(num_tokens)
+        positions, rows, samples = reader.take(num_tokens), reader.take(num_tokens), reader.take(num_samples)
+        flat = reader.take(num_chunks * _CHUNK_INTS)
         chunks = [Chunk(*flat[i : i + _CHUNK_INTS]) for i in range(0, len(flat), _CHUNK_INTS)]
-        batch = Batch(token_ids, positions, rows, samples, num_decodes, chunks)
-        full, sliding = list(_changes(take(num_full))), list(_changes(take(num_sliding)))
-        return cls(batch, bool(with_logits), full, sliding)
+        batch = Batch(token_ids, positions, rows, samples, num_decodes, chunks, follows=bool(follows))
+        full, sliding = list(_changes(reader.take(num_full))), list(_changes(reader.take(num_sliding)))
+        draws = _draws_of(reader.rest) if has_draws else None
+        return cls(batch, bool(with_logits), draws, full, sliding)
 
 
-class MirroredTable:
-    """A block table as it is in the engine's process."""
+class _Reader:
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._place = 0
 
-    def __init__(self, plan: CachePlan, window: int | None) -> None:
-        self.window = window
-        self.table: Tensor = torch.zeros(plan.num_rows, plan.max_blocks_per_row, dtype=torch.int32)
-        self._entries = self.table.numpy()
+    def take(self, count: int) -> list[int]:
+        """Return the next integers."""
+        numbers = array("i")
+        end = self._place + count * numbers.itemsize
+        numbers.frombytes(self._raw[self._place : end])
+        self._place = end
+        return numbers.tolist()
 
-    def apply(self, changes: Iterable[TableChange]) -> None:
-        """Bring it up to date."""
-        for row, start, entries in changes:
-            self._entries[row, start : start + len(entries)] = entries
+    @property
+    def rest(self) -> bytes:
+        return self._raw[self._place :]
+
+
+def _draws_of(raw: bytes) -> Draws:
+    numbers = array("d")
+    numbers.frombytes(raw)
+    count = len(numbers) // 2
+    return Draws(numbers[:count].tolist(), numbers[count:].tolist())
 
 
 class MirroredTables:
@@ -83,13 +90,14 @@ class MirroredTables:
 
     def __init__(self, plan: CachePlan, sliding_window: int) -> None:
         self.plan = plan
-        self.full = MirroredTable(plan, None)
-        self.sliding = MirroredTable(plan, sliding_window)
+        self.full = BlockTable(None, plan)
+        self.sliding = BlockTable(sliding_window, plan)
 
     def apply(self, message: StepMessage) -> None:
         """Bring them to where they were when the step was launched."""
-        self.full.apply(message.full_changes)
-        self.sliding.apply(message.sliding_changes)
+        for table, changes in ((self.full, message.full_changes), (self.sliding, message.sliding_changes)):
+            for change in changes:
+                table.write(*change)
 
 
 def _flat_changes(changes: list[TableChange]) -> list[int]:

@@ -1,47 +1,60 @@
-"""One rank's share of a step.
+"""One rank's share of every step.
 
-Stage 5 of a request: step. Owns: what a rank computes and hands on, and in which order.
+Stage 5 of a request: step. Owns: a shard, its copy of the block tables, its place among the ranks.
 Does not know: processes, lines, who asked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
-from gptoss_backend.engine.batch import Batch
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.checkpoint import Weights
-from gptoss_backend.engine.kv_cache import BlockTables
-from gptoss_backend.engine.model import StepOutput
+from gptoss_backend.engine.making import make_model
+from gptoss_backend.engine.model import LaunchedStep, StepOutput
 from gptoss_backend.engine.placement.group import StageLinks, TensorGroup
+from gptoss_backend.engine.placement.messages import MirroredTables, StepMessage
 from gptoss_backend.engine.shard import Shard
-from gptoss_backend.engine.torch_model import TorchModel
 
 
 class Stage:
-    """A shard in the process group. Made once all ranks have joined it."""
+    """A shard in the process group. Made once all ranks have joined it; `allocate_cache` comes before any step."""
 
-    def __init__(self, shard: Shard, weights: Weights, cache_dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        weights: Weights,
+        cache_dtype: torch.dtype,
+        *,
+        cuda_graphs: bool,
+        timeout_s: float,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """cuda_graphs: all ranks replay steps (see `can_replay`). timeout_s, is_over: see `TensorGroup`."""
         self.shard = shard
         is_tensor = shard.num_parts > 1
-        group = TensorGroup([len(part.vocab) for part in shard.all_parts]) if is_tensor else None
-        self.model = TorchModel(shard, weights, group, cache_dtype=cache_dtype)
+        widths = [len(part.vocab) for part in shard.all_parts]
         self._links = None if is_tensor else StageLinks()
+        self.model = make_model(
+            shard,
+            weights,
+            cuda_graphs=cuda_graphs,
+            cache_dtype=cache_dtype,
+            group=TensorGroup(widths, timeout_s, is_over) if is_tensor else None,
+            links=self._links,
+        )
 
-    def run(self, batch: Batch, tables: BlockTables, *, with_logits: bool) -> StepOutput | None:
-        """Compute this rank's share; returns the output where it comes out, at the last stage and the first part."""
-        model, shard, links = self.model, self.shard, self._links
-        if shard.is_first:
-            hidden = model.embed(batch)
-        else:
-            assert links is not None  # noqa: S101 (parts of a layer all begin with the embedding)
-            hidden = links.take_over(model.empty_hidden(len(batch.token_ids)))
-        hidden = model.run_layers(hidden, batch, tables)
-        if not shard.is_last:
-            assert links is not None  # noqa: S101
-            links.pass_on(hidden)
-            return None
-        output = model.unembed(hidden, batch, with_logits=with_logits)
-        return output if shard.is_first_part else None
+    def allocate_cache(self, plan: CachePlan) -> None:
+        """Take the memory for keys and values. Where steps are recorded all ranks do so at once, together."""
+        self.model.allocate_cache(plan)
+        self._tables = MirroredTables(plan, self.model.config.sliding_window)
+
+    def launch(self, message: StepMessage) -> LaunchedStep:
+        """Begin this rank's share of a step; its result says something only where `shard.has_output`."""
+        self._tables.apply(message)
+        return self.model.launch(message.batch, self._tables, with_logits=message.with_logits, draws=message.draws)
 
     def send_back(self, output: StepOutput) -> None:
         """Send a step's logits, where there are any, from the last stage to the first."""

@@ -27,11 +27,12 @@ from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError, first_line
+from gptoss_backend.engine.making import can_replay
 from gptoss_backend.engine.model import StepOutput
 from gptoss_backend.engine.placement.control import Line, LineError, call
 from gptoss_backend.engine.placement.group import address_towards, join_group, open_store
 from gptoss_backend.engine.placement.jobs import Job
-from gptoss_backend.engine.placement.messages import MirroredTables, StepMessage
+from gptoss_backend.engine.placement.messages import StepMessage
 from gptoss_backend.engine.placement.stage import Stage
 from gptoss_backend.engine.precision import check_cache_dtype
 from gptoss_backend.engine.shard import Shard
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 CONTROL_KEY = "control"
 """Under which the store holds the port of the exchange."""
+_RECORDING = "gptoss_backend.engine.kernels.graphed_model"
+"""What logs each graph: all ranks record the same ones, so the first one's word is enough."""
 _LINE_BROKE = 75  # EX_TEMPFAIL of sysexits.h
 
 
@@ -67,6 +70,7 @@ def main() -> int:
     """Serve one rank until the line ends; returns the exit status."""
     job = Job(**json.loads(sys.stdin.readline()))
     logging.basicConfig(level=logging.INFO, format=f"rank {job.rank}: %(message)s")
+    logging.getLogger(_RECORDING).setLevel(logging.WARNING)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine's process, which ends this one
     try:
         store = open_store(job.rendezvous_host, job.rendezvous_port, is_master=False, timeout_s=job.timeout_s)
@@ -99,8 +103,8 @@ def _serve(job: Job, assignment: Assignment, store: TCPStore, line: Line, inbox:
     folder = Path(job.folder)
     shard = assignment.shard_of(ModelConfig.from_folder(folder))
     weights = load_weights(folder, shard, getattr(torch, assignment.dtype), device, packed=assignment.packed)
-    line.tell({"loaded": True})
-    _next(inbox)  # all have
+    line.tell({"can_replay": can_replay(weights)})
+    all_have: dict[str, bool] = json.loads(_next(inbox))
     join_group(
         store,
         job.rank,
@@ -109,29 +113,25 @@ def _serve(job: Job, assignment: Assignment, store: TCPStore, line: Line, inbox:
         address=address_towards(job.rendezvous_host, job.rendezvous_port),
         timeout_s=job.timeout_s,
     )
-    stage = Stage(shard, weights, cache_dtype)
+    stage = Stage(shard, weights, cache_dtype, cuda_graphs=all_have["cuda_graphs"], timeout_s=job.timeout_s)
     del weights
-    tables = _make_cache(stage, line, inbox)
-    _run_steps(stage, tables, line, inbox)
+    _make_cache(stage, line, inbox)
+    _run_steps(stage, line, inbox)
 
 
-def _make_cache(stage: Stage, line: Line, inbox: queue.SimpleQueue[bytes]) -> MirroredTables:
-    """Say what there is room for here; take memory for what all have agreed on."""
-    model = stage.model
+def _make_cache(stage: Stage, line: Line, inbox: queue.SimpleQueue[bytes]) -> None:
+    """Say what there is room for here; take memory for what all have agreed on, and record the steps."""
     limits = CacheLimits(**json.loads(_next(inbox)))
-    line.tell(asdict(model.plan_cache(limits)))
-    plan = CachePlan(**json.loads(_next(inbox)))
-    model.allocate_cache(plan)
+    line.tell(asdict(stage.model.plan_cache(limits)))
+    stage.allocate_cache(CachePlan(**json.loads(_next(inbox))))
     line.tell({"ready": True})
-    return MirroredTables(plan, model.config.sliding_window)
 
 
-def _run_steps(stage: Stage, tables: MirroredTables, line: Line, inbox: queue.SimpleQueue[bytes]) -> NoReturn:
+def _run_steps(stage: Stage, line: Line, inbox: queue.SimpleQueue[bytes]) -> NoReturn:
     while True:
-        message = StepMessage.decode(_next(inbox))
-        tables.apply(message)
-        output = stage.run(message.batch, tables, with_logits=message.with_logits)
-        if output is not None:
+        launched = stage.launch(StepMessage.decode(_next(inbox)))
+        if stage.shard.has_output:
+            output = launched.result()
             line.send(_encode_output(output))
             stage.send_back(output)
 
