@@ -73,10 +73,12 @@ def as_lines(found: Plan, price: float | None) -> list[str]:
     ]
     if found.roofline.placement.mode == "tensor":
         lines.append(f"and {TENSOR_SHARE:.0%} of it over several cards, an assumption")
+    if exchange_s := found.roofline.exchange_s:
+        lines.append(f"and {exchange_s * 1000:.2g} ms a step for what the cards exchange, an assumption")
     if floor_s := found.roofline.launching_s:
         lines.append(
-            f"and {floor_s * 1000:.0f} ms a step at least: over several cards the host launches kernel by kernel, "
-            "an assumption from one host"
+            f"and {floor_s * 1000:.0f} ms a step at least: on this card the host launches kernel by kernel, an "
+            "assumption from another host"
         )
     return lines
 

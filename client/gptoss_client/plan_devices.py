@@ -36,6 +36,8 @@ class Device:
     flops: float
     """Dense bfloat16 operations a second; float16 where it has no bfloat16."""
     efficiency: Efficiency
+    has_graphs: bool = True
+    """Steps are CUDA graphs, or there is no GPU to launch anything on."""
     unembedding_bytes: int = 2
     """Read for each weight of the unembedding: 1 where the likeliest token is first looked for in 8 bits."""
 
@@ -70,15 +72,19 @@ LAUNCHING_S: Final = 20.2e-3 / 24
 """Of a layer, what the host takes to launch its kernels where a step is no CUDA graph: 256 tokens took 20.2 ms for the
 20B's 24 layers on an H100 (load/RESULTS.md), twice what the card had to do. That steps of few rows, with fewer kernels,
 and other hosts take as long is an assumption."""
+EXCHANGE_S: Final = 30e-6
+"""An assumption: what cards take to add up, or to hand on, few rows, however fast they are."""
 
 
-def _card(name: str, gib: float, gb_per_s: float, tflops: float, efficiency: Efficiency = ASSUMED) -> Device:
-    return Device(name, int(gib * _GIB), gb_per_s * 1e9, tflops * 1e12, efficiency)
+def _card(
+    name: str, gib: float, gb_per_s: float, tflops: float, efficiency: Efficiency = ASSUMED, *, has_graphs: bool = True
+) -> Device:
+    return Device(name, int(gib * _GIB), gb_per_s * 1e9, tflops * 1e12, efficiency, has_graphs)
 
 
 DEVICES: Final = {
     # NVIDIA's data sheets; operations without sparsity, memory as drivers report it
-    "t4": _card("T4", 14.7, 320, 65),
+    "t4": _card("T4", 14.7, 320, 65, has_graphs=False),
     "l4": _card("L4", 22.0, 300, 121),
     "a10": _card("A10", 22.0, 600, 125),
     "rtx4090": _card("RTX 4090", 23.6, 1008, 165),

@@ -1,8 +1,8 @@
 """How long a model's passes take, from what they read and compute.
 
 Stage: before anything is bought.
-Owns: the roofline: bytes and operations of a decode step and of a prompt, and the time of the longer of the two, or of
-what launches them.
+Owns: the roofline: bytes and operations of a decode step and of a prompt, the time of the longer of the two, or of what
+launches them, and what cards exchange.
 Does not know: users, prices, how many cards there are beyond one replica's.
 
 The roofline model: S. Williams, A. Waterman, D. Patterson, https://doi.org/10.1145/1498765.1498785. Experts are taken
@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.placement.choice import SINGLE, Choice
-from gptoss_client.plan_devices import LAUNCHING_S, TENSOR_SHARE, Device
+from gptoss_backend.engine.placement.choice import Choice
+from gptoss_client.plan_devices import EXCHANGE_S, LAUNCHING_S, TENSOR_SHARE, Device
 
 _VALUE_BYTES = 2  # bfloat16 and float16
 
@@ -57,18 +57,24 @@ class Roofline:
 
     @property
     def launching_s(self) -> float:
-        """What a step takes at least, however little it reads: over several cards it is no CUDA graph."""
-        return 0.0 if self.placement.mode == SINGLE else LAUNCHING_S * self.config.num_layers
+        """What a step takes at least, however little it reads, where the host launches kernel by kernel; else 0."""
+        return 0.0 if self.device.has_graphs else LAUNCHING_S * self.config.num_layers
+
+    @property
+    def exchange_s(self) -> float:
+        """What a step takes beside reading and computing, because several cards share it."""
+        num_cards = len(self.placement.shards)
+        if self.placement.mode == "tensor":  # two sums a layer, then the logits and what was chosen of them
+            return EXCHANGE_S * (2 * self.config.num_layers + 2)
+        return EXCHANGE_S * (num_cards - 1)
 
     def _seconds(self, num_bytes: float, operations: float) -> float:
         # tensor parallelism reads and computes with all cards at once; a pipeline's take turns with a token
         cards = TENSOR_SHARE * len(self.placement.shards) if self.placement.mode == "tensor" else 1.0
         device, reached = self.device, self.device.efficiency
-        return max(
-            self.launching_s,
-            num_bytes / (cards * device.bandwidth * reached.memory),
-            operations / (cards * device.flops * reached.compute),
-        )
+        reading_s = num_bytes / (cards * device.bandwidth * reached.memory)
+        computing_s = operations / (cards * device.flops * reached.compute)
+        return max(self.launching_s, reading_s, computing_s) + self.exchange_s
 
     def _weight_bytes(self, num_tokens: float) -> float:
         config, plans = self.config, self.placement.plans
