@@ -19,8 +19,9 @@ from starlette.responses import Response
 
 from gptoss_adapter.errors import InvalidRequestError
 
-_MAX_CONTAINERS: Final = 500_000
-"""Objects and lists of JSON: 0.1 s to read. 8 MiB of text in any script have fewer; of `{},` they have 2.8 million."""
+_MAX_CONTAINERS: Final = 200_000
+"""Objects and lists of JSON, which take a second to look at. JSON or code as long as the context has a tenth of that,
+8 MiB of `{},` have 2.8 million."""
 _NAMES_OF_VERSIONS: Final = frozenset({"api-version", "beta"})
 """Azure's, and what `client.beta` of OpenAI's library says with each request."""
 

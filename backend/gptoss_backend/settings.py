@@ -127,6 +127,10 @@ class McpServerSettings(_Section):
         return {"url": value} if isinstance(value, str) else value
 
 
+MAX_ENTRIES: Final = 16_384
+"""Of a list of objects in a request: no setting allows more messages or tools, so more are not looked at."""
+
+
 class AdapterSettings(_Section):
     """The HTTP process."""
 
@@ -135,9 +139,9 @@ class AdapterSettings(_Section):
     max_header_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
     header_timeout_s: Annotated[float, Field(gt=0)] = 20.0
     write_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    max_messages: Annotated[int, Field(ge=1)] = 2048
+    max_messages: Annotated[int, Field(ge=1, le=MAX_ENTRIES)] = 2048
     max_choices: Annotated[int, Field(ge=1)] = 128
-    max_tools: Annotated[int, Field(ge=1)] = 128
+    max_tools: Annotated[int, Field(ge=1, le=MAX_ENTRIES)] = 128
     max_schema_bytes: Annotated[int, Field(ge=1024, le=MAX_SCHEMA_BYTES)] = MAX_SCHEMA_BYTES
     max_schema_depth: Annotated[int, Field(ge=1, le=150)] = 64
     mirror_reasoning_content: bool = False

@@ -18,7 +18,7 @@ from gptoss_adapter.admission import Admission
 from gptoss_adapter.app import create_app
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import TooManyRequestsError
-from gptoss_backend.settings import AdapterSettings
+from gptoss_backend.settings import MAX_ENTRIES, AdapterSettings
 from gptoss_backend.settings_sources import load_settings
 from support.fake_adapter import FakeAdapter, adapter_process
 from support.fake_model_server import FakeModelServer
@@ -303,7 +303,7 @@ def test_chat_when_it_allows_a_thousand_tools_then_each_is_looked_up_once(client
         assert client.post(CHAT, json=chat_body(tools=tools, tool_choice=choice)).status_code == status
 
 
-MANY = "[" + "{}," * 150_000 + "1]"
+MANY = "[" + "{}," * 75_000 + "1]"
 HARMLESS = [
     (CHAT, '{"model":"gpt-oss","messages":[{"role":"user","content":"Hi"}],"prompt_cache_options":%s}'),
     (CHAT, '{"model":"gpt-oss","messages":[{"role":"assistant","content":"Hi","parsed":%s}]}'),
@@ -313,6 +313,26 @@ HARMLESS = [
         '[{"type":"input_text","text":"Hi","annotations":%s,"logprobs":%s}]}]}',
     ),
 ]
+
+
+PART = '{"type":"text","text":"a"}'
+LONG_LISTS = [
+    (CHAT, '{"model":"gpt-oss","messages":[%s]}', '{"role":"user","content":"a"}', "messages"),
+    (CHAT, '{"model":"gpt-oss","messages":[{"role":"user","content":[%s]}]}', PART, "messages[0].content"),
+    (RESPONSES, '{"model":"gpt-oss","input":"a","tools":[%s]}', '{"type":"function","name":"a"}', "tools"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "entry", "param"), LONG_LISTS)
+def test_body_when_a_list_is_longer_than_any_setting_allows_then_it_is_refused_unread(
+    client: httpx.Client, path: str, body: str, entry: str, param: str
+) -> None:
+    entries = ",".join([entry] * (MAX_ENTRIES + 1))
+    refused = client.post(path, content=body % entries, headers={"content-type": "application/json"})
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["param"], error["code"]) == (param, "invalid_value")
+    assert "list should have at most 16384 entries" in error["message"]
 
 
 @pytest.mark.parametrize(("path", "body"), HARMLESS)

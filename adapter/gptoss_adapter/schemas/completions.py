@@ -14,11 +14,11 @@ from pydantic import Discriminator, Field, Tag
 from gptoss_adapter.schemas.chat import ResponseFormatField
 from gptoss_adapter.schemas.fields import ListOf, NotHonoured
 from gptoss_adapter.schemas.raw_output import RawOutputFields
-from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, StopString, TokenId, one_or_several
+from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, StopString, TokenIds, one_or_several
 from gptoss_adapter.schemas.structured import StructuredFields
 
 _Text = Annotated[str, Field(min_length=1)]
-_TokenIds = Annotated[ListOf[TokenId], Field(min_length=1)]
+_Tokens = Annotated[TokenIds, Field(min_length=1)]
 
 
 def _prompt_kind(value: object) -> str | None:
@@ -35,8 +35,8 @@ def _prompt_kind(value: object) -> str | None:
 Prompt = Annotated[
     Annotated[_Text, Tag("text")]
     | Annotated[ListOf[_Text], Field(min_length=1), Tag("texts")]
-    | Annotated[_TokenIds, Tag("tokens")]
-    | Annotated[ListOf[_TokenIds], Field(min_length=1), Tag("several_tokens")],
+    | Annotated[_Tokens, Tag("tokens")]
+    | Annotated[ListOf[_Tokens], Field(min_length=1), Tag("several_tokens")],
     Discriminator(
         _prompt_kind,
         custom_error_type="prompt_type",

@@ -20,6 +20,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_json
 
+from gptoss_backend.settings import MAX_ENTRIES
+
 UNSUPPORTED: Final = "unsupported_parameter"
 """The pydantic error type of a field that is known but not honoured."""
 TOO_MANY_FIELDS: Final = "too_many_fields"
@@ -28,11 +30,6 @@ TOO_MANY_FIELDS: Final = "too_many_fields"
 _MOST_FIELDS: Final = 256
 _Entry = TypeVar("_Entry")
 
-# pydantic makes a report of half a kilobyte and more of each fault: of a long list the first one is enough
-ListOf: TypeAlias = Annotated[list[_Entry], Field(fail_fast=True)]
-"""A list that is read up to its first fault."""
-
-
 ItemId = Annotated[str, Field(min_length=1, max_length=256)]
 """What an item of a conversation is known by."""
 Harmless: TypeAlias = Annotated[object, BeforeValidator(lambda value: None)]
@@ -40,14 +37,20 @@ Harmless: TypeAlias = Annotated[object, BeforeValidator(lambda value: None)]
 
 
 def at_most(count: int) -> BeforeValidator:
-    """Refuse an object with more entries before any is looked at: `max_length` counts once all have been."""
+    """Refuse an object or a list with more entries before any is looked at: `max_length` counts once all have been."""
     return BeforeValidator(lambda value: _counted(value, count, "too_long"))
 
 
 def _counted(value: object, count: int, error: str) -> object:
-    if isinstance(value, dict) and len(value) > count:
-        raise PydanticCustomError(error, "object should have at most {count} entries", {"count": count})
+    if isinstance(value, dict | list) and len(value) > count:
+        kind = "object" if isinstance(value, dict) else "list"
+        raise PydanticCustomError(error, "{kind} should have at most {count} entries", {"kind": kind, "count": count})
     return value
+
+
+# pydantic makes a report of half a kilobyte and more of each fault: of a long list the first one is enough
+ListOf: TypeAlias = Annotated[list[_Entry], Field(fail_fast=True), at_most(MAX_ENTRIES)]
+"""A list that is read up to its first fault."""
 
 
 Labels = Annotated[

@@ -18,6 +18,8 @@ MAX_CHOICES: Final = 128
 _INT32: Final = 2**31
 
 TokenId = Annotated[int, Field(ge=0, lt=_INT32)]
+TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
+"""As long as a prompt may be: numbers, unlike objects, are soon read."""
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 
 

@@ -12,8 +12,8 @@ from typing import Annotated, Final
 from pydantic import Discriminator, Field, Tag
 
 from gptoss_adapter.schemas.chat import PromptFields
-from gptoss_adapter.schemas.fields import ListOf, RequestModel
-from gptoss_adapter.schemas.sampling import TokenId
+from gptoss_adapter.schemas.fields import RequestModel
+from gptoss_adapter.schemas.sampling import TokenIds
 
 _MOST_TOKENS: Final = 2**20
 """Eight times the longest context."""
@@ -50,4 +50,4 @@ class DetokenizeRequest(RequestModel):
     """Token ids to be read as text."""
 
     model: str | None = None
-    tokens: Annotated[ListOf[TokenId], Field(max_length=_MOST_TOKENS)]
+    tokens: Annotated[TokenIds, Field(max_length=_MOST_TOKENS)]
