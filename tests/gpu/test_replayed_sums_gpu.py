@@ -12,7 +12,8 @@ import torch.distributed as dist
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.kernels.graphed_model import CudaRecorder, GraphedModel
+from gptoss_backend.engine.kernels.graphed_model import GraphedModel
+from gptoss_backend.engine.kernels.recording import CudaRecorder
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.group import TensorGroup
 from gptoss_backend.engine.shard import Shard

@@ -12,8 +12,9 @@ from typing import Any
 
 from gptoss_backend.engine import making
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights, load_weights
-from gptoss_backend.engine.kernels import graphed_model
-from gptoss_backend.engine.kernels.graphed_model import GraphedModel, Work
+from gptoss_backend.engine.kernels import graphed_model, recording
+from gptoss_backend.engine.kernels.graphed_model import GraphedModel
+from gptoss_backend.engine.kernels.recording import Work
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.placement import driver, worker
 
@@ -38,8 +39,8 @@ def let_ranks_replay(put: Callable[[Any, str, Any], None]) -> None:
     for module in (driver, worker):
         put(module, "load_weights", _load_for_kernels)
     put(graphed_model, "CudaRecorder", _Again)
-    put(graphed_model, "_STEPS", (1, 2, 4))
-    put(graphed_model, "_PASSES", (16,))
+    put(recording, "_STEPS", (1, 2, 4))
+    put(recording, "_PASSES", (16,))
     put(graphed_model, "_SAMPLES_COMPILED", (2, 2))
     put(GraphedModel, "_side_stream", None)
 

@@ -17,10 +17,11 @@ from gptoss_backend.engine.checkpoint import Weights, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import load_head
 from gptoss_backend.engine.experts import mix_experts
-from gptoss_backend.engine.kernels import graphed_model
+from gptoss_backend.engine.kernels import recording
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
-from gptoss_backend.engine.kernels.graphed_model import CudaRecorder, GraphedModel, Work, graph_sizes, pass_sizes
+from gptoss_backend.engine.kernels.graphed_model import GraphedModel
 from gptoss_backend.engine.kernels.operators import KernelOperators
+from gptoss_backend.engine.kernels.recording import CudaRecorder, Work, graph_sizes, pass_sizes
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import Draws
 from gptoss_backend.engine.operators import TorchOperators, has_dependent_launch
@@ -99,8 +100,8 @@ def graphed(
 
 def few_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let rows stand in for others in small batches, too, and little be recorded."""
-    monkeypatch.setattr(graphed_model, "_STEPS", (1, 2, 4))
-    monkeypatch.setattr(graphed_model, "_PASSES", (16,))
+    monkeypatch.setattr(recording, "_STEPS", (1, 2, 4))
+    monkeypatch.setattr(recording, "_PASSES", (16,))
 
 
 def test_engine_when_kernels_compute_then_its_tokens_are_those_of_plain_torch(tmp_path: Path) -> None:

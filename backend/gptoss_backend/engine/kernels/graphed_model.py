@@ -1,6 +1,6 @@
 """A model on a GPU, or a GPU's shard of one, that replays its steps as CUDA graphs: one launch in place of hundreds.
 
-Stage 5 of a request: step. Owns: which steps are recorded, their memory, their replaying.
+Stage 5 of a request: step. Owns: the memory of what is recorded, its replaying.
 Does not know: what a step computes, which is `TorchModel`'s; sequences.
 
 A graph is a step of a fixed number of rows, in memory that stays where it is; a batch takes the smallest that holds it.
@@ -15,8 +15,7 @@ of a model record the same steps in the same order.
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -35,9 +34,17 @@ from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
 from gptoss_backend.engine.kernels.experts import norm_and_mix
 from gptoss_backend.engine.kernels.norm import Norm
 from gptoss_backend.engine.kernels.operators import KernelOperators
+from gptoss_backend.engine.kernels.recording import (
+    MOST_DECODES,
+    CudaRecorder,
+    Recorder,
+    Work,
+    graph_sizes,
+    pass_sizes,
+)
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
-from gptoss_backend.engine.kernels.step_inputs import CHUNK_TILE, DecodeRows, DeviceTables, PassRows
+from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, PassRows
 from gptoss_backend.engine.model import Draws, LaunchedStep, StepOutput
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import ELSEWHERE, Group, Links, TorchModel, likeliest
@@ -45,58 +52,8 @@ from gptoss_backend.engine.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
-_LARGEST = 256
-# experts of few rows are computed for each row by itself (the 120B: up to 24), those that stand in included
-_STEPS = (*range(1, 9), *range(10, 17, 2), 20, *range(24, _LARGEST + 1, 8))
 # one of each number of rows for which there is another kernel
 _SAMPLES_COMPILED = (1, MOST_ROWS // 2, MOST_ROWS - 1, MOST_ROWS, MOST_ROWS + 1)
-_PASSES = (8, 16, 32, 64, 128, 192, 256, 384, 512, 768, 1024)
-# beyond, the device has work for longer than the host takes to launch it
-_LARGEST_PASS = _PASSES[-1] + _LARGEST
-
-Work = Callable[[], None]
-Recorder = Callable[[Work], Work]
-"""Returns what does the same work again, on the same memory."""
-
-
-def graph_sizes(max_rows: int) -> list[int]:
-    """Return the numbers of rows to record steps for, so that all batches up to `max_rows`, or 256, find one."""
-    return list(_STEPS[: bisect_left(_STEPS, min(max_rows, _LARGEST)) + 1])
-
-
-def pass_sizes(max_tokens: int) -> list[int]:
-    """Return the numbers of tokens to record passes for, so that all steps up to `max_tokens` find one.
-
-    The last is for a full chunk beside all that decode, which is most steps under load. Where steps may be larger than
-    the largest pass, those up to 1,024 find one.
-    """
-    if max_tokens > _LARGEST_PASS:
-        return list(_PASSES)
-    sizes = list(_PASSES[: bisect_right(_PASSES, max_tokens)])
-    return [*sizes, -(-max_tokens // CHUNK_TILE) * CHUNK_TILE] if max_tokens > (sizes or [0])[-1] else sizes
-
-
-class CudaRecorder:
-    """Records work as CUDA graphs that share one pool of memory: they must not run at the same time."""
-
-    def __init__(self, stream: torch.cuda.Stream) -> None:
-        """stream: to record on, not the device's own."""
-        self._stream = stream
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, work: Work) -> Work:
-        """Run the work twice, which compiles its kernels, and record it."""
-        with torch.cuda.device(self._stream.device):
-            self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
-                work()
-                work()
-            torch.cuda.current_stream().wait_stream(self._stream)
-            graph = torch.cuda.CUDAGraph()
-            # other threads of this process may use the device meanwhile
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-                work()
-        return graph.replay
 
 
 class GraphedModel(TorchModel):
@@ -126,7 +83,7 @@ class GraphedModel(TorchModel):
         self._recorder = recorder
         self._dependent_launch = dependent_launch
         # a stage that has no tokens cannot go on with them
-        self.max_rows_ahead = _LARGEST if shard.is_first and shard.is_last else 0
+        self.max_rows_ahead = MOST_DECODES if shard.is_first and shard.is_last else 0
         self._steps: list[_Recorded[DecodeRows]] = []
         self._passes: list[_Recorded[PassRows]] = []
 
