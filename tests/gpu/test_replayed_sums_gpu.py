@@ -1,4 +1,4 @@
-"""What parts of a layer exchange, recorded as CUDA graphs, with NCCL: one part alone, since a card is one rank's."""
+"""What parts of a layer exchange and read of the host, recorded as CUDA graphs. NCCL: one part alone on one card."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.kernels.embedding import look_up
 from gptoss_backend.engine.kernels.graphed_model import GraphedModel
 from gptoss_backend.engine.kernels.recording import CudaRecorder
 from gptoss_backend.engine.options import EngineOptions
@@ -73,3 +74,17 @@ def test_logits_when_their_joining_is_recorded_then_each_replay_joins_what_is_th
         mine.fill_(value)
         replay()
         assert joined.eq(value).all()
+
+
+def test_embedding_when_its_look_up_is_recorded_then_each_replay_reads_the_host_s_rows() -> None:
+    table = torch.randn(SHAPE.vocab_size, 2880, dtype=torch.bfloat16).pin_memory()
+    ids, rows = torch.zeros(5, dtype=torch.int64, device=CUDA), torch.zeros(5, 2880, dtype=torch.bfloat16, device=CUDA)
+
+    def read() -> None:
+        rows.copy_(look_up(table, ids, torch.bfloat16))
+
+    replay = CudaRecorder(torch.cuda.Stream(CUDA))(read)
+    for first in (7, 300):
+        ids.copy_(torch.arange(first, first + 5))
+        replay()
+        assert torch.equal(rows.cpu(), table[first : first + 5])

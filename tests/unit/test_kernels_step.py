@@ -11,6 +11,7 @@ from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.config import RopeConfig
 from gptoss_backend.engine.int8 import EightBitMatrix
 from gptoss_backend.engine.kernels import step_inputs
+from gptoss_backend.engine.kernels.embedding import look_up
 from gptoss_backend.engine.kernels.qkv import project_and_store
 from gptoss_backend.engine.kernels.rotary import rotate_and_store
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
@@ -122,3 +123,11 @@ def test_set_up_when_rows_decode_then_angles_slots_and_tiles_are_torch_s() -> No
         assert slots.tolist() == [*(table[places] * 16 + rows.positions[:3] % 16).tolist(), -1]
     places = zip(range(4), [1] * 4, rows.rows.tolist(), rows.positions.tolist(), strict=True)
     assert shared.decodes.tolist() == [list(place) for place in places]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_look_up_when_the_table_is_the_host_s_then_rows_are_torch_s(dtype: torch.dtype) -> None:
+    table = torch.randn(50, 1500, generator=torch.Generator().manual_seed(1)).bfloat16()
+    ids = torch.tensor([3, 49, 0, 3])
+    held = table.pin_memory() if DEVICE.type == "cuda" else table
+    assert torch.equal(look_up(held, ids.to(DEVICE), dtype).cpu(), table[ids].to(dtype))

@@ -61,7 +61,7 @@ class Weights:
     """A whole model, or a shard of it."""
 
     embedding: Tensor | None
-    """[vocab, hidden], on the host where the shard shares its model's layers with others; None after the first layer"""
+    """[vocab, hidden], on the host where parts share the layers; None after the first layer and in all parts but one"""
     layers: tuple[LayerWeights, ...]
     norm: Tensor | None
     unembedding: Matrix | None
@@ -111,10 +111,12 @@ def load_weights(
         if progress is not None:
             progress(len(layers), len(shard.layers))
     embedding = norm = unembedding = None
-    if shard.is_first:
-        # each part would hold the whole table to look up a row a token: the host's memory holds it once for all
-        at = device if shard.num_parts == 1 else torch.device("cpu")
-        embedding = reader.read(EMBEDDING, at=at)
+    if shard.is_first and shard.num_parts == 1:
+        embedding = reader.read(EMBEDDING)
+    elif shard.is_first and shard.is_first_part:
+        # each part would hold the whole table to look up a row a token: the first one has it, in the host's memory
+        embedding = reader.read(EMBEDDING, at=torch.device("cpu"))
+        embedding = embedding.pin_memory() if device.type == "cuda" else embedding
     if shard.is_last:
         norm = reader.read("model.norm.weight").float()
         unembedding = reader.read_matrix([(reader.unembedding, (_slice(shard.vocab),))])

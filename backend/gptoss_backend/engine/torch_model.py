@@ -205,6 +205,13 @@ class TorchModel(LocalModel):
         return torch.empty(shape, dtype=self._residual_dtype, device=self.device)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
+        """Return the rows of tokens, [num_tokens, hidden]. Of several parts the first one has the table."""
+        if self._shard.num_parts == 1:
+            return self._look_up(token_ids)
+        mine = self._look_up(token_ids) if self._shard.is_first_part else self._empty_hidden(len(token_ids)).zero_()
+        return self._group.add_up(mine)
+
+    def _look_up(self, token_ids: Tensor) -> Tensor:
         table = self._weights.embedding
         assert table is not None  # noqa: S101 (the first shard has it)
         return F.embedding(token_ids.to(table.device), table).to(self.device, self._residual_dtype)

@@ -31,6 +31,7 @@ from gptoss_backend.engine.eagle.head import TokenPlaces
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.experts import Addition
 from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
+from gptoss_backend.engine.kernels.embedding import look_up
 from gptoss_backend.engine.kernels.experts import norm_and_mix
 from gptoss_backend.engine.kernels.norm import Norm
 from gptoss_backend.engine.kernels.operators import KernelOperators
@@ -130,6 +131,12 @@ class GraphedModel(TorchModel):
             if not self._shard.is_last:
                 self._finish(hidden, batch)
             return self._read(count, with_logits=with_logits) if self._shard.has_output else ELSEWHERE
+
+    def _look_up(self, token_ids: Tensor) -> Tensor:
+        table = self._weights.embedding
+        if self._shard.num_parts == 1 or table is None:
+            return super()._look_up(token_ids)
+        return look_up(table, token_ids.to(self.device), self._residual_dtype)
 
     def _experts(self, hidden: Tensor, addition: Tensor, layer: LayerWeights) -> tuple[Tensor, Addition]:
         norm = Norm(layer.expert_norm, self.config.rms_norm_eps, self.dtype)

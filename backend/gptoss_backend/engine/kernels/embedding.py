@@ -1,0 +1,36 @@
+"""Rows of an embedding that stays in the host's memory, looked up by the device.
+
+Owns: `look_up`. The torch reference is `torch.nn.functional.embedding`.
+
+Which tokens a step embeds only the device may know: they are what the step before it chose. So the device reads the
+host's pinned memory itself, a few kilobytes a token.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_BLOCK = 1024
+
+
+def look_up(table: Tensor, token_ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the rows of `token_ids` [n] int64 as [n, hidden] in `dtype`, on their device.
+
+    table: [vocab, hidden], contiguous; in pinned memory where the ids are on a GPU.
+    """
+    hidden = table.shape[1]
+    rows = torch.empty(len(token_ids), hidden, dtype=dtype, device=token_ids.device)
+    _look_up[(len(token_ids), triton.cdiv(hidden, _BLOCK))](table, token_ids, rows, hidden, BLOCK=_BLOCK)
+    return rows
+
+
+@triton.jit
+def _look_up(table: tl.tensor, token_ids: tl.tensor, rows: tl.tensor, hidden: tl.tensor, BLOCK: tl.constexpr) -> None:
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < hidden
+    values = tl.load(table + tl.load(token_ids + row) * hidden + column, mask=inside)
+    tl.store(rows + row * hidden + column, values.to(rows.dtype.element_ty), mask=inside)
