@@ -94,9 +94,9 @@ def start(settings: Settings, shm_prefix: str, ending: threading.Event) -> subpr
     """Start tritonserver; SIGTERM and SIGINT are passed on to it from here on, and `ending` is set with the first."""
     environment = with_card_order(inherited_environment())
     placing = place_in_one(settings, environment)
-    if placing.cards:
+    if cards := placing.cards_of(0):
         sys.stderr.write(f"leaves out {', '.join(placing.left_out)}: of no use for what is served\n")
-        show_cards(placing.cards, environment)
+        show_cards(cards, environment)
     command = triton_command(
         settings,
         find_runtime(),

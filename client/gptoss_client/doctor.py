@@ -38,7 +38,7 @@ from gptoss_client.doctor_cuda import (
 )
 from gptoss_client.errors import CommandError, DriverError, PortError, RuntimeMissingError, UsageError
 from gptoss_client.gpu import Gpu, has_nvidia_gpu, list_gpus
-from gptoss_client.placing import place_in_one, with_num_replicas
+from gptoss_client.placing import place, with_num_replicas
 from gptoss_client.ports import Listener, check_ports
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.triton_command import exposure
@@ -147,8 +147,8 @@ class _Examination:
     def _left_out(self) -> set[int]:
         """The cards that do not serve, by their place among those that a process sees."""
         with contextlib.suppress(CommandError):  # which another check tells
-            if cards := place_in_one(self._settings, self._environment).cards:
-                return set(range(len(self._gpus))).difference(cards)
+            if shares := place(self._settings, self._environment).shares:
+                return set(range(len(self._gpus))).difference(*shares)
         return set()
 
     @property

@@ -37,20 +37,16 @@ class Placing:
     """Of the models' configs; None: config.pbtxt itself."""
     num_replicas: int = 1
     """How many tritonservers there are to be."""
-    has_card_each: bool = False
-    """Whether each of them is to see one card only, of several."""
-    cards: tuple[int, ...] = ()
-    """Positions, among the cards that a process sees, of those that are of use; empty: all are."""
+    shares: tuple[tuple[int, ...], ...] = ()
+    """Of each tritonserver: positions, among the cards that a process sees, of its own; empty: each sees all."""
     left_out: tuple[str, ...] = ()
-    """Names of the others: too small for what is served, or more than it takes."""
+    """Names of the cards that none has: too small for what is served, or more than it takes."""
     num_cards: int = 0
     """That a process sees, those left out included; 0: none, or it is not known."""
 
     def cards_of(self, number: int) -> tuple[int, ...]:
         """Return the positions of the cards that tritonserver `number` is to see; empty: all."""
-        if not self.has_card_each:
-            return self.cards
-        return (self.cards[number] if self.cards else number,)
+        return self.shares[number] if self.shares else ()
 
     def num_cards_of(self, number: int) -> int:
         """Return how many cards tritonserver `number` sees."""
@@ -65,20 +61,18 @@ def place(settings: Settings, environment: Mapping[str, str]) -> Placing:
     placing, wanted = place_in_one(settings, environment), settings.server.num_replicas
     if settings.server.triton_replicas is not None:
         return placing  # the adapter is not told of more
-    variant = placing.variant
-    if variant == SPREAD_VARIANT or (variant != REPLICAS_VARIANT and settings.placement.mode not in (AUTO, SINGLE)):
-        if wanted and wanted > 1:
-            raise UsageError(
-                f"server.num_replicas is {wanted}, but one engine is spread over several devices: leave it out, or "
-                f"set placement.mode to {SINGLE}"
-            )
-        return placing
-    num_able = len(placing.cards) or placing.num_cards
-    if wanted and 0 < num_able < wanted:
-        raise UsageError(f"server.num_replicas is {wanted}, but the GPUs that can be used are {num_able}")
-    num_replicas = wanted or (max(1, num_able) if variant == REPLICAS_VARIANT else 1)
-    has_card_each = placing.num_cards > 1 and (variant == REPLICAS_VARIANT or num_replicas > 1)
-    return replace(placing, num_replicas=num_replicas, has_card_each=has_card_each)
+    if placing.variant == SPREAD_VARIANT:
+        return _place_spread(placing, settings, environment)
+    if placing.variant != REPLICAS_VARIANT and _is_spread(settings.placement):
+        _check_can_repeat(settings)
+        return replace(placing, num_replicas=wanted or 1)
+    able = placing.cards_of(0) or range(placing.num_cards)
+    if wanted and 0 < len(able) < wanted:
+        raise UsageError(f"server.num_replicas is {wanted}, but the GPUs that can be used are {len(able)}")
+    num_replicas = wanted or (max(1, len(able)) if placing.variant == REPLICAS_VARIANT else 1)
+    has_card_each = placing.num_cards > 1 and (placing.variant == REPLICAS_VARIANT or num_replicas > 1)
+    shares = tuple((card,) for card in able[:num_replicas]) if has_card_each else ()
+    return replace(placing, num_replicas=num_replicas, shares=shares)
 
 
 def with_num_replicas(settings: Settings, environment: Mapping[str, str]) -> Settings:
@@ -86,10 +80,13 @@ def with_num_replicas(settings: Settings, environment: Mapping[str, str]) -> Set
 
     Blocks and raises as `place` does.
     """
-    num_replicas = place(settings, environment).num_replicas
-    server, engine = settings.server.model_copy(update={"num_replicas": num_replicas}), settings.engine
-    if num_replicas > 1 and engine.num_threads is None:
-        share = max(1, len(os.sched_getaffinity(0)) // num_replicas)
+    placing = place(settings, environment)
+    server, engine = settings.server.model_copy(update={"num_replicas": placing.num_replicas}), settings.engine
+    if placing.num_replicas > 1 and engine.num_threads is None:
+        # on the processor each rank of a spread model is a process with so many threads
+        is_divided = placing.variant == CPU_VARIANT and _is_spread(settings.placement)
+        num_processes = placing.num_replicas * ((settings.placement.num_devices or 1) if is_divided else 1)
+        share = max(1, len(os.sched_getaffinity(0)) // num_processes)
         engine = engine.model_copy(update={"num_threads": share})
     return settings.model_copy(update={"server": server, "engine": engine})
 
@@ -107,20 +104,82 @@ def place_in_one(settings: Settings, environment: Mapping[str, str]) -> Placing:
         return Placing(CPU_VARIANT)
     gpus, num_cards = list_gpus(environment), count_gpus(environment)
     here = gpus[: _num_here(settings.placement)]
-    models = [model for model in settings.served_models if model != DEMO and gpus]
-    choices = [choice for model in models if (choice := _choose(model, settings, here)) is not None]
-    spread = [choice for choice in choices if choice.mode != SINGLE]
+    choices = _choices(settings, here)
     if not choices:
         return Placing(None, num_cards=num_cards)
     # one variant for all: where a model is spread, each engine places its own. What a large one fits, a small one does
-    cards = set.union(*map(_cards, spread)) if spread else set.intersection(*map(_cards, choices))
+    spread = _spread_cards(choices)
     placing = Placing(SPREAD_VARIANT if spread else REPLICAS_VARIANT, num_cards=num_cards)
-    of_use = tuple(position for position in range(len(here)) if position in cards)
-    is_known = len(gpus) == num_cards  # else what the driver lists is not what processes see
-    if not is_known or len(of_use) == num_cards:
+    of_use = spread or set.intersection(*map(_cards, choices))
+    return _with_shares(placing, [sorted(of_use)], gpus)
+
+
+def _place_spread(placing: Placing, settings: Settings, environment: Mapping[str, str]) -> Placing:
+    """Return a placing of as many spread engines as are asked for, else as the cards hold, one tritonserver each."""
+    wanted, gpus = settings.server.num_replicas, list_gpus(environment)
+    can_repeat = len(gpus) == placing.num_cards and _why_alone(settings) is None
+    if wanted == 1 or not (wanted or can_repeat):
         return placing
-    left_out = tuple(f"GPU {gpu.index} ({gpu.name})" for position, gpu in enumerate(gpus) if position not in of_use)
-    return replace(placing, cards=of_use, left_out=left_out)
+    _check_can_repeat(settings)
+    shares: list[list[int]] = []
+    left = list(range(len(gpus)))
+    while left and (wanted is None or len(shares) < wanted):
+        try:
+            cards = _spread_cards(_choices(settings, [gpus[position] for position in left]))
+        except UsageError:
+            cards = set()
+        if not cards:  # what is left does not hold another
+            break
+        shares.append([left[index] for index in sorted(cards)])
+        left = [position for position in left if position not in shares[-1]]
+    if wanted and len(shares) < wanted:
+        raise UsageError(
+            f"server.num_replicas is {wanted}, but the GPUs hold {len(shares)}, each over {len(shares[0])} of them"
+        )
+    return _with_shares(replace(placing, num_replicas=len(shares)), shares, gpus)
+
+
+def _with_shares(placing: Placing, shares: list[list[int]], gpus: list[Gpu]) -> Placing:
+    """Return a placing whose tritonservers see no other cards than theirs."""
+    held = {position for share in shares for position in share}
+    is_known = len(gpus) == placing.num_cards  # else what the driver lists is not what processes see
+    if not is_known or (len(shares) == 1 and len(held) == placing.num_cards):
+        return replace(placing, shares=(), left_out=())
+    left_out = tuple(f"GPU {gpu.index} ({gpu.name})" for position, gpu in enumerate(gpus) if position not in held)
+    return replace(placing, shares=tuple(map(tuple, shares)), left_out=left_out)
+
+
+def _check_can_repeat(settings: Settings) -> None:
+    """Raise UsageError where more than one spread engine is asked for and cannot be."""
+    wanted = settings.server.num_replicas
+    if wanted and wanted > 1 and (why := _why_alone(settings)):
+        raise UsageError(f"server.num_replicas is {wanted}, but one engine is spread over several devices, and {why}")
+
+
+def _why_alone(settings: Settings) -> str | None:
+    """Return why there can be no second spread engine of these settings; None where there can."""
+    if settings.placement.num_nodes > 1:
+        return "over several hosts there is one"
+    if settings.placement.rendezvous:
+        return "placement.rendezvous is one engine's: leave it out"
+    if settings.server.triton_config_name:
+        return "server.triton_config_name leaves its cards to it: leave that out"
+    return None
+
+
+def _is_spread(placement: PlacementSettings) -> bool:
+    return placement.mode not in (AUTO, SINGLE)
+
+
+def _choices(settings: Settings, gpus: list[Gpu]) -> list[Choice]:
+    """Return the placements of the models that have a checkpoint, the demo's not among them. Raises UsageError."""
+    models = [model for model in settings.served_models if model != DEMO and gpus]
+    return [choice for model in models if (choice := _choose(model, settings, gpus)) is not None]
+
+
+def _spread_cards(choices: list[Choice]) -> set[int]:
+    """Return the cards of the models that are spread; empty where none is."""
+    return set().union(*(_cards(choice) for choice in choices if choice.mode != SINGLE))
 
 
 def _cards(choice: Choice) -> set[int]:

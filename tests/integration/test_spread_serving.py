@@ -87,6 +87,21 @@ def test_spread_server_when_a_rank_is_killed_then_clients_are_told_and_it_answer
     assert not first.is_running()
 
 
+def test_spread_engines_when_a_rank_of_one_is_killed_then_the_other_answers_meanwhile(
+    tmp_path: Path, checkpoint: Path, expected: str
+) -> None:
+    environment = TWO_RANKS | {"GPTOSS_PLACEMENT__MODE": "pipeline"}
+    server = live_server.start(tmp_path / "run", checkpoint, environment=environment, num_replicas=2)
+    try:
+        os.kill(rank_of(server).pid, signal.SIGKILL)
+        for _ in range(3):
+            answer = httpx.post(f"{server.url}/v1/chat/completions", json=CHAT, timeout=10.0).raise_for_status()
+            assert said(answer.json()) == expected
+    finally:
+        status, output = live_server.stop(server)
+    assert status == 0, output
+
+
 @pytest.fixture
 def two_hosts() -> Iterator[tuple[str, str]]:
     """Two network namespaces joined by a cable."""

@@ -166,7 +166,7 @@ def test_doctor_when_torch_is_not_for_a_card_that_is_left_out_then_it_is_no_faul
     old = Gpu(1, "NVIDIA GeForce GT 1030", CARD.driver, 2 * 2**30, 2 * 2**30)
     capabilities = [("NVIDIA H100", (9, 0)), ("NVIDIA GeForce GT 1030", (6, 1))]
     on(monkeypatch, cards=[CARD, old], capabilities=capabilities)
-    monkeypatch.setattr(doctor, "place_in_one", lambda *_: Placing("replicas", cards=(0,), num_cards=2))
+    monkeypatch.setattr(doctor, "place", lambda *_: Placing("replicas", shares=((0,),), num_cards=2))
 
     found = by_subject(settings_for(tmp_path, checkpoint))
 
@@ -355,7 +355,7 @@ def test_doctor_when_there_are_to_be_several_replicas_then_memory_and_ports_are_
     ports = {"port": live_server.free_ports(7), "triton_grpc_port": None, "triton_metrics_port": None}
     server = settings.server.model_copy(update={"num_replicas": 2, "triton_http_port": None} | ports)
     one, two = by_subject(settings), by_subject(settings.model_copy(update={"server": server}))
-    spread = settings.placement.model_copy(update={"mode": "tensor"})
+    spread = settings.placement.model_copy(update={"mode": "tensor", "rendezvous": "h:1"})
     refused = by_subject(settings.model_copy(update={"server": server, "placement": spread}))["placement"]
 
     assert "placement" not in one
@@ -363,7 +363,7 @@ def test_doctor_when_there_are_to_be_several_replicas_then_memory_and_ports_are_
     assert "demo needs about 2.0 GiB" in one["memory"].words
     assert "2 replicas of demo need about 4.0 GiB" in two["memory"].words
     assert two["ports"].words.count(", ") == 6
-    assert (refused.level, refused.remedy) == (Level.PROBLEM, "leave it out, or set placement.mode to single")
+    assert (refused.level, refused.remedy) == (Level.PROBLEM, "leave it out")
 
 
 def test_lines_when_a_finding_has_a_remedy_then_it_stands_below() -> None:

@@ -116,7 +116,7 @@ def test_processes_when_there_are_several_replicas_then_nothing_of_theirs_is_sha
             settings_with(port=9000, num_replicas=2),
             RUNTIME,
             run,
-            placing=Placing("replicas", 2, has_card_each=True),
+            placing=Placing("replicas", 2, ((0,), (1,))),
             shm_prefix="p_",
         )
 

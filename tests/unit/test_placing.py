@@ -96,24 +96,29 @@ def test_variant_when_the_driver_fails_then_a_model_is_not_put_on_the_processor_
 
 RTX_4090, RTX_3060 = ("NVIDIA GeForce RTX 4090", 23.6), ("NVIDIA GeForce RTX 3060", 11.8)
 GT_1030 = ("NVIDIA GeForce GT 1030", 2.0)
-GT = "GPU {} (NVIDIA GeForce GT 1030)"
+GT, SMALL = "GPU {} (NVIDIA GeForce GT 1030)", "GPU {} (NVIDIA GeForce RTX 3060)"
 CARDS = [RTX_4090] * 4
+EACH = ((0,), (1,), (2,), (3,))
 
 
 @pytest.mark.parametrize(
     ("cards", "visible", "wanted", "placing"),
     [
         (CARDS[:1], None, None, Placing("replicas", num_cards=1)),
-        (CARDS, None, None, Placing("replicas", 4, has_card_each=True, num_cards=4)),
-        (CARDS, None, 3, Placing("replicas", 3, has_card_each=True, num_cards=4)),
-        (CARDS, None, 1, Placing("replicas", 1, has_card_each=True, num_cards=4)),
-        (CARDS, "2,0", None, Placing("replicas", 2, has_card_each=True, num_cards=2)),
-        (CARDS, "GPU-2f6a, GPU-1f", None, Placing("replicas", 2, has_card_each=True, num_cards=2)),
+        (CARDS, None, None, Placing("replicas", 4, EACH[:4], num_cards=4)),
+        (CARDS, None, 3, Placing("replicas", 3, EACH[:3], num_cards=4)),
+        (CARDS, None, 1, Placing("replicas", 1, EACH[:1], num_cards=4)),
+        (CARDS, "2,0", None, Placing("replicas", 2, EACH[:2], num_cards=2)),
+        (CARDS, "GPU-2f6a, GPU-1f", None, Placing("replicas", 2, EACH[:2], num_cards=2)),
         (CARDS, "GPU-2f6a", None, Placing("replicas", num_cards=1)),
         (CARDS, "MIG-5c21", None, Placing("replicas", num_cards=1)),
         (CARDS, "", None, Placing("cpu")),
         (CARDS, "", 2, Placing("cpu", 2)),
         ([RTX_3060] * 2, None, None, Placing("spread", num_cards=2)),
+        ([RTX_3060] * 4, None, None, Placing("spread", 2, ((0, 1), (2, 3)), num_cards=4)),
+        ([RTX_3060] * 4, None, 1, Placing("spread", 1, ((0, 1),), (SMALL.format(2), SMALL.format(3)), 4)),
+        ([RTX_3060] * 5, None, None, Placing("spread", 2, ((0, 1), (2, 3)), (SMALL.format(4),), 5)),
+        ([RTX_3060] * 5, "4,2,1,0", None, Placing("spread", 2, ((0, 1), (2, 3)), num_cards=4)),
     ],
 )
 def test_place_when_a_replica_fits_a_card_then_there_is_one_for_each_that_can_be_used(
@@ -136,12 +141,12 @@ def test_place_when_a_replica_fits_a_card_then_there_is_one_for_each_that_can_be
 @pytest.mark.parametrize(
     ("cards", "visible", "placing"),
     [
-        ([RTX_4090, GT_1030], None, Placing("replicas", 1, True, (0,), (GT.format(1),), 2)),
-        ([GT_1030, RTX_4090, RTX_4090], None, Placing("replicas", 2, True, (1, 2), (GT.format(0),), 3)),
-        ([GT_1030, RTX_4090, RTX_4090], "2,0", Placing("replicas", 1, True, (0,), (GT.format(0),), 2)),
-        ([GT_1030, RTX_4090], "GPU-1f6a,GPU-0f6a", Placing("replicas", 1, True, (0,), (GT.format(0),), 2)),
-        ([RTX_4090, RTX_3060], None, Placing("replicas", 1, True, (0,), (f"GPU 1 ({RTX_3060[0]})",), 2)),
-        ([RTX_3060, GT_1030, RTX_3060], None, Placing("spread", 1, False, (0, 2), (GT.format(1),), 3)),
+        ([RTX_4090, GT_1030], None, Placing("replicas", 1, ((0,),), (GT.format(1),), 2)),
+        ([GT_1030, RTX_4090, RTX_4090], None, Placing("replicas", 2, ((1,), (2,)), (GT.format(0),), 3)),
+        ([GT_1030, RTX_4090, RTX_4090], "2,0", Placing("replicas", 1, ((0,),), (GT.format(0),), 2)),
+        ([GT_1030, RTX_4090], "GPU-1f6a,GPU-0f6a", Placing("replicas", 1, ((0,),), (GT.format(0),), 2)),
+        ([RTX_4090, RTX_3060], None, Placing("replicas", 1, ((0,),), (f"GPU 1 ({RTX_3060[0]})",), 2)),
+        ([RTX_3060, GT_1030, RTX_3060], None, Placing("spread", 1, ((0, 2),), (GT.format(1),), 3)),
     ],
 )
 def test_place_when_a_card_is_too_small_then_no_process_sees_it(
@@ -166,8 +171,17 @@ def with_replicas(settings: Settings, number: int | None) -> Settings:
     ("placement", "visible", "sentence"),
     [
         ({}, None, "server.num_replicas is 5, but the GPUs that can be used are 4"),
-        ({"mode": "tensor"}, None, "server.num_replicas is 5, but one engine is spread over several devices"),
-        ({"mode": "pipeline", "num_devices": 2}, "", "one engine is spread over several devices: leave it out"),
+        ({"mode": "tensor", "num_devices": 2}, None, "server.num_replicas is 5, but the GPUs hold 2, each over 2 of"),
+        (
+            {"mode": "tensor", "num_devices": 2, "rendezvous": "h:1"},
+            None,
+            "server.num_replicas is 5, but one engine is spread over several devices, and placement.rendezvous is one",
+        ),
+        (
+            {"mode": "pipeline", "num_devices": 2, "num_nodes": 2, "rendezvous": "h:1", "secret": "s"},
+            "",
+            "over several hosts there is one",
+        ),
     ],
 )
 def test_place_when_so_many_replicas_cannot_be_then_a_sentence_says_why(
@@ -190,7 +204,7 @@ def test_place_when_the_variant_is_named_or_the_tritonservers_are_elsewhere_then
     pretend(tmp_path, monkeypatch, *CARDS)
     for server, placing in (
         ({"triton_config_name": "mine"}, Placing("mine", num_cards=4)),
-        ({"triton_config_name": "replicas"}, Placing("replicas", 4, has_card_each=True, num_cards=4)),
+        ({"triton_config_name": "replicas"}, Placing("replicas", 4, EACH[:4], num_cards=4)),
         ({"triton_replicas": ["10.0.0.1:8001"]}, Placing("replicas", num_cards=4)),
     ):
         settings = settings_for(folder)
@@ -207,6 +221,9 @@ def test_replicas_when_resolved_then_each_has_its_share_of_the_threads_unless_th
     assert (resolved.server.num_tritonservers, resolved.engine.num_threads) == (3, 2)
     asked = load_settings(tree | {"engine": {"num_threads": 5}}, environ={})
     assert with_num_replicas(asked, {}).engine.num_threads == 5
+    spread = {"placement": {"mode": "tensor", "num_devices": 2}, "server": {"num_replicas": 2}}
+    divided = with_num_replicas(load_settings({"model": "demo"} | spread, environ={}), {})
+    assert (divided.server.num_tritonservers, divided.engine.num_threads) == (2, 2)
     alone = with_num_replicas(load_settings({"model": "demo"}, environ={}), {})
     assert (alone.server.num_replicas, alone.engine.num_threads) == (1, None)
 
