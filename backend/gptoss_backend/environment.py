@@ -59,3 +59,11 @@ def bind_collectives_to(interface: str) -> None:
     """Let torch.distributed's libraries talk over one network interface, unless they are told of another."""
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # the only way to tell them
         os.environ.setdefault(name, interface)
+
+
+def settle_collectives() -> None:
+    """Let NCCL take what it needs as ranks join, and nothing as steps are recorded, unless it is told otherwise."""
+    # connections are else made at their first use, when the cache has taken the card's memory already
+    os.environ.setdefault("NCCL_RUNTIME_CONNECT", "0")
+    # what a graph registers of plain allocations NCCL warns of: it may wait for ever
+    os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")

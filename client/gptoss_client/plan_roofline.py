@@ -64,8 +64,8 @@ class Roofline:
     def exchange_s(self) -> float:
         """What a step takes beside reading and computing, because several cards share it."""
         num_cards = len(self.placement.shards)
-        if self.placement.mode == "tensor":  # the embedding, two sums a layer, then logits and what was chosen
-            return EXCHANGE_S * (2 * self.config.num_layers + 3)
+        if self.placement.mode == "tensor":  # the embedding, two sums a layer, the logits
+            return EXCHANGE_S * (2 * self.config.num_layers + 2)
         return EXCHANGE_S * (num_cards - 1)
 
     def _seconds(self, num_bytes: float, operations: float) -> float:

@@ -18,7 +18,7 @@ import torch
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
-from gptoss_backend.engine.cache_plan import CacheLimits
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.errors import EngineError, EngineStopped
@@ -31,6 +31,7 @@ from gptoss_backend.engine.placement.layout import SpreadMode, divide
 from gptoss_backend.engine.precision import FLOAT8
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from support.generating import generate
+from support.ranks import pids_of_ranks
 from support.shapes import published_config
 from support.stepping import CPU, load_torch_model, prompt_of
 
@@ -117,12 +118,6 @@ class Listening:
                     return delta
 
 
-def pids_of_ranks() -> list[int]:
-    """Return the processes that this one has started as ranks."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
-    return [int(pid) for pid in children if b"placement.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
 @pytest.mark.parametrize("mode", ["pipeline", "tensor"])
 def test_engine_when_a_rank_is_killed_then_requests_end_with_the_reason_and_so_does_the_engine(
     mode: SpreadMode, folder: Path
@@ -155,7 +150,7 @@ def test_engine_when_a_rank_is_killed_while_idle_then_it_is_known(folder: Path) 
 def test_ranks_when_the_engine_dies_then_they_end(folder: Path) -> None:
     program = (
         "import os, signal, torch; from pathlib import Path; from support.stepping import CPU\n"
-        "from test_placement import spread, pids_of_ranks\n"
+        "from support.ranks import pids_of_ranks; from test_placement import spread\n"
         f"model = spread(Path({str(folder)!r}), 'tensor', 2)\n"
         "print(*pids_of_ranks(), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -206,6 +201,33 @@ def test_start_when_the_ranks_cannot_finish_a_step_together_then_it_ends_in_time
     with pytest.raises(EngineError, match=r"^ranks 0 to 1 \(cpu, cpu\) cannot compute together: .+"):
         model.rehearse(KVCache(plan, model.config.sliding_window))
     assert not pids_of_ranks()
+
+
+def test_start_when_the_first_rank_alone_cannot_go_on_then_its_own_sentence_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = spread(folder, "tensor", 2)
+    plan = model.plan_cache(CacheLimits(block_size=16, num_rows=2, max_step_tokens=64, kv_cache_bytes=2**22))
+
+    def fail(plan: CachePlan) -> None:
+        raise EngineError("the GPU has no memory left for CUDA graphs")
+
+    monkeypatch.setattr(model._stage, "allocate_cache", fail)
+    with pytest.raises(EngineError, match=r"^the GPU has no memory left for CUDA graphs$"):
+        model.allocate_cache(plan)
+    assert not pids_of_ranks()
+
+
+@pytest.mark.parametrize(("fault", "num_let_go"), [(None, 1), ("rank 1 died", 0)])
+def test_close_when_nothing_is_at_fault_then_what_was_recorded_is_let_go_first(
+    fault: str | None, num_let_go: int, folder: Path
+) -> None:
+    model, let_go = spread(folder, "tensor", 2), []
+    model._let_go = lambda: let_go.append(torch.distributed.is_initialized())
+    if fault:
+        model._ranks.give_up(fault)
+    model.close()
+    assert let_go == [True] * num_let_go
 
 
 def test_cancel_when_a_step_is_under_way_then_the_others_are_answered_as_ever(folder: Path) -> None:

@@ -39,11 +39,8 @@ class Group(Protocol):
     def join(self, logits: Tensor, out: Tensor | None = None) -> Tensor:
         """Return all parts' logits side by side, [n, vocab], in `out` where there is one."""
 
-    def agree_on(self, tokens: Tensor) -> None:
-        """Give every part the first one's tokens, in place."""
-
     def wait(self, done: torch.cuda.Event) -> None:
-        """Wait for the device to come to an event behind what the parts compute together. Raises RuntimeError."""
+        """Wait for the device to come to an event behind what the parts compute together. Raises PartsLost."""
 
 
 class Alone:
@@ -56,9 +53,6 @@ class Alone:
     def join(self, logits: Tensor, out: Tensor | None = None) -> Tensor:
         """Return them: they are whole."""
         return logits if out is None else out.copy_(logits)
-
-    def agree_on(self, tokens: Tensor) -> None:
-        """There is nobody to agree with."""
 
     def wait(self, done: torch.cuda.Event) -> None:
         """Wait for as long as it takes."""

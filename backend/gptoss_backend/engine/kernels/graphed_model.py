@@ -8,8 +8,8 @@ Decodes alone are recorded up to their tokens. Of a step with chunks of prompts 
 tokens that lie further apart; what follows its samples is then computed. What no graph holds is computed as
 `TorchModel` does.
 
-Parts of a layer add up, join and agree inside a graph; stages of a pipeline take over and pass on outside. All shards
-of a model record the same steps in the same order.
+Parts of a layer add up and join inside a graph; stages of a pipeline take over and pass on outside. All shards of a
+model record the same steps in the same order.
 """
 
 from __future__ import annotations
@@ -151,9 +151,11 @@ class GraphedModel(TorchModel):
             recorded.rows.fill(batch)
             hidden = self._replay(recorded, len(batch.token_ids))
         logits = self._finish(hidden, batch)
-        if logits is None or draws is None:
-            return likeliest(logits, with_logits=with_logits)
-        return _drawn(logits, draws)
+        if logits is None:
+            return ELSEWHERE
+        if self._shard.num_parts > 1 and (done := self._mark()) is not None:
+            self._group.wait(done)  # what is replayed has no time limit of its own
+        return likeliest(logits, with_logits=with_logits) if draws is None else _drawn(logits, draws)
 
     def _replay(self, recorded: _Recorded[Any], count: int) -> Tensor:
         """Compute what is recorded for `count` tokens; returns the residual stream behind this shard's layers.
@@ -172,13 +174,17 @@ class GraphedModel(TorchModel):
         """Send what the replay will leave of the first rows to the host, as soon as it is there."""
         chosen = self._memory.chosen[:count]
         logits = self._memory.logits[:count] if with_logits else None
-        if self.device.type != "cuda":
-            return _Replayed(chosen.clone(), logits, None, self._group)
-        tokens = torch.empty(count, dtype=torch.int64, pin_memory=True)
+        tokens = torch.empty(count, dtype=torch.int64, pin_memory=self.device.type == "cuda")
         tokens.copy_(chosen, non_blocking=True)
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        done.record(torch.cuda.current_stream(self.device))
-        return _Replayed(tokens, logits, done, self._group)
+        return _Replayed(tokens, logits, self._mark(), self._group)
+
+    def _mark(self) -> torch.cuda.Event | None:
+        """Return an event behind all that the device has been given; None where it has done it."""
+        if self.device.type != "cuda":
+            return None
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.device))
+        return event
 
     # --- recording ---
 
@@ -226,9 +232,8 @@ class GraphedModel(TorchModel):
                 self._memory.hidden[: rows.size] = self._add(*stream)
                 return
             self._logits(*stream, out=logits)
-            if self._shard.is_first_part:
+            if self._shard.is_first_part:  # which embeds them in a step that follows
                 choose_tokens(logits, rows.draws, chosen)
-            self._group.agree_on(chosen)
 
         return compute
 

@@ -31,7 +31,7 @@ from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.making import can_replay
 from gptoss_backend.engine.model import Draws, LaunchedStep, ModelInfo, StepOutput, check_device
 from gptoss_backend.engine.placement.cluster import Cluster
-from gptoss_backend.engine.placement.group import address_towards, join_group, leave_group
+from gptoss_backend.engine.placement.group import PartsLost, address_towards, join_group, leave_group
 from gptoss_backend.engine.placement.messages import StepMessage
 from gptoss_backend.engine.placement.ranks import Ranks
 from gptoss_backend.engine.placement.rehearsal import rehearse
@@ -78,6 +78,7 @@ class DistributedModel:
         self._cluster = replace(cluster, secret=cluster.secret or secrets.token_hex(16))
         self._ranks = Ranks(self._cluster, [self._assignment(shard, len(shards), packed=packed) for shard in shards])
         self._stage: Stage
+        self._let_go: Callable[[], None] | None = None
         self._replays = False
         try:
             self._start(folder, shards[0], progress, packed=packed, cuda_graphs=cuda_graphs)
@@ -148,8 +149,10 @@ class DistributedModel:
 
     def close(self) -> None:
         """End every rank. Harmless when some have ended already."""
+        # after a fault what is recorded may never end, and cannot be destroyed
+        let_go = self._let_go if self.fault is None else None
         self._ranks.close()
-        leave_group()
+        leave_group(let_go)
 
     def await_output(self, num_logits: int | None) -> StepOutput:
         """Wait for the earliest step whose output the last stage has not told yet. Raises ModelLost."""
@@ -196,6 +199,7 @@ class DistributedModel:
             )
 
         self._stage = self._unless_over(join, "did not reach each other", cluster.timeout_s)
+        self._let_go = self._stage.let_go
 
     def _assignment(self, shard: Shard, num_ranks: int, *, packed: bool) -> Assignment:
         return Assignment(
@@ -228,10 +232,17 @@ class DistributedModel:
             wait([outcome], _LOOK_PERIOD_S)
         try:
             return outcome.result(0)
+        except EngineError as error:
+            if self.fault is None:  # this rank's own affair
+                raise
+            raise self._apart(self.fault) from error
         except Exception as error:
             words = first_line(error) or f"they {failing}{'' if timeout_s is None else f' in {timeout_s:g} s'}"
-            advice = self._cluster.advice(replays=self._replays)
-            raise EngineError(f"{self._cluster} cannot compute together: {self.fault or words}{advice}") from error
+            raise self._apart(self.fault or words) from error
+
+    def _apart(self, words: str) -> EngineError:
+        advice = self._cluster.advice(replays=self._replays)
+        return EngineError(f"{self._cluster} cannot compute together: {words}{advice}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +255,7 @@ class _Joint:
     def result(self) -> StepOutput:
         try:
             return self.launched.result()
-        except Exception as error:
+        except PartsLost as error:
             raise self.model.lost(error) from error
 
 

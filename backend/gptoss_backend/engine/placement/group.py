@@ -13,7 +13,8 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
@@ -23,11 +24,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from gptoss_backend.environment import bind_collectives_to
+from gptoss_backend.environment import bind_collectives_to, settle_collectives
 
 logger = logging.getLogger(__name__)
 
+# torch 2.13 gives it another name, and warns of the old one
+_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 _SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's address
+_COMPILING_TIMEOUT_S: Final = 3600.0
 _LEAVE_TIMEOUT_S: Final = 2.0
 _LOOK_PERIOD_S: Final = 5e-5  # the next step has been launched: to notice late costs the devices nothing
 
@@ -55,6 +60,7 @@ def join_group(
     """
     if interface := _interface_of(address):
         bind_collectives_to(interface)
+    settle_collectives()
     dist.init_process_group(
         backend="nccl" if device.type == "cuda" else "gloo",
         store=PrefixStore("group", store),
@@ -65,25 +71,46 @@ def join_group(
     )
 
 
-def leave_group() -> None:
+@contextmanager
+def unhurried(timeout_s: float) -> Iterator[None]:
+    """Let ranks wait for one another while some compile kernels, which others may have from an earlier start.
+
+    timeout_s: of the group, from the end on.
+    """
+    set_timeout = dist.distributed_c10d._set_pg_timeout  # there is no public way
+    set_timeout(timedelta(seconds=max(timeout_s, _COMPILING_TIMEOUT_S)))
+    try:
+        yield
+    finally:
+        set_timeout(timedelta(seconds=timeout_s))
+
+
+def leave_group(let_go: Callable[[], None] | None = None) -> None:
     """Give up the process group. Blocks for two seconds at most, never raises.
 
     Where other ranks are gone NCCL may wait for them for ever, or fail; the process, which ends soon, takes the rest.
+    let_go: destroys what was recorded with the group's sums, for which NCCL would wait.
     """
     if not dist.is_initialized():
         return
-    leaving = threading.Thread(target=_destroy_group, name="leave-group", daemon=True)
+    leaving = threading.Thread(target=_destroy_group, args=(let_go,), name="leave-group", daemon=True)
     leaving.start()
     leaving.join(_LEAVE_TIMEOUT_S)
     if leaving.is_alive():
         logger.warning("the process group does not end within %g s: left to the process's end", _LEAVE_TIMEOUT_S)
 
 
-def _destroy_group() -> None:
+def _destroy_group(let_go: Callable[[], None] | None) -> None:
     try:
+        if let_go is not None:
+            let_go()
         dist.destroy_process_group()
     except Exception as error:  # noqa: BLE001 (whatever it is, there is nothing left to save)
         logger.warning("the process group ended with an error: %s", error)
+
+
+class PartsLost(Exception):  # noqa: N818 (what it says of them)
+    """What the parts of a layer compute together does not come to an end."""
 
 
 class TensorGroup:
@@ -106,27 +133,25 @@ class TensorGroup:
 
     def join(self, logits: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the whole vocabulary's, [n, vocab], on every rank."""
-        padded = F.pad(logits, (0, max(self._widths) - logits.shape[1])).contiguous()
-        parts = [torch.empty_like(padded) for _ in self._widths]
-        dist.all_gather(parts, padded)
+        missing = max(self._widths) - logits.shape[1]
+        mine = F.pad(logits, (0, missing)) if missing else logits.contiguous()
+        gathered = mine.new_empty(len(self._widths) * len(mine), mine.shape[1])
+        _gather(gathered, mine)
+        parts = gathered.view(len(self._widths), *mine.shape)
         kept = [part[:, :width] for part, width in zip(parts, self._widths, strict=True)]
         return torch.cat(kept, dim=1) if out is None else torch.cat(kept, dim=1, out=out)
-
-    def agree_on(self, tokens: Tensor) -> None:
-        """Take over the first rank's: cards of several kinds may round otherwise."""
-        dist.broadcast(tokens, 0)
 
     def wait(self, done: torch.cuda.Event) -> None:
         """Wait for what is computed together, but not for ranks that are gone: a replayed sum has no time limit.
 
-        Raises RuntimeError.
+        Raises PartsLost.
         """
         deadline_s = time.monotonic() + self._timeout_s
         while not done.query():  # type: ignore[no-untyped-call]
             if self._is_over():
-                raise RuntimeError("a rank is gone")
+                raise PartsLost("a rank is gone")
             if time.monotonic() > deadline_s:
-                raise RuntimeError(f"they did not finish a step in {self._timeout_s:g} s")
+                raise PartsLost(f"they did not finish a step in {self._timeout_s:g} s")
             time.sleep(_LOOK_PERIOD_S)
 
 

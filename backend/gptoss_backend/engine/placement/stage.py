@@ -14,7 +14,7 @@ from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.checkpoint import Weights
 from gptoss_backend.engine.making import make_model
 from gptoss_backend.engine.model import LaunchedStep, StepOutput
-from gptoss_backend.engine.placement.group import StageLinks, TensorGroup
+from gptoss_backend.engine.placement.group import StageLinks, TensorGroup, unhurried
 from gptoss_backend.engine.placement.messages import MirroredTables, StepMessage
 from gptoss_backend.engine.shard import Shard
 
@@ -34,6 +34,7 @@ class Stage:
     ) -> None:
         """cuda_graphs: all ranks replay steps (see `can_replay`). timeout_s, is_over: see `TensorGroup`."""
         self.shard = shard
+        self._timeout_s = timeout_s
         is_tensor = shard.num_parts > 1
         widths = [len(part.vocab) for part in shard.all_parts]
         self._links = None if is_tensor else StageLinks()
@@ -48,13 +49,20 @@ class Stage:
 
     def allocate_cache(self, plan: CachePlan) -> None:
         """Take the memory for keys and values. Where steps are recorded all ranks do so at once, together."""
-        self.model.allocate_cache(plan)
+        with unhurried(self._timeout_s):
+            self.model.allocate_cache(plan)
         self._tables = MirroredTables(plan, self.model.config.sliding_window)
 
     def launch(self, message: StepMessage) -> LaunchedStep:
         """Begin this rank's share of a step; its result says something only where `shard.has_output`."""
         self._tables.apply(message)
         return self.model.launch(message.batch, self._tables, with_logits=message.with_logits, draws=message.draws)
+
+    def let_go(self) -> None:
+        """Destroy what was recorded, once the device is done with it."""
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        self.model.free_cache()
 
     def send_back(self, output: StepOutput) -> None:
         """Send a step's logits, where there are any, from the last stage to the first."""

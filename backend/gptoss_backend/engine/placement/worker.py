@@ -43,6 +43,7 @@ CONTROL_KEY = "control"
 """Under which the store holds the port of the exchange."""
 _RECORDING = "gptoss_backend.engine.kernels.graphed_model"
 """What logs each graph: all ranks record the same ones, so the first one's word is enough."""
+_LOOK_PERIOD_S = 1.0
 _LINE_BROKE = 75  # EX_TEMPFAIL of sysexits.h
 
 
@@ -129,7 +130,7 @@ def _make_cache(stage: Stage, line: Line, inbox: queue.SimpleQueue[bytes]) -> No
 
 def _run_steps(stage: Stage, line: Line, inbox: queue.SimpleQueue[bytes]) -> NoReturn:
     while True:
-        launched = stage.launch(StepMessage.decode(_next(inbox)))
+        launched = stage.launch(StepMessage.decode(_next_step(inbox, stage.model.device)))
         if stage.shard.has_output:
             output = launched.result()
             line.send(_encode_output(output))
@@ -152,6 +153,16 @@ def _listen(line: Line) -> queue.SimpleQueue[bytes]:
 
     threading.Thread(target=listen, name="line", daemon=True).start()
     return inbox
+
+
+def _next_step(inbox: queue.SimpleQueue[bytes], device: torch.device) -> bytes:
+    """Wait for a step. Raises RuntimeError where the device fails meanwhile: nobody here waits for what it computes."""
+    while True:
+        try:
+            return inbox.get(timeout=_LOOK_PERIOD_S)
+        except queue.Empty:
+            if device.type == "cuda":
+                torch.cuda.current_stream(device).query()
 
 
 def _next(inbox: queue.SimpleQueue[bytes]) -> bytes:
