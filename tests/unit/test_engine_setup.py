@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from gptoss_backend.engine.errors import CheckpointError, EngineError
 from gptoss_backend.engine.speculation import Speculation
 from gptoss_backend.model_names import MODELS_BY_TRITON
 from gptoss_backend.settings import EngineSettings, ProfileSettings
+from gptoss_backend.settings_sources import load_settings
 from gptoss_backend.triton import engine_setup
-from gptoss_backend.triton.engine_setup import options_of
+from gptoss_backend.triton.engine_setup import options_of, responses_per_s
 from support.reference import make_reference
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -79,3 +81,11 @@ def test_checkpoint_when_its_vocabulary_ends_before_harmony_s_tokens_then_the_lo
     make_reference(small | {"vocab_size": 200_012}, tmp_path / "short", dtype=torch.bfloat16)
     with pytest.raises(CheckpointError, match="a vocabulary of 200,012 tokens: Harmony, in which chats are written"):
         engine_setup.served_folder(str(tmp_path / "short"), served)
+
+
+def test_responses_when_replicas_share_a_host_then_so_they_do_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    assert responses_per_s(load_settings({}, environ={})) == 3200
+    assert responses_per_s(load_settings({"server": {"num_replicas": 4}}, environ={})) == 800
+    asked = {"server": {"num_replicas": 4}, "engine": {"max_responses_per_s": 50}}
+    assert responses_per_s(load_settings(asked, environ={})) == 50

@@ -7,6 +7,7 @@ Does not know: where settings are read, what the engine does with them.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +25,13 @@ from gptoss_backend.engine.speculation import Speculation
 from gptoss_backend.environment import bind_to_card
 from gptoss_backend.harmony.vocabulary import CALL
 from gptoss_backend.model_names import ModelName
-from gptoss_backend.settings import EngineSettings, PlacementSettings, ProfileSettings
+from gptoss_backend.settings import EngineSettings, PlacementSettings, ProfileSettings, Settings
 
 _TOKENS_GUESSED: Final = 4
 """Where it pays unasked. Each token reads experts of its own, which bounds a step on a GPU and not on a processor."""
+
+# on two cores that compute a small model's tokens, too, more responses would make them wait (load/RESULTS.md)
+_RESPONSES_PER_CORE: Final = 200.0
 
 
 def asked_checkpoint(model_config: str) -> str | None:
@@ -97,6 +101,13 @@ def placement_of(settings: PlacementSettings, kind: str) -> PlacementOptions:
         timeout_s=settings.timeout_s,
         meeting_timeout_s=settings.meeting_timeout_s,
     )
+
+
+def responses_per_s(settings: Settings) -> float:
+    """Return how many responses a second this stub's streams get, all together: of the host's cores its share."""
+    if settings.engine.max_responses_per_s is not None:
+        return settings.engine.max_responses_per_s
+    return _RESPONSES_PER_CORE * len(os.sched_getaffinity(0)) / settings.server.num_tritonservers
 
 
 def options_of(engine: EngineSettings, profile: ProfileSettings, device: torch.device) -> EngineOptions:

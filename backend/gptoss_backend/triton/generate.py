@@ -35,7 +35,14 @@ from gptoss_backend.structure.answer import mask_of
 from gptoss_backend.structure.grammars import load_vocabulary
 from gptoss_backend.structure.schemas import StructureError
 from gptoss_backend.triton.engine_metrics import EngineMetrics
-from gptoss_backend.triton.engine_setup import asked_checkpoint, device_of, options_of, placement_of, served_folder
+from gptoss_backend.triton.engine_setup import (
+    asked_checkpoint,
+    device_of,
+    options_of,
+    placement_of,
+    responses_per_s,
+    served_folder,
+)
 from gptoss_backend.triton.heartbeat import Heartbeat
 from gptoss_backend.triton.logs import log_to_triton
 from gptoss_backend.triton.responses import ResponseSender, ResponseStream
@@ -48,8 +55,6 @@ _HOUSEKEEPING_PERIOD_S = 0.1
 _SOON_S = 0.02
 _LAST_WORDS_S = 0.5
 _ENGINE_IS_LOST = 70  # EX_SOFTWARE of sysexits.h
-# on two cores that compute a small model's tokens, too, more responses would make them wait (load/RESULTS.md)
-_RESPONSES_PER_CORE = 200.0
 
 
 class Generate:
@@ -65,7 +70,7 @@ class Generate:
         self._closing = threading.Event()
         self._sender = ResponseSender(
             cancel=lambda request_id: self._engine.cancel(request_id),
-            max_responses_per_s=settings.engine.max_responses_per_s or _RESPONSES_PER_CORE * (os.cpu_count() or 1),
+            max_responses_per_s=responses_per_s(settings),
         )
         folder = served_folder(asked_checkpoint(args["model_config"]) or settings.checkpoints[model.short], model)
         load_vocabulary()  # now: later it would hold up every stream for a second
