@@ -126,7 +126,7 @@ struct ByteProducts {
 
 // What fits into registers beside the operands: rows and panels of a tile.
 constexpr int kMostPanels = 8;
-constexpr int kMostSums = 12;
+constexpr int kMostSums = 10;
 
 // --- half bytes -----------------------------------------------------------------------------------------------------
 
@@ -135,9 +135,9 @@ constexpr int kMostSums = 12;
 class HalfBytes {
  public:
   static constexpr int kMostSums = 8;
-  static constexpr int kPanelsAtOnce = 1;
+  static constexpr int kPanelsAtOnce = 2;
   static constexpr int kMostRows = 8;  // that are worth unpacking anew for each tile
-  static constexpr int most_rows_beside(int num_panels) { return kMostSums / num_panels; }
+  static constexpr int kLeastPanels = 1;
 
   explicit HalfBytes(const bf16 (&values)[16]) {
     alignas(32) std::uint8_t low[32], high[32];

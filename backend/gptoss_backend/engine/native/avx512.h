@@ -127,7 +127,7 @@ class HalfBytes {
   static constexpr int kMostSums = 24;
   static constexpr int kPanelsAtOnce = 4;
   static constexpr int kMostRows = 15;  // that are worth unpacking anew for each tile
-  static constexpr int most_rows_beside(int) { return kMostRows; }
+  static constexpr int kLeastPanels = 4;
 
   explicit HalfBytes(const bf16 (&values)[16]) {
     alignas(64) bf16 twice[32];

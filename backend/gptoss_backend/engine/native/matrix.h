@@ -34,6 +34,13 @@ struct ByteQuads : ByteProducts {
   using Sums = Integers;
 };
 
+// The most panels, but no fewer than `least`, of which the sums with so many rows fit into a tile.
+constexpr int panels_at_once(int num_rows, int most_sums, int least) {
+  int count = kMostPanels;
+  while (count > least && count * num_rows > most_sums) count /= 2;
+  return count;
+}
+
 template <typename Format>
 struct PanelMatrix {
   using Value = typename Format::Value;
@@ -52,8 +59,7 @@ struct PanelMatrix {
     starts = allocate<typename Format::Start>(num_outputs);
   }
 
-  // by which so many panels are multiplied side by side
-  static constexpr int most_rows_beside(int num_panels) { return kMostSums / num_panels; }
+  static constexpr int panels_at_once(int num_rows) { return gptoss::panels_at_once(num_rows, kMostSums, 2); }
   int num_panels() const { return num_outputs / kLanes; }
   std::size_t panel_bytes() const { return std::size_t(num_inputs) * kLanes * sizeof(Value); }
   const char* panel(int index) const { return reinterpret_cast<const char*>(panels.get()) + index * panel_bytes(); }
@@ -111,11 +117,15 @@ template <typename Products, int kRows, int kPanels, int kCount, typename Sums>
 inline void add_products(
     Sums (&sums)[kRows][kPanels], int first, const Integers (&groups)[kCount], const typename Products::Input* input,
     std::size_t stride) {
+#pragma GCC unroll 16
   for (int part = 0; part < Products::kParts; ++part) {
     typename Products::Weights weights[kCount];
+#pragma GCC unroll 16
     for (int p = 0; p < kCount; ++p) weights[p] = Products::weights(groups[p], part);
+#pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) {
       const auto x = Products::broadcast_input(input + m * stride, part);
+#pragma GCC unroll 16
       for (int p = 0; p < kCount; ++p) sums[m][first + p] = Products::add(sums[m][first + p], weights[p], x);
     }
   }
@@ -129,13 +139,16 @@ inline void multiply_tile(
   const std::size_t num_inputs = matrix.num_inputs;
   input += row * num_inputs;
   typename Format::Sums sums[kRows][kPanels];
+#pragma GCC unroll 16
   for (int p = 0; p < kPanels; ++p) {
     const auto start = load(matrix.starts.get() + (panel + p) * kLanes);
+#pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) sums[m][p] = start;
   }
   const char* weights = matrix.panel(panel);
   for (std::size_t i = 0; i < num_inputs; i += PanelMatrix<Format>::kGroup) {
     Integers groups[kPanels];
+#pragma GCC unroll 16
     for (int p = 0; p < kPanels; ++p) {
       const char* source = weights + p * matrix.panel_bytes() + i * sizeof(typename Format::Value) * kLanes;
       prefetch(source + prefetch_bytes);
@@ -143,7 +156,9 @@ inline void multiply_tile(
     }
     add_products<Format>(sums, 0, groups, input + i, num_inputs);
   }
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 16
     for (int p = 0; p < kPanels; ++p) sink.take(row + m, panel + p, sums[m][p]);
   }
 }
@@ -185,12 +200,12 @@ void multiply_rows(
   multiply_in_tiles<kPanels, kMost>(matrix, panel, input, num_rows, kPanels * matrix.panel_bytes(), sink);
 }
 
-// Multiplies input [num_rows, num_inputs] by the panels from first to last, as many side by side as suits the rows.
+// Multiplies input [num_rows, num_inputs] by the panels from first to last, as many at once as suits the rows.
 template <int kPanels = kMostPanels, typename Packed, typename Sink>
 void multiply_panels(
     const Packed& matrix, int first, int last, const typename Packed::Input* input, int num_rows, Sink& sink) {
   int panel = first;
-  if (kPanels <= 2 || num_rows <= Packed::most_rows_beside(kPanels)) {
+  if (kPanels <= Packed::panels_at_once(num_rows)) {
     for (; panel + kPanels <= last; panel += kPanels) multiply_rows<kPanels>(matrix, panel, input, num_rows, sink);
   }
   if constexpr (kPanels > 1) multiply_panels<kPanels / 2>(matrix, panel, last, input, num_rows, sink);

@@ -39,8 +39,10 @@ struct Fp4Matrix {
     starts = allocate<float>(num_outputs);
   }
 
-  // by which so many panels are multiplied side by side
-  static constexpr int most_rows_beside(int num_panels) { return HalfBytes::most_rows_beside(num_panels); }
+  static constexpr int panels_at_once(int num_rows) {
+    if (num_rows > HalfBytes::kMostRows) return 2;
+    return gptoss::panels_at_once(num_rows, HalfBytes::kMostSums, HalfBytes::kLeastPanels);
+  }
   int num_panels() const { return num_outputs / kLanes; }
   int num_blocks() const { return num_inputs / kFp4Block; }
   std::size_t panel_bytes() const { return num_blocks() * kBlockBytes; }
@@ -146,33 +148,42 @@ inline void multiply_tile(
   const std::size_t num_inputs = matrix.num_inputs;
   input += row * num_inputs;
   Floats sums[kRows][kPanels];
+#pragma GCC unroll 16
   for (int p = 0; p < kPanels; ++p) {
     const Floats start = load(matrix.starts.get() + (panel + p) * kLanes);
+#pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) sums[m][p] = start;
   }
+  const std::uint8_t* const codes = matrix.block(panel, 0);
+  const std::size_t panel_bytes = matrix.panel_bytes();
   for (int b = 0; b < matrix.num_blocks(); ++b) {
     Integers excess[kPanels];
+#pragma GCC unroll 16
     for (int p = 0; p < kPanels; ++p) excess[p] = Fp4Table::load_excess(matrix.block_scales(panel + p, b));
     for (std::size_t place = 0; place < Fp4Matrix::kBlockBytes; place += Fp4Matrix::kVectorBytes) {
       const Activation* at = input + b * kFp4Block + place * 2 / kLanes;
 #pragma GCC unroll 8
       for (int first = 0; first < kPanels; first += kAtOnce) {
         Integers half_bytes[kAtOnce];
+#pragma GCC unroll 16
         for (int p = 0; p < kAtOnce; ++p) {
-          const std::uint8_t* source = matrix.block(panel + first + p, b) + place;
+          const std::uint8_t* source = codes + (first + p) * panel_bytes + b * Fp4Matrix::kBlockBytes + place;
           prefetch(source + prefetch_bytes);
           half_bytes[p] = load_aligned(source);
         }
 #pragma GCC unroll 4
         for (int pair = 0; pair < 4; ++pair) {
           Integers weights[kAtOnce];
+#pragma GCC unroll 16
           for (int p = 0; p < kAtOnce; ++p) weights[p] = table.unpack(half_bytes[p], pair, excess[first + p]);
           add_products<PairProducts>(sums, first, weights, at + pair * 2, num_inputs);
         }
       }
     }
   }
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 16
     for (int p = 0; p < kPanels; ++p) sink.take(row + m, panel + p, sums[m][p]);
   }
 }
@@ -211,7 +222,7 @@ struct Shifted {
 template <int kPanels, typename Sink>
 void multiply_rows(const Fp4Matrix& matrix, int panel, const Activation* input, int num_rows, Sink& sink) {
   if (num_rows <= HalfBytes::kMostRows) {
-    constexpr int kMost = std::min(6, most_rows(kPanels, HalfBytes::kMostSums));
+    constexpr int kMost = most_rows(kPanels, HalfBytes::kMostSums);
     multiply_in_tiles<kPanels, kMost>(matrix, panel, input, num_rows, kPanels * matrix.panel_bytes(), sink);
     return;
   }
