@@ -62,10 +62,11 @@ inline float max_of(Floats values) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+// of biased exponents
+inline Floats powers_of_two(Integers exponents) { return _mm256_castsi256_ps(_mm256_slli_epi32(exponents, 23)); }
 // values * 2^exponents, where neither is out of range
 inline Floats scale_by_powers(Floats values, Floats exponents) {
-  const Integers biased = _mm256_add_epi32(_mm256_cvtps_epi32(exponents), broadcast(127));
-  return values * _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+  return values * powers_of_two(_mm256_add_epi32(_mm256_cvtps_epi32(exponents), broadcast(127)));
 }
 
 inline Integers add(Integers a, Integers b) { return _mm256_add_epi32(a, b); }

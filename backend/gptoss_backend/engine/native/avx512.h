@@ -53,6 +53,9 @@ inline float max_of(Floats values) { return _mm512_reduce_max_ps(values); }
 // values * 2^exponents, where neither is out of range
 inline Floats scale_by_powers(Floats values, Floats exponents) { return _mm512_scalef_ps(values, exponents); }
 
+// of biased exponents
+inline Floats powers_of_two(Integers exponents) { return _mm512_castsi512_ps(_mm512_slli_epi32(exponents, 23)); }
+
 inline Integers add(Integers a, Integers b) { return _mm512_add_epi32(a, b); }
 inline Integers subtract(Integers a, Integers b) { return _mm512_sub_epi32(a, b); }
 inline Integers shift_left(Integers values, int bits) { return _mm512_slli_epi32(values, bits); }

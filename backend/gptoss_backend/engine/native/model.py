@@ -37,7 +37,8 @@ from gptoss_backend.engine.rope import RotaryEmbedding
 
 BLOCK_SIZE = 16
 """Positions in a cache block: kBlock of attention.h."""
-_MOST_SCALE = 252  # 6 * 2^(252 - 127) is finite
+_MOST_SCALE = 127 + 63
+"""2^63, from 2^-63 on: quotients of two scales are within the range of a float's exponent."""
 
 
 def check_native(config: ModelConfig, block_size: int) -> InstructionSet:

@@ -1,10 +1,11 @@
 // Matrices that stay in MXFP4: four-bit floats (E2M1), 32 inputs of an output sharing a power of two.
 //
 // Panels as in matrix.h: [outputs / lanes][inputs / 8][lanes * 4 bytes], where one load has eight inputs of each output, in
-// the order that HalfBytes unpacks to four groups of a bfloat16 pair. Scales, exponent + 127: [outputs / lanes][inputs / 32][lanes].
+// the order that HalfBytes unpacks to four groups of a bfloat16 pair.
 //
-// Every value times its scale is exact in bfloat16, and both go into the sums as ever: the products' bits are those of the
-// same matrix in bfloat16.
+// A block's values are summed without their scale: the sums before them are divided by it, which is exact for a power of two
+// as are the products, so the bits are those of the same matrix in bfloat16. From block to block, sums are multiplied by the
+// quotient of two scales, and by the last scale in the end. Quotients, exponent + 127: [outputs / lanes][inputs / 32 + 1][lanes].
 
 #pragma once
 
@@ -26,7 +27,7 @@ struct Fp4Matrix {
   static constexpr std::size_t kBlockBytes = std::size_t(kFp4Block) * kLanes / 2;  // of a panel
   static constexpr std::size_t kVectorBytes = 4 * kLanes;
 
-  Buffer<std::uint8_t> codes, scales;
+  Buffer<std::uint8_t> codes, quotients;
   Buffer<float> starts;  // what each output's sum begins with
   int num_outputs = 0;   // a multiple of kLanes; rows added to reach it are zero
   int num_inputs = 0;    // a multiple of kFp4Block
@@ -35,7 +36,7 @@ struct Fp4Matrix {
   Fp4Matrix(int num_rows, int inputs)
       : num_outputs(pad_to_lanes(num_rows)), num_inputs(inputs) {
     codes = allocate<std::uint8_t>(num_panels() * panel_bytes());
-    scales = allocate<std::uint8_t>(std::size_t(num_outputs) * num_blocks());
+    quotients = allocate<std::uint8_t>(std::size_t(num_outputs) * (num_blocks() + 1));
     starts = allocate<float>(num_outputs);
   }
 
@@ -47,8 +48,9 @@ struct Fp4Matrix {
   int num_blocks() const { return num_inputs / kFp4Block; }
   std::size_t panel_bytes() const { return num_blocks() * kBlockBytes; }
   std::uint8_t* block(int panel, int index) const { return codes.get() + panel * panel_bytes() + index * kBlockBytes; }
-  std::uint8_t* block_scales(int panel, int index) const {
-    return scales.get() + (std::size_t(panel) * num_blocks() + index) * kLanes;
+  // What sums are multiplied by before a block, or after the last one.
+  std::uint8_t* block_quotients(int panel, int index) const {
+    return quotients.get() + (std::size_t(panel) * (num_blocks() + 1) + index) * kLanes;
   }
 };
 
@@ -69,16 +71,20 @@ struct Mxfp4Rows {
 
 // Packs the rows of a panel; a negative row gives zeros.
 inline void pack_panel(const Mxfp4Rows& source, const int (&rows)[kLanes], int panel, Fp4Matrix& matrix) {
-  // below, values are no normal bfloat16, which the processor takes for zero, or not above 2^-123: blocks of zeros have such
-  constexpr int kLeastScale = 2;
+  // what is smaller is lost in any sum, and counts as zero: blocks of zeros have such scales
+  constexpr int kOne = 127, kLeastScale = kOne - 63;
   const int num_blocks = matrix.num_blocks();
+  int last_scales[kLanes];
+  std::fill_n(last_scales, kLanes, kOne);
   for (int b = 0; b < num_blocks; ++b) {
     alignas(64) std::uint32_t words[kFp4Block / 8][kLanes] = {};
-    std::uint8_t* scales = matrix.block_scales(panel, b);
+    std::uint8_t* quotients = matrix.block_quotients(panel, b);
     for (int lane = 0; lane < kLanes; ++lane) {
       const std::size_t from = std::size_t(std::max(rows[lane], 0)) * num_blocks + b;
       const bool is_zero = rows[lane] < 0 || source.scales[from] < kLeastScale;
-      scales[lane] = is_zero ? kLeastScale : source.scales[from];
+      const int scale = is_zero ? last_scales[lane] : source.scales[from];
+      quotients[lane] = static_cast<std::uint8_t>(kOne + last_scales[lane] - scale);
+      last_scales[lane] = scale;
       for (int word = 0; word < kFp4Block / 8 && !is_zero; ++word) {
         std::memcpy(&words[word][lane], source.codes + from * Mxfp4Rows::kBlockBytes + word * 4, 4);
       }
@@ -88,6 +94,7 @@ inline void pack_panel(const Mxfp4Rows& source, const int (&rows)[kLanes], int p
       store_aligned(target, HalfBytes::arrange(load_aligned(words[word])));
     }
   }
+  std::copy_n(last_scales, kLanes, matrix.block_quotients(panel, num_blocks));
 }
 
 // Packs rows [num_rows, num_inputs], row r coming from source row order(r); a negative one gives zeros.
@@ -106,45 +113,33 @@ Fp4Matrix pack(const Mxfp4Rows& source, const bf16* bias, int num_rows, int num_
   return matrix;
 }
 
-// Unpacks pairs of a panel's outputs. The table's exponents are too large by 126 and a block says by how much less it is larger:
-// a subtraction that stops at zero scales the other values and leaves a zero, which has no exponent, as it is.
-class Fp4Table {
- public:
-  // scales: of a block, as block_scales has them. Gives what `unpack` subtracts.
-  static Integers load_excess(const std::uint8_t* scales) {
-    const Integers bits = shift_left(subtract(broadcast(127 + kExcess), load_bytes(scales)), kFractionBits);
-    return bits | shift_left(bits, 16);
+// What half bytes stand for, times 2^exponent: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives; minus zero is zero.
+inline HalfBytes half_bytes_of(int exponent) {
+  constexpr bf16 kMagnitudes[8] = {0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0};
+  bf16 values[16] = {};
+  for (int i = 0; i < 16; ++i) {
+    const int sign = i < 8 ? 0 : 0x8000;
+    if (i % 8 != 0) values[i] = static_cast<bf16>(sign + kMagnitudes[i % 8] + (exponent << kBf16FractionBits));
   }
+  return HalfBytes(values);
+}
 
-  // The pair-th of the four groups of bfloat16 that the half bytes stand for.
-  Integers unpack(Integers half_bytes, int pair, Integers excess) const {
-    return subtract_halves(half_bytes_.unpack(half_bytes, pair), excess);
+template <int kRows, int kPanels>
+inline void rescale(const Fp4Matrix& matrix, int panel, int block, Floats (&sums)[kRows][kPanels]) {
+#pragma GCC unroll 16
+  for (int p = 0; p < kPanels; ++p) {
+    const Floats quotients = powers_of_two(load_bytes(matrix.block_quotients(panel + p, block)));
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) sums[m][p] = sums[m][p] * quotients;
   }
-
- private:
-  static constexpr int kFractionBits = 7;
-  static constexpr int kExcess = 126;  // as much as leaves 6 with a sign within 16 bits
-
-  // 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives; minus zero is zero
-  static HalfBytes half_bytes() {
-    bf16 values[16] = {};
-    constexpr bf16 kMagnitudes[8] = {0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0};
-    for (int i = 0; i < 16; ++i) {
-      const int sign = i < 8 ? 0 : 0x8000;
-      if (i % 8 != 0) values[i] = static_cast<bf16>(sign + kMagnitudes[i % 8] + (kExcess << kFractionBits));
-    }
-    return HalfBytes(values);
-  }
-
-  HalfBytes half_bytes_ = half_bytes();
-};
+}
 
 // As for other matrices; each load is unpacked once for all rows.
 template <int kRows, int kPanels, typename Sink>
 inline void multiply_tile(
     const Fp4Matrix& matrix, int panel, const Activation* input, int row, std::size_t prefetch_bytes, Sink& sink) {
   constexpr int kAtOnce = std::min(kPanels, HalfBytes::kPanelsAtOnce);
-  const Fp4Table table;
+  const HalfBytes values = half_bytes_of(0);
   const std::size_t num_inputs = matrix.num_inputs;
   input += row * num_inputs;
   Floats sums[kRows][kPanels];
@@ -157,9 +152,7 @@ inline void multiply_tile(
   const std::uint8_t* const codes = matrix.block(panel, 0);
   const std::size_t panel_bytes = matrix.panel_bytes();
   for (int b = 0; b < matrix.num_blocks(); ++b) {
-    Integers excess[kPanels];
-#pragma GCC unroll 16
-    for (int p = 0; p < kPanels; ++p) excess[p] = Fp4Table::load_excess(matrix.block_scales(panel + p, b));
+    rescale(matrix, panel, b, sums);
     for (std::size_t place = 0; place < Fp4Matrix::kBlockBytes; place += Fp4Matrix::kVectorBytes) {
       const Activation* at = input + b * kFp4Block + place * 2 / kLanes;
 #pragma GCC unroll 8
@@ -175,12 +168,13 @@ inline void multiply_tile(
         for (int pair = 0; pair < 4; ++pair) {
           Integers weights[kAtOnce];
 #pragma GCC unroll 16
-          for (int p = 0; p < kAtOnce; ++p) weights[p] = table.unpack(half_bytes[p], pair, excess[first + p]);
+          for (int p = 0; p < kAtOnce; ++p) weights[p] = values.unpack(half_bytes[p], pair);
           add_products<PairProducts>(sums, first, weights, at + pair * 2, num_inputs);
         }
       }
     }
   }
+  rescale(matrix, panel, matrix.num_blocks(), sums);
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 16
@@ -188,21 +182,26 @@ inline void multiply_tile(
   }
 }
 
-// Unpacks panels of `matrix`, from `panel` on, to all those of `target`.
+// Unpacks panels of `matrix`, from `panel` on, to all those of `target`. What half bytes stand for is taken too large, and a
+// subtraction that stops at zero brings the exponents down: it leaves a zero, which has no exponent, as it is.
 inline void unpack_panels(const Fp4Matrix& matrix, int panel, Matrix& target) {
-  const Fp4Table table;
+  constexpr int kExcess = 64;
+  const HalfBytes values = half_bytes_of(kExcess);
   std::memcpy(target.starts.get(), matrix.starts.get() + panel * kLanes, target.num_outputs * sizeof(float));
   bf16* pairs = target.panels.get();
   for (int p = panel; p < panel + target.num_panels(); ++p) {
+    Integers excess = broadcast(kExcess);
     for (int b = 0; b < matrix.num_blocks(); ++b) {
-      const Integers excess = Fp4Table::load_excess(matrix.block_scales(p, b));
+      excess = add(excess, subtract(load_bytes(matrix.block_quotients(p, b)), broadcast(127)));
+      const Integers bits = shift_left(excess, kBf16FractionBits);
+      const Integers both = bits | shift_left(bits, 16);
       for (std::size_t place = 0; place < Fp4Matrix::kBlockBytes; place += Fp4Matrix::kVectorBytes) {
         const std::uint8_t* source = matrix.block(p, b) + place;
         prefetch(source + kPrefetchBytes);
         const Integers half_bytes = load_aligned(source);
 #pragma GCC unroll 4
         for (int pair = 0; pair < 4; ++pair, pairs += 2 * kLanes) {
-          store_aligned(pairs, table.unpack(half_bytes, pair, excess));
+          store_aligned(pairs, subtract_halves(values.unpack(half_bytes, pair), both));
         }
       }
     }
