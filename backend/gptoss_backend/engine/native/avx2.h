@@ -5,7 +5,6 @@
 #include <immintrin.h>
 
 #include <cstdint>
-#include <cstring>
 
 #include "bf16.h"
 
@@ -125,9 +124,10 @@ struct ByteProducts {
   }
 };
 
-// What fits into registers beside the operands: rows and panels of a tile.
-constexpr int kMostPanels = 8;
+// A tile is a number of rows by 1, 2, 4 … panels. So many sums leave registers for the operands.
 constexpr int kMostSums = 10;
+constexpr int kMostPanels = 8;
+constexpr int kMostRowsOfMany = 1;  // by which more than two panels are multiplied side by side
 
 // --- half bytes -----------------------------------------------------------------------------------------------------
 
@@ -137,8 +137,7 @@ class HalfBytes {
  public:
   static constexpr int kMostSums = 8;
   static constexpr int kPanelsAtOnce = 2;
-  static constexpr int kMostRows = 8;  // that are worth unpacking anew for each tile
-  static constexpr int kLeastPanels = 1;
+  static constexpr int kMostRowsOfMany = 1;
 
   explicit HalfBytes(const bf16 (&values)[16]) {
     alignas(32) std::uint8_t low[32], high[32];

@@ -5,7 +5,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
-#include <cstring>
+#include <limits>
 
 #include "bf16.h"
 
@@ -117,9 +117,10 @@ struct ByteProducts {
   }
 };
 
-// What fits into registers beside the operands: rows and panels of a tile.
-constexpr int kMostPanels = 4;
+// A tile is a number of rows by 1, 2, 4 … panels. So many sums leave registers for the operands.
 constexpr int kMostSums = 24;
+constexpr int kMostPanels = 4;
+constexpr int kMostRowsOfMany = 6;  // by which more than two panels are multiplied side by side
 
 // --- half bytes -----------------------------------------------------------------------------------------------------
 
@@ -129,8 +130,7 @@ class HalfBytes {
  public:
   static constexpr int kMostSums = 24;
   static constexpr int kPanelsAtOnce = 4;
-  static constexpr int kMostRows = 15;  // that are worth unpacking anew for each tile
-  static constexpr int kLeastPanels = 4;
+  static constexpr int kMostRowsOfMany = std::numeric_limits<int>::max();
 
   explicit HalfBytes(const bf16 (&values)[16]) {
     alignas(64) bf16 twice[32];

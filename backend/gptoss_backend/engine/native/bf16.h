@@ -8,7 +8,6 @@
 namespace gptoss {
 
 using bf16 = std::uint16_t;
-constexpr int kBf16FractionBits = 7;
 
 inline bf16 round_bf16(float value) {
   std::uint32_t bits;

@@ -34,18 +34,12 @@ struct ByteQuads : ByteProducts {
   using Sums = Integers;
 };
 
-// The most panels, but no fewer than `least`, of which the sums with so many rows fit into a tile.
-constexpr int panels_at_once(int num_rows, int most_sums, int least) {
-  int count = kMostPanels;
-  while (count > least && count * num_rows > most_sums) count /= 2;
-  return count;
-}
-
 template <typename Format>
 struct PanelMatrix {
   using Value = typename Format::Value;
   using Input = typename Format::Input;
   static constexpr int kGroup = 4 / sizeof(Value);
+  static constexpr int kMostRowsOfMany = gptoss::kMostRowsOfMany;
 
   Buffer<Value> panels;
   Buffer<typename Format::Start> starts;  // what each output's sum begins with
@@ -59,7 +53,6 @@ struct PanelMatrix {
     starts = allocate<typename Format::Start>(num_outputs);
   }
 
-  static constexpr int panels_at_once(int num_rows) { return gptoss::panels_at_once(num_rows, kMostSums, 2); }
   int num_panels() const { return num_outputs / kLanes; }
   std::size_t panel_bytes() const { return std::size_t(num_inputs) * kLanes * sizeof(Value); }
   const char* panel(int index) const { return reinterpret_cast<const char*>(panels.get()) + index * panel_bytes(); }
@@ -200,12 +193,12 @@ void multiply_rows(
   multiply_in_tiles<kPanels, kMost>(matrix, panel, input, num_rows, kPanels * matrix.panel_bytes(), sink);
 }
 
-// Multiplies input [num_rows, num_inputs] by the panels from first to last, as many at once as suits the rows.
+// Multiplies input [num_rows, num_inputs] by the panels from first to last: many side by side, or two where rows are many.
 template <int kPanels = kMostPanels, typename Packed, typename Sink>
 void multiply_panels(
     const Packed& matrix, int first, int last, const typename Packed::Input* input, int num_rows, Sink& sink) {
   int panel = first;
-  if (kPanels <= Packed::panels_at_once(num_rows)) {
+  if (kPanels <= 2 || num_rows <= Packed::kMostRowsOfMany) {
     for (; panel + kPanels <= last; panel += kPanels) multiply_rows<kPanels>(matrix, panel, input, num_rows, sink);
   }
   if constexpr (kPanels > 1) multiply_panels<kPanels / 2>(matrix, panel, last, input, num_rows, sink);

@@ -24,6 +24,7 @@ constexpr int kFp4Block = 32;  // inputs that share a scale
 
 struct Fp4Matrix {
   using Input = Activation;
+  static constexpr int kMostRowsOfMany = HalfBytes::kMostRowsOfMany;
   static constexpr std::size_t kBlockBytes = std::size_t(kFp4Block) * kLanes / 2;  // of a panel
   static constexpr std::size_t kVectorBytes = 4 * kLanes;
 
@@ -40,10 +41,6 @@ struct Fp4Matrix {
     starts = allocate<float>(num_outputs);
   }
 
-  static constexpr int panels_at_once(int num_rows) {
-    if (num_rows > HalfBytes::kMostRows) return 2;
-    return gptoss::panels_at_once(num_rows, HalfBytes::kMostSums, HalfBytes::kLeastPanels);
-  }
   int num_panels() const { return num_outputs / kLanes; }
   int num_blocks() const { return num_inputs / kFp4Block; }
   std::size_t panel_bytes() const { return num_blocks() * kBlockBytes; }
@@ -113,16 +110,9 @@ Fp4Matrix pack(const Mxfp4Rows& source, const bf16* bias, int num_rows, int num_
   return matrix;
 }
 
-// What half bytes stand for, times 2^exponent: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives; minus zero is zero.
-inline HalfBytes half_bytes_of(int exponent) {
-  constexpr bf16 kMagnitudes[8] = {0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0};
-  bf16 values[16] = {};
-  for (int i = 0; i < 16; ++i) {
-    const int sign = i < 8 ? 0 : 0x8000;
-    if (i % 8 != 0) values[i] = static_cast<bf16>(sign + kMagnitudes[i % 8] + (exponent << kBf16FractionBits));
-  }
-  return HalfBytes(values);
-}
+// What half bytes stand for: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives; minus zero is zero.
+constexpr bf16 kE2m1Values[16] = {
+    0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, 0, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
 
 template <int kRows, int kPanels>
 inline void rescale(const Fp4Matrix& matrix, int panel, int block, Floats (&sums)[kRows][kPanels]) {
@@ -139,7 +129,7 @@ template <int kRows, int kPanels, typename Sink>
 inline void multiply_tile(
     const Fp4Matrix& matrix, int panel, const Activation* input, int row, std::size_t prefetch_bytes, Sink& sink) {
   constexpr int kAtOnce = std::min(kPanels, HalfBytes::kPanelsAtOnce);
-  const HalfBytes values = half_bytes_of(0);
+  const HalfBytes values(kE2m1Values);
   const std::size_t num_inputs = matrix.num_inputs;
   input += row * num_inputs;
   Floats sums[kRows][kPanels];
@@ -182,56 +172,10 @@ inline void multiply_tile(
   }
 }
 
-// Unpacks panels of `matrix`, from `panel` on, to all those of `target`. What half bytes stand for is taken too large, and a
-// subtraction that stops at zero brings the exponents down: it leaves a zero, which has no exponent, as it is.
-inline void unpack_panels(const Fp4Matrix& matrix, int panel, Matrix& target) {
-  constexpr int kExcess = 64;
-  const HalfBytes values = half_bytes_of(kExcess);
-  std::memcpy(target.starts.get(), matrix.starts.get() + panel * kLanes, target.num_outputs * sizeof(float));
-  bf16* pairs = target.panels.get();
-  for (int p = panel; p < panel + target.num_panels(); ++p) {
-    Integers excess = broadcast(kExcess);
-    for (int b = 0; b < matrix.num_blocks(); ++b) {
-      excess = add(excess, subtract(load_bytes(matrix.block_quotients(p, b)), broadcast(127)));
-      const Integers bits = shift_left(excess, kBf16FractionBits);
-      const Integers both = bits | shift_left(bits, 16);
-      for (std::size_t place = 0; place < Fp4Matrix::kBlockBytes; place += Fp4Matrix::kVectorBytes) {
-        const std::uint8_t* source = matrix.block(p, b) + place;
-        prefetch(source + kPrefetchBytes);
-        const Integers half_bytes = load_aligned(source);
-#pragma GCC unroll 4
-        for (int pair = 0; pair < 4; ++pair, pairs += 2 * kLanes) {
-          store_aligned(pairs, subtract_halves(values.unpack(half_bytes, pair), both));
-        }
-      }
-    }
-  }
-}
-
-// Takes what is said of a copy of some panels as said of those panels.
-template <typename Sink>
-struct Shifted {
-  Sink& sink;
-  int first;
-  void take(int row, int panel, Floats sums) const { sink.take(row, first + panel, sums); }
-};
-
-// Few rows are multiplied by what is unpacked in registers, anew for every tile of them. More are worth unpacking the panels
-// to the cache once.
 template <int kPanels, typename Sink>
 void multiply_rows(const Fp4Matrix& matrix, int panel, const Activation* input, int num_rows, Sink& sink) {
-  if (num_rows <= HalfBytes::kMostRows) {
-    constexpr int kMost = most_rows(kPanels, HalfBytes::kMostSums);
-    multiply_in_tiles<kPanels, kMost>(matrix, panel, input, num_rows, kPanels * matrix.panel_bytes(), sink);
-    return;
-  }
-  thread_local Matrix unpacked;
-  thread_local int capacity = 0;
-  if (matrix.num_inputs > capacity) unpacked = Matrix(kPanels * kLanes, capacity = matrix.num_inputs);
-  unpacked.num_inputs = matrix.num_inputs;
-  unpack_panels(matrix, panel, unpacked);
-  Shifted<Sink> shifted{sink, panel};
-  multiply_in_tiles<kPanels, most_rows(kPanels, kMostSums)>(unpacked, 0, input, num_rows, kPrefetchBytes, shifted);
+  constexpr int kMost = most_rows(kPanels, HalfBytes::kMostSums);
+  multiply_in_tiles<kPanels, kMost>(matrix, panel, input, num_rows, kPanels * matrix.panel_bytes(), sink);
 }
 
 }  // namespace gptoss
