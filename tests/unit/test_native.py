@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
+import shutil
+import subprocess
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -23,7 +26,15 @@ from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native import library
-from gptoss_backend.engine.native.library import AVX2, INSTRUCTION_SETS, InstructionSet, NativeUnavailableError
+from gptoss_backend.engine.native.library import (
+    AVX2,
+    AVX512,
+    INSTRUCTION_SETS,
+    InstructionSet,
+    NativeUnavailableError,
+    choose_instruction_set,
+    missing_features,
+)
 from gptoss_backend.engine.native.model import NativeModel, check_native
 from gptoss_backend.engine.options import EngineOptions, ExpertFormat
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
@@ -52,14 +63,12 @@ SHAPES = {
 def kernels(request: pytest.FixtureRequest) -> InstructionSet:
     """Each that this machine has: the best is chosen, the others run here all the same."""
     chosen: InstructionSet = request.param
-    if lacking := set(chosen.features).difference(library._flags_of_processor()):
-        pytest.skip(f"the processor lacks {', '.join(sorted(lacking))}")
+    if missing := missing_features(chosen):
+        pytest.skip(f"the processor lacks {', '.join(missing)}")
     return chosen
 
 
-def native_or_skip(
-    folder: Path, kernels: InstructionSet, num_threads: int = 1, **changed: torch.Tensor
-) -> NativeModel:
+def native_or_skip(folder: Path, kernels: InstructionSet, num_threads: int = 1, **changed: torch.Tensor) -> NativeModel:
     """changed: weights other than the folder's."""
     config = config_or_skip(folder)
     weights = load_weights(folder, Shard.of_all(config), torch.bfloat16, CPU, packed=True)
@@ -356,6 +365,44 @@ def test_loading_when_the_kernels_cannot_run_then_torch_takes_over_or_a_sentence
     assert model.dtype == torch.float32
     with pytest.raises(EngineError, match=r"cpu_kernels is native, but the processor lacks avx2, fma"):
         load_model(tmp_path, EngineOptions(cpu_kernels="native"), device=CPU)
+
+
+def test_loading_when_the_processor_has_avx2_but_not_avx512_then_its_kernels_compute_and_experts_stay_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_packed("odd", tmp_path / "model")
+    config_or_skip(tmp_path / "model")
+    monkeypatch.setattr(library, "_flags_of_processor", lambda: ["sse2", *AVX2.features])
+    model = load_model(tmp_path / "model", device=CPU)
+    assert isinstance(model, NativeModel)
+    assert model.has_packed_experts
+    assert model.info is not None
+    assert model.info.kernels == "C++ (AVX2)"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((*AVX2.features, *AVX512.features), AVX512),
+        ((*AVX2.features, *AVX512.features[:-2], "fma"), AVX2),  # no VNNI
+        (("avx", "f16c", *AVX2.features), AVX2),
+    ],
+)
+def test_instruction_set_when_chosen_then_it_is_the_best_whose_every_feature_the_processor_has(
+    flags: tuple[str, ...], expected: InstructionSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_flags_of_processor", lambda: flags)
+    assert choose_instruction_set() == expected
+
+
+def test_library_when_built_for_avx2_then_it_has_no_instruction_of_avx512() -> None:
+    disassembler = shutil.which("objdump")
+    if disassembler is None or missing_features(AVX2):
+        pytest.skip("objdump or AVX2 is missing")
+    built = str(library._built(AVX2))
+    shown = subprocess.run([disassembler, "-d", "--no-show-raw-insn", built], capture_output=True, check=True).stdout
+    assert b"%ymm15" in shown
+    assert re.search(rb"%zmm|%[xy]mm(1[6-9]|2\d|3[01])\b|%k[0-7]\b", shown) is None
 
 
 def test_loading_when_another_precision_is_asked_for_then_torch_computes_in_it(tmp_path: Path) -> None:

@@ -69,11 +69,8 @@ inline Floats scale_by_powers(Floats values, Floats exponents) {
 }
 
 inline Integers add(Integers a, Integers b) { return _mm256_add_epi32(a, b); }
-inline Integers subtract(Integers a, Integers b) { return _mm256_sub_epi32(a, b); }
 inline Integers shift_left(Integers values, int bits) { return _mm256_slli_epi32(values, bits); }
 inline Integers shift_right(Integers values, int bits) { return _mm256_srli_epi32(values, bits); }
-// of unsigned halves of 16 bits; stops at zero
-inline Integers subtract_halves(Integers a, Integers b) { return _mm256_subs_epu16(a, b); }
 
 inline Mask lanes_below(int count) { return _mm256_cmpgt_epi32(broadcast(count), lane_numbers()); }
 inline Mask is_greater(Floats a, Floats b) { return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }

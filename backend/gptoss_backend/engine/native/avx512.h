@@ -57,11 +57,8 @@ inline Floats scale_by_powers(Floats values, Floats exponents) { return _mm512_s
 inline Floats powers_of_two(Integers exponents) { return _mm512_castsi512_ps(_mm512_slli_epi32(exponents, 23)); }
 
 inline Integers add(Integers a, Integers b) { return _mm512_add_epi32(a, b); }
-inline Integers subtract(Integers a, Integers b) { return _mm512_sub_epi32(a, b); }
 inline Integers shift_left(Integers values, int bits) { return _mm512_slli_epi32(values, bits); }
 inline Integers shift_right(Integers values, int bits) { return _mm512_srli_epi32(values, bits); }
-// of unsigned halves of 16 bits; stops at zero
-inline Integers subtract_halves(Integers a, Integers b) { return _mm512_subs_epu16(a, b); }
 
 inline Mask lanes_below(int count) {
   return count >= kLanes ? 0xffff : count <= 0 ? 0 : static_cast<Mask>((1u << count) - 1);

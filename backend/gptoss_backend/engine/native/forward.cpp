@@ -1,4 +1,4 @@
-// GPT-OSS's forward pass on a CPU with AVX-512 BF16: bfloat16 weights and cache, float32 in between;
+// GPT-OSS's forward pass on a CPU with AVX2 or AVX-512 BF16 (vectors.h): bfloat16 weights and cache, float32 in between;
 // experts in bfloat16 or MXFP4.
 //
 // Stage 5 of a request: step. Owns: packed weights, the layout of keys and values inside a cache block, the arithmetic.

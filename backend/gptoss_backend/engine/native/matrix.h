@@ -19,6 +19,7 @@
 namespace gptoss {
 
 constexpr int kPrefetchBytes = 1536;
+constexpr int kMostRows = 12;  // of a tile
 
 // Two bfloat16 inputs to a group, summed in float32.
 struct Bf16Pairs : PairProducts {
@@ -39,6 +40,7 @@ struct PanelMatrix {
   using Value = typename Format::Value;
   using Input = typename Format::Input;
   static constexpr int kGroup = 4 / sizeof(Value);
+  static constexpr int kMostSums = gptoss::kMostSums;
   static constexpr int kMostRowsOfMany = gptoss::kMostRowsOfMany;
 
   Buffer<Value> panels;
@@ -47,8 +49,7 @@ struct PanelMatrix {
   int num_inputs = 0;   // a multiple of kGroup
 
   PanelMatrix() = default;
-  PanelMatrix(int num_rows, int inputs)
-      : num_outputs(pad_to_lanes(num_rows)), num_inputs(inputs) {
+  PanelMatrix(int num_rows, int inputs) : num_outputs(pad_to_lanes(num_rows)), num_inputs(inputs) {
     panels = allocate<Value>(std::size_t(num_outputs) * num_inputs);
     starts = allocate<typename Format::Start>(num_outputs);
   }
@@ -99,10 +100,31 @@ inline Matrix pack(const bf16* source, const bf16* bias, int num_rows, int num_i
 struct Store {
   float* output;
   int stride;
-  void take(int row, int panel, Floats sums) const {
-    store(output + std::size_t(row) * stride + panel * kLanes, sums);
-  }
+  void take(int row, int panel, Floats sums) const { store(output + std::size_t(row) * stride + panel * kLanes, sums); }
 };
+
+// --- a tile: some rows by some panels, whose sums stay in registers -----------------------------------------------------
+//
+// The loops over both are unrolled by force: left to itself, GCC 12 writes all sums to memory at each step.
+
+template <int kRows, int kPanels, typename Packed, typename Sums>
+inline void begin_sums(const Packed& matrix, int panel, Sums (&sums)[kRows][kPanels]) {
+#pragma GCC unroll 16
+  for (int p = 0; p < kPanels; ++p) {
+    const Sums start = load(matrix.starts.get() + (panel + p) * kLanes);
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) sums[m][p] = start;
+  }
+}
+
+template <int kRows, int kPanels, typename Sums, typename Sink>
+inline void hand_over(const Sums (&sums)[kRows][kPanels], int row, int panel, Sink& sink) {
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 16
+    for (int p = 0; p < kPanels; ++p) sink.take(row + m, panel + p, sums[m][p]);
+  }
+}
 
 // Adds the products of one group of each row's inputs, which are `stride` apart, with the groups of kCount panels from
 // `first` on.
@@ -124,7 +146,7 @@ inline void add_products(
   }
 }
 
-// Multiplies kRows rows by kPanels panels. The inner loop keeps kRows * kPanels sums in registers.
+// Multiplies kRows rows by kPanels panels.
 template <int kRows, int kPanels, typename Format, typename Sink>
 inline void multiply_tile(
     const PanelMatrix<Format>& matrix, int panel, const typename Format::Input* input, int row,
@@ -132,12 +154,7 @@ inline void multiply_tile(
   const std::size_t num_inputs = matrix.num_inputs;
   input += row * num_inputs;
   typename Format::Sums sums[kRows][kPanels];
-#pragma GCC unroll 16
-  for (int p = 0; p < kPanels; ++p) {
-    const auto start = load(matrix.starts.get() + (panel + p) * kLanes);
-#pragma GCC unroll 16
-    for (int m = 0; m < kRows; ++m) sums[m][p] = start;
-  }
+  begin_sums(matrix, panel, sums);
   const char* weights = matrix.panel(panel);
   for (std::size_t i = 0; i < num_inputs; i += PanelMatrix<Format>::kGroup) {
     Integers groups[kPanels];
@@ -149,11 +166,7 @@ inline void multiply_tile(
     }
     add_products<Format>(sums, 0, groups, input + i, num_inputs);
   }
-#pragma GCC unroll 16
-  for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 16
-    for (int p = 0; p < kPanels; ++p) sink.take(row + m, panel + p, sums[m][p]);
-  }
+  hand_over(sums, row, panel, sink);
 }
 
 // Calls the tile of as many rows as `count` says; kRowsLessOne counts from 0.
@@ -167,39 +180,31 @@ inline void dispatch_tile(
    ...);
 }
 
-// At most kMost rows at a time, in tiles of about one size: a tile of one or two rows would wait for its own sums and take
-// as long as one of six. The first tile reads the panels from memory; those after it find them in the cache, and fetch
-// what comes `ahead_bytes` later.
-template <int kPanels, int kMost, typename Packed, typename Sink>
+// As many rows at a time as a tile holds, in tiles of about one size: a tile of one or two rows would wait for its own sums
+// and take as long as one of six. The first tile reads the panels from memory; those after it find them in the cache, and
+// fetch the ones that come next.
+template <int kPanels, typename Packed, typename Sink>
 void multiply_in_tiles(
-    const Packed& matrix, int panel, const typename Packed::Input* input, int num_rows, std::size_t ahead_bytes,
-    Sink& sink) {
+    const Packed& matrix, int panel, const typename Packed::Input* input, int num_rows, Sink& sink) {
+  constexpr int kMost = std::min(kMostRows, Packed::kMostSums / kPanels);
   std::size_t prefetch_bytes = kPrefetchBytes;
   for (int row = 0, tiles = (num_rows + kMost - 1) / kMost; tiles > 0; --tiles) {
     const int count = (num_rows - row + tiles - 1) / tiles;
     dispatch_tile<kPanels>(
         count, std::make_integer_sequence<int, kMost>{}, matrix, panel, input, row, prefetch_bytes, sink);
     row += count;
-    prefetch_bytes = ahead_bytes;
+    prefetch_bytes = kPanels * matrix.panel_bytes();
   }
 }
 
-constexpr int most_rows(int num_panels, int most_sums) { return std::min(12, most_sums / num_panels); }
-
-template <int kPanels, typename Format, typename Sink>
-void multiply_rows(
-    const PanelMatrix<Format>& matrix, int panel, const typename Format::Input* input, int num_rows, Sink& sink) {
-  constexpr int kMost = most_rows(kPanels, kMostSums);
-  multiply_in_tiles<kPanels, kMost>(matrix, panel, input, num_rows, kPanels * matrix.panel_bytes(), sink);
-}
-
-// Multiplies input [num_rows, num_inputs] by the panels from first to last: many side by side, or two where rows are many.
+// Multiplies input [num_rows, num_inputs] by the panels from first to last, of which many lie side by side in a tile, or two
+// where rows are many.
 template <int kPanels = kMostPanels, typename Packed, typename Sink>
 void multiply_panels(
     const Packed& matrix, int first, int last, const typename Packed::Input* input, int num_rows, Sink& sink) {
   int panel = first;
   if (kPanels <= 2 || num_rows <= Packed::kMostRowsOfMany) {
-    for (; panel + kPanels <= last; panel += kPanels) multiply_rows<kPanels>(matrix, panel, input, num_rows, sink);
+    for (; panel + kPanels <= last; panel += kPanels) multiply_in_tiles<kPanels>(matrix, panel, input, num_rows, sink);
   }
   if constexpr (kPanels > 1) multiply_panels<kPanels / 2>(matrix, panel, last, input, num_rows, sink);
 }

@@ -24,6 +24,7 @@ constexpr int kFp4Block = 32;  // inputs that share a scale
 
 struct Fp4Matrix {
   using Input = Activation;
+  static constexpr int kMostSums = HalfBytes::kMostSums;
   static constexpr int kMostRowsOfMany = HalfBytes::kMostRowsOfMany;
   static constexpr std::size_t kBlockBytes = std::size_t(kFp4Block) * kLanes / 2;  // of a panel
   static constexpr std::size_t kVectorBytes = 4 * kLanes;
@@ -34,8 +35,7 @@ struct Fp4Matrix {
   int num_inputs = 0;    // a multiple of kFp4Block
 
   Fp4Matrix() = default;
-  Fp4Matrix(int num_rows, int inputs)
-      : num_outputs(pad_to_lanes(num_rows)), num_inputs(inputs) {
+  Fp4Matrix(int num_rows, int inputs) : num_outputs(pad_to_lanes(num_rows)), num_inputs(inputs) {
     codes = allocate<std::uint8_t>(num_panels() * panel_bytes());
     quotients = allocate<std::uint8_t>(std::size_t(num_outputs) * (num_blocks() + 1));
     starts = allocate<float>(num_outputs);
@@ -68,7 +68,7 @@ struct Mxfp4Rows {
 
 // Packs the rows of a panel; a negative row gives zeros.
 inline void pack_panel(const Mxfp4Rows& source, const int (&rows)[kLanes], int panel, Fp4Matrix& matrix) {
-  // what is smaller is lost in any sum, and counts as zero: blocks of zeros have such scales
+  // below, values are lost in any sum, and count as zero; blocks of zeros have such scales
   constexpr int kOne = 127, kLeastScale = kOne - 63;
   const int num_blocks = matrix.num_blocks();
   int last_scales[kLanes];
@@ -114,6 +114,7 @@ Fp4Matrix pack(const Mxfp4Rows& source, const bf16* bias, int num_rows, int num_
 constexpr bf16 kE2m1Values[16] = {
     0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0, 0, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
 
+// Brings sums from the scale of the block before to that of `block`.
 template <int kRows, int kPanels>
 inline void rescale(const Fp4Matrix& matrix, int panel, int block, Floats (&sums)[kRows][kPanels]) {
 #pragma GCC unroll 16
@@ -133,19 +134,14 @@ inline void multiply_tile(
   const std::size_t num_inputs = matrix.num_inputs;
   input += row * num_inputs;
   Floats sums[kRows][kPanels];
-#pragma GCC unroll 16
-  for (int p = 0; p < kPanels; ++p) {
-    const Floats start = load(matrix.starts.get() + (panel + p) * kLanes);
-#pragma GCC unroll 16
-    for (int m = 0; m < kRows; ++m) sums[m][p] = start;
-  }
-  const std::uint8_t* const codes = matrix.block(panel, 0);
+  begin_sums(matrix, panel, sums);
+  const std::uint8_t* codes = matrix.block(panel, 0);
   const std::size_t panel_bytes = matrix.panel_bytes();
   for (int b = 0; b < matrix.num_blocks(); ++b) {
     rescale(matrix, panel, b, sums);
     for (std::size_t place = 0; place < Fp4Matrix::kBlockBytes; place += Fp4Matrix::kVectorBytes) {
       const Activation* at = input + b * kFp4Block + place * 2 / kLanes;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int first = 0; first < kPanels; first += kAtOnce) {
         Integers half_bytes[kAtOnce];
 #pragma GCC unroll 16
@@ -154,7 +150,7 @@ inline void multiply_tile(
           prefetch(source + prefetch_bytes);
           half_bytes[p] = load_aligned(source);
         }
-#pragma GCC unroll 4
+#pragma GCC unroll 16
         for (int pair = 0; pair < 4; ++pair) {
           Integers weights[kAtOnce];
 #pragma GCC unroll 16
@@ -165,17 +161,7 @@ inline void multiply_tile(
     }
   }
   rescale(matrix, panel, matrix.num_blocks(), sums);
-#pragma GCC unroll 16
-  for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 16
-    for (int p = 0; p < kPanels; ++p) sink.take(row + m, panel + p, sums[m][p]);
-  }
-}
-
-template <int kPanels, typename Sink>
-void multiply_rows(const Fp4Matrix& matrix, int panel, const Activation* input, int num_rows, Sink& sink) {
-  constexpr int kMost = most_rows(kPanels, HalfBytes::kMostSums);
-  multiply_in_tiles<kPanels, kMost>(matrix, panel, input, num_rows, kPanels * matrix.panel_bytes(), sink);
+  hand_over(sums, row, panel, sink);
 }
 
 }  // namespace gptoss
