@@ -150,6 +150,8 @@ class Model {
 
 }  // namespace gptoss
 
+// All else is hidden: libraries for two instruction sets can be in one process.
+#pragma GCC visibility push(default)
 extern "C" {
 
 using gptoss::Batch;
@@ -183,3 +185,4 @@ void gptoss_forward(void* model, const Batch* batch, float* logits, std::int32_t
 void gptoss_destroy(void* model) { delete static_cast<Model*>(model); }
 
 }  // extern "C"
+#pragma GCC visibility pop

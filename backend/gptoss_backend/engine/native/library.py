@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _FOLDER: Final = Path(__file__).parent
 _SOURCE: Final = _FOLDER / "forward.cpp"
 _FLAGS: Final = (
-    *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread"),
+    *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden"),
     *("-mtune=native", "-fno-math-errno", "-Wno-maybe-uninitialized"),
 )
 _COMPILERS: Final = ("g++", "c++", "clang++")
