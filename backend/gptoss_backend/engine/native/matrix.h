@@ -96,11 +96,13 @@ inline Matrix pack(const bf16* source, const bf16* bias, int num_rows, int num_i
   return pack(Bf16Rows{source}, bias, num_rows, num_inputs, [](int row) { return row; });
 }
 
-// Where a product goes: written out as it is.
+// Where a product goes: written out as it is, from a panel on.
 struct Store {
   float* output;
-  int stride;
-  void take(int row, int panel, Floats sums) const { store(output + std::size_t(row) * stride + panel * kLanes, sums); }
+  int stride, first_panel;
+  void take(int row, int panel, Floats sums) const {
+    store(output + std::size_t(row) * stride + (panel - first_panel) * kLanes, sums);
+  }
 };
 
 // --- a tile: some rows by some panels, whose sums stay in registers -----------------------------------------------------
@@ -209,12 +211,6 @@ void multiply_panels(
   if constexpr (kPanels > 1) multiply_panels<kPanels / 2>(matrix, panel, last, input, num_rows, sink);
 }
 
-template <typename Packed>
-void multiply_all(const Packed& matrix, const Activation* input, int num_rows, float* output) {
-  Store store{output, matrix.num_outputs};
-  multiply_panels(matrix, 0, matrix.num_panels(), input, num_rows, store);
-}
-
 // Runs work(task, first, last) over all panels of a matrix, in as many pieces as threads can take; returns their number.
 template <typename Format, typename Work>
 int share_panels(Pool& pool, const PanelMatrix<Format>& matrix, int num_rows, const Work& work) {
@@ -232,7 +228,7 @@ int share_panels(Pool& pool, const PanelMatrix<Format>& matrix, int num_rows, co
 
 inline void multiply(Pool& pool, const Matrix& matrix, const Activation* input, int num_rows, float* output) {
   share_panels(pool, matrix, num_rows, [&](int, int first, int last) {
-    Store store{output, matrix.num_outputs};
+    Store store{output, matrix.num_outputs, 0};
     multiply_panels(matrix, first, last, input, num_rows, store);
   });
 }
