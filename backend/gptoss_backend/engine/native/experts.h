@@ -21,8 +21,6 @@
 
 namespace gptoss {
 
-constexpr int kPiecesPerThread = 2;
-
 template <typename Packed>
 struct ExpertMatrices {
   std::vector<Packed> gate_up, down;  // by expert
@@ -109,7 +107,7 @@ class Experts {
   void apply_all(
       const ExpertMatrices<Packed>& matrices, int total, const Activation* normed, Activation* inner, float* outputs) const {
     const int num_used = static_cast<int>(used_.size()), num_inner = shape_.intermediate_size;
-    const int num_pieces = std::max(1, kPiecesPerThread * pool_.size() / num_used);
+    const int num_pieces = std::max(1, kTasksPerThread * pool_.size() / std::max(1, num_used));
     const std::int64_t work = std::int64_t(total) * shape_.hidden_size * num_inner;
     share(pool_, 2 * work, num_used * num_pieces, [&](int task) {
       const auto [expert, start] = used_[task / num_pieces];
