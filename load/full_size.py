@@ -35,6 +35,7 @@ from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import LocalModel
+from gptoss_backend.engine.native.library import choose_instruction_set
 from gptoss_backend.engine.native.model import BLOCK_SIZE, NativeModel
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
@@ -177,7 +178,7 @@ def _check(folder: Path, num_layers: int) -> Check:
     exact = _logits(TorchModel(shard, load_weights(folder, shard, torch.float32, _CPU, packed=True)))
     bfloat16 = load_weights(folder, shard, torch.bfloat16, _CPU, packed=True)
     errors = []
-    for model in (NativeModel(config, [bfloat16], 2), TorchModel(shard, bfloat16)):
+    for model in (NativeModel(config, [bfloat16], 2, choose_instruction_set()), TorchModel(shard, bfloat16)):
         errors.append(float((_logits(model) - exact).std() / exact.std()))
     return Check(num_layers, *errors)
 

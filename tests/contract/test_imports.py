@@ -83,6 +83,7 @@ def test_process_without_a_model_when_read_then_it_never_imports_torch(room: str
     load = ROOT / "load"
     # these run a model in their own process
     benchmarks = {
+        load / "cpu_bench.py",
         load / "engine_bench.py",
         load / "full_size.py",
         load / "gpu_check.py",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
+import shutil
+import subprocess
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -23,7 +26,15 @@ from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native import library
-from gptoss_backend.engine.native.library import NativeUnavailableError
+from gptoss_backend.engine.native.library import (
+    AVX2,
+    AVX512,
+    INSTRUCTION_SETS,
+    InstructionSet,
+    NativeUnavailableError,
+    choose_instruction_set,
+    missing_features,
+)
 from gptoss_backend.engine.native.model import NativeModel, check_native
 from gptoss_backend.engine.options import EngineOptions, ExpertFormat
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
@@ -48,11 +59,20 @@ SHAPES = {
 }
 
 
-def native_or_skip(folder: Path, num_threads: int = 1, **changed: torch.Tensor) -> NativeModel:
+@pytest.fixture(params=INSTRUCTION_SETS, ids=[each.name for each in INSTRUCTION_SETS])
+def kernels(request: pytest.FixtureRequest) -> InstructionSet:
+    """Each that this machine has: the best is chosen, the others run here all the same."""
+    chosen: InstructionSet = request.param
+    if missing := missing_features(chosen):
+        pytest.skip(f"the processor lacks {', '.join(missing)}")
+    return chosen
+
+
+def native_or_skip(folder: Path, kernels: InstructionSet, num_threads: int = 1, **changed: torch.Tensor) -> NativeModel:
     """changed: weights other than the folder's."""
     config = config_or_skip(folder)
     weights = load_weights(folder, Shard.of_all(config), torch.bfloat16, CPU, packed=True)
-    return NativeModel(config, [replace(weights, **changed)], num_threads)
+    return NativeModel(config, [replace(weights, **changed)], num_threads, kernels)
 
 
 def config_or_skip(folder: Path) -> ModelConfig:
@@ -77,14 +97,17 @@ def make_packed(shape: str, folder: Path) -> None:
 
 
 def with_every_code_and_scale(weights: Weights) -> Weights:
-    """Return weights whose packed matrices have all half bytes, minus zero among them, and scales that make nothing."""
+    """Return weights whose packed matrices have all half bytes, minus zero among them, and scales that make nothing.
+
+    2^-63 (64) is the least that counts; what is less is zero.
+    """
     generator = torch.Generator().manual_seed(1)
 
     def drawn(matrices: torch.Tensor | PackedMatrices) -> PackedMatrices:
         assert isinstance(matrices, PackedMatrices)
         blocks = torch.randint(0, 256, matrices.blocks.shape, generator=generator, dtype=torch.uint8)
         scales = torch.randint(112, 122, matrices.scales.shape, generator=generator, dtype=torch.uint8)
-        for tiny in (0, 1, 2):
+        for tiny in (0, 2, 63, 64, 80):
             scales[torch.rand(scales.shape, generator=generator) < 0.05] = tiny
         return PackedMatrices(blocks, scales, torch.bfloat16)
 
@@ -112,11 +135,11 @@ PROMPT = prompt_of(137, seed=1)
 @pytest.mark.parametrize("shape", sorted(SHAPES))
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_native_when_run_past_the_window_then_it_is_closer_to_float32_than_torch_in_bfloat16_is(
-    shape: str, num_threads: int, tmp_path: Path
+    shape: str, num_threads: int, kernels: InstructionSet, tmp_path: Path
 ) -> None:
     make_reference(SHAPES[shape], tmp_path, dtype=torch.bfloat16)
     exact = StepByStep(load_torch_model(tmp_path), PROMPT)
-    native = StepByStep(native_or_skip(tmp_path, num_threads), PROMPT)
+    native = StepByStep(native_or_skip(tmp_path, kernels, num_threads), PROMPT)
     rounded = StepByStep(load_torch_model(tmp_path, torch.bfloat16), PROMPT)
     for run in (exact, native, rounded):
         for chunk in (50, 1, 86):
@@ -147,13 +170,13 @@ def opened(cache: KVCache, prompt: list[int], name: str) -> Sequence:
 @pytest.mark.parametrize("num_threads", [1, 3])
 @pytest.mark.parametrize("packed", [False, True])
 def test_native_when_rows_share_a_batch_in_any_way_then_their_logits_are_the_same_bits(
-    packed: bool, num_threads: int, tmp_path: Path
+    packed: bool, num_threads: int, kernels: InstructionSet, tmp_path: Path
 ) -> None:
     if packed:
         make_packed("odd", tmp_path / "packed")
     else:
         make_reference("base", tmp_path / "unpacked", dtype=torch.bfloat16)
-    model = native_or_skip(tmp_path / ("packed" if packed else "unpacked"), num_threads)
+    model = native_or_skip(tmp_path / ("packed" if packed else "unpacked"), kernels, num_threads)
     cache = cache_for(model, num_rows=20)
     prompts = [prompt_of(length, seed=length) for length in (1, 3, 16, 17, 40, 130, 200)]
 
@@ -186,13 +209,14 @@ def test_native_when_rows_share_a_batch_in_any_way_then_their_logits_are_the_sam
 @pytest.mark.parametrize("shape", sorted(PACKED_SHAPES))
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_native_when_experts_stay_packed_then_logits_are_the_bits_of_those_that_torch_unpacked(
-    shape: str, num_threads: int, tmp_path: Path
+    shape: str, num_threads: int, kernels: InstructionSet, tmp_path: Path
 ) -> None:
     make_packed(shape, tmp_path / "model")
     config = config_or_skip(tmp_path / "model")
     weights = load_weights(tmp_path / "model", Shard.of_all(config), torch.bfloat16, CPU, packed=True)
     weights = with_every_code_and_scale(weights)
-    runs = [StepByStep(NativeModel(config, [each], num_threads), PROMPT) for each in (weights, unpacked(weights))]
+    models = [NativeModel(config, [each], num_threads, kernels) for each in (weights, unpacked(weights))]
+    runs = [StepByStep(model, PROMPT) for model in models]
     for run in runs:
         for chunk in (1, 2, 5, 7, 12, 14, 16, 19, 26, 35):  # rows of an expert, where all are used by each token
             run.prefill(chunk)
@@ -205,22 +229,24 @@ def test_native_when_experts_stay_packed_then_logits_are_the_bits_of_those_that_
 
 @pytest.mark.parametrize("shape", sorted(PACKED_SHAPES))
 def test_native_when_experts_stay_packed_then_it_is_closer_to_float32_than_torch_in_bfloat16_is(
-    shape: str, tmp_path: Path
+    shape: str, kernels: InstructionSet, tmp_path: Path
 ) -> None:
     make_packed(shape, tmp_path / "model")
-    native = native_or_skip(tmp_path / "model")
+    native = native_or_skip(tmp_path / "model", kernels)
     models = (load_torch_model(tmp_path / "model"), native, load_torch_model(tmp_path / "model", torch.bfloat16))
     runs = [StepByStep(model, PROMPT) for model in models]
     for run in runs:
         run.prefill(len(PROMPT))
-    exact, kernels, rounded = (run.logits[0] for run in runs)
+    exact, ours, rounded = (run.logits[0] for run in runs)
     # the median of the positions: in some of them rounding chooses another expert
-    error, torch_error = ((logits - exact).std(-1).median() for logits in (kernels, rounded))
+    error, torch_error = ((logits - exact).std(-1).median() for logits in (ours, rounded))
     assert error < torch_error
     assert error < 0.05 * exact.std()
 
 
-def test_native_when_a_packed_scale_is_out_of_range_then_the_checkpoint_is_called_damaged(tmp_path: Path) -> None:
+def test_native_when_a_packed_scale_is_out_of_range_then_the_checkpoint_is_called_damaged(
+    kernels: InstructionSet, tmp_path: Path
+) -> None:
     make_packed("one_block", tmp_path / "model")
     config = config_or_skip(tmp_path / "model")
     weights = load_weights(tmp_path / "model", Shard.of_all(config), torch.bfloat16, CPU, packed=True)
@@ -231,11 +257,11 @@ def test_native_when_a_packed_scale_is_out_of_range_then_the_checkpoint_is_calle
     experts = replace(weights.layers[1].experts, down=replace(down, scales=scales))
     weights = replace(weights, layers=(weights.layers[0], replace(weights.layers[1], experts=experts)))
     with pytest.raises(CheckpointError, match="damaged"):
-        NativeModel(config, [weights], 1)
+        NativeModel(config, [weights], 1, kernels)
 
 
 def test_native_when_shards_come_one_after_the_other_then_each_is_let_go_before_the_next_is_read(
-    tmp_path: Path,
+    kernels: InstructionSet, tmp_path: Path
 ) -> None:
     make_packed("odd", tmp_path / "model")
     config = config_or_skip(tmp_path / "model")
@@ -250,8 +276,8 @@ def test_native_when_shards_come_one_after_the_other_then_each_is_let_go_before_
             yield weights
             del weights
 
-    in_shards = StepByStep(NativeModel(config, shards(), 1), PROMPT)
-    whole = StepByStep(native_or_skip(tmp_path / "model"), PROMPT)
+    in_shards = StepByStep(NativeModel(config, shards(), 1, kernels), PROMPT)
+    whole = StepByStep(native_or_skip(tmp_path / "model", kernels), PROMPT)
     assert len(living) == config.num_layers
     for run in (in_shards, whole):
         run.prefill(len(PROMPT))
@@ -296,10 +322,10 @@ def unembeddings() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("kind", sorted(unembeddings()))
 @pytest.mark.parametrize("num_threads", [1, 3])
 def test_native_when_no_logits_are_asked_for_then_the_best_tokens_are_the_same(
-    kind: str, num_threads: int, tmp_path: Path
+    kind: str, num_threads: int, kernels: InstructionSet, tmp_path: Path
 ) -> None:
     make_reference(SHAPES["odd_sizes"], tmp_path, dtype=torch.bfloat16)
-    model = native_or_skip(tmp_path, num_threads, unembedding=unembeddings()[kind].to(torch.bfloat16))
+    model = native_or_skip(tmp_path, kernels, num_threads, unembedding=unembeddings()[kind].to(torch.bfloat16))
     cache = cache_for(model, num_rows=2)
     batch = Batch.build([], [ScheduledSequence(opened(cache, PROMPT, "a"), len(PROMPT), samples=True)])
     batch.samples[:] = range(len(PROMPT))
@@ -313,14 +339,16 @@ def test_native_when_no_logits_are_asked_for_then_the_best_tokens_are_the_same(
         assert model.forward(batch, cache, with_logits=False).tokens == likeliest[at : at + 1]
 
 
-def test_native_when_a_row_is_not_finite_then_it_ends_there_and_the_others_are_as_ever(tmp_path: Path) -> None:
+def test_native_when_a_row_is_not_finite_then_it_ends_there_and_the_others_are_as_ever(
+    kernels: InstructionSet, tmp_path: Path
+) -> None:
     make_reference(SHAPES["odd_sizes"], tmp_path, dtype=torch.bfloat16)
     config = ModelConfig.from_folder(tmp_path)
     broken = load_weights(tmp_path, Shard.of_all(config), torch.bfloat16, CPU).embedding
     assert broken is not None
     broken = broken.clone()
     broken[7] = torch.nan
-    model = native_or_skip(tmp_path, embedding=broken)
+    model = native_or_skip(tmp_path, kernels, embedding=broken)
     cache = cache_for(model, num_rows=2)
     good, bad = opened(cache, [1, 2, 3], "good"), opened(cache, [4, 5, 7], "bad")
     batch = Batch.build([], [ScheduledSequence(each, 3, samples=True) for each in (good, bad)])
@@ -335,22 +363,56 @@ def test_loading_when_the_kernels_cannot_run_then_torch_takes_over_or_a_sentence
 ) -> None:
     make_reference("base", tmp_path, dtype=torch.bfloat16)
     monkeypatch.setattr(library, "_flags_of_processor", lambda: ["sse2"])
-    library.load_library.cache_clear()
-    try:
-        model = load_model(tmp_path, device=CPU)
-        assert isinstance(model, TorchModel)
-        assert model.dtype == torch.float32
-        with pytest.raises(EngineError, match=r"cpu_kernels is native, but the processor lacks avx512f"):
-            load_model(tmp_path, EngineOptions(cpu_kernels="native"), device=CPU)
-    finally:
-        library.load_library.cache_clear()
+    model = load_model(tmp_path, device=CPU)
+    assert isinstance(model, TorchModel)
+    assert model.dtype == torch.float32
+    with pytest.raises(EngineError, match=r"cpu_kernels is native, but the processor lacks avx2, fma"):
+        load_model(tmp_path, EngineOptions(cpu_kernels="native"), device=CPU)
+
+
+def test_loading_when_the_processor_has_avx2_but_not_avx512_then_its_kernels_compute_and_experts_stay_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_packed("odd", tmp_path / "model")
+    config_or_skip(tmp_path / "model")
+    monkeypatch.setattr(library, "_flags_of_processor", lambda: ["sse2", *AVX2.features])
+    model = load_model(tmp_path / "model", device=CPU)
+    assert isinstance(model, NativeModel)
+    assert model.has_packed_experts
+    assert model.info is not None
+    assert model.info.kernels == "C++ (AVX2)"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((*AVX2.features, *AVX512.features), AVX512),
+        ((*AVX2.features, *AVX512.features[:-2], "fma"), AVX2),  # no VNNI
+        (("avx", "f16c", *AVX2.features), AVX2),
+    ],
+)
+def test_instruction_set_when_chosen_then_it_is_the_best_whose_every_feature_the_processor_has(
+    flags: tuple[str, ...], expected: InstructionSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_flags_of_processor", lambda: flags)
+    assert choose_instruction_set() == expected
+
+
+def test_library_when_built_for_avx2_then_it_has_no_instruction_of_avx512() -> None:
+    disassembler = shutil.which("objdump")
+    if disassembler is None or missing_features(AVX2):
+        pytest.skip("objdump or AVX2 is missing")
+    built = str(library._built(AVX2))
+    shown = subprocess.run([disassembler, "-d", "--no-show-raw-insn", built], capture_output=True, check=True).stdout
+    assert b"%ymm15" in shown
+    assert re.search(rb"%zmm|%[xy]mm(1[6-9]|2\d|3[01])\b|%k[0-7]\b", shown) is None
 
 
 def test_loading_when_another_precision_is_asked_for_then_torch_computes_in_it(tmp_path: Path) -> None:
     make_reference("base", tmp_path, dtype=torch.bfloat16)
     model = load_model(tmp_path, EngineOptions(dtype="float32"), device=CPU)
     assert isinstance(model, TorchModel)
-    native_or_skip(tmp_path)
+    config_or_skip(tmp_path)
     with pytest.raises(EngineError, match=r"cpu_kernels is native, but engine\.dtype is float32"):
         load_model(tmp_path, EngineOptions(dtype="float32", cpu_kernels="native"), device=CPU)
     with pytest.raises(EngineError, match=r"block_size is 8, the kernels take 16"):
@@ -362,7 +424,7 @@ def test_library_when_there_is_no_compiler_then_the_sentence_says_what_to_instal
 ) -> None:
     monkeypatch.setattr(library.shutil, "which", lambda name: None)
     with pytest.raises(NativeUnavailableError, match=r"no C\+\+ compiler"):
-        library._built()
+        library._built(AVX2)
 
 
 def test_library_when_what_was_built_is_damaged_then_torch_computes_and_it_is_built_anew_next_time(

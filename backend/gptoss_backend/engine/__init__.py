@@ -19,7 +19,7 @@ What it stands on:
   machine
 - weights: `mxfp4` with `bit_order`, and `int8`
 - the forward pass: `torch_model`, of `attention`, `experts` and `rope`, in the ways that `operators` list; `transfer`
-  brings it its numbers. `kernels/` is the same for GPUs, `native/` for processors with AVX-512 BF16, `eagle/` a head
+  brings it its numbers. `kernels/` is the same for GPUs, `native/` for processors with AVX2 or AVX-512, `eagle/` a head
   that drafts
 - several devices: `placement/`
 

@@ -14,7 +14,7 @@ import torch
 
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
-from gptoss_backend.engine.native.library import NativeUnavailableError
+from gptoss_backend.engine.native.library import InstructionSet, NativeUnavailableError
 from gptoss_backend.engine.native.model import check_native
 from gptoss_backend.engine.operators import has_dependent_launch, has_kernels
 from gptoss_backend.engine.options import EngineOptions
@@ -33,8 +33,8 @@ class Computing:
     device: torch.device
     precision: Precision
     cache_dtype: torch.dtype
-    native: bool
-    """The C++ kernels"""
+    native: InstructionSet | None
+    """Of the C++ kernels, where they compute"""
     packed: bool
     """Experts stay in MXFP4"""
     eight_bit: bool
@@ -56,9 +56,11 @@ class Computing:
 
         is_alone: no other process computes with this one, which the C++ kernels need.
         """
-        native = device.type == "cpu" and is_alone and _takes_native(config, options)
-        precision = choose_precision(options.dtype, device, has_native_bfloat16=native)
-        packed = options.experts == "packed" or (options.experts == "auto" and (native or device.type == "cuda"))
+        native = _choose_native(config, options) if device.type == "cpu" and is_alone else None
+        precision = choose_precision(options.dtype, device, has_native_bfloat16=native is not None)
+        packed = options.experts == "packed" or (
+            options.experts == "auto" and (native is not None or device.type == "cuda")
+        )
         return cls(
             device,
             precision,
@@ -85,7 +87,7 @@ class Computing:
 
     def _parts(self, *, has_graphs: bool) -> Iterator[str]:
         if self.native:
-            yield "C++"
+            yield f"C++ ({self.native.name})"
         else:
             yield "torch"
             in_triton = [
@@ -113,19 +115,18 @@ def _takes_dependent_launch(device: torch.device, options: EngineOptions) -> boo
     return True
 
 
-def _takes_native(config: ModelConfig, options: EngineOptions) -> bool:
+def _choose_native(config: ModelConfig, options: EngineOptions) -> InstructionSet | None:
     if options.cpu_kernels == "torch" or (options.cpu_kernels == "auto" and options.dtype not in ("auto", "bfloat16")):
-        return False
+        return None
     try:
         if reason := next(_unknown_to_native(options), None):
             raise NativeUnavailableError(reason)
-        check_native(config, options.block_size)
+        return check_native(config, options.block_size)
     except NativeUnavailableError as error:
         if options.cpu_kernels == "native":
             raise EngineError(f"engine.cpu_kernels is native, but {error}") from error
         logger.info("forward pass: torch, since %s", error)
-        return False
-    return True
+        return None
 
 
 def _unknown_to_native(options: EngineOptions) -> Iterator[str]:

@@ -23,6 +23,7 @@ from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.making import make_model
 from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.model import Model, ModelInfo
+from gptoss_backend.engine.native.library import InstructionSet
 from gptoss_backend.engine.native.model import NativeModel
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.choice import AUTO, SINGLE, Card, Choice, choose_placement
@@ -79,8 +80,8 @@ def load_model(
         threads = options.num_threads or len(os.sched_getaffinity(0))
         if device.type == "cpu":
             torch.set_num_threads(threads)
-        if computing.native:
-            model = _load_native(folder, config, computing, threads, progress)
+        if computing.native is not None:
+            model = _load_native(folder, config, computing.native, threads, progress, packed=computing.packed)
         else:
             model = _load_torch(folder, config, choice, computing, options, progress)
     model.info = _info(choice, computing, computing.described(has_graphs=model.can_draw))
@@ -97,12 +98,18 @@ def attach_head(model: TorchModel, head: str) -> None:
 
 
 def _load_native(
-    folder: Path, config: ModelConfig, computing: Computing, threads: int, progress: Progress | None
+    folder: Path,
+    config: ModelConfig,
+    instruction_set: InstructionSet,
+    threads: int,
+    progress: Progress | None,
+    *,
+    packed: bool,
 ) -> NativeModel:
-    kept = "MXFP4" if computing.packed else "bfloat16"
-    logger.info("forward pass: C++ kernels (AVX-512 BF16), experts in %s, threads: %d", kept, threads)
-    layers = _layer_by_layer(folder, config, packed=computing.packed, progress=progress)
-    return NativeModel(config, layers, threads)
+    kept = "MXFP4" if packed else "bfloat16"
+    logger.info("forward pass: C++ kernels (%s), experts in %s, threads: %d", instruction_set.name, kept, threads)
+    layers = _layer_by_layer(folder, config, packed=packed, progress=progress)
+    return NativeModel(config, layers, threads, instruction_set)
 
 
 def _layer_by_layer(folder: Path, config: ModelConfig, *, packed: bool, progress: Progress | None) -> Iterator[Weights]:

@@ -1,7 +1,7 @@
 """What the engine asks of a model, whatever computes it and wherever.
 
 Owns: the protocol between the loop and a forward pass. `LocalModel` is one device's: `TorchModel` runs anywhere and is
-the reference, `native.NativeModel` runs on CPUs with AVX-512 BF16. `placement.DistributedModel` spreads over several.
+the reference, `native.NativeModel` on CPUs with AVX2 or AVX-512. `placement.DistributedModel` spreads over several.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ModelInfo:
     placement: str
     why_placed: str
     kernels: str
-    """What computes: "C++", "torch", "Triton-language"; and "FP8 KV cache" where that changes the numbers."""
+    """What computes: "C++ (AVX2)", "torch", "Triton-language"; and "FP8 KV cache" where that changes the numbers."""
     weight_bytes: int
     """On the device that holds the most."""
 

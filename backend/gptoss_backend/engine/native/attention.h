@@ -1,11 +1,8 @@
 // Grouped-query attention with sinks over a paged cache.
 //
-// A block of the cache holds 16 positions: keys as [head_dim / 2][16][2], the same shape as a panel; values as
-// [16][head_dim].
+// A block of the cache holds 16 positions: keys as [head_dim / 2][16][2], panels side by side; values as [16][head_dim].
 
 #pragma once
-
-#include <immintrin.h>
 
 #include <algorithm>
 #include <cmath>
@@ -57,22 +54,22 @@ class Attention {
   void add_to(float* residual, const AttentionLayer& layer, const Batch& batch) {
     const int count = batch.num_tokens, head_dim = shape_.head_dim;
     const int num_query = shape_.num_heads * head_dim;
-    bf16* normed = normed_.get(std::size_t(count) * shape_.hidden_size);
+    Activation* normed = normed_.get(std::size_t(count) * shape_.hidden_size);
     layer.norm.apply(residual, count, normed);
     const int width = layer.qkv.num_outputs;
     float* qkv = products_.get(std::size_t(count) * width);
     multiply(pool_, layer.qkv, normed, count, qkv);
 
     const std::int32_t* table = layer.is_sliding ? batch.sliding_table : batch.full_table;
-    bf16* queries = queries_.get(std::size_t(count) * num_query);
+    Activation* queries = queries_.get(std::size_t(count) * num_query);
     for (int t = 0; t < count; ++t) {
       float* heads = qkv + std::size_t(t) * width;
       for (int h = 0; h < shape_.num_heads; ++h) rotate(heads + h * head_dim, t);
-      for (int i = 0; i < num_query; ++i) queries[std::size_t(t) * num_query + i] = round_bf16(heads[i]);
+      for (int i = 0; i < num_query; ++i) queries[std::size_t(t) * num_query + i] = to_activation(heads[i]);
       remember(layer, heads + num_query, t, batch.positions[t], table + std::size_t(batch.rows[t]) * batch.table_width);
     }
 
-    bf16* mixed = mixed_.get(std::size_t(count) * num_query);
+    Activation* mixed = mixed_.get(std::size_t(count) * num_query);
     const int num_tasks = count * shape_.num_kv_heads;
     std::int64_t num_keys = 0;
     for (int t = 0; t < count; ++t) {
@@ -125,8 +122,8 @@ class Attention {
 
   // One token's query heads that share a key head: queries and output are [group, head_dim].
   void attend_one(
-      const AttentionLayer& layer, int kv_head, const bf16* queries, int position, const std::int32_t* blocks,
-      bf16* output) const {
+      const AttentionLayer& layer, int kv_head, const Activation* queries, int position, const std::int32_t* blocks,
+      Activation* output) const {
     const int head_dim = shape_.head_dim, group = shape_.num_heads / shape_.num_kv_heads;
     const int first = layer.is_sliding ? std::max(0, position - shape_.sliding_window + 1) : 0;
     const int width = (position / kBlock - first / kBlock + 1) * kBlock;
@@ -165,72 +162,68 @@ class Attention {
 
   // scores[kHeads, width] of queries [kHeads, head_dim] that share a key head: each key is loaded once for all of them.
   template <int kHeads>
-  void score_keys(const Span& span, const bf16* queries, float* scores) const {
+  void score_keys(const Span& span, const Activation* queries, float* scores) const {
     const int head_dim = shape_.head_dim;
-    const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(static_cast<float>(head_dim)));
+    const Floats scale = broadcast(1.0f / std::sqrt(static_cast<float>(head_dim)));
     for (int b = span.first_block(); b <= span.last_block(); ++b) {
-      const bf16* keys = span.keys + block_offset(span.blocks[b], span.kv_head);
-      __m512 sums[kHeads];
-      for (auto& sum : sums) sum = _mm512_setzero_ps();
-      for (int i = 0; i < head_dim; i += 2) {
-        const __m512bh pairs = as_pairs(_mm512_load_si512(keys + i * kBlock));
-        for (int h = 0; h < kHeads; ++h) {
-          const __m512bh query = as_pairs(_mm512_set1_epi32(load_group(queries + h * head_dim + i)));
-          sums[h] = _mm512_dpbf16_ps(sums[h], pairs, query);
+      for (int slot = 0; slot < kBlock; slot += kLanes) {
+        const bf16* keys = span.keys + block_offset(span.blocks[b], span.kv_head) + slot * 2;
+        Floats sums[kHeads][1];
+        for (auto& sum : sums) sum[0] = broadcast(0.0f);
+        for (int i = 0; i < head_dim; i += 2) {
+          const Integers pairs[1] = {load_aligned(keys + i * kBlock)};
+          add_products<PairProducts>(sums, 0, pairs, queries + i, head_dim);
         }
-      }
-      const __mmask16 visible = static_cast<__mmask16>((0xffffu >> (kBlock - span.to(b))) & (0xffffu << span.from(b)));
-      for (int h = 0; h < kHeads; ++h) {
-        const __m512 hidden = _mm512_set1_ps(kMinusInfinity);
-        const __m512 masked = _mm512_mask_mul_ps(hidden, visible, sums[h], scale);
-        _mm512_storeu_ps(scores + std::size_t(h) * span.width + (b - span.first_block()) * kBlock, masked);
+        const Mask visible = lanes_below(span.to(b) - slot) & ~lanes_below(span.from(b) - slot);
+        float* target = scores + (b - span.first_block()) * kBlock + slot;
+        for (int h = 0; h < kHeads; ++h) {
+          store(target + std::size_t(h) * span.width, select(visible, sums[h][0] * scale, broadcast(kMinusInfinity)));
+        }
       }
     }
   }
 
   // output[kHeads, head_dim] = weights[kHeads, width] · values: each value is loaded once for all heads.
   template <int kHeads>
-  void add_values(const Span& span, const float* weights, bf16* output) const {
+  void add_values(const Span& span, const float* weights, Activation* output) const {
     const int head_dim = shape_.head_dim;
     for (int i = 0; i < head_dim; i += kLanes) {
-      __m512 sums[kHeads];
-      for (auto& sum : sums) sum = _mm512_setzero_ps();
+      Floats sums[kHeads];
+      for (auto& sum : sums) sum = broadcast(0.0f);
       for (int b = span.first_block(); b <= span.last_block(); ++b) {
         const bf16* values = span.values + block_offset(span.blocks[b], span.kv_head) + i;
         const float* block_weights = weights + (b - span.first_block()) * kBlock;
         for (int j = span.from(b); j < span.to(b); ++j) {
-          const __m512 value = load_bf16(values + std::size_t(j) * head_dim);
+          const Floats value = load_bf16(values + std::size_t(j) * head_dim);
           for (int h = 0; h < kHeads; ++h) {
-            sums[h] = _mm512_fmadd_ps(_mm512_set1_ps(block_weights[std::size_t(h) * span.width + j]), value, sums[h]);
+            sums[h] = multiply_add(broadcast(block_weights[std::size_t(h) * span.width + j]), value, sums[h]);
           }
         }
       }
-      for (int h = 0; h < kHeads; ++h) store_bf16(output + h * head_dim + i, sums[h]);
+      for (int h = 0; h < kHeads; ++h) store_activations(output + h * head_dim + i, sums[h]);
     }
   }
 
-  // Turns scores [width], a multiple of 16, into weights; the sink takes part in the sum and has no value.
+  // Turns scores [width], whole vectors, into weights; the sink takes part in the sum and has no value.
   static void softmax_with_sink(float* scores, int width, float sink) {
-    __m512 largest = _mm512_set1_ps(sink);
-    for (int i = 0; i < width; i += kLanes) largest = _mm512_max_ps(largest, _mm512_loadu_ps(scores + i));
-    const float peak = _mm512_reduce_max_ps(largest);
-    __m512 sum = _mm512_setzero_ps();
+    Floats largest = broadcast(sink);
+    for (int i = 0; i < width; i += kLanes) largest = max(largest, load(scores + i));
+    const float peak = max_of(largest);
+    Floats sum = broadcast(0.0f);
     for (int i = 0; i < width; i += kLanes) {
-      const __m512 weight = exp_of(_mm512_sub_ps(_mm512_loadu_ps(scores + i), _mm512_set1_ps(peak)));
-      _mm512_storeu_ps(scores + i, weight);
-      sum = _mm512_add_ps(sum, weight);
+      const Floats weight = exp_of(load(scores + i) - broadcast(peak));
+      store(scores + i, weight);
+      sum = sum + weight;
     }
-    const __m512 share = _mm512_set1_ps(1.0f / (_mm512_reduce_add_ps(sum) + exp_of(sink - peak)));
-    for (int i = 0; i < width; i += kLanes) {
-      _mm512_storeu_ps(scores + i, _mm512_mul_ps(_mm512_loadu_ps(scores + i), share));
-    }
+    const Floats share = broadcast(1.0f / (sum_of(sum) + exp_of(sink - peak)));
+    for (int i = 0; i < width; i += kLanes) store(scores + i, load(scores + i) * share);
   }
 
   const Shape& shape_;
   std::vector<float> inverse_frequencies_;
   Pool& pool_;
   std::vector<float> angles_cos_, angles_sin_;
-  Scratch<bf16> normed_, queries_, mixed_;
+  Scratch<Activation> normed_, queries_, mixed_;
   Scratch<float> products_, updates_;
 };
 

@@ -2,8 +2,6 @@
 
 #pragma once
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -40,7 +38,7 @@ class Experts {
 
   // Adds what each row's best experts make of it to the residual rows [count, hidden_size].
   void add_to(float* residual, const ExpertLayer& layer, int count) {
-    bf16* normed = normed_.get(std::size_t(count) * shape_.hidden_size);
+    Activation* normed = normed_.get(std::size_t(count) * shape_.hidden_size);
     layer.norm.apply(residual, count, normed);
     float* scores = products_.get(std::size_t(count) * layer.router.num_outputs);
     multiply(pool_, layer.router, normed, count, scores);
@@ -52,16 +50,10 @@ class Experts {
       if (!assignments_[expert].empty()) used_.push_back({expert, total});
       total += static_cast<int>(assignments_[expert].size());
     }
-    const int stride = (shape_.hidden_size + kLanes - 1) / kLanes * kLanes;
+    const int stride = pad_to_lanes(shape_.hidden_size);
     float* outputs = updates_.get(std::size_t(total) * stride);
-    const std::int64_t work = std::int64_t(total) * 3 * shape_.hidden_size * shape_.intermediate_size;
-    const auto apply_all = [&](const auto& matrices) {
-      share(pool_, work, static_cast<int>(used_.size()), [&](int index) {
-        const auto [expert, start] = used_[index];
-        apply_expert(matrices, expert, normed, outputs + std::size_t(start) * stride);
-      });
-    };
-    std::visit(apply_all, layer.matrices);
+    Activation* inner = inner_.get(std::size_t(total) * shape_.intermediate_size);
+    std::visit([&](const auto& matrices) { apply_all(matrices, total, normed, inner, outputs); }, layer.matrices);
     for (const auto& [expert, start] : used_) {  // in the experts' order, the same for a token in any company
       for (std::size_t i = 0; i < assignments_[expert].size(); ++i) {
         const auto& [token, share] = assignments_[expert][i];
@@ -102,43 +94,79 @@ class Experts {
     }
   }
 
+  // The index-th of `count` parts of a matrix.
+  struct Piece {
+    int index, count;
+    int begin(int size) const { return size * index / count; }
+    int end(int size) const { return size * (index + 1) / count; }
+  };
+
+  // All threads meet amid a layer: of few experts, each is cut up, so that any number of threads, slow ones among them, has
+  // a fair part. inner: [total, intermediate_size], outputs: [total, down's num_outputs], both as used_ has the experts.
   template <typename Packed>
-  void apply_expert(const ExpertMatrices<Packed>& matrices, int expert, const bf16* normed, float* output) const {
-    const auto& list = assignments_[expert];
-    const Packed &gate_up = matrices.gate_up[expert], &down = matrices.down[expert];
+  void apply_all(
+      const ExpertMatrices<Packed>& matrices, int total, const Activation* normed, Activation* inner, float* outputs) const {
+    const int num_used = static_cast<int>(used_.size()), num_inner = shape_.intermediate_size;
+    const int num_pieces = std::max(1, kTasksPerThread * pool_.size() / std::max(1, num_used));
+    const std::int64_t work = std::int64_t(total) * shape_.hidden_size * num_inner;
+    share(pool_, 2 * work, num_used * num_pieces, [&](int task) {
+      const auto [expert, start] = used_[task / num_pieces];
+      const Piece piece{task % num_pieces, num_pieces};
+      activate(matrices.gate_up[expert], assignments_[expert], piece, normed, inner + std::size_t(start) * num_inner);
+    });
+    share(pool_, work, num_used * num_pieces, [&](int task) {
+      const auto [expert, start] = used_[task / num_pieces];
+      const Piece piece{task % num_pieces, num_pieces};
+      const Packed& down = matrices.down[expert];
+      Store store{outputs + std::size_t(start) * down.num_outputs, down.num_outputs, 0};
+      const int first = piece.begin(down.num_panels()), last = piece.end(down.num_panels());
+      const int count = static_cast<int>(assignments_[expert].size());
+      multiply_panels(down, first, last, inner + std::size_t(start) * num_inner, count, store);
+    });
+  }
+
+  // Writes a piece of the channels of rows [list.size(), intermediate_size].
+  template <typename Packed>
+  void activate(
+      const Packed& gate_up, const std::vector<Assignment>& list, Piece piece, const Activation* normed,
+      Activation* output) const {
     const int rows = static_cast<int>(list.size()), hidden = shape_.hidden_size;
-    thread_local Scratch<bf16> gathered_storage, inner_storage;
+    thread_local Scratch<Activation> gathered_storage;
     thread_local Scratch<float> product_storage;
-    const bf16* input = normed + std::size_t(list[0].token) * hidden;
+    const Activation* input = normed + std::size_t(list[0].token) * hidden;
     if (rows > 1) {
-      bf16* gathered = gathered_storage.get(std::size_t(rows) * hidden);
+      Activation* gathered = gathered_storage.get(std::size_t(rows) * hidden);
       for (int r = 0; r < rows; ++r) {
-        std::memcpy(gathered + std::size_t(r) * hidden, normed + std::size_t(list[r].token) * hidden, hidden * 2);
+        const Activation* row = normed + std::size_t(list[r].token) * hidden;
+        std::memcpy(gathered + std::size_t(r) * hidden, row, hidden * sizeof(Activation));
       }
       input = gathered;
     }
-    float* product = product_storage.get(std::size_t(rows) * gate_up.num_outputs);
-    multiply_all(gate_up, input, rows, product);
-    bf16* inner = inner_storage.get(std::size_t(rows) * down.num_inputs + kLanes);
+    const int first = piece.begin(gate_up.num_panels() / 2), last = piece.end(gate_up.num_panels() / 2);
+    const int width = (last - first) * 2 * kLanes;
+    float* product = product_storage.get(std::size_t(rows) * width);
+    Store store{product, width, 2 * first};
+    multiply_panels(gate_up, 2 * first, 2 * last, input, rows, store);
+    const int channel = first * kLanes, end = std::min(last * kLanes, shape_.intermediate_size);
     for (int r = 0; r < rows; ++r) {
-      swiglu(product + std::size_t(r) * gate_up.num_outputs, inner + std::size_t(r) * down.num_inputs);
+      swiglu(product + std::size_t(r) * width, end - channel, output + std::size_t(r) * shape_.intermediate_size + channel);
     }
-    multiply_all(down, inner, rows, output);
   }
 
-  // Both sides clamped, the linear one shifted by one; 16 gates, then the 16 ups that belong to them, and so on.
-  void swiglu(const float* gate_up, bf16* output) const {
-    const __m512 limit = _mm512_set1_ps(shape_.swiglu_limit), one = _mm512_set1_ps(1.0f);
-    for (int i = 0; i < shape_.intermediate_size; i += kLanes) {
-      const __m512 gate = _mm512_min_ps(_mm512_loadu_ps(gate_up + 2 * i), limit);
-      const __m512 up = _mm512_loadu_ps(gate_up + 2 * i + kLanes);
-      const __m512 clamped = _mm512_max_ps(_mm512_min_ps(up, limit), _mm512_sub_ps(_mm512_setzero_ps(), limit));
+  // Both sides clamped, the linear one shifted by one; a vector of gates, then the ups that belong to them, and so on.
+  void swiglu(const float* gate_up, int count, Activation* output) const {
+    const Floats limit = broadcast(shape_.swiglu_limit), one = broadcast(1.0f), zero = broadcast(0.0f);
+    for (int i = 0; i < count; i += kLanes) {
+      const Floats gate = min(load(gate_up + 2 * i), limit);
+      const Floats up = max(min(load(gate_up + 2 * i + kLanes), limit), zero - limit);
       // sigmoid(z) by e^-|z|, which cannot overflow
-      const __m512 z = _mm512_mul_ps(gate, _mm512_set1_ps(shape_.swiglu_alpha));
-      const __m512 e = exp_of(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(z)));
-      const __mmask16 negative = _mm512_cmp_ps_mask(z, _mm512_setzero_ps(), _CMP_LT_OQ);
-      const __m512 sigmoid = _mm512_div_ps(_mm512_mask_mov_ps(one, negative, e), _mm512_add_ps(one, e));
-      store_bf16(output + i, _mm512_mul_ps(_mm512_mul_ps(gate, sigmoid), _mm512_add_ps(clamped, one)));
+      const Floats z = gate * broadcast(shape_.swiglu_alpha);
+      const Floats e = exp_of(zero - abs(z));
+      const Floats sigmoid = select(is_less(z, zero), e, one) / (one + e);
+      Activation values[kLanes];
+      Activation* target = count - i >= kLanes ? output + i : values;
+      store_activations(target, gate * sigmoid * (up + one));
+      if (target == values) std::copy_n(values, count - i, output + i);
     }
   }
 
@@ -146,7 +174,7 @@ class Experts {
   Pool& pool_;
   std::vector<std::vector<Assignment>> assignments_;  // by expert
   std::vector<std::pair<int, int>> used_;             // experts with work, and where their outputs begin
-  Scratch<bf16> normed_;
+  Scratch<Activation> normed_, inner_;
   Scratch<float> products_, updates_;
 };
 

@@ -1,4 +1,4 @@
-// GPT-OSS's forward pass on a CPU with AVX-512 BF16: bfloat16 weights and cache, float32 in between;
+// GPT-OSS's forward pass on a CPU with AVX2 or AVX-512 BF16 (vectors.h): bfloat16 weights and cache, float32 in between;
 // experts in bfloat16 or MXFP4.
 //
 // Stage 5 of a request: step. Owns: packed weights, the layout of keys and values inside a cache block, the arithmetic.
@@ -96,8 +96,8 @@ class Model {
   template <typename Rows>
   ExpertMatrices<typename Rows::Packed> expert_matrices(const LayerSource& source, Rows gate_up, Rows down) {
     const int hidden = shape_.hidden_size, inner = shape_.intermediate_size;
-    // Gate and up rows alternate on disk; panels of 16 gates and of the 16 ups that belong to them alternate here.
-    const int padded = (inner + kLanes - 1) / kLanes * kLanes;
+    // Gate and up rows alternate on disk; panels of gates and of the ups that belong to them alternate here.
+    const int padded = pad_to_lanes(inner);
     const auto by_panel = [inner](int row) {
       const int channel = row / (2 * kLanes) * kLanes + row % kLanes;
       return channel < inner ? 2 * channel + row / kLanes % 2 : -1;
@@ -129,7 +129,7 @@ class Model {
   void unembed(const Batch& batch, const float* residual, float* logits, std::int32_t* best) {
     const std::size_t hidden = shape_.hidden_size;
     if (batch.num_samples == 0) return;
-    bf16* rows = normed_.get(batch.num_samples * hidden);
+    Activation* rows = normed_.get(batch.num_samples * hidden);
     for (int s = 0; s < batch.num_samples; ++s) {
       norm_.apply(residual + batch.samples[s] * hidden, rows + s * hidden);
     }
@@ -145,11 +145,13 @@ class Model {
   Attention attention_;
   Experts experts_;
   Scratch<float> residual_;
-  Scratch<bf16> normed_;
+  Scratch<Activation> normed_;
 };
 
 }  // namespace gptoss
 
+// All else is hidden: libraries for two instruction sets can be in one process.
+#pragma GCC visibility push(default)
 extern "C" {
 
 using gptoss::Batch;
@@ -183,3 +185,4 @@ void gptoss_forward(void* model, const Batch* batch, float* logits, std::int32_t
 void gptoss_destroy(void* model) { delete static_cast<Model*>(model); }
 
 }  // extern "C"
+#pragma GCC visibility pop

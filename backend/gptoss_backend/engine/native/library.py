@@ -1,7 +1,7 @@
 """The C++ library: built where it runs, loaded through ctypes.
 
-Stage: start-up. Owns: whether this machine can run it, the compiler's flags, the cache of what was built, the mirror of
-the C structs in abi.h. Does not know: models, batches.
+Stage: start-up. Owns: which instruction set this machine has, the compiler's flags, the cache of what was built, the
+mirror of the C structs in abi.h. Does not know: models, batches.
 
 The library is plain C at its surface and links against no Python or torch: building it takes seconds and a compiler.
 """
@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -24,19 +25,9 @@ logger = logging.getLogger(__name__)
 
 _FOLDER: Final = Path(__file__).parent
 _SOURCE: Final = _FOLDER / "forward.cpp"
-_CPU_FEATURES: Final = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "avx512_vnni", "fma")
 _FLAGS: Final = (
-    *(
-        "-std=c++17",
-        "-O3",
-        "-fPIC",
-        "-shared",
-        "-pthread",
-        "-mtune=native",
-        "-fno-math-errno",
-        "-Wno-maybe-uninitialized",
-    ),
-    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mavx512vnni", "-mfma"),
+    *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden"),
+    *("-mtune=native", "-fno-math-errno", "-Wno-maybe-uninitialized"),
 )
 _COMPILERS: Final = ("g++", "c++", "clang++")
 _BUILD_TIMEOUT_S: Final = 300.0
@@ -44,6 +35,28 @@ _BUILD_TIMEOUT_S: Final = 300.0
 
 class NativeUnavailableError(Exception):
     """The library cannot be used here. The message says why, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionSet:
+    """What the library can be built for; a header of the C++ code each."""
+
+    name: str
+    features: tuple[str, ...]
+    """As /proc/cpuinfo has them."""
+
+    @property
+    def compiler_flags(self) -> tuple[str, ...]:
+        """Return the flags that allow these instructions and no others."""
+        return tuple(f"-m{feature.replace('_', '')}" for feature in self.features)
+
+
+AVX512: Final = InstructionSet(
+    "AVX-512 BF16", ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16", "avx512_vnni", "fma")
+)
+AVX2: Final = InstructionSet("AVX2", ("avx2", "fma"))
+INSTRUCTION_SETS: Final = (AVX512, AVX2)
+"""The fastest first, and last the one that asks least."""
 
 
 class ShapeStruct(ctypes.Structure):
@@ -79,14 +92,30 @@ class BatchStruct(ctypes.Structure):
     )
 
 
-@cache
-def load_library() -> ctypes.CDLL:
-    """Return the library, building it on first use: a few seconds, cached on disk.
+def choose_instruction_set() -> InstructionSet:
+    """Return the fastest that this processor has. Raises NativeUnavailableError where it has none."""
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        raise NativeUnavailableError(f"there are no kernels for {platform.system()} on {platform.machine()}")
+    for instruction_set in INSTRUCTION_SETS:
+        missing = missing_features(instruction_set)
+        if not missing:
+            return instruction_set
+    raise NativeUnavailableError(f"the processor lacks {', '.join(missing)}")
 
-    Raises NativeUnavailableError where the processor or the compiler is missing something.
+
+def missing_features(instruction_set: InstructionSet) -> list[str]:
+    """Return what this processor lacks of a set."""
+    flags = set(_flags_of_processor())
+    return [feature for feature in instruction_set.features if feature not in flags]
+
+
+@cache
+def load_library(instruction_set: InstructionSet) -> ctypes.CDLL:
+    """Return the library for a set that this processor has, building it on first use: a few seconds, cached on disk.
+
+    Raises NativeUnavailableError where it cannot be built.
     """
-    _check_processor()
-    library = _opened(_built())
+    library = _opened(_built(instruction_set))
     library.gptoss_create.restype = ctypes.c_void_p
     library.gptoss_create.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
     library.gptoss_set_embedding.argtypes = (ctypes.c_void_p,) * 2
@@ -98,14 +127,6 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
-def _check_processor() -> None:
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
-        raise NativeUnavailableError(f"there are no kernels for {platform.system()} on {platform.machine()}")
-    flags = set(_flags_of_processor())
-    if missing := [feature for feature in _CPU_FEATURES if feature not in flags]:
-        raise NativeUnavailableError(f"the processor lacks {', '.join(missing)}")
-
-
 def _flags_of_processor() -> list[str]:
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("flags"):
@@ -113,7 +134,7 @@ def _flags_of_processor() -> list[str]:
     return []
 
 
-def _built() -> Path:
+def _built(instruction_set: InstructionSet) -> Path:
     compiler = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         raise NativeUnavailableError("there is no C++ compiler (Debian: apt-get install g++)")
@@ -122,14 +143,15 @@ def _built() -> Path:
         sources = [path.read_bytes() for path in [_SOURCE, *sorted(_FOLDER.glob("*.h"))]]
     except OSError as error:
         raise NativeUnavailableError(f"{_SOURCE.name} was not installed with the package") from error
-    key = hashlib.sha256(b"\0".join([*sources, " ".join(_FLAGS).encode(), version.encode()])).hexdigest()
+    flags = (*_FLAGS, *instruction_set.compiler_flags)
+    key = hashlib.sha256(b"\0".join([*sources, " ".join(flags).encode(), version.encode()])).hexdigest()
     library = _cache_folder() / f"forward-{key[:16]}.so"
     if not library.exists():
-        logger.info("building the CPU kernels with %s", compiler)
+        logger.info("building the CPU kernels for %s with %s", instruction_set.name, compiler)
         # of a name of its own, renamed at once: others may be building it, too, in this container or another
         with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as folder:
             partial = Path(folder) / library.name
-            _run([compiler, *_FLAGS, "-o", str(partial), str(_SOURCE)])
+            _run([compiler, *flags, "-o", str(partial), str(_SOURCE)])
             with partial.open("rb+") as written:
                 os.fsync(written)
             partial.rename(library)

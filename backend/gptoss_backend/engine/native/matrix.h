@@ -1,12 +1,10 @@
 // Matrices packed for vectors, and their products with rows.
 //
-// Weights are packed into panels of 16 outputs: [outputs / 16][inputs / n][16][n], where n values make a group of 4 bytes.
-// One 64-byte load holds a group of each of 16 outputs, which is what one instruction multiplies by a group of the row; a
-// panel is read from its beginning to its end.
+// Weights are packed into panels of as many outputs as a vector has lanes: [outputs / lanes][inputs / n][lanes][n], where n
+// values make a group of 4 bytes. One load holds a group of each of the panel's outputs, which is what is multiplied by a
+// group of the row; a panel is read from its beginning to its end.
 
 #pragma once
-
-#include <immintrin.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -21,46 +19,37 @@
 namespace gptoss {
 
 constexpr int kPrefetchBytes = 1536;
+constexpr int kMostRows = 12;  // of a tile
 
 // Two bfloat16 inputs to a group, summed in float32.
-struct Bf16Pairs {
+struct Bf16Pairs : PairProducts {
   using Value = bf16;
   using Start = float;
-  using Sums = __m512;
-  static Sums load(const Start* start) { return _mm512_loadu_ps(start); }
-  static Sums add_products(Sums sums, __m512i weights, __m512i inputs) {
-    return _mm512_dpbf16_ps(sums, as_pairs(weights), as_pairs(inputs));
-  }
+  using Sums = Floats;
 };
 
-// Four bytes to a group, signed weights by unsigned inputs, summed in int32.
-struct ByteQuads {
+// Four bytes to a group, summed in int32.
+struct ByteQuads : ByteProducts {
   using Value = std::int8_t;
   using Start = std::int32_t;
-  using Sums = __m512i;
-  static Sums load(const Start* start) { return _mm512_loadu_si512(start); }
-  static Sums add_products(Sums sums, __m512i weights, __m512i inputs) {
-    // not by the intrinsic: GCC 12 then moves the sums between registers and the stack all the time, at half the speed
-    asm("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(inputs), "v"(weights));
-    return sums;
-  }
+  using Sums = Integers;
 };
 
 template <typename Format>
 struct PanelMatrix {
   using Value = typename Format::Value;
+  using Input = typename Format::Input;
   static constexpr int kGroup = 4 / sizeof(Value);
-  static constexpr int kInputBytes = sizeof(Value);
-  static constexpr int kMostRowsOfFour = 6;  // by which four panels are multiplied side by side
+  static constexpr int kMostSums = gptoss::kMostSums;
+  static constexpr int kMostRowsOfMany = gptoss::kMostRowsOfMany;
 
   Buffer<Value> panels;
   Buffer<typename Format::Start> starts;  // what each output's sum begins with
-  int num_outputs = 0;  // a multiple of 16; rows added to reach it are zero
+  int num_outputs = 0;  // a multiple of kLanes; rows added to reach it are zero
   int num_inputs = 0;   // a multiple of kGroup
 
   PanelMatrix() = default;
-  PanelMatrix(int num_rows, int inputs)
-      : num_outputs((num_rows + kLanes - 1) / kLanes * kLanes), num_inputs(inputs) {
+  PanelMatrix(int num_rows, int inputs) : num_outputs(pad_to_lanes(num_rows)), num_inputs(inputs) {
     panels = allocate<Value>(std::size_t(num_outputs) * num_inputs);
     starts = allocate<typename Format::Start>(num_outputs);
   }
@@ -107,95 +96,119 @@ inline Matrix pack(const bf16* source, const bf16* bias, int num_rows, int num_i
   return pack(Bf16Rows{source}, bias, num_rows, num_inputs, [](int row) { return row; });
 }
 
-// Where a product goes: written out as it is.
+// Where a product goes: written out as it is, from a panel on.
 struct Store {
   float* output;
-  int stride;
-  void take(int row, int panel, __m512 sums) const {
-    _mm512_storeu_ps(output + std::size_t(row) * stride + panel * kLanes, sums);
+  int stride, first_panel;
+  void take(int row, int panel, Floats sums) const {
+    store(output + std::size_t(row) * stride + (panel - first_panel) * kLanes, sums);
   }
 };
 
-// Multiplies kRows rows by kPanels panels. The inner loop keeps kRows * kPanels sums in registers.
-template <int kRows, int kPanels, typename Format, typename Sink>
-inline void multiply_tile(
-    const PanelMatrix<Format>& matrix, int panel, const char* input, int row, std::size_t prefetch_bytes, Sink& sink) {
-  const std::size_t row_bytes = matrix.panel_bytes() / kLanes;
-  input += row * row_bytes;
-  typename Format::Sums sums[kRows][kPanels];
+// --- a tile: some rows by some panels, whose sums stay in registers -----------------------------------------------------
+//
+// The loops over both are unrolled by force: left to itself, GCC 12 writes all sums to memory at each step.
+
+template <int kRows, int kPanels, typename Packed, typename Sums>
+inline void begin_sums(const Packed& matrix, int panel, Sums (&sums)[kRows][kPanels]) {
+#pragma GCC unroll 16
   for (int p = 0; p < kPanels; ++p) {
-    const auto start = Format::load(matrix.starts.get() + (panel + p) * kLanes);
+    const Sums start = load(matrix.starts.get() + (panel + p) * kLanes);
+#pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m) sums[m][p] = start;
   }
-  const char* weights = matrix.panel(panel);
-  for (std::size_t i = 0; i < row_bytes; i += 4) {
-    __m512i groups[kPanels];
-    for (int p = 0; p < kPanels; ++p) {
-      const char* source = weights + p * matrix.panel_bytes() + i * kLanes;
-      _mm_prefetch(source + prefetch_bytes, _MM_HINT_T0);
-      groups[p] = _mm512_load_si512(source);
-    }
-    for (int m = 0; m < kRows; ++m) {
-      const __m512i x = _mm512_set1_epi32(load_group(input + m * row_bytes + i));
-      for (int p = 0; p < kPanels; ++p) sums[m][p] = Format::add_products(sums[m][p], groups[p], x);
-    }
-  }
+}
+
+template <int kRows, int kPanels, typename Sums, typename Sink>
+inline void hand_over(const Sums (&sums)[kRows][kPanels], int row, int panel, Sink& sink) {
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 16
     for (int p = 0; p < kPanels; ++p) sink.take(row + m, panel + p, sums[m][p]);
   }
+}
+
+// Adds the products of one group of each row's inputs, which are `stride` apart, with the groups of kCount panels from
+// `first` on.
+template <typename Products, int kRows, int kPanels, int kCount, typename Sums>
+inline void add_products(
+    Sums (&sums)[kRows][kPanels], int first, const Integers (&groups)[kCount], const typename Products::Input* input,
+    std::size_t stride) {
+#pragma GCC unroll 16
+  for (int part = 0; part < Products::kParts; ++part) {
+    typename Products::Weights weights[kCount];
+#pragma GCC unroll 16
+    for (int p = 0; p < kCount; ++p) weights[p] = Products::weights(groups[p], part);
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+      const auto x = Products::broadcast_input(input + m * stride, part);
+#pragma GCC unroll 16
+      for (int p = 0; p < kCount; ++p) sums[m][first + p] = Products::add(sums[m][first + p], weights[p], x);
+    }
+  }
+}
+
+// Multiplies kRows rows by kPanels panels.
+template <int kRows, int kPanels, typename Format, typename Sink>
+inline void multiply_tile(
+    const PanelMatrix<Format>& matrix, int panel, const typename Format::Input* input, int row,
+    std::size_t prefetch_bytes, Sink& sink) {
+  const std::size_t num_inputs = matrix.num_inputs;
+  input += row * num_inputs;
+  typename Format::Sums sums[kRows][kPanels];
+  begin_sums(matrix, panel, sums);
+  const char* weights = matrix.panel(panel);
+  for (std::size_t i = 0; i < num_inputs; i += PanelMatrix<Format>::kGroup) {
+    Integers groups[kPanels];
+#pragma GCC unroll 16
+    for (int p = 0; p < kPanels; ++p) {
+      const char* source = weights + p * matrix.panel_bytes() + i * sizeof(typename Format::Value) * kLanes;
+      prefetch(source + prefetch_bytes);
+      groups[p] = load_aligned(source);
+    }
+    add_products<Format>(sums, 0, groups, input + i, num_inputs);
+  }
+  hand_over(sums, row, panel, sink);
 }
 
 // Calls the tile of as many rows as `count` says; kRowsLessOne counts from 0.
 template <int kPanels, typename Packed, typename Sink, int... kRowsLessOne>
 inline void dispatch_tile(
     int count, std::integer_sequence<int, kRowsLessOne...>, const Packed& matrix, int panel,
-    const char* input, int row, std::size_t prefetch_bytes, Sink& sink) {
+    const typename Packed::Input* input, int row, std::size_t prefetch_bytes, Sink& sink) {
   ((count == kRowsLessOne + 1
         ? multiply_tile<kRowsLessOne + 1, kPanels>(matrix, panel, input, row, prefetch_bytes, sink)
         : void()),
    ...);
 }
 
-// At most kMost rows at a time, in tiles of about one size: a tile of one or two rows would wait for its own sums and take
-// as long as one of six. The first tile reads the panels from memory; those after it find them in the cache, and fetch
-// what comes `ahead_bytes` later.
-template <int kPanels, int kMost, typename Packed, typename Sink>
+// As many rows at a time as a tile holds, in tiles of about one size: a tile of one or two rows would wait for its own sums
+// and take as long as one of six. The first tile reads the panels from memory; those after it find them in the cache, and
+// fetch the ones that come next.
+template <int kPanels, typename Packed, typename Sink>
 void multiply_in_tiles(
-    const Packed& matrix, int panel, const char* input, int num_rows, std::size_t ahead_bytes, Sink& sink) {
+    const Packed& matrix, int panel, const typename Packed::Input* input, int num_rows, Sink& sink) {
+  constexpr int kMost = std::min(kMostRows, Packed::kMostSums / kPanels);
   std::size_t prefetch_bytes = kPrefetchBytes;
   for (int row = 0, tiles = (num_rows + kMost - 1) / kMost; tiles > 0; --tiles) {
     const int count = (num_rows - row + tiles - 1) / tiles;
     dispatch_tile<kPanels>(
         count, std::make_integer_sequence<int, kMost>{}, matrix, panel, input, row, prefetch_bytes, sink);
     row += count;
-    prefetch_bytes = ahead_bytes;
+    prefetch_bytes = kPanels * matrix.panel_bytes();
   }
 }
 
-// As many rows at a time as leave registers for the operands.
-template <int kPanels, typename Format, typename Sink>
-void multiply_rows(const PanelMatrix<Format>& matrix, int panel, const char* input, int num_rows, Sink& sink) {
-  constexpr int kMost = kPanels == 4 ? 6 : 12;
-  multiply_in_tiles<kPanels, kMost>(matrix, panel, input, num_rows, kPanels * matrix.panel_bytes(), sink);
-}
-
-// Multiplies input [num_rows, num_inputs] by the panels from first to last.
-template <typename Packed, typename Input, typename Sink>
-void multiply_panels(const Packed& matrix, int first, int last, const Input* rows, int num_rows, Sink& sink) {
-  static_assert(sizeof(Input) == Packed::kInputBytes);
-  const char* input = reinterpret_cast<const char*>(rows);
+// Multiplies input [num_rows, num_inputs] by the panels from first to last, of which many lie side by side in a tile, or two
+// where rows are many.
+template <int kPanels = kMostPanels, typename Packed, typename Sink>
+void multiply_panels(
+    const Packed& matrix, int first, int last, const typename Packed::Input* input, int num_rows, Sink& sink) {
   int panel = first;
-  if (num_rows <= Packed::kMostRowsOfFour) {
-    for (; panel + 4 <= last; panel += 4) multiply_rows<4>(matrix, panel, input, num_rows, sink);
+  if (kPanels <= 2 || num_rows <= Packed::kMostRowsOfMany) {
+    for (; panel + kPanels <= last; panel += kPanels) multiply_in_tiles<kPanels>(matrix, panel, input, num_rows, sink);
   }
-  for (; panel + 2 <= last; panel += 2) multiply_rows<2>(matrix, panel, input, num_rows, sink);
-  for (; panel < last; ++panel) multiply_rows<1>(matrix, panel, input, num_rows, sink);
-}
-
-template <typename Packed>
-void multiply_all(const Packed& matrix, const bf16* input, int num_rows, float* output) {
-  Store store{output, matrix.num_outputs};
-  multiply_panels(matrix, 0, matrix.num_panels(), input, num_rows, store);
+  if constexpr (kPanels > 1) multiply_panels<kPanels / 2>(matrix, panel, last, input, num_rows, sink);
 }
 
 // Runs work(task, first, last) over all panels of a matrix, in as many pieces as threads can take; returns their number.
@@ -213,9 +226,9 @@ int share_panels(Pool& pool, const PanelMatrix<Format>& matrix, int num_rows, co
   return count;
 }
 
-inline void multiply(Pool& pool, const Matrix& matrix, const bf16* input, int num_rows, float* output) {
+inline void multiply(Pool& pool, const Matrix& matrix, const Activation* input, int num_rows, float* output) {
   share_panels(pool, matrix, num_rows, [&](int, int first, int last) {
-    Store store{output, matrix.num_outputs};
+    Store store{output, matrix.num_outputs, 0};
     multiply_panels(matrix, first, last, input, num_rows, store);
   });
 }

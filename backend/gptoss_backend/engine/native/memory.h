@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <immintrin.h>
 #include <sys/mman.h>
 
 #include <cstddef>
@@ -34,6 +35,8 @@ inline void fetch(const void* source, std::size_t bytes) {
   const auto address = reinterpret_cast<std::uintptr_t>(source), start = address / kPage * kPage;
   madvise(reinterpret_cast<void*>(start), bytes + (address - start), MADV_WILLNEED);
 }
+
+inline void prefetch(const void* source) { _mm_prefetch(source, _MM_HINT_T0); }
 
 // A workspace that only grows, so that a steady state allocates nothing.
 template <typename T>

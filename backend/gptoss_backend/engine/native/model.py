@@ -26,31 +26,38 @@ from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.native.library import (
     BatchStruct,
+    InstructionSet,
     LayerSourceStruct,
     NativeUnavailableError,
     ShapeStruct,
+    choose_instruction_set,
     load_library,
 )
 from gptoss_backend.engine.rope import RotaryEmbedding
 
 BLOCK_SIZE = 16
-"""Positions in a cache block: as many as a vector has lanes."""
-_MOST_SCALE = 252  # 6 * 2^(252 - 127) is finite
+"""Positions in a cache block: kBlock of attention.h."""
+_MOST_SCALE = 127 + 63
+"""2^63, from 2^-63 on: quotients of two scales are within the range of a float's exponent."""
 
 
-def check_native(config: ModelConfig, block_size: int) -> None:
-    """Raise NativeUnavailableError, saying why, where the library cannot run this model here."""
+def check_native(config: ModelConfig, block_size: int) -> InstructionSet:
+    """Return what the library runs this model with here. Raises NativeUnavailableError, saying why, where it cannot."""
     if block_size != BLOCK_SIZE:
         raise NativeUnavailableError(f"engine.block_size is {block_size}, the kernels take {BLOCK_SIZE}")
     if config.head_dim % 16 or config.hidden_size % 2 or config.intermediate_size % 2:
         raise NativeUnavailableError("the model's sizes do not fit the kernels' vectors")
-    load_library()
+    instruction_set = choose_instruction_set()
+    load_library(instruction_set)
+    return instruction_set
 
 
 class NativeModel(LocalModel):
     """A GPT-OSS whose steps run in C++. Used by the engine's thread only."""
 
-    def __init__(self, config: ModelConfig, shards: Iterable[Weights], num_threads: int) -> None:
+    def __init__(
+        self, config: ModelConfig, shards: Iterable[Weights], num_threads: int, instruction_set: InstructionSet
+    ) -> None:
         """Pack a model's weights, which come in shards that follow each other; each is let go of before the next.
 
         shards: on the CPU, bfloat16, experts also in MXFP4. The embedding is kept as it is, the rest copied in the
@@ -59,7 +66,7 @@ class NativeModel(LocalModel):
         self.config = config
         self.device = torch.device("cpu")
         self.dtype = torch.bfloat16
-        self._library = load_library()
+        self._library = load_library(instruction_set)
         rope = RotaryEmbedding(config.rope, config.head_dim, self.device)
         self._handle = ctypes.c_void_p(
             self._library.gptoss_create(

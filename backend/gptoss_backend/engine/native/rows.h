@@ -2,8 +2,6 @@
 
 #pragma once
 
-#include <immintrin.h>
-
 #include <cmath>
 #include <cstddef>
 #include <vector>
@@ -18,25 +16,24 @@ class RmsNorm {
   RmsNorm(const float* weight, int size, float epsilon) : weight_(weight, weight + size), epsilon_(epsilon) {}
 
   // RMSNorm of one row, rounded to what the products take.
-  void apply(const float* input, bf16* output) const {
+  void apply(const float* input, Activation* output) const {
     const int size = static_cast<int>(weight_.size());
-    __m512 sum = _mm512_setzero_ps();
+    Floats sum = broadcast(0.0f);
     int i = 0;
     for (; i + kLanes <= size; i += kLanes) {
-      const __m512 x = _mm512_loadu_ps(input + i);
-      sum = _mm512_fmadd_ps(x, x, sum);
+      const Floats x = load(input + i);
+      sum = multiply_add(x, x, sum);
     }
-    float total = _mm512_reduce_add_ps(sum);
+    float total = sum_of(sum);
     for (; i < size; ++i) total += input[i] * input[i];
     const float scale = 1.0f / std::sqrt(total / size + epsilon_);
     for (i = 0; i + kLanes <= size; i += kLanes) {
-      const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(input + i), _mm512_set1_ps(scale));
-      store_bf16(output + i, _mm512_mul_ps(scaled, _mm512_loadu_ps(weight_.data() + i)));
+      store_activations(output + i, load(input + i) * broadcast(scale) * load(weight_.data() + i));
     }
-    for (; i < size; ++i) output[i] = round_bf16(input[i] * scale * weight_[i]);
+    for (; i < size; ++i) output[i] = to_activation(input[i] * scale * weight_[i]);
   }
 
-  void apply(const float* rows, int count, bf16* output) const {
+  void apply(const float* rows, int count, Activation* output) const {
     for (std::size_t t = 0; t < std::size_t(count); ++t) apply(rows + t * weight_.size(), output + t * weight_.size());
   }
 

@@ -83,8 +83,8 @@ class Pool {
   bool closing_ = false;
 };
 
-// Below this many multiplications a piece of work is over before a helper has woken up.
-constexpr std::int64_t kWorthSharing = 20'000'000;
+// Below this many multiplications, 20 MB of bfloat16, a piece of work is over before a helper is of use.
+constexpr std::int64_t kWorthSharing = 10'000'000;
 constexpr int kTasksPerThread = 4;  // so that a helper that is kept busy elsewhere takes fewer
 
 inline bool is_worth_sharing(const Pool& pool, std::int64_t multiplications) {

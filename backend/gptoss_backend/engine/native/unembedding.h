@@ -7,8 +7,6 @@
 
 #pragma once
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -22,28 +20,23 @@
 
 namespace gptoss {
 
-inline __mmask16 lanes_below(int count) {
-  return count >= kLanes ? 0xffff : static_cast<__mmask16>((1u << count) - 1);
-}
-
 // The largest logits so far of one row, lane by lane, and the tokens they belong to.
 struct Peak {
-  __m512 values = _mm512_set1_ps(kMinusInfinity);
-  __m512i tokens = _mm512_setzero_si512();
+  Floats values = broadcast(kMinusInfinity);
+  Integers tokens = broadcast(0);
 
-  void take(int panel, __m512 logits, __mmask16 real) {
-    const __mmask16 larger = _mm512_mask_cmp_ps_mask(real, logits, values, _CMP_GT_OQ);
-    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    values = _mm512_mask_mov_ps(values, larger, logits);
-    tokens = _mm512_mask_add_epi32(tokens, larger, _mm512_set1_epi32(panel * kLanes), lanes);
+  void take(int panel, Floats logits, Mask real) {
+    const Mask larger = is_greater(logits, values) & real;
+    values = select(larger, logits, values);
+    tokens = select(larger, add(broadcast(panel * kLanes), lane_numbers()), tokens);
   }
 
   // Among equals the lowest token wins.
   void merge_into(float& value, std::int32_t& token) const {
-    alignas(64) float lane_values[kLanes];
-    alignas(64) std::int32_t lane_tokens[kLanes];
-    _mm512_store_ps(lane_values, values);
-    _mm512_store_si512(lane_tokens, tokens);
+    float lane_values[kLanes];
+    std::int32_t lane_tokens[kLanes];
+    store(lane_values, values);
+    store(lane_tokens, tokens);
     for (int i = 0; i < kLanes; ++i) {
       const bool is_lower_id = lane_values[i] == value && lane_tokens[i] < token;
       if (lane_values[i] > value || is_lower_id) {
@@ -60,11 +53,9 @@ struct Peaks {
   float* logits;
   int vocab_size;
 
-  void take(int row, int panel, __m512 sums) const {
-    const __mmask16 real = lanes_below(vocab_size - panel * kLanes);
-    if (logits != nullptr) {
-      _mm512_mask_storeu_ps(logits + std::size_t(row) * vocab_size + panel * kLanes, real, sums);
-    }
+  void take(int row, int panel, Floats sums) const {
+    const Mask real = lanes_below(vocab_size - panel * kLanes);
+    if (logits != nullptr) store_lanes(logits + std::size_t(row) * vocab_size + panel * kLanes, real, sums);
     peaks[row].take(panel, sums, real);
   }
 };
@@ -100,7 +91,7 @@ class Estimate {
   const ByteMatrix& matrix() const { return matrix_; }
 
   // Rounds a row [num_inputs] to bytes. Gives a scale that is not finite where the row is not.
-  ByteRow round(const bf16* row, std::uint8_t* bytes) const {
+  ByteRow round_row(const Activation* row, ByteQuads::Input* bytes) const {
     const int size = matrix_.num_inputs;
     float largest = 0.0f;
     bool is_finite = true;
@@ -114,7 +105,7 @@ class Estimate {
     for (int i = 0; i < size; ++i) {
       const float value = widen(row[i]), rounded = std::nearbyint(value * inverse);
       const double error = double(value) - double(scale) * rounded;
-      bytes[i] = static_cast<std::uint8_t>(static_cast<int>(rounded) + kShift);
+      bytes[i] = static_cast<ByteQuads::Input>(static_cast<int>(rounded) + ByteQuads::kShift);
       squares += double(value) * value;
       error_squares += error * error;
     }
@@ -123,19 +114,16 @@ class Estimate {
     return {scale, float((std::sqrt(squares) + rounding) * kSlack), float((std::sqrt(error_squares) + rounding) * kSlack)};
   }
 
-  __m512 scales(int panel) const { return _mm512_loadu_ps(scales_.get() + panel * kLanes); }
+  Floats scales(int panel) const { return load(scales_.get() + panel * kLanes); }
 
   // How far from their estimates the logits of a panel may be.
-  __m512 bounds(int panel, const ByteRow& row) const {
-    const __m512 errors = _mm512_loadu_ps(errors_.get() + panel * kLanes);
-    const __m512 norms = _mm512_loadu_ps(norms_.get() + panel * kLanes);
-    return _mm512_fmadd_ps(
-        errors, _mm512_set1_ps(row.weight_error), _mm512_mul_ps(norms, _mm512_set1_ps(row.rounded_weight)));
+  Floats bounds(int panel, const ByteRow& row) const {
+    const Floats errors = load(errors_.get() + panel * kLanes), norms = load(norms_.get() + panel * kLanes);
+    return multiply_add(errors, broadcast(row.weight_error), norms * broadcast(row.rounded_weight));
   }
 
  private:
   static constexpr float kMost = 127.0f;
-  static constexpr int kShift = 128;  // the instruction takes rows unsigned; the sums begin with what that adds
   static constexpr double kSlack = 1.0 + 1e-5;  // for the rounding of the bounds themselves
 
   void add(const bf16* source, int row) {
@@ -156,7 +144,7 @@ class Estimate {
     scales_[row] = scale;
     errors_[row] = float(std::sqrt(error_squares) * kSlack);
     norms_[row] = float(std::sqrt(squares) * kSlack);
-    matrix_.starts[row] = -kShift * sum;
+    matrix_.starts[row] = -ByteQuads::kShift * sum;  // what the shift of the rows adds
   }
 
   void add_zeros(int row) {
@@ -186,21 +174,20 @@ struct CandidateSearch {
   Candidates* candidates;
   int vocab_size;
 
-  void take(int row, int panel, __m512i sums) const {
-    const __m512 scale = _mm512_mul_ps(estimate.scales(panel), _mm512_set1_ps(rows[row].scale));
-    const __m512 estimates = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
-    const __m512 bounds = estimate.bounds(panel, rows[row]);
-    const __m512 most = _mm512_add_ps(estimates, bounds);
+  void take(int row, int panel, Integers sums) const {
+    const Floats estimates = to_floats(sums) * (estimate.scales(panel) * broadcast(rows[row].scale));
+    const Floats bounds = estimate.bounds(panel, rows[row]);
+    const Floats most = estimates + bounds;
     Candidates& found = candidates[row];
-    const __mmask16 possible = _mm512_cmp_ps_mask(most, _mm512_set1_ps(found.least), _CMP_GE_OQ);
-    if (possible != 0) note(found, panel, most, _mm512_sub_ps(estimates, bounds));
+    if (any(is_not_less(most, broadcast(found.least)))) note(found, panel, most, estimates - bounds);
   }
 
-  void note(Candidates& found, int panel, __m512 most, __m512 least) const {
-    const __mmask16 real = lanes_below(vocab_size - panel * kLanes);
-    const float largest = _mm512_mask_reduce_max_ps(real, most);
+  void note(Candidates& found, int panel, Floats most, Floats least) const {
+    const Mask real = lanes_below(vocab_size - panel * kLanes);
+    const Floats nothing = broadcast(kMinusInfinity);
+    const float largest = max_of(select(real, most, nothing));
     if (largest < found.least) return;
-    found.least = std::max(found.least, _mm512_mask_reduce_max_ps(real, least));
+    found.least = std::max(found.least, max_of(select(real, least, nothing)));
     found.panels.push_back({panel, largest});
   }
 };
@@ -217,7 +204,7 @@ class Unembedding {
   }
 
   // The likeliest token after each row [count, hidden_size], the lowest among equals; logits [count, vocab_size] or null.
-  void find_best(Pool& pool, const bf16* rows, int count, float* logits, std::int32_t* best) {
+  void find_best(Pool& pool, const Activation* rows, int count, float* logits, std::int32_t* best) {
     if (logits == nullptr && has_estimate_) {
       find_candidates(pool, rows, count);
       choose_among_candidates(pool, rows, count, best);
@@ -227,7 +214,7 @@ class Unembedding {
   }
 
  private:
-  void compute_all(Pool& pool, const bf16* rows, int count, float* logits, std::int32_t* best) {
+  void compute_all(Pool& pool, const Activation* rows, int count, float* logits, std::int32_t* best) {
     peaks_.assign(std::size_t(pool.size()) * kTasksPerThread * count, Peak{});
     const int num_tasks = share_panels(pool, matrix_, count, [&](int task, int first, int last) {
       Peaks sink{peaks_.data() + std::size_t(task) * count, logits, vocab_size_};
@@ -240,12 +227,12 @@ class Unembedding {
     }
   }
 
-  void find_candidates(Pool& pool, const bf16* rows, int count) {
+  void find_candidates(Pool& pool, const Activation* rows, int count) {
     const int hidden = matrix_.num_inputs;
-    std::uint8_t* bytes = bytes_.get(std::size_t(count) * hidden);
+    ByteQuads::Input* bytes = bytes_.get(std::size_t(count) * hidden);
     byte_rows_.resize(count);
     for (int row = 0; row < count; ++row) {
-      byte_rows_[row] = estimate_.round(rows + std::size_t(row) * hidden, bytes + std::size_t(row) * hidden);
+      byte_rows_[row] = estimate_.round_row(rows + std::size_t(row) * hidden, bytes + std::size_t(row) * hidden);
     }
     candidates_.resize(std::size_t(pool.size()) * kTasksPerThread * count);
     for (Candidates& found : candidates_) {
@@ -259,12 +246,12 @@ class Unembedding {
     });
   }
 
-  void choose_among_candidates(Pool& pool, const bf16* rows, int count, std::int32_t* best) {
+  void choose_among_candidates(Pool& pool, const Activation* rows, int count, std::int32_t* best) {
     const auto choose = [&](int row) { best[row] = choose_token(rows + std::size_t(row) * matrix_.num_inputs, row, count); };
     share(pool, std::int64_t(count) * kTypicalCandidates * kLanes * matrix_.num_inputs, count, choose);
   }
 
-  std::int32_t choose_token(const bf16* input, int row, int count) const {
+  std::int32_t choose_token(const Activation* input, int row, int count) const {
     Peak peak;
     Peaks sink{&peak, nullptr, vocab_size_};
     if (!std::isfinite(byte_rows_[row].scale)) {
@@ -295,7 +282,7 @@ class Unembedding {
   std::vector<Peak> peaks_;  // by task, then row; as candidates_
   std::vector<Candidates> candidates_;
   std::vector<ByteRow> byte_rows_;
-  Scratch<std::uint8_t> bytes_;
+  Scratch<ByteQuads::Input> bytes_;
   int num_tasks_ = 0;
 };
 
