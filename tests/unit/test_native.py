@@ -395,7 +395,20 @@ def test_instruction_set_when_chosen_then_it_is_the_best_whose_every_feature_the
     flags: tuple[str, ...], expected: InstructionSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "_flags_of_processor", lambda: flags)
+    monkeypatch.setattr(library, "load_library", lambda instruction_set: None)
     assert choose_instruction_set() == expected
+
+
+def test_instruction_set_when_the_compiler_does_not_know_the_best_then_it_is_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(instruction_set: InstructionSet) -> None:
+        if instruction_set == AVX512:
+            raise NativeUnavailableError("g++ cannot build the CPU kernels: unrecognized option '-mavx512bf16'")
+
+    monkeypatch.setattr(library, "_flags_of_processor", lambda: (*AVX2.features, *AVX512.features))
+    monkeypatch.setattr(library, "load_library", load)
+    assert choose_instruction_set() == AVX2
 
 
 def test_library_when_built_for_avx2_then_it_has_no_instruction_of_avx512() -> None:

@@ -93,14 +93,23 @@ class BatchStruct(ctypes.Structure):
 
 
 def choose_instruction_set() -> InstructionSet:
-    """Return the fastest that this processor has. Raises NativeUnavailableError where it has none."""
+    """Return the fastest that this processor has and the compiler knows, whose library is loaded then.
+
+    Raises NativeUnavailableError where there is none.
+    """
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise NativeUnavailableError(f"there are no kernels for {platform.system()} on {platform.machine()}")
+    fault = f"the processor lacks {', '.join(missing_features(INSTRUCTION_SETS[-1]))}"
     for instruction_set in INSTRUCTION_SETS:
-        missing = missing_features(instruction_set)
-        if not missing:
+        if missing_features(instruction_set):
+            continue
+        try:
+            load_library(instruction_set)
+        except NativeUnavailableError as error:  # GCC before 10 does not know AVX-512 BF16
+            fault = str(error)
+        else:
             return instruction_set
-    raise NativeUnavailableError(f"the processor lacks {', '.join(missing)}")
+    raise NativeUnavailableError(fault)
 
 
 def missing_features(instruction_set: InstructionSet) -> list[str]:

@@ -47,9 +47,7 @@ def check_native(config: ModelConfig, block_size: int) -> InstructionSet:
         raise NativeUnavailableError(f"engine.block_size is {block_size}, the kernels take {BLOCK_SIZE}")
     if config.head_dim % 16 or config.hidden_size % 2 or config.intermediate_size % 2:
         raise NativeUnavailableError("the model's sizes do not fit the kernels' vectors")
-    instruction_set = choose_instruction_set()
-    load_library(instruction_set)
-    return instruction_set
+    return choose_instruction_set()
 
 
 class NativeModel(LocalModel):
