@@ -83,9 +83,6 @@ def create_app(
     drain = drain or Drain()
     keys = KeyFile(settings.adapter.keys_path) if settings.adapter.keys_path is not None else None
 
-    is_open = keys is None and is_loopback(settings.server.host)
-    hosts = HostCheck(settings.adapter.allowed_hosts) if is_open else None
-
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         server, triton_page = await _model_server(settings.server, served, measured, model_server)
@@ -93,12 +90,10 @@ def create_app(
             server = traces.at(server)
         encoding()  # loads the vocabulary, 0.2 s, before a client waits for it
         app.state.services = Services(settings, served, server, measured, triton_page, today, drain, mcp_servers)
-        watch = asyncio.create_task(keys.watch(), name="watch-keys") if keys is not None else None
         try:
-            yield
+            async with _watched(keys):
+                yield
         finally:
-            if watch is not None:
-                watch.cancel()
             await mcp_servers.close()
             await server.close()
             await triton_page.close()
@@ -116,6 +111,34 @@ def create_app(
     _add_routes(app, settings.adapter)
     for error_type in (RequestValidationError, HTTPException):
         app.add_exception_handler(error_type, _answer_error)
+    _add_layers(app, settings, keys, drain, measured, traces)
+    return app
+
+
+@asynccontextmanager
+async def _watched(keys: KeyFile | None) -> AsyncIterator[None]:
+    """Look after the file of keys, where there is one, for as long as the app runs."""
+    watch = asyncio.create_task(keys.watch(), name="watch-keys") if keys is not None else None
+    try:
+        yield
+    finally:
+        if watch is not None:
+            watch.cancel()
+
+
+def _add_routes(app: FastAPI, settings: AdapterSettings) -> None:
+    for routes in (chat, completions, responses, conversations, messages, tokens, models, health, metrics, stats):
+        app.include_router(routes.router)
+    if settings.page:
+        app.include_router(page.router)
+
+
+def _add_layers(
+    app: FastAPI, settings: Settings, keys: KeyFile | None, drain: Drain, measured: Metrics, traces: Traces | None
+) -> None:
+    """Put around the routes what every request passes, the innermost first."""
+    is_open = keys is None and is_loopback(settings.server.host)
+    hosts = HostCheck(settings.adapter.allowed_hosts) if is_open else None
     app.add_middleware(
         Edge,
         settings=settings.adapter,
@@ -127,14 +150,6 @@ def create_app(
         _allow_origins(app, settings.adapter.cors_origins)  # around the Edge: errors, too, are read by pages only so
     if traces is not None:
         app.add_middleware(traces.around)
-    return app
-
-
-def _add_routes(app: FastAPI, settings: AdapterSettings) -> None:
-    for routes in (chat, completions, responses, conversations, messages, tokens, models, health, metrics, stats):
-        app.include_router(routes.router)
-    if settings.page:
-        app.include_router(page.router)
 
 
 def _allow_origins(app: FastAPI, origins: Sequence[str]) -> None:

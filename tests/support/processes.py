@@ -7,13 +7,22 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
+
+from gptoss_client.backoff import Backoff
 from gptoss_client.process import ProcessSpec
 from gptoss_client.process_group import ProcessRecord
 from gptoss_client.run_state import Death
 from gptoss_client.stop_signal import StopSignal
+from gptoss_client.supervisor import Supervisor
 
 READY = "open('ready','w').close(); "
 FOREVER = "import time; time.sleep(60)"
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+WITH_CHILD = (
+    "import subprocess, sys; child = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(60)']); "
+    "open('child', 'w').write(str(child.pid)); "
+)
 
 
 class Diary:
@@ -81,6 +90,38 @@ def python_process(
         lives_on=lives_on,
         clean_up=lambda: (folder / f"{name}.cleaned").touch(),
     )
+
+
+def supervisor(
+    specs: list[ProcessSpec],
+    diary: Diary,
+    stop: StopSignal,
+    *,
+    startup_timeout_s: float = 20,
+    shutdown_timeout_s: float = 20,
+    hang_timeout_s: float = 0,
+) -> Supervisor:
+    """A supervisor that does not wait long before it starts a process again."""
+    return Supervisor(
+        specs,
+        diary,
+        stop,
+        startup_timeout_s=startup_timeout_s,
+        shutdown_timeout_s=shutdown_timeout_s,
+        hang_timeout_s=hang_timeout_s,
+        new_backoff=lambda: Backoff(first_s=0.2, longest_s=0.8),
+    )
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process runs; one that has ended and is not waited for does not."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def child_of(folder: Path, name: str) -> int:
+    """Return the id of the child that a process of WITH_CHILD has, once it has one."""
+    wait_until(lambda: (folder / name / "child").exists() and (folder / name / "child").read_text() != "")
+    return int((folder / name / "child").read_text())
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:

@@ -108,6 +108,22 @@ def refusal(client: httpx.Client, status: int = 400, **fields: object) -> dict[s
     return error
 
 
+def listed(client: httpx.Client, response_id: str, **query: object) -> dict[str, Any]:
+    """Return the page of a response's input items."""
+    response = client.get(f"{RESPONSES}/{response_id}/input_items", params=query)  # type: ignore[arg-type]
+    assert response.status_code == 200, response.text
+    document: dict[str, Any] = response.json()
+    return document
+
+
+def assert_not_found(response: httpx.Response, response_id: str) -> None:
+    """Hold an answer to be the 404 for a response that is not kept."""
+    assert response.status_code == 404
+    error = response.json()["error"]
+    assert (error["type"], error["code"]) == ("invalid_request_error", "response_not_found")
+    assert error["message"] == f"Response with id '{response_id}' not found."
+
+
 def stream(client: httpx.Client, given: object = "Hi", **fields: object) -> list[dict[str, Any]]:
     """Return the events of a streamed response; each one's shape is checked against the official client's."""
     response = client.post(RESPONSES, json={"model": MODEL, "input": given, "stream": True, **fields})

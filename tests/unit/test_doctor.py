@@ -17,10 +17,10 @@ from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.checkpoint_files import SINGLE_FILE
 from gptoss_backend.settings import PROJECT_ROOT, Settings
 from gptoss_backend.settings_sources import load_settings
-from gptoss_client import doctor
-from gptoss_client.doctor import Finding, Level
+from gptoss_client import doctor, doctor_examination, doctor_hardware, doctor_software
 from gptoss_client.doctor_checkpoint import BrokenCheckpointError, whole_checkpoint_bytes
 from gptoss_client.doctor_cuda import driver_for, find_compiler, is_built_for, python_header, torch_for_card
+from gptoss_client.doctor_findings import Finding, Level
 from gptoss_client.gpu import Gpu, list_gpus
 from gptoss_client.placing import Placing
 from support import live_server
@@ -72,11 +72,11 @@ def on(monkeypatch: pytest.MonkeyPatch, *, cards: list[Gpu] | None = None, **fac
         "architectures": CUDA_13,
         "host_bytes": 64 * 2**30,
     } | facts
-    monkeypatch.setattr(doctor, "find_compiler", lambda environment: "/usr/bin/gcc")
-    monkeypatch.setattr(doctor, "python_header", lambda: Path(__file__))
-    monkeypatch.setattr(doctor, "list_gpus", lambda environment: cards or [])
-    monkeypatch.setattr(doctor, "has_nvidia_gpu", lambda environment: bool(cards))
-    monkeypatch.setattr(doctor, "_TORCH_PROBE", f"print({json.dumps(json.dumps(told))})")
+    monkeypatch.setattr(doctor_software, "find_compiler", lambda environment: "/usr/bin/gcc")
+    monkeypatch.setattr(doctor_software, "python_header", lambda: Path(__file__))
+    monkeypatch.setattr(doctor_examination, "list_gpus", lambda environment: cards or [])
+    monkeypatch.setattr(doctor_hardware, "has_nvidia_gpu", lambda environment: bool(cards))
+    monkeypatch.setattr(doctor_examination, "_TORCH_PROBE", f"print({json.dumps(json.dumps(told))})")
 
 
 def by_subject(settings: Settings) -> dict[str, Finding]:
@@ -115,7 +115,7 @@ def test_doctor_when_torch_sees_a_card_then_it_tells_what_it_can_do_and_what_tor
     for name, answer in has.items():
         monkeypatch.setattr(torch.cuda, name, answer)
 
-    exec(doctor._TORCH_PROBE, {})
+    exec(doctor_examination._TORCH_PROBE, {})
 
     facts = json.loads(capsys.readouterr().out)
     assert facts["capabilities"] == [["card 0", [7, 0]]]
@@ -166,7 +166,7 @@ def test_doctor_when_torch_is_not_for_a_card_that_is_left_out_then_it_is_no_faul
     old = Gpu(1, "NVIDIA GeForce GT 1030", CARD.driver, 2 * 2**30, 2 * 2**30)
     capabilities = [("NVIDIA H100", (9, 0)), ("NVIDIA GeForce GT 1030", (6, 1))]
     on(monkeypatch, cards=[CARD, old], capabilities=capabilities)
-    monkeypatch.setattr(doctor, "place", lambda *_: Placing("replicas", shares=((0,),), num_cards=2))
+    monkeypatch.setattr(doctor_examination, "place", lambda *_: Placing("replicas", shares=((0,),), num_cards=2))
 
     found = by_subject(settings_for(tmp_path, checkpoint))
 
@@ -224,7 +224,7 @@ def test_doctor_when_torch_does_not_import_then_repeats_its_last_words(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on(monkeypatch)
-    monkeypatch.setattr(doctor, "_TORCH_PROBE", "raise ImportError('libcudart.so.12: no such file')")
+    monkeypatch.setattr(doctor_examination, "_TORCH_PROBE", "raise ImportError('libcudart.so.12: no such file')")
 
     found = by_subject(settings_for(tmp_path, checkpoint))
 
@@ -277,9 +277,9 @@ def test_doctor_when_triton_language_cannot_compile_on_a_gpu_then_names_what_is_
     monkeypatch.delenv("CC", raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(doctor, "find_compiler", lambda environment: compiler)
+    monkeypatch.setattr(doctor_software, "find_compiler", lambda environment: compiler)
     if not has_header:
-        monkeypatch.setattr(doctor, "python_header", lambda: Path("/nowhere/Python.h"))
+        monkeypatch.setattr(doctor_software, "python_header", lambda: Path("/nowhere/Python.h"))
 
     finding = by_subject(settings_for(tmp_path, checkpoint))["compiler"]
 

@@ -1,0 +1,20 @@
+"""Processes that are remembered by their ids, and the groups that they lead."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from gptoss_client.process_group import ProcessRecord, kill_group
+
+
+def test_process_record_when_the_id_belongs_to_another_process_then_it_is_not_found() -> None:
+    own = ProcessRecord.of("tests", os.getpid())
+    stranger = ProcessRecord("tests", own.pid, own.created_at - 3600)
+
+    assert own.find() is not None
+    assert stranger.find() is None
+
+
+def test_kill_group_when_nothing_of_it_is_left_then_kills_nothing() -> None:
+    assert kill_group(ProcessRecord("gone", 2**22 - 1, time.time())) == 0
