@@ -17,7 +17,13 @@ from gptoss_client.doctor_files import examine_checkpoint, examine_disk
 from gptoss_client.doctor_findings import Finding, Level
 from gptoss_client.doctor_hardware import examine_gpu, examine_memory, examine_placement
 from gptoss_client.doctor_ports import examine_ports
-from gptoss_client.doctor_software import examine_compiler, examine_python, examine_torch, examine_triton
+from gptoss_client.doctor_software import (
+    examine_compiler,
+    examine_kernels,
+    examine_python,
+    examine_torch,
+    examine_triton,
+)
 
 
 def diagnose(settings: Settings) -> list[Finding]:
@@ -50,8 +56,7 @@ def _findings(examination: Examination) -> Iterator[Finding]:
     yield examine_triton(examination.settings.server)
     yield examine_torch(examination)
     yield examine_gpu(examination)
-    if examination.gpus:
-        yield examine_compiler(examination)
+    yield examine_compiler(examination) if examination.gpus else examine_kernels(examination)
     for model in examination.models:
         yield examine_checkpoint(examination, model)
     yield from examine_placement(examination)

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from gptoss_backend.engine.native import library
 from gptoss_backend.environment import child_environment
 from gptoss_backend.model_names import ModelShort
 from gptoss_backend.settings import ServerSettings, Settings
@@ -95,6 +96,15 @@ class Examination:
     def folders(self) -> Mapping[ModelShort, Path | None]:
         """Where each model's checkpoint lies; None: nowhere here."""
         return {model: find_checkpoint(self.settings.checkpoints[model]) for model in self.models}
+
+    @cached_property
+    def why_no_kernels(self) -> str | None:
+        """Why the C++ kernels would not compute on this processor; None where they would."""
+        if self.settings.engine.cpu_kernels == "torch":
+            return "engine.cpu_kernels is torch"
+        if library.instruction_set_here() is None:
+            return "the processor lacks AVX2"
+        return None if library.find_compiler() else "there is no C++ compiler"
 
     @property
     def names(self) -> str:

@@ -21,6 +21,8 @@ from gptoss_client.gpu import has_nvidia_gpu
 _GIB: Final = 2**30
 # bytes of the weights as published, for where there are none to measure
 _PUBLISHED_BYTES: Final[dict[ModelShort, int]] = {"demo": 212_000_000, "20b": 13_761_000_000, "120b": 65_249_000_000}
+_UNPACKED: Final = 3
+"""Times the bytes of weights whose experts are in MXFP4, where torch unpacks them to 16 bits."""
 _WORK_BYTES: Final = 2 * _GIB  # activations, the smallest KV cache of use, torch itself
 
 
@@ -77,6 +79,11 @@ def examine_memory(examination: Examination) -> Finding:
 
 
 def _weights_bytes(examination: Examination, model: ModelShort) -> int:
+    is_unpacked = not examination.gpus and model != DEMO and examination.why_no_kernels is not None
+    return _stored_bytes(examination, model) * (_UNPACKED if is_unpacked else 1)
+
+
+def _stored_bytes(examination: Examination, model: ModelShort) -> int:
     """Return those of the checkpoint, or of the published one where it cannot be measured."""
     if (folder := examination.folders[model]) is not None:
         try:

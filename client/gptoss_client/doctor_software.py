@@ -11,6 +11,7 @@ import platform
 import sys
 from pathlib import Path
 
+from gptoss_backend.engine.native import library
 from gptoss_backend.settings import ServerSettings
 from gptoss_client.doctor_cuda import (
     driver_for,
@@ -76,6 +77,18 @@ def examine_compiler(examination: Examination) -> Finding:
         return Finding("compiler", Level.OK, f"{compiler}, with {header}")
     words = f"there is no {' and no '.join(lacking)}: Triton-language compiles a part of itself on a GPU"
     return Finding("compiler", Level.PROBLEM, words, "on Debian and Ubuntu: apt install gcc python3-dev")
+
+
+def examine_kernels(examination: Examination) -> Finding:
+    """Find what computes where there is no GPU: C++ kernels, which a compiler builds, or torch."""
+    if (why := examination.why_no_kernels) is None:
+        instruction_set, compiler = library.instruction_set_here(), library.find_compiler()
+        assert instruction_set is not None  # noqa: S101 (that would be a reason)
+        words = f"C++ ({instruction_set.name}), which {compiler} builds at the first start"
+        return Finding("kernels", Level.OK, words)
+    words = f"torch computes, since {why}: slower than C++ kernels, and experts take three times the memory"
+    remedy = "on Debian and Ubuntu: apt install g++" if "compiler" in why else ""
+    return Finding("kernels", Level.WARNING, words, remedy)
 
 
 def _version_beside(binary: Path) -> str:

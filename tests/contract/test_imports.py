@@ -27,6 +27,7 @@ PLANNING = tuple(
         "checkpoint_files",
         "config",
         "errors",
+        "native.library",
         "placement.choice",
         "placement.jobs",
         "placement.memory_plan",

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.checkpoint_files import SINGLE_FILE
+from gptoss_backend.engine.native import library
+from gptoss_backend.engine.native.library import AVX2
 from gptoss_backend.settings import PROJECT_ROOT, Settings
 from gptoss_backend.settings_sources import load_settings
 from gptoss_client import doctor, doctor_examination, doctor_hardware, doctor_software
@@ -460,3 +462,36 @@ def test_gpus_when_the_driver_lists_them_then_those_the_process_sees_are_told(
 
     assert [gpu.index for gpu in gpus] == indices
     assert all((gpu.driver, gpu.total_bytes) == ("550.54", 81559 * 2**20) for gpu in gpus)
+
+
+@pytest.mark.parametrize(
+    ("flags", "compiler", "level", "words", "remedy"),
+    [
+        (AVX2.features, "/usr/bin/g++", Level.OK, "C++ (AVX2), which /usr/bin/g++ builds at the first start", ""),
+        (AVX2.features, None, Level.WARNING, "since there is no C++ compiler", "on Debian and Ubuntu: apt install g++"),
+        (("sse2",), "/usr/bin/g++", Level.WARNING, "since the processor lacks AVX2", ""),
+    ],
+)
+def test_doctor_when_the_processor_computes_then_it_says_with_what_and_how_much_memory_that_takes(
+    flags: tuple[str, ...],
+    compiler: str | None,
+    level: Level,
+    words: str,
+    remedy: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on(monkeypatch)
+    monkeypatch.setattr(library, "_flags_of_processor", lambda: flags)
+    monkeypatch.setattr(library, "find_compiler", lambda: compiler)
+    found = by_subject(settings_for(tmp_path, "openai/gpt-oss-20b"))
+    assert (found["kernels"].level, found["kernels"].remedy) == (level, remedy)
+    assert words in found["kernels"].words
+    assert f"20b needs about {14.8 if level is Level.OK else 40.4} GiB" in found["memory"].words
+
+
+def test_doctor_when_a_gpu_computes_then_kernels_of_a_processor_are_no_matter(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, cards=[CARD])
+    assert "kernels" not in by_subject(settings_for(tmp_path, checkpoint))

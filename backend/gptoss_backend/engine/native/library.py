@@ -112,6 +112,17 @@ def choose_instruction_set() -> InstructionSet:
     raise NativeUnavailableError(fault)
 
 
+def instruction_set_here() -> InstructionSet | None:
+    """Return the fastest that this processor has; None where it has none. Builds nothing."""
+    has_kernels = platform.system() == "Linux" and platform.machine() == "x86_64"
+    return next((one for one in INSTRUCTION_SETS if has_kernels and not missing_features(one)), None)
+
+
+def find_compiler() -> str | None:
+    """Return what the library is built with; None where there is nothing."""
+    return next((path for name in _COMPILERS if (path := shutil.which(name))), None)
+
+
 def missing_features(instruction_set: InstructionSet) -> list[str]:
     """Return what this processor lacks of a set."""
     flags = set(_flags_of_processor())
@@ -144,7 +155,7 @@ def _flags_of_processor() -> list[str]:
 
 
 def _built(instruction_set: InstructionSet) -> Path:
-    compiler = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
+    compiler = find_compiler()
     if compiler is None:
         raise NativeUnavailableError("there is no C++ compiler (Debian: apt-get install g++)")
     version = _run([compiler, "--version"])
