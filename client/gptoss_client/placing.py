@@ -117,10 +117,15 @@ def place_in_one(settings: Settings, environment: Mapping[str, str]) -> Placing:
 def _place_spread(placing: Placing, settings: Settings, environment: Mapping[str, str]) -> Placing:
     """Return a placing of as many spread engines as are asked for, else as the cards hold, one tritonserver each."""
     wanted, gpus = settings.server.num_replicas, list_gpus(environment)
-    can_repeat = len(gpus) == placing.num_cards and _why_alone(settings) is None
-    if wanted == 1 or not (wanted or can_repeat):
+    is_known = len(gpus) == placing.num_cards
+    if wanted == 1 or not (wanted or (is_known and _why_alone(settings) is None)):
         return placing
     _check_can_repeat(settings)
+    if not is_known:
+        raise UsageError(
+            f"server.num_replicas is {wanted}, but which cards there are to share is not known: name whole ones in "
+            "CUDA_VISIBLE_DEVICES, by number or UUID"
+        )
     shares: list[list[int]] = []
     left = list(range(len(gpus)))
     while left and (wanted is None or len(shares) < wanted):

@@ -198,6 +198,16 @@ def test_place_when_so_many_replicas_cannot_be_then_a_sentence_says_why(
         place(with_replicas(settings_for(folder, **placement), 5), environment)
 
 
+def test_place_when_cards_are_named_in_a_way_unknown_then_spread_engines_do_not_share_them(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(tmp_path, monkeypatch, *[RTX_3060] * 4)
+    environment = dict(os.environ) | {"CUDA_VISIBLE_DEVICES": "MIG-5c21,MIG-5c22"}
+    assert place(settings_for(folder), environment) == Placing("spread", num_cards=2)
+    with pytest.raises(UsageError, match="name whole ones in CUDA_VISIBLE_DEVICES"):
+        place(with_replicas(settings_for(folder), 2), environment)
+
+
 def test_place_when_the_variant_is_named_or_the_tritonservers_are_elsewhere_then_it_is_as_it_was(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
