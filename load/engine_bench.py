@@ -9,6 +9,7 @@ Does not know: how the engine works.
     .venv/bin/python load/engine_bench.py second-turn --checkpoint small
     .venv/bin/python load/engine_bench.py speculation --checkpoint small
     .venv/bin/python load/engine_bench.py head --streams 1 2 4 --rounds 3
+    .venv/bin/python load/engine_bench.py spread --folder FOLDER --modes single pipeline tensor --devices 4
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.options import EngineOptions
+from gptoss_backend.engine.placement.choice import SINGLE
+from gptoss_backend.engine.placement.layout import PIPELINE, TENSOR
 from gptoss_backend.engine.speculation import Speculation
 from load.bench.checkpoints import NAMES, checkpoint
 from load.bench.engine_runner import EngineRunner, serve_rounds
@@ -32,6 +35,7 @@ from load.bench.head import measure_cost, random_head
 from load.bench.host_work import measure_host_work
 from load.bench.process import CpuWatch
 from load.bench.speculation import measure_gain
+from load.bench.spread import measure_spread
 from load.bench.tokenizer import single_token_words
 from load.bench.workload import Workload, make_prompts
 
@@ -53,6 +57,8 @@ def main() -> int:
         _speculation(options)
     elif options.command == "head":
         _head(options)
+    elif options.command == "spread":
+        _spread(options)
     else:
         serve_rounds(EngineRunner.load(options.folder, EngineOptions(num_threads=options.threads)))
     return 0
@@ -128,6 +134,14 @@ def _head(options: argparse.Namespace) -> None:
     _say(markdown(rows))
 
 
+def _spread(options: argparse.Namespace) -> None:
+    folder = options.folder or checkpoint(options.checkpoint)
+    _say("placement | kernels | streams | tokens/s | TTFT ms | ms a token")
+    for rate in measure_spread(folder, options.modes, options.devices, options.streams, options.rounds):
+        figures = f"{rate.tokens_per_s:,.0f} | {rate.ttft_ms:,.1f} | {rate.inter_token_ms:,.2f}"
+        _say(f"{rate.placement} | {rate.kernels} | {rate.num_streams} | {figures}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -144,9 +158,14 @@ def _parser() -> argparse.ArgumentParser:
     head.add_argument("--tokens", type=int, default=4, help="of a draft at most")
     head.add_argument("--max-seqs", type=int, default=2, help="drafts while no more decode")
     head.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4])
-    for command in (throughput, host, turn, guess, head):
+    spread = commands.add_parser("spread", help="a model over several cards, steps replayed and not")
+    spread.add_argument("--folder", type=Path, help="of a checkpoint [default: the named one]")
+    spread.add_argument("--modes", nargs="+", choices=(SINGLE, PIPELINE, TENSOR), default=[PIPELINE, TENSOR])
+    spread.add_argument("--devices", type=int, default=2, help="cards; without GPUs processes")
+    spread.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
+    for command in (throughput, host, turn, guess, head, spread):
         command.add_argument("--checkpoint", choices=NAMES, default="tiny")
-    for command in (throughput, turn, guess, head):
+    for command in (throughput, turn, guess, head, spread):
         command.add_argument("--rounds", type=int, default=5)
     worker = commands.add_parser("worker", help="used by load/peers.py")
     worker.add_argument("--folder", type=Path, required=True)

@@ -23,6 +23,7 @@ import torch
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.engine import Engine, Sink
 from gptoss_backend.engine.options import EngineOptions
+from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from load.bench.figures import Reply
 from load.bench.process import ServerProcess
@@ -51,9 +52,17 @@ class EngineRunner:
         self.engine.start()
 
     @classmethod
-    def load(cls, folder: Path, options: EngineOptions) -> EngineRunner:
-        """Return one over a checkpoint, on the processor."""
-        return cls(lambda sink: Engine.load(folder, options, sink, device=torch.device("cpu")))
+    def load(
+        cls,
+        folder: Path,
+        options: EngineOptions,
+        *,
+        device: torch.device | None = None,
+        placement: PlacementOptions | None = None,
+    ) -> EngineRunner:
+        """Return one over a checkpoint. device: None: the processor. placement: None: by one process."""
+        at = device or torch.device("cpu")
+        return cls(lambda sink: Engine.load(folder, options, sink, device=at, placement=placement))
 
     def play(self, prompts: Sequence[list[int]], concurrency: int, num_new_tokens: int) -> tuple[list[Reply], float]:
         """Run the prompts, `concurrency` at a time; returns the replies and the seconds until the last token.
