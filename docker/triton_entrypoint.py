@@ -91,7 +91,7 @@ class HangCheck:
 
 
 def start(settings: Settings, shm_prefix: str, ending: threading.Event) -> subprocess.Popen[bytes]:
-    """Start tritonserver; SIGTERM and SIGINT are passed on to it from here on, and `ending` is set with the first."""
+    """Start tritonserver; SIGTERM and SIGINT are passed on to it, and `ending` is set with the first."""
     environment = with_card_order(inherited_environment())
     placing = place_in_one(settings, environment)
     if cards := placing.cards_of(0):
@@ -104,14 +104,22 @@ def start(settings: Settings, shm_prefix: str, ending: threading.Event) -> subpr
         shm_prefix=shm_prefix,
         num_cards=placing.num_cards_of(0),
     )
-    server = subprocess.Popen(command, env=environment)
+    server: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
         ending.set()
-        server.send_signal(number)
+        if server is None:
+            early.append(number)
+        else:
+            server.send_signal(number)
 
+    # before there is one: a signal in between would end this process, and leave the server behind
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, pass_on)
+    server = subprocess.Popen(command, env=environment)
+    for number in early:
+        server.send_signal(number)
     return server
 
 
