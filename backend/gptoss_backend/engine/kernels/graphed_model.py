@@ -133,9 +133,10 @@ class GraphedModel(TorchModel):
             return self._read(count, with_logits=with_logits) if self._shard.has_output else ELSEWHERE
 
     def _look_up(self, token_ids: Tensor) -> Tensor:
-        table = self._weights.embedding
-        if self._shard.num_parts == 1 or table is None:
+        if self._shard.num_parts == 1:
             return super()._look_up(token_ids)
+        table = self._weights.embedding
+        assert table is not None  # noqa: S101 (the first part has it)
         return look_up(table, token_ids.to(self.device), self._residual_dtype)
 
     def _experts(self, hidden: Tensor, addition: Tensor, layer: LayerWeights) -> tuple[Tensor, Addition]:
