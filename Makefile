@@ -72,7 +72,7 @@ status:  ## say what runs, and how it is
 	@test -x $(VENV)/bin/gptoss || { echo "nothing is set up here yet: make setup" >&2; exit 1; }
 	@$(VENV)/bin/gptoss status $(ARGS)
 
-test: setup  ## run the tests (ARGS="-k words" picks some): those of speeds alone, then all others side by side
+test: setup  ## run the tests (ARGS="-k words" picks some): those of speeds alone, then all others side by side; the few that fail, once more
 	@$(VENV)/bin/python tests/support/side_by_side.py $(ARGS)
 
 test-p0: setup  ## run the operators' tests against MODEL, or the server at URL=http://…
