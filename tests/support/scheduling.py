@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from itertools import accumulate
 
 from gptoss_backend.contract import SamplingParams
+from gptoss_backend.engine.batch import ScheduledSequence
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.scheduler import Scheduler
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
-from gptoss_backend.engine.speculation import PromptLookup, Speculation
-from gptoss_backend.engine.step import Step
+from gptoss_backend.engine.speculation import NO_PHRASES, Phrases, PromptLookup, Speculation, accept
+from gptoss_backend.engine.step import Choice, Step, Turn
 
 BLOCK = 4
 MAX_LEN = 48
@@ -34,6 +35,7 @@ class Simulation:
         speculation: Speculation | None = None,
         num_micro_batches: int = 1,
         has_head: bool = False,
+        phrases: Phrases = NO_PHRASES,
     ) -> None:
         """num_micro_batches: steps under way at once; their keys and values are written in the order of launch."""
         plan = CachePlan(BLOCK, rows, max_len, num_full, 1 + 2 * (rows * 5 + CHUNK), num_bytes=0)
@@ -46,9 +48,10 @@ class Simulation:
             speculation,
             num_micro_batches=num_micro_batches,
             drafter=self.draft if has_head else None,
+            phrases=phrases,
         )
         self.num_micro_batches = num_micro_batches
-        self.launched: deque[tuple[Step, list[int]]] = deque()
+        self.launched: deque[tuple[Step, list[Choice]]] = deque()
         self.now_s = 0.0
         self.live: dict[str, Sequence] = {}
         self.left: dict[str, int] = {}
@@ -96,10 +99,9 @@ class Simulation:
             pass
         if not self.launched:
             return Step()
-        step, picked = self.launched.popleft()
-        choices = step.choices(picked)
+        step, choices = self.launched.popleft()
         self.scheduler.advance(step, choices)
-        for sequence, tokens in choices:
+        for sequence, tokens, _ in choices:
             if not sequence.has_row:  # ended while the step was under way
                 continue
             name = sequence.request.request_id
@@ -118,7 +120,7 @@ class Simulation:
         self.write(step)
         if step:
             step.note_launched()
-            self.launched.append((step, picks(step)))
+            self.launched.append((step, [choice(turn) for turn in step.turns]))
         return bool(step)
 
     def run(self, most_steps: int) -> int:
@@ -130,13 +132,12 @@ class Simulation:
         raise AssertionError(f"after {most_steps} steps these are still there: {sorted(self.live)}")
 
     def check(self, step: Step, under_way: list[Sequence], *, preempted: bool) -> None:
-        scheduled = step.decodes + [part.sequence for part in step.prefills]
-        scheduled += [draft.sequence for draft in step.drafts]
+        scheduled = step.decodes + [part.sequence for part in step.parts]
         assert not (step.drafts and step.prefills)
         running = self.scheduler.running
         assert len(set(map(id, scheduled))) == len(scheduled), "a sequence runs twice in one step"
         assert all(sequence in running for sequence in scheduled), "a sequence runs without its blocks"
-        assert sum(part.num_tokens for part in step.prefills) <= CHUNK
+        assert sum(part.num_computed for part in step.prefills) <= CHUNK
         assert len(running) <= self.cache.plan.num_rows
         assert len(running) + self.scheduler.num_waiting == len(self.live), "a request was lost"
         assert [s.rank for s in running] == sorted(s.rank for s in running)
@@ -168,14 +169,11 @@ class Simulation:
 
     def write(self, step: Step) -> None:
         """Keep in each slot what a real cache would: a value that depends on all tokens before. Check what is read."""
-        no_guess: list[int] = []
-        parts = [(sequence, 1, no_guess) for sequence in step.decodes]
-        parts += [(part.sequence, part.num_tokens, no_guess) for part in step.prefills]
-        parts += [(draft.sequence, 1 + len(draft.tokens), draft.tokens) for draft in step.drafts]
+        parts = [ScheduledSequence(sequence, 1, samples=True) for sequence in step.decodes] + step.parts
         expected = {}
-        for sequence, count, guess in parts:
-            end = sequence.num_taken + count
-            token_ids = [*sequence.token_ids, *guess][:end]
+        for part in parts:
+            sequence, end = part.sequence, part.sequence.num_taken + part.num_computed
+            token_ids = [*sequence.token_ids, *part.guesses][:end]
             expected[sequence] = list(accumulate(token_ids, lambda before, token: hash((before, token))))
             for position in range(sequence.num_taken, end):
                 self.content[self.slot(sequence, position)] = expected[sequence][position]
@@ -208,14 +206,12 @@ def successor(token_ids: list[int]) -> int:
     return 9 if len(token_ids) % 17 == 0 else (token_ids[-1] + 1) % 5
 
 
-def picks(step: Step) -> list[int]:
-    """Return the model's choice for each of the step's samples."""
-    chosen = [successor(list(sequence.token_ids)) for sequence in step.decodes]
-    chosen += [successor(list(part.sequence.token_ids)) for part in step.prefills if part.samples]
-    for draft in step.drafts:
-        before = list(draft.sequence.token_ids)
-        chosen += [successor(before + draft.tokens[:count]) for count in range(len(draft.tokens) + 1)]
-    return chosen
+def choice(turn: Turn) -> Choice:
+    """Return what the model chooses in a turn."""
+    sequence, guesses = turn
+    before = list(sequence.token_ids)
+    picked = [successor([*before, *guesses[:count]]) for count in range(turn.num_rows)]
+    return Choice(sequence, sequence.until_end(accept(guesses, picked)))
 
 
 def check_tokens(sequence: Sequence) -> None:

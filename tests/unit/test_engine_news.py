@@ -9,9 +9,8 @@ from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.news import News, expiry, finish_reason, news_of
 from gptoss_backend.engine.observations import Measure
-from gptoss_backend.engine.sampler import Picks
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
-from gptoss_backend.engine.step import Step
+from gptoss_backend.engine.step import Choice, Step
 from support.toy_mask import ToyMask
 
 
@@ -24,10 +23,10 @@ def sequence_of(name: str, *generated: int, max_tokens: int = 9, edits: LogitEdi
     return sequence
 
 
-def news(*sequences: Sequence, admitted: tuple[Sequence, ...] = (), picks: Picks | None = None) -> News:
+def news(*sequences: Sequence, admitted: tuple[Sequence, ...] = (), logprobs: tuple[TokenLogprob, ...] = ()) -> News:
     """Return what is said at 10 s of a step that gave each its latest token."""
-    choices = [(sequence, (sequence.token_ids[-1],)) for sequence in sequences]
-    return news_of(Step(decodes=list(sequences), admitted=list(admitted)), choices, picks or Picks([]), 10.0)
+    choices = [Choice(sequence, (sequence.token_ids[-1],), logprobs) for sequence in sequences]
+    return news_of(Step(decodes=list(sequences), admitted=list(admitted)), choices, 10.0)
 
 
 def test_news_when_answers_go_on_begin_and_end_then_each_is_told_so() -> None:
@@ -76,9 +75,9 @@ def test_news_when_a_grammar_has_failed_then_its_request_ends_with_the_error() -
 def test_news_when_log_probabilities_are_asked_for_then_the_prompts_come_with_the_first_token_only() -> None:
     sequence = sequence_of("a", 4)
     sequence.prompt_logprobs.append(TokenLogprob(5, -1.0))
-    picks = Picks([4], {0: TokenLogprob(4, -2.0)})
-    first, second = news(sequence, picks=picks).deltas, news(sequence, picks=picks).deltas
-    assert [delta.logprobs for delta in first + second] == [(TokenLogprob(4, -2.0),)] * 2
+    logprobs = (TokenLogprob(4, -2.0),)
+    first, second = news(sequence, logprobs=logprobs).deltas, news(sequence, logprobs=logprobs).deltas
+    assert [delta.logprobs for delta in first + second] == [logprobs] * 2
     assert [delta.prompt_logprobs for delta in first + second] == [(TokenLogprob(5, -1.0),), ()]
 
 

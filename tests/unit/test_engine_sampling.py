@@ -175,5 +175,5 @@ def test_logprobs_when_compared_with_the_models_own_then_they_agree_whatever_sha
 
 def test_sequence_when_its_seed_is_negative_then_its_numbers_are_not_those_of_the_positive_one() -> None:
     seeds = (1, -1, 2, -2, 2**63 - 1, -(2**63))
-    drawn = {Sequence(GenerationRequest("a", [1], SamplingParams(seed=seed)), 1).random.random() for seed in seeds}
+    drawn = {Sequence(GenerationRequest("a", [1], SamplingParams(seed=seed)), 1).uniform(0) for seed in seeds}
     assert len(drawn) == len(seeds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +15,10 @@ from gptoss_backend.engine import drawing
 from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.model import StepOutput
-from gptoss_backend.engine.sampler import Picks, Sampler
+from gptoss_backend.engine.sampler import Sampler
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
+from gptoss_backend.engine.step import Choice, Turn
+from gptoss_backend.engine.uniforms import UniformNumbers
 from support.plain_sampling import plain_distribution, plain_logits
 from support.toy_mask import ToyMask
 
@@ -44,23 +45,32 @@ def sequence(
     )
 
 
-def pick(logits: torch.Tensor, sequences: list[Sequence]) -> Picks:
+def take_turns(logits: torch.Tensor, turns: list[Turn]) -> list[Choice]:
     """Play the engine for one step: the sampler may overwrite what it is given, and tokens are appended."""
     best = logits.argmax(dim=-1).tolist()
-    picks = Sampler().pick(StepOutput(best, logits.clone() if Sampler().prepare(sequences) else None), sequences)
-    for each, token in zip(sequences, picks.tokens, strict=True):
-        each.token_ids.append(token)
-    return picks
+    choices = Sampler().pick(StepOutput(best, logits.clone() if Sampler().prepare(turns) else None), turns)
+    for sequence, tokens, _ in choices:
+        sequence.token_ids.extend(tokens)
+    return choices
 
 
-class Grid(random.Random):
+def pick(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
+    """Return a token for each, after which nobody had guessed."""
+    return [token for choice in take_turns(logits, [Turn(each) for each in sequences]) for token in choice.tokens]
+
+
+def wants_logits(*sequences: Sequence) -> bool:
+    return Sampler().prepare([Turn(each) for each in sequences])
+
+
+class Grid(UniformNumbers):
     """Gives one number: for many sequences together, evenly spaced ones, so that frequencies are exact."""
 
     def __init__(self, number: float) -> None:
         super().__init__(0)
         self.number = number
 
-    def random(self) -> float:
+    def at(self, place: int) -> float:
         return self.number
 
 
@@ -68,12 +78,12 @@ def observed_distribution(logits: torch.Tensor, generated: list[int], num: int, 
     """Draw at `num` evenly spaced numbers, after `generated`; exact to 1 / num for each token."""
     sequences = [sequence(**sampling) for _ in range(num)]
     for index, each in enumerate(sequences):
-        each.random = Grid((index + 0.5) / num)
+        each.uniforms = Grid((index + 0.5) / num)
         for token in generated:
             each.token_ids.append(token)
             if each.edits is not None:
                 each.edits.accept(token)
-    tokens = pick(logits.expand(num, -1), sequences).tokens
+    tokens = pick(logits.expand(num, -1), sequences)
     return torch.bincount(torch.tensor(tokens), minlength=logits.shape[-1]).double() / num
 
 
@@ -151,11 +161,11 @@ def test_pick_when_drawn_many_times_then_frequencies_match_the_definition(sampli
     changed = plain_logits(logits.tolist(), one.request.sampling, PROMPT, [], STOPS)
     expected = torch.tensor(plain_distribution(changed, one.request.sampling), dtype=torch.float64)
     counts = torch.zeros(24, dtype=torch.float64)
-    for _ in range(NUM_DRAWS // 1000):
+    for start in range(0, NUM_DRAWS, 1000):
         many = [sequence(**sampling) for _ in range(1000)]
-        for each in many:
-            each.random = one.random  # one stream of numbers, as a long answer would use it
-        counts += torch.bincount(torch.tensor(pick(logits.expand(1000, -1), many).tokens), minlength=24)
+        for place, each in enumerate(many, start):
+            each.uniforms = Grid(one.uniforms.at(place))  # those of one long answer
+        counts += torch.bincount(torch.tensor(pick(logits.expand(1000, -1), many)), minlength=24)
     observed = counts / NUM_DRAWS
     assert bool((observed[expected == 0] == 0).all())
     deviation = (observed - expected).abs() / (expected * (1 - expected) / NUM_DRAWS).sqrt().clamp(min=1e-9)
@@ -219,7 +229,7 @@ def test_pick_when_logits_are_equal_then_they_stand_or_fall_together() -> None:
 def test_pick_when_parameters_are_extreme_then_a_likely_token_comes(sampling: dict[str, Any]) -> None:
     logits = torch.randn(VOCAB, generator=torch.Generator().manual_seed(3)) * 3
     logits[0] = 30.0
-    assert pick(logits[None], [sequence(prompt=[9, 11], **sampling)]).tokens[0] in (0, 9, 11)
+    assert pick(logits[None], [sequence(prompt=[9, 11], **sampling)])[0] in (0, 9, 11)
 
 
 def test_pick_when_numbers_are_at_the_ends_then_no_token_of_probability_zero_comes() -> None:
@@ -228,22 +238,22 @@ def test_pick_when_numbers_are_at_the_ends_then_no_token_of_probability_zero_com
     for number in (0.0, 1.0 - 2**-53):
         for sampling in ({}, {"top_p": 0.99}, {"top_k": 20}):
             one = sequence(**sampling)
-            one.random = Grid(number)
-            assert pick(logits[None], [one]).tokens[0] in (7, 30)
+            one.uniforms = Grid(number)
+            assert pick(logits[None], [one])[0] in (7, 30)
 
 
 def test_prepare_when_all_are_greedy_and_change_nothing_then_no_logits_are_wanted() -> None:
     free = sequence(temperature=0.0, mask=ToyMask([None, {1}]))
     rows = [sequence(temperature=0.0), sequence(temperature=0.0, top_p=0.1), sequence(top_k=1), free]
-    assert not Sampler().prepare(rows)
-    assert pick(torch.eye(4, VOCAB), rows).tokens == [0, 1, 2, 3]
-    assert Sampler().prepare(rows), "the grammar has begun"
+    assert not wants_logits(*rows)
+    assert pick(torch.eye(4, VOCAB), rows) == [0, 1, 2, 3]
+    assert wants_logits(*rows), "the grammar has begun"
     barred = sequence(temperature=0.0, min_tokens=1)
-    assert Sampler().prepare([barred])
+    assert wants_logits(barred)
     pick(torch.zeros(1, VOCAB), [barred])
-    assert not Sampler().prepare([barred])
+    assert not wants_logits(barred)
     for sampling in ({"logprobs": 0}, {"logit_bias": {1: 1.0}}, {"presence_penalty": 0.1}):
-        assert Sampler().prepare([sequence(temperature=0.0, **sampling)])
+        assert wants_logits(sequence(temperature=0.0, **sampling))
 
 
 EVERYTHING: dict[str, Any] = {
@@ -285,14 +295,62 @@ def test_pick_when_a_seeded_request_shares_its_batch_then_its_tokens_and_logprob
             crowd = torch.randn(len(kinds) + 1, 300)
             place = index % len(crowd)
             crowd[place] = logits
-            picks = pick(crowd, [*others[:place], together, *others[place:]])
-            expected = pick(logits, [alone])
-            assert picks.tokens[place] == expected.tokens[0]
-            assert picks.logprobs_at(place) == expected.logprobs_at(0)
+            chosen = take_turns(crowd, [Turn(each) for each in (*others[:place], together, *others[place:])])[place]
+            [expected] = take_turns(logits, [Turn(alone)])
+            assert (chosen.tokens, chosen.logprobs) == (expected.tokens, expected.logprobs)
+
+
+def test_pick_when_guesses_are_right_or_wrong_then_tokens_and_logprobs_are_those_without() -> None:
+    steps = torch.randn(30, 300, generator=torch.Generator().manual_seed(4)) * 3
+    kinds: list[dict[str, Any]] = [{"temperature": 0.0}, {}, {"top_p": 0.9}, {"logprobs": 2}, EVERYTHING]
+    for kind in [*kinds, EVERYTHING | {"mask": True}, {"mask": True}]:
+        # at every third place the grammar leaves all as it is
+        masks = [ToyMask([set(range(i, 300, 2)) if i % 3 else None for i in range(31)]) for _ in range(2)]
+        sampling = {key: value for key, value in kind.items() if key != "mask"} | {"seed": 5}
+        alone, guessed = (sequence(mask=mask if "mask" in kind else None, **sampling) for mask in masks)
+        expected = [take_turns(row[None], [Turn(alone)])[0] for row in steps]
+        answer = [choice.tokens[0] for choice in expected]
+        # three right ones, one right and one wrong, a wrong one, none: each with others around
+        place, found = 0, list[Choice]()
+        for right, wrong in ((3, 0), (1, 1), (0, 1), (0, 0), (2, 1)) * 2:
+            guesses = (*answer[place : place + right], *[(answer[place + right] + 1) % 300] * wrong)
+            rows = torch.cat([torch.randn(1, 300), steps[place : place + len(guesses) + 1], torch.randn(2, 300)])
+            turns = [Turn(sequence()), Turn(guessed, guesses), Turn(sequence(), (7,))]
+            found.append(take_turns(rows, turns)[1])
+            place += right + 1
+        assert [token for choice in found for token in choice.tokens] == answer[:place]
+        assert [one for choice in found for one in choice.logprobs] == [
+            one for choice in expected[:place] for one in choice.logprobs
+        ]
+
+
+def test_pick_when_an_answer_ends_amid_its_guesses_then_nothing_behind_the_end_is_chosen() -> None:
+    stops = sequence(temperature=0.0)
+    rows = torch.eye(VOCAB)[[8, 3, 9]]  # 3 stops
+    assert take_turns(rows, [Turn(stops, (8, 3))])[0].tokens == (8, 3)
+    mask = ToyMask([{8}, {9}])
+    done = sequence(temperature=0.0, mask=mask)
+    assert take_turns(torch.eye(VOCAB)[[1, 1, 1]], [Turn(done, (8, 9))])[0].tokens == (8, 9)
+    assert mask.accepted == [8, 9]
+    assert done.edits is not None
+    assert done.edits.fault is None
+
+
+def test_draws_when_guesses_stand_before_a_row_then_its_number_is_that_of_its_token() -> None:
+    one, greedy = sequence(seed=3, temperature=0.7), sequence(temperature=0.0)
+    draws = Sampler().draws([Turn(one, (1, 2)), Turn(greedy)])
+    assert draws is not None
+    assert draws.temperatures == [0.7, 0.7, 0.7, 0.0]
+    assert draws.uniforms == [*(one.uniforms.at(place) for place in range(3)), 0.0]
+    one.token_ids.append(1)
+    later = Sampler().draws([Turn(one)], ahead=1)
+    assert later is not None
+    assert later.uniforms == [one.uniforms.at(2)]
+    assert Sampler().draws([Turn(sequence(top_k=3))]) is None
 
 
 def test_pick_when_requests_have_no_seed_then_they_differ() -> None:
-    first, second = pick(torch.zeros(2, 100_000), [sequence(), sequence()]).tokens
+    first, second = pick(torch.zeros(2, 100_000), [sequence(), sequence()])
     assert first != second
 
 
@@ -307,8 +365,8 @@ def test_pick_when_a_grammar_masks_then_only_its_tokens_come_in_their_own_propor
     expected = torch.tensor(plain_distribution(changed, params), dtype=torch.float64)
     many = [sequence(mask=ToyMask([allowed]), **sampling | {"min_tokens": 0, "top_k": 0}) for _ in range(200)]
     for index, each in enumerate(many):
-        each.random = Grid((index + 0.5) / 200)
-    tokens = pick(logits.expand(200, -1), many).tokens
+        each.uniforms = Grid((index + 0.5) / 200)
+    tokens = pick(logits.expand(200, -1), many)
     observed = torch.bincount(torch.tensor(tokens), minlength=VOCAB).double() / 200
     assert (observed - expected).abs().max() <= 1.01 / 200
     assert [each.request.mask.accepted for each in many] == [[token] for token in tokens]  # type: ignore[union-attr]
@@ -316,8 +374,8 @@ def test_pick_when_a_grammar_masks_then_only_its_tokens_come_in_their_own_propor
 
 def test_pick_when_a_grammar_is_complete_before_min_tokens_then_the_stop_token_comes_nevertheless() -> None:
     one = sequence(temperature=0.0, min_tokens=10, mask=ToyMask([{3, 8}, {3}]))
-    assert pick(torch.arange(VOCAB)[None].flip(1) * 1.0, [one]).tokens == [8], "the stop token is barred"
-    assert pick(torch.arange(VOCAB)[None].flip(1) * 1.0, [one]).tokens == [3]
+    assert pick(torch.arange(VOCAB)[None].flip(1) * 1.0, [one]) == [8], "the stop token is barred"
+    assert pick(torch.arange(VOCAB)[None].flip(1) * 1.0, [one]) == [3]
     assert one.edits is not None
     assert (one.edits.is_finished, one.edits.fault) == (True, None)
 
@@ -325,7 +383,7 @@ def test_pick_when_a_grammar_is_complete_before_min_tokens_then_the_stop_token_c
 def test_pick_when_a_grammar_leaves_nothing_or_raises_then_it_alone_is_at_fault() -> None:
     empty, broken = sequence(mask=ToyMask([set()])), sequence(mask=ToyMask([]))
     good = sequence(temperature=0.0, logit_bias={6: 100.0})
-    assert pick(torch.zeros(3, VOCAB), [empty, good, broken]).tokens[1] == 6
+    assert pick(torch.zeros(3, VOCAB), [empty, good, broken])[1] == 6
     assert [each.edits and each.edits.fault for each in (empty, good, broken)] == [
         "the grammar of this request leaves no token to choose",
         None,

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.scheduler import Scheduler
-from gptoss_backend.engine.speculation import Speculation
+from gptoss_backend.engine.speculation import NO_PHRASES, Phrases, Speculation
 from support.scheduling import CHUNK, MAX_LEN, PRIORITY_STEP_S, ROWS, Simulation
+
+# what the simulated model says after a 4, but for a break now and then, and what it never says
+PHRASES = Phrases({(4,): (0, 1, 2), (1, 2): (0, 1)})
 
 
 @settings(max_examples=150, deadline=None)
@@ -19,7 +22,10 @@ from support.scheduling import CHUNK, MAX_LEN, PRIORITY_STEP_S, ROWS, Simulation
 def test_scheduler_when_driven_at_random_then_nothing_is_lost_leaked_or_starved(data: st.DataObject) -> None:
     limits = data.draw(st.one_of(st.none(), st.builds(Speculation, st.integers(1, 6), st.integers(1, ROWS))))
     simulation = Simulation(
-        speculation=limits, num_micro_batches=data.draw(st.integers(1, 3)), has_head=data.draw(st.booleans())
+        speculation=limits,
+        num_micro_batches=data.draw(st.integers(1, 3)),
+        has_head=data.draw(st.booleans()),
+        phrases=data.draw(st.sampled_from([NO_PHRASES, PHRASES])),
     )
     for _ in range(data.draw(st.integers(1, 12))):
         for _ in range(data.draw(st.integers(0, 4))):
@@ -50,6 +56,36 @@ def test_draft_when_a_lookup_finds_nothing_then_the_head_is_asked_and_only_then(
     simulation.add([1, 2, 3, 4, 1, 2, 3], 2)  # the lookup says 4 after these
     simulation.run(3)
     assert len(asked) == num_asked
+
+
+def test_prompt_when_a_phrase_comes_after_it_then_one_step_computes_both() -> None:
+    simulation = Simulation(phrases=PHRASES)
+    name = simulation.add([0, 1, 2, 3, 4], 6)
+    [part] = simulation.step().prefills
+    assert (part.num_tokens, part.guesses) == (5, (0, 1, 2))
+    assert list(simulation.live[name].token_ids)[5:] == [0, 1, 2, 3]
+    assert simulation.step().decodes, "on its way through an answer nobody guesses unasked"
+    assert simulation.step().decodes
+    assert simulation.ended == [name]
+    assert (simulation.scheduler.num_drafted, simulation.scheduler.num_accepted) == (3, 3)
+
+
+def test_prompt_when_little_of_the_chunk_is_left_or_wanted_then_no_more_of_a_phrase_is_computed() -> None:
+    simulation = Simulation(phrases=PHRASES)
+    simulation.add([1, 2, 3, 4], 6)
+    simulation.add([4], 2)
+    simulation.add([4], 9)
+    simulation.add([4], 1)
+    parts = simulation.step().prefills
+    assert [(part.num_tokens, part.guesses) for part in parts] == [(4, (0, 1, 2)), (1, (0,)), (1, ())]
+    assert simulation.step().prefills[0].guesses == (), "its answer is a single token"
+
+
+def test_decoding_when_few_are_guessed_at_then_a_phrase_comes_before_a_lookup() -> None:
+    simulation = Simulation(speculation=Speculation(1, max_seqs=1), phrases=PHRASES)
+    simulation.add([4, 0, 1, 2], 7)  # then 3, 4, and the phrase
+    drafts = [part.guesses for _ in range(4) for part in simulation.step().drafts]
+    assert (0, 1, 2) in drafts
 
 
 def test_decoding_when_steps_may_be_under_way_together_then_each_has_its_share() -> None:

@@ -5,10 +5,9 @@ Owns: `Batch` and its making from what the scheduler chose. Does not know: how t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from gptoss_backend.engine.sequence import Sequence, TokenIds
+from gptoss_backend.engine.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +20,15 @@ class ScheduledSequence:
     """True where the step reaches the sequence's last token, so that a next one can be sampled."""
     scored: range = range(0)
     """Positions among them whose logits say how likely the prompt's next token was, where that is asked for."""
+    guesses: tuple[int, ...] = ()
+    """What may come after its last token: computed behind that; what is right of it needs no steps of its own."""
+    is_looked_up: bool = False
+    """True where the sequence's own text has said so."""
 
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A decoding sequence and what may come after its pending token: all of it is computed in one step."""
-
-    sequence: Sequence
-    tokens: list[int]
-    is_looked_up: bool = True
-    """False where a draft head has guessed."""
+    @property
+    def num_computed(self) -> int:
+        """Tokens that the step computes, guesses among them."""
+        return self.num_tokens + len(self.guesses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tokens of many sequences side by side: one token for each decoding sequence, then prefill chunks, then drafts."""
+    """Tokens of many sequences side by side: one token for each decoding sequence, then the chunks of others."""
 
     token_ids: list[int]
     positions: list[int]
@@ -59,11 +57,11 @@ class Batch:
     """True where the token ids are not known yet: they are what the batch launched before this one chooses."""
 
     @classmethod
-    def build(cls, decodes: list[Sequence], prefills: list[ScheduledSequence], drafts: Iterable[Draft] = ()) -> Batch:
-        """Lay out one token for each of `decodes`, the chunks of `prefills`, and each draft after its pending token.
+    def build(cls, decodes: list[Sequence], parts: list[ScheduledSequence]) -> Batch:
+        """Lay out one token for each of `decodes`, then `parts`, each with its guesses.
 
-        To be called before the step is noted as launched. Samples come in that order; a draft has one for each of its
-        tokens and one before. Behind all come those of scored positions.
+        To be called before the step is noted as launched. Samples come in that order; a part has one for each of its
+        guesses and one before. Behind all come those of scored positions.
         """
         batch = cls(
             token_ids=[sequence.token_ids[-1] for sequence in decodes],
@@ -74,16 +72,13 @@ class Batch:
             chunks=[],
         )
         scored: list[int] = []
-        for part in prefills:
+        for part in parts:
             first = part.sequence.num_taken
             scored += [len(batch.token_ids) + position - first for position in part.scored]
-            batch._append(part.sequence, part.sequence.token_ids[first : first + part.num_tokens])
+            batch._append(part.sequence, [*part.sequence.token_ids[first : first + part.num_tokens], *part.guesses])
             if part.samples:
-                batch.samples.append(len(batch.token_ids) - 1)
-        for draft in drafts:
-            start = len(batch.token_ids)
-            batch._append(draft.sequence, [draft.sequence.token_ids[-1], *draft.tokens])
-            batch.samples.extend(range(start, len(batch.token_ids)))
+                count = len(batch.token_ids)
+                batch.samples.extend(range(count - len(part.guesses) - 1, count))
         batch.samples.extend(scored)
         return batch
 
@@ -92,7 +87,7 @@ class Batch:
         positions = [position + 1 for position in self.positions]
         return replace(self, token_ids=[], positions=positions, follows=True)
 
-    def _append(self, sequence: Sequence, token_ids: TokenIds) -> None:
+    def _append(self, sequence: Sequence, token_ids: list[int]) -> None:
         first, count = sequence.num_taken, len(token_ids)
         self.chunks.append(Chunk(len(self.token_ids), count, sequence.row, first))
         self.token_ids.extend(token_ids)

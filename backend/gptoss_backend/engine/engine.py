@@ -61,6 +61,7 @@ class Engine:
             options.speculation,
             num_micro_batches=model.max_in_flight,
             drafter=self._draft if model.can_draft else None,
+            phrases=options.phrases,
         )
         self._inbox = Inbox(options.max_num_seqs + options.max_queue)
         self._ledger = Ledger(num_cache_blocks=self._cache.plan.num_full_blocks - 1, max_model_len=self.max_model_len)
@@ -140,20 +141,19 @@ class Engine:
             return
         step, launched = self._launched.popleft()
         self._launch_ahead(step)
-        picks = self._sampler.pick(note_prompts(step, launched.result()), step.sampled)
-        choices = step.choices(picks.tokens)
+        choices = self._sampler.pick(note_prompts(step, launched.result()), step.turns)
         self._scheduler.advance(step, choices)
-        self._tell(step, news_of(step, choices, picks, time.monotonic()))
+        self._tell(step, news_of(step, choices, time.monotonic()))
 
     def _launch_next(self) -> bool:
         """Begin the next batch; False where there is nothing to compute that is not under way."""
         step = self._scheduler.next_step()
         if not step:
             return False
-        batch = Batch.build(step.decodes, step.prefills, step.drafts)
-        with_logits = self._sampler.prepare(step.sampled)
+        batch, turns = Batch.build(step.decodes, step.parts), step.turns
+        with_logits = self._sampler.prepare(turns)
         scores = step.num_scored > 0
-        draws = self._sampler.draws(step.sampled) if with_logits and self._model.can_draw and not scores else None
+        draws = self._sampler.draws(turns) if with_logits and self._model.can_draw and not scores else None
         with_logits = scores or (with_logits and draws is None)
         self._launch(step, batch, with_logits=with_logits, draws=draws)
         return True
@@ -163,7 +163,7 @@ class Engine:
         if len(step.decodes) > self._model.max_rows_ahead or self._launched:
             return
         ahead = self._scheduler.step_after(step)
-        draws = None if ahead is None else self._sampler.draws(ahead.decodes)
+        draws = None if ahead is None else self._sampler.draws(ahead.turns, ahead=1)
         if ahead is None or draws is None:
             return
         self._launch(ahead, Batch.build(ahead.decodes, []).following(), with_logits=False, draws=draws)

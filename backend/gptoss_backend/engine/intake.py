@@ -49,7 +49,7 @@ class Intake:
             block_hashes=BlockHashes(_salt(sampling)),
         )
         sequence.deadline_s = sequence.submitted_s + min(sampling.timeout_s or math.inf, self._timeout_s)
-        if self._looks_up and sequence.takes_the_likeliest:
+        if self._looks_up:
             sequence.lookup = PromptLookup()
         sequence.block_hashes.extend_over(sequence.token_ids, self._block_size)
         return sequence

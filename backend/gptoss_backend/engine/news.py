@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 from gptoss_backend.contract import FinishReason, GenerationErrorCode, TokenLogprob
 from gptoss_backend.engine.observations import Measure
-from gptoss_backend.engine.sampler import Picks
 from gptoss_backend.engine.sequence import Sequence, TokenDelta
-from gptoss_backend.engine.step import NextTokens, Step
+from gptoss_backend.engine.step import Choice, Step
 
 
 @dataclass(slots=True)
@@ -52,15 +51,15 @@ class News:
         self.ended.append(sequence)
 
 
-def news_of(step: Step, choices: list[NextTokens], picks: Picks, now_s: float) -> News:
+def news_of(step: Step, choices: list[Choice], now_s: float) -> News:
     """Return what came of a step that was done at `now_s`; notes in its sequences when their first token came.
 
-    choices: the next tokens, which their sequences have by now, in the order of `picks`.
+    choices: the next tokens, which their sequences have by now.
     """
     news = News(now_s, _measures_of_admitted(step))
     started = (TokenDelta(s.request.request_id, event=s.started()) for s in step.admitted if s.has_row)
     deltas = {delta.request_id: delta for delta in started}
-    for place, (sequence, tokens) in enumerate(choices):
+    for sequence, tokens, logprobs in choices:
         if not sequence.has_row:  # cancelled, or out of time, while the step was under way
             continue
         if sequence.edits is not None and sequence.edits.fault is not None:
@@ -68,7 +67,7 @@ def news_of(step: Step, choices: list[NextTokens], picks: Picks, now_s: float) -
             continue
         news.num_tokens += len(tokens)
         scores = news.begin(sequence) if sequence.first_token_s is None else ()
-        request_id, logprobs = sequence.request.request_id, picks.logprobs_at(place)
+        request_id = sequence.request.request_id
         reason = finish_reason(sequence, tokens[-1])
         if reason is None:
             event = deltas[request_id].event if request_id in deltas else None

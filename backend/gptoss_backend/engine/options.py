@@ -10,7 +10,7 @@ from typing import Literal
 
 from gptoss_backend.engine.precision import CacheDtype
 from gptoss_backend.engine.scheduler import PRIORITY_STEP_S
-from gptoss_backend.engine.speculation import Speculation
+from gptoss_backend.engine.speculation import NO_PHRASES, Phrases, Speculation
 
 CpuKernels = Literal["auto", "native", "torch"]
 """auto: native where it can run and nothing is asked for that it cannot."""
@@ -46,6 +46,8 @@ class EngineOptions:
     priority_step_s: float = PRIORITY_STEP_S
     """How many seconds of waiting a step of priority is worth."""
     speculation: Speculation | None = None
+    phrases: Phrases = NO_PHRASES
+    """Guessed at where an answer begins, and wherever else guesses are made."""
 
     @property
     def draft_head(self) -> str | None:

@@ -1,16 +1,19 @@
-"""Choosing the next token of each sequence from its logits.
+"""Choosing the next tokens of each sequence from its logits.
 
-Stage 5 of a request: step. Owns: the order of the work, and that each sequence is dealt with by its own parameters.
-Does not know: caches, what a token means; the arithmetic is in edits, drawing and logprobs.
+Stage 5 of a request: step. Owns: the order of the work, that each sequence is dealt with by its own parameters, and how
+many of a sequence's guesses stand. Does not know: caches, what a token means; the arithmetic is in edits, drawing and
+logprobs.
 
-Each sequence draws one uniform number a token from its own generator and is looked at alone, so a seeded request gives
-the same tokens whatever shares its batch.
+Each token of a sequence has a uniform number of its own and is looked at alone, so a seeded request gives the same
+tokens whatever shares its batch. A guess stands where it is what is chosen, and so an answer is what it is without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,58 +23,104 @@ from gptoss_backend.engine.drawing import Shortlist, draw_exactly, draw_filtered
 from gptoss_backend.engine.logprobs import token_logprob
 from gptoss_backend.engine.model import Draws, StepOutput
 from gptoss_backend.engine.sequence import Sequence
-
-
-@dataclass(frozen=True, slots=True)
-class Picks:
-    """What was chosen in a step, by the sequences' places in it."""
-
-    tokens: list[int]
-    logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
-    """Where asked for."""
-
-    def logprobs_at(self, place: int) -> tuple[TokenLogprob, ...]:
-        """Return the entry of a sequence, if it has one."""
-        return (self.logprobs[place],) if place in self.logprobs else ()
+from gptoss_backend.engine.speculation import accept
+from gptoss_backend.engine.step import Choice, Turn
 
 
 class Sampler:
     """Picks tokens for a batch of sequences with any mix of parameters."""
 
     @staticmethod
-    def prepare(sequences: list[Sequence]) -> bool:
-        """Get ready for a step after which each of these gets a token, its grammars filled in.
+    def prepare(turns: list[Turn]) -> bool:
+        """Get ready for a step after which each of these gets tokens, its grammars filled in.
 
         Returns True where the likeliest tokens alone do not suffice, so that `pick` wants logits.
         """
         wants_logits = False
-        for sequence in sequences:
+        for sequence, guesses in turns:
             edits = sequence.edits
-            if (edits is not None and edits.prepare()) or sequence.wants_logits:
+            # what is to be changed behind a guess is known only once the guess stands
+            if (edits is not None and (edits.prepare() or guesses)) or sequence.wants_logits:
                 wants_logits = True
         return wants_logits
 
     @staticmethod
-    def draws(sequences: list[Sequence]) -> Draws | None:
+    def draws(turns: list[Turn], ahead: int = 0) -> Draws | None:
         """Return how these get their tokens where a model that draws by itself can see to all of them, else None.
 
-        Each that samples draws its number here: none is left to draw once the step is computed.
+        ahead: tokens of each that are not known yet.
         """
-        if not all(_draws_plainly(sequence) for sequence in sequences):
+        if not all(_draws_plainly(turn.sequence) for turn in turns):
             return None
+        rows = [row for rows in _rows_of(turns) for row in rows]
         return Draws(
-            [0.0 if sequence.is_greedy else sequence.request.sampling.temperature for sequence in sequences],
-            [0.0 if sequence.is_greedy else sequence.random.random() for sequence in sequences],
+            [0.0 if row.sequence.is_greedy else row.sequence.request.sampling.temperature for row in rows],
+            [0.0 if row.sequence.is_greedy else row.sequence.uniform(ahead + row.ahead) for row in rows],
         )
 
     @staticmethod
-    def pick(output: StepOutput, sequences: list[Sequence]) -> Picks:
-        """Choose one token for each sequence; output's logits are overwritten."""
-        picks = Picks(list(output.tokens)) if output.logits is None else _pick(output.logits, output.tokens, sequences)
-        for sequence, token in zip(sequences, picks.tokens, strict=True):
-            if sequence.edits is not None:
-                sequence.edits.accept(token)
-        return picks
+    def pick(output: StepOutput, turns: list[Turn]) -> list[Choice]:
+        """Choose the next tokens of each, one and as many more as its guesses are right; logits are overwritten."""
+        picked, logits = _Picked(list(output.tokens)), output.logits
+        rows_of = dict(zip(turns, _rows_of(turns), strict=True))
+        waiting = set() if logits is None else {turn for turn in turns if _goes_one_by_one(turn, logits)}
+        if logits is not None:
+            picked.add(logits, output.tokens, [row for turn in turns if turn not in waiting for row in rows_of[turn]])
+        return [
+            _pick_one_by_one(output, turn, rows_of[turn], picked)
+            if turn in waiting
+            else _take_at_once(turn, rows_of[turn], picked)
+            for turn in turns
+        ]
+
+
+class _Row(NamedTuple):
+    """A row of logits, and the token that is chosen by it."""
+
+    place: int
+    sequence: Sequence
+    ahead: int
+    """Guesses of the sequence before it."""
+
+
+@dataclass(slots=True)
+class _Picked:
+    """What has been chosen, by rows."""
+
+    tokens: list[int]
+    logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
+    """Where asked for."""
+
+    def choice(self, sequence: Sequence, rows: list[_Row], tokens: tuple[int, ...]) -> Choice:
+        tokens = sequence.until_end(tokens)
+        places = [row.place for row in rows[: len(tokens)]]
+        return Choice(sequence, tokens, tuple(self.logprobs[place] for place in places if place in self.logprobs))
+
+    @torch.inference_mode()
+    def add(self, logits: Tensor, best: list[int], rows: list[_Row]) -> None:
+        """Choose by some rows. best: the likeliest tokens of all."""
+        untouched = _edit(logits, rows, self.tokens)
+        sampled = [row for row in rows if not row.sequence.is_greedy]
+        filtered = [row for row in sampled if has_filter(row.sequence.request.sampling)]
+        plain = [row for row in sampled if not has_filter(row.sequence.request.sampling)]
+        if plain:
+            _draw_plain(logits, plain, self.tokens)
+        if filtered:
+            _draw_filtered(logits, filtered, self.tokens)
+        for row in rows:
+            count = row.sequence.request.sampling.logprobs
+            if count is not None:
+                values = untouched.get(row.place, logits[row.place])
+                self.logprobs[row.place] = token_logprob(values, self.tokens[row.place], best[row.place], count)
+
+
+def _rows_of(turns: list[Turn]) -> list[list[_Row]]:
+    rows: list[list[_Row]] = []
+    place = 0
+    for sequence, guesses in turns:
+        rows.append([_Row(place + ahead, sequence, ahead) for ahead in range(1 + len(guesses))])
+        place += 1 + len(guesses)
+    return rows
 
 
 def _draws_plainly(sequence: Sequence) -> bool:
@@ -80,81 +129,92 @@ def _draws_plainly(sequence: Sequence) -> bool:
     return (sequence.is_greedy or not has_filter(sampling)) and sequence.edits is None and sampling.logprobs is None
 
 
-@torch.inference_mode()
-def _pick(logits: Tensor, best: list[int], sequences: list[Sequence]) -> Picks:
-    picks = Picks(list(best))
-    untouched = _edit(logits, sequences, picks.tokens)
-    sampled = [place for place, sequence in enumerate(sequences) if not sequence.is_greedy]
-    filtered = [place for place in sampled if has_filter(sequences[place].request.sampling)]
-    plain = [place for place in sampled if place not in set(filtered)]
-    if plain:
-        _draw_plain(logits, sequences, plain, picks.tokens)
-    if filtered:
-        _draw_filtered(logits, sequences, filtered, picks.tokens)
-    for place, sequence in enumerate(sequences):
-        count = sequence.request.sampling.logprobs
-        if count is not None:
-            row = untouched.get(place, logits[place])
-            picks.logprobs[place] = token_logprob(row, picks.tokens[place], best[place], count)
-    return picks
+def _goes_one_by_one(turn: Turn, logits: Tensor) -> bool:
+    """True where a row has to wait for the token before, or, on a CPU, may have been looked at in vain."""
+    return bool(turn.guesses) and (turn.sequence.edits is not None or logits.device.type == "cpu")
 
 
-def _edit(logits: Tensor, sequences: list[Sequence], tokens: list[int]) -> dict[int, Tensor]:
+def _take_at_once(turn: Turn, rows: list[_Row], picked: _Picked) -> Choice:
+    sequence, guesses = turn
+    tokens = accept(guesses, [picked.tokens[row.place] for row in rows])
+    if sequence.edits is not None:
+        sequence.edits.accept(tokens[0])
+    return picked.choice(sequence, rows, tokens)
+
+
+def _pick_one_by_one(output: StepOutput, turn: Turn, rows: list[_Row], picked: _Picked) -> Choice:
+    assert output.logits is not None  # noqa: S101 (else all are picked)
+    sequence, guesses = turn
+    tokens: list[int] = []
+    for row, guess in zip_longest(rows, guesses):
+        if sequence.edits is not None and row.ahead:
+            sequence.edits.prepare()
+        picked.add(output.logits, output.tokens, [row])
+        token = picked.tokens[row.place]
+        tokens.append(token)
+        if sequence.edits is not None:
+            sequence.edits.accept(token)
+        if token != guess or sequence.ends_at(token):
+            break
+    return picked.choice(sequence, rows, tuple(tokens))
+
+
+def _edit(logits: Tensor, rows: list[_Row], tokens: list[int]) -> dict[int, Tensor]:
     """Apply the requests' edits in place, and to the greedy ones' tokens; returns rows whose logprobs are still due."""
     untouched: dict[int, Tensor] = {}
-    for place, sequence in enumerate(sequences):
-        edits = sequence.edits
+    for row in rows:
+        edits = row.sequence.edits
         if edits is not None and edits.is_due:
-            row = logits[place]
-            if sequence.request.sampling.logprobs is not None:
-                untouched[place] = row.clone()
-            edits.apply(row)
-            if sequence.is_greedy:
-                tokens[place] = _first_largest(row)
+            values = logits[row.place]
+            if row.sequence.request.sampling.logprobs is not None:
+                untouched[row.place] = values.clone()
+            edits.apply(values)
+            if row.sequence.is_greedy:
+                tokens[row.place] = _first_largest(values)
     return untouched
 
 
-def _draw_plain(logits: Tensor, sequences: list[Sequence], places: list[int], tokens: list[int]) -> None:
-    for group in _groups(places, logits):
-        samplings = [sequences[place].request.sampling for place in group]
-        drawn = draw_plain(_rows(logits, group), samplings, _uniforms(sequences, group, logits))
+def _draw_plain(logits: Tensor, rows: list[_Row], tokens: list[int]) -> None:
+    for group in _groups(rows, logits):
+        samplings = [row.sequence.request.sampling for row in group]
+        drawn = draw_plain(_values(logits, group), samplings, _uniforms(group, logits))
         _place(tokens, group, drawn.tolist())
 
 
-def _draw_filtered(logits: Tensor, sequences: list[Sequence], places: list[int], tokens: list[int]) -> None:
-    samplings = [sequences[place].request.sampling for place in places]
-    uniforms = _uniforms(sequences, places, logits)
+def _draw_filtered(logits: Tensor, rows: list[_Row], tokens: list[int]) -> None:
+    samplings = [row.sequence.request.sampling for row in rows]
+    uniforms = _uniforms(rows, logits)
     shortlist = Shortlist.join(
         [
-            Shortlist.of(_rows(logits, group), [sequences[place].request.sampling for place in group])
-            for group in _groups(places, logits)
+            Shortlist.of(_values(logits, group), [row.sequence.request.sampling for row in group])
+            for group in _groups(rows, logits)
         ]
     )
     drawn, suffices = draw_filtered(shortlist, samplings, uniforms)
-    _place(tokens, places, drawn.tolist())
-    for index, place in enumerate(places):
+    _place(tokens, rows, drawn.tolist())
+    for index, row in enumerate(rows):
         if not suffices[index]:
-            row, uniform = logits[place : place + 1], uniforms[index : index + 1]
-            tokens[place] = int(draw_exactly(row, samplings[index], uniform))
+            values, uniform = logits[row.place : row.place + 1], uniforms[index : index + 1]
+            tokens[row.place] = int(draw_exactly(values, samplings[index], uniform))
 
 
-def _groups(places: list[int], logits: Tensor) -> list[list[int]]:
+def _groups(rows: list[_Row], logits: Tensor) -> list[list[_Row]]:
     """Return which rows to compute side by side: on a CPU one at a time, since one fits a core's cache."""
-    return [[place] for place in places] if logits.device.type == "cpu" else [places]
+    return [[row] for row in rows] if logits.device.type == "cpu" else [rows]
 
 
-def _rows(logits: Tensor, places: list[int]) -> Tensor:
+def _values(logits: Tensor, rows: list[_Row]) -> Tensor:
+    places = [row.place for row in rows]
     return logits[places[0] : places[0] + 1] if len(places) == 1 else logits[places]
 
 
-def _uniforms(sequences: list[Sequence], places: list[int], logits: Tensor) -> Tensor:
-    numbers = [sequences[place].random.random() for place in places]
-    return torch.tensor(numbers, dtype=torch.float64, device=logits.device)
+def _uniforms(rows: list[_Row], logits: Tensor) -> Tensor:
+    return torch.tensor([row.sequence.uniform(row.ahead) for row in rows], dtype=torch.float64, device=logits.device)
 
 
-def _place(tokens: list[int], places: Iterable[int], drawn: list[int]) -> None:
-    for place, token in zip(places, drawn, strict=True):
-        tokens[place] = token
+def _place(tokens: list[int], rows: Iterable[_Row], drawn: list[int]) -> None:
+    for row, token in zip(rows, drawn, strict=True):
+        tokens[row.place] = token
 
 
 def _first_largest(row: Tensor) -> int:

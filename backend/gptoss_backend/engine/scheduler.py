@@ -25,17 +25,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from gptoss_backend.engine.batch import Draft, ScheduledSequence
+from gptoss_backend.engine.batch import ScheduledSequence
 from gptoss_backend.engine.errors import CacheFull
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.sequence import Sequence
-from gptoss_backend.engine.speculation import Speculation
-from gptoss_backend.engine.step import NextTokens, Step
+from gptoss_backend.engine.speculation import NO_PHRASES, Phrases, Speculation
+from gptoss_backend.engine.step import Choice, Step
 from gptoss_backend.engine.urgency import ByUrgency
 
 PRIORITY_STEP_S = 10.0
 MAX_SCORED_ROWS = 64
 """Prompt tokens of one step whose logits are looked at: all vocabularies together 51 MB."""
+_MOST_GUESSED_ROWS = 32
+"""Guesses behind the prompts of one step, each of which has a row of logits."""
 
 Drafter: TypeAlias = Callable[[list[Sequence], int], list[list[int]]]
 """Guesses that many tokens after each of some decoding sequences; blocks are reserved for them."""
@@ -87,8 +89,9 @@ class Scheduler:
         speculation: Speculation | None = None,
         num_micro_batches: int = 1,
         drafter: Drafter | None = None,
+        phrases: Phrases = NO_PHRASES,
     ) -> None:
-        """num_micro_batches: steps that will be under way at once. drafter: asked where a lookup finds nothing."""
+        """num_micro_batches: steps that will be under way at once. drafter: asked where nothing else is guessed."""
         self._cache = cache
         self._block_size = cache.plan.block_size
         self._prefill_chunk_tokens = prefill_chunk_tokens
@@ -96,6 +99,7 @@ class Scheduler:
         self._speculation = speculation
         self._num_micro_batches = num_micro_batches
         self._drafter = drafter
+        self._phrases = phrases
         self._waiting = ByUrgency()
         self._running = ByUrgency()
         self._num_added = 0
@@ -191,28 +195,26 @@ class Scheduler:
             return None
         return Step(decodes=list(decodes))
 
-    def advance(self, step: Step, choices: list[NextTokens]) -> None:
+    def advance(self, step: Step, choices: list[Choice]) -> None:
         """Note that `step` has been computed: its keys and values are in the cache, and `choices` follow.
 
         Nothing is noted of sequences that were removed in the meantime.
         """
         step.note_done()
-        for sequence, tokens in choices:
+        for sequence, tokens, _ in choices:
             sequence.token_ids.extend(tokens)
         for sequence in step.decodes:
             sequence.num_computed += 1
             if not sequence.num_computed % self._block_size and sequence.has_row:
                 self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
-        for part in step.prefills:
+        kept = {sequence: len(tokens) - 1 for sequence, tokens, _ in choices}
+        for part in step.parts:
             sequence = part.sequence
-            sequence.num_computed += part.num_tokens
+            sequence.num_computed += part.num_tokens + (kept[sequence] if part.samples else 0)
             if sequence.has_row:
                 self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
-        for draft, (sequence, tokens) in zip(step.drafts, choices[len(choices) - len(step.drafts) :], strict=True):
-            sequence.num_computed += len(tokens)  # its pending token and the guesses that stand
-            if sequence.has_row:
-                self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
-            self._note(draft, len(tokens) - 1)
+            if part.guesses:
+                self._note(part, kept[sequence])
 
     def _could_admit(self) -> bool:
         return bool(self._waiting and self._cache.num_free_rows and not self._is_refused(self._waiting[0]))
@@ -222,46 +224,52 @@ class Scheduler:
         if self._speculation is None or len(decodes) > self._speculation.max_seqs:
             return False
         has_head = self._drafter is not None
-        return any(s.lookup is not None and (has_head or s.lookup.may_draft_next(s.token_ids)) for s in decodes)
+        return has_head or any(s.lookup is not None and s.lookup.may_draft_next(s.token_ids) for s in decodes)
 
     def _speculate(self, step: Step) -> None:
-        """Make drafts of decodes, where few run and nobody's prompt is computed; nobody is preempted for a draft."""
+        """Guess what follows decodes, where few run and nobody's prompt is computed; nobody gives way to a guess."""
         limits = self._speculation
         if limits is None or step.prefills or len(step.decodes) > limits.max_seqs:
             return
         clueless: dict[Sequence, int] = {}
         for sequence in list(step.decodes):
-            most = min(limits.num_tokens, sequence.max_tokens - sequence.num_generated - 1)
-            if sequence.lookup is None or most < 1:
+            room = sequence.max_tokens - sequence.num_generated - 1
+            most = min(limits.num_tokens, room)
+            if most < 1:
                 continue
-            guess = sequence.lookup.draft(sequence.token_ids, most)
-            if not guess:
+            if phrase := self._phrases.after(sequence.token_ids):
+                self._draft(step, sequence, phrase[:room])
+            elif sequence.lookup is not None and (found := sequence.lookup.draft(sequence.token_ids, most)):
+                self._draft(step, sequence, tuple(found), is_looked_up=True)
+            else:
                 clueless[sequence] = most
-            elif self._has_room(sequence, 1 + len(guess)):
-                step.decodes.remove(sequence)
-                step.drafts.append(Draft(sequence, guess))
         if clueless and self._drafter is not None:
-            self._draft(step, self._drafter, clueless)
+            self._ask_drafter(step, self._drafter, clueless)
 
-    def _draft(self, step: Step, drafter: Drafter, wanted: dict[Sequence, int]) -> None:
+    def _draft(self, step: Step, sequence: Sequence, guesses: tuple[int, ...], *, is_looked_up: bool = False) -> None:
+        """Have guesses computed behind a decode, where there is room for them."""
+        if self._has_room(sequence, 1 + len(guesses)):
+            step.decodes.remove(sequence)
+            step.drafts.append(ScheduledSequence(sequence, 1, samples=True, guesses=guesses, is_looked_up=is_looked_up))
+
+    def _ask_drafter(self, step: Step, drafter: Drafter, wanted: dict[Sequence, int]) -> None:
         """Have the same number of tokens guessed after each sequence; a first token follows nothing to guess from."""
         count = min(wanted.values())
         sequences = [s for s in wanted if s.num_computed and self._has_room(s, 1 + count)]
-        for sequence, guess in zip(sequences, drafter(sequences, count) if sequences else [], strict=True):
-            step.decodes.remove(sequence)
-            step.drafts.append(Draft(sequence, guess, is_looked_up=False))
+        for sequence, guesses in zip(sequences, drafter(sequences, count) if sequences else [], strict=True):
+            self._draft(step, sequence, tuple(guesses))
 
     def _has_room(self, sequence: Sequence, num_tokens: int) -> bool:
         try:
-            self._cache.reserve(sequence.row, sequence.num_computed + num_tokens)
+            self._cache.reserve(sequence.row, sequence.num_taken + num_tokens)
         except CacheFull:
             return False
         return True
 
-    def _note(self, draft: Draft, num_accepted: int) -> None:
-        if draft.is_looked_up and draft.sequence.lookup is not None:
-            draft.sequence.lookup.judge(num_accepted, len(draft.sequence.token_ids))
-        self.num_drafted += len(draft.tokens)
+    def _note(self, part: ScheduledSequence, num_accepted: int) -> None:
+        if part.is_looked_up and part.sequence.lookup is not None:
+            part.sequence.lookup.judge(num_accepted, len(part.sequence.token_ids))
+        self.num_drafted += len(part.guesses)
         self.num_accepted += num_accepted
 
     def _prefill(self, step: Step, sequence: Sequence, budget: int) -> int:
@@ -271,8 +279,22 @@ class Scheduler:
             count = min(count, MAX_SCORED_ROWS - step.num_scored)
         if not (count and self._make_room(sequence, count)):
             return 0
-        step.prefills.append(ScheduledSequence(sequence, count, count == sequence.num_pending, sequence.scored(count)))
-        return count
+        part = self._part(step, sequence, count, budget)
+        step.prefills.append(part)
+        return part.num_computed
+
+    def _part(self, step: Step, sequence: Sequence, count: int, budget: int) -> ScheduledSequence:
+        """Return the next tokens of a prompt; behind its end what will nearly always come, as far as there is room."""
+        is_whole, scored = count == sequence.num_pending, sequence.scored(count)
+        if not is_whole:
+            return ScheduledSequence(sequence, count, samples=False, scored=scored)
+        guesses = self._phrases.after(sequence.token_ids)
+        num_guessed = sum(len(part.guesses) for part in step.prefills)
+        most = min(budget - count, _MOST_GUESSED_ROWS - num_guessed, sequence.max_tokens - sequence.num_generated - 1)
+        guesses = guesses[: max(0, most)]
+        if guesses and not self._has_room(sequence, count + len(guesses)):
+            guesses = ()
+        return ScheduledSequence(sequence, count, samples=True, scored=scored, guesses=guesses)
 
     def _spend_rest(self, step: Step, budget: int) -> None:
         """Give what nobody has taken of the chunk to the most urgent prompts that go on; nobody is preempted for it."""
@@ -281,12 +303,10 @@ class Scheduler:
             count = min(sequence.num_pending, part.num_tokens + budget)
             if count == part.num_tokens or part.scored:
                 continue
-            try:
-                self._cache.reserve(sequence.row, sequence.num_taken + count)
-            except CacheFull:
+            if not self._has_room(sequence, count):
                 return
-            step.prefills[index] = ScheduledSequence(sequence, count, samples=count == sequence.num_pending)
-            budget -= count - part.num_tokens
+            step.prefills[index] = self._part(step, sequence, count, part.num_tokens + budget)
+            budget -= step.prefills[index].num_computed - part.num_tokens
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
         """Reserve blocks for next tokens, preempting the least urgent while there are none.
@@ -326,7 +346,7 @@ class Scheduler:
                 sequence.scheduled_s = time.monotonic()
                 sequence.cached_tokens = sequence.num_computed
                 step.admitted.append(sequence)
-            if sequence.num_pending > 1:
+            if sequence.num_pending > 1 or self._phrases.after(sequence.token_ids):
                 budget -= self._prefill(step, sequence, budget)
             elif self._make_room(sequence, 1):
                 step.decodes.append(sequence)

@@ -6,7 +6,6 @@ Owns: `GenerationRequest` (in), `Sequence` (the state between), `TokenDelta` (ou
 from __future__ import annotations
 
 import math
-import random
 import secrets
 import time
 from array import array
@@ -26,6 +25,7 @@ from gptoss_backend.engine.block_hashes import BlockHashes
 from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.grammar import TokenMask
 from gptoss_backend.engine.speculation import PromptLookup
+from gptoss_backend.engine.uniforms import UniformNumbers
 
 TokenIds: TypeAlias = "list[int] | array[int]"
 """An array of C ints costs a quarter of a list, and the garbage collector need not look through it."""
@@ -100,7 +100,7 @@ class Sequence:
     cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list, repr=False)
     """Where asked for: of the prompt's tokens but the first, as far as they are computed."""
-    random: random.Random = field(init=False, repr=False)
+    uniforms: UniformNumbers = field(init=False, repr=False)
     submitted_s: float = field(default_factory=time.monotonic)
     deadline_s: float = math.inf
     """By when the request must have ended, on the clock of `submitted_s`."""
@@ -112,13 +112,8 @@ class Sequence:
         sampling = self.request.sampling
         self.is_greedy = sampling.temperature < _LEAST_TEMPERATURE or sampling.top_k == 1
         self.wants_logits = not self.is_greedy or sampling.logprobs is not None
-        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
-        self.random = random.Random(seed)  # which takes no notice of a sign
-
-    @property
-    def takes_the_likeliest(self) -> bool:
-        """True where each token is the model's likeliest and nothing else is asked about it."""
-        return self.is_greedy and not self.wants_logits and self.edits is None
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        self.uniforms = UniformNumbers(seed)
 
     @property
     def has_row(self) -> bool:
@@ -155,6 +150,15 @@ class Sequence:
         if self.request.sampling.prompt_logprobs is None:
             return range(0)
         return range(self.num_taken, max(self.num_taken, min(self.num_taken + num_tokens, self.num_prompt - 1)))
+
+    def uniform(self, ahead: int) -> float:
+        """Return the number in [0, 1) by which the next token is drawn, or one `ahead` of it."""
+        return self.uniforms.at(self.num_generated + ahead)
+
+    def ends_at(self, token: int) -> bool:
+        """Say whether nothing comes after `token`, the latest: it ends the answer, or its grammar failed."""
+        edits = self.edits
+        return token in self.stop_tokens or (edits is not None and (edits.is_finished or edits.fault is not None))
 
     def until_end(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Return next tokens up to the one that ends the answer, if one of them does."""

@@ -1,16 +1,17 @@
-"""Prompt-lookup speculation: guess that what followed the latest tokens before follows them again.
+"""Guessing without a second model: by what followed the latest tokens before, and by phrases that are always the same.
 
-Stages 4 and 5 of a request: schedule, step. Owns: one sequence's drafts, when they are worth a try, what of them
+Stages 4 and 5 of a request: schedule, step. Owns: one sequence's guesses, when they are worth a try, what of them
 stands. Does not know: batches, caches, other sequences.
 
-The method is prompt lookup decoding (https://github.com/apoorvumang/prompt-lookup-decoding): no second model, only the
-text so far. A draft is computed in one step as a short prompt would be, and the model's own choice after each of its
-tokens tells how much of it stands. So a greedy answer is the same with or without, as far as the model's arithmetic is
-the same for one token and for several side by side: bit for bit in the C++ kernels, up to rounding elsewhere.
+What followed before is prompt lookup decoding (https://github.com/apoorvumang/prompt-lookup-decoding). Guesses are
+computed in one step as a short prompt would be, and what is chosen after each of them, drawn or likeliest, tells how
+much stands. So an answer is the same with or without, as far as the model's arithmetic is the same for one token and
+for several side by side: bit for bit in the C++ kernels, up to rounding elsewhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
@@ -31,6 +32,26 @@ class Speculation:
     """While no more sequences than this decode: a fuller batch leaves no arithmetic idle that drafts could use."""
     head: str | None = None
     """Checkpoint of an EAGLE-3 head, which guesses where a lookup finds nothing; None: nobody does."""
+
+
+class Phrases:
+    """What comes after some tokens nearly always, in every answer."""
+
+    def __init__(self, phrases: Mapping[tuple[int, ...], tuple[int, ...]]) -> None:
+        """phrases: what comes after which latest tokens, at least one each."""
+        self._by_latest: dict[int, list[tuple[tuple[int, ...], tuple[int, ...]]]] = {}
+        for latest, following in phrases.items():
+            self._by_latest.setdefault(latest[-1], []).append((latest, following))
+
+    def after(self, token_ids: Tokens[int]) -> tuple[int, ...]:
+        """Return what may come after a sequence's tokens so far, often nothing."""
+        for latest, following in self._by_latest.get(token_ids[-1], ()):
+            if tuple(token_ids[-len(latest) :]) == latest:
+                return following
+        return ()
+
+
+NO_PHRASES = Phrases({})
 
 
 class PromptLookup:
@@ -72,13 +93,13 @@ def _end_before(token_ids: Tokens[int], count: int) -> int | None:
     return int(ends[-1]) if len(ends) else None
 
 
-def accept(drafted: Tokens[int], picked: Tokens[int]) -> tuple[int, ...]:
+def accept(guesses: Tokens[int], picked: Tokens[int]) -> tuple[int, ...]:
     """Return the tokens that the model itself would have chosen one by one, at least one.
 
-    picked: its choice before the first drafted token and after each of them, one more than drafted.
+    picked: its choice before the first guess and after each of them, one more than guesses.
     """
     tokens = [picked[0]]
-    for guess, following in zip(drafted, picked[1:], strict=True):
+    for guess, following in zip(guesses, picked[1:], strict=True):
         if guess != tokens[-1]:
             break
         tokens.append(following)

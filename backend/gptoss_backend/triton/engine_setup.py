@@ -21,8 +21,9 @@ from gptoss_backend.engine.errors import CheckpointError, EngineError
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.choice import SINGLE
 from gptoss_backend.engine.placement.options import PlacementOptions
-from gptoss_backend.engine.speculation import Speculation
+from gptoss_backend.engine.speculation import NO_PHRASES, Phrases, Speculation
 from gptoss_backend.environment import bind_to_card
+from gptoss_backend.harmony.phrases import usual_phrases
 from gptoss_backend.harmony.vocabulary import CALL
 from gptoss_backend.model_names import ModelName
 from gptoss_backend.settings import EngineSettings, PlacementSettings, ProfileSettings, Settings
@@ -130,12 +131,20 @@ def options_of(engine: EngineSettings, profile: ProfileSettings, device: torch.d
         request_timeout_s=engine.request_timeout_s,
         priority_step_s=engine.priority_step_s,
         speculation=_speculation_of(engine, profile, device),
+        phrases=_phrases_of(engine, profile),
     )
 
 
+def _tokens_guessed(engine: EngineSettings, profile: ProfileSettings) -> int | None:
+    return engine.speculation_tokens if profile.speculation_tokens is None else profile.speculation_tokens
+
+
 def _speculation_of(engine: EngineSettings, profile: ProfileSettings, device: torch.device) -> Speculation | None:
-    head = profile.speculation_head or engine.speculation_head
-    num_tokens = engine.speculation_tokens if profile.speculation_tokens is None else profile.speculation_tokens
+    head, num_tokens = profile.speculation_head or engine.speculation_head, _tokens_guessed(engine, profile)
     if num_tokens is None:
         num_tokens = _TOKENS_GUESSED if device.type == "cpu" or head else 0
     return Speculation(num_tokens, engine.speculation_max_seqs, head) if num_tokens else None
+
+
+def _phrases_of(engine: EngineSettings, profile: ProfileSettings) -> Phrases:
+    return NO_PHRASES if _tokens_guessed(engine, profile) == 0 else Phrases(usual_phrases())
