@@ -8,6 +8,7 @@ Does not know: how the engine works.
     .venv/bin/python load/engine_bench.py host-work
     .venv/bin/python load/engine_bench.py second-turn --checkpoint small
     .venv/bin/python load/engine_bench.py speculation --checkpoint small
+    .venv/bin/python load/engine_bench.py opening --checkpoint small
     .venv/bin/python load/engine_bench.py head --streams 1 2 4 --rounds 3
     .venv/bin/python load/engine_bench.py spread --folder FOLDER --modes single pipeline tensor --devices 4
 """
@@ -34,7 +35,7 @@ from load.bench.figures import ENGINE, RoundFigures, markdown, server_table, sum
 from load.bench.head import measure_cost, random_head
 from load.bench.host_work import measure_host_work
 from load.bench.process import CpuWatch
-from load.bench.speculation import measure_gain
+from load.bench.speculation import measure_gain, measure_opening
 from load.bench.spread import measure_spread
 from load.bench.tokenizer import single_token_words
 from load.bench.workload import Workload, make_prompts
@@ -55,6 +56,8 @@ def main() -> int:
         _second_turn(options)
     elif options.command == "speculation":
         _speculation(options)
+    elif options.command == "opening":
+        _opening(options)
     elif options.command == "head":
         _head(options)
     elif options.command == "spread":
@@ -121,6 +124,14 @@ def _speculation(options: argparse.Namespace) -> None:
     _say(markdown(rows))
 
 
+def _opening(options: argparse.Namespace) -> None:
+    rows = [("prompt", "ms to the first token of the text, without guesses", "with", "with ÷ without")]
+    for length, plain_s, guessed_s in measure_opening(checkpoint(options.checkpoint), options.prompts, options.rounds):
+        figures = f"{plain_s * 1000:.1f}", f"{guessed_s * 1000:.1f}", f"{guessed_s / plain_s:.2f}"
+        rows.append((f"{length:,} tokens", *figures))
+    _say(markdown(rows))
+
+
 def _head(options: argparse.Namespace) -> None:
     folder = checkpoint(options.checkpoint)
     speculation = Speculation(options.tokens, options.max_seqs, str(random_head(folder)))
@@ -154,6 +165,8 @@ def _parser() -> argparse.ArgumentParser:
     guess = commands.add_parser("speculation", help="what guessing ahead gains")
     guess.add_argument("--tokens", type=int, default=4, help="of a draft at most")
     guess.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8])
+    opening = commands.add_parser("opening", help="what guessing at an answer's opening gains")
+    opening.add_argument("--prompts", type=int, nargs="+", default=[20, 100, 400], help="tokens")
     head = commands.add_parser("head", help="what a draft head costs whose guesses never stand")
     head.add_argument("--tokens", type=int, default=4, help="of a draft at most")
     head.add_argument("--max-seqs", type=int, default=2, help="drafts while no more decode")
@@ -163,9 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     spread.add_argument("--modes", nargs="+", choices=(SINGLE, PIPELINE, TENSOR), default=[PIPELINE, TENSOR])
     spread.add_argument("--devices", type=int, default=2, help="cards; without GPUs processes")
     spread.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
-    for command in (throughput, host, turn, guess, head, spread):
+    for command in (throughput, host, turn, guess, opening, head, spread):
         command.add_argument("--checkpoint", choices=NAMES, default="tiny")
-    for command in (throughput, turn, guess, head, spread):
+    for command in (throughput, turn, guess, opening, head, spread):
         command.add_argument("--rounds", type=int, default=5)
     worker = commands.add_parser("worker", help="used by load/peers.py")
     worker.add_argument("--folder", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""What guessing ahead gains, on text that repeats what stands before it and on text that does not.
+"""What guessing ahead gains: on text that repeats what stands before it, on text that does not, where answers open.
 
 Stage: 4 and 5 of a request's way, alone.
 Owns: the texts, and the model that computes in earnest but says what the text says.
@@ -30,8 +30,9 @@ from gptoss_backend.engine.loading import load_model
 from gptoss_backend.engine.model import LocalModel, StepOutput
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
-from gptoss_backend.engine.speculation import Speculation
-from gptoss_backend.harmony.vocabulary import encoding
+from gptoss_backend.engine.speculation import NO_PHRASES, Phrases, Speculation
+from gptoss_backend.harmony.phrases import usual_phrases
+from gptoss_backend.harmony.vocabulary import START, encoding
 from load.bench.checkpoints import PROJECT
 
 _NUM_PROMPT: Final = 400
@@ -93,6 +94,30 @@ def measure_gain(folder: Path, speculation: Speculation, streams: list[int], rou
             run.engine.stop(0.0)
 
 
+def measure_opening(folder: Path, lengths: list[int], rounds: int) -> Iterator[tuple[int, float, float]]:
+    """Yield a prompt's length and the seconds to the first token of an answer's text, without guesses and with.
+
+    What opens an answer in Harmony comes before that token. Medians, turn about; no prompt was there before.
+    """
+    model = load_model(folder, device=torch.device("cpu"))
+    assert isinstance(model, LocalModel)  # noqa: S101 (nothing else was asked for)
+    phrases = usual_phrases()
+    [(latest, opening)] = [phrase for phrase in phrases.items() if phrase[0][0] == START]
+    words, rng = _tokens("README.md"), Random("prompts")
+    for length in lengths:
+        text = [*rng.choices(words, k=length), *opening, *words[:8]]
+        runs = [_Run(ScriptedModel(model, text), None, each) for each in (NO_PHRASES, Phrases(phrases))]
+        times: list[list[float]] = [[], []]
+        for number in range(rounds + 1):  # the first is for warming up
+            for run, collected in zip(runs, times, strict=True):
+                prompt = [*rng.choices(words, k=length - len(latest)), *latest]
+                seconds = run.time_to(prompt, len(opening) + 1)
+                collected += [seconds] if number else []
+        yield length, median(times[0]), median(times[1])
+        for run in runs:
+            run.engine.stop(0.0)
+
+
 class ScriptedModel(LocalModel):
     """Computes what the model computes and says what the text says."""
 
@@ -114,11 +139,13 @@ class ScriptedModel(LocalModel):
 
 
 class _Run:
-    def __init__(self, model: ScriptedModel, speculation: Speculation | None) -> None:
+    def __init__(self, model: ScriptedModel, speculation: Speculation | None, phrases: Phrases = NO_PHRASES) -> None:
         self._ended = Event()
         self._num_left = 0
         self._first_s = self._last_s = 0.0
-        options = EngineOptions(max_num_seqs=8, kv_cache_bytes=2**28, max_model_len=1024, speculation=speculation)
+        options = EngineOptions(
+            max_num_seqs=8, kv_cache_bytes=2**28, max_model_len=1024, speculation=speculation, phrases=phrases
+        )
         self.engine = Engine(model, options, self._take)
         self.engine.start()
 
@@ -131,6 +158,16 @@ class _Run:
             self.engine.submit(GenerationRequest(f"{number}", prompt, sampling))
         self._ended.wait()
         return self._last_s - self._first_s
+
+    def time_to(self, prompt: list[int], num_tokens: int) -> float:
+        """Return the seconds from a prompt's coming to so many tokens of its answer."""
+        self._ended.clear()
+        self._num_left = 1
+        began_s = perf_counter()
+        sampling = SamplingParams(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
+        self.engine.submit(GenerationRequest("one", prompt, sampling))
+        self._ended.wait()
+        return self._last_s - began_s
 
     def _take(self, deltas: list[TokenDelta]) -> None:
         self._last_s = perf_counter()

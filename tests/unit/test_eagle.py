@@ -72,7 +72,7 @@ def edit_tensors(folder: Path, edit: Callable[[dict[str, Tensor]], object]) -> P
 def model_with(target: Path, head: Path | None) -> TorchModel:
     model = load_torch_model(target)
     if head is not None:
-        attach_head(model, str(head))
+        attach_head(model, str(head), 2)
     return model
 
 

@@ -88,11 +88,11 @@ def load_model(
     return model
 
 
-def attach_head(model: TorchModel, head: str) -> None:
-    """Load a draft head beside a whole model. Raises CheckpointError."""
+def attach_head(model: TorchModel, head: str, max_seqs: int) -> None:
+    """Load a draft head beside a whole model, to guess after up to `max_seqs` sequences. Raises CheckpointError."""
     folder = find_checkpoint(head)
     config, weights = load_head(folder, model.config, model.dtype, model.device)
-    model.attach(config, weights)
+    model.attach(config, weights, max_seqs)
     boundaries = ", ".join(map(str, config.boundaries))
     logger.info("draft head: %s, %s tokens, reads the states at %s", folder, f"{len(weights.targets):,}", boundaries)
 
@@ -148,8 +148,8 @@ def _load_torch(
     )
     if computing.device.type == "cuda":
         _compare(choice.plans[0], computing.device)
-    if options.draft_head is not None:
-        attach_head(model, options.draft_head)
+    if options.speculation is not None and options.draft_head is not None:
+        attach_head(model, options.draft_head, options.speculation.max_seqs)
     return model
 
 

@@ -122,11 +122,16 @@ class TorchModel(LocalModel):
         self._operators = operators or operators_for(self.device, self.dtype)
         self._cache: list[LayerCache] = []
         self._head: DraftHead | None = None
+        self._most_guessed_at = 0
 
-    def attach(self, config: HeadConfig, weights: HeadWeights) -> None:
-        """Let a draft head guess. Before the cache is planned; only a whole model takes one."""
+    def attach(self, config: HeadConfig, weights: HeadWeights, max_seqs: int) -> None:
+        """Let a draft head guess, after up to `max_seqs` sequences at once.
+
+        Before the cache is planned; only a whole model takes one.
+        """
         assert self._weights.embedding is not None  # noqa: S101 (the model is whole)
         self._head = DraftHead(config, weights, self._weights.embedding, self._operators)
+        self._most_guessed_at = max_seqs
         self.can_draft = True
 
     def plan_cache(self, limits: CacheLimits) -> CachePlan:

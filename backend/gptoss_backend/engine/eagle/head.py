@@ -80,8 +80,12 @@ class DraftHead:
         self._embedding = embedding if weights.embedding is None else weights.embedding
         self._operators = operators
         self._dtype, self._device = weights.fc.dtype, weights.fc.device
-        self._rope = RotaryEmbedding(config.rope, config.head_dim, self._device)
+        self.rope = RotaryEmbedding(config.rope, config.head_dim, self._device)
         self._sinks = torch.full((config.num_heads,), _NO_SINK, device=self._device)
+
+    def empty_features(self, num_tokens: int) -> Tensor:
+        """Return memory for the features of so many tokens, [num_tokens, hidden]."""
+        return torch.empty(num_tokens, self.config.hidden_size, dtype=self._dtype, device=self._device)
 
     @property
     def position_bytes(self) -> int:
@@ -94,7 +98,7 @@ class DraftHead:
         config, num_slots = self.config, _spare_slot(plan) + 1
         shape = (config.num_kv_heads, num_slots, config.head_dim)
         keys, values = (torch.empty(shape, dtype=self._dtype, device=self._device) for _ in range(2))
-        self._features = torch.empty(num_slots, config.hidden_size, dtype=self._dtype, device=self._device)
+        self._features = self.empty_features(num_slots)
         for memory in (keys, values, self._features[None]):
             memory[:, : plan.block_size].zero_()
         self._cache = LayerCache(keys, values, is_sliding=False)
@@ -110,7 +114,7 @@ class DraftHead:
         inputs = self._inputs(places.token_ids, self._features.index_select(0, places.earlier))
         pairs = F.linear(inputs, weights.qkv[config.num_heads * config.head_dim :])
         keys, values = pairs.view(len(pairs), 2, config.num_kv_heads, config.head_dim).unbind(1)
-        keys = RotaryEmbedding.rotate(keys.float(), *self._rope.angles(places.positions, torch.float32))
+        keys = RotaryEmbedding.rotate(keys.float(), *self.rope.angles(places.positions, torch.float32))
         self._cache.keys.index_copy_(1, places.slots, keys.to(self._dtype).transpose(0, 1))
         self._cache.values.index_copy_(1, places.slots, values.transpose(0, 1))
 
@@ -121,17 +125,27 @@ class DraftHead:
         The tokens before those of the batch are in the cache; there is room in it for `num_tokens` more.
         """
         places = TokenPlaces.of(batch, tables, self._device)
-        tokens, features = places.token_ids, self._features.index_select(0, places.earlier)
+        tokens, features = places.token_ids, self.features_before(places)
         drafted = []
         for count in range(num_tokens):
             step = Batch([], [position + count for position in batch.positions], batch.rows, [], batch.num_decodes, [])
-            attention = self._operators.attention(step, tables, self._rope, self._dtype, FIRST_PAIR)
-            # a guess has no feature of the model's: the head's own stream stands for it
-            features, logits = self._layer(tokens, features, attention)
-            tokens = self._weights.targets[logits.argmax(dim=-1)]
+            attention = self._operators.attention(step, tables, self.rope, self._dtype, FIRST_PAIR)
+            tokens, features = self.guess(tokens, features, attention)
             drafted.append(tokens)
         guesses: list[list[int]] = torch.stack(drafted, dim=1).tolist()
         return guesses
+
+    def features_before(self, places: TokenPlaces) -> Tensor:
+        """Return the features of the tokens before some that the model has not computed yet, [num_tokens, hidden]."""
+        return self._features.index_select(0, places.earlier)
+
+    def guess(self, token_ids: Tensor, features: Tensor, attention: StepAttention) -> tuple[Tensor, Tensor]:
+        """Return what comes after pairs, [num_tokens] int64, and what stands for the features of the pairs' tokens.
+
+        These have none of the model's yet: the head's own stream takes their place. Nothing here waits.
+        """
+        streams, logits = self._layer(token_ids, features, attention)
+        return self._weights.targets[logits.argmax(dim=-1)], streams
 
     def _layer(self, token_ids: Tensor, features: Tensor, attention: StepAttention) -> tuple[Tensor, Tensor]:
         """Return the stream after the layer [num_tokens, hidden] and the logits [num_tokens, draft_vocab]."""

@@ -27,7 +27,7 @@ from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights
-from gptoss_backend.engine.eagle.head import TokenPlaces
+from gptoss_backend.engine.eagle.head import FIRST_PAIR, DraftHead, TokenPlaces
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.experts import Addition
 from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
@@ -87,6 +87,7 @@ class GraphedModel(TorchModel):
         self.max_rows_ahead = MOST_DECODES if shard.is_first and shard.is_last else 0
         self._steps: list[_Recorded[DecodeRows]] = []
         self._passes: list[_Recorded[PassRows]] = []
+        self._guesses: list[_Recorded[DecodeRows]] = []
 
     def allocate_cache(self, plan: CachePlan) -> None:
         """Take the memory for keys and values, and record steps on it. Raises EngineError."""
@@ -109,6 +110,7 @@ class GraphedModel(TorchModel):
         """Let go of the memory for keys and values, and of the steps that are recorded on it."""
         self._steps.clear()
         self._passes.clear()
+        self._guesses.clear()
         super().free_cache()
 
     @cached_property
@@ -131,6 +133,24 @@ class GraphedModel(TorchModel):
             if not self._shard.is_last:
                 self._finish(hidden, batch)
             return self._read(count, with_logits=with_logits) if self._shard.has_output else ELSEWHERE
+
+    @torch.inference_mode()
+    def draft(self, batch: Batch, tables: BlockTables, num_tokens: int) -> list[list[int]]:
+        """Let the head guess, as `Model.draft` says: what is recorded of it is one token, and replayed for each."""
+        place = bisect_left(self._guesses, batch.num_decodes, key=lambda step: step.rows.size)
+        if self._head is None or place == len(self._guesses):
+            return super().draft(batch, tables, num_tokens)
+        recorded, count = self._guesses[place], batch.num_decodes
+        rows = recorded.rows
+        self._tables.follow(tables)
+        rows.fill(batch, None, self._memory.chosen[: rows.size])
+        self._memory.features[: rows.size] = self._head.features_before(self._places_of(rows))
+        guessed = []
+        for _ in range(num_tokens):
+            recorded.replay()
+            guessed.append(rows.token_ids[:count].clone())
+        guesses: list[list[int]] = torch.stack(guessed, dim=1).tolist()
+        return guesses
 
     def _look_up(self, token_ids: Tensor) -> Tensor:
         if self._shard.num_parts == 1:
@@ -191,9 +211,7 @@ class GraphedModel(TorchModel):
 
     @torch.inference_mode()
     def _record_all(self, plan: CachePlan, recorder: Recorder) -> None:
-        # a draft head notes a pass's tokens as the host lays them out
-        passes = pass_sizes(plan.max_step_tokens) if self._head is None else []
-        steps = graph_sizes(plan.num_rows)
+        passes, steps = pass_sizes(plan.max_step_tokens), graph_sizes(plan.num_rows)
         self._memory = self._take_memory(steps[-1], max(steps + passes))
         # the largest first: the pool's memory then suffices for the others
         for index, size in enumerate(reversed(passes), start=1):
@@ -205,6 +223,11 @@ class GraphedModel(TorchModel):
             with launch_dependently(self._dependent_launch):
                 self._steps.insert(0, _Recorded(rows, recorder(self._work_of_step(rows))))
             logger.info("recorded %d of %d graphs of decodes: %d rows", index, len(steps), size)
+        if self._head is not None:
+            for size in reversed(graph_sizes(min(self._most_guessed_at, plan.num_rows))):
+                rows = DecodeRows(size, self.device)
+                self._guesses.insert(0, _Recorded(rows, recorder(self._work_of_guess(self._head, rows))))
+            logger.info("recorded %d graphs of guesses", len(self._guesses))
 
     def _take_memory(self, num_rows: int, num_tokens: int) -> _Memory:
         config, has_logits = self._shard.whole, self._shard.is_last
@@ -213,6 +236,7 @@ class GraphedModel(TorchModel):
             hidden=self._empty_hidden(num_tokens),
             logits=torch.empty(num_rows * has_logits, config.vocab_size, dtype=self.dtype, device=self.device),
             chosen=torch.zeros(num_rows, dtype=torch.int64, device=self.device),
+            features=self._empty_hidden(0) if self._head is None else self._head.empty_features(num_rows).zero_(),
         )
 
     def _work_of_pass(self, rows: PassRows) -> Work:
@@ -223,12 +247,25 @@ class GraphedModel(TorchModel):
 
         return compute
 
+    def _work_of_guess(self, head: DraftHead, rows: DecodeRows) -> Work:
+        """Return what guesses a token after each row, and leaves the rows as they are a token on."""
+        features = self._memory.features[: rows.size]
+
+        def compute() -> None:
+            attention = self._kernels.recorded_attention(rows, self._tables, head.rope, FIRST_PAIR)
+            tokens, streams = head.guess(rows.token_ids, features, attention)
+            features.copy_(streams)
+            rows.token_ids.copy_(tokens)
+            rows.positions.add_(1)
+
+        return compute
+
     def _work_of_step(self, rows: DecodeRows) -> Work:
         """Return what computes a step of decodes: up to its tokens, in a stage before the last the layers."""
         logits, chosen = self._memory.logits[: rows.size], self._memory.chosen[: rows.size]
 
         def compute() -> None:
-            stream = self._layers_of(rows, None if self._head is None else rows.places(self._tables))
+            stream = self._layers_of(rows)
             if not self._shard.is_last:
                 self._memory.hidden[: rows.size] = self._add(*stream)
                 return
@@ -238,13 +275,16 @@ class GraphedModel(TorchModel):
 
         return compute
 
-    def _layers_of(
-        self, rows: DecodeRows | PassRows, places: TokenPlaces | None = None
-    ) -> tuple[Tensor, Addition | None]:
-        attention = self._kernels.recorded_attention(rows, self._tables, self._rope, self._tables.plan.max_model_len)
+    def _layers_of(self, rows: DecodeRows | PassRows) -> tuple[Tensor, Addition | None]:
+        attention = self._kernels.recorded_attention(rows, self._tables, self._rope)
         is_first = self._shard.is_first
         hidden = self._embed(rows.token_ids) if is_first else self._memory.incoming[: rows.size]
-        return self._through_layers(hidden, attention, places)
+        return self._through_layers(hidden, attention, None if self._head is None else self._places_of(rows))
+
+    def _places_of(self, rows: DecodeRows | PassRows) -> TokenPlaces:
+        """Return where a draft head keeps what it makes of a step's tokens."""
+        table, plan = self._tables.full, self._tables.plan
+        return TokenPlaces.at(rows.token_ids, rows.positions, rows.rows, rows.is_real, table, plan)
 
     @torch.inference_mode()
     def compile_rest(self) -> None:
@@ -276,6 +316,8 @@ class _Memory:
     """[most rows, vocab] in the compute dtype; empty in a stage before the last"""
     chosen: Tensor
     """[most rows] int64: the rows' next tokens"""
+    features: Tensor
+    """[most rows, hidden]: what a draft head goes on from; empty where there is none"""
 
 
 Rows = TypeVar("Rows", DecodeRows, PassRows)

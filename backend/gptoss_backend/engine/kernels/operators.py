@@ -65,22 +65,23 @@ class KernelOperators:
         )
 
     def recorded_attention(
-        self, rows: DecodeRows | PassRows, tables: DeviceTables, rope: RotaryEmbedding, longest: int
+        self, rows: DecodeRows | PassRows, tables: DeviceTables, rope: RotaryEmbedding, first: int = 0
     ) -> _KernelAttention:
         """Do the same for a step that is recorded, by what is on the device already: nothing here waits or varies.
 
-        longest: what no context outgrows; it settles into how many parts their keys are divided.
+        The longest context that there may be settles into how many parts all contexts' keys are divided.
         """
         shared = set_up(rows, tables, rope)
         return _KernelAttention(
             rotation=shared.rotation,
             block_size=tables.plan.block_size,
-            longest=longest,
+            longest=tables.plan.max_model_len,
             full=_Group(tables.full, shared.full_slots, None),
             sliding=_Group(tables.sliding, shared.sliding_slots, tables.window),
             decodes=shared.decodes if isinstance(rows, DecodeRows) else rows.decodes,
             chunks=rows.chunks,
             num_chunk_tiles=0 if isinstance(rows, DecodeRows) else rows.num_full_tiles,
+            first=first,
             covers_all=isinstance(rows, DecodeRows),
         )
 

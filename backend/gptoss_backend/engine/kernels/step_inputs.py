@@ -14,7 +14,6 @@ from torch import Tensor
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.block_tables import BlockTable, BlockTables
 from gptoss_backend.engine.cache_plan import CachePlan
-from gptoss_backend.engine.eagle.head import TokenPlaces
 from gptoss_backend.engine.model import Draws
 from gptoss_backend.engine.transfer import to_device
 
@@ -55,10 +54,6 @@ class DecodeRows:
     def chunks(self) -> Tensor:
         """There are none."""
         return self._numbers.new_empty(0, 4, dtype=torch.int32)
-
-    def places(self, tables: DeviceTables) -> TokenPlaces:
-        """Return where a draft head keeps what it makes of the rows' tokens."""
-        return TokenPlaces.at(self.token_ids, self.positions, self.rows, self.is_real, tables.full, tables.plan)
 
 
 class PassRows:
