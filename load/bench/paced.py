@@ -91,7 +91,7 @@ class _PacedStep:
     done_at_s: float
     tokens: list[int]
 
-    def result(self) -> StepOutput:
+    def result(self, *, with_logits: bool = False) -> StepOutput:
         """Wait as one waits for a GPU: without holding other threads up."""
         time.sleep(max(0.0, self.done_at_s - time.perf_counter()))
         return StepOutput(self.tokens, None)

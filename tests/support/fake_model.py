@@ -69,7 +69,7 @@ class FakePipelineModel(FakeModel):
 class _Earliest:
     outcomes: deque[StepOutput | Exception]
 
-    def result(self) -> StepOutput:
+    def result(self, *, with_logits: bool = False) -> StepOutput:
         outcome = self.outcomes.popleft()
         if isinstance(outcome, Exception):
             raise outcome
@@ -85,6 +85,7 @@ class FakeAheadModel(FakeModel):
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__(config)
         self.num_ahead = 0
+        self.latest: _Ahead | None = None
         self._last: Batch | None = None
         self._chosen: list[int] = []
 
@@ -98,6 +99,18 @@ class FakeAheadModel(FakeModel):
             assert batch.positions == [position + 1 for position in self._last.positions]
             self.num_ahead += 1
             batch = replace(batch, token_ids=self._chosen, follows=False)
-        output = self.forward(batch, tables, with_logits=with_logits)
+        output = self.forward(batch, tables, with_logits=True)
         self._last, self._chosen = batch, output.tokens
-        return output
+        self.latest = _Ahead(self, output, with_logits)
+        return self.latest
+
+
+@dataclass
+class _Ahead:
+    model: FakeAheadModel
+    output: StepOutput
+    wants_logits: bool
+
+    def result(self, *, with_logits: bool = False) -> StepOutput:
+        assert not with_logits or self.model.latest is self, "its logits are gone"
+        return self.output if self.wants_logits or with_logits else replace(self.output, logits=None)

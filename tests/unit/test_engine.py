@@ -15,12 +15,14 @@ import torch
 from gptoss_backend.contract import Finished, FinishReason, GenerationErrorCode, SamplingParams, Started
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
+from gptoss_backend.engine.grammar import TokenMask
 from gptoss_backend.engine.observations import Measure, Observations
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from gptoss_backend.engine.speculation import Speculation
 from support.fake_model import FakeAheadModel, FakeModel, FakePipelineModel
 from support.shapes import tiny_config
+from support.toy_mask import ToyMask
 
 OPTIONS = EngineOptions(
     max_num_seqs=4, max_queue=8, prefill_chunk_tokens=32, kv_cache_bytes=8 * 2**20, max_model_len=512
@@ -37,8 +39,10 @@ class Running:
         self.engine = Engine(model, options, self.said.put)
         self.engine.start()
 
-    def submit(self, request_id: str, prompt: list[int], sampling: SamplingParams = GREEDY) -> None:
-        self.engine.submit(GenerationRequest(request_id, prompt, sampling))
+    def submit(
+        self, request_id: str, prompt: list[int], sampling: SamplingParams = GREEDY, mask: TokenMask | None = None
+    ) -> None:
+        self.engine.submit(GenerationRequest(request_id, prompt, sampling, mask))
 
     def until_last(self, *request_ids: str) -> dict[str, list[TokenDelta]]:
         """Collect deltas until each of these requests has had its last word."""
@@ -365,6 +369,40 @@ def test_steps_when_nobody_could_be_guessed_at_or_let_in_then_they_are_launched_
     assert tokens_of(running.until_last("alone")["alone"]) == list(range(10, 30))
     assert model.num_ahead - before == 18  # all but the first, which its prompt comes before
     running.engine.stop(drain_s=0.0)
+
+
+def test_steps_when_a_grammar_begins_and_ends_amid_an_answer_then_they_run_ahead_where_it_leaves_all_free() -> None:
+    places: list[set[int] | None] = [None] * 6 + [{3}, {3, 4}] + [None] * 6 + [{9}] * 3 + [None] * 20
+    # drawn tokens are the likeliest, too: this model is nearly sure
+    asked = {"free": (GREEDY, None), "held": (GREEDY, places), "drawn": (SamplingParams(seed=1), places)}
+    answers = []
+    for model in (FakeModel(), FakeAheadModel()):
+        running = Running(model, OPTIONS)
+        model.gate.clear()
+        masks = {name: ToyMask(held) for name, (_, held) in asked.items() if held is not None}
+        for name, (sampling, _) in asked.items():
+            running.submit(name, [5], dataclasses.replace(sampling, max_tokens=30), masks.get(name))
+        model.gate.set()
+        answers.append({name: tokens_of(deltas) for name, deltas in running.until_last(*asked).items()})
+        assert [len(mask.accepted) for mask in masks.values()] == [30, 30], "each token is told once"
+        running.engine.stop(drain_s=0.0)
+    assert answers[0] == answers[1]
+    assert answers[1]["held"][:9] == [*range(6, 12), 3, 4, 5]
+    assert 15 <= model.num_ahead < 29  # type: ignore[attr-defined]
+
+
+def test_steps_when_a_held_answer_ends_while_the_next_one_is_under_way_then_its_grammar_is_not_asked_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running = Running(FakeAheadModel(), OPTIONS)
+    running.submit("a", [5], dataclasses.replace(GREEDY, max_tokens=20), ToyMask([None] * 6))
+    deltas = running.until_last("a")["a"]
+    assert tokens_of(deltas) == list(range(6, 12))
+    assert isinstance(deltas[-1].event, Finished)
+    running.submit("b", [5])
+    running.until_last("b")
+    running.engine.stop(drain_s=0.0)
+    assert "grammar" not in caplog.text
 
 
 def test_steps_when_they_run_ahead_and_requests_come_end_and_leave_then_every_answer_is_its_own() -> None:

@@ -187,7 +187,9 @@ def test_draft_when_steps_were_replayed_then_it_is_that_of_plain_torch(
     plain, _, replayed = models(shard, weights)
     # neither prompts nor guesses are computed kernel by kernel
     monkeypatch.setattr(replayed, "run_layers", None)
-    monkeypatch.setattr(TorchModel, "draft", lambda model, *batch: model._head.draft(*batch) if model is plain else None)
+    monkeypatch.setattr(
+        TorchModel, "draft", lambda model, *batch: model._head.draft(*batch) if model is plain else None
+    )
     for model in (plain, replayed):
         model.attach(*load_head(tmp_path / "head", shard.whole, torch.float32, DEVICE), 4)
         found.append(guesses_after_decodes(model, prompts))

@@ -36,7 +36,7 @@ from gptoss_backend.engine.prompt_scores import note_prompts
 from gptoss_backend.engine.sampler import Sampler
 from gptoss_backend.engine.scheduler import Scheduler
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
-from gptoss_backend.engine.step import Step
+from gptoss_backend.engine.step import Step, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -140,8 +140,11 @@ class Engine:
         if not self._launched:
             return
         step, launched = self._launched.popleft()
-        self._launch_ahead(step)
-        choices = self._sampler.pick(note_prompts(step, launched.result()), step.turns)
+        turns = step.turns
+        if is_settled := not step.is_ahead or self._is_right(turns):
+            self._launch_ahead(step)
+        output = launched.result(with_logits=not is_settled)
+        choices = self._sampler.pick(note_prompts(step, output), turns)
         self._scheduler.advance(step, choices)
         self._tell(step, news_of(step, choices, time.monotonic()))
 
@@ -167,6 +170,11 @@ class Engine:
         if ahead is None or draws is None:
             return
         self._launch(ahead, Batch.build(ahead.decodes, []).following(), with_logits=False, draws=draws)
+
+    def _is_right(self, turns: list[Turn]) -> bool:
+        """Say whether what was launched ahead chooses as it is to, now that the tokens before are known."""
+        self._sampler.prepare(turns)
+        return self._sampler.are_plain(turns)
 
     def _launch(self, step: Step, batch: Batch, *, with_logits: bool, draws: Draws | None) -> None:
         launched = self._model.launch(batch, self._cache, with_logits=with_logits, draws=draws)

@@ -41,7 +41,7 @@ class StepOutput:
     logits: Tensor | None
     """[num_samples, vocab] float32, where asked for."""
 
-    def result(self) -> StepOutput:
+    def result(self, *, with_logits: bool = False) -> StepOutput:
         """Return itself: a step that is computed already needs no waiting for."""
         return self
 
@@ -65,8 +65,11 @@ class ModelInfo:
 class LaunchedStep(Protocol):
     """A step under way."""
 
-    def result(self) -> StepOutput:
-        """Wait for it to be computed. Raises what its computation raised."""
+    def result(self, *, with_logits: bool = False) -> StepOutput:
+        """Wait for it to be computed. Raises what its computation raised.
+
+        with_logits: those of a step that follows another, too, which was launched without; no further one has been.
+        """
 
 
 class Model(Protocol):

@@ -45,12 +45,17 @@ class Sampler:
         return wants_logits
 
     @staticmethod
+    def are_plain(turns: list[Turn]) -> bool:
+        """Say whether a model that draws by itself can see to all of these, by what `prepare` has found."""
+        return all(_draws_plainly(turn) for turn in turns)
+
+    @staticmethod
     def draws(turns: list[Turn], ahead: int = 0) -> Draws | None:
         """Return how these get their tokens where a model that draws by itself can see to all of them, else None.
 
-        ahead: tokens of each that are not known yet.
+        ahead: tokens of each that are not known yet, and may yet make it otherwise.
         """
-        if not all(_draws_plainly(turn.sequence) for turn in turns):
+        if not Sampler.are_plain(turns):
             return None
         rows = [row for rows in _rows_of(turns) for row in rows]
         return Draws(
@@ -123,10 +128,11 @@ def _rows_of(turns: list[Turn]) -> list[list[_Row]]:
     return rows
 
 
-def _draws_plainly(sequence: Sequence) -> bool:
+def _draws_plainly(turn: Turn) -> bool:
     """True where each token is the likeliest or drawn from all, and nothing else is asked about it."""
-    sampling = sequence.request.sampling
-    return (sequence.is_greedy or not has_filter(sampling)) and sequence.edits is None and sampling.logprobs is None
+    sequence, sampling, edits = turn.sequence, turn.sequence.request.sampling, turn.sequence.edits
+    is_edited = edits is not None and (edits.is_due or len(turn.guesses) > 0)
+    return (sequence.is_greedy or not has_filter(sampling)) and not is_edited and sampling.logprobs is None
 
 
 def _goes_one_by_one(turn: Turn, logits: Tensor) -> bool:

@@ -135,7 +135,8 @@ class Scheduler:
         self._waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is, and give its blocks back."""
+        """Take a sequence out for good, wherever it is, and give its blocks back."""
+        sequence.edits = None  # a step under way has a row of it still
         if sequence.has_row:
             self._running.remove(sequence)
             self._release(sequence)
@@ -193,7 +194,7 @@ class Scheduler:
                 self._cache.reserve(sequence.row, sequence.num_computed + 2)
         except CacheFull:
             return None
-        return Step(decodes=list(decodes))
+        return Step(decodes=list(decodes), is_ahead=True)
 
     def advance(self, step: Step, choices: list[Choice]) -> None:
         """Note that `step` has been computed: its keys and values are in the cache, and `choices` follow.

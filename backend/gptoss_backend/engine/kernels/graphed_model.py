@@ -194,10 +194,9 @@ class GraphedModel(TorchModel):
     def _read(self, count: int, *, with_logits: bool) -> _Replayed:
         """Send what the replay will leave of the first rows to the host, as soon as it is there."""
         chosen = self._memory.chosen[:count]
-        logits = self._memory.logits[:count] if with_logits else None
         tokens = torch.empty(count, dtype=torch.int64, pin_memory=self.device.type == "cuda")
         tokens.copy_(chosen, non_blocking=True)
-        return _Replayed(tokens, logits, self._mark(), self._group)
+        return _Replayed(tokens, self._memory.logits[:count], with_logits, self._mark(), self._group)
 
     def _mark(self) -> torch.cuda.Event | None:
         """Return an event behind all that the device has been given; None where it has done it."""
@@ -335,13 +334,14 @@ class _Replayed:
 
     tokens: Tensor
     """On the host, once `done`"""
-    logits: Tensor | None
+    logits: Tensor
+    wants_logits: bool
     done: torch.cuda.Event | None
     """None: it is done"""
     group: Group
 
-    def result(self) -> StepOutput:
+    def result(self, *, with_logits: bool = False) -> StepOutput:
         """Wait for this step, not for what was launched after it."""
         if self.done is not None:
             self.group.wait(self.done)
-        return StepOutput(self.tokens.tolist(), None if self.logits is None else self.logits.float())
+        return StepOutput(self.tokens.tolist(), self.logits.float() if self.wants_logits or with_logits else None)

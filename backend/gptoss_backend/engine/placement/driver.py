@@ -252,9 +252,9 @@ class _Joint:
     model: DistributedModel
     launched: LaunchedStep
 
-    def result(self) -> StepOutput:
+    def result(self, *, with_logits: bool = False) -> StepOutput:
         try:
-            return self.launched.result()
+            return self.launched.result(with_logits=with_logits)
         except PartsLost as error:
             raise self.model.lost(error) from error
 
@@ -266,5 +266,5 @@ class _Awaited:
     model: DistributedModel
     num_logits: int | None
 
-    def result(self) -> StepOutput:
+    def result(self, *, with_logits: bool = False) -> StepOutput:
         return self.model.await_output(self.num_logits)
