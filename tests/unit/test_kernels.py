@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptoss_backend.engine.experts import ExpertWeights, mix_experts
+from gptoss_backend.engine.experts import ExpertShape, ExpertWeights, mix_experts
 from gptoss_backend.engine.kernels import experts as expert_kernels
 from gptoss_backend.engine.kernels import grouped_gemm, routing
 from gptoss_backend.engine.kernels.experts import apply_to_few, norm_and_mix
@@ -29,7 +30,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FACTOR_TYPES = [tl.float32, tl.float16, *([tl.bfloat16] if DEVICE.type == "cuda" else [])]
 # the interpreter computes with NumPy, which warns where a GPU does not
 OVERFLOWS = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
-# tokens * top_k decides between the kernels for few rows and those for many
+# how many pairs share an expert decides between the kernels for few rows and those for many
 FEW = [
     Sizes(1, 4, 2, 64, 96),
     Sizes(3, 32, 4, 160, 64),
@@ -37,7 +38,7 @@ FEW = [
     Sizes(1, 2, 1, 2880, 32),
     Sizes(1, 4, 1, 96, 736),
 ]
-MANY = [Sizes(3, 4, 2, 64, 96), Sizes(17, 8, 4, 160, 224), Sizes(70, 32, 4, 96, 64), Sizes(70, 5, 3, 288, 32)]
+MANY = [Sizes(9, 4, 2, 64, 96), Sizes(17, 8, 4, 160, 224), Sizes(70, 32, 4, 96, 64), Sizes(70, 5, 3, 288, 32)]
 
 
 def _every_byte(scales: range) -> PackedMatrices:
@@ -85,6 +86,15 @@ def test_mix_when_float32_then_matches_the_reference_up_to_rounding(sizes: Sizes
     found = mix(case.hidden, case.weights, case.shape)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(("num_experts", "most"), [(32, 6), (128, 12)], ids=["20b", "120b"])
+def test_rows_when_so_many_share_experts_that_sorting_pays_then_they_are_no_longer_few(
+    num_experts: int, most: int
+) -> None:
+    weights, shape = SimpleNamespace(router=torch.empty(num_experts, 8)), ExpertShape(4, 1.702, 7.0)
+    few = [expert_kernels._are_few(torch.empty(count, 8), weights, shape) for count in range(1, most + 2)]
+    assert few == [True] * most + [False]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from gptoss_backend.engine.config import RopeConfig
+from gptoss_backend.engine.kernels import attention
 from gptoss_backend.engine.kernels.attention import PagedCache, QueryTiles, attend_tiles, splits_for
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.operators import LayerCache, Operators, TorchOperators
@@ -100,9 +101,14 @@ def test_attention_when_a_position_is_new_then_no_other_slot_changes() -> None:
     assert changed == sorted(slots)
 
 
-@pytest.mark.parametrize("num_splits", [2, 3, 8])
-def test_attend_when_keys_are_divided_then_the_answer_stays(num_splits: int) -> None:
-    # 300 keys in tiles of 64 leave some of eight parts empty
+@pytest.mark.parametrize(("num_splits", "is_busy"), [(2, False), (3, False), (8, False), (8, True)])
+def test_attend_when_keys_are_divided_then_the_answer_stays(
+    num_splits: int, is_busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 300 keys in tiles of 64 leave some of eight parts empty, those of a busy device most
+    if is_busy:
+        monkeypatch.setattr(attention, "_WANTED_PROGRAMS", 1)
+        monkeypatch.setattr(attention, "_KEYS_WORTH_A_PART", 128)
     case = AttentionCase.random([299, 10, 0], [], Heads(4, 2, 16), window=32, dtype=torch.float32, device=DEVICE)
     queries = torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     outputs = [torch.full_like(queries, float("nan")) for _ in range(2)]

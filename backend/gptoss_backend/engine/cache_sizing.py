@@ -10,6 +10,7 @@ import torch
 
 from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan, plan_cache
 from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.drawing import ROWS_AT_ONCE
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.memory import available_bytes
 from gptoss_backend.engine.placement.memory_plan import WORKSPACE_BYTES
@@ -30,7 +31,9 @@ def size_cache(
     plan = plan_cache(
         config,
         limits,
-        budget_bytes=_share(available, device) if limits.kv_cache_bytes is None else limits.kv_cache_bytes,
+        budget_bytes=_share(available, device, config, limits)
+        if limits.kv_cache_bytes is None
+        else limits.kv_cache_bytes,
         element_size=element_size,
         extra_position_bytes=extra_position_bytes,
     )
@@ -51,8 +54,15 @@ def describe(plan: CachePlan, wanted_context: int) -> str:
     return line
 
 
-def _share(available: int, device: torch.device) -> int:
+def _share(available: int, device: torch.device, config: ModelConfig, limits: CacheLimits) -> int:
     if device.type == "cuda":
         # on a small card a share would leave less than a step needs to work in
-        return max(0, min(int(available * _GPU_SHARE), available - WORKSPACE_BYTES))
+        rest = available - WORKSPACE_BYTES - _sampling_bytes(config, limits.num_rows)
+        return max(0, min(int(available * _GPU_SHARE), rest))
     return min(int(available * _CPU_SHARE), _CPU_MOST)
+
+
+def _sampling_bytes(config: ModelConfig, num_rows: int) -> int:
+    """Return what drawing takes: logits of 16 bits and of 32 for each row, and thrice more where rows are looked at."""
+    num_looked_at = min(num_rows, ROWS_AT_ONCE)
+    return (6 * num_rows + 12 * num_looked_at) * config.vocab_size

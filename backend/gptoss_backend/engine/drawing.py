@@ -17,6 +17,9 @@ from torch import Tensor
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.ranking import fold, likeliest
 
+ROWS_AT_ONCE = 32
+"""Rows to draw for at once, where they are many: each takes three times its logits in memory meanwhile."""
+
 # trained models put 90% of their weight on fewer tokens nearly always
 _SHORTLIST = 128
 _COLUMN = 128

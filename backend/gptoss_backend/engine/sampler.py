@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.contract import TokenLogprob
-from gptoss_backend.engine.drawing import Shortlist, draw_exactly, draw_filtered, draw_plain, has_filter
+from gptoss_backend.engine.drawing import ROWS_AT_ONCE, Shortlist, draw_exactly, draw_filtered, draw_plain, has_filter
 from gptoss_backend.engine.logprobs import token_logprob
 from gptoss_backend.engine.model import Draws, StepOutput
 from gptoss_backend.engine.sequence import Sequence
@@ -206,7 +206,8 @@ def _draw_filtered(logits: Tensor, rows: list[_Row], tokens: list[int]) -> None:
 
 def _groups(rows: list[_Row], logits: Tensor) -> list[list[_Row]]:
     """Return which rows to compute side by side: on a CPU one at a time, since one fits a core's cache."""
-    return [[row] for row in rows] if logits.device.type == "cpu" else [rows]
+    size = 1 if logits.device.type == "cpu" else ROWS_AT_ONCE
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _values(logits: Tensor, rows: list[_Row]) -> Tensor:

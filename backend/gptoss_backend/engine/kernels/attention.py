@@ -27,6 +27,8 @@ _KEYS = 64
 # about four programs for each multiprocessor of an H100: enough loads under way to hide the memory's latency
 _WANTED_PROGRAMS = 512
 _MOST_SPLITS = 64
+_KEYS_WORTH_A_PART = 512
+"""Where there are programs enough without parts: each writes its outcome in float32, which somebody has to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def attend_tiles(queries: Tensor, cache: PagedCache, sinks: Tensor, tiles: Query
     num_splits = 1 if cache.window is not None else tiles.num_splits
     is_split = num_splits > 1
     parts, states = (output, output) if not is_split else _memory_for_parts(queries, num_splits)
+    is_busy = len(tiles.places) * num_kv_heads >= _WANTED_PROGRAMS
     rows = max(_MIN_DOT, triton.next_power_of_2(tiles.width * (num_heads // num_kv_heads)))
     _attend_tiles[(len(tiles.places), num_kv_heads, num_splits)](
         queries,
@@ -86,6 +89,7 @@ def attend_tiles(queries: Tensor, cache: PagedCache, sinks: Tensor, tiles: Query
         head_dim**-0.5 * _LOG2_E.value,
         num_slots,
         cache.table.stride(0),
+        _KEYS_WORTH_A_PART if is_busy else _KEYS,
         GROUP=num_heads // num_kv_heads,
         HEAD_DIM=head_dim,
         LANES=max(_MIN_DOT, triton.next_power_of_2(head_dim)),
@@ -127,7 +131,7 @@ def _memory_for_parts(queries: Tensor, num_splits: int) -> tuple[Tensor, Tensor]
 
 
 # how many parts there are and how wide the table is changes as contexts grow: nothing is to be compiled for it then
-@triton.jit(do_not_specialize=["table_stride"])
+@triton.jit(do_not_specialize=["table_stride", "fewest_keys"])
 def _attend_tiles(
     queries: tl.tensor,
     keys: tl.tensor,
@@ -140,6 +144,7 @@ def _attend_tiles(
     scale: tl.tensor,
     num_slots: tl.tensor,
     table_stride: tl.tensor,
+    fewest_keys: tl.tensor,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     LANES: tl.constexpr,
@@ -174,7 +179,7 @@ def _attend_tiles(
     first = FIRST
     if WINDOW:
         first = tl.maximum(position - WINDOW + 1, FIRST)
-    share = tl.cdiv(tl.cdiv(end - first, num_splits), KEYS) * KEYS
+    share = tl.maximum(tl.cdiv(tl.cdiv(end - first, num_splits), KEYS) * KEYS, fewest_keys)
     first += split * share
     last = tl.minimum(first + share, end)
     blocks = table + tl.load(place + 2).to(tl.int64) * table_stride

@@ -211,6 +211,8 @@ class GraphedModel(TorchModel):
     @torch.inference_mode()
     def _record_all(self, plan: CachePlan, recorder: Recorder) -> None:
         passes, steps = pass_sizes(plan.max_step_tokens), graph_sizes(plan.num_rows)
+        if plan.num_rows > MOST_DECODES:
+            logger.warning("steps of more than %d rows, which there may be, are not recorded: slower", MOST_DECODES)
         self._memory = self._take_memory(steps[-1], max(steps + passes))
         # the largest first: the pool's memory then suffices for the others
         for index, size in enumerate(reversed(passes), start=1):

@@ -14,10 +14,10 @@ import torch
 
 from gptoss_backend.engine.kernels.step_inputs import CHUNK_TILE
 
-MOST_DECODES: Final = 256
+MOST_DECODES: Final = 512
 """Of a recorded step."""
-# experts of few rows are computed for each row by itself (the 120B: up to 24), those that stand in included
-_STEPS = (*range(1, 9), *range(10, 17, 2), 20, *range(24, MOST_DECODES + 1, 8))
+# experts of few rows are computed for each row by itself (the 120B: up to 12), those that stand in included
+_STEPS = (*range(1, 9), *range(10, 17, 2), 20, *range(24, 256, 8), *range(256, MOST_DECODES + 1, 32))
 _PASSES = (8, 16, 32, 64, 128, 192, 256, 384, 512, 768, 1024)
 # beyond, the device has work for longer than the host takes to launch it
 _LARGEST_PASS = _PASSES[-1] + MOST_DECODES
@@ -28,7 +28,7 @@ Recorder = Callable[[Work], Work]
 
 
 def graph_sizes(max_rows: int) -> list[int]:
-    """Return the numbers of rows to record steps for, so that all batches up to `max_rows`, or 256, find one."""
+    """Return the numbers of rows to record steps for, so that all batches up to `max_rows`, or 512, find one."""
     return list(_STEPS[: bisect_left(_STEPS, min(max_rows, MOST_DECODES)) + 1])
 
 
