@@ -36,7 +36,7 @@ from gptoss_backend.engine.prompt_scores import note_prompts
 from gptoss_backend.engine.sampler import Sampler
 from gptoss_backend.engine.scheduler import Scheduler
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
-from gptoss_backend.engine.step import Step, Turn
+from gptoss_backend.engine.step import Step
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         # what follows is that thread's alone
         self._by_id: dict[str, Sequence] = {}
-        self._launched: deque[tuple[Step, LaunchedStep]] = deque()
+        self._launched: deque[tuple[Step, LaunchedStep, bool]] = deque()  # and whether it has logits
         self._next_deadline_s = math.inf  # no request's is sooner
 
     @classmethod
@@ -139,11 +139,13 @@ class Engine:
             pass
         if not self._launched:
             return
-        step, launched = self._launched.popleft()
+        step, launched, has_logits = self._launched.popleft()
         turns = step.turns
-        if is_settled := not step.is_ahead or self._is_right(turns):
+        # grammars take their time while the device has work
+        wants_logits = not (step.is_prepared or self._sampler.prepare_drawn(turns))
+        if not (has_logits or wants_logits):
             self._launch_ahead(step)
-        output = launched.result(with_logits=not is_settled)
+        output = launched.result(with_logits=wants_logits)
         choices = self._sampler.pick(note_prompts(step, output), turns)
         self._scheduler.advance(step, choices)
         self._tell(step, news_of(step, choices, time.monotonic()))
@@ -154,7 +156,8 @@ class Engine:
         if not step:
             return False
         batch, turns = Batch.build(step.decodes, step.parts), step.turns
-        with_logits = self._sampler.prepare(turns)
+        step.is_prepared = bool(step.parts) or len(step.decodes) > self._model.max_rows_ahead
+        with_logits = self._sampler.prepare(turns) if step.is_prepared else self._sampler.wants_logits(turns)
         scores = step.num_scored > 0
         draws = self._sampler.draws(turns) if with_logits and self._model.can_draw and not scores else None
         with_logits = scores or (with_logits and draws is None)
@@ -171,15 +174,10 @@ class Engine:
             return
         self._launch(ahead, Batch.build(ahead.decodes, []).following(), with_logits=False, draws=draws)
 
-    def _is_right(self, turns: list[Turn]) -> bool:
-        """Say whether what was launched ahead chooses as it is to, now that the tokens before are known."""
-        self._sampler.prepare(turns)
-        return self._sampler.are_plain(turns)
-
     def _launch(self, step: Step, batch: Batch, *, with_logits: bool, draws: Draws | None) -> None:
         launched = self._model.launch(batch, self._cache, with_logits=with_logits, draws=draws)
         step.note_launched()
-        self._launched.append((step, launched))
+        self._launched.append((step, launched, with_logits))
 
     def _draft(self, sequences: list[Sequence], num_tokens: int) -> list[list[int]]:
         return self._model.draft(Batch.build(sequences, []), self._cache, num_tokens)
@@ -248,7 +246,7 @@ class Engine:
     def _forget_launched(self) -> None:
         """Wait for the steps under way: left alone, what they give would be taken for later ones'. Raises ModelLost."""
         while self._launched:
-            _, launched = self._launched.popleft()
+            _, launched, _ = self._launched.popleft()
             try:
                 launched.result()
             except ModelLost:

@@ -68,7 +68,7 @@ class LaunchedStep(Protocol):
     def result(self, *, with_logits: bool = False) -> StepOutput:
         """Wait for it to be computed. Raises what its computation raised.
 
-        with_logits: those of a step that follows another, too, which was launched without; no further one has been.
+        with_logits: those of up to `max_rows_ahead` decodes, too, launched without; no further step has been.
         """
 
 
@@ -85,7 +85,10 @@ class Model(Protocol):
     can_draw: bool
     """True where `launch` takes draws."""
     max_rows_ahead: int
-    """Decodes whose next tokens `launch` may be asked for before it is known what they follow; 0: it takes none."""
+    """Decodes whose next tokens `launch` may be asked for before it is known what they follow; 0: it takes none.
+
+    What it has drawn for so many may be wrong: their logits can still be asked for.
+    """
     can_draft: bool
     """True where `draft` guesses."""
     max_in_flight: int

@@ -32,22 +32,26 @@ class Sampler:
 
     @staticmethod
     def prepare(turns: list[Turn]) -> bool:
-        """Get ready for a step after which each of these gets tokens, its grammars filled in.
-
-        Returns True where the likeliest tokens alone do not suffice, so that `pick` wants logits.
-        """
-        wants_logits = False
-        for sequence, guesses in turns:
-            edits = sequence.edits
-            # what is to be changed behind a guess is known only once the guess stands
-            if (edits is not None and (edits.prepare() or guesses)) or sequence.wants_logits:
-                wants_logits = True
-        return wants_logits
+        """Get ready for the tokens of a step, grammars filled in; returns what `wants_logits` says then."""
+        for sequence, _ in turns:
+            if sequence.edits is not None:
+                sequence.edits.prepare()
+        return Sampler.wants_logits(turns)
 
     @staticmethod
-    def are_plain(turns: list[Turn]) -> bool:
-        """Say whether a model that draws by itself can see to all of these, by what `prepare` has found."""
+    def prepare_drawn(turns: list[Turn]) -> bool:
+        """Do the same after a model was let draw; returns whether it chose as was wanted."""
+        Sampler.prepare(turns)
         return all(_draws_plainly(turn) for turn in turns)
+
+    @staticmethod
+    def wants_logits(turns: list[Turn]) -> bool:
+        """Say whether the likeliest tokens alone do not suffice for `pick`, as far as is known."""
+        # what is to be changed behind a guess is known only once the guess stands
+        return any(
+            sequence.wants_logits or (sequence.edits is not None and (sequence.edits.is_due or len(guesses) > 0))
+            for sequence, guesses in turns
+        )
 
     @staticmethod
     def draws(turns: list[Turn], ahead: int = 0) -> Draws | None:
@@ -55,7 +59,7 @@ class Sampler:
 
         ahead: tokens of each that are not known yet, and may yet make it otherwise.
         """
-        if not Sampler.are_plain(turns):
+        if not all(_draws_plainly(turn) for turn in turns):
             return None
         rows = [row for rows in _rows_of(turns) for row in rows]
         return Draws(

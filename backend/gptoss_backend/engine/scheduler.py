@@ -194,7 +194,7 @@ class Scheduler:
                 self._cache.reserve(sequence.row, sequence.num_computed + 2)
         except CacheFull:
             return None
-        return Step(decodes=list(decodes), is_ahead=True)
+        return Step(decodes=list(decodes), is_prepared=False)
 
     def advance(self, step: Step, choices: list[Choice]) -> None:
         """Note that `step` has been computed: its keys and values are in the cache, and `choices` follow.
