@@ -12,8 +12,9 @@ import httpx
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
+from gptoss_adapter import triton_client
 from gptoss_adapter.app import create_app
-from gptoss_adapter.errors import ApiError, ServiceUnavailableError, TooManyRequestsError
+from gptoss_adapter.errors import ApiError, PromptTimeoutError, ServiceUnavailableError, TooManyRequestsError
 from gptoss_adapter.fleet import Fleet
 from gptoss_adapter.fleet_addresses import ReplicaNames
 from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
@@ -152,6 +153,23 @@ def test_preprocess_when_a_replica_loses_it_then_another_renders_it() -> None:
             assert await fleet.preprocess(chat(number), "req-1") == PROMPT
         assert servers.asked("preprocess")[other] == 20
         assert servers.asked("preprocess")[breaking] > 0
+
+    run(test, FakeTriton(), FakeTriton())
+
+
+def test_preprocess_when_it_takes_too_long_then_no_replica_is_lost_and_none_renders_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(triton_client, "PREPROCESS_TIMEOUT_S", 0.2)
+
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        for triton in servers.tritons.values():
+            triton.renders_late = True
+        with pytest.raises(PromptTimeoutError) as refused:
+            await fleet.preprocess(CHAT_REQUEST, "req-1")
+        assert (refused.value.status, refused.value.headers["Retry-After"]) == (503, "5")
+        assert sum(servers.asked("preprocess").values()) == 1
+        assert all(replica.renders for replica in fleet.replicas)
 
     run(test, FakeTriton(), FakeTriton())
 
