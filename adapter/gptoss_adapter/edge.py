@@ -119,7 +119,7 @@ class Edge:
             raise BodyTimeoutError(self._settings.body_timeout_s) from None
         if content is not None:
             content.request.add(body)
-        with self._admission.request(scope, key) as record.counted:
+        with self._admission.request(scope, key, record):
             await self._app(scope, _replay(body, receive), send)
         if record.notes.get("outcome") in COMPLETED:
             self._admission.note_duration(time.perf_counter() - record.started_at)
