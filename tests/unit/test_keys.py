@@ -292,7 +292,7 @@ def test_concurrency_when_a_request_asks_for_several_answers_then_each_of_them_c
         )
         assert int(refused.headers["retry-after"]) >= 1
         # what was refused, answered or cut off no longer counts
-        wait_until(lambda: client.post(CHAT, json=chat_body(n=5), headers=of_alice).status_code == 200)
+        wait_until(lambda client=client: client.post(CHAT, json=chat_body(n=5), headers=of_alice).status_code == 200)
 
 
 @pytest.mark.parametrize(
