@@ -138,7 +138,7 @@ def _add_layers(
 ) -> None:
     """Put around the routes what every request passes, the innermost first."""
     is_open = keys is None and is_loopback(settings.server.host)
-    hosts = HostCheck(settings.adapter.allowed_hosts) if is_open else None
+    hosts = HostCheck(settings.adapter.allowed_hosts) if is_open or settings.adapter.allowed_hosts else None
     app.add_middleware(
         Edge,
         settings=settings.adapter,
