@@ -124,6 +124,7 @@ def _replica(replica: ReplicaStatus) -> dict[str, Any]:
         "live": replica.live,
         "ready": replica.ready,
         "missing": list(replica.missing_models),
+        "stuck": list(replica.stuck),
         "generations_under_way": replica.num_in_flight,
     }
 
