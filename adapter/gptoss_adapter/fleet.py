@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_UP_PERIOD_S: Final = 2.0
 PROBE_PERIOD_S: Final = 1.0
+_FRESH_S: Final = 1.0
 
 
 class Fleet:
@@ -39,6 +41,7 @@ class Fleet:
         self._replicas: dict[str, Replica] = {}
         self._leaving: list[Replica] = []  # gone from the names; their requests run on
         self._watches: list[asyncio.Task[None]] = []
+        self._probed_at = float("-inf")
 
     @classmethod
     async def open(cls, names: ReplicaNames, models: Sequence[ModelName], metrics_offset: int = 1) -> Fleet:
@@ -97,8 +100,9 @@ class Fleet:
         return FleetStream(pick, submit)
 
     async def status(self) -> ModelServerStatus:
-        """Ask every replica. The fleet has what one of its replicas has. Never raises."""
-        await self._probe()
+        """Tell how the replicas do, or did a second ago. The fleet has what one of its replicas has. Never raises."""
+        if time.monotonic() - self._probed_at > _FRESH_S:
+            await self._probe()
         replicas = self.replicas
         live = [one.status for one in replicas if one.status.live]
         wanted = (PREPROCESS, *(model.triton for model in self._models))
@@ -131,11 +135,13 @@ class Fleet:
         return self._replicas[choose(conversation, {one.address: one.num_in_flight for one in able})]
 
     async def _probe(self) -> None:
+        asked_at = time.monotonic()
         # a replica that leaves meanwhile has its calls cancelled: no reason to stop watching the others
         outcomes = await asyncio.gather(*(replica.probe() for replica in self.replicas), return_exceptions=True)
         for failure in outcomes:
             if isinstance(failure, Exception):
                 logger.error("cannot ask a replica how it does", exc_info=failure)
+        self._probed_at = asked_at
 
     async def _look_up(self) -> None:
         addresses, known = await self._names.look_up(), self._replicas

@@ -341,11 +341,12 @@ def test_fleet_when_a_replica_leaves_while_it_is_asked_how_it_does_then_the_othe
     async def test(servers: Servers, fleet: Fleet) -> None:
         leaving, staying = servers.names.addresses
         servers.tritons[leaving].is_silent = True
-        asking = asyncio.create_task(fleet.status())
+        asking = asyncio.create_task(fleet.refresh())
         await asyncio.sleep(0.1)
         servers.names.addresses.remove(leaving)
         await fleet.refresh()
-        status = await asyncio.wait_for(asking, 1)  # long before the silence ends
+        await asyncio.wait_for(asking, 1)  # long before the silence ends
+        status = await fleet.status()
         assert [(one.address, one.live) for one in status.replicas] == [(staying, True)]
 
     run(test, FakeTriton(), FakeTriton())
@@ -450,15 +451,31 @@ def test_status_when_one_of_two_serves_then_the_fleet_is_ready_and_each_is_told_
     async def test(servers: Servers, fleet: Fleet) -> None:
         first, second = servers.names.addresses
         await servers.end(first)
+        await fleet.refresh()
         status = await fleet.status()
         assert status.ready
         assert [(one.address, one.ready) for one in status.replicas] == [(first, False), (second, True)]
         servers.tritons[second].unready = {"gpt_oss_demo"}
+        await fleet.refresh()
         assert (await fleet.status()).missing_models == ("gpt_oss_demo",)
         await servers.end(second)
+        await fleet.refresh()
         assert (await fleet.status()).missing_models == ("preprocess", "gpt_oss_demo")
 
     run(test, FakeTriton(), FakeTriton())
+
+
+def test_status_when_the_watch_has_just_asked_then_nobody_is_asked_anew() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        (address,) = servers.names.addresses
+        servers.tritons[address].is_silent = True
+        status = await asyncio.wait_for(fleet.status(), 0.5)
+        assert status.ready
+        async with asyncio.timeout(10):  # the watch finds out by itself
+            while (await fleet.status()).ready:
+                await asyncio.sleep(0.05)
+
+    run(test, FakeTriton())
 
 
 def test_metrics_when_a_replica_is_gone_then_its_series_are_too() -> None:
