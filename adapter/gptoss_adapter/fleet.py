@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_UP_PERIOD_S: Final = 2.0
 PROBE_PERIOD_S: Final = 1.0
-_FRESH_S: Final = 1.0
+_FRESH_S: Final = PROBE_PERIOD_S
+"""What the watch has found since is told of, and nobody asked anew."""
 
 
 class Fleet:
@@ -66,10 +67,6 @@ class Fleet:
     def replicas(self) -> list[Replica]:
         """Those that the names stand for now."""
         return list(self._replicas.values())
-
-    def addresses(self) -> list[str]:
-        """Return the gRPC addresses of `replicas`."""
-        return list(self._replicas)
 
     async def preprocess(self, chat: ChatRequest, request_id: str) -> PromptIds:
         """Return the chat's prompt, rendered where it was before; by another if that one is lost. Raises ApiError."""

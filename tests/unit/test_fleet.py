@@ -307,7 +307,7 @@ def test_fleet_when_a_replica_is_added_to_the_names_then_it_gets_its_share() -> 
     async def test(servers: Servers, fleet: Fleet) -> None:
         added = await servers.begin()
         async with asyncio.timeout(5):  # by itself
-            while added not in fleet.addresses() or not fleet.replicas[-1].status.ready:
+            while fleet.replicas[-1].address != added or not fleet.replicas[-1].status.ready:
                 await asyncio.sleep(0.05)
         for number in range(120):
             await fleet.preprocess(chat(number), "req-1")
