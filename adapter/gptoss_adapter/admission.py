@@ -1,8 +1,8 @@
 """The door: who may come in, and how many at once.
 
 Stage: 1 route.
-Owns: which paths ask for a key, the requests of each key under way, when a refused one should come back.
-Does not know: how keys are kept, what a request asks for.
+Owns: which paths ask for a key, the answers of each key under way, when a refused request should come back.
+Does not know: how keys are kept, what a request asks for but for how many answers.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from statistics import median
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from gptoss_adapter.context import RequestRecord
 from gptoss_adapter.drain import Drain
-from gptoss_adapter.errors import DrainingError, TooManyRequestsError
+from gptoss_adapter.errors import DrainingError, TooManyRequestsError, invalid_value
 from gptoss_adapter.hosts import HostCheck
 from gptoss_adapter.keys import KeyFile
 from gptoss_adapter.paths import CONVERSATIONS, HEALTH, KEPT_RESPONSES, OPERATORS, PAGE, PAGE_FILES, speaks_anthropic
@@ -63,30 +65,50 @@ class Admission:
         return self._keys.check(_offered(path, headers))
 
     @contextmanager
-    def request(self, scope: Scope, key: ApiKey | None) -> Iterator[ExitStack]:
+    def request(self, scope: Scope, key: ApiKey | None, record: RequestRecord) -> Iterator[None]:
         """Let a request in, its body read, for as long as its answer takes.
 
-        Yields what ends that it counts among those of its key. Raises DrainingError, TooManyRequestsError.
+        record: learns what ends that it is counted, and how it comes to count as several. Raises DrainingError,
+        TooManyRequestsError.
         """
         self._check_open(scope)
         waited_for = self._drain.request() if scope["path"] not in OPERATORS else nullcontext()
-        with ExitStack() as counted, waited_for:
+        with record.counted as counted, waited_for:
             if key is not None and _is_counted(scope):
                 self.check_room(scope, key)
                 counted.enter_context(_counted(self._under_way, key))
+                record.count_answers = partial(self._count_answers, key, counted)
             elif key is not None and _is_reading(scope):
                 self._check_reading(key)
                 counted.enter_context(_counted(self._reading, key))
-            yield counted
+            yield
 
     def check_room(self, scope: Scope, key: ApiKey | None) -> None:
-        """Raise TooManyRequestsError where the key has as many requests under way as it may: before a body is read."""
+        """Raise TooManyRequestsError where the key has as many answers under way as it may: before a body is read."""
         if key is None or not _is_counted(scope):
             return
-        limit, num = key.max_concurrency or self._max_concurrency, self._under_way[key.name]
+        limit, num = self._limit_of(key), self._under_way[key.name]
         if limit is not None and num >= limit:
-            message = f"The key '{key.name}' has {num} requests under way, as many as it may. Try again when one ends."
+            message = f"The key '{key.name}' has {num} answers under way, as many as it may. Try again when one ends."
             raise TooManyRequestsError(message, retry_after_s=self.retry_after_s(num))
+
+    def _count_answers(self, key: ApiKey, counted: ExitStack, num_answers: int) -> None:
+        """Let a request, which counts as one answer, count as so many. counted: what ends that it does."""
+        limit, num_others = self._limit_of(key), self._under_way[key.name] - 1
+        if limit is not None and num_answers > limit:
+            raise invalid_value(
+                f"The request asks for {num_answers} answers; the key '{key.name}' may have {limit} at once.", "n"
+            )
+        if limit is not None and num_others + num_answers > limit:
+            message = (
+                f"The request asks for {num_answers} answers; the key '{key.name}' has {num_others} under way and may "
+                f"have {limit} at once. Try again when some end."
+            )
+            raise TooManyRequestsError(message, retry_after_s=self.retry_after_s(num_others))
+        counted.enter_context(_counted(self._under_way, key, num_answers - 1))
+
+    def _limit_of(self, key: ApiKey) -> int | None:
+        return key.max_concurrency or self._max_concurrency
 
     def _check_reading(self, key: ApiKey) -> None:
         if self._reading[key.name] >= _MAX_READING:
@@ -113,18 +135,18 @@ class Admission:
 
 
 @contextmanager
-def _counted(among: Counter[str], key: ApiKey) -> Iterator[None]:
-    among[key.name] += 1
+def _counted(among: Counter[str], key: ApiKey, num: int = 1) -> Iterator[None]:
+    among[key.name] += num
     try:
         yield
     finally:
-        among[key.name] -= 1
+        among[key.name] -= num
         if not among[key.name]:
             del among[key.name]
 
 
 def _is_counted(scope: Scope) -> bool:
-    """Say whether a request is one of those that a key may have so many of: to cancel one makes room for others."""
+    """Say whether a request's answers are of those that a key may have so many of: to cancel one makes room."""
     return scope["method"] == "POST" and not scope["path"].endswith(_CANCEL) and not _is_of_a_conversation(scope)
 
 

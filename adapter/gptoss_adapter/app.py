@@ -138,7 +138,7 @@ def _add_layers(
 ) -> None:
     """Put around the routes what every request passes, the innermost first."""
     is_open = keys is None and is_loopback(settings.server.host)
-    hosts = HostCheck(settings.adapter.allowed_hosts) if is_open else None
+    hosts = HostCheck(settings.adapter.allowed_hosts) if is_open or settings.adapter.allowed_hosts else None
     app.add_middleware(
         Edge,
         settings=settings.adapter,
@@ -167,9 +167,9 @@ async def _model_server(
 ) -> tuple[ModelServer, TritonPage | FleetPage]:
     """Return the given one, else Triton, one or several; and Triton's metrics."""
     if (targets := server.replica_targets) is not None and given is None:
-        fleet = await Fleet.open(ReplicaNames(targets), served.names)
+        fleet = await Fleet.open(ReplicaNames(targets), served.names, server.metrics_port - server.grpc_port)
         measured.register(FleetCollector(fleet))
-        return fleet, FleetPage(fleet.addresses, server.metrics_port - server.grpc_port)
+        return fleet, FleetPage(fleet)
     page = TritonPage(f"http://{server.triton_host}:{server.metrics_port}/metrics")
     return given or TritonModelServer(f"{server.triton_host}:{server.grpc_port}", served.names), page
 

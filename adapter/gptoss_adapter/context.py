@@ -11,6 +11,7 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ class RequestRecord:
     """Whether it may ask for a priority before the others'."""
     counted: ExitStack = field(default_factory=ExitStack)
     """Ends that it is counted among those of its key; who takes it over (`pop_all`) goes on to be."""
+    count_answers: Callable[[int], None] = lambda num_answers: None
+    """Count it as so many answers from now on. Raises InvalidRequestError, TooManyRequestsError, as its key has it."""
     may_be_repeated: bool = True
     """Whether trying again does nothing twice that is better done once. Else clients are told not to, by themselves."""
     num_went_on: int = 0

@@ -8,6 +8,7 @@ Does not know: what a request does, how its client is told.
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ import uvicorn
 _FAREWELL_S: Final = 2.0
 """For telling those under way that they end, and for their connections to close."""
 _FAREWELL_AT_ONCE_S: Final = 0.3
+_SAME_WISH_S: Final = 0.5
+"""Signals within moments, as a nervous finger sends them, are one wish."""
 
 
 class Drain:
@@ -69,11 +72,18 @@ class DrainingServer(uvicorn.Server):
         self._drain = drain
         self._drain_s = max(shutdown_timeout_s - _FAREWELL_S - 2.0, shutdown_timeout_s / 2)
         self._deadline: float | None = None
+        self._told_at: float | None = None
         self._at_once = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal: the first begins to drain, a second is the wish not to wait."""
-        self._at_once = self._drain.has_begun
+        """Take a signal: the first begins to drain, a Ctrl-C some time after it is the wish not to wait.
+
+        A further SIGTERM is the same wish: systemd sends it to all of a service, and so does then who started this.
+        """
+        now = time.monotonic()
+        if self._told_at is None:
+            self._told_at = now
+        self._at_once = self._at_once or (sig == signal.SIGINT and now - self._told_at > _SAME_WISH_S)
         self._drain.has_begun = True
 
     async def on_tick(self, counter: int) -> bool:

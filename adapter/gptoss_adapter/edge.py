@@ -112,23 +112,29 @@ class Edge:
             record.notes[KEY_NOTE] = key.name
             record.may_hurry = key.is_urgent
         self._admission.check_room(scope, key)
-        try:
-            async with asyncio.timeout(self._settings.body_timeout_s):
-                body = await self._read_body(headers, receive, "" if key is None else key.name)
-        except TimeoutError:
-            raise BodyTimeoutError(self._settings.body_timeout_s) from None
+        body = await self._read_in_time(headers, receive, "" if key is None else key.name)
         if content is not None:
             content.request.add(body)
-        with self._admission.request(scope, key) as record.counted:
-            await self._app(scope, _replay(body, receive), send)
+        replay = _replay(body, receive)
+        del body  # whoever reads it has it then: an answer may take minutes
+        with self._admission.request(scope, key, record):
+            await self._app(scope, replay, send)
         if record.notes.get("outcome") in COMPLETED:
             self._admission.note_duration(time.perf_counter() - record.started_at)
 
-    async def _read_body(self, headers: Headers, receive: Receive, client: str) -> bytes:
+    async def _read_in_time(self, headers: Headers, receive: Receive, client: str) -> bytes:
         """Return the whole body. client: whose it is.
 
-        Raises BodyTooLargeError before reading more than is allowed, TooManyRequestsError, ClientGoneError.
+        Raises BodyTimeoutError, BodyTooLargeError before reading more than is allowed, TooManyRequestsError,
+        ClientGoneError.
         """
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                return await self._read_body(headers, receive, client)
+        except TimeoutError:
+            raise BodyTimeoutError(self._settings.body_timeout_s) from None
+
+    async def _read_body(self, headers: Headers, receive: Receive, client: str) -> bytes:
         declared = headers.get("content-length", "0")
         if declared.isascii() and declared.isdigit() and int(declared) > self._settings.max_body_bytes:
             raise BodyTooLargeError(self._settings.max_body_bytes)

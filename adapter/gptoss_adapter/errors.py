@@ -244,6 +244,20 @@ class ServiceUnavailableError(ApiError):
         super().__init__(message, headers={"Retry-After": "5"})
 
 
+class PromptTimeoutError(ApiError):
+    """The prompt was not rendered in time. Whoever was to render it may be well: it had too much before this.
+
+    No ServiceUnavailableError: another replica would take as long for what takes long.
+    """
+
+    status = 503
+    code = ServiceUnavailableError.code
+
+    def __init__(self, timeout_s: float) -> None:
+        message = f"The prompt was not ready within {timeout_s:g} s: too many others are being made. Try again later."
+        super().__init__(message, headers={"Retry-After": "5"})
+
+
 class DrainingError(ServiceUnavailableError):
     """This process is ending: it takes nothing more, or has no more time for what it took."""
 

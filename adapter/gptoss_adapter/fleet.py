@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -27,22 +28,29 @@ logger = logging.getLogger(__name__)
 
 LOOK_UP_PERIOD_S: Final = 2.0
 PROBE_PERIOD_S: Final = 1.0
+_FRESH_S: Final = PROBE_PERIOD_S
+"""What the watch has found since is told of, and nobody asked anew."""
 
 
 class Fleet:
     """A model server. `open` makes one; it keeps itself up to date until it is closed."""
 
-    def __init__(self, names: ReplicaNames, models: Sequence[ModelName]) -> None:
+    def __init__(self, names: ReplicaNames, models: Sequence[ModelName], metrics_offset: int) -> None:
         self._names = names
         self._models = models
+        self._metrics_offset = metrics_offset
         self._replicas: dict[str, Replica] = {}
         self._leaving: list[Replica] = []  # gone from the names; their requests run on
         self._watches: list[asyncio.Task[None]] = []
+        self._probed_at = float("-inf")
 
     @classmethod
-    async def open(cls, names: ReplicaNames, models: Sequence[ModelName]) -> Fleet:
-        """Return the fleet that the names stand for, asked once how it does, and watched."""
-        fleet = cls(names, models)
+    async def open(cls, names: ReplicaNames, models: Sequence[ModelName], metrics_offset: int = 1) -> Fleet:
+        """Return the fleet that the names stand for, asked once how it does, and watched.
+
+        metrics_offset: from a replica's gRPC port to that of its metrics.
+        """
+        fleet = cls(names, models, metrics_offset)
         await fleet.refresh()
         fleet._watches = [
             asyncio.create_task(_every(LOOK_UP_PERIOD_S, fleet._look_up), name="look-up-replicas"),
@@ -59,10 +67,6 @@ class Fleet:
     def replicas(self) -> list[Replica]:
         """Those that the names stand for now."""
         return list(self._replicas.values())
-
-    def addresses(self) -> list[str]:
-        """Return the gRPC addresses of `replicas`."""
-        return list(self._replicas)
 
     async def preprocess(self, chat: ChatRequest, request_id: str) -> PromptIds:
         """Return the chat's prompt, rendered where it was before; by another if that one is lost. Raises ApiError."""
@@ -93,8 +97,9 @@ class Fleet:
         return FleetStream(pick, submit)
 
     async def status(self) -> ModelServerStatus:
-        """Ask every replica. The fleet has what one of its replicas has. Never raises."""
-        await self._probe()
+        """Tell how the replicas do, or did a second ago. The fleet has what one of its replicas has. Never raises."""
+        if time.monotonic() - self._probed_at > _FRESH_S:
+            await self._probe()
         replicas = self.replicas
         live = [one.status for one in replicas if one.status.live]
         wanted = (PREPROCESS, *(model.triton for model in self._models))
@@ -103,7 +108,7 @@ class Fleet:
             version=live[0].version if live else None,
             missing_models=tuple(name for name in wanted if all(name in status.missing_models for status in live)),
             replicas=tuple(
-                ReplicaStatus(one.address, one.status.live, one.status.missing_models, one.num_in_flight)
+                ReplicaStatus(one.address, one.status.live, one.status.missing_models, one.num_in_flight, one.stuck)
                 for one in replicas
             ),
         )
@@ -114,41 +119,39 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
         for replica in (*self.replicas, *self._leaving):
-            await replica.server.close()
+            await replica.close()
 
     def _renderer(self, chat: bytes, lost: Replica | None) -> Replica:
         """Return the replica that is to render a chat; never the one that has lost it."""
-        others = [one for one in self.replicas if one is not lost]
-        able = [one for one in others if one.renders] or others
-        if not able:
-            raise _no_replica()
+        able = _able([one for one in self.replicas if one is not lost], lambda one: one.renders)
         return self._replicas[rendering(chat, [one.address for one in able])]
 
     def _pick(self, model: ModelName, conversation: bytes, lost: Replica | None) -> Replica:
         """Return the replica for a request of `conversation`; never the one that has lost it."""
-        others = [one for one in self.replicas if one is not lost]
-        # where none is known to serve the model, one that does not answers with the reason
-        able = [one for one in others if one.serves(model)] or others
-        if not able:
-            raise _no_replica()
+        able = _able([one for one in self.replicas if one is not lost], lambda one: one.serves(model))
         return self._replicas[choose(conversation, {one.address: one.num_in_flight for one in able})]
 
     async def _probe(self) -> None:
+        asked_at = time.monotonic()
         # a replica that leaves meanwhile has its calls cancelled: no reason to stop watching the others
         outcomes = await asyncio.gather(*(replica.probe() for replica in self.replicas), return_exceptions=True)
         for failure in outcomes:
             if isinstance(failure, Exception):
                 logger.error("cannot ask a replica how it does", exc_info=failure)
+        self._probed_at = asked_at
 
     async def _look_up(self) -> None:
         addresses, known = await self._names.look_up(), self._replicas
         if set(addresses) != set(known):
             logger.info("the replicas are %s", ", ".join(addresses) or "none")
             self._leaving += [replica for address, replica in known.items() if address not in addresses]
-            self._replicas = {address: known.get(address) or Replica(address, self._models) for address in addresses}
+            self._replicas = {address: known.get(address) or self._replica(address) for address in addresses}
         for replica in [one for one in self._leaving if not one.num_in_flight and not one.server.num_rendering]:
             self._leaving.remove(replica)
-            await replica.server.close()
+            await replica.close()
+
+    def _replica(self, address: str) -> Replica:
+        return Replica(address, self._models, self._metrics_offset)
 
 
 async def _every(period_s: float, action: Callable[[], Awaitable[None]]) -> None:
@@ -161,5 +164,12 @@ async def _every(period_s: float, action: Callable[[], Awaitable[None]]) -> None
             logger.exception("cannot bring the fleet up to date")
 
 
-def _no_replica() -> ServiceUnavailableError:
-    return ServiceUnavailableError("No model server is available. They may be starting; try again.")
+def _able(replicas: Sequence[Replica], can: Callable[[Replica], bool]) -> Sequence[Replica]:
+    """Return those that can and get on, else those that can, else all: one that cannot answers with the reason.
+
+    Raises ServiceUnavailableError where there are none.
+    """
+    if not replicas:
+        raise ServiceUnavailableError("No model server is available. They may be starting; try again.")
+    able = [one for one in replicas if can(one)] or replicas
+    return [one for one in able if not one.stuck] or able

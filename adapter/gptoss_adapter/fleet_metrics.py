@@ -7,14 +7,14 @@ Does not know: the choice among replicas.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gptoss_adapter.fleet import Fleet
-from gptoss_adapter.stats_triton import TritonFigures, TritonPage, merged
+from gptoss_adapter.stats_triton import TritonFigures, merged
 
 _LABELS: Final = ("replica",)
 
@@ -46,33 +46,19 @@ class FleetCollector(Collector):
 class FleetPage:
     """The metrics pages of all replicas as one. Of one event loop."""
 
-    def __init__(self, replicas: Callable[[], list[str]], port_offset: int) -> None:
-        """replicas: their gRPC addresses. port_offset: from a replica's gRPC port to that of its metrics."""
-        self._replicas = replicas
-        self._port_offset = port_offset
-        self._pages: dict[str, TritonPage] = {}
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
 
     async def figures(self) -> TritonFigures | str:
         """Return what the pages say together; where none can be had, why."""
-        pages = await self._current_pages()
-        answers = await asyncio.gather(*(page.figures() for page in pages.values()))
-        told = {one: answer for one, answer in zip(pages, answers, strict=True) if not isinstance(answer, str)}
+        replicas = self._fleet.replicas
+        answers = await asyncio.gather(*(one.page.figures() for one in replicas))
+        told = {
+            one.address: answer for one, answer in zip(replicas, answers, strict=True) if not isinstance(answer, str)
+        }
         if told:
             return merged(told)
         return next((answer for answer in answers if isinstance(answer, str)), "There is no replica of Triton.")
 
     async def close(self) -> None:
-        """Close the connections."""
-        for page in self._pages.values():
-            await page.close()
-
-    async def _current_pages(self) -> Mapping[str, TritonPage]:
-        known, addresses = self._pages, self._replicas()
-        self._pages = {one: known.get(one) or TritonPage(self._url(one)) for one in addresses}
-        for address in known.keys() - self._pages.keys():
-            await known[address].close()
-        return dict(self._pages)
-
-    def _url(self, address: str) -> str:
-        host, _, port = address.rpartition(":")
-        return f"http://{host}:{int(port) + self._port_offset}/metrics"
+        """Do nothing: the pages are the replicas', which the fleet closes."""

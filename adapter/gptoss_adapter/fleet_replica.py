@@ -7,6 +7,7 @@ Does not know: which other replicas there are, how one is chosen.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
@@ -15,8 +16,10 @@ from typing import Final
 
 from gptoss_adapter.errors import ServiceUnavailableError
 from gptoss_adapter.inference import GenerationStep, GenerationStream, ModelServerStatus
+from gptoss_adapter.stats_triton import TritonFigures, TritonPage
 from gptoss_adapter.triton_client import TritonModelServer
 from gptoss_backend.contract import PREPROCESS, Continued, Started
+from gptoss_backend.heartbeat import Heartbeats
 from gptoss_backend.model_names import ModelName
 
 logger = logging.getLogger(__name__)
@@ -25,15 +28,24 @@ CHANNEL_OPTIONS: Final = (
     # it is TCP's, too: a host that is gone with its network is given up after so long without an acknowledgement
     ("grpc.keepalive_timeout_ms", 5_000),
 )
+STALLED_AFTER_S: Final = 15.0
+"""Of one step. Far below `server.step_timeout_s`, from which on an engine counts as hung: a long prefill on a CPU may
+take as long, and whoever is sent elsewhere meanwhile is answered sooner."""
 
 
 class Replica:
     """One tritonserver of the fleet."""
 
-    def __init__(self, address: str, models: Sequence[ModelName]) -> None:
+    def __init__(self, address: str, models: Sequence[ModelName], metrics_offset: int) -> None:
+        """metrics_offset: from its gRPC port, which `address` names, to that of its metrics."""
+        host, _, port = address.rpartition(":")
         self.address = address
         self.server = TritonModelServer(address, models, CHANNEL_OPTIONS)
+        self.page = TritonPage(f"http://{host}:{int(port) + metrics_offset}/metrics")
         self.status = ModelServerStatus(live=False, version=None, missing_models=())
+        self.stuck: tuple[str, ...] = ()
+        """What of it lives but did not get on when it was last asked, in sentences."""
+        self._heartbeats = Heartbeats()
         self.num_in_flight = 0
         self.num_requests = 0
 
@@ -48,14 +60,27 @@ class Replica:
 
     async def probe(self) -> None:
         """Ask it how it does."""
-        status = await self.server.status()
+        status, figures = await asyncio.gather(self.server.status(), self.page.figures())
         if status.ready != self.status.ready:
             logger.info("the replica %s is %s", self.address, "ready" if status.ready else "not ready")
-        self.status = status
+        stuck = self._stuck_parts(figures)
+        if bool(stuck) != bool(self.stuck):
+            logger.warning("the replica %s: %s", self.address, "; ".join(stuck) or "all of it gets on again")
+        self.status, self.stuck = status, stuck
 
     def mark_lost(self) -> None:
         """Pass it over until it answers a probe."""
         self.status = replace(self.status, live=False)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.server.close()
+        await self.page.close()
+
+    def _stuck_parts(self, figures: TritonFigures | str) -> tuple[str, ...]:
+        """Return what does not get on; nothing where the page cannot be had: that alone says nothing."""
+        pages = {} if isinstance(figures, str) else figures.pages
+        return tuple(part for parts in self._heartbeats.stuck_parts(pages, STALLED_AFTER_S).values() for part in parts)
 
 
 class FleetStream:

@@ -1,7 +1,7 @@
 """By which name the server is called.
 
 Stage: 1 route.
-Owns: which names are a server's own where only its machine reaches it and no key is asked for.
+Owns: which names are a server's own.
 Does not know: who asks, what for.
 
 A web page of another site can have its own name lead to 127.0.0.1 (DNS rebinding). To the browser it then talks to its
@@ -37,7 +37,7 @@ class HostCheck:
         if "." not in name or name.endswith(_NOBODYS) or is_address(name) or self._allowed & {name, _ANY}:
             return
         message = (
-            f"This server is not called {name!r}. Without keys it answers to localhost, and to adapter.allowed_hosts."
+            f"This server is not called {name!r}. It answers to localhost, to addresses, and to adapter.allowed_hosts."
         )
         raise InvalidRequestError(message, code="unknown_host")
 

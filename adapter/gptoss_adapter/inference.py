@@ -54,6 +54,8 @@ class ReplicaStatus:
     missing_models: tuple[str, ...]
     num_in_flight: int
     """Generations of this process that run or wait there."""
+    stuck: tuple[str, ...] = ()
+    """What of it lives but does not get on: it is passed over."""
 
     @property
     def ready(self) -> bool:

@@ -26,10 +26,11 @@ from gptoss_adapter.context import current_record
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import ModelNotFoundError, invalid_value
 from gptoss_adapter.fleet_metrics import FleetPage
-from gptoss_adapter.inference import ModelServer
+from gptoss_adapter.inference import ModelServer, ModelServerStatus
 from gptoss_adapter.mcp_servers.servers import McpServers
 from gptoss_adapter.metrics import Metrics
-from gptoss_adapter.stats_triton import TritonPage
+from gptoss_adapter.rationed import Rationed
+from gptoss_adapter.stats_triton import TritonFigures, TritonPage
 from gptoss_backend.heartbeat import Heartbeats
 from gptoss_backend.model_names import MODEL_ALIAS, MODELS_BY_SHORT, ModelName, ModelShort
 from gptoss_backend.settings import ProfileName, ProfileSettings, Settings, SettingsError
@@ -165,6 +166,17 @@ def utc_today() -> date:
 
 
 @dataclass(frozen=True, slots=True)
+class TritonLook:
+    """How Triton does, as it was asked at one time."""
+
+    status: ModelServerStatus
+    figures: TritonFigures | None
+    """What its metrics page says; None where it does not tell."""
+    stuck: list[str]
+    """What lives but does not get on, which Triton itself takes for ready."""
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     """What routes work with. One instance per process."""
 
@@ -181,6 +193,8 @@ class Services:
     started_at: float = field(default_factory=time.time)
     """Unix seconds."""
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
+    looks: Rationed[TritonLook] = field(default_factory=Rationed)
+    stats_documents: Rationed[bytes] = field(default_factory=Rationed)
 
     def route(self, model: str | None, profile: str | None = None) -> ServedModel:
         """Return what serves the current request, and tag its log line, its response and its trace with that.
@@ -190,6 +204,18 @@ class Services:
         served = self.models.route(MODEL_ALIAS if model is None else model, profile)
         current_record().notes |= {"model": served.name.openai, "profile": served.profile_name}
         return served
+
+    async def look_at_triton(self) -> TritonLook:
+        """Find out how Triton does: once for all who ask meanwhile, anybody as often as they like."""
+        return await self.looks.get(self._look)
+
+    async def _look(self) -> TritonLook:
+        status, answer = await asyncio.gather(self.model_server.status(), self.triton_page.figures())
+        figures = None if isinstance(answer, str) else answer
+        pages = figures.pages if figures is not None else {}
+        stuck = self.heartbeats.stuck_parts(pages, self.settings.server.step_timeout_s).values()
+        # as long as one of several replicas gets on, a chat sent now is answered
+        return TritonLook(status, figures, [part for parts in stuck for part in parts] if all(stuck) else [])
 
     async def max_model_len(self, model: ModelName) -> int | None:
         """Return the longest prompt plus answer that `model` takes now, in tokens; None while its engine tells none."""

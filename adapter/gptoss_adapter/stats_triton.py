@@ -78,7 +78,8 @@ class TritonPage:
     async def figures(self) -> TritonFigures | str:
         """Return what the page says, half a second old at most, or a sentence on why it cannot be had."""
         async with self._lock:
-            if self._clock() - self._fetched_s > _FRESH_S:
+            # a replica may leave, its page closed, while somebody waits to ask it
+            if self._clock() - self._fetched_s > _FRESH_S and not self._client.is_closed:
                 self._last = await self._fetch()
                 self._fetched_s = self._clock()
         return self._last

@@ -30,13 +30,23 @@ class StrictJsonRequest(Request):
     """A request whose JSON is read by pydantic's parser.
 
     Python's own takes NaN, and lone surrogates that no UTF-8 encoder takes back: a 500 far from its cause.
+
+    Once parsed the text is let go of: FastAPI and Starlette would keep it for as long as the answer takes.
     """
 
+    _text: bytes
+
+    async def read(self) -> None:
+        """Read the body, for `json`. Raises InvalidRequestError."""
+        self._text = await self.body()
+        _check_containers(self._text)
+        self._body = self._text[:1]  # all that FastAPI asks of it is whether there is one
+
     async def json(self) -> Any:  # noqa: ANN401 (Starlette's signature)
-        """Return the body's document. Raises JSONDecodeError."""
-        body = await self.body()
+        """Return the body's document, once. Raises JSONDecodeError."""
+        text, self._text = self._text, b""
         try:
-            return from_json(body, allow_inf_nan=False)
+            return from_json(text, allow_inf_nan=False)
         except ValueError as error:
             raise json.JSONDecodeError(str(error), "", 0) from error
 
@@ -50,7 +60,7 @@ class StrictJsonRoute(APIRoute):
 
         async def handle_strictly(request: Request) -> Response:
             strict = StrictJsonRequest(request.scope, request.receive)
-            _check_containers(await strict.body())
+            await strict.read()
             return await handle(strict)
 
         return handle_strictly

@@ -27,6 +27,7 @@ from gptoss_adapter.errors import (
     ContextLengthExceededError,
     DeadlineExceededError,
     InternalError,
+    PromptTimeoutError,
     ServiceUnavailableError,
     StructureFailedError,
     TooManyRequestsError,
@@ -114,7 +115,8 @@ class TritonModelServer:
             async with asyncio.timeout(PREPROCESS_TIMEOUT_S):
                 result = await asyncio.shield(call)
         except TimeoutError as error:
-            raise _api_error("StatusCode.DEADLINE_EXCEEDED", "preprocess did not answer in time") from error
+            logger.warning("preprocess did not answer within %g s", PREPROCESS_TIMEOUT_S)
+            raise PromptTimeoutError(PREPROCESS_TIMEOUT_S) from error
         except InferenceServerException as error:
             raise _api_error(error.status(), error.message()) from error
         outputs = _outputs(result)

@@ -38,7 +38,7 @@ class ApiKey:
     digest: bytes
     """SHA-256 of the key."""
     max_concurrency: int | None = None
-    """Requests at once; None: the server's setting."""
+    """Answers at once; None: the server's setting."""
     is_urgent: bool = False
     """May ask for a priority before the others'."""
 
@@ -82,5 +82,5 @@ def _key(fields: list[str], number: int) -> ApiKey:
     if not _DIGEST.fullmatch(digest):
         raise KeyFormatError(f"line {number} does not hold a SHA-256 in 64 hexadecimal digits behind the name")
     if limit and not _COUNT.fullmatch(limit):
-        raise KeyFormatError(f"line {number} does not end in a number of requests at once, 1 or more")
+        raise KeyFormatError(f"line {number} does not end in a number of answers at once, 1 or more")
     return ApiKey(name, bytes.fromhex(digest), int(limit) if limit else None, is_urgent)

@@ -234,9 +234,7 @@ def logs(
 def key(
     name: Annotated[str, typer.Argument(help="Whose key it is; the log names it.")],
     *,
-    max_concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Requests at once [default: the server's].")
-    ] = None,
+    max_concurrency: Annotated[int | None, typer.Option(min=1, help="Answers at once [default: the server's].")] = None,
     urgent: Annotated[bool, typer.Option("--urgent", help="It may ask for a priority before the others'.")] = False,
     keys: Annotated[Path | None, typer.Option(help="The file of keys [default: adapter.keys_path].")] = None,
     config: ConfigOption = None,

@@ -35,6 +35,7 @@ ENDLESS = {"max_tokens": 4000, "ignore_eos": True, "temperature": 0}
 NAMES = ("tritonserver", "tritonserver-1")
 ANSWERED_WITHIN_S = 10.0
 TOLD_WITHIN_S = 1.0
+PASSED_OVER_WITHIN_S = 8.0
 BACK_WITHIN_S = 60.0
 
 
@@ -174,6 +175,33 @@ async def answer(replicas: Fleet, talk: list[ChatMessage]) -> Finished:
     events = [step.event async for step in stream]
     (finished,) = (event for event in events if isinstance(event, Finished))
     return finished
+
+
+def test_fleet_when_a_stub_stands_still_then_the_other_replica_has_all_that_is_new_and_health_names_it(
+    replicas: LiveServer,
+) -> None:
+    fine, still = addresses_of(replicas)
+    stub = generation_stub(replicas, NAMES[1])
+    os.kill(stub, signal.SIGSTOP)
+    try:
+        seconds = wait_until(lambda: bool(stuck_of(replicas)[still]), timeout_s=PASSED_OVER_WITHIN_S)
+        print(f"passed over after {seconds:.1f} s")
+        [reason] = stuck_of(replicas)[still]
+        before = replicas.metric("gptoss_replica_requests_total", replica=fine)
+        for number in range(20):
+            asked = httpx.post(f"{replicas.url}/v1/chat/completions", json=body(number, max_tokens=2), timeout=5.0)
+            assert asked.status_code == 200
+    finally:
+        os.kill(stub, signal.SIGCONT)
+    assert reason.startswith("gpt_oss_demo_0_0 has given no sign of life")
+    assert replicas.metric("gptoss_replica_requests_total", replica=fine) == before + 20
+    wait_until(lambda: not stuck_of(replicas)[still])
+
+
+def stuck_of(server: LiveServer) -> dict[str, list[str]]:
+    health = httpx.get(f"{server.url}/health", trust_env=False, timeout=10.0)
+    assert health.status_code == 200
+    return {one["address"]: one["stuck"] for one in health.json()["replicas"]}
 
 
 def test_fleet_when_a_stub_is_killed_then_only_its_streams_fail_and_its_tritonserver_comes_back(

@@ -51,7 +51,7 @@ def response(token_ids: list[int], event: Started | Finished | None) -> pb.Model
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Answers as Triton does. `error` ends the call; `hang` keeps the stream open after its responses.
 
-    `is_silent`: it does not say how it does.
+    `is_silent`: it does not say how it does. `renders_late`: no prompt comes for a minute.
     """
 
     def __init__(self) -> None:
@@ -61,12 +61,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.error: tuple[grpc.StatusCode, str] | None = None
         self.hang = False
         self.is_silent = False
+        self.renders_late = False
         self.refusal: Refusal | None = None
         self.stream_ended = asyncio.Event()
         self.unready: set[str] = set()
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
         self.requests.append(request)
+        if self.renders_late:
+            await asyncio.sleep(60)
         if self.error:
             await context.abort(*self.error)
         outputs = [

@@ -305,5 +305,5 @@ def test_forms_when_all_together_take_too_long_then_the_tool_is_named_that_comes
     if holding is AnswerMask:
         check_structure(OutputStructure(None, tools))  # what is left is to make grammars
     monkeypatch.setattr(checking, "_MAX_CHECK_S", 0.02)
-    with pytest.raises(StructureError, match=r"^tools\[[1-7]\]\.custom: the tools before it took too long"):
+    with pytest.raises(StructureError, match=r"^tools\[[1-7]\]\.custom: what comes before it took too long"):
         holding(OutputStructure(None, tools))

@@ -18,10 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from gptoss_adapter.app import create_app
 from gptoss_backend.contract import PREPROCESS
 from gptoss_backend.demo.naming import DEMO_NAME, WEIGHTS_FILE, WEIGHTS_KEY, weights_digest
 from gptoss_backend.engine.checkpoint_files import SINGLE_FILE
@@ -33,6 +35,8 @@ from gptoss_backend.settings_sources import load_settings
 from gptoss_client import hang_watch
 from gptoss_client.cli import app as command
 from gptoss_client.pull import repository_of
+from support.fake_model_server import FakeModelServer
+from support.live_app import live
 from support.triton_page import triton_with
 
 DOCKER = PROJECT_ROOT / "docker"
@@ -191,6 +195,27 @@ def test_compose_when_ports_are_published_then_tritons_are_not_and_the_others_on
     assert compose(PUBLISH="80")["services"]["adapter"]["ports"] == ["80:8000"]
     published = {name for name, service in services.items() if "ports" in service}
     assert published == {"adapter", "prometheus", "grafana"}
+
+
+@pytest.mark.parametrize(
+    ("name", "environ", "is_own"),
+    [
+        ("localhost:8000", {}, True),
+        ("127.0.0.1:8000", {}, True),
+        ("192.0.2.7:8000", {}, True),
+        ("adapter:8000", {}, True),
+        ("evil.example.com:8000", {}, False),
+        ("chat.example.com", {"ALLOWED_HOSTS": "[chat.example.com]"}, True),
+        ("evil.example.com", {"ALLOWED_HOSTS": "[chat.example.com]"}, False),
+    ],
+)
+def test_compose_when_a_page_reaches_the_api_by_a_name_of_its_own_then_it_is_refused(
+    name: str, environ: dict[str, str], is_own: bool
+) -> None:
+    settings = container_settings("adapter", **environ)
+    with live(create_app(settings, model_server=FakeModelServer())) as url:
+        answer = httpx.get(f"{url}/health/live", headers={"Host": name})
+    assert answer.status_code == (200 if is_own else 400)
 
 
 @pytest.mark.parametrize(("profile", "num_cards"), [(None, 2), ("cards-4", 4), ("cards-8", 8)])

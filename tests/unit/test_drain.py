@@ -96,17 +96,32 @@ def test_drain_when_the_time_is_up_then_each_kind_of_answer_ends_with_an_error_o
     assert json.loads(whole.text)["error"]["code"] == "service_unavailable"
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_drain_when_told_twice_then_it_ends_at_once(second: signal.Signals) -> None:
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_drain_when_interrupted_some_time_after_the_first_signal_then_it_ends_at_once(first: signal.Signals) -> None:
     with adapter_process("endless") as adapter:
         client = Client(adapter, stream=True)
         wait_until(lambda: "Easy" in client.text)
-        adapter.process.terminate()
+        adapter.process.send_signal(first)
         wait_until(lambda: httpx.get(f"{adapter.url}/health/ready").status_code == 503)
-        adapter.process.send_signal(second)
+        time.sleep(0.6)
+        adapter.process.send_signal(signal.SIGINT)
         assert ended(adapter) < 3.0
         client.join()
     assert '"code":"service_unavailable"' in client.text
+
+
+def test_drain_when_others_pass_the_same_wish_on_then_a_stream_still_has_its_time() -> None:
+    with adapter_process("slow") as adapter:
+        client = Client(adapter, stream=True)
+        wait_until(lambda: "Easy" in client.text)
+        adapter.process.send_signal(signal.SIGINT)
+        adapter.process.send_signal(signal.SIGINT)  # within the same moment
+        wait_until(lambda: httpx.get(f"{adapter.url}/health/ready").status_code == 503)
+        time.sleep(0.6)
+        adapter.process.terminate()  # as systemd does to all of a service, and its supervisor after it
+        client.join()
+        ended(adapter)
+    assert client.text.endswith("data: [DONE]\n\n")
 
 
 def sent(adapter: FakeAdapter, data: bytes) -> socket.socket:

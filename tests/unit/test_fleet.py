@@ -12,14 +12,16 @@ import httpx
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
+from gptoss_adapter import stats_triton, triton_client
 from gptoss_adapter.app import create_app
-from gptoss_adapter.errors import ApiError, ServiceUnavailableError, TooManyRequestsError
+from gptoss_adapter.errors import ApiError, PromptTimeoutError, ServiceUnavailableError, TooManyRequestsError
 from gptoss_adapter.fleet import Fleet
 from gptoss_adapter.fleet_addresses import ReplicaNames
 from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
 from gptoss_adapter.inference import GenerationStep, PromptIds
 from gptoss_adapter.metrics import Metrics
-from gptoss_adapter.stats_triton import TritonFigures
+from gptoss_adapter.stats_triton import TritonFigures, TritonPage
+from gptoss_backend import heartbeat
 from gptoss_backend.contract import (
     ChatMessage,
     ChatRequest,
@@ -29,6 +31,7 @@ from gptoss_backend.contract import (
     Started,
     encode_error,
 )
+from gptoss_backend.heartbeat import HEARTBEAT, STALLED
 from gptoss_backend.settings_sources import load_settings
 from support.fake_triton import (
     CHAT_REQUEST,
@@ -152,6 +155,23 @@ def test_preprocess_when_a_replica_loses_it_then_another_renders_it() -> None:
             assert await fleet.preprocess(chat(number), "req-1") == PROMPT
         assert servers.asked("preprocess")[other] == 20
         assert servers.asked("preprocess")[breaking] > 0
+
+    run(test, FakeTriton(), FakeTriton())
+
+
+def test_preprocess_when_it_takes_too_long_then_no_replica_is_lost_and_none_renders_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(triton_client, "PREPROCESS_TIMEOUT_S", 0.2)
+
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        for triton in servers.tritons.values():
+            triton.renders_late = True
+        with pytest.raises(PromptTimeoutError) as refused:
+            await fleet.preprocess(CHAT_REQUEST, "req-1")
+        assert (refused.value.status, refused.value.headers["Retry-After"]) == (503, "5")
+        assert sum(servers.asked("preprocess").values()) == 1
+        assert all(replica.renders for replica in fleet.replicas)
 
     run(test, FakeTriton(), FakeTriton())
 
@@ -287,7 +307,7 @@ def test_fleet_when_a_replica_is_added_to_the_names_then_it_gets_its_share() -> 
     async def test(servers: Servers, fleet: Fleet) -> None:
         added = await servers.begin()
         async with asyncio.timeout(5):  # by itself
-            while added not in fleet.addresses() or not fleet.replicas[-1].status.ready:
+            while fleet.replicas[-1].address != added or not fleet.replicas[-1].status.ready:
                 await asyncio.sleep(0.05)
         for number in range(120):
             await fleet.preprocess(chat(number), "req-1")
@@ -321,11 +341,12 @@ def test_fleet_when_a_replica_leaves_while_it_is_asked_how_it_does_then_the_othe
     async def test(servers: Servers, fleet: Fleet) -> None:
         leaving, staying = servers.names.addresses
         servers.tritons[leaving].is_silent = True
-        asking = asyncio.create_task(fleet.status())
+        asking = asyncio.create_task(fleet.refresh())
         await asyncio.sleep(0.1)
         servers.names.addresses.remove(leaving)
         await fleet.refresh()
-        status = await asyncio.wait_for(asking, 1)  # long before the silence ends
+        await asyncio.wait_for(asking, 1)  # long before the silence ends
+        status = await fleet.status()
         assert [(one.address, one.live) for one in status.replicas] == [(staying, True)]
 
     run(test, FakeTriton(), FakeTriton())
@@ -343,6 +364,86 @@ def test_fleet_when_the_names_stand_for_nobody_then_it_says_so() -> None:
     run(test)
 
 
+# --- replicas that live and do not get on ---------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def fleet_of_two(first_page: str, second_page: str) -> AsyncIterator[tuple[Servers, Fleet]]:
+    """Two replicas that have these metrics pages; each knows the way to its own."""
+    servers = Servers()
+    for _ in range(2):
+        await servers.begin()
+    with triton_with(first_page) as (first, _), triton_with(second_page) as (second, _):
+        fleet = await Fleet.open(servers.names, [DEMO])
+        for replica, port in zip(fleet.replicas, (first, second), strict=True):
+            await replica.page.close()
+            replica.page = TritonPage(f"http://127.0.0.1:{port}/metrics")
+        await fleet.refresh()
+        try:
+            yield servers, fleet
+        finally:
+            await fleet.close()
+            await servers.end_all()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is there is waited for, however busy this machine is."""
+    monkeypatch.setattr(stats_triton, "TIMEOUT_S", 30.0)
+
+
+def in_one_step_for(seconds: float) -> str:
+    return f'{STALLED}{{model="gpt_oss_demo",instance="gpt_oss_demo_0_0"}} {seconds}\n'
+
+
+@pytest.mark.usefixtures("patient")
+def test_fleet_when_an_engine_is_in_one_step_for_long_then_others_get_the_requests_and_it_is_named() -> None:
+    async def test() -> None:
+        async with fleet_of_two(in_one_step_for(16.0), in_one_step_for(14.0)) as (servers, fleet):
+            stalled, fine = servers.names.addresses
+            for number in range(20):
+                await fleet.preprocess(chat(number), "req-1")
+                assert await answer_of(fleet, prompt(number)) == WHOLE
+            assert servers.asked("gpt_oss_demo") == {stalled: 0, fine: 20}
+            assert servers.asked("preprocess") == {stalled: 0, fine: 20}
+            first, second = (await fleet.status()).replicas
+            assert (first.ready, second.ready) == (True, True), "Triton says so"
+            assert (first.stuck, second.stuck) == (("gpt_oss_demo_0_0 has been in one step for 16 s",), ())
+
+    asyncio.run(test())
+
+
+@pytest.mark.usefixtures("patient")
+def test_fleet_when_no_replica_gets_on_then_all_are_still_asked() -> None:
+    async def test() -> None:
+        async with fleet_of_two(in_one_step_for(16.0), in_one_step_for(90.0)) as (servers, fleet):
+            for number in range(40):
+                await answer_of(fleet, prompt(number))
+            assert min(servers.asked("gpt_oss_demo").values()) > 0
+
+    asyncio.run(test())
+
+
+@pytest.mark.usefixtures("patient")
+def test_fleet_when_a_stub_falls_silent_then_others_get_the_requests_and_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(heartbeat, "SILENT_AFTER_S", 0.2)
+    silent_page = f'{HEARTBEAT}{{instance="preprocess_0_1",model="preprocess"}} 5\n'
+
+    async def test() -> None:
+        async with fleet_of_two(silent_page, "") as (servers, fleet):
+            assert not any(replica.stuck for replica in fleet.replicas), "one look tells of no silence"
+            await asyncio.sleep(0.3)
+            await fleet.refresh()
+            for number in range(20):
+                await fleet.preprocess(chat(number), "req-1")
+            assert servers.asked("preprocess")[servers.names.addresses[0]] == 0
+            assert "preprocess_0_1 has given no sign of life" in (await fleet.status()).replicas[0].stuck[0]
+
+    asyncio.run(test())
+
+
 # --- what is told of them -------------------------------------------------------------------------------------------
 
 
@@ -350,15 +451,31 @@ def test_status_when_one_of_two_serves_then_the_fleet_is_ready_and_each_is_told_
     async def test(servers: Servers, fleet: Fleet) -> None:
         first, second = servers.names.addresses
         await servers.end(first)
+        await fleet.refresh()
         status = await fleet.status()
         assert status.ready
         assert [(one.address, one.ready) for one in status.replicas] == [(first, False), (second, True)]
         servers.tritons[second].unready = {"gpt_oss_demo"}
+        await fleet.refresh()
         assert (await fleet.status()).missing_models == ("gpt_oss_demo",)
         await servers.end(second)
+        await fleet.refresh()
         assert (await fleet.status()).missing_models == ("preprocess", "gpt_oss_demo")
 
     run(test, FakeTriton(), FakeTriton())
+
+
+def test_status_when_the_watch_has_just_asked_then_nobody_is_asked_anew() -> None:
+    async def test(servers: Servers, fleet: Fleet) -> None:
+        (address,) = servers.names.addresses
+        servers.tritons[address].is_silent = True
+        status = await asyncio.wait_for(fleet.status(), 0.5)
+        assert status.ready
+        async with asyncio.timeout(10):  # the watch finds out by itself
+            while (await fleet.status()).ready:
+                await asyncio.sleep(0.05)
+
+    run(test, FakeTriton())
 
 
 def test_metrics_when_a_replica_is_gone_then_its_series_are_too() -> None:
@@ -387,11 +504,11 @@ CACHE = 'nv_cache_num_hits_per_model{model="preprocess",version="1"} 3\n'
 
 def test_page_when_there_are_several_replicas_then_their_figures_are_told_together() -> None:
     async def figures(*ports: int) -> TritonFigures | str:
-        page = FleetPage(lambda: [f"127.0.0.1:{port - 1}" for port in ports], port_offset=1)
+        fleet = await Fleet.open(Names([f"127.0.0.1:{port - 1}" for port in ports]), [DEMO])
         try:
-            return await page.figures()
+            return await FleetPage(fleet).figures()
         finally:
-            await page.close()
+            await fleet.close()
 
     with triton_with(ENGINE + CACHE) as (first, _), triton_with(ENGINE + CACHE) as (second, _):
         told = asyncio.run(figures(first, second, 1))

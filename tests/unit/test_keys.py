@@ -27,7 +27,7 @@ from gptoss_client.keys import add_key
 from support.fake_model_server import FOREVER, HELLO, FakeModelServer
 from support.live_app import chat_body, live, wait_until
 
-CHAT = "/v1/chat/completions"
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
 @pytest.fixture
@@ -37,6 +37,10 @@ def path(tmp_path: Path) -> Path:
 
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
+
+
+def text_body(**fields: object) -> dict[str, object]:
+    return {"model": "gpt-oss-demo", **fields}
 
 
 def settled(keys: KeyFile) -> None:
@@ -258,7 +262,7 @@ def test_concurrency_when_a_key_has_as_many_as_it_may_then_429_and_later_it_may_
         listed = client.get("/v1/models", headers=bearer(key))
     assert refused.status_code == 429
     assert refused.json()["error"] == {
-        "message": "The key 'alice' has 1 requests under way, as many as it may. Try again when one ends.",
+        "message": "The key 'alice' has 1 answers under way, as many as it may. Try again when one ends.",
         "type": "rate_limit_error",
         "param": None,
         "code": "rate_limit_exceeded",
@@ -266,6 +270,52 @@ def test_concurrency_when_a_key_has_as_many_as_it_may_then_429_and_later_it_may_
     assert int(refused.headers["retry-after"]) >= 1
     assert (others.status_code, listed.status_code) == (200, 200)
     wait_until(lambda: client.post(CHAT, json=chat_body(), headers=bearer(key)).status_code == 200)
+
+
+def test_concurrency_when_a_request_asks_for_several_answers_then_each_of_them_counts(
+    path: Path, server: FakeModelServer
+) -> None:
+    of_alice = bearer(add_key(path, "alice", 5))
+    server.scripts = [[*HELLO[:5], FOREVER]] * 3
+    for client in serving(path, server):
+        with client.stream("POST", CHAT, json=chat_body(stream=True, n=3), headers=of_alice) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            refused = client.post(CHAT, json=chat_body(n=3), headers=of_alice)
+            fitting = client.post(CHAT, json=chat_body(n=2), headers=of_alice)
+            texts = client.post(COMPLETIONS, json=text_body(prompt=["a", "b"], n=2), headers=of_alice)
+        assert fitting.status_code == 200
+        assert [refused.status_code, texts.status_code] == [429, 429]
+        assert refused.json()["error"]["message"] == (
+            "The request asks for 3 answers; the key 'alice' has 3 under way and may have 5 at once. "
+            "Try again when some end."
+        )
+        assert int(refused.headers["retry-after"]) >= 1
+        # what was refused, answered or cut off no longer counts
+        wait_until(lambda client=client: client.post(CHAT, json=chat_body(n=5), headers=of_alice).status_code == 200)
+
+
+@pytest.mark.parametrize(
+    ("route", "asked"),
+    [(CHAT, {"n": 6}), (COMPLETIONS, {"prompt": ["a", "b", "c"], "n": 2})],
+    ids=["n", "prompts times n"],
+)
+def test_concurrency_when_one_request_asks_for_more_than_its_key_may_ever_have_then_400_says_so(
+    path: Path, server: FakeModelServer, route: str, asked: dict[str, object]
+) -> None:
+    key = add_key(path, "alice")
+    body = chat_body(**asked) if route == CHAT else text_body(**asked)
+    for client in serving(path, server, max_concurrency_per_key=5):
+        refused = client.post(route, json=body, headers=bearer(key))
+        assert refused.status_code == 400
+        assert refused.json()["error"] == {
+            "message": "The request asks for 6 answers; the key 'alice' may have 5 at once.",
+            "type": "invalid_request_error",
+            "param": "n",
+            "code": "invalid_value",
+        }
+        assert client.post(CHAT, json=chat_body(n=5), headers=bearer(key)).status_code == 200
+    assert len(server.streams) == 5
 
 
 def test_log_when_a_request_has_a_key_then_it_tells_its_name_and_never_the_key(

@@ -437,6 +437,16 @@ def test_host_when_nobody_is_asked_for_a_key_then_names_of_other_sites_are_refus
         assert httpx.get(f"{url}/v1/models", headers={"Host": name}).status_code == status
 
 
+@pytest.mark.parametrize(("name", "status"), HOSTS)
+def test_host_when_others_reach_the_server_and_its_names_are_said_then_other_names_are_refused(
+    name: str, status: int
+) -> None:
+    sections = {"server": {"host": "0.0.0.0"}, "adapter": {"allowed_hosts": ["proxy.example.com"]}}
+    settings = load_settings({"model": "demo", **sections}, environ={})
+    with live(create_app(settings, model_server=FakeModelServer())) as url:
+        assert httpx.get(f"{url}/v1/models", headers={"Host": name}).status_code == status
+
+
 def test_host_when_all_names_are_allowed_then_any_is_taken() -> None:
     settings = load_settings({"model": "demo", "adapter": {"allowed_hosts": ["*"]}}, environ={})
     with live(create_app(settings, model_server=FakeModelServer())) as url:

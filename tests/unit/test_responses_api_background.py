@@ -252,7 +252,7 @@ def test_background_when_a_key_has_as_many_under_way_as_it_may_then_429_until_on
         httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}) as client,
     ):
         told = begin(client)
-        assert refusal(client, 429)["message"].startswith("The key 'alice' has 1 requests under way")
+        assert refusal(client, 429)["message"].startswith("The key 'alice' has 1 answers under way")
         assert retrieved(client, told)["status"] in ("queued", "in_progress")  # looking is not counted
         assert cancelled(client, told)["status"] == "cancelled"  # nor is this
         server.script = HELLO

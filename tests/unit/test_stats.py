@@ -197,6 +197,19 @@ def test_page_when_many_ask_at_once_then_it_is_fetched_once() -> None:
     assert answers == [read_page(PAGE)] * 20
 
 
+@pytest.mark.usefixtures("patient")
+def test_page_when_it_is_closed_while_somebody_waits_to_ask_then_what_is_known_is_told() -> None:
+    async def ask(port: int) -> list[TritonFigures | str]:
+        now_s = iter((0.0, 0.0, 10.0))
+        page = TritonPage(f"http://127.0.0.1:{port}/metrics", lambda: next(now_s))
+        before = await page.figures()
+        await page.close()
+        return [before, await page.figures()]
+
+    with triton_with(PAGE) as (port, _):
+        assert asyncio.run(ask(port)) == [read_page(PAGE)] * 2
+
+
 @pytest.mark.parametrize(
     ("page", "status", "delay_s", "why"),
     [

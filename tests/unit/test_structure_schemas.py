@@ -378,6 +378,17 @@ def test_tools_when_together_they_would_take_too_long_then_they_are_refused(monk
         check_structure(OutputStructure(None, (FunctionTool("f"), FunctionTool("g"))))
 
 
+def test_tools_when_each_is_as_dear_as_may_be_then_they_are_refused_before_others_have_waited_long() -> None:
+    def tool(at: int) -> FunctionTool:
+        patterns = {f"^[a-z]{{1,{100 + n}}}{at}x{n}$": {} for n in range(32)}
+        return FunctionTool(f"f{at}", "", {"type": "object", "patternProperties": patterns})
+
+    started_s = time.thread_time()
+    with pytest.raises(StructureError, match=r"^tools\[\d+\]\.function: what comes before it took too long"):
+        check_structure(OutputStructure(None, tuple(map(tool, range(64)))))
+    assert time.thread_time() - started_s < 3.0
+
+
 # --- from a chat ----------------------------------------------------------------------------------------------------
 
 USER = ChatMessage(Role.USER, "Hi")

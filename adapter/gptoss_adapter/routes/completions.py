@@ -83,6 +83,7 @@ async def _plan(body: CompletionRequest, served: ServedModel, services: Services
     num_prompts, num_copies, record = len(body.prompts), body.n or 1, current_record()
     check_form(body, services.settings.adapter)
     check_answer_fields(body, num_prompts * num_copies, services.settings.adapter.max_choices)
+    record.count_answers(num_prompts * num_copies)
     samplings = scored_once(copies_of(completion_sampling(body, served.profile), num_copies))
     is_long = sum(map(len, body.prompts)) * num_copies > _LONG
     max_model_len = await services.max_model_len(served.name) if is_long else None

@@ -7,7 +7,6 @@ Does not know: the engine's inside.
 
 from __future__ import annotations
 
-import asyncio
 import platform
 import time
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from gptoss_adapter.inference import ModelServerStatus, ReplicaStatus
-from gptoss_adapter.serving import VERSION, Services, Shared
+from gptoss_adapter.serving import VERSION, Services, Shared, TritonLook
 from gptoss_adapter.stats_triton import TritonFigures
 
 router = APIRouter(tags=["health"])
@@ -27,9 +26,8 @@ State = Literal["ok", "unavailable", "stuck", "draining"]
 @router.get("/health")
 async def health(services: Shared) -> JSONResponse:
     """200 when a chat sent now would be answered, else 503 and what is missing or stuck."""
-    status, figures = await _ask_triton(services)
-    stuck = _stuck(services, figures)
-    state, default = _state(services, status, stuck), services.models.default
+    look, default = await services.look_at_triton(), services.models.default
+    status, state = look.status, _state(services, look)
     document: dict[str, Any] = {
         "status": state,
         "model": default.name.openai,
@@ -37,8 +35,8 @@ async def health(services: Shared) -> JSONResponse:
         "models": _models(services, status),
         "requests_under_way": services.drain.num_under_way,
         "triton": {"live": status.live, "missing": _missing(status)},
-        "stuck": stuck,
-        "engines": _engines(figures),
+        "stuck": look.stuck,
+        "engines": _engines(look.figures),
         "versions": {"gptoss": VERSION, "triton": status.version, "python": platform.python_version()},
         "uptime_s": round(time.time() - services.started_at, 1),
     }
@@ -52,14 +50,13 @@ async def ready(services: Shared) -> JSONResponse:
     """200 when a chat sent now would be answered, else 503: what a load balancer asks."""
     if services.drain.has_begun:
         return JSONResponse({"status": "draining"}, status_code=503)
-    status, figures = await _ask_triton(services)
-    stuck = _stuck(services, figures)
-    state = _state(services, status, stuck)
+    look = await services.look_at_triton()
+    state = _state(services, look)
     document: dict[str, Any] = {"status": state}
     if state == "unavailable":
-        document["missing"] = _missing(status)
+        document["missing"] = _missing(look.status)
     elif state == "stuck":
-        document["stuck"] = stuck
+        document["stuck"] = look.stuck
     return JSONResponse(document, status_code=200 if state == "ok" else 503)
 
 
@@ -89,20 +86,6 @@ def _models(services: Services, status: ModelServerStatus) -> list[dict[str, Any
     ]
 
 
-async def _ask_triton(services: Services) -> tuple[ModelServerStatus, TritonFigures | None]:
-    """Return what Triton says it has and what its metrics page says; no figures where it does not tell."""
-    status, figures = await asyncio.gather(services.model_server.status(), services.triton_page.figures())
-    return status, None if isinstance(figures, str) else figures
-
-
-def _stuck(services: Services, figures: TritonFigures | None) -> list[str]:
-    """Return what lives but does not get on, which Triton itself takes for ready."""
-    pages = figures.pages if figures is not None else {}
-    stuck = services.heartbeats.stuck_parts(pages, services.settings.server.step_timeout_s).values()
-    # as long as one of several replicas gets on, a chat sent now is answered
-    return [part for parts in stuck for part in parts] if all(stuck) else []
-
-
 def _engines(figures: TritonFigures | None) -> list[dict[str, str]] | None:
     """Return what each engine says of itself: device, precision, placement and why; None where Triton does not tell."""
     if figures is None:
@@ -110,12 +93,12 @@ def _engines(figures: TritonFigures | None) -> list[dict[str, str]] | None:
     return [{"model": one.model, "instance": one.instance} | one.info for one in figures.engines]
 
 
-def _state(services: Services, status: ModelServerStatus, stuck: list[str]) -> State:
+def _state(services: Services, look: TritonLook) -> State:
     if services.drain.has_begun:
         return "draining"
-    if not status.ready:
+    if not look.status.ready:
         return "unavailable"
-    return "stuck" if stuck else "ok"
+    return "stuck" if look.stuck else "ok"
 
 
 def _replica(replica: ReplicaStatus) -> dict[str, Any]:
@@ -124,6 +107,7 @@ def _replica(replica: ReplicaStatus) -> dict[str, Any]:
         "live": replica.live,
         "ready": replica.ready,
         "missing": list(replica.missing_models),
+        "stuck": list(replica.stuck),
         "generations_under_way": replica.num_in_flight,
     }
 

@@ -14,8 +14,9 @@ from gptoss_backend.contract import FunctionTool, OutputStructure, Tool
 from gptoss_backend.structure.schemas import StructureError, arguments_schema, final_schema
 from gptoss_backend.structure.text_forms import form_grammar
 
-_MAX_CHECK_S: Final = 5.0
-"""Of processor time for one request's tools. One takes up to half a second; 128 usual ones not seen before 0.3 s."""
+_MAX_CHECK_S: Final = 1.5
+"""Of this thread's processor time for one request, whatever else the machine does; all others' prompts wait meanwhile.
+One part takes up to half a second; 128 usual tools not seen before 0.3 s, so a processor may be four times as slow."""
 
 
 def check_structure(structure: OutputStructure) -> None:
@@ -23,12 +24,11 @@ def check_structure(structure: OutputStructure) -> None:
 
     Takes a few milliseconds for one not seen before.
     """
+    patience, names = Patience(), set[str]()
     if structure.final is not None:
         final_schema(structure.final)
     elif structure.form is not None:
         form_grammar(structure.form)
-    names: set[str] = set()
-    patience = Patience()
     for position, tool in enumerate(structure.tools):
         where = f"tools[{position}].{tool.type}"
         patience.check(where)
@@ -39,7 +39,7 @@ def check_structure(structure: OutputStructure) -> None:
 
 
 class Patience:
-    """How much longer one request's tools may be read, or grammars made of them, since it was made."""
+    """How much longer one request's parts may be read, or grammars made of them, since it was made."""
 
     def __init__(self) -> None:
         self._started_s = time.thread_time()
@@ -47,7 +47,7 @@ class Patience:
     def check(self, where: str) -> None:
         """Raise StructureError where the time is over before the tool that lies there."""
         if time.thread_time() - self._started_s > _MAX_CHECK_S:
-            raise StructureError(f"{where}: the tools before it took too long to read.")
+            raise StructureError(f"{where}: what comes before it took too long to read.")
 
 
 def _check_tool(tool: Tool, position: int) -> None:
