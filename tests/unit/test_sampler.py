@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.engine import drawing
+from gptoss_backend.engine import drawing, sampler
 from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.model import StepOutput
@@ -347,6 +347,28 @@ def test_draws_when_guesses_stand_before_a_row_then_its_number_is_that_of_its_to
     assert later is not None
     assert later.uniforms == [one.uniforms.at(2)]
     assert Sampler().draws([Turn(sequence(top_k=3))]) is None
+
+
+def test_pick_when_a_device_takes_rows_together_then_tokens_and_logprobs_are_those_of_each_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kinds: list[dict[str, Any]] = [{}, {"top_p": 0.9}, {"logit_bias": {1: 9.0}, "temperature": 0.0}, EVERYTHING]
+    held = [{"temperature": 0.0}, {"logprobs": 2}, EVERYTHING]
+
+    def answers(logits: torch.Tensor) -> tuple[list[Choice], list[str | None]]:
+        many = [sequence(seed=3, **kind) for kind in kinds]
+        for index, kind in enumerate([*held, {}]):
+            allowed = {index, 20} if index < len(held) else set[int]()  # the last one is left nothing
+            many.insert(2 * index, sequence(seed=3, mask=ToyMask([allowed, {VOCAB - 1}]), **kind))
+        choices = take_turns(logits, [Turn(each) for each in many])
+        return choices, [each.edits.fault for each in many if each.edits is not None]
+
+    logits = torch.randn(len(kinds) + len(held) + 1, VOCAB, generator=torch.Generator().manual_seed(2)) * 3
+    alone = answers(logits)
+    monkeypatch.setattr(sampler, "_groups", lambda rows, logits: [rows] if rows else [])
+    together = answers(logits)
+    assert [choice[1:] for choice in together[0]] == [choice[1:] for choice in alone[0]]
+    assert together[1] == alone[1]
 
 
 def test_pick_when_requests_have_no_seed_then_they_differ() -> None:

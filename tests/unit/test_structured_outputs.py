@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gptoss_backend.contract import OutputStructure, ResponseFormat, SamplingParams, TextForm, TextFormKind
-from gptoss_backend.engine.edits import LogitEdits
+from gptoss_backend.engine.edits import LogitEdits, apply_edits
 from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import FakeModelServer
 from support.live_app import chat_body
@@ -126,5 +126,5 @@ def test_allowed_tokens_when_logits_are_edited_then_all_others_are_out() -> None
     assert edits is not None
     row = torch.zeros(8)
     assert edits.prepare()
-    edits.apply(row)
+    apply_edits([edits], row[None])
     assert row.tolist() == [1.0 if token == 2 else 0.0 if token == 5 else -torch.inf for token in range(8)]

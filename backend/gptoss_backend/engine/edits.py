@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.contract import GenerationErrorCode, SamplingParams
-from gptoss_backend.engine.grammar import Grammar
+from gptoss_backend.engine.grammar import Grammar, exclude
 from gptoss_backend.engine.penalties import Penalties
+from gptoss_backend.engine.transfer import sent
 
 
 class LogitEdits:
-    """One request's changes. Each token: `prepare`, then `apply` where that says so, then `accept`."""
+    """One request's changes. Each token: `prepare`, then `apply_edits` where that says so, then `accept`."""
 
     @classmethod
     def of(
@@ -76,16 +77,10 @@ class LogitEdits:
         self.is_due = is_excluding or self._penalties is not None or len(self._bias_ids) > 0
         return self.is_due
 
-    def apply(self, row: Tensor) -> None:
-        """Change the next token's logits in place. row: [vocab] float32; at least one stays finite."""
-        if len(self._bias_ids):
-            row.index_add_(0, self._bias_ids.to(row.device), self._biases.to(row.device))
-        if self._penalties is not None:
-            self._penalties.apply(row)
-        if self._allowed_ids is not None:
-            _keep(row, self._allowed_ids.to(row.device))
-        if self._has_mask or self._is_barring:
-            self._exclude(row)
+    @property
+    def mask(self) -> Grammar | None:
+        """The grammar, where it has a say about the next token."""
+        return self._grammar if self._has_mask else None
 
     def accept(self, token: int) -> None:
         """Note the token chosen."""
@@ -99,18 +94,34 @@ class LogitEdits:
     def _is_barring(self) -> bool:
         return self._num_accepted < self._num_barred
 
-    def _exclude(self, row: Tensor) -> None:
-        if self._grammar is not None and self._has_mask:
-            self._grammar.exclude(row)
-            if not _leaves_any(row):
-                self._grammar.leave_nothing()
-                row.zero_()
+    def _weigh(self, row: Tensor) -> None:
+        if len(self._bias_ids):
+            row.index_add_(0, sent(self._bias_ids, row.device), sent(self._biases, row.device))
+        if self._penalties is not None:
+            self._penalties.apply(row)
+        if self._allowed_ids is not None:
+            _keep(row, sent(self._allowed_ids, row.device))
+
+    def _bar(self, row: Tensor) -> None:
         if self._is_barring:
-            stops = self._stop_ids.to(row.device)
+            stops = sent(self._stop_ids, row.device)
             logits = row[stops]
             row[stops] = -torch.inf
-            if not _leaves_any(row):  # a grammar that is complete outweighs min_tokens
+            if not bool(row.amax() > -torch.inf):  # a grammar that is complete outweighs min_tokens
                 row[stops] = logits
+
+
+def apply_edits(edits: list[LogitEdits], rows: Tensor) -> None:
+    """Change the next tokens' logits in place, for each request its row; at least one stays finite.
+
+    edits: those that have a mask first. rows: [n, vocab] float32. Of a device all masks together are waited for once.
+    """
+    for each, row in zip(edits, rows, strict=True):
+        each._weigh(row)
+    if grammars := [each.mask for each in edits if each.mask is not None]:
+        exclude(grammars, rows[: len(grammars)])
+    for each, row in zip(edits, rows, strict=True):
+        each._bar(row)
 
 
 def _keep(row: Tensor, ids: Tensor) -> None:
@@ -118,7 +129,3 @@ def _keep(row: Tensor, ids: Tensor) -> None:
     kept = row[ids]
     row.fill_(-torch.inf)
     row[ids] = kept
-
-
-def _leaves_any(row: Tensor) -> bool:
-    return bool(row.amax() > -torch.inf)

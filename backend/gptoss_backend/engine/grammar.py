@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gptoss_backend.contract import GenerationErrorCode
 from gptoss_backend.engine.errors import StructureOutgrown
+from gptoss_backend.engine.transfer import sent
 
 logger = logging.getLogger(__name__)
 
@@ -81,17 +82,6 @@ class Grammar:
         except Exception as error:  # noqa: BLE001 (ends its own request; _note logs it)
             self._note(error)
 
-    def exclude(self, row: Tensor) -> None:
-        """Set the logits of tokens that may not come to minus infinity, in place. row: [vocab] float32.
-
-        A model's vocabulary can be cut before the mask's, or padded beyond it.
-        """
-        octets = self._bits.view(torch.uint8).to(row.device, torch.int32)
-        # adding rows of a table is ten times as fast as masked_fill_ on a CPU
-        known = row[: self._mask.num_tokens]
-        known += F.embedding(octets, _exclusions(row.device)).view(-1)[: len(known)]
-        row[len(known) :] = -torch.inf
-
     def leave_nothing(self) -> None:
         """Note that not one token may come, though the answer is not finished."""
         self.fault = "the grammar of this request leaves no token to choose"
@@ -105,6 +95,23 @@ class Grammar:
         else:
             self.fault = _FAILED
             logger.error("request %s: its grammar failed; it ends with an error", self._request_id, exc_info=error)
+
+
+def exclude(grammars: list[Grammar], rows: Tensor) -> None:
+    """Set the logits of tokens that may not come to minus infinity, in place; a row that nothing is left of, to 0.
+
+    grammars: over one vocabulary, prepared. rows: [n, vocab] float32, one for each; a model's vocabulary can be cut
+    before the masks', or padded beyond it. Waits for the device once.
+    """
+    octets = sent(torch.stack([each._bits for each in grammars]), rows.device).view(torch.uint8).to(torch.int32)
+    # adding rows of a table is ten times as fast as masked_fill_ on a CPU
+    known = rows[:, : grammars[0]._mask.num_tokens]
+    known += F.embedding(octets, _exclusions(rows.device)).flatten(1)[:, : known.shape[1]]
+    rows[:, known.shape[1] :] = -torch.inf
+    for grammar, row, is_left in zip(grammars, rows, (rows.amax(dim=1) > -torch.inf).tolist(), strict=True):
+        if not is_left:
+            grammar.leave_nothing()
+            row.zero_()
 
 
 @lru_cache(maxsize=4)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.contract import SamplingParams
+from gptoss_backend.engine.transfer import sent
 
 # an extreme penalty must not make infinities, whose differences are not numbers
 _LARGEST_LOGIT = 1e30
@@ -44,7 +45,7 @@ class Penalties:
         Repetition (arXiv:1909.05858) for tokens of prompt and answer; then frequency and presence, as OpenAI defines
         them, for tokens of the answer.
         """
-        ids, counts = (torch.from_numpy(values).to(row.device) for values in self._counts.arrays())
+        ids, counts = (sent(torch.from_numpy(values), row.device) for values in self._counts.arrays())
         logits = row[ids].double()
         if self._repetition != 1.0:
             logits = torch.where(logits > 0, logits / self._repetition, logits * self._repetition)

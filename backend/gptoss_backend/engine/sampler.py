@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.engine.drawing import ROWS_AT_ONCE, Shortlist, draw_exactly, draw_filtered, draw_plain, has_filter
+from gptoss_backend.engine.edits import apply_edits
 from gptoss_backend.engine.logprobs import token_logprob
 from gptoss_backend.engine.model import Draws, StepOutput
 from gptoss_backend.engine.sequence import Sequence
@@ -171,16 +172,20 @@ def _pick_one_by_one(output: StepOutput, turn: Turn, rows: list[_Row], picked: _
 
 def _edit(logits: Tensor, rows: list[_Row], tokens: list[int]) -> dict[int, Tensor]:
     """Apply the requests' edits in place, and to the greedy ones' tokens; returns rows whose logprobs are still due."""
+    due = [(row, edits) for row in rows if (edits := row.sequence.edits) is not None and edits.is_due]
+    due.sort(key=lambda pair: pair[1].mask is None)
+    edits_of = {row.place: edits for row, edits in due}
     untouched: dict[int, Tensor] = {}
-    for row in rows:
-        edits = row.sequence.edits
-        if edits is not None and edits.is_due:
-            values = logits[row.place]
-            if row.sequence.request.sampling.logprobs is not None:
-                untouched[row.place] = values.clone()
-            edits.apply(values)
-            if row.sequence.is_greedy:
-                tokens[row.place] = _first_largest(values)
+    for group in _groups([row for row, _ in due], logits):
+        told = [row for row in group if row.sequence.request.sampling.logprobs is not None]
+        untouched |= {row.place: logits[row.place].clone() for row in told}
+        values = _values(logits, group)
+        apply_edits([edits_of[row.place] for row in group], values)
+        if len(group) > 1:  # of one it is the row itself
+            logits[[row.place for row in group]] = values
+        if any(row.sequence.is_greedy for row in group):
+            for row, best in zip(group, _first_largest(values), strict=True):
+                tokens[row.place] = best
     return untouched
 
 
@@ -228,6 +233,7 @@ def _place(tokens: list[int], rows: Iterable[_Row], drawn: list[int]) -> None:
         tokens[row.place] = token
 
 
-def _first_largest(row: Tensor) -> int:
+def _first_largest(values: Tensor) -> list[int]:
     # NumPy's argmax is ten times as fast as torch's on a CPU
-    return int(row.numpy().argmax()) if row.device.type == "cpu" else int(row.argmax())
+    best: list[int] = (values.numpy() if values.device.type == "cpu" else values).argmax(-1).tolist()
+    return best

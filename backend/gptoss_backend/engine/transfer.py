@@ -17,3 +17,8 @@ def to_device(numbers: Sequence[float] | Sequence[Sequence[float]], dtype: torch
     From pageable memory a GPU's copy waits for all before it. Of pinned memory torch keeps what is still to be read.
     """
     return torch.tensor(numbers, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device, likewise; on the host itself."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
