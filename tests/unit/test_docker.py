@@ -87,6 +87,13 @@ def compose(**environ: str) -> dict[str, Any]:
     return tree
 
 
+class WithoutTags(yaml.SafeLoader):
+    """Takes compose's own tags (!reset) for what stands behind them."""
+
+
+WithoutTags.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
 def container_environment(service: str, **environ: str) -> dict[str, str]:
     return image_environment(service) | compose(**environ)["services"][service]["environment"]
 
@@ -191,6 +198,18 @@ def test_compose_when_ports_are_published_then_tritons_are_not_and_the_others_on
     assert compose(PUBLISH="80")["services"]["adapter"]["ports"] == ["80:8000"]
     published = {name for name, service in services.items() if "ports" in service}
     assert published == {"adapter", "prometheus", "grafana"}
+
+
+def test_compose_when_it_runs_for_a_year_then_no_service_can_fill_the_disk_with_its_log() -> None:
+    services = compose()["services"]
+    files = [yaml.load(path.read_text(encoding="utf-8"), WithoutTags) for path in DOCKER.glob("compose.*.yaml")]
+    further = {name: service for file in files for name, service in file["services"].items() if name not in services}
+
+    assert further
+    for service in services.values():
+        assert service["logging"] == {"driver": "local", "options": {"max-size": "50m", "max-file": "5"}}
+    for service in further.values():
+        assert service["extends"] == {"file": "compose.yaml", "service": "triton"}
 
 
 @pytest.mark.parametrize(("profile", "num_cards"), [(None, 2), ("cards-4", 4), ("cards-8", 8)])
