@@ -32,6 +32,7 @@ from gptoss_backend.settings import PROJECT_ROOT, Settings
 from gptoss_backend.settings_sources import load_settings
 from gptoss_client import hang_watch
 from gptoss_client.cli import app as command
+from gptoss_client.keys import add_key
 from gptoss_client.pull import repository_of
 from support.triton_page import triton_with
 
@@ -210,6 +211,28 @@ def test_compose_when_it_runs_for_a_year_then_no_service_can_fill_the_disk_with_
         assert service["logging"] == {"driver": "local", "options": {"max-size": "50m", "max-file": "5"}}
     for service in further.values():
         assert service["extends"] == {"file": "compose.yaml", "service": "triton"}
+
+
+def test_compose_when_keys_are_wanted_then_the_adapter_may_read_them_in_a_folder_of_the_host(
+    tmp_path: Path,
+) -> None:
+    file = DOCKER / "compose.keys.yaml"
+    adapter = yaml.safe_load(file.read_text(encoding="utf-8"))["services"]["adapter"]
+    in_image = {target: PROJECT_ROOT / source for source, target in copied("adapter")}
+    environment = container_environment("adapter") | adapter["environment"]
+    settings = load_settings(environ=environment | {CONFIG_ENV: str(in_image[environment[CONFIG_ENV]])})
+
+    [mount] = adapter["volumes"]
+    assert (mount["type"], mount["read_only"], mount["bind"]) == ("bind", True, {"create_host_path": False})
+    assert settings.adapter.keys_path == Path(mount["target"], "keys.txt")
+    # `gptoss key` makes a file that nobody else reads
+    user = arguments("adapter", "USER")[-1].partition(":")[2]
+    assert f"chgrp {user} docker/keys/keys.txt && chmod 640 " in file.read_text(encoding="utf-8")
+    # as its header makes the first
+    add_key(tmp_path / "keys.txt", "alice")
+    (tmp_path / "keys.txt").chmod(0o640)
+    add_key(tmp_path / "keys.txt", "bob")
+    assert (tmp_path / "keys.txt").stat().st_mode & 0o777 == 0o640, "and stays readable when a key is added"
 
 
 @pytest.mark.parametrize(("profile", "num_cards"), [(None, 2), ("cards-4", 4), ("cards-8", 8)])
