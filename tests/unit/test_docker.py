@@ -149,6 +149,18 @@ def test_dockerfile_when_its_process_runs_then_it_is_not_root_and_is_asked_for_i
     assert names.index("USER") < names.index("CMD")
 
 
+@pytest.mark.parametrize("service", DOCKERFILES)
+def test_dockerfile_when_pip_installs_then_all_that_runs_or_builds_is_of_the_lock(service: str) -> None:
+    installs = [part for rest in arguments(service, "RUN") for part in rest.split("&&") if "pip install" in part]
+
+    assert locked("setuptools")
+    assert "setuptools" in shlex.split(installs[0]), "before the project, which it builds"
+    for install in installs:
+        assert "--constraint requirements/lock.txt" in install
+    [project] = [install for install in installs if '".[' in install]
+    assert "--no-build-isolation" in project
+
+
 def test_adapter_image_when_its_extra_is_installed_then_torch_is_not() -> None:
     project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     installed = [word for rest in arguments("adapter", "RUN") for word in shlex.split(rest) if word.startswith(".")]
