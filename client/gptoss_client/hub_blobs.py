@@ -123,7 +123,7 @@ class RepositoryBlobs:
         with _bar("checking", sum(_size(link) for link in etags.values())) as bar:
             for etag, link in etags.items():
                 if self._is_whole(link, etag, bar.update):
-                    tell(_right(link.name))
+                    tell(_whole(link.name, etag))
                 else:
                     link.resolve().unlink()  # in a store that repositories share, the blob itself is a link to it
                     (self._blobs / etag).unlink(missing_ok=True)
@@ -153,7 +153,7 @@ class RepositoryBlobs:
                 part.unlink()
                 raise DamagedError(f"{file.name} came damaged, and is deleted: pull again")
             part.replace(blob)
-        tell(_right(file.name))
+        tell(_whole(file.name, file.etag))
 
     def _is_whole(self, path: Path, etag: str, read: Callable[[int], object] = lambda num_bytes: None) -> bool:
         """Tell whether a file's bytes are those its etag names; other etags than SHA-256 tell nothing of them."""
@@ -201,8 +201,8 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _right(name: str) -> str:
-    return f"{name}: all there, and its checksum is right"
+def _whole(name: str, etag: str) -> str:
+    return f"{name}: all there" + (", and its SHA-256 is right" if _SHA256.fullmatch(etag) else "")
 
 
 def _bar(what: str, total: int, there: int = 0) -> tqdm:

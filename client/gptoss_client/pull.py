@@ -13,6 +13,8 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -96,15 +98,22 @@ def pull(repository: str, console: Console, *, if_absent: bool = False, verify: 
 def _list_wanted(repository: str) -> list[DryRunFileInfo]:
     """Ask the Hub for the checkpoint's files, in silence: nothing is fetched yet."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what matters of its warnings, our sentences say
+    name, revision = split_revision(repository)
+    with _without_bars():
+        files: list[DryRunFileInfo] = snapshot_download(name, revision=revision, dry_run=True, **_FILES)
+    return files
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the library from drawing what it has to do, where it has nothing to fetch."""
     had_bars = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
-        name, revision = split_revision(repository)
-        files: list[DryRunFileInfo] = snapshot_download(name, revision=revision, dry_run=True, **_FILES)
+        yield
     finally:
         if had_bars:
             enable_progress_bars()
-    return files
 
 
 def _fetch(repository: str, absent: list[DryRunFileInfo], blobs: RepositoryBlobs) -> Path:
@@ -113,8 +122,10 @@ def _fetch(repository: str, absent: list[DryRunFileInfo], blobs: RepositoryBlobs
         files = blobs.look_up([file.filename for file in absent], absent[0].commit_hash) if absent else []
         blobs.delete_stale_parts(files)
         _check_disk(sum(file.file_size or 0 for file in absent) - blobs.num_bytes_there(files))
-        blobs.fetch(files, tqdm.write)
-        return Path(snapshot_download(name, revision=revision, **_FILES))
+        if files:
+            blobs.fetch(files, tqdm.write)
+        with _without_bars() if len(files) == len(absent) else nullcontext():
+            return Path(snapshot_download(name, revision=revision, **_FILES))
     except CommandError:
         raise
     except Exception as error:  # whatever the transport raises

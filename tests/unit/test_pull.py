@@ -96,8 +96,8 @@ def test_pull_when_a_model_is_named_then_its_checkpoint_only_is_in_the_cache(per
     assert pulled.returncode == 0, pulled.stderr
     assert sorted(pulled.stdout.splitlines()) == [
         f"20b is in {folder}",
-        "config.json: all there, and its checksum is right",
-        "model.safetensors: all there, and its checksum is right",
+        "config.json: all there",
+        "model.safetensors: all there, and its SHA-256 is right",
     ]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == WANTED
     assert sorted(hub.fetched) == sorted(WANTED)
@@ -272,7 +272,7 @@ def test_pull_when_asked_to_verify_then_what_the_disk_has_damaged_is_fetched_ane
 
     mended = person.gptoss("pull", "--verify", "--if-absent", REPOSITORY)
 
-    assert right.stdout.startswith("model.safetensors: all there, and its checksum is right\n")
+    assert right.stdout.startswith("model.safetensors: all there, and its SHA-256 is right\n")
     assert mended.stdout.startswith("model.safetensors: damaged, and deleted\n")
     assert (mended.returncode, hub.fetched) == (0, ["model.safetensors"])
     assert weights.read_bytes() == WANTED["model.safetensors"]
