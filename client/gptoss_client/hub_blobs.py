@@ -14,15 +14,15 @@ hf_xet, which cannot.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from queue import SimpleQueue
+from typing import Final
 
 from filelock import Timeout
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
@@ -32,9 +32,6 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from gptoss_client.errors import CommandError
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
 _NUM_AT_ONCE: Final = 8  # as the library: one connection is far from what a data centre's network carries
 _HASH_PIECE_BYTES: Final = 1 << 24
 _LOCK_PATIENCE_S: Final = 0.1
@@ -43,10 +40,6 @@ _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 class DamagedError(CommandError):
     """What came of a file is not what its checksum says."""
-
-
-class _StoppedError(Exception):
-    """Another file has failed, or Ctrl-C was pressed."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,6 @@ class RepositoryBlobs:
         self._folder = cache / folder
         self._blobs = self._folder / "blobs"
         self._locks = cache / ".locks" / folder
-        self._is_stopped = threading.Event()
 
     def look_up(self, names: list[str], commit: str) -> list[HubFile]:
         """Ask the Hub for the etags and sizes of files. Blocks; raises what the transport raises.
@@ -95,22 +87,13 @@ class RepositoryBlobs:
     def fetch(self, files: list[HubFile], tell: Callable[[str], None]) -> None:
         """Fetch what is not there of these, each checked. Blocks; raises what the transport and the disk raise.
 
-        Raises DamagedError. Where it raises, what has come is kept. tell: gets a line for each file that is whole.
+        Raises DamagedError. Where it raises, what has come is kept, and what is under way goes on until the process
+        ends. tell: gets a line for each file that is whole.
         """
         self._blobs.mkdir(parents=True, exist_ok=True)
         self._locks.mkdir(parents=True, exist_ok=True)
-        with (
-            _bar("fetching", sum(file.num_bytes for file in files), self.num_bytes_there(files)) as bar,
-            ThreadPoolExecutor(_NUM_AT_ONCE, "pull") as pool,
-        ):
-            under_way = [pool.submit(self._fetch, file, bar, tell) for file in files]
-            try:
-                for future in as_completed(under_way):
-                    future.result()
-            except BaseException:  # Ctrl-C, too: the others end at their next piece, not at their file's end
-                self._is_stopped.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with _bar("fetching", sum(file.num_bytes for file in files), self.num_bytes_there(files)) as bar:
+            _side_by_side(lambda file: self._fetch(file, bar, tell), files)
 
     def delete_damaged(self, tell: Callable[[str], None]) -> bool:
         """Read what is there, of every revision, and delete what its checksum does not fit; tell whether any was.
@@ -136,7 +119,7 @@ class RepositoryBlobs:
         with self._locked(file.etag):
             if blob.exists():  # another process was faster
                 return
-            with _PartStream(part, self._is_stopped) as stream:
+            with part.open("ab") as stream:
                 if stream.tell() > file.num_bytes:
                     stream.truncate(0)
                     stream.seek(0)
@@ -162,8 +145,6 @@ class RepositoryBlobs:
         digest = hashlib.sha256()
         with path.open("rb") as stream:
             while piece := stream.read(_HASH_PIECE_BYTES):
-                if self._is_stopped.is_set():
-                    raise _StoppedError
                 digest.update(piece)
                 read(len(piece))
         return digest.hexdigest() == etag
@@ -176,17 +157,28 @@ class RepositoryBlobs:
         return WeakFileLock(self._locks / f"{etag}.lock", timeout=timeout_s)
 
 
-class _PartStream(io.BufferedWriter):
-    """Writes at the end of a part, until all are stopped."""
+def _side_by_side(work: Callable[[HubFile], None], files: list[HubFile]) -> None:
+    """Do the work on each file, on several at once. Raises the first error, or Ctrl-C's, and waits for no other.
 
-    def __init__(self, part: Path, is_stopped: threading.Event) -> None:
-        super().__init__(io.FileIO(part, "ab"))
-        self._is_stopped = is_stopped
+    A part may be cut off at any moment, so threads that wait on a network that is gone end with the process.
+    """
+    ended = SimpleQueue[Exception | None]()
+    room = threading.Semaphore(_NUM_AT_ONCE)
 
-    def write(self, piece: ReadableBuffer, /) -> int:
-        if self._is_stopped.is_set():
-            raise _StoppedError
-        return super().write(piece)
+    def work_on(file: HubFile) -> None:
+        with room:
+            try:
+                work(file)
+            except Exception as error:  # noqa: BLE001 (whatever the transport and the disk raise: the caller's to tell)
+                ended.put(error)
+            else:
+                ended.put(None)
+
+    for file in files:
+        threading.Thread(target=work_on, args=(file,), name=f"pull-{file.name}", daemon=True).start()
+    for _ in files:
+        if error := ended.get():
+            raise error
 
 
 def _look_up(repository: str, name: str, commit: str) -> HubFile | None:
