@@ -32,6 +32,9 @@ define CHECK_PYTHON
 import os, shutil, sys, sysconfig
 
 version = "%d.%d" % sys.version_info[:2]
+if sys.platform != "linux":
+    sys.exit("error: tritonserver runs on Linux only (Windows: in WSL 2): elsewhere take Docker, "
+             "docker compose -f docker/compose.yaml -f docker/compose.cpu.yaml up")
 if sys.version_info < (3, 11):
     sys.exit("error: GPT-OSS on Triton needs Python 3.11, 3.12 or 3.13, but %s is %s" % (sys.executable, version))
 if shutil.which("tritonserver") or os.path.exists("/opt/tritonserver/bin/tritonserver"):
@@ -124,7 +127,7 @@ clean:  ## stop the server, remove the environment and all that is made from it 
 
 $(STAMP): export PYTHON_CHECK = $(CHECK_PYTHON)
 $(STAMP): $(LOCK) pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: GPT-OSS on Triton needs Python 3.11, 3.12 or 3.13: install one," \
+	@test -n "$(PYTHON)" || { echo "error: GPT-OSS on Triton needs Python 3.11, 3.12 or 3.13, on Linux: install one," \
 	  "or name it with make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@if test -e $(UNFINISHED); then echo "==> an earlier setup did not finish: starting over"; rm -rf $(VENV); fi
 	@if test -e $(STAMP) && test "$$(cat $(STAMP))" != "$(CURDIR)"; then rm -rf $(VENV); fi

@@ -10,8 +10,10 @@ COPY pyproject.toml README.md ./
 COPY requirements/lock.txt requirements/
 COPY backend/ backend/
 COPY adapter/ adapter/
-# in the versions the tests ran with: a constraint fixes them and installs nothing by itself
-RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint requirements/lock.txt ".[adapter,tracing,mcp]"
+# in the versions the tests ran with: a constraint fixes them and installs nothing by itself. It does not reach into a build's
+# isolation, where pip takes the newest setuptools: so that comes first, by the lock, and builds without
+RUN --mount=type=cache,target=/root/.cache/pip pip install --constraint requirements/lock.txt setuptools && \
+    pip install --no-build-isolation --constraint requirements/lock.txt ".[adapter,tracing,mcp]"
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/venv /opt/venv

@@ -11,13 +11,14 @@ ARG TORCH_INSTALL=torch==2.13.0
 WORKDIR /opt/gptoss
 COPY requirements/lock.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m pip install --break-system-packages --constraint requirements/lock.txt ${TORCH_INSTALL}
+    python3 -m pip install --break-system-packages --constraint requirements/lock.txt setuptools ${TORCH_INSTALL}
 COPY pyproject.toml README.md ./
 COPY backend/ backend/
 COPY client/ client/
-# the client holds tritonserver's flags, so that a container and `gptoss serve` start the same server
+# The client holds tritonserver's flags, so that a container and `gptoss serve` start the same server. A constraint does not
+# reach into a build's isolation, where pip takes the newest setuptools: the lock's, from above, builds without.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m pip install --break-system-packages --constraint requirements/lock.txt ".[backend,client]"
+    python3 -m pip install --break-system-packages --no-build-isolation --constraint requirements/lock.txt ".[backend,client]"
 COPY model_repository/ model_repository/
 COPY configs/server_config.yaml /etc/gptoss/server_config.yaml
 COPY docker/triton_entrypoint.py ./

@@ -137,6 +137,9 @@ def pull_checkpoint(
     if_absent: Annotated[
         bool, typer.Option("--if-absent", help="Keep a checkpoint that is there whole, and ask no Hub for a newer one.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read what is there first, and fetch anew what the disk has damaged.")
+    ] = False,
     config: ConfigOption = None,
 ) -> None:
     """Fetch a checkpoint into the local Hugging Face cache (HF_HOME); what was interrupted goes on where it stopped."""
@@ -144,7 +147,7 @@ def pull_checkpoint(
 
     console = _console()
     try:
-        folder = pull(repository_of(name, load(config, {})), console, if_absent=if_absent)
+        folder = pull(repository_of(name, load(config, {})), console, if_absent=if_absent, verify=verify)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on where this one was")
         raise typer.Exit(INTERRUPTED) from None

@@ -2,7 +2,7 @@
 
 Stage: before the first start of a server.
 Owns: what is fetched, the look at the disk before it, and sentences for what keeps it from working.
-Does not know: how files travel; `huggingface_hub` resumes what was interrupted and checks what arrived.
+Does not know: how files travel and are checked (hub_blobs.py), how a snapshot is laid out (`huggingface_hub`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -25,12 +27,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, tqdm
 from rich.console import Console
 
 from gptoss_backend.hub import CHECKPOINT_FILES, OTHER_FILES, cached_checkpoint, is_repository, split_revision
 from gptoss_backend.settings import Settings
 from gptoss_client.errors import CommandError, UsageError
+from gptoss_client.hub_blobs import RepositoryBlobs
 
 _GB: Final = 10**9
 _FILES: Final[dict[str, Any]] = {"allow_patterns": list(CHECKPOINT_FILES), "ignore_patterns": list(OTHER_FILES)}
@@ -62,13 +65,16 @@ def repository_of(name: str, settings: Settings) -> str:
     return repository
 
 
-def pull(repository: str, console: Console, *, if_absent: bool = False) -> Path:
+def pull(repository: str, console: Console, *, if_absent: bool = False, verify: bool = False) -> Path:
     """Fetch what is not in the cache yet and return the checkpoint's folder. Blocks; raises CommandError.
 
     repository: OWNER/NAME[@REVISION]. if_absent: a checkpoint that is in the cache whole stays as it is, and the Hub is
-    not asked. Where the Hub cannot be asked, it is as good.
+    not asked. Where the Hub cannot be asked, it is as good. verify: what is there is read and, where it is damaged,
+    fetched anew.
     """
-    if if_absent and (folder := cached_checkpoint(repository)):
+    blobs = RepositoryBlobs(split_revision(repository)[0])
+    is_damaged = verify and blobs.delete_damaged(tqdm.write)
+    if if_absent and not is_damaged and (folder := cached_checkpoint(repository)):
         return folder
     _check_environment()
     try:
@@ -80,34 +86,48 @@ def pull(repository: str, console: Console, *, if_absent: bool = False) -> Path:
         told = error if isinstance(error, HfHubHTTPError) else error.__cause__ or error
         reason = _sentence(repository, told)
         folder = cached_checkpoint(repository)
-        if folder is None:
+        if folder is None or is_damaged:
             raise PullError(reason) from error
         console.print(f"{repository} is in the cache whole; no newer one was looked for, since {reason}")
         return folder
     if not any(file.filename == "config.json" for file in wanted):
         raise PullError(f"{repository} holds no config.json: it is not a checkpoint in Hugging Face's layout")
-    _check_disk(sum(file.file_size or 0 for file in wanted if file.will_download))
-    return _fetch(repository)
+    return _fetch(repository, [file for file in wanted if file.will_download], blobs)
 
 
 def _list_wanted(repository: str) -> list[DryRunFileInfo]:
     """Ask the Hub for the checkpoint's files, in silence: nothing is fetched yet."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what matters of its warnings, our sentences say
-    had_bars = not are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        name, revision = split_revision(repository)
+    name, revision = split_revision(repository)
+    with _without_bars():
         files: list[DryRunFileInfo] = snapshot_download(name, revision=revision, dry_run=True, **_FILES)
-    finally:
-        if had_bars:
-            enable_progress_bars()
     return files
 
 
-def _fetch(repository: str) -> Path:
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the library from drawing what it has to do, where it has nothing to fetch."""
+    had_bars = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if had_bars:
+            enable_progress_bars()
+
+
+def _fetch(repository: str, absent: list[DryRunFileInfo], blobs: RepositoryBlobs) -> Path:
     name, revision = split_revision(repository)
     try:
-        return Path(snapshot_download(name, revision=revision, **_FILES))
+        files = blobs.look_up([file.filename for file in absent], absent[0].commit_hash) if absent else []
+        blobs.delete_stale_parts(files)
+        _check_disk(sum(file.file_size or 0 for file in absent) - blobs.num_bytes_there(files))
+        if files:
+            blobs.fetch(files, tqdm.write)
+        with _without_bars() if len(files) == len(absent) else nullcontext():
+            return Path(snapshot_download(name, revision=revision, **_FILES))
+    except CommandError:
+        raise
     except Exception as error:  # whatever the transport raises
         raise PullError(_sentence(repository, error)) from error
 

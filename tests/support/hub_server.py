@@ -5,11 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+_COMMIT = {"X-Repo-Commit": COMMIT}
+
+
+def etag(name: str, body: bytes) -> str:
+    """Return what the Hub calls a file's version: of weights the SHA-256."""
+    return (hashlib.sha256 if name.endswith(".safetensors") else hashlib.sha1)(body).hexdigest()
 
 
 class LittleHub(ThreadingHTTPServer):
@@ -25,6 +34,10 @@ class LittleHub(ThreadingHTTPServer):
         self.refusal: int | None = None
         """The status that answers everything, with a page for people."""
         self.fetched: list[str] = []
+        self.ranges: list[str] = []
+        """What was asked for of files in part."""
+        self.stalls_after: int | None = None
+        """How many bytes of a file are sent before no more come, until it is None again."""
         self.asked: list[str] = []
 
     @property
@@ -65,9 +78,18 @@ class _Handler(BaseHTTPRequestHandler):
         elif (name := path.removeprefix(resolve)) in hub.files:
             if self.command == "GET":
                 hub.fetched.append(name)
-            self._send(200, hub.files[name], **{"ETag": f'"{self._entry(name)["oid"]}"', "X-Repo-Commit": COMMIT})
+            self._send_file(name)
         else:
             self._send(404, b"", **{"X-Error-Code": "EntryNotFound"})
+
+    def _send_file(self, name: str) -> None:
+        body, asked, told = self.server.files[name], self.headers.get("Range"), {}
+        if asked is not None:
+            self.server.ranges.append(asked)
+            begin = int(asked.removeprefix("bytes=").removesuffix("-"))
+            told = {"Content-Range": f"bytes {begin}-{len(body) - 1}/{len(body)}"}
+            body = body[begin:]
+        self._send(206 if told else 200, body, ETag=f'"{etag(name, self.server.files[name])}"', **told | _COMMIT)
 
     def _entry(self, name: str) -> dict[str, object]:
         body = self.server.files[name]
@@ -83,7 +105,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body)
+            with suppress(ConnectionError):  # a puller that is killed
+                self._write(body)
+
+    def _write(self, body: bytes) -> None:
+        sent = self.server.stalls_after
+        self.wfile.write(body[:sent])
+        if sent is not None and sent < len(body):
+            while self.server.stalls_after is not None:
+                time.sleep(0.01)
+            self.close_connection = True
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
 import yaml
 
+from gptoss_adapter.metrics import INTER_TOKEN_BUCKETS
 from gptoss_adapter.stats_targets import CACHE_HIT_RATE, E2E_P95, ERROR_RATE, TTFT_P95, WEIGHTS_PER_GPU, Target
 from gptoss_backend.model_names import MODELS_BY_SHORT
 from gptoss_backend.settings import PROJECT_ROOT, Settings
@@ -59,6 +61,19 @@ def test_alerts_when_a_model_is_left_out_then_it_is_named_as_the_engine_names_it
     (rule,) = (rule for rule in rules("alert") if rule["alert"] == "GptossWeightsLarge")
 
     assert f'{{model!="{MODELS_BY_SHORT["120b"].triton}"}}' in rule["expr"]
+
+
+def test_alerts_when_a_model_thinks_for_long_by_design_then_its_tokens_are_watched_and_not_its_answers() -> None:
+    watched = {rule["alert"]: re.search(r'\{model(!~|=~)"(.+?)"\}', rule["expr"]) for rule in rules("alert")}
+
+    for alert, comparison in (("GptossAnswersLate", "!~"), ("GptossTokensLate", "=~")):
+        selector = watched[alert]
+        assert selector is not None
+        assert selector[1] == comparison
+        meant = [short for short, model in MODELS_BY_SHORT.items() if re.fullmatch(selector[2], model.openai)]
+        assert meant == ["120b"]
+    # a quantile is known no finer than its bucket
+    assert limit("GptossTokensLate")[1] in INTER_TOKEN_BUCKETS
 
 
 def test_alerts_when_an_engine_is_in_trouble_then_they_fire_before_it_turns_clients_away_or_is_restarted() -> None:

@@ -34,6 +34,7 @@ from gptoss_backend.settings import PROJECT_ROOT, Settings
 from gptoss_backend.settings_sources import load_settings
 from gptoss_client import hang_watch
 from gptoss_client.cli import app as command
+from gptoss_client.keys import add_key
 from gptoss_client.pull import repository_of
 from support.fake_model_server import FakeModelServer
 from support.live_app import live
@@ -91,6 +92,13 @@ def compose(**environ: str) -> dict[str, Any]:
     return tree
 
 
+class WithoutTags(yaml.SafeLoader):
+    """Takes compose's own tags (!reset) for what stands behind them."""
+
+
+WithoutTags.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
 def container_environment(service: str, **environ: str) -> dict[str, str]:
     return image_environment(service) | compose(**environ)["services"][service]["environment"]
 
@@ -143,6 +151,18 @@ def test_dockerfile_when_its_process_runs_then_it_is_not_root_and_is_asked_for_i
     assert int(group) > 0
     assert names.count("HEALTHCHECK") == names.count("CMD") == 1
     assert names.index("USER") < names.index("CMD")
+
+
+@pytest.mark.parametrize("service", DOCKERFILES)
+def test_dockerfile_when_pip_installs_then_all_that_runs_or_builds_is_of_the_lock(service: str) -> None:
+    installs = [part for rest in arguments(service, "RUN") for part in rest.split("&&") if "pip install" in part]
+
+    assert locked("setuptools")
+    assert "setuptools" in shlex.split(installs[0]), "before the project, which it builds"
+    for install in installs:
+        assert "--constraint requirements/lock.txt" in install
+    [project] = [install for install in installs if '".[' in install]
+    assert "--no-build-isolation" in project
 
 
 def test_adapter_image_when_its_extra_is_installed_then_torch_is_not() -> None:
@@ -216,6 +236,40 @@ def test_compose_when_a_page_reaches_the_api_by_a_name_of_its_own_then_it_is_ref
     with live(create_app(settings, model_server=FakeModelServer())) as url:
         answer = httpx.get(f"{url}/health/live", headers={"Host": name})
     assert answer.status_code == (200 if is_own else 400)
+
+
+def test_compose_when_it_runs_for_a_year_then_no_service_can_fill_the_disk_with_its_log() -> None:
+    services = compose()["services"]
+    files = [yaml.load(path.read_text(encoding="utf-8"), WithoutTags) for path in DOCKER.glob("compose.*.yaml")]
+    further = {name: service for file in files for name, service in file["services"].items() if name not in services}
+
+    assert further
+    for service in services.values():
+        assert service["logging"] == {"driver": "local", "options": {"max-size": "50m", "max-file": "5"}}
+    for service in further.values():
+        assert service["extends"] == {"file": "compose.yaml", "service": "triton"}
+
+
+def test_compose_when_keys_are_wanted_then_the_adapter_may_read_them_in_a_folder_of_the_host(
+    tmp_path: Path,
+) -> None:
+    file = DOCKER / "compose.keys.yaml"
+    adapter = yaml.safe_load(file.read_text(encoding="utf-8"))["services"]["adapter"]
+    in_image = {target: PROJECT_ROOT / source for source, target in copied("adapter")}
+    environment = container_environment("adapter") | adapter["environment"]
+    settings = load_settings(environ=environment | {CONFIG_ENV: str(in_image[environment[CONFIG_ENV]])})
+
+    [mount] = adapter["volumes"]
+    assert (mount["type"], mount["read_only"], mount["bind"]) == ("bind", True, {"create_host_path": False})
+    assert settings.adapter.keys_path == Path(mount["target"], "keys.txt")
+    # `gptoss key` makes a file that nobody else reads
+    user = arguments("adapter", "USER")[-1].partition(":")[2]
+    assert f"chgrp {user} docker/keys/keys.txt && chmod 640 " in file.read_text(encoding="utf-8")
+    # as its header makes the first
+    add_key(tmp_path / "keys.txt", "alice")
+    (tmp_path / "keys.txt").chmod(0o640)
+    add_key(tmp_path / "keys.txt", "bob")
+    assert (tmp_path / "keys.txt").stat().st_mode & 0o777 == 0o640, "and stays readable when a key is added"
 
 
 @pytest.mark.parametrize(("profile", "num_cards"), [(None, 2), ("cards-4", 4), ("cards-8", 8)])
@@ -306,10 +360,11 @@ def test_compose_when_the_adapters_container_is_made_anew_then_the_answers_it_ke
     assert arguments("adapter", "USER") == ["65532:65532"]
 
 
-def test_compose_when_started_then_the_adapter_waits_for_a_healthy_triton() -> None:
+def test_compose_when_triton_loads_for_minutes_then_the_adapter_is_up_and_nobody_is_called_unhealthy() -> None:
     services = compose()["services"]
 
-    assert services["adapter"]["depends_on"] == {"triton": {"condition": "service_healthy"}}
+    # a list waits for the start alone, and has Triton stopped last
+    assert services["adapter"]["depends_on"] == ["triton"]
     start_period_s = 60 * int(services["triton"]["healthcheck"]["start_period"].removesuffix("m"))
     assert start_period_s >= container_settings("triton").server.startup_timeout_s
 

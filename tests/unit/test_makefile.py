@@ -19,6 +19,7 @@ FAKE_PYTHON = """\
 import sys, sysconfig
 if "-c" not in sys.argv:
     sys.exit("here it would make an environment" if "venv" in sys.argv else 0)
+sys.platform = "{platform}"
 sys.version_info = ({minor[0]}, {minor[1]}, 0, "final", 0)
 sys.base_prefix = "{folder}/base"
 sysconfig.get_config_var = {{"LIBDIR": "{folder}/lib", "MULTIARCH": "x86_64-linux-gnu"}}.get
@@ -26,11 +27,12 @@ exec(sys.argv[sys.argv.index("-c") + 1])
 """
 
 
-def python_of(folder: Path, version: tuple[int, int], *, library: str | None = None) -> Path:
-    """Make a Python of that version. library: the folder of its libpython; None: it has none."""
+def python_of(folder: Path, version: tuple[int, int], *, library: str | None = None, platform: str = "linux") -> Path:
+    """Make a Python of that version and platform. library: the folder of its libpython; None: it has none."""
     python = folder / "bin" / "fake-python"
     python.parent.mkdir()
-    python.write_text(FAKE_PYTHON.format(real=sys.executable, folder=folder, minor=version), encoding="utf-8")
+    text = FAKE_PYTHON.format(real=sys.executable, folder=folder, minor=version, platform=platform)
+    python.write_text(text, encoding="utf-8")
     python.chmod(0o755)
     if library is not None:
         (folder / library).mkdir(parents=True)
@@ -87,6 +89,16 @@ def test_setup_when_python_is_too_new_or_too_old_then_it_says_so_before_anything
     assert setup(tmp_path, f"PYTHON={python}").startswith(words)
 
 
+@pytest.mark.parametrize("platform", ["darwin", "win32", "cygwin"])
+def test_setup_when_the_system_is_not_linux_then_that_is_said_before_all_else(tmp_path: Path, platform: str) -> None:
+    said = setup(tmp_path, f"PYTHON={python_of(tmp_path, (3, 10), platform=platform)}")
+
+    assert said.startswith("error: tritonserver runs on Linux only (Windows: in WSL 2): elsewhere take Docker, ")
+    command = said[said.index("docker compose") :]
+    assert all((PROJECT_ROOT / word).exists() for word in command.split() if word.startswith("docker/"))
+    assert "docker/compose.cpu.yaml" in command
+
+
 def test_setup_when_another_tritonserver_would_run_then_its_stubs_are_not_judged(tmp_path: Path) -> None:
     python = python_of(tmp_path, (3, 14))
     (python.parent / "tritonserver").touch(mode=0o755)
@@ -109,7 +121,7 @@ def test_setup_when_no_python_is_named_then_it_takes_the_first_that_can_serve(tm
 
     assert setup(tmp_path, path=path) == "here it would make an environment"
     assert setup(tmp_path / "none", path=f"{newer.parent}{os.pathsep}{tools}").startswith(
-        "error: GPT-OSS on Triton needs Python 3.11, 3.12 or 3.13: install one"
+        "error: GPT-OSS on Triton needs Python 3.11, 3.12 or 3.13, on Linux: install one"
     )
 
 

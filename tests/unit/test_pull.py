@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import WeakFileLock
 
-from support.hub_server import COMMIT, LittleHub, little_hub
+from support.hub_server import COMMIT, LittleHub, etag, little_hub
+from support.processes import wait_until
 from support.stand_ins import free_ports
 
 REPOSITORY = "someone/tiny"
@@ -30,6 +33,14 @@ try:
     print(find_checkpoint({!r}))
 except CheckpointError:
     print(None)
+"""
+WITH_5000_BYTES_FREE = """
+import shutil, sys
+usage = shutil.disk_usage("/")
+shutil.disk_usage = lambda place: usage._replace(free=5000)
+from gptoss_client import cli
+sys.argv = ["gptoss", "pull", "someone/tiny"]
+sys.exit(cli.main())
 """
 
 
@@ -61,6 +72,12 @@ class Person:
     def gptoss(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return self.run("-m", "gptoss_client.cli", *arguments, **variables)
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = (sys.executable, "-m", "gptoss_client.cli", *arguments)
+        return subprocess.Popen(
+            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
     def found(self, name: str = REPOSITORY) -> str:
         """Return where an engine without a network finds the checkpoint."""
         return self.run("-c", FIND.format(name), HF_HUB_OFFLINE="1").stdout.strip()
@@ -75,7 +92,12 @@ def test_pull_when_a_model_is_named_then_its_checkpoint_only_is_in_the_cache(per
     pulled = person.gptoss("pull", "20b", GPTOSS_CHECKPOINTS=f"{{20b: {REPOSITORY}}}")
 
     folder = person.home / "hub" / "models--someone--tiny" / "snapshots" / COMMIT
-    assert (pulled.returncode, pulled.stdout) == (0, f"20b is in {folder}\n"), pulled.stderr
+    assert pulled.returncode == 0, pulled.stderr
+    assert sorted(pulled.stdout.splitlines()) == [
+        f"20b is in {folder}",
+        "config.json: all there",
+        "model.safetensors: all there, and its SHA-256 is right",
+    ]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == WANTED
     assert sorted(hub.fetched) == sorted(WANTED)
     assert person.found() == str(folder)
@@ -110,7 +132,7 @@ def test_pull_when_only_what_is_absent_is_wanted_then_a_whole_checkpoint_is_kept
 
     assert asked > 0
     assert len(hub.asked) == asked
-    assert (second.returncode, second.stdout) == (0, first.stdout)
+    assert (second.returncode, second.stdout.splitlines()) == (0, first.stdout.splitlines()[-1:])
 
 
 def test_pull_when_all_is_there_then_nothing_is_fetched_again_and_no_network_is_needed(
@@ -142,6 +164,116 @@ def test_pull_when_a_file_is_missing_then_the_rest_is_fetched_and_until_then_no_
     assert halfway == "None"
     assert hub.fetched == ["model.safetensors"]
     assert person.found() == str(folder)
+
+
+LARGE = bytes(range(256)) * 100_000
+"""More than the two pieces of 10 MiB in which the library writes."""
+PIECE = 10 * 1024 * 1024
+
+
+def blobs(person: Person) -> Path:
+    return person.home / "hub" / "models--someone--tiny" / "blobs"
+
+
+def test_pull_when_it_was_killed_then_the_next_goes_on_with_each_file_and_nothing_of_the_first_stays(
+    person: Person, hub: LittleHub
+) -> None:
+    hub.files["model.safetensors"], hub.stalls_after = LARGE, 2 * PIECE
+    part = blobs(person) / f"{etag('model.safetensors', LARGE)}.incomplete"
+    with person.start("pull", REPOSITORY) as killed:
+        wait_until(lambda: part.exists() and part.stat().st_size == 2 * PIECE)
+        killed.kill()
+    hub.stalls_after = None
+    left_by_the_library = part.with_name(f"{part.stem}.01234567.incomplete")
+    left_by_the_library.write_bytes(b"half")
+
+    pulled = person.gptoss("pull", REPOSITORY)
+
+    assert pulled.returncode == 0, pulled.stderr
+    assert hub.ranges == [f"bytes={2 * PIECE}-"]
+    assert (Path(person.found()) / "model.safetensors").read_bytes() == LARGE
+    assert not list(blobs(person).glob("*.incomplete"))
+
+
+def test_pull_when_ctrl_c_is_pressed_while_nothing_comes_then_it_ends_at_once_and_keeps_what_has_come(
+    person: Person, hub: LittleHub
+) -> None:
+    hub.files["model.safetensors"], hub.stalls_after = LARGE, PIECE
+    part = blobs(person) / f"{etag('model.safetensors', LARGE)}.incomplete"
+    with person.start("pull", REPOSITORY) as stopped:
+        wait_until(lambda: part.exists() and part.stat().st_size == PIECE)
+        stopped.send_signal(signal.SIGINT)
+        output, _ = stopped.communicate(timeout=8)  # less than the library waits for a byte
+    hub.stalls_after = None
+
+    assert stopped.returncode == 130
+    assert output.endswith("stopped; the same command goes on where this one was\n")
+    assert part.stat().st_size == PIECE
+
+
+def test_pull_when_another_process_fetches_a_file_then_its_part_is_left_alone(person: Person) -> None:
+    etag_of_another = "0" * 64
+    part = blobs(person) / f"{etag_of_another}.89abcdef.incomplete"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"half")
+    locks = person.home / "hub" / ".locks" / "models--someone--tiny"
+    locks.mkdir(parents=True)
+
+    with WeakFileLock(locks / f"{etag_of_another}.lock"):
+        person.gptoss("pull", REPOSITORY)
+        is_kept = part.exists()
+    person.gptoss("pull", REPOSITORY)
+
+    assert is_kept
+    assert not part.exists()
+
+
+def test_pull_when_most_has_come_then_the_disk_needs_room_for_the_rest_only(person: Person, hub: LittleHub) -> None:
+    part = blobs(person) / f"{etag('model.safetensors', WANTED['model.safetensors'])}.incomplete"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(WANTED["model.safetensors"][:3000])
+
+    pulled = person.run("-c", WITH_5000_BYTES_FREE)
+
+    assert pulled.returncode == 0, pulled.stderr
+    assert hub.ranges == ["bytes=3000-"]
+
+
+def test_pull_when_weights_come_damaged_then_they_are_no_checkpoint_and_the_next_begins_anew(
+    person: Person, hub: LittleHub
+) -> None:
+    part = blobs(person) / f"{etag('model.safetensors', WANTED['model.safetensors'])}.incomplete"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"Weights")
+
+    refused = person.gptoss("pull", REPOSITORY)
+    halfway = person.found()
+    again = person.gptoss("pull", REPOSITORY)
+
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "error: model.safetensors came damaged, and is deleted: pull again\n",
+    )
+    assert halfway == "None"
+    assert again.returncode == 0, again.stderr
+    assert (Path(person.found()) / "model.safetensors").read_bytes() == WANTED["model.safetensors"]
+
+
+def test_pull_when_asked_to_verify_then_what_the_disk_has_damaged_is_fetched_anew(
+    person: Person, hub: LittleHub
+) -> None:
+    person.gptoss("pull", REPOSITORY)
+    weights = Path(person.found()) / "model.safetensors"
+    right = person.gptoss("pull", "--verify", "--if-absent", REPOSITORY)
+    weights.write_bytes(b"Weights" + weights.read_bytes()[7:])  # of the same size
+    hub.fetched.clear()
+
+    mended = person.gptoss("pull", "--verify", "--if-absent", REPOSITORY)
+
+    assert right.stdout.startswith("model.safetensors: all there, and its SHA-256 is right\n")
+    assert mended.stdout.startswith("model.safetensors: damaged, and deleted\n")
+    assert (mended.returncode, hub.fetched) == (0, ["model.safetensors"])
+    assert weights.read_bytes() == WANTED["model.safetensors"]
 
 
 def test_pull_when_it_cannot_be_then_says_why_in_a_sentence(person: Person, hub: LittleHub) -> None:
@@ -215,13 +347,7 @@ def test_pull_when_a_file_may_not_be_written_then_the_disk_is_blamed_not_the_net
 
 
 def test_pull_when_the_disk_is_too_small_then_nothing_is_fetched(person: Person, hub: LittleHub) -> None:
-    program = (
-        "import shutil, sys; usage = shutil.disk_usage('/'); "
-        "shutil.disk_usage = lambda place: usage._replace(free=5000); "
-        "from gptoss_client import cli; sys.argv = ['gptoss', 'pull', 'someone/tiny']; sys.exit(cli.main())"
-    )
-
-    refused = person.run("-c", program)
+    refused = person.run("-c", WITH_5000_BYTES_FREE)
 
     assert refused.returncode == 1
     assert "are free in" in refused.stderr
