@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from openai_harmony import (
@@ -26,6 +27,7 @@ from gptoss_backend.contract import (
     ChatRequest,
     CustomTool,
     FunctionTool,
+    Phase,
     ResponseFormat,
     Role,
     ToolCall,
@@ -249,6 +251,21 @@ def test_reasoning_when_a_final_answer_follows_then_it_is_dropped_though_tools_w
     call = assistant(None, "WHY", ToolCall("1", "f", "{}"))
     assert "WHY" in render(user(), call, tool_result("1"))
     assert "WHY" not in render(user(), call, tool_result("1"), assistant("So."), user())
+
+
+@pytest.mark.parametrize("phase", ["commentary", "final_answer"])
+@pytest.mark.parametrize("calls", [(), (ToolCall("1", "f", "{}"),)])
+def test_content_when_its_phase_is_said_then_it_goes_before_what_follows(
+    phase: Phase, calls: tuple[ToolCall, ...]
+) -> None:
+    text = render(user(), replace(assistant("SO", "WHY", *calls), phase=phase))
+    assert ("<|channel|>commentary<|message|>SO<|end|>" in text) is (phase == "commentary")
+    assert ("<|channel|>final<|message|>SO<|end|>" in text) is (phase == "final_answer")
+    assert ("WHY" in text) is (phase == "commentary")  # reasoning is seen again until the answer is there
+
+
+def test_phase_when_the_message_is_not_the_assistants_then_it_is_refused() -> None:
+    assert "may hold tool_calls, reasoning or a phase" in refused(ChatMessage(Role.USER, "Hi", phase="commentary"))
 
 
 def test_reasoning_when_the_last_turn_was_cut_before_its_answer_then_it_is_kept() -> None:

@@ -89,11 +89,14 @@ def _assistant_turn(items: Sequence[Item], plain: Collection[str]) -> Iterator[C
 def _joined(items: Sequence[Item], plain: Collection[str]) -> Iterator[ChatMessage]:
     """Yield the items as one message, none for none."""
     if items:
+        calls = tuple(_tool_call(item, plain) for item in items if isinstance(item, CallItem | HostedItem))
+        texts = [item for item in items if isinstance(item, MessageItem)]
         yield ChatMessage(
             Role.ASSISTANT,
-            content=_join(_text(item.content) for item in items if isinstance(item, MessageItem)),
+            content=_join(_text(item.content) for item in texts),
             reasoning=_join(_reasoning(item) for item in items if isinstance(item, ReasoningItem)),
-            tool_calls=tuple(_tool_call(item, plain) for item in items if isinstance(item, CallItem | HostedItem)),
+            tool_calls=calls,
+            phase=texts[0].phase if texts and not calls else None,
         )
 
 

@@ -37,6 +37,7 @@ from gptoss_adapter.schemas.mcp_items import (
     McpItem,
     McpListToolsItem,
 )
+from gptoss_backend.contract import Phase
 from gptoss_backend.harmony.tool_names import TOOL_NAME
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -97,8 +98,8 @@ class MessageItem(RequestModel):
     content: Content
     name: str | None = None
     """Harmless: the model is told roles, not names."""
-    phase: Literal["commentary", "final_answer"] | None = None
-    """Harmless: what the assistant says before it calls a function is commentary."""
+    phase: Phase | None = None
+    """Of the assistant's; None: commentary before a call, else the answer. Harmless on others' messages."""
 
 
 class ReasoningText(RequestModel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -27,6 +27,10 @@ class Role(StrEnum):
     USER = "user"
     ASSISTANT = "assistant"
     TOOL = "tool"
+
+
+Phase: TypeAlias = Literal["commentary", "final_answer"]
+"""What a text of the assistant's is: said on the way to the answer, or the answer. In the words of OpenAI's API."""
 
 
 class ReasoningEffort(StrEnum):
@@ -53,7 +57,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message. `tool_call_id` belongs to role tool; `reasoning` and `tool_calls` to role assistant."""
+    """One message. `tool_call_id` belongs to role tool; `reasoning`, `tool_calls` and `phase` to role assistant."""
 
     __pydantic_config__ = STRICT
     role: Role
@@ -61,6 +65,8 @@ class ChatMessage:
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    phase: Phase | None = None
+    """Of the content; None: commentary where calls follow in the same message, else the answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,14 @@ def turns(messages: Sequence[ChatMessage]) -> Iterator[list[int]]:
 
 
 def _is_final(message: ChatMessage) -> bool:
-    return message.role is Role.ASSISTANT and bool(message.content) and not message.tool_calls
+    return message.role is Role.ASSISTANT and bool(message.content) and _channel(message) == "final"
+
+
+def _channel(message: ChatMessage) -> str:
+    """Return that of the message's content."""
+    if message.phase is None:
+        return "commentary" if message.tool_calls else "final"
+    return "commentary" if message.phase == "commentary" else "final"
 
 
 def _assistant(message: ChatMessage, where: str, *, keep_reasoning: bool) -> Iterator[list[int]]:
@@ -49,8 +56,7 @@ def _assistant(message: ChatMessage, where: str, *, keep_reasoning: bool) -> Ite
     if message.reasoning and keep_reasoning:
         yield message_ids("assistant<|channel|>analysis", message.reasoning)
     if message.content:
-        channel = "commentary" if message.tool_calls else "final"
-        yield message_ids(f"assistant<|channel|>{channel}", message.content)
+        yield message_ids(f"assistant<|channel|>{_channel(message)}", message.content)
     for position, call in enumerate(message.tool_calls):
         name = _checked_call(call, f"{where}.tool_calls[{position}]")
         if not call.is_builtin:
@@ -94,10 +100,9 @@ def refusal_of_call(tool: str) -> list[int]:
 
 
 def _check_fields(message: ChatMessage, where: str) -> None:
-    if message.role is not Role.ASSISTANT and (message.tool_calls or message.reasoning):
-        raise PromptError(
-            f"{where}: only an assistant message may hold tool_calls or reasoning, not one of role {message.role}."
-        )
+    if message.role is not Role.ASSISTANT and (message.tool_calls or message.reasoning or message.phase):
+        held = "tool_calls, reasoning or a phase"
+        raise PromptError(f"{where}: only an assistant message may hold {held}, not one of role {message.role}.")
     if message.role is not Role.TOOL and message.tool_call_id is not None:
         raise PromptError(f"{where}: only a tool message may hold a tool_call_id, not one of role {message.role}.")
 
