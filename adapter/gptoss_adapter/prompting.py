@@ -74,7 +74,8 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
     choice, form = _tool_choice(body), asked_form(body)
     plain = {tool.name for tool in body.tools or () if isinstance(tool, OfferedCustomTool) and tool.grammar}
     return ChatRequest(
-        messages=(*(_message(message, plain) for message in body.messages), *wish_of(body.verbosity)),
+        messages=tuple(_message(message, plain) for message in body.messages),
+        notes=wish_of(body.verbosity),
         date=today.isoformat(),
         tools=tuple(_tools(tool for _, tool in _told(body))),
         tool_choice=choice,
@@ -114,13 +115,10 @@ def effort_of(asked: str) -> ReasoningEffort:
     return ReasoningEffort(asked)
 
 
-def wish_of(verbosity: Verbosity | None) -> tuple[ChatMessage, ...]:
-    """Return the message that asks for it, to stand behind all others, so that these keep their places.
-
-    The prompt has it at the end of the instructions.
-    """
+def wish_of(verbosity: Verbosity | None) -> tuple[str, ...]:
+    """Return the note that asks for it."""
     wish = _WISHES.get(verbosity or "medium")
-    return (ChatMessage(Role.DEVELOPER, wish),) if wish else ()
+    return (wish,) if wish else ()
 
 
 def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> SamplingParams:

@@ -174,7 +174,7 @@ def test_message_when_it_holds_a_whole_conversation_then_the_model_sees_each_par
     assert calling.tool_calls == (ToolCall("toolu_1", "weather", '{"city":"Oslo"}'),)
     assert (result.role, result.tool_call_id, result.content) == (Role.TOOL, "toolu_1", "Error: Closed")
     assert (more.role, more.content) == (Role.USER, "And?")
-    assert (late.role, late.content) == (Role.USER, "<system-reminder>\nBe quick.\n</system-reminder>")
+    assert (late.role, late.content) == (Role.SYSTEM, "Be quick.")
     assert chat.tools[0].description == 'Tell the weather.\nExample: {"city":"Rome"}'
     assert chat.tools[0].parameters == WEATHER["input_schema"]
     assert chat.date == "2026-11-23"

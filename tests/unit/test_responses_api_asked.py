@@ -175,11 +175,8 @@ def test_request_when_it_asks_for_verbosity_then_the_model_is_told_and_the_respo
 ) -> None:
     told = respond(client, instructions="Rhyme.", text={"verbosity": verbosity})
     assert told["text"]["verbosity"] == verbosity
-    assert server.chats[0].messages == (
-        ChatMessage(Role.SYSTEM, "Rhyme."),
-        ChatMessage(Role.USER, "Hi"),
-        ChatMessage(Role.DEVELOPER, wish),
-    )
+    assert server.chats[0].messages == (ChatMessage(Role.SYSTEM, "Rhyme."), ChatMessage(Role.USER, "Hi"))
+    assert server.chats[0].notes == (wish,)
 
 
 @pytest.mark.parametrize(("asked", "effort"), [("minimal", "low"), ("xhigh", "high"), ("max", "high")])

@@ -115,7 +115,7 @@ def test_message_when_it_has_text_and_a_refusal_then_both_were_said() -> None:
 @pytest.mark.parametrize(("verbosity", "wish"), [("low", "Keep your answers brief."), ("high", "Answer in detail.")])
 def test_verbosity_when_it_is_not_medium_then_it_is_a_line_behind_all_instructions(verbosity: str, wish: str) -> None:
     asked = chat(verbosity=verbosity)
-    assert asked == replace(chat(), messages=(*chat().messages, ChatMessage(Role.DEVELOPER, wish)))
+    assert asked == replace(chat(), notes=(wish,))
     assert chat(verbosity="medium") == chat()
 
 

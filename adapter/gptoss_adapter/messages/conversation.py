@@ -20,7 +20,6 @@ from gptoss_adapter.schemas.messages import (
     AssistantMessage,
     ConversationFields,
     Message,
-    SystemMessage,
     TextBlock,
     TextContent,
     ThinkingBlock,
@@ -45,8 +44,7 @@ would be found in the KV cache."""
 
 def conversation(body: ConversationFields) -> tuple[ChatMessage, ...]:
     """Return the conversation with its instructions. Raises InvalidRequestError, for calls without results too."""
-    turns = [_in_its_place(message) if at else message for at, message in enumerate(body.messages)]
-    items = [item for at, message in enumerate(turns) for item in _items(message, f"messages[{at}]")]
+    items = [item for at, message in enumerate(body.messages) for item in _items(message, f"messages[{at}]")]
     try:
         messages = chat_messages(items)
     except InvalidRequestError as error:
@@ -60,17 +58,6 @@ def conversation(body: ConversationFields) -> tuple[ChatMessage, ...]:
 def _instructions(system: TextContent) -> str:
     blocks = [system] if isinstance(system, str) else [block.text for block in system]
     return "\n\n".join(text for block in blocks if (text := _BILLING.sub("", block)))
-
-
-def _in_its_place(message: Message) -> Message:
-    """Return what is said here: instructions that come later are the user's, marked as Claude Code marks its own.
-
-    The model reads all instructions before the conversation. One more there would move everything behind it, and
-    nothing of the conversation would be found in the KV cache.
-    """
-    if not isinstance(message, SystemMessage):
-        return message
-    return UserMessage(role="user", content=f"<system-reminder>\n{_text(message.content)}\n</system-reminder>")
 
 
 def _items(message: Message, where: str) -> Iterator[Item]:

@@ -28,6 +28,11 @@ class Role(StrEnum):
     ASSISTANT = "assistant"
     TOOL = "tool"
 
+    @property
+    def instructs(self) -> bool:
+        """Whether what it says are instructions."""
+        return self in (Role.SYSTEM, Role.DEVELOPER)
+
 
 Phase: TypeAlias = Literal["commentary", "final_answer"]
 """What a text of the assistant's is: said on the way to the answer, or the answer. In the words of OpenAI's API."""
@@ -78,6 +83,9 @@ class ChatRequest:
 
     __pydantic_config__ = STRICT
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
+    """Instructions that lead them hold for the whole conversation, later ones from their place on."""
+    notes: tuple[str, ...] = ()
+    """What the model is told behind the leading instructions, and nobody has said in a message."""
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
     """Conversation start date, YYYY-MM-DD; without one the prompt names no date. The stub never reads a clock."""
     tools: tuple[Tool, ...] = ()

@@ -1,13 +1,14 @@
-"""The turns of a chat: the user's and the assistant's messages, calls of tools and their results.
+"""The turns of a chat: the user's and the assistant's messages, calls of tools and their results, later instructions.
 
 Stage: 3 prompt.
-Owns: each message's role, channel and recipient; which reasoning the model sees again.
+Owns: each message's role, channel and recipient; which reasoning the model sees again; which instructions are turns.
 Does not know: what comes before the turns (prompt.py), how the answer is read back (channels.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from gptoss_backend.contract import CallSyntax, ChatMessage, Role, ToolCall
 from gptoss_backend.harmony.builtin_tools import EVERY_RECIPIENT
@@ -18,15 +19,27 @@ from gptoss_backend.harmony.message_ids import header_ids, message_ids
 from gptoss_backend.harmony.tool_names import checked_name
 from gptoss_backend.harmony.vocabulary import CALL, START
 
+INSTRUCTIONS: Final = "# Instructions\n\n"
+"""Begins them in a developer message."""
+
+
+def num_leading(messages: Sequence[ChatMessage]) -> int:
+    """Return how many messages come before the first that is no instruction: these are no turns."""
+    return next((at for at, message in enumerate(messages) if not message.role.instructs), len(messages))
+
 
 def turns(messages: Sequence[ChatMessage]) -> Iterator[list[int]]:
-    """Yield the user's, the assistant's and the tools' messages."""
+    """Yield the user's, the assistant's and the tools' messages, and the instructions among them in their places."""
+    first = num_leading(messages)
     last_final = max((at for at, message in enumerate(messages) if _is_final(message)), default=-1)
     called: dict[str, ToolCall] = {}
     for position, message in enumerate(messages):
         where, keep = f"messages[{position}]", position > last_final
         _check_fields(message, where)
         match message.role:
+            case Role.SYSTEM | Role.DEVELOPER:
+                if message.content and position >= first:
+                    yield message_ids("developer", INSTRUCTIONS + message.content)
             case Role.USER:
                 yield message_ids("user", _content(message, where))
             case Role.ASSISTANT:
