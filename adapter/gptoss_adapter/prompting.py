@@ -25,6 +25,7 @@ from gptoss_adapter.schemas.chat import (
     Content,
     Message,
     PromptFields,
+    ResultContent,
     ToolMessage,
     Verbosity,
 )
@@ -169,7 +170,7 @@ def _with_refusal(content: str | None, refusal: str | None) -> str | None:
     return f"{content}\n{refusal}" if content and refusal else refusal or content
 
 
-def _text(content: Content | AnswerContent | None) -> str | None:
+def _text(content: Content | AnswerContent | ResultContent | None) -> str | None:
     if content is None or isinstance(content, str):
         return content
     return "\n".join(part.text for part in content)

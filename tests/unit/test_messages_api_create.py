@@ -287,7 +287,7 @@ PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/pn
                 "messages": [
                     *HI,
                     {"role": "assistant", "content": [CALLED]},
-                    {"role": "user", "content": [{**RETURNED, "content": [PICTURE]}]},
+                    {"role": "user", "content": [{**RETURNED, "content": [{"type": "search_result"}]}]},
                 ]
             },
             "'messages[2].content[0].content[0].type'",

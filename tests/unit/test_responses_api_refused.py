@@ -90,7 +90,7 @@ url_and_server = keeping_adapter()
             "invalid_value",
         ),
         (
-            {"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image"}]}]},
+            {"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_audio"}]}]},
             "input[0].output[0]",
             "invalid_value",
         ),

@@ -20,6 +20,7 @@ from gptoss_adapter.schemas.messages import (
     AssistantMessage,
     ConversationFields,
     Message,
+    ResultPart,
     TextBlock,
     TextContent,
     ThinkingBlock,
@@ -92,7 +93,7 @@ def _result(block: ToolResultBlock) -> str:
     return f"Error: {text}" if block.is_error else text
 
 
-def _text(content: str | Sequence[TextBlock]) -> str:
+def _text(content: str | Sequence[ResultPart]) -> str:
     return content if isinstance(content, str) else "\n".join(block.text for block in content)
 
 

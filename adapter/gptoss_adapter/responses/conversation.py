@@ -22,6 +22,7 @@ from gptoss_adapter.schemas.response_items import (
     FunctionCallItem,
     Item,
     MessageItem,
+    OutputContent,
     ReasoningItem,
 )
 from gptoss_backend.contract import CallSyntax, ChatMessage, Role, ToolCall
@@ -117,7 +118,7 @@ def _reasoning(item: ReasoningItem) -> str:
     return BETWEEN.join(item.pieces)
 
 
-def _text(content: Content) -> str:
+def _text(content: Content | OutputContent) -> str:
     return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 

@@ -37,6 +37,7 @@ from gptoss_adapter.schemas.mcp_items import (
     McpItem,
     McpListToolsItem,
 )
+from gptoss_adapter.schemas.unseen_parts import InputFilePart, InputImagePart
 from gptoss_backend.contract import Phase
 from gptoss_backend.harmony.tool_names import TOOL_NAME
 
@@ -78,14 +79,19 @@ class MessagePart(RequestModel):
 ContentPart = Annotated[
     MessagePart | RefusalPart, Field(discriminator="type"), of_types("input_text", "output_text", "refusal")
 ]
-Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[ListOf[ContentPart], Tag("parts")],
-    Discriminator(
-        content_kind,
-        custom_error_type="content_type",
-        custom_error_message="Input should be a string or a list of text parts",
-    ),
+_CONTENT_KIND: Final = Discriminator(
+    content_kind,
+    custom_error_type="content_type",
+    custom_error_message="Input should be a string or a list of text parts",
+)
+Content = Annotated[Annotated[str, Tag("text")] | Annotated[ListOf[ContentPart], Tag("parts")], _CONTENT_KIND]
+OutputPart = Annotated[
+    MessagePart | RefusalPart | InputImagePart | InputFilePart,
+    Field(discriminator="type"),
+    of_types("input_text", "output_text", "refusal", unseen=("input_image", "input_file")),
 ]
+OutputContent = Annotated[Annotated[str, Tag("text")] | Annotated[ListOf[OutputPart], Tag("parts")], _CONTENT_KIND]
+"""What a call returned."""
 
 
 class MessageItem(RequestModel):
@@ -173,7 +179,7 @@ class FunctionCallOutputItem(RequestModel):
     type: Literal["function_call_output"]
     status: ItemStatus | None = None
     call_id: ItemId
-    output: Content
+    output: OutputContent
     name: str | None = None
     """Harmless: the call with this id says which function it was."""
     namespace: str | None = None
@@ -208,7 +214,7 @@ class CustomToolCallOutputItem(RequestModel):
     type: Literal["custom_tool_call_output"]
     status: ItemStatus | None = None
     call_id: ItemId
-    output: Content
+    output: OutputContent
     name: str | None = None
     """Harmless: the call with this id says which tool it was."""
     created_by: str | None = None
