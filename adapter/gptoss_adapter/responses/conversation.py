@@ -7,7 +7,7 @@ Does not know: where the items come from; how messages are rendered (harmony/tur
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from gptoss_adapter.errors import invalid_value
@@ -25,11 +25,11 @@ from gptoss_adapter.schemas.response_items import (
     OutputContent,
     ReasoningItem,
 )
-from gptoss_backend.contract import CallSyntax, ChatMessage, Role, ToolCall
+from gptoss_backend.contract import CallSyntax, ChatMessage, Phase, Role, ToolCall
 from gptoss_backend.harmony.tool_names import TOOL_NAME
 
 BETWEEN: Final = "\n\n"
-"""Keeps apart what becomes one text."""
+"""Keeps apart the pieces of reasoning that become one text."""
 
 
 def chat_messages(items: Sequence[Item], plain: Collection[str] = ()) -> tuple[ChatMessage, ...]:
@@ -72,33 +72,47 @@ def _message(item: Item) -> ChatMessage:
 
 
 def _assistant_turn(items: Sequence[Item], plain: Collection[str]) -> Iterator[ChatMessage]:
-    """Yield what the assistant said in one go.
+    """Yield what the assistant said in one go, in its order: so the next prompt begins with the tokens of this one.
 
-    All up to the last call is one message: what is said before a call is no final answer, and the reasoning around it
-    is to be seen again. What follows is a message for each answer, with the reasoning that led to it.
+    What is said before a call is no final answer, unless it says that it is one.
     """
     num_calling = max((at for at, item in enumerate(items, 1) if isinstance(item, CallItem | HostedItem)), default=0)
-    yield from _joined(items[:num_calling], plain)
-    begun = num_calling
-    for position in range(num_calling, len(items)):
-        if isinstance(items[position], MessageItem):
-            yield from _joined(items[begun : position + 1], plain)
-            begun = position + 1
-    yield from _joined(items[begun:], plain)
+    begun = 0
+    for run in _runs(items):
+        yield _said(run, plain, is_before_call=begun < num_calling)
+        begun += len(run)
 
 
-def _joined(items: Sequence[Item], plain: Collection[str]) -> Iterator[ChatMessage]:
-    """Yield the items as one message, none for none."""
-    if items:
-        calls = tuple(_tool_call(item, plain) for item in items if isinstance(item, CallItem | HostedItem))
-        texts = [item for item in items if isinstance(item, MessageItem)]
-        yield ChatMessage(
-            Role.ASSISTANT,
-            content=_join(_text(item.content) for item in texts),
-            reasoning=_join(_reasoning(item) for item in items if isinstance(item, ReasoningItem)),
-            tool_calls=calls,
-            phase=texts[0].phase if texts and not calls else None,
-        )
+def _runs(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Yield the items by messages: reasoning, a text and calls, in this order, as far as they are there."""
+    run: list[Item] = []
+    for item in items:
+        if run and not _goes_on(run[-1], item):
+            yield run
+            run = []
+        run.append(item)
+    if run:
+        yield run
+
+
+def _goes_on(last: Item, item: Item) -> bool:
+    """Say whether the item may stand behind the other in one message."""
+    if isinstance(last, ReasoningItem):
+        return not isinstance(item, ReasoningItem)
+    return isinstance(item, CallItem | HostedItem)
+
+
+def _said(run: Sequence[Item], plain: Collection[str], *, is_before_call: bool) -> ChatMessage:
+    reasoning = next((item for item in run if isinstance(item, ReasoningItem)), None)
+    text = next((item for item in run if isinstance(item, MessageItem)), None)
+    phase: Phase | None = "commentary" if is_before_call else None
+    return ChatMessage(
+        Role.ASSISTANT,
+        content=_text(text.content) or None if text else None,
+        reasoning=BETWEEN.join(reasoning.pieces) or None if reasoning else None,
+        tool_calls=tuple(_tool_call(item, plain) for item in run if isinstance(item, CallItem | HostedItem)),
+        phase=(text.phase or phase) if text else None,
+    )
 
 
 def _tool_call(item: CallItem | HostedItem, plain: Collection[str]) -> ToolCall:
@@ -108,14 +122,6 @@ def _tool_call(item: CallItem | HostedItem, plain: Collection[str]) -> ToolCall:
     if isinstance(item, FunctionCallItem):
         return ToolCall(item.call_id, name, item.arguments)
     return ToolCall(item.call_id, name, item.input, CallSyntax.PLAIN if name in plain else CallSyntax.QUOTED)
-
-
-def _join(texts: Iterable[str]) -> str | None:
-    return BETWEEN.join(text for text in texts if text) or None
-
-
-def _reasoning(item: ReasoningItem) -> str:
-    return BETWEEN.join(item.pieces)
 
 
 def _text(content: Content | OutputContent) -> str:
