@@ -120,11 +120,6 @@ url_and_server = keeping_adapter()
             "invalid_value",
         ),
         (
-            {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "x"}]},
-            "input[0].encrypted_content",
-            "unsupported_parameter",
-        ),
-        (
             {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "gptoss-reasoning-1.SG0"}]},
             "input[0].encrypted_content",
             "unsupported_parameter",

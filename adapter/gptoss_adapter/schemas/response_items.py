@@ -122,13 +122,12 @@ class SummaryText(RequestModel):
     text: str
 
 
-def _made_here(blob: str) -> str:
+def _undamaged(blob: str) -> str:
     try:
-        if blob:
-            reasoning_of(blob)
+        reasoning_of(blob)
     except ValueError:
         raise PydanticCustomError(
-            UNSUPPORTED, "this server reads only what it has encoded itself; leave it out and send 'content'"
+            UNSUPPORTED, "it is not as this server has encoded it; leave it out and send 'content'"
         ) from None
     return blob
 
@@ -142,14 +141,17 @@ class ReasoningItem(RequestModel):
     summary: Annotated[ListOf[SummaryText], Field(default_factory=list)]
     """Stands in for the reasoning where neither of the next two tells it."""
     content: ListOf[ReasoningText] | None = None
-    encrypted_content: Annotated[str, AfterValidator(_made_here)] | None = None
-    """Stands in for `content` where that is missing: the same text, encoded. Empty: as good as none."""
+    encrypted_content: Annotated[str, AfterValidator(_undamaged)] | None = None
+    """Stands in for `content` where that is missing: the same text, encoded.
+
+    Another server's is as good as none: whoever changes models within a conversation holds some.
+    """
 
     @property
     def pieces(self) -> list[str]:
-        """The reasoning, wherever it stands."""
-        if not self.content and self.encrypted_content:
-            return [reasoning_of(self.encrypted_content)]
+        """The reasoning, wherever it stands; none where only another server can read it."""
+        if not self.content and (carried := reasoning_of(self.encrypted_content or "")):
+            return [carried]
         return [part.text for part in self.content or self.summary]
 
 
