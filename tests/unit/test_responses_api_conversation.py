@@ -111,7 +111,7 @@ def result(call_id: str) -> ChatMessage:
         ),
         (
             [{"role": "user", "content": [{"type": "input_text", "text": t} for t in "ab"]}],
-            [ChatMessage(Role.USER, "a\nb")],
+            [ChatMessage(Role.USER, "ab")],
         ),
     ],
 )

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from gptoss_adapter.errors import invalid_value
+from gptoss_adapter.parts import returned, said
 from gptoss_adapter.responses.server_tools.hosted_conversation import call_of, result_of
 from gptoss_adapter.responses.server_tools.mcp_conversation import as_functions
 from gptoss_adapter.responses.tools import name_for_model
@@ -18,11 +19,9 @@ from gptoss_adapter.schemas.hosted_items import HostedItem
 from gptoss_adapter.schemas.response_items import (
     CallItem,
     CallOutputItem,
-    Content,
     FunctionCallItem,
     Item,
     MessageItem,
-    OutputContent,
     ReasoningItem,
 )
 from gptoss_backend.contract import CallSyntax, ChatMessage, Phase, Role, ToolCall
@@ -63,9 +62,9 @@ def _message(item: Item) -> ChatMessage:
     if isinstance(item, HostedItem):
         return ChatMessage(Role.TOOL, result_of(item), tool_call_id=item.id)
     if isinstance(item, CallOutputItem):
-        return ChatMessage(Role.TOOL, _text(item.output), tool_call_id=item.call_id)
+        return ChatMessage(Role.TOOL, returned(item.output), tool_call_id=item.call_id)
     assert isinstance(item, MessageItem)  # noqa: S101 (the others are the assistant's)
-    return ChatMessage(Role(item.role), _text(item.content))
+    return ChatMessage(Role(item.role), said(item.content))
 
 
 # --- the assistant's turn -------------------------------------------------------------------------------------------
@@ -108,7 +107,7 @@ def _said(run: Sequence[Item], plain: Collection[str], *, is_before_call: bool) 
     phase: Phase | None = "commentary" if is_before_call else None
     return ChatMessage(
         Role.ASSISTANT,
-        content=_text(text.content) or None if text else None,
+        content=said(text.content) or None if text else None,
         reasoning=BETWEEN.join(reasoning.pieces) or None if reasoning else None,
         tool_calls=tuple(_tool_call(item, plain) for item in run if isinstance(item, CallItem | HostedItem)),
         phase=(text.phase or phase) if text else None,
@@ -122,10 +121,6 @@ def _tool_call(item: CallItem | HostedItem, plain: Collection[str]) -> ToolCall:
     if isinstance(item, FunctionCallItem):
         return ToolCall(item.call_id, name, item.arguments)
     return ToolCall(item.call_id, name, item.input, CallSyntax.PLAIN if name in plain else CallSyntax.QUOTED)
-
-
-def _text(content: Content | OutputContent) -> str:
-    return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 
 # --- calls and outputs ----------------------------------------------------------------------------------------------
