@@ -71,14 +71,14 @@ def _message(item: Item) -> ChatMessage:
 
 
 def _assistant_turn(items: Sequence[Item], plain: Collection[str]) -> Iterator[ChatMessage]:
-    """Yield what the assistant said in one go, in its order: so the next prompt begins with the tokens of this one.
+    """Yield what the assistant said in one go, in its order: so the next prompt begins with the tokens it wrote.
 
     What is said before a call is no final answer, unless it says that it is one.
     """
     num_calling = max((at for at, item in enumerate(items, 1) if isinstance(item, CallItem | HostedItem)), default=0)
     begun = 0
     for run in _runs(items):
-        yield _said(run, plain, is_before_call=begun < num_calling)
+        yield _message_of(run, plain, is_before_call=begun < num_calling)
         begun += len(run)
 
 
@@ -101,16 +101,17 @@ def _goes_on(last: Item, item: Item) -> bool:
     return isinstance(item, CallItem | HostedItem)
 
 
-def _said(run: Sequence[Item], plain: Collection[str], *, is_before_call: bool) -> ChatMessage:
+def _message_of(run: Sequence[Item], plain: Collection[str], *, is_before_call: bool) -> ChatMessage:
+    """is_before_call: the last call of the turn is of this run, or comes later."""
     reasoning = next((item for item in run if isinstance(item, ReasoningItem)), None)
     text = next((item for item in run if isinstance(item, MessageItem)), None)
-    phase: Phase | None = "commentary" if is_before_call else None
+    unsaid: Phase | None = "commentary" if is_before_call else None
     return ChatMessage(
         Role.ASSISTANT,
         content=said(text.content) or None if text else None,
         reasoning=BETWEEN.join(reasoning.pieces) or None if reasoning else None,
         tool_calls=tuple(_tool_call(item, plain) for item in run if isinstance(item, CallItem | HostedItem)),
-        phase=(text.phase or phase) if text else None,
+        phase=(text.phase or unsaid) if text else None,
     )
 
 

@@ -140,7 +140,7 @@ class Output:
     def _add_text(
         self, delta: ReasoningDelta | ContentDelta, tokens: Sequence[ContentToken] = (), *, goes_on: bool
     ) -> Iterator[Event]:
-        """goes_on: it is more of the open item."""
+        """goes_on: the text is more of the open item."""
         text = delta.text
         if not goes_on:
             if not text:

@@ -37,9 +37,6 @@ def turns(messages: Sequence[ChatMessage]) -> Iterator[list[int]]:
         where, keep = f"messages[{position}]", position > last_final
         _check_fields(message, where)
         match message.role:
-            case Role.SYSTEM | Role.DEVELOPER:
-                if message.content and position >= first:
-                    yield message_ids("developer", INSTRUCTIONS + message.content)
             case Role.USER:
                 yield message_ids("user", _content(message, where))
             case Role.ASSISTANT:
@@ -47,6 +44,8 @@ def turns(messages: Sequence[ChatMessage]) -> Iterator[list[int]]:
                 called.update((call.id, call) for call in message.tool_calls)
             case Role.TOOL:
                 yield from _tool_result(message, where, called, keep_reasoning=keep)
+            case Role.SYSTEM | Role.DEVELOPER if message.content and position >= first:
+                yield message_ids("developer", INSTRUCTIONS + message.content)
 
 
 def _is_final(message: ChatMessage) -> bool:
@@ -55,9 +54,8 @@ def _is_final(message: ChatMessage) -> bool:
 
 def _channel(message: ChatMessage) -> str:
     """Return that of the message's content."""
-    if message.phase is None:
-        return "commentary" if message.tool_calls else "final"
-    return "commentary" if message.phase == "commentary" else "final"
+    phase = message.phase or ("commentary" if message.tool_calls else "final_answer")
+    return "commentary" if phase == "commentary" else "final"
 
 
 def _assistant(message: ChatMessage, where: str, *, keep_reasoning: bool) -> Iterator[list[int]]:
