@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gptoss_adapter.stop_strings import StopStrings
-from gptoss_backend.contract import TokenLogprob
+from gptoss_backend.contract import Phase, TokenLogprob
 from gptoss_backend.harmony.deltas import ContentDelta
 
 
@@ -40,6 +40,7 @@ class ContentGate:
         self._stop = StopStrings(stop, is_shown=shows_stop)
         self._tokens: deque[ContentToken] = deque()
         self._apart = ""  # goes before the next text
+        self._phase: Phase = "final_answer"
         self._num_pushed = 0  # characters
         self._num_shown = 0
 
@@ -61,16 +62,16 @@ class ContentGate:
         """Announce tokens whose text is pushed next, or has begun to be."""
         self._tokens.extend(ContentToken(self._num_pushed, scored) for scored in tokens)
 
-    def push(self, text: str, num_inserted: int = 0) -> list[ContentDelta]:
+    def push(self, text: str, num_inserted: int = 0, phase: Phase = "final_answer") -> list[ContentDelta]:
         """Take more content and return what may be shown.
 
         num_inserted: its first characters, where a message begins: not the model's, so no stop string reaches there.
+        phase: of that message.
         """
         self._num_pushed += len(text)
-        if not num_inserted:
-            return self._show(self._stop.push(text))
-        before = self.interrupt()
-        self._apart = text[:num_inserted]
+        before = self.interrupt() if num_inserted else []
+        self._phase = phase
+        self._apart += text[:num_inserted]
         return before + self._show(self._stop.push(text[num_inserted:]))
 
     def interrupt(self) -> list[ContentDelta]:
@@ -81,7 +82,7 @@ class ContentGate:
         """Return what is held back: nothing follows."""
         last = self.interrupt()
         if self._tokens and not self.stopped:  # tokens without text
-            last.append(ScoredContent("", tuple(self._tokens)))
+            last.append(ScoredContent("", tuple(self._tokens), phase=self._phase))
             self._tokens.clear()
         return last
 
@@ -95,5 +96,5 @@ class ContentGate:
         while self._tokens and self._tokens[0].start < self._num_shown:
             tokens.append(self._tokens.popleft())
         if not tokens:
-            return [ContentDelta(text, num_inserted=num_inserted)]
-        return [ScoredContent(text, tuple(tokens), num_inserted=num_inserted)]
+            return [ContentDelta(text, num_inserted=num_inserted, phase=self._phase)]
+        return [ScoredContent(text, tuple(tokens), num_inserted=num_inserted, phase=self._phase)]

@@ -17,12 +17,11 @@ from typing import Final
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.field_names import naming_tools
 from gptoss_adapter.limits import check_schemas, check_tools
+from gptoss_adapter.parts import returned, said
 from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.chat import (
-    AnswerContent,
     AssistantMessage,
     ChatCompletionRequest,
-    Content,
     Message,
     PromptFields,
     ToolMessage,
@@ -74,7 +73,8 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
     choice, form = _tool_choice(body), asked_form(body)
     plain = {tool.name for tool in body.tools or () if isinstance(tool, OfferedCustomTool) and tool.grammar}
     return ChatRequest(
-        messages=(*(_message(message, plain) for message in body.messages), *wish_of(body.verbosity)),
+        messages=tuple(_message(message, plain) for message in body.messages),
+        notes=wish_of(body.verbosity),
         date=today.isoformat(),
         tools=tuple(_tools(tool for _, tool in _told(body))),
         tool_choice=choice,
@@ -114,13 +114,10 @@ def effort_of(asked: str) -> ReasoningEffort:
     return ReasoningEffort(asked)
 
 
-def wish_of(verbosity: Verbosity | None) -> tuple[ChatMessage, ...]:
-    """Return the message that asks for it, to stand behind all others, so that these keep their places.
-
-    The prompt has it at the end of the instructions.
-    """
+def wish_of(verbosity: Verbosity | None) -> tuple[str, ...]:
+    """Return the note that asks for it."""
     wish = _WISHES.get(verbosity or "medium")
-    return (ChatMessage(Role.DEVELOPER, wish),) if wish else ()
+    return (wish,) if wish else ()
 
 
 def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> SamplingParams:
@@ -154,7 +151,10 @@ def _asked_tokens(body: ChatCompletionRequest) -> int | None:
 
 def _message(message: Message, plain: Set[str]) -> ChatMessage:
     """plain: the custom tools whose input has a grammar."""
-    role, content = Role(message.role), _text(message.content)
+    role = Role(message.role)
+    if isinstance(message, ToolMessage):
+        return ChatMessage(role=role, content=returned(message.content), tool_call_id=message.tool_call_id)
+    content = None if message.content is None else said(message.content)
     if isinstance(message, AssistantMessage):
         return ChatMessage(
             role=role,
@@ -162,19 +162,11 @@ def _message(message: Message, plain: Set[str]) -> ChatMessage:
             reasoning=message.reasoning if message.reasoning is not None else message.reasoning_content,
             tool_calls=tuple(_tool_call(call, plain) for call in message.tool_calls or ()),
         )
-    if isinstance(message, ToolMessage):
-        return ChatMessage(role=role, content=content, tool_call_id=message.tool_call_id)
     return ChatMessage(role=role, content=content)
 
 
 def _with_refusal(content: str | None, refusal: str | None) -> str | None:
     return f"{content}\n{refusal}" if content and refusal else refusal or content
-
-
-def _text(content: Content | AnswerContent | None) -> str | None:
-    if content is None or isinstance(content, str):
-        return content
-    return "\n".join(part.text for part in content)
 
 
 def _tool_call(call: FunctionCall | CustomCall, plain: Set[str]) -> ToolCall:

@@ -161,7 +161,7 @@ class Turn(Generation[Delta]):
         shown: list[Delta] = []
         for delta in deltas:
             if isinstance(delta, ContentDelta):
-                shown += self._gate.push(delta.text, delta.num_inserted)
+                shown += self._gate.push(delta.text, delta.num_inserted, delta.phase)
                 if self._gate.stopped:
                     break
             else:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptoss_backend.contract import CallSyntax, FunctionTool
+from gptoss_backend.contract import CallSyntax, FunctionTool, Phase
 from gptoss_backend.harmony.channels import ChannelSplitter
-from gptoss_backend.harmony.deltas import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
+from gptoss_backend.harmony.deltas import ContentDelta, Delta, ReasoningDelta, ToolCallDelta, joined
 from gptoss_backend.harmony.header import MAX_HEADER_BYTES, MAX_STRAY_BYTES
 from gptoss_backend.harmony.vocabulary import (
     CALL,
@@ -63,7 +63,7 @@ class Answer:
                     assert index == len(self.calls) - 1
                     self.calls[-1] = (self.calls[-1][0], self.calls[-1][1] + arguments)
         for first, second in pairwise(deltas):
-            assert type(first) is not type(second) or isinstance(second, ToolCallDelta), "adjacent deltas are joined"
+            assert joined(first, second) is None, "adjacent deltas are joined"
 
 
 @dataclass
@@ -151,6 +151,26 @@ def test_preamble_when_a_call_follows_then_it_is_content() -> None:
         "<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>"
     )
     assert parse(text) == Answer("Look.", "I look.", [("f", "{}")])
+
+
+@pytest.mark.parametrize(
+    ("header", "phase"),
+    [
+        ("<|channel|>commentary", "commentary"),
+        ("<|channel|>commentary to=user", "commentary"),
+        ("<|channel|>final", "final_answer"),
+        ("<|channel|>unknown", "final_answer"),
+        ("<|start|>assistant", "final_answer"),
+    ],
+)
+def test_content_when_its_channel_is_read_then_it_says_whether_it_is_the_answer(header: str, phase: Phase) -> None:
+    assert ChannelSplitter().push(tokens(f"{header}<|message|>Hm")) == [ContentDelta("Hm", phase=phase)]
+
+
+def test_preamble_when_the_answer_follows_at_once_then_the_two_are_deltas_of_their_own() -> None:
+    preamble = "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant"
+    deltas = ChannelSplitter().push(tokens(f"{preamble}<|channel|>final<|message|>Done."))
+    assert deltas == [ContentDelta("I look.", phase="commentary"), ContentDelta("\n\nDone.", phase="final_answer")]
 
 
 def test_calls_when_several_come_in_one_answer_then_each_has_its_index() -> None:

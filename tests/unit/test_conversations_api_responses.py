@@ -37,7 +37,7 @@ from support.responses_api import (
 )
 
 USER = ChatMessage(Role.USER, "Hi")
-ANSWER = ChatMessage(Role.ASSISTANT, "Hello!", "Easy.")
+ANSWER = ChatMessage(Role.ASSISTANT, "Hello!", "Easy.", phase="final_answer")
 TURN = ["Hi", "Easy.", "Hello!"]
 LOCKED = "Another process is currently operating on this conversation. Please retry in a few seconds."
 
@@ -394,7 +394,7 @@ def test_response_of_a_conversation_when_it_is_deleted_then_its_items_stay_there
     client.delete(f"{RESPONSES}/{told['id']}")
     assert texts(client, conversation) == TURN
     respond(client, [{"type": "item_reference", "id": told["output"][1]["id"]}, user("Hi")])
-    assert server.chats[-1].messages == (ChatMessage(Role.ASSISTANT, "Hello!"), USER)
+    assert server.chats[-1].messages == (ChatMessage(Role.ASSISTANT, "Hello!", phase="final_answer"), USER)
 
 
 def test_response_of_a_conversation_when_it_is_deleted_while_it_streams_then_its_turn_is_added_all_the_same(

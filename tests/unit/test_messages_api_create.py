@@ -136,13 +136,13 @@ def test_message_when_it_holds_a_whole_conversation_then_the_model_sees_each_par
         client,
         system=[
             {"type": "text", "text": "x-anthropic-billing-header: cc_version=2; cch=1f;"},
-            {"type": "text", "text": "Be brief.", **cached},
+            {"type": "text", "text": "Be brief.\n", **cached},
             {"type": "text", "text": "Be kind."},
         ],
         messages=[
             {
                 "role": "user",
-                "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "Weather?", **cached}],
+                "content": [{"type": "text", "text": "Hi. "}, {"type": "text", "text": "Weather?", **cached}],
             },
             {
                 "role": "assistant",
@@ -168,13 +168,13 @@ def test_message_when_it_holds_a_whole_conversation_then_the_model_sees_each_par
     )
     chat = server.chats[-1]
     system, question, calling, result, more, late = chat.messages
-    assert (system.role, system.content) == (Role.SYSTEM, "Be brief.\n\nBe kind.")
-    assert (question.role, question.content) == (Role.USER, "Hi\nWeather?")
+    assert (system.role, system.content) == (Role.SYSTEM, "Be brief.\nBe kind.")
+    assert (question.role, question.content) == (Role.USER, "Hi. Weather?")
     assert (calling.reasoning, calling.content) == ("Look it up.", "A moment.")
     assert calling.tool_calls == (ToolCall("toolu_1", "weather", '{"city":"Oslo"}'),)
     assert (result.role, result.tool_call_id, result.content) == (Role.TOOL, "toolu_1", "Error: Closed")
     assert (more.role, more.content) == (Role.USER, "And?")
-    assert (late.role, late.content) == (Role.USER, "<system-reminder>\nBe quick.\n</system-reminder>")
+    assert (late.role, late.content) == (Role.SYSTEM, "Be quick.")
     assert chat.tools[0].description == 'Tell the weather.\nExample: {"city":"Rome"}'
     assert chat.tools[0].parameters == WEATHER["input_schema"]
     assert chat.date == "2026-11-23"
@@ -287,7 +287,7 @@ PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/pn
                 "messages": [
                     *HI,
                     {"role": "assistant", "content": [CALLED]},
-                    {"role": "user", "content": [{**RETURNED, "content": [PICTURE]}]},
+                    {"role": "user", "content": [{**RETURNED, "content": [{"type": "search_result"}]}]},
                 ]
             },
             "'messages[2].content[0].content[0].type'",

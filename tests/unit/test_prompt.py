@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
+from itertools import takewhile
 
 import pytest
 from openai_harmony import (
@@ -26,6 +28,7 @@ from gptoss_backend.contract import (
     ChatRequest,
     CustomTool,
     FunctionTool,
+    Phase,
     ResponseFormat,
     Role,
     ToolCall,
@@ -45,6 +48,7 @@ BUILTIN_CALLS = "builtin_tool_calls"
 KNOWN_TO_THE_LIBRARY = [
     golden for golden in GOLDEN if golden.chat.response_format is None and golden.name != BUILTIN_CALLS
 ]
+OPENING = encoding().encode("<|start|>assistant", allowed_special="all")
 SPECIAL_TEXT = "<|end|><|start|>system<|message|>x<|channel|>y<|constrain|>z<|call|><|return|><|endoftext|>"
 
 
@@ -79,7 +83,8 @@ def render_with_the_library(chat: ChatRequest) -> list[int]:
     for builtin in offered_builtins(chat):
         system.with_tools(namespace(builtin))
     messages = [Message.from_role_and_content(HarmonyRole.SYSTEM, system)]
-    told = [m.content for m in chat.messages if m.role in (Role.SYSTEM, Role.DEVELOPER) and m.content]
+    leading = list(takewhile(lambda m: m.role in (Role.SYSTEM, Role.DEVELOPER), chat.messages))
+    told = [text for text in (*(m.content for m in leading), *chat.notes) if text]
     tools = chat.tools if chat.tool_choice.mode is not ToolChoiceMode.NONE else ()
     developer = DeveloperContent(instructions="\n\n".join(told) or None)
     if tools:
@@ -89,7 +94,8 @@ def render_with_the_library(chat: ChatRequest) -> list[int]:
     finals = [at for at, m in enumerate(chat.messages) if m.role is Role.ASSISTANT and m.content and not m.tool_calls]
     names = {call.id: call.name for m in chat.messages for call in m.tool_calls}
     for at, message in enumerate(chat.messages):
-        messages += library_turn(message, names, is_before_final=at <= max(finals, default=-1))
+        if at >= len(leading):
+            messages += library_turn(message, names, is_before_final=at <= max(finals, default=-1))
     return encoding().render_conversation_for_completion(
         Conversation.from_messages(messages), HarmonyRole.ASSISTANT, RenderConversationConfig(auto_drop_analysis=False)
     )
@@ -110,6 +116,8 @@ def library_turn(message: ChatMessage, names: dict[str, str], *, is_before_final
     if message.role is Role.TOOL:
         author = Author.new(HarmonyRole.TOOL, f"functions.{names[message.tool_call_id or '']} to=assistant")
         return [Message.from_author_and_content(author, message.content or "").with_channel("commentary")]
+    if message.role in (Role.SYSTEM, Role.DEVELOPER):
+        return [Message.from_role_and_content(HarmonyRole.DEVELOPER, DeveloperContent(instructions=message.content))]
     turn = []
     if message.role is Role.ASSISTANT:
         if message.reasoning and not is_before_final:
@@ -241,6 +249,31 @@ def test_prompt_when_equal_requests_are_rendered_then_the_ids_are_equal() -> Non
     assert [render_prompt(chat) for chat in chats] == [render_prompt(chat) for chat in chats]
 
 
+@pytest.mark.parametrize("role", [Role.SYSTEM, Role.DEVELOPER])
+def test_instructions_when_they_come_amid_a_conversation_then_they_stay_there_and_what_was_before_keeps_its_tokens(
+    role: Role,
+) -> None:
+    before = (ChatMessage(Role.SYSTEM, "Be brief."), user(), assistant("Hello."))
+    turns = render_prompt(ChatRequest(before))[: -len(OPENING)]
+    later = render_prompt(ChatRequest((*before, ChatMessage(role, "Rhyme."), user("More"))))
+    assert later[: len(turns)] == turns
+    told = "<|start|>developer<|message|># Instructions\n\nRhyme.<|end|><|start|>user<|message|>More<|end|>"
+    assert encoding().decode(later[len(turns) :]) == told + "<|start|>assistant"
+
+
+def test_instructions_when_they_hold_nothing_then_they_are_no_message() -> None:
+    empty = ChatMessage(Role.SYSTEM, "")
+    assert render(empty, user(), empty) == render(user())
+
+
+def test_notes_when_there_are_some_then_they_end_the_instructions_that_lead() -> None:
+    rule = ChatMessage(Role.SYSTEM, "Rhyme.")
+    noted = replace(ChatRequest((rule, user(), rule)), notes=("You are in Oslo.", "Answer in detail."))
+    text = encoding().decode(render_prompt(noted))
+    assert "developer<|message|># Instructions\n\nRhyme.\n\nYou are in Oslo.\n\nAnswer in detail.<|end|>" in text
+    assert text.count("Oslo") == 1
+
+
 def test_prompt_when_no_date_is_given_then_none_is_named() -> None:
     assert "Current date" not in render(user())
 
@@ -249,6 +282,21 @@ def test_reasoning_when_a_final_answer_follows_then_it_is_dropped_though_tools_w
     call = assistant(None, "WHY", ToolCall("1", "f", "{}"))
     assert "WHY" in render(user(), call, tool_result("1"))
     assert "WHY" not in render(user(), call, tool_result("1"), assistant("So."), user())
+
+
+@pytest.mark.parametrize("phase", ["commentary", "final_answer"])
+@pytest.mark.parametrize("calls", [(), (ToolCall("1", "f", "{}"),)])
+def test_content_when_its_phase_is_said_then_it_goes_before_what_follows(
+    phase: Phase, calls: tuple[ToolCall, ...]
+) -> None:
+    text = render(user(), replace(assistant("SO", "WHY", *calls), phase=phase))
+    assert ("<|channel|>commentary<|message|>SO<|end|>" in text) is (phase == "commentary")
+    assert ("<|channel|>final<|message|>SO<|end|>" in text) is (phase == "final_answer")
+    assert ("WHY" in text) is (phase == "commentary")  # reasoning is seen again until the answer is there
+
+
+def test_phase_when_the_message_is_not_the_assistants_then_it_is_refused() -> None:
+    assert "may hold tool_calls, reasoning or a phase" in refused(ChatMessage(Role.USER, "Hi", phase="commentary"))
 
 
 def test_reasoning_when_the_last_turn_was_cut_before_its_answer_then_it_is_kept() -> None:

@@ -18,8 +18,10 @@ from gptoss_backend.contract import (
     ToolChoice,
     ToolChoiceMode,
 )
+from gptoss_backend.harmony.prompt import render_prompt
+from gptoss_backend.harmony.vocabulary import encoding
 from support.fake_model_server import FakeModelServer
-from support.responses_api import WEATHER, keeping_adapter, refusal, respond, stream
+from support.responses_api import WEATHER, keeping_adapter, listed, refusal, respond, stream
 
 url_and_server = keeping_adapter()
 
@@ -175,11 +177,8 @@ def test_request_when_it_asks_for_verbosity_then_the_model_is_told_and_the_respo
 ) -> None:
     told = respond(client, instructions="Rhyme.", text={"verbosity": verbosity})
     assert told["text"]["verbosity"] == verbosity
-    assert server.chats[0].messages == (
-        ChatMessage(Role.SYSTEM, "Rhyme."),
-        ChatMessage(Role.USER, "Hi"),
-        ChatMessage(Role.DEVELOPER, wish),
-    )
+    assert server.chats[0].messages == (ChatMessage(Role.SYSTEM, "Rhyme."), ChatMessage(Role.USER, "Hi"))
+    assert server.chats[0].notes == (wish,)
 
 
 @pytest.mark.parametrize(("asked", "effort"), [("minimal", "low"), ("xhigh", "high"), ("max", "high")])
@@ -234,6 +233,7 @@ def test_items_when_they_tell_of_a_call_then_the_model_sees_its_reasoning_and_th
 
 
 CARRIED = "gptoss-reasoning-1.SG0gw6nwn6e1Lg=="
+FOREIGN = "gAAAAABo-another-server-s"
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -266,6 +266,9 @@ def test_reasoning_when_it_is_to_be_carried_then_the_ended_item_holds_its_text_e
         ({"encrypted_content": "", "content": [{"type": "reasoning_text", "text": "Open."}]}, "Open."),
         ({"encrypted_content": "", "summary": [{"type": "summary_text", "text": "Short."}]}, "Short."),
         ({"encrypted_content": None}, None),
+        ({"encrypted_content": FOREIGN}, None),
+        ({"encrypted_content": FOREIGN, "summary": [{"type": "summary_text", "text": "Short."}]}, "Short."),
+        ({"encrypted_content": FOREIGN, "content": [{"type": "reasoning_text", "text": "Open."}]}, "Open."),
     ],
 )
 def test_reasoning_when_a_client_carried_it_then_the_model_sees_it_before_the_call(
@@ -275,3 +278,18 @@ def test_reasoning_when_a_client_carried_it_then_the_model_sees_it_before_the_ca
     result = {"type": "function_call_output", "call_id": "call_1", "output": "Snow"}
     respond(client, [{"role": "user", "content": "Hi"}, {"type": "reasoning", "summary": [], **fields}, call, result])
     assert server.chats[0].messages[1].reasoning == seen
+
+
+def test_thread_when_another_model_began_it_then_it_is_gone_on_with_and_told_as_it_was_sent(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    foreign = {"type": "reasoning", "id": "rs_1", "summary": [], "content": None, "encrypted_content": FOREIGN}
+    said = {"role": "assistant", "content": [{"type": "output_text", "text": "Hello."}], "phase": "final_answer"}
+    first = respond(client, [{"role": "user", "content": "Hi"}, foreign, said, {"role": "user", "content": "More"}])
+    prompt = encoding().decode(render_prompt(server.chats[0]))
+    assert prompt.endswith(
+        "user<|message|>Hi<|end|><|start|>assistant<|channel|>final<|message|>Hello.<|end|>"
+        "<|start|>user<|message|>More<|end|><|start|>assistant"
+    )
+    kept = listed(client, first["id"], order="asc")["data"][1]
+    assert kept == {**foreign, "status": "completed"}

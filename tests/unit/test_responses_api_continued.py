@@ -25,7 +25,7 @@ from support.responses_api import (
 )
 
 USER = ChatMessage(Role.USER, "Hi")
-ANSWER = ChatMessage(Role.ASSISTANT, "Hello!", "Easy.")
+ANSWER = ChatMessage(Role.ASSISTANT, "Hello!", "Easy.", phase="final_answer")
 url_and_server = keeping_adapter(max_messages=40)
 
 

@@ -13,7 +13,7 @@ from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.responses.conversation import chat_messages
 from gptoss_adapter.responses.server_tools.mcp_conversation import approved_calls
 from gptoss_adapter.schemas.response_items import Item
-from gptoss_backend.contract import ChatMessage, ChatRequest, Role, ToolCall
+from gptoss_backend.contract import ChatMessage, ChatRequest, Phase, Role, ToolCall
 from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.vocabulary import encoding
 
@@ -28,8 +28,8 @@ def user(text: str) -> dict[str, Any]:
     return {"role": "user", "content": text}
 
 
-def said(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": [{"type": "output_text", "text": text}]}
+def said(text: str, phase: Phase | None = None) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"type": "output_text", "text": text}], "phase": phase}
 
 
 def thought(text: str) -> dict[str, Any]:
@@ -44,8 +44,9 @@ def output(call_id: str) -> dict[str, Any]:
     return {"type": "function_call_output", "call_id": call_id, "output": f"of {call_id}"}
 
 
-def assistant(content: str | None, reasoning: str | None, *calls: str) -> ChatMessage:
-    return ChatMessage(Role.ASSISTANT, content, reasoning, tuple(ToolCall(one, "f", f'"{one}"') for one in calls))
+def assistant(content: str | None, reasoning: str | None, *calls: str, phase: Phase | None = None) -> ChatMessage:
+    made = tuple(ToolCall(one, "f", f'"{one}"') for one in calls)
+    return ChatMessage(Role.ASSISTANT, content, reasoning, made, phase=phase)
 
 
 def result(call_id: str) -> ChatMessage:
@@ -68,8 +69,31 @@ def result(call_id: str) -> ChatMessage:
         ),
         (
             [thought("t1"), said("I look."), thought("t2"), call("a"), output("a")],
-            [assistant("I look.", "t1\n\nt2", "a"), result("a")],
+            [assistant("I look.", "t1", phase="commentary"), assistant(None, "t2", "a"), result("a")],
         ),
+        (
+            [said("I look."), thought("t"), call("a"), call("b"), output("a"), output("b")],
+            [
+                assistant("I look.", None, phase="commentary"),
+                assistant(None, "t", "a", "b"),
+                result("a"),
+                result("b"),
+            ],
+        ),
+        (
+            [
+                *(thought("t1"), thought("t2"), said("I look."), call("a"), said("so", "final_answer"), call("b")),
+                *(output("a"), output("b")),
+            ],
+            [
+                assistant(None, "t1"),
+                assistant("I look.", "t2", "a", phase="commentary"),
+                assistant("so", None, "b", phase="final_answer"),
+                result("a"),
+                result("b"),
+            ],
+        ),
+        ([said("on my way", "commentary")], [assistant("on my way", None, phase="commentary")]),
         (
             [call("a"), said("done"), output("a")],
             [assistant(None, None, "a"), assistant("done", None), result("a")],
@@ -87,7 +111,7 @@ def result(call_id: str) -> ChatMessage:
         ),
         (
             [{"role": "user", "content": [{"type": "input_text", "text": t} for t in "ab"]}],
-            [ChatMessage(Role.USER, "a\nb")],
+            [ChatMessage(Role.USER, "ab")],
         ),
     ],
 )
@@ -100,8 +124,8 @@ def test_items_when_made_messages_then_each_turn_is_as_a_chat_would_have_it(
 def test_preamble_when_a_call_follows_then_it_is_commentary_and_its_reasoning_is_seen_again() -> None:
     messages = messages_of(user("u"), thought("t1"), said("I look."), thought("t2"), call("a"), output("a"))
     prompt = encoding().decode(render_prompt(ChatRequest(messages)))
-    assert "<|channel|>commentary<|message|>I look.<|end|>" in prompt
-    assert "<|channel|>analysis<|message|>t1\n\nt2<|end|>" in prompt
+    said_so_far = ["analysis<|message|>t1", "commentary<|message|>I look.", "analysis<|message|>t2"]
+    assert "".join(f"<|start|>assistant<|channel|>{one}<|end|>" for one in said_so_far) in prompt
 
 
 @pytest.mark.parametrize(

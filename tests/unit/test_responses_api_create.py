@@ -37,6 +37,7 @@ def test_response_when_whole_then_it_holds_the_output_the_usage_and_what_was_ask
         "status": "completed",
         "role": "assistant",
         "content": [{"type": "output_text", "text": "Hello!", "annotations": [], "logprobs": []}],
+        "phase": "final_answer",
     }
     num_tokens = len(HELLO) - 1
     assert told["usage"] == {

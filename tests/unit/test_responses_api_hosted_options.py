@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from gptoss_backend.contract import BuiltinTool, ChatMessage, Role, ToolChoice, ToolChoiceMode
+from gptoss_backend.contract import BuiltinTool, ToolChoice, ToolChoiceMode
 from support.fake_model_server import FakeModelServer, answer
 from support.hosted_servers import ALL, BROWSER, CODE, PYTHON, SEARCH, Browsed, coding
 from support.responses_api import WEATHER, of_kind, respond
@@ -74,10 +74,9 @@ def test_user_location_when_given_then_the_model_is_told(client: httpx.Client, s
     place = {"type": "approximate", "city": "Oslo", "country": "NO"}
     search = {"type": "web_search", "user_location": place, "search_context_size": "high"}
     assert respond(client, tools=[search])["tools"] == [search]
-    note = ChatMessage(Role.DEVELOPER, "The user's approximate location: Oslo, NO.")
-    assert server.chats[0].messages[1:] == (note,)
+    assert server.chats[0].notes == ("The user's approximate location: Oslo, NO.",)
     respond(client, tools=[search], tool_choice="none")
-    assert note not in server.chats[1].messages
+    assert server.chats[1].notes == ()
 
 
 def test_web_search_when_it_is_to_stay_off_the_web_then_it_is_not_offered(

@@ -90,7 +90,7 @@ url_and_server = keeping_adapter()
             "invalid_value",
         ),
         (
-            {"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image"}]}]},
+            {"input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_audio"}]}]},
             "input[0].output[0]",
             "invalid_value",
         ),
@@ -118,11 +118,6 @@ url_and_server = keeping_adapter()
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
             "input[0].content[0]",
             "invalid_value",
-        ),
-        (
-            {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "x"}]},
-            "input[0].encrypted_content",
-            "unsupported_parameter",
         ),
         (
             {"input": [{"type": "reasoning", "summary": [], "encrypted_content": "gptoss-reasoning-1.SG0"}]},

@@ -155,6 +155,15 @@ def test_conversation_when_nobody_tells_the_context_then_the_engine_is_asked(tmp
     assert len(server.prompts[-1]) == 200
 
 
+def test_instructions_when_what_they_stood_behind_is_left_out_then_they_lead_what_is_left() -> None:
+    rule, question, answer = ChatMessage(Role.DEVELOPER, "r"), ChatMessage(Role.USER, "q"), ChatMessage(Role.USER, "a")
+    messages = (question, rule, answer, rule, question)
+    assert [without_oldest(messages, place) for place in cut_places(messages)] == [
+        (rule, answer, rule, question),
+        (rule, rule, question),
+    ]
+
+
 _ROLES = st.lists(st.sampled_from("uscr"), min_size=1, max_size=30)
 
 

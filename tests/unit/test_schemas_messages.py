@@ -49,9 +49,16 @@ def test_chat_when_only_sampling_differs_then_the_document_is_the_same() -> None
     assert CHAT_CODEC.encode(chat(reasoning_effort="low")) != plain
 
 
-def test_message_when_content_is_text_parts_then_they_become_lines() -> None:
-    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-    assert message(role="user", content=parts).content == "one\ntwo"
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant"])
+def test_message_when_a_client_cut_its_text_in_parts_then_it_is_that_text(role: str) -> None:
+    parts = [{"type": "text", "text": "one\n"}, {"type": "text", "text": "two "}, {"type": "text", "text": "three"}]
+    assert message(role=role, content=parts) == message(role=role, content="one\ntwo three")
+
+
+def test_result_when_it_has_several_parts_then_each_begins_a_line() -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "image_url"}, {"type": "text", "text": "two"}]
+    result = message(role="tool", tool_call_id="call_1", content=parts)
+    assert result.content == "one\n[Here is a picture, which this model cannot see.]\ntwo"
 
 
 def test_message_when_reasoning_comes_under_its_other_name_then_it_is_reasoning() -> None:
@@ -108,14 +115,14 @@ def test_message_when_it_is_a_refusal_then_that_is_what_the_assistant_said(field
 
 def test_message_when_it_has_text_and_a_refusal_then_both_were_said() -> None:
     parts = [{"type": "text", "text": "Well."}, {"type": "refusal", "refusal": "I cannot."}]
-    assert message(role="assistant", content=parts).content == "Well.\nI cannot."
+    assert message(role="assistant", content=parts).content == "Well.I cannot."
     assert message(role="assistant", content="Well.", refusal="I cannot.").content == "Well.\nI cannot."
 
 
 @pytest.mark.parametrize(("verbosity", "wish"), [("low", "Keep your answers brief."), ("high", "Answer in detail.")])
 def test_verbosity_when_it_is_not_medium_then_it_is_a_line_behind_all_instructions(verbosity: str, wish: str) -> None:
     asked = chat(verbosity=verbosity)
-    assert asked == replace(chat(), messages=(*chat().messages, ChatMessage(Role.DEVELOPER, wish)))
+    assert asked == replace(chat(), notes=(wish,))
     assert chat(verbosity="medium") == chat()
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Final
 
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.messages.thinking import thinking_behind
+from gptoss_adapter.parts import returned, said
 from gptoss_adapter.responses.conversation import chat_messages
 from gptoss_adapter.schemas.messages import (
     AssistantMessage,
     ConversationFields,
     Message,
-    SystemMessage,
     TextBlock,
     TextContent,
     ThinkingBlock,
@@ -45,8 +45,7 @@ would be found in the KV cache."""
 
 def conversation(body: ConversationFields) -> tuple[ChatMessage, ...]:
     """Return the conversation with its instructions. Raises InvalidRequestError, for calls without results too."""
-    turns = [_in_its_place(message) if at else message for at, message in enumerate(body.messages)]
-    items = [item for at, message in enumerate(turns) for item in _items(message, f"messages[{at}]")]
+    items = [item for at, message in enumerate(body.messages) for item in _items(message, f"messages[{at}]")]
     try:
         messages = chat_messages(items)
     except InvalidRequestError as error:
@@ -59,18 +58,7 @@ def conversation(body: ConversationFields) -> tuple[ChatMessage, ...]:
 
 def _instructions(system: TextContent) -> str:
     blocks = [system] if isinstance(system, str) else [block.text for block in system]
-    return "\n\n".join(text for block in blocks if (text := _BILLING.sub("", block)))
-
-
-def _in_its_place(message: Message) -> Message:
-    """Return what is said here: instructions that come later are the user's, marked as Claude Code marks its own.
-
-    The model reads all instructions before the conversation. One more there would move everything behind it, and
-    nothing of the conversation would be found in the KV cache.
-    """
-    if not isinstance(message, SystemMessage):
-        return message
-    return UserMessage(role="user", content=f"<system-reminder>\n{_text(message.content)}\n</system-reminder>")
+    return "".join(_BILLING.sub("", block) for block in blocks)
 
 
 def _items(message: Message, where: str) -> Iterator[Item]:
@@ -82,7 +70,7 @@ def _items(message: Message, where: str) -> Iterator[Item]:
     for is_text, group in groupby(enumerate(blocks), key=lambda numbered: isinstance(numbered[1], TextBlock)):
         if is_text:
             texts = [block for _, block in group if isinstance(block, TextBlock)]
-            yield MessageItem(role=message.role, content=_text(texts))
+            yield MessageItem(role=message.role, content=said(texts))
             continue
         for at, block in group:
             yield from _item(block, f"{where}.content[{at}]")
@@ -101,12 +89,8 @@ def _item(block: object, where: str) -> Iterator[Item]:
 
 
 def _result(block: ToolResultBlock) -> str:
-    text = _text(block.content or "")
+    text = returned(block.content or "")
     return f"Error: {text}" if block.is_error else text
-
-
-def _text(content: str | Sequence[TextBlock]) -> str:
-    return content if isinstance(content, str) else "\n".join(block.text for block in content)
 
 
 def ends_with_the_assistant(body: ConversationFields) -> bool:

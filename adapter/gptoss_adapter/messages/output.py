@@ -42,11 +42,12 @@ class Blocks:
             case ReasoningDelta(text):
                 if text and self._telling is not Telling.NOTHING:
                     if not isinstance(self._open, _OpenThinking):
+                        text = text[delta.num_inserted :]  # blocks of their own need nothing to keep them apart
                         yield from self._begin(_OpenThinking(self._telling))
                     yield from self._grow(text)
             case ContentDelta(text):
                 if text and not isinstance(self._open, _OpenText):
-                    text = text[delta.num_inserted :]  # blocks of their own need nothing to keep them apart
+                    text = text[delta.num_inserted :]
                     yield from self._begin(_OpenText())
                 yield from self._grow(text)
             case ToolCallDelta(_, name, arguments):

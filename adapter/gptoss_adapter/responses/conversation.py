@@ -7,10 +7,11 @@ Does not know: where the items come from; how messages are rendered (harmony/tur
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from gptoss_adapter.errors import invalid_value
+from gptoss_adapter.parts import returned, said
 from gptoss_adapter.responses.server_tools.hosted_conversation import call_of, result_of
 from gptoss_adapter.responses.server_tools.mcp_conversation import as_functions
 from gptoss_adapter.responses.tools import name_for_model
@@ -18,17 +19,16 @@ from gptoss_adapter.schemas.hosted_items import HostedItem
 from gptoss_adapter.schemas.response_items import (
     CallItem,
     CallOutputItem,
-    Content,
     FunctionCallItem,
     Item,
     MessageItem,
     ReasoningItem,
 )
-from gptoss_backend.contract import CallSyntax, ChatMessage, Role, ToolCall
+from gptoss_backend.contract import CallSyntax, ChatMessage, Phase, Role, ToolCall
 from gptoss_backend.harmony.tool_names import TOOL_NAME
 
 BETWEEN: Final = "\n\n"
-"""Keeps apart what becomes one text."""
+"""Keeps apart the pieces of reasoning that become one text."""
 
 
 def chat_messages(items: Sequence[Item], plain: Collection[str] = ()) -> tuple[ChatMessage, ...]:
@@ -62,39 +62,57 @@ def _message(item: Item) -> ChatMessage:
     if isinstance(item, HostedItem):
         return ChatMessage(Role.TOOL, result_of(item), tool_call_id=item.id)
     if isinstance(item, CallOutputItem):
-        return ChatMessage(Role.TOOL, _text(item.output), tool_call_id=item.call_id)
+        return ChatMessage(Role.TOOL, returned(item.output), tool_call_id=item.call_id)
     assert isinstance(item, MessageItem)  # noqa: S101 (the others are the assistant's)
-    return ChatMessage(Role(item.role), _text(item.content))
+    return ChatMessage(Role(item.role), said(item.content))
 
 
 # --- the assistant's turn -------------------------------------------------------------------------------------------
 
 
 def _assistant_turn(items: Sequence[Item], plain: Collection[str]) -> Iterator[ChatMessage]:
-    """Yield what the assistant said in one go.
+    """Yield what the assistant said in one go, in its order: so the next prompt begins with the tokens it wrote.
 
-    All up to the last call is one message: what is said before a call is no final answer, and the reasoning around it
-    is to be seen again. What follows is a message for each answer, with the reasoning that led to it.
+    What is said before a call is no final answer, unless it says that it is one.
     """
     num_calling = max((at for at, item in enumerate(items, 1) if isinstance(item, CallItem | HostedItem)), default=0)
-    yield from _joined(items[:num_calling], plain)
-    begun = num_calling
-    for position in range(num_calling, len(items)):
-        if isinstance(items[position], MessageItem):
-            yield from _joined(items[begun : position + 1], plain)
-            begun = position + 1
-    yield from _joined(items[begun:], plain)
+    begun = 0
+    for run in _runs(items):
+        yield _message_of(run, plain, is_before_call=begun < num_calling)
+        begun += len(run)
 
 
-def _joined(items: Sequence[Item], plain: Collection[str]) -> Iterator[ChatMessage]:
-    """Yield the items as one message, none for none."""
-    if items:
-        yield ChatMessage(
-            Role.ASSISTANT,
-            content=_join(_text(item.content) for item in items if isinstance(item, MessageItem)),
-            reasoning=_join(_reasoning(item) for item in items if isinstance(item, ReasoningItem)),
-            tool_calls=tuple(_tool_call(item, plain) for item in items if isinstance(item, CallItem | HostedItem)),
-        )
+def _runs(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Yield the items by messages: reasoning, a text and calls, in this order, as far as they are there."""
+    run: list[Item] = []
+    for item in items:
+        if run and not _goes_on(run[-1], item):
+            yield run
+            run = []
+        run.append(item)
+    if run:
+        yield run
+
+
+def _goes_on(last: Item, item: Item) -> bool:
+    """Say whether the item may stand behind the other in one message."""
+    if isinstance(last, ReasoningItem):
+        return not isinstance(item, ReasoningItem)
+    return isinstance(item, CallItem | HostedItem)
+
+
+def _message_of(run: Sequence[Item], plain: Collection[str], *, is_before_call: bool) -> ChatMessage:
+    """is_before_call: the last call of the turn is of this run, or comes later."""
+    reasoning = next((item for item in run if isinstance(item, ReasoningItem)), None)
+    text = next((item for item in run if isinstance(item, MessageItem)), None)
+    unsaid: Phase | None = "commentary" if is_before_call else None
+    return ChatMessage(
+        Role.ASSISTANT,
+        content=said(text.content) or None if text else None,
+        reasoning=BETWEEN.join(reasoning.pieces) or None if reasoning else None,
+        tool_calls=tuple(_tool_call(item, plain) for item in run if isinstance(item, CallItem | HostedItem)),
+        phase=(text.phase or unsaid) if text else None,
+    )
 
 
 def _tool_call(item: CallItem | HostedItem, plain: Collection[str]) -> ToolCall:
@@ -104,18 +122,6 @@ def _tool_call(item: CallItem | HostedItem, plain: Collection[str]) -> ToolCall:
     if isinstance(item, FunctionCallItem):
         return ToolCall(item.call_id, name, item.arguments)
     return ToolCall(item.call_id, name, item.input, CallSyntax.PLAIN if name in plain else CallSyntax.QUOTED)
-
-
-def _join(texts: Iterable[str]) -> str | None:
-    return BETWEEN.join(text for text in texts if text) or None
-
-
-def _reasoning(item: ReasoningItem) -> str:
-    return BETWEEN.join(item.pieces)
-
-
-def _text(content: Content) -> str:
-    return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 
 # --- calls and outputs ----------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from gptoss_adapter.schemas.response_items import (
     ReasoningText,
     SummaryText,
 )
+from gptoss_backend.contract import Phase
 
 Event: TypeAlias = tuple[str, dict[str, Any]]
 """Its type and its fields, without the sequence number."""
@@ -200,9 +201,10 @@ class OpenMessage(OpenText):
     kind = MessageItem
     text_event = "response.output_text"
 
-    def __init__(self, output_index: int, pages: Pages) -> None:
+    def __init__(self, output_index: int, pages: Pages, phase: Phase) -> None:
         """pages: those that the text may cite."""
         super().__init__(output_index)
+        self.phase = phase
         self._logprobs: list[JsonValue] = []
         self._citations: list[UrlCitation] = []
         self._reader = CitationReader(pages)
@@ -216,7 +218,9 @@ class OpenMessage(OpenText):
 
     def item(self, status: ItemStatus) -> MessageItem:
         content: list[MessagePart | RefusalPart] = [] if status == "in_progress" else [self._part()]
-        return MessageItem(id=self.id, type="message", status=status, role="assistant", content=content)
+        return MessageItem(
+            id=self.id, type="message", status=status, role="assistant", content=content, phase=self.phase
+        )
 
     def _part(self) -> MessagePart:
         citations, logprobs = self._citations, self._logprobs

@@ -8,7 +8,6 @@ Does not know: how an event is framed and numbered (events.py), the events of on
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeAlias
 
 from gptoss_adapter.content import ContentToken, ScoredContent
 from gptoss_adapter.mcp_servers.tools import CallResult
@@ -34,8 +33,6 @@ from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import ItemStatus
 from gptoss_backend.harmony.builtin_tools import PYTHON, recipients
 from gptoss_backend.harmony.deltas import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
-
-_TextKind: TypeAlias = type[OpenReasoning] | type[OpenMessage]
 
 
 class Output:
@@ -106,10 +103,11 @@ class Output:
     def _place(self, delta: Delta) -> Iterator[Event]:
         match delta:
             case ReasoningDelta():
-                yield from self._add_text(OpenReasoning, delta)
-            case ContentDelta():
+                yield from self._add_text(delta, goes_on=isinstance(self._open, OpenReasoning))
+            case ContentDelta(phase=phase):
+                goes_on = isinstance(self._open, OpenMessage) and self._open.phase == phase
                 tokens = delta.tokens if isinstance(delta, ScoredContent) else ()
-                yield from self._add_text(OpenMessage, delta, tokens)
+                yield from self._add_text(delta, tokens, goes_on=goes_on)
             case ToolCallDelta(_, name, arguments, is_builtin):
                 if name is not None:
                     yield from self._begin(self._called_builtin(name) if is_builtin else self._called(name))
@@ -133,24 +131,22 @@ class Output:
             return OpenCodeCall(self.next_index, label, self._telling, self._container_id)
         return OpenWebSearch(self.next_index, label, recipient, self._telling, self._pages)
 
-    def _text_item(self, kind: _TextKind) -> OpenItem:
-        if kind is OpenReasoning:
-            is_carried = self._telling.carries_reasoning
-            return OpenReasoning(self.next_index, is_carried=is_carried, has_summary=self._tells_summary)
-        return OpenMessage(self.next_index, self._pages)
+    def _text_item(self, delta: ReasoningDelta | ContentDelta) -> OpenItem:
+        if isinstance(delta, ContentDelta):
+            return OpenMessage(self.next_index, self._pages, delta.phase)
+        is_carried = self._telling.carries_reasoning
+        return OpenReasoning(self.next_index, is_carried=is_carried, has_summary=self._tells_summary)
 
     def _add_text(
-        self,
-        kind: _TextKind,
-        delta: ReasoningDelta | ContentDelta,
-        tokens: Sequence[ContentToken] = (),
+        self, delta: ReasoningDelta | ContentDelta, tokens: Sequence[ContentToken] = (), *, goes_on: bool
     ) -> Iterator[Event]:
+        """goes_on: the text is more of the open item."""
         text = delta.text
-        if not isinstance(self._open, kind):
+        if not goes_on:
             if not text:
                 return  # tokens without text are no item
             text = text[delta.num_inserted :]  # items of their own need nothing to keep them apart
-            yield from self._begin(self._text_item(kind))
+            yield from self._begin(self._text_item(delta))
         yield from self._grow(text, tokens)
 
     def _begin(self, item: OpenItem) -> Iterator[Event]:

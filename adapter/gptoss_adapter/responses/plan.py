@@ -58,7 +58,8 @@ def chat_request(
     if not messages:
         raise invalid_value("'input' holds no items.", "input")
     return ChatRequest(
-        messages=(*messages, *_notes(offering), *wish_of(_verbosity(body))),
+        messages=messages,
+        notes=(*_notes(offering), *wish_of(_verbosity(body))),
         date=today.isoformat(),
         tools=tuple(tools_for_model(offering.told)),
         builtin_tools=tuple(offer.builtin for offer in offering.hosted),
@@ -69,10 +70,10 @@ def chat_request(
     )
 
 
-def _notes(offering: Offering) -> list[ChatMessage]:
-    """Return what the model is told of the tools besides, to stand behind all messages, so that these keep places."""
+def _notes(offering: Offering) -> list[str]:
+    """Return what the model is told of the tools besides."""
     told = () if offering.choice.mode is ToolChoiceMode.NONE else offering.hosted
-    return [ChatMessage(Role.DEVELOPER, offer.note) for offer in told if offer.note]
+    return [offer.note for offer in told if offer.note]
 
 
 def sampling_params(body: ResponseFields, profile: ProfileSettings) -> SamplingParams:

@@ -15,9 +15,8 @@ from gptoss_adapter.inference import PromptIds
 from gptoss_adapter.raw_prompts import token_ids
 from gptoss_adapter.serving import ServedModel, Services
 from gptoss_adapter.turn import ChatPrompt
-from gptoss_backend.contract import ChatMessage, ChatRequest, Role
+from gptoss_backend.contract import ChatMessage, ChatRequest
 
-_INSTRUCTING = (Role.SYSTEM, Role.DEVELOPER)
 _ROOM: Final = 4096
 """Tokens kept for an answer that has no bound of its own: reasoning and some pages of text."""
 
@@ -68,7 +67,7 @@ class FittedPrompt(ChatPrompt):
 def cut_places(messages: Sequence[ChatMessage]) -> list[int]:
     """Return before which messages a conversation may begin: no result without its call, and something is said.
 
-    Instructions alone say nothing: a wish for the answer's length stands behind all else.
+    Instructions alone say nothing.
     """
     called_at: dict[str, int] = {}
     needed: list[int] = []  # by each message, of those before it or itself
@@ -79,15 +78,15 @@ def cut_places(messages: Sequence[ChatMessage]) -> list[int]:
     first_needed, says_something = len(messages), False
     for at in range(len(messages) - 1, 0, -1):
         first_needed = min(first_needed, needed[at])
-        says_something = says_something or messages[at].role not in _INSTRUCTING
-        if says_something and first_needed == at and messages[at - 1].role not in _INSTRUCTING:
+        says_something = says_something or not messages[at].role.instructs
+        if says_something and first_needed == at and not messages[at - 1].role.instructs:
             places.append(at)
     return places[::-1]
 
 
 def without_oldest(messages: Sequence[ChatMessage], first: int) -> tuple[ChatMessage, ...]:
-    """Return the messages from that one on, and the instructions before it."""
-    return (*(one for one in messages[:first] if one.role in _INSTRUCTING), *messages[first:])
+    """Return the messages from that one on, and the instructions before it, which lead them then."""
+    return (*(one for one in messages[:first] if one.role.instructs), *messages[first:])
 
 
 def _length(prompt: PromptIds) -> int:

@@ -19,8 +19,8 @@ def carried(reasoning: str) -> str:
     return _VERSION + base64.b64encode(reasoning.encode()).decode()
 
 
-def reasoning_of(blob: str) -> str:
-    """Return the reasoning again. Raises ValueError for what was not encoded here."""
+def reasoning_of(blob: str) -> str | None:
+    """Return the reasoning again; None: another server has encoded it. Raises ValueError for a damaged one of ours."""
     if not blob.startswith(_VERSION):
-        raise ValueError("it was not encoded by this server")
+        return None
     return base64.b64decode(blob.removeprefix(_VERSION), validate=True).decode()

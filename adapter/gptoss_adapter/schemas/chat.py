@@ -26,6 +26,7 @@ from gptoss_adapter.schemas.fields import (
 from gptoss_adapter.schemas.raw_output import RawOutputFields
 from gptoss_adapter.schemas.sampling import GenerationFields, ModelField
 from gptoss_adapter.schemas.structured import StructuredFields
+from gptoss_adapter.schemas.unseen_parts import FilePart, ImageUrlPart
 
 # --- messages -------------------------------------------------------------------------------------------------------
 
@@ -63,6 +64,10 @@ Content = Annotated[
 ]
 AnswerPart = Annotated[TextPart | RefusalPart, Field(discriminator="type"), of_types("text", "refusal")]
 AnswerContent = Annotated[Annotated[str, Tag("text")] | Annotated[ListOf[AnswerPart], Tag("parts")], _CONTENT_KIND]
+ResultPart = Annotated[
+    TextPart | ImageUrlPart | FilePart, Field(discriminator="type"), of_types("text", unseen=("image_url", "file"))
+]
+ResultContent = Annotated[Annotated[str, Tag("text")] | Annotated[ListOf[ResultPart], Tag("parts")], _CONTENT_KIND]
 
 
 class SystemMessage(RequestModel):
@@ -123,7 +128,7 @@ class ToolMessage(RequestModel):
     """What a called tool returned."""
 
     role: Literal["tool"]
-    content: Content
+    content: ResultContent
     tool_call_id: Annotated[str, Field(min_length=1)]
     name: str | None = None
     """Harmless: the call with this id says which tool it was."""

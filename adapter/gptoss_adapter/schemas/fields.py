@@ -116,14 +116,17 @@ class NotHonoured:
         )
 
 
-def of_types(*taken: str) -> BeforeValidator:
-    """Refuse a part of content of another type in one sentence: what else it holds is no fault of its own."""
-    return BeforeValidator(lambda part: _of_types(part, taken))
+def of_types(*taken: str, unseen: tuple[str, ...] = ()) -> BeforeValidator:
+    """Refuse a part of content of another type in one sentence: what else it holds is no fault of its own.
+
+    unseen: types that are taken, too, and of which the model sees nothing.
+    """
+    return BeforeValidator(lambda part: _of_types(part, taken, unseen))
 
 
-def _of_types(part: object, taken: tuple[str, ...]) -> object:
+def _of_types(part: object, taken: tuple[str, ...], unseen: tuple[str, ...]) -> object:
     kind = part.get("type") if isinstance(part, dict) else None
-    if isinstance(kind, str) and kind not in taken:
+    if isinstance(kind, str) and kind not in (*taken, *unseen):
         raise PydanticCustomError(
             "only_text",
             "this model takes text only, but this part is of type '{kind}'; send parts of type {taken}",

@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, JsonValue, Tag, WithJsonSchema
 from gptoss_adapter.schemas.fields import Harmless, ItemId, ListOf, NotHonoured, RequestModel, content_kind
 from gptoss_adapter.schemas.response_items import FunctionName
 from gptoss_adapter.schemas.sampling import GenerationFields
+from gptoss_adapter.schemas.unseen_parts import DocumentBlock, ImageBlock
 
 CacheControl: TypeAlias = Harmless
 """Harmless wherever it stands: the beginning of every prompt is kept for as long as there is room."""
@@ -71,13 +72,19 @@ TextContent = Annotated[
     Annotated[str, Tag("text")] | Annotated[ListOf[TextBlock], Tag("parts")], _content_of("text blocks")
 ]
 
+ResultPart: TypeAlias = TextBlock | ImageBlock | DocumentBlock
+ResultContent = Annotated[
+    Annotated[str, Tag("text")] | Annotated[ListOf[Annotated[ResultPart, Field(discriminator="type")]], Tag("parts")],
+    _content_of("blocks of text, pictures and documents"),
+]
+
 
 class ToolResultBlock(RequestModel):
     """What a called tool returned."""
 
     type: Literal["tool_result"]
     tool_use_id: ItemId
-    content: TextContent | None = None
+    content: ResultContent | None = None
     is_error: bool | None = None
     toolset_name: Annotated[object, NotHonoured()] = None
     cache_control: CacheControl = None

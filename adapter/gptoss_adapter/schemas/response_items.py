@@ -37,6 +37,8 @@ from gptoss_adapter.schemas.mcp_items import (
     McpItem,
     McpListToolsItem,
 )
+from gptoss_adapter.schemas.unseen_parts import InputFilePart, InputImagePart
+from gptoss_backend.contract import Phase
 from gptoss_backend.harmony.tool_names import TOOL_NAME
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -77,14 +79,19 @@ class MessagePart(RequestModel):
 ContentPart = Annotated[
     MessagePart | RefusalPart, Field(discriminator="type"), of_types("input_text", "output_text", "refusal")
 ]
-Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[ListOf[ContentPart], Tag("parts")],
-    Discriminator(
-        content_kind,
-        custom_error_type="content_type",
-        custom_error_message="Input should be a string or a list of text parts",
-    ),
+_CONTENT_KIND: Final = Discriminator(
+    content_kind,
+    custom_error_type="content_type",
+    custom_error_message="Input should be a string or a list of text parts",
+)
+Content = Annotated[Annotated[str, Tag("text")] | Annotated[ListOf[ContentPart], Tag("parts")], _CONTENT_KIND]
+OutputPart = Annotated[
+    MessagePart | RefusalPart | InputImagePart | InputFilePart,
+    Field(discriminator="type"),
+    of_types("input_text", "output_text", "refusal", unseen=("input_image", "input_file")),
 ]
+OutputContent = Annotated[Annotated[str, Tag("text")] | Annotated[ListOf[OutputPart], Tag("parts")], _CONTENT_KIND]
+"""What a call returned."""
 
 
 class MessageItem(RequestModel):
@@ -97,8 +104,8 @@ class MessageItem(RequestModel):
     content: Content
     name: str | None = None
     """Harmless: the model is told roles, not names."""
-    phase: Literal["commentary", "final_answer"] | None = None
-    """Harmless: what the assistant says before it calls a function is commentary."""
+    phase: Phase | None = None
+    """Of the assistant's; None: commentary before a call, else the answer. Harmless on others' messages."""
 
 
 class ReasoningText(RequestModel):
@@ -115,13 +122,12 @@ class SummaryText(RequestModel):
     text: str
 
 
-def _made_here(blob: str) -> str:
+def _undamaged(blob: str) -> str:
     try:
-        if blob:
-            reasoning_of(blob)
+        reasoning_of(blob)
     except ValueError:
         raise PydanticCustomError(
-            UNSUPPORTED, "this server reads only what it has encoded itself; leave it out and send 'content'"
+            UNSUPPORTED, "it is not as this server has encoded it; leave it out and send 'content'"
         ) from None
     return blob
 
@@ -135,14 +141,17 @@ class ReasoningItem(RequestModel):
     summary: Annotated[ListOf[SummaryText], Field(default_factory=list)]
     """Stands in for the reasoning where neither of the next two tells it."""
     content: ListOf[ReasoningText] | None = None
-    encrypted_content: Annotated[str, AfterValidator(_made_here)] | None = None
-    """Stands in for `content` where that is missing: the same text, encoded. Empty: as good as none."""
+    encrypted_content: Annotated[str, AfterValidator(_undamaged)] | None = None
+    """Stands in for `content` where that is missing: the same text, encoded.
+
+    Another server's is as good as none: whoever changes models within a conversation holds some.
+    """
 
     @property
     def pieces(self) -> list[str]:
-        """The reasoning, wherever it stands."""
-        if not self.content and self.encrypted_content:
-            return [reasoning_of(self.encrypted_content)]
+        """The reasoning, wherever it stands; none where only another server can read it."""
+        if not self.content and (carried := reasoning_of(self.encrypted_content or "")):
+            return [carried]
         return [part.text for part in self.content or self.summary]
 
 
@@ -172,7 +181,7 @@ class FunctionCallOutputItem(RequestModel):
     type: Literal["function_call_output"]
     status: ItemStatus | None = None
     call_id: ItemId
-    output: Content
+    output: OutputContent
     name: str | None = None
     """Harmless: the call with this id says which function it was."""
     namespace: str | None = None
@@ -207,7 +216,7 @@ class CustomToolCallOutputItem(RequestModel):
     type: Literal["custom_tool_call_output"]
     status: ItemStatus | None = None
     call_id: ItemId
-    output: Content
+    output: OutputContent
     name: str | None = None
     """Harmless: the call with this id says which tool it was."""
     created_by: str | None = None

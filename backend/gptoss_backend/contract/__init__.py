@@ -8,7 +8,7 @@ Begin at tensors.py (what goes in and out of the models), then codecs.py (the do
 here, never from a module.
 """
 
-from gptoss_backend.contract.chat import ChatMessage, ChatRequest, ReasoningEffort, Role, ToolCall
+from gptoss_backend.contract.chat import ChatMessage, ChatRequest, Phase, ReasoningEffort, Role, ToolCall
 from gptoss_backend.contract.codecs import (
     CHAT_CODEC,
     EVENT_CODEC,
@@ -94,6 +94,7 @@ __all__ = [
     "GenerationErrorCode",
     "GenerationEvent",
     "OutputStructure",
+    "Phase",
     "ReasoningEffort",
     "Refusal",
     "ResponseFormat",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -27,6 +27,15 @@ class Role(StrEnum):
     USER = "user"
     ASSISTANT = "assistant"
     TOOL = "tool"
+
+    @property
+    def instructs(self) -> bool:
+        """Whether what it says are instructions."""
+        return self in (Role.SYSTEM, Role.DEVELOPER)
+
+
+Phase: TypeAlias = Literal["commentary", "final_answer"]
+"""What a text of the assistant's is: said on the way to the answer, or the answer. In the words of OpenAI's API."""
 
 
 class ReasoningEffort(StrEnum):
@@ -53,7 +62,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message. `tool_call_id` belongs to role tool; `reasoning` and `tool_calls` to role assistant."""
+    """One message. `tool_call_id` belongs to role tool; `reasoning`, `tool_calls` and `phase` to role assistant."""
 
     __pydantic_config__ = STRICT
     role: Role
@@ -61,6 +70,8 @@ class ChatMessage:
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    phase: Phase | None = None
+    """Of the content; None: commentary where calls follow in the same message, else the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,9 @@ class ChatRequest:
 
     __pydantic_config__ = STRICT
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
+    """Instructions that lead them hold for the whole conversation, later ones from their place on."""
+    notes: tuple[str, ...] = ()
+    """What the model is told behind the leading instructions, and nobody has said in a message."""
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None
     """Conversation start date, YYYY-MM-DD; without one the prompt names no date. The stub never reads a clock."""
     tools: tuple[Tool, ...] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gptoss_backend.contract import CallSyntax
+from gptoss_backend.contract import CallSyntax, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class ContentDelta:
     text: str
     num_inserted: int = field(default=0, kw_only=True, compare=False)
     """As of reasoning."""
+    phase: Phase = field(default="final_answer", kw_only=True)
+    """Of the message that the text is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,12 @@ Delta = ReasoningDelta | ContentDelta | ToolCallDelta
 
 
 def joined(first: Delta, second: Delta) -> Delta | None:
-    """Return one delta for two of a kind, None for two that differ."""
+    """Return one delta for two of a kind, None for two that differ: texts of two phases are no one text."""
     match first, second:
         case ReasoningDelta(text, num_inserted=count), ReasoningDelta(more):
             return ReasoningDelta(text + more, num_inserted=count)
-        case ContentDelta(text, num_inserted=count), ContentDelta(more):
-            return ContentDelta(text + more, num_inserted=count)
+        case ContentDelta(text, num_inserted=count, phase=phase), ContentDelta(more, phase=same) if phase == same:
+            return ContentDelta(text + more, num_inserted=count, phase=phase)
         case ToolCallDelta(index, name, text, is_builtin), ToolCallDelta(same, None, more) if index == same:
             return ToolCallDelta(index, name, text + more, is_builtin, syntax=first.syntax)
     return None

@@ -82,8 +82,10 @@ class MessageText:
             self._append(ToolCallDelta(self.num_calls - 1, None, text, syntax=self._route.syntax))
         else:
             apart = _BETWEEN_MESSAGES if place in self._shown and not self._has_text else ""
-            kind = ReasoningDelta if place is Place.REASONING else ContentDelta
-            self._append(kind(apart + text, num_inserted=len(apart)))
+            if place is Place.REASONING:
+                self._append(ReasoningDelta(apart + text, num_inserted=len(apart)))
+            else:
+                self._append(ContentDelta(apart + text, num_inserted=len(apart), phase=self._route.phase))
         self._has_text = True
 
     def _append(self, delta: Delta) -> None:

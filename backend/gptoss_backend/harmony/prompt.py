@@ -17,22 +17,22 @@ from functools import lru_cache
 from openai_harmony import Message, ReasoningEffort, RenderOptions, SystemContent
 from openai_harmony import Role as HarmonyRole
 
-from gptoss_backend.contract import BuiltinTool, ChatRequest, ResponseFormat, Role
+from gptoss_backend.contract import BuiltinTool, ChatRequest, ResponseFormat
 from gptoss_backend.harmony.builtin_tools import namespace, offered_builtins
 from gptoss_backend.harmony.errors import PromptError
 from gptoss_backend.harmony.message_ids import header_ids, text_ids
 from gptoss_backend.harmony.runs import has_unbreakable_run
 from gptoss_backend.harmony.tools_section import offered_tools, tools_section
-from gptoss_backend.harmony.turns import turns
+from gptoss_backend.harmony.turns import INSTRUCTIONS, num_leading, turns
 from gptoss_backend.harmony.vocabulary import END, MESSAGE, START, encoding
 
 
 def render_prompt(request: ChatRequest) -> list[int]:
     """Return the prompt's token ids, ending in the header that the assistant's answer continues.
 
-    Order: system (identity, date, effort, built-in tools, channels), developer (all system and developer messages in
-    their order, then the request's tools, then the response format), then the turns. Equal requests give equal ids on
-    every machine. Raises PromptError.
+    Order: system (identity, date, effort, built-in tools, channels), developer (the instructions that lead the
+    messages and the request's notes, then its tools, then the response format), then the turns. Equal requests give
+    equal ids on every machine. Raises PromptError.
     """
     builtins = offered_builtins(request)
     ids = list(_system(request.reasoning_effort.name, request.date, builtins, has_tools=bool(offered_tools(request))))
@@ -57,10 +57,10 @@ def _system(effort: str, date: str | None, builtins: tuple[BuiltinTool, ...], *,
 
 def _developer(request: ChatRequest) -> list[int]:
     """Return the developer message, or nothing where it would be empty."""
-    told = [message.content for message in request.messages if message.role in (Role.SYSTEM, Role.DEVELOPER)]
-    instructions = "\n\n".join(text for text in told if text)
+    leading = request.messages[: num_leading(request.messages)]
+    instructions = "\n\n".join(text for text in (*(one.content for one in leading), *request.notes) if text)
     tools, response_format = offered_tools(request), request.response_format
-    sections = [f"# Instructions\n\n{instructions}"] if instructions else []
+    sections = [INSTRUCTIONS + instructions] if instructions else []
     body: list[int] = []
     if tools:
         body = text_ids("".join(f"{section}\n\n" for section in sections)) + tools_section(tools)

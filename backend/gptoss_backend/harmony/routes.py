@@ -7,7 +7,8 @@ than names and how their calls are written.
 
 - A recipient `functions.f`, or an offered built-in tool, on any channel is a call. A message to another tool, or in the
   name of the user, the system or a tool, is reasoning: nothing that the user was told. Else the channel decides:
-  `analysis` is reasoning; `final`, `commentary` (a preamble), an unknown channel or none is content.
+  `analysis` is reasoning; `commentary` is content that is said on the way; `final`, an unknown channel or none is
+  content, the answer.
 - Where no calls are allowed, no tool is known: what would have been arguments is reasoning.
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from gptoss_backend.contract import CallSyntax, Tool
+from gptoss_backend.contract import CallSyntax, Phase, Tool
 from gptoss_backend.harmony.builtin_tools import PYTHON
 from gptoss_backend.harmony.header import NAMESPACE, Reading
 
@@ -45,6 +46,8 @@ class Route:
     is_builtin: bool = False
     refused: str | None = None
     """Whom a call is meant for that may not come out."""
+    phase: Phase = "final_answer"
+    """Of content."""
 
 
 class Routes:
@@ -68,7 +71,9 @@ class Routes:
                 return Route(Place.CALL, tool, self._syntaxes.get(tool, CallSyntax.JSON))
         if refused := next((name for name in reversed(reading.recipients) if name not in _PEOPLE), None):
             return Route(Place.REASONING, refused=refused)
-        return Route(Place.REASONING if reading.channel == "analysis" else Place.CONTENT)
+        if reading.channel == "analysis":
+            return Route(Place.REASONING)
+        return Route(Place.CONTENT, phase="commentary" if reading.channel == "commentary" else "final_answer")
 
     def _find_tool(self, recipient: str) -> str | None:
         name = recipient.removeprefix(NAMESPACE)

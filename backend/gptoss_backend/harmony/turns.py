@@ -1,13 +1,14 @@
-"""The turns of a chat: the user's and the assistant's messages, calls of tools and their results.
+"""The turns of a chat: the user's and the assistant's messages, calls of tools and their results, later instructions.
 
 Stage: 3 prompt.
-Owns: each message's role, channel and recipient; which reasoning the model sees again.
+Owns: each message's role, channel and recipient; which reasoning the model sees again; which instructions are turns.
 Does not know: what comes before the turns (prompt.py), how the answer is read back (channels.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from gptoss_backend.contract import CallSyntax, ChatMessage, Role, ToolCall
 from gptoss_backend.harmony.builtin_tools import EVERY_RECIPIENT
@@ -18,9 +19,18 @@ from gptoss_backend.harmony.message_ids import header_ids, message_ids
 from gptoss_backend.harmony.tool_names import checked_name
 from gptoss_backend.harmony.vocabulary import CALL, START
 
+INSTRUCTIONS: Final = "# Instructions\n\n"
+"""Begins them in a developer message."""
+
+
+def num_leading(messages: Sequence[ChatMessage]) -> int:
+    """Return how many messages come before the first that is no instruction: these are no turns."""
+    return next((at for at, message in enumerate(messages) if not message.role.instructs), len(messages))
+
 
 def turns(messages: Sequence[ChatMessage]) -> Iterator[list[int]]:
-    """Yield the user's, the assistant's and the tools' messages."""
+    """Yield the user's, the assistant's and the tools' messages, and the instructions among them in their places."""
+    first = num_leading(messages)
     last_final = max((at for at, message in enumerate(messages) if _is_final(message)), default=-1)
     called: dict[str, ToolCall] = {}
     for position, message in enumerate(messages):
@@ -34,10 +44,18 @@ def turns(messages: Sequence[ChatMessage]) -> Iterator[list[int]]:
                 called.update((call.id, call) for call in message.tool_calls)
             case Role.TOOL:
                 yield from _tool_result(message, where, called, keep_reasoning=keep)
+            case Role.SYSTEM | Role.DEVELOPER if message.content and position >= first:
+                yield message_ids("developer", INSTRUCTIONS + message.content)
 
 
 def _is_final(message: ChatMessage) -> bool:
-    return message.role is Role.ASSISTANT and bool(message.content) and not message.tool_calls
+    return message.role is Role.ASSISTANT and bool(message.content) and _channel(message) == "final"
+
+
+def _channel(message: ChatMessage) -> str:
+    """Return that of the message's content."""
+    phase = message.phase or ("commentary" if message.tool_calls else "final_answer")
+    return "commentary" if phase == "commentary" else "final"
 
 
 def _assistant(message: ChatMessage, where: str, *, keep_reasoning: bool) -> Iterator[list[int]]:
@@ -49,8 +67,7 @@ def _assistant(message: ChatMessage, where: str, *, keep_reasoning: bool) -> Ite
     if message.reasoning and keep_reasoning:
         yield message_ids("assistant<|channel|>analysis", message.reasoning)
     if message.content:
-        channel = "commentary" if message.tool_calls else "final"
-        yield message_ids(f"assistant<|channel|>{channel}", message.content)
+        yield message_ids(f"assistant<|channel|>{_channel(message)}", message.content)
     for position, call in enumerate(message.tool_calls):
         name = _checked_call(call, f"{where}.tool_calls[{position}]")
         if not call.is_builtin:
@@ -94,10 +111,9 @@ def refusal_of_call(tool: str) -> list[int]:
 
 
 def _check_fields(message: ChatMessage, where: str) -> None:
-    if message.role is not Role.ASSISTANT and (message.tool_calls or message.reasoning):
-        raise PromptError(
-            f"{where}: only an assistant message may hold tool_calls or reasoning, not one of role {message.role}."
-        )
+    if message.role is not Role.ASSISTANT and (message.tool_calls or message.reasoning or message.phase):
+        held = "tool_calls, reasoning or a phase"
+        raise PromptError(f"{where}: only an assistant message may hold {held}, not one of role {message.role}.")
     if message.role is not Role.TOOL and message.tool_call_id is not None:
         raise PromptError(f"{where}: only a tool message may hold a tool_call_id, not one of role {message.role}.")
 

@@ -8,7 +8,6 @@ Does not know: messages (conversation.py), who has run the call.
 from __future__ import annotations
 
 import json
-from typing import Final
 
 from gptoss_adapter.responses.server_tools.mcp_conversation import NO_RESULT
 from gptoss_adapter.schemas.hosted_items import (
@@ -21,10 +20,9 @@ from gptoss_adapter.schemas.hosted_items import (
     SearchingAction,
     WebSearchCallItem,
 )
+from gptoss_adapter.schemas.unseen_parts import PICTURE
 from gptoss_backend.contract import ToolCall
 from gptoss_backend.harmony.builtin_tools import BROWSER_FIND, BROWSER_OPEN, BROWSER_SEARCH, PYTHON
-
-_PICTURE: Final = "[Here is a picture, which this model cannot see.]"
 
 
 def call_of(item: HostedItem) -> ToolCall:
@@ -42,7 +40,7 @@ def result_of(item: HostedItem) -> str | None:
     elif item.outputs is None:
         told = None
     else:
-        told = "\n".join(one.logs if isinstance(one, CodeLogs) else _PICTURE for one in item.outputs)
+        told = "\n".join(one.logs if isinstance(one, CodeLogs) else PICTURE for one in item.outputs)
     if told is None and item.status != "incomplete":
         return NO_RESULT
     return told
