@@ -344,12 +344,18 @@ def test_stream_when_the_engine_is_silent_then_comments_keep_it_alive(
     assert "event: response.completed\n" in text
 
 
-def test_stream_when_it_fails_then_its_last_event_says_so(client: httpx.Client, server: FakeModelServer) -> None:
+def test_stream_when_it_fails_then_its_last_events_say_so_whenever_it_is_taken_up(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
     server.script = [*HELLO[:5], ServiceUnavailableError("Gone.")]
     events = stream(client, background=True)
-    assert events[-1]["type"] == "response.failed"
-    assert retrieved(client, events[0]["response"]) == events[-1]["response"]
-    assert resumed(client, events[0]["response"]) == events
+    assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
+    assert events[-2]["error"]["code"] == "service_unavailable"
+    told = events[0]["response"]
+    assert retrieved(client, told) == events[-1]["response"]
+    assert resumed(client, told) == events
+    for after in (len(events) - 3, len(events) - 2):  # before the error, and behind it
+        assert resumed(client, told, after) == events[after + 1 :]
 
 
 def test_stream_when_it_is_cancelled_then_its_last_event_says_so(client: httpx.Client, server: FakeModelServer) -> None:
@@ -389,11 +395,13 @@ def test_stream_when_its_process_was_killed_then_whoever_takes_it_up_is_told_tha
     with closing(sqlite3.connect(path)) as connection, connection:  # time passes
         connection.execute("UPDATE under_way SET leased_until = leased_until - ?", (LEASE_S,))
     with serving(path, FakeModelServer()) as url, httpx.Client(base_url=url) as other:
-        [failed] = resumed(other, told, after=last)
+        error, failed = resumed(other, told, after=last)
+        assert error["error"]["message"] == failed["response"]["error"]["message"]
         assert (failed["type"], failed["response"]) == ("response.failed", settled(other, told["id"]))
         assert [event["type"] for event in resumed(other, told)] == [
             "response.created",
             "response.queued",
+            "error",
             "response.failed",
         ]
 

@@ -32,7 +32,7 @@ from pydantic import BaseModel
 from gptoss_adapter.errors import ServiceUnavailableError
 from gptoss_adapter.schemas.carried_reasoning import reasoning_of
 from gptoss_backend.contract import ResponseFormat, Role
-from support.fake_model_server import CHAT_PROMPT, HELLO, FakeModelServer, answer
+from support.fake_model_server import CHAT_PROMPT, HELLO, FakeModelServer, Pause, answer
 from support.official_client import client_fixtures
 from support.responses_api import CALL, MODEL, WEATHER
 
@@ -175,15 +175,30 @@ def test_openai_client_when_it_manages_kept_responses_then_every_method_works(cl
         client.responses.retrieve(second.id)
 
 
-def test_openai_client_when_a_stream_fails_then_it_reads_why(client: OpenAI, server: FakeModelServer) -> None:
-    server.scripts = [[*HELLO[:5], ServiceUnavailableError("Gone.")]]
-    *_, last = client.responses.create(model=MODEL, input="Hi", stream=True)
-    assert last.type == "response.failed"
-    assert last.response.error is not None
-    assert last.response.error.message == "Gone."
-    server.scripts = [[ServiceUnavailableError("Gone.")]]
-    with pytest.raises(APIError, match="Gone"):
-        client.responses.create(model=MODEL, input="Hi", stream=True)
+FAILING = {
+    "at once": [ServiceUnavailableError("Gone.")],
+    "after a silence": [Pause(0.2), ServiceUnavailableError("Gone.")],
+    "amid the answer": [*HELLO[:5], ServiceUnavailableError("Gone.")],
+}
+
+
+@pytest.mark.parametrize("script", FAILING.values(), ids=FAILING)
+@pytest.mark.parametrize("background", [False, True])
+def test_openai_client_when_a_stream_fails_then_it_raises_and_says_why(
+    client: OpenAI, server: FakeModelServer, script: list[Any], background: bool
+) -> None:
+    server.scripts = [script, script]
+    with (
+        pytest.raises(APIError, match="Gone") as raised,
+        closing(client.responses.create(model=MODEL, input="Hi", stream=True, background=background)) as events,
+    ):
+        list(events)
+    assert raised.value.code == "service_unavailable"
+    with (
+        pytest.raises(APIError, match="Gone"),
+        client.responses.stream(model=MODEL, input="Hi", background=background) as stream,
+    ):
+        stream.until_done()
 
 
 # --- the OpenAI Agents SDK ------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gptoss_adapter.errors import ServiceUnavailableError, TooManyRequestsError
+from gptoss_adapter.errors import ApiError, ServiceUnavailableError, TooManyRequestsError
 from gptoss_adapter.inference import GenerationStep
 from gptoss_backend.contract import Alternative, Continued, FinishReason, TokenLogprob
 from support.fake_model_server import FOREVER, HELLO, STARTED, FakeModelServer, Pause, answer, finished, token_ids
@@ -172,30 +172,33 @@ def test_stream_when_logprobs_are_asked_for_then_each_delta_and_the_whole_text_h
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "message"),
+    ("error", "codes"),
     [
-        (ServiceUnavailableError("Gone."), "server_error", "Gone."),
-        (TooManyRequestsError("Later."), "rate_limit_exceeded", "Later."),
+        (ServiceUnavailableError("Gone."), ("service_unavailable", "server_error")),
+        (TooManyRequestsError("Later."), ("rate_limit_exceeded", "rate_limit_exceeded")),
     ],
 )
-def test_stream_when_it_fails_after_it_began_then_its_last_event_says_so_and_it_is_kept_so(
-    client: httpx.Client, server: FakeModelServer, error: Exception, code: str, message: str
+def test_stream_when_it_fails_after_it_began_then_its_last_events_say_so_and_it_is_kept_so(
+    client: httpx.Client, server: FakeModelServer, error: ApiError, codes: tuple[str, str]
 ) -> None:
     server.script = [*HELLO[:5], error]
-    events = stream(client)
-    failed = events[-1]["response"]
-    assert kinds(events)[-1] == "failed"
-    assert (failed["status"], failed["error"]) == ("failed", {"code": code, "message": message})
+    *events, told, last = stream(client)
+    assert "error" not in kinds(events)
+    nested = {"type": error.type, "code": codes[0], "message": error.message, "param": None}
+    assert told == {**nested, "type": "error", "sequence_number": len(events), "error": nested}
+    failed = last["response"]
+    assert (last["type"], failed["status"]) == ("response.failed", "failed")
+    assert failed["error"] == {"code": codes[1], "message": error.message}
     assert client.get(f"{RESPONSES}/{failed['id']}").json() == failed
 
 
-def test_stream_when_it_breaks_then_its_last_event_is_typed_and_tells_no_secret(
+def test_stream_when_it_breaks_then_its_last_events_are_typed_and_tell_no_secret(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
     server.script = [*HELLO[:5], ValueError("a secret")]
-    failed = stream(client)[-1]["response"]
-    assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
-    assert "secret" not in failed["error"]["message"]
+    *_, told, last = stream(client)
+    assert (told["error"]["code"], last["response"]["error"]["code"]) == ("internal_error", "server_error")
+    assert "secret" not in told["message"] + last["response"]["error"]["message"]
 
 
 def test_stream_when_it_fails_late_and_before_it_was_created_then_the_error_is_an_event_of_its_own(
@@ -204,6 +207,7 @@ def test_stream_when_it_fails_late_and_before_it_was_created_then_the_error_is_a
     server.script = [Pause(0.3), ServiceUnavailableError("Gone.")]
     [event] = stream(client)
     assert (event["type"], event["code"], event["message"]) == ("error", "service_unavailable", "Gone.")
+    assert event["error"]["code"] == "service_unavailable"
 
 
 def test_stream_when_the_engine_is_silent_then_comments_keep_it_alive(

@@ -45,9 +45,15 @@ class EventWriter:
         kind = "incomplete" if response["status"] == "cancelled" else response["status"]
         return self._frame(f"response.{kind}", {"response": response})
 
+    def failure(self, error: ApiError, response: ResponseObject) -> bytes:
+        """Return the events that end a stream whose response `error` has ended. response: as it is then."""
+        return self.error(error) + self.lifecycle("response.failed", response)
+
     def error(self, error: ApiError) -> bytes:
-        """Return the event that tells why a stream ends where the response itself does not tell it."""
-        return self.write([("error", {"code": error.code, "message": error.message, "param": error.param})])
+        """Return the event that tells why a stream ends."""
+        told = {"code": error.code, "message": error.message, "param": error.param}
+        # said twice: OpenAI's description has it flat, its server sends it nested, and its clients raise on that only
+        return self.write([("error", {**told, "error": {"type": error.type, **told}})])
 
     def _frame(self, kind: str, fields: dict[str, Any]) -> bytes:
         document = json.dumps({"type": kind, "sequence_number": self.next_number, **fields}, separators=(",", ":"))

@@ -86,4 +86,6 @@ async def _kept_events(
             yield framed, last
         number = max(number, last)
     # what a process that is gone did not keep is in no chunk: who has seen it is told the end all the same
-    yield EventWriter(number + 1).last(kept.document(telling)), number + 1
+    writer = EventWriter(number + 1)
+    error = b"" if kept.given_up_by is None else writer.error(kept.given_up_by)
+    yield error + writer.last(kept.document(telling)), writer.next_number - 1

@@ -101,10 +101,8 @@ def _event_stream(resumed: ResumedStream, services: Services) -> EventStream:
 
 
 def _failure(answering: Answering, events: EventWriter, error: ApiError) -> bytes:
-    """Return the event that ends a stream: the failed response, or the bare error where none was created yet."""
-    if events.has_begun:
-        return events.lifecycle("response.failed", answering.failed(error))
-    return events.error(error)
+    """Return the events that end a stream: the error, and the failed response, where one was created."""
+    return events.failure(error, answering.failed(error)) if events.has_begun else events.error(error)
 
 
 @router.post("/v1/responses/input_tokens")
