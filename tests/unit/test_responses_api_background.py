@@ -141,7 +141,7 @@ def test_background_when_it_fails_then_it_is_kept_as_failed(
     assert failed["error"]["message"].startswith(message)
 
 
-def test_background_when_the_prompt_is_too_long_then_it_is_kept_as_failed_and_names_our_field(
+def test_background_when_the_prompt_is_too_long_then_it_is_kept_as_failed_by_that(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
     server.preprocess_error = ContextLengthExceededError("Too long.")
@@ -149,7 +149,8 @@ def test_background_when_the_prompt_is_too_long_then_it_is_kept_as_failed_and_na
         failed = settled(client, begin(client)["id"])
     finally:
         server.preprocess_error = None
-    assert failed["error"] == {"code": "invalid_prompt", "message": "Too long."}
+    message = "Your input exceeds the context window of this model. Too long."
+    assert failed["error"] == {"code": "context_length_exceeded", "message": message}
 
 
 def test_background_when_the_request_is_wrong_then_400_at_once(client: httpx.Client) -> None:

@@ -22,6 +22,7 @@ from agents import (
     function_tool,
     set_tracing_disabled,
 )
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -29,7 +30,7 @@ from openai import APIError, AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseReasoningItem
 from pydantic import BaseModel
 
-from gptoss_adapter.errors import ServiceUnavailableError
+from gptoss_adapter.errors import ContextLengthExceededError, ServiceUnavailableError
 from gptoss_adapter.schemas.carried_reasoning import reasoning_of
 from gptoss_backend.contract import ResponseFormat, Role
 from support.fake_model_server import CHAT_PROMPT, HELLO, FakeModelServer, Pause, answer
@@ -199,6 +200,19 @@ def test_openai_client_when_a_stream_fails_then_it_raises_and_says_why(
         client.responses.stream(model=MODEL, input="Hi", background=background) as stream,
     ):
         stream.until_done()
+
+
+@pytest.mark.parametrize("script", [[], [Pause(0.2)]], ids=["at once", "after a silence"])
+def test_openai_client_when_a_streamed_prompt_is_too_long_then_it_raises_with_the_code(
+    client: OpenAI, server: FakeModelServer, script: list[Any]
+) -> None:
+    server.scripts = [[*script, ContextLengthExceededError("Too long.")]]
+    with (
+        pytest.raises(APIError, match="Too long") as raised,
+        client.responses.stream(model=MODEL, input="Hi") as stream,
+    ):
+        stream.until_done()
+    assert (raised.value.code, raised.value.param) == ("context_length_exceeded", "input")
 
 
 # --- the OpenAI Agents SDK ------------------------------------------------------------------------------------------
@@ -373,3 +387,11 @@ def test_langchain_when_it_wants_an_object_then_the_schema_is_asked_for(url: str
     model = langchain_model(url, responses=True).with_structured_output(Fact)
     assert model.invoke("Oslo?") == Fact(city="Oslo", degrees=-3)
     assert server.chats[0].response_format is not None
+
+
+def test_langchain_when_a_streamed_prompt_is_too_long_then_it_raises_what_shortens_conversations(
+    url: str, server: FakeModelServer
+) -> None:
+    server.scripts = [[ContextLengthExceededError("Too long.")]]
+    with pytest.raises(ContextOverflowError):
+        list(langchain_model(url, responses=True).stream("Hi"))

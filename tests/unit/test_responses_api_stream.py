@@ -8,12 +8,17 @@ from typing import Any
 import httpx
 import pytest
 
-from gptoss_adapter.errors import ApiError, ServiceUnavailableError, TooManyRequestsError
+from gptoss_adapter.errors import (
+    ApiError,
+    ContextLengthExceededError,
+    ServiceUnavailableError,
+    TooManyRequestsError,
+)
 from gptoss_adapter.inference import GenerationStep
 from gptoss_backend.contract import Alternative, Continued, FinishReason, TokenLogprob
 from support.fake_model_server import FOREVER, HELLO, STARTED, FakeModelServer, Pause, answer, finished, token_ids
 from support.live_app import wait_until
-from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, respond, serving, stream
+from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving, stream
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +213,21 @@ def test_stream_when_it_fails_late_and_before_it_was_created_then_the_error_is_a
     [event] = stream(client)
     assert (event["type"], event["code"], event["message"]) == ("error", "service_unavailable", "Gone.")
     assert event["error"]["code"] == "service_unavailable"
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_stream_when_the_prompt_is_too_long_then_a_response_has_failed_by_that_and_is_kept_so(
+    client: httpx.Client, server: FakeModelServer, background: bool
+) -> None:
+    server.script = [ContextLengthExceededError("Too long.")]
+    events = stream(client, background=background)
+    assert kinds(events) == ["created", "queued" if background else "in_progress", "error", "failed"]
+    told, failed = events[2]["error"], events[3]["response"]
+    assert (told["type"], told["param"]) == ("invalid_request_error", "input")
+    assert told["code"] == failed["error"]["code"] == "context_length_exceeded"
+    assert told["message"] == failed["error"]["message"]
+    assert client.get(f"{RESPONSES}/{failed['id']}").json() == failed
+    assert refusal(client, stream=True, temperature=3)["param"] == "temperature"  # others are no such thing
 
 
 def test_stream_when_the_engine_is_silent_then_comments_keep_it_alive(

@@ -11,12 +11,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from gptoss_adapter.context import current_record
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import (
     ApiError,
+    ContextLengthExceededError,
     DrainingError,
     InternalError,
     InvalidRequestError,
@@ -47,6 +48,7 @@ from gptoss_adapter.schemas.response_answers import (
     OutputItem,
     OutputTokensDetails,
     ResponseError,
+    ResponseErrorCode,
     ResponseObject,
     ResponseUsage,
 )
@@ -275,7 +277,9 @@ def _usage(usage: Usage) -> ResponseUsage:
     )
 
 
-def _code(error: ApiError) -> Literal["rate_limit_exceeded", "invalid_prompt", "server_error"]:
+def _code(error: ApiError) -> ResponseErrorCode:
     if isinstance(error, TooManyRequestsError):
         return "rate_limit_exceeded"
+    if isinstance(error, ContextLengthExceededError):
+        return "context_length_exceeded"
     return "invalid_prompt" if isinstance(error, InvalidRequestError) else "server_error"
