@@ -176,6 +176,26 @@ def test_openai_client_when_it_manages_kept_responses_then_every_method_works(cl
         client.responses.retrieve(second.id)
 
 
+SLOW = [Pause(0.25), *HELLO[:5], Pause(0.25), *HELLO[5:]]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_openai_client_when_a_stream_is_silent_then_it_passes_over_what_keeps_it_alive(
+    client: OpenAI, server: FakeModelServer, background: bool
+) -> None:
+    server.scripts = [SLOW, SLOW]
+    with client.responses.create(model=MODEL, input="Hi", stream=True, background=background) as events:
+        kinds = [event.type for event in events]
+    assert "keepalive" in kinds
+    assert kinds[-1] == "response.completed"
+    with client.responses.stream(model=MODEL, input="Hi", background=background) as stream:
+        final = stream.get_final_response()
+    assert final.output_text == "Hello!"
+    if background:
+        with client.responses.stream(response_id=final.id, starting_after=3) as stream:
+            assert stream.get_final_response().output_text == "Hello!"
+
+
 FAILING = {
     "at once": [ServiceUnavailableError("Gone.")],
     "after a silence": [Pause(0.2), ServiceUnavailableError("Gone.")],
@@ -272,7 +292,7 @@ def test_agents_sdk_when_it_streams_then_the_model_calls_the_function_and_reads_
                 pass
             return str(result.final_output)
 
-    server.scripts = [answer(CALL), SNOW]
+    server.scripts = [[Pause(0.25), *answer(CALL)], SNOW]
     assert asyncio.run(run()) == "It snows in Oslo."
     assert_the_tool_was_used(server)
 
@@ -363,7 +383,10 @@ def test_langchain_when_nothing_is_kept_then_the_reasoning_is_seen_between_the_c
 
 
 @pytest.mark.parametrize("responses", [True, False])
-def test_langchain_when_it_streams_then_the_pieces_make_the_answer(url: str, responses: bool) -> None:
+def test_langchain_when_it_streams_with_pauses_then_the_pieces_make_the_answer(
+    url: str, server: FakeModelServer, responses: bool
+) -> None:
+    server.scripts = [SLOW]
     pieces = list(langchain_model(url, responses=responses).stream("Hi"))
     assert "".join(piece.text for piece in pieces) == "Hello!"
 

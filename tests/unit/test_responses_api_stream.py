@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from gptoss_adapter.inference import GenerationStep
 from gptoss_backend.contract import Alternative, Continued, FinishReason, TokenLogprob
 from support.fake_model_server import FOREVER, HELLO, STARTED, FakeModelServer, Pause, answer, finished, token_ids
 from support.live_app import wait_until
-from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving, stream
+from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving, settled, stream
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,10 @@ def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
 
 def kinds(events: list[dict[str, Any]]) -> list[str]:
     return [event["type"].removeprefix("response.") for event in events]
+
+
+def without_keepalives(told: list[str]) -> list[str]:
+    return [kind for kind in told if kind != "keepalive"]
 
 
 def without_ids(document: object) -> object:
@@ -206,13 +211,14 @@ def test_stream_when_it_breaks_then_its_last_events_are_typed_and_tell_no_secret
     assert "secret" not in told["message"] + last["response"]["error"]["message"]
 
 
-def test_stream_when_it_fails_late_and_before_it_was_created_then_the_error_is_an_event_of_its_own(
+def test_stream_when_it_fails_after_a_long_silence_then_it_was_created_and_is_kept_as_failed(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
     server.script = [Pause(0.3), ServiceUnavailableError("Gone.")]
-    [event] = stream(client)
-    assert (event["type"], event["code"], event["message"]) == ("error", "service_unavailable", "Gone.")
-    assert event["error"]["code"] == "service_unavailable"
+    events = stream(client)
+    assert without_keepalives(kinds(events)) == ["created", "in_progress", "error", "failed"]
+    assert events[-2]["error"]["code"] == "service_unavailable"
+    assert client.get(f"{RESPONSES}/{events[0]['response']['id']}").json() == events[-1]["response"]
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -230,13 +236,29 @@ def test_stream_when_the_prompt_is_too_long_then_a_response_has_failed_by_that_a
     assert refusal(client, stream=True, temperature=3)["param"] == "temperature"  # others are no such thing
 
 
-def test_stream_when_the_engine_is_silent_then_comments_keep_it_alive(
+@pytest.mark.parametrize(
+    "script", [[Pause(0.35), *HELLO], [*HELLO[:5], Pause(0.35), *HELLO[5:]]], ids=["begin", "amid"]
+)
+def test_stream_when_the_engine_is_silent_then_events_with_numbers_of_their_own_keep_it_alive(
+    client: httpx.Client, server: FakeModelServer, script: list[Any]
+) -> None:
+    server.script = script
+    told = kinds(stream(client))
+    assert told[:2] == ["created", "in_progress"]
+    assert 2 <= told.count("keepalive") <= 4
+    server.script = HELLO
+    assert without_keepalives(told) == kinds(stream(client))
+
+
+def test_stream_when_the_silence_before_the_answer_is_long_then_the_response_is_there_all_the_while(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
-    server.script = [STARTED, Pause(0.3), *HELLO[1:]]
-    assert kinds(stream(client))[-1] == "completed"
-    raw = client.post(RESPONSES, json={"model": MODEL, "input": "Hi", "stream": True}).text
-    assert ": keep-alive\n\n" in raw
+    server.script = [FOREVER]
+    with client.stream("POST", RESPONSES, json={"model": MODEL, "input": "Hi", "stream": True}) as response:
+        told = next(json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: "))["response"]
+        assert client.get(f"{RESPONSES}/{told['id']}").json() == told
+    assert settled(client, told["id"])["status"] == "cancelled"
+    assert server.streams[0].abandoned
 
 
 @pytest.mark.parametrize("script", [[STARTED, FOREVER], [*HELLO[:5], FOREVER]], ids=["prefill", "answer"])

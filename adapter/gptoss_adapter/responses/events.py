@@ -26,11 +26,6 @@ class EventWriter:
         self.next_number = next_number
         """The number that the next event gets."""
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether an event was framed."""
-        return self.next_number > 0
-
     def write(self, events: Iterable[Event]) -> bytes:
         """Return the events framed, nothing for none."""
         return b"".join([self._frame(kind, fields) for kind, fields in events])
@@ -44,6 +39,10 @@ class EventWriter:
         # OpenAI has no event for one that was cancelled; its clients know this one, and read the status
         kind = "incomplete" if response["status"] == "cancelled" else response["status"]
         return self._frame(f"response.{kind}", {"response": response})
+
+    def keep_alive(self) -> bytes:
+        """Return the event that says nothing, of OpenAI's server: a comment does not reset the clock of Codex."""
+        return self.write([("keepalive", {})])
 
     def failure(self, error: ApiError, response: ResponseObject) -> bytes:
         """Return the events that end a stream whose response `error` has ended. response: as it is then."""

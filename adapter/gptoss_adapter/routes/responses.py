@@ -63,10 +63,12 @@ async def create_response(
     if body.background:
         begun = await background.begin(answering, current_record(), streamed=bool(body.stream))
         if begun.events is not None:
-            return _event_stream(ResumedStream.of_log(begun.events), services)
+            return _resumed(ResumedStream.of_log(begun.events), services)
         return Response(answering.response.json_bytes(), media_type="application/json")
     if body.stream:
-        return _event_stream(ResponseStream(answering), services)
+        keepalive_s = services.settings.adapter.keepalive_s
+        told = ResponseStream(answering, opens_within_s=keepalive_s)
+        return EventStream(told.framed(), keepalive_s, told.failure, told.keep_alive, opens_itself=True)
     async with until_disconnect(request.receive), answering:
         await answering.start()
         async for _ in answering:
@@ -76,8 +78,8 @@ async def create_response(
     return Response(response.json_bytes(), media_type="application/json")
 
 
-def _event_stream(stream: ResponseStream | ResumedStream, services: Services) -> EventStream:
-    return EventStream(stream.framed(), services.settings.adapter.keepalive_s, failure=stream.failure)
+def _resumed(told: ResumedStream, services: Services) -> EventStream:
+    return EventStream(told.framed(), services.settings.adapter.keepalive_s, told.failure, told.keep_alive)
 
 
 @router.post("/v1/responses/input_tokens")
@@ -124,7 +126,7 @@ async def get_response(
         after = -1 if starting_after is None else starting_after
         resumed = await ResumedStream.of(response_id, after, Telling.of(include), background, store)
         current_record().counted.close()  # it may wait for the response's end, and reads little meanwhile
-        return _event_stream(resumed, services)
+        return _resumed(resumed, services)
     if starting_after is not None:
         message = "'starting_after' is only allowed when 'stream' is true."
         raise invalid_value(message, "starting_after")
