@@ -164,7 +164,6 @@ def test_request_when_a_field_cannot_be_honoured_then_400_names_it(
         ("tools[0].function.parameters", "tools[0].parameters"),
         ("tools[12].function.name", "tools[12].name"),
         ("messages[3].content", "input"),
-        ("response_format.json_schema.schema", "text.format"),
         ("tools[0].functions", "tools[0].functions"),
     ],
 )
@@ -196,10 +195,10 @@ def test_conversation_when_it_has_too_many_items_then_400(client: httpx.Client) 
         (TooManyRequestsError("Later."), 429, None, "Later."),
         (ServiceUnavailableError("Gone."), 503, None, "Gone."),
         (
-            InvalidRequestError("response_format.schema: No.", param="response_format.schema"),
+            InvalidRequestError("tools[0].function.strict: No.", param="tools[0].function.strict"),
             400,
-            "text.format",
-            "text.format: No.",
+            "tools[0].strict",
+            "tools[0].strict: No.",
         ),
     ],
 )

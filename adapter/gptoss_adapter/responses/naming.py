@@ -14,7 +14,7 @@ from typing import Final
 from gptoss_adapter.errors import ContextLengthExceededError
 from gptoss_adapter.field_names import naming_fields
 
-_OUR_FIELDS: Final = {"messages": "input", "response_format": "text.format"}
+_OUR_FIELDS: Final = {"messages": "input"}
 """A chat's field → ours. Its index says nothing: several items make one message."""
 _TOO_LONG: Final = "Your input exceeds the context window of this model."
 """OpenAI's words, by which langchain-openai knows it in a stream."""
