@@ -64,7 +64,7 @@ async def _running(answering: Answering) -> AsyncIterator[asyncio.Task[None]]:
 def _is_refused(starting: asyncio.Task[None]) -> bool:
     """Return whether there is no response to tell of, since its request is an error.
 
-    One that is too long is a response that failed: Codex compacts its conversation then, and gives up on a 400.
+    One that is too long is a response that failed, as OpenAI's server has it: not every Codex knows that of a 400.
     """
     error = starting.exception() if starting.done() else None
     return error is not None and not isinstance(error, ContextLengthExceededError)
