@@ -237,7 +237,7 @@ def test_stream_when_the_prompt_is_too_long_then_a_response_has_failed_by_that_a
 
 
 @pytest.mark.parametrize(
-    "script", [[Pause(0.35), *HELLO], [*HELLO[:5], Pause(0.35), *HELLO[5:]]], ids=["begin", "amid"]
+    "script", [[Pause(0.45), *HELLO], [*HELLO[:5], Pause(0.45), *HELLO[5:]]], ids=["begin", "amid"]
 )
 def test_stream_when_the_engine_is_silent_then_events_with_numbers_of_their_own_keep_it_alive(
     client: httpx.Client, server: FakeModelServer, script: list[Any]
@@ -245,7 +245,7 @@ def test_stream_when_the_engine_is_silent_then_events_with_numbers_of_their_own_
     server.script = script
     told = kinds(stream(client))
     assert told[:2] == ["created", "in_progress"]
-    assert 2 <= told.count("keepalive") <= 4
+    assert told.count("keepalive") >= 2
     server.script = HELLO
     assert without_keepalives(told) == kinds(stream(client))
 
@@ -255,7 +255,8 @@ def test_stream_when_the_silence_before_the_answer_is_long_then_the_response_is_
 ) -> None:
     server.script = [FOREVER]
     with client.stream("POST", RESPONSES, json={"model": MODEL, "input": "Hi", "stream": True}) as response:
-        told = next(json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: "))["response"]
+        lines = response.iter_lines()  # kept: a generator that is let go of hangs up
+        told = next(json.loads(line[6:]) for line in lines if line.startswith("data: "))["response"]
         assert client.get(f"{RESPONSES}/{told['id']}").json() == told
     assert settled(client, told["id"])["status"] == "cancelled"
     assert server.streams[0].abandoned
