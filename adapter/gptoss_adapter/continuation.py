@@ -8,14 +8,12 @@ Does not know: chats, Harmony's channels, HTTP.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import repeat
 
 from gptoss_adapter.content import ContentGate
 from gptoss_adapter.context import RequestRecord
 from gptoss_adapter.generation import Generation
-from gptoss_adapter.inference import GenerationStep, PromptIds
-from gptoss_adapter.schemas.answers import FinishReasonName
+from gptoss_adapter.inference import PromptIds
 from gptoss_adapter.serving import ServedModel, Services
 from gptoss_backend.contract import SamplingParams, TokenLogprob
 from gptoss_backend.harmony.deltas import ContentDelta
@@ -44,28 +42,18 @@ class Continuation(Generation[ContentDelta]):
     ) -> None:
         """stop: strings in the text that end it. shows_stop: with them, not before them.
 
-        shows_special: special tokens stand in the text by name; else they leave none. is_prompt_only: whatever is
-        generated is not asked for; the engine computes no prompt without a token after it.
+        shows_special: special tokens stand in the text by name; else they leave none. is_prompt_only: as of Generation.
         """
-        super().__init__(services, served, sampling, record, shows_stop=shows_stop)
+        super().__init__(services, served, sampling, record, shows_stop=shows_stop, is_prompt_only=is_prompt_only)
         self._prompt = prompt
         self._decoder = TextDecoder()
         self._gate = ContentGate(stop, shows_stop=shows_stop)
         self._shows_special = shows_special
-        self._is_prompt_only = is_prompt_only
         self._one_by_one = bool(stop) or sampling.logprobs is not None
 
     async def start(self) -> None:
         """Submit the prompt, and wait until the engine takes it up. Raises ApiError."""
         await self._begin(self._prompt)
-
-    @property
-    def finish_reason(self) -> FinishReasonName:
-        """Why the text is over. At its end only."""
-        return "length" if self._is_prompt_only else super().finish_reason
-
-    def _absorb(self, step: GenerationStep) -> list[ContentDelta]:
-        return super()._absorb(replace(step, token_ids=[]) if self._is_prompt_only else step)
 
     @property
     def stop_string(self) -> str | None:

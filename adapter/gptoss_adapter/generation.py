@@ -51,9 +51,14 @@ class Generation(ABC, Generic[T_co]):
         record: RequestRecord,
         *,
         shows_stop: bool = False,
+        is_prompt_only: bool = False,
     ) -> None:
-        """shows_stop: the stop string or token that ends the text is its last part."""
+        """shows_stop: the stop string or token that ends the text is its last part.
+
+        is_prompt_only: whatever is generated is not asked for; the engine computes no prompt without a token after it.
+        """
         self._shows_stop = shows_stop
+        self._is_prompt_only = is_prompt_only
         self._services = services
         self._served = served
         self._sampling = replace(sampling, timeout_s=served.profile.request_timeout_s)
@@ -113,7 +118,7 @@ class Generation(ABC, Generic[T_co]):
         if not self.is_over:
             raise RuntimeError("the generation is not over")
         is_cut = self._finished is not None and self._finished.finish_reason is FinishReason.LENGTH
-        return "length" if is_cut and not self._stopped else "stop"
+        return "length" if self._is_prompt_only or (is_cut and not self._stopped) else "stop"
 
     @property
     def usage(self) -> Usage:
@@ -220,6 +225,8 @@ class Generation(ABC, Generic[T_co]):
             raise self._broken_contract("its stream ended without a last response") from None
 
     def _absorb(self, step: GenerationStep) -> list[T_co]:
+        if self._is_prompt_only:
+            step = replace(step, token_ids=[])
         token_ids, event = step.token_ids, step.event
         if token_ids:
             self._meter.tokens(len(token_ids))

@@ -101,7 +101,7 @@ def check_length(body: PromptFields, limits: AdapterSettings) -> None:
             check_schemas({f"tools[{at}].function.parameters": tool.parameters}, limits)
         elif tool.form is not None:
             check_text_form(tool.form, limits)
-    check_form(body, limits)
+    check_form(asked_form(body), limits)
 
 
 def effort_of(asked: str) -> ReasoningEffort:

@@ -1,7 +1,7 @@
 """Server-sent events.
 
 Stage: 7 SSE.
-Owns: framing, keep-alive comments, and how a stream begins, fails and ends on the HTTP connection.
+Owns: framing, when a silent stream says that it lives, and how a stream begins, fails and ends on the HTTP connection.
 Does not know: what the events say.
 """
 
@@ -41,7 +41,8 @@ class EventStream(Response):
 
     The first event is awaited before the headers go out, so an error until then is an ordinary error response. A later
     one becomes an error event, and so does one after a silence so long that a comment opened the stream. When the
-    client goes away, the generator is cancelled where it waits.
+    client goes away, the generator is cancelled where it waits. What says that a silent stream lives goes out between
+    two events, and is asked for only then: it can be numbered with them.
     """
 
     media_type = "text/event-stream"
@@ -51,12 +52,15 @@ class EventStream(Response):
         events: AsyncGenerator[bytes, None],
         keepalive_s: float,
         failure: Callable[[ApiError], bytes] = error_event,
-        keep_alive: bytes = KEEP_ALIVE,
+        keep_alive: Callable[[], bytes] = lambda: KEEP_ALIVE,
+        *,
+        opens_itself: bool = False,
     ) -> None:
         """events: framed, one or more whole events an item; closed by this response.
 
         keepalive_s: `keep_alive` is sent when nothing else was for so long, so that no proxy takes the stream for dead.
         failure: how this kind of stream tells of the error that ends it.
+        opens_itself: no silence before the first event, or the error in its place, is too long.
         """
         self.status_code = 200
         self.background = None
@@ -64,6 +68,8 @@ class EventStream(Response):
         self._keepalive_s = keepalive_s
         self._failure = failure
         self._keep_alive = keep_alive
+        self._opens_itself = opens_itself
+        self._sending = asyncio.Lock()
         self._last_sent_at = 0.0
         # X-Accel-Buffering: nginx otherwise gathers events until its buffer is full
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -73,7 +79,7 @@ class EventStream(Response):
         async with until_disconnect(receive), aclosing(self._events):
             first = await self._begin()
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            keep_alive = asyncio.create_task(self._comment_when_silent(send), name="sse-keep-alive")
+            keep_alive = asyncio.create_task(self._speak_when_silent(send), name="sse-keep-alive")
             try:
                 await self._send_all(first, send)
             except asyncio.CancelledError:
@@ -92,7 +98,7 @@ class EventStream(Response):
         """Wait for the first event, though no longer than a silence may last. Raises what comes in its place."""
         first = asyncio.create_task(self._next_event())
         try:
-            await asyncio.wait({first}, timeout=self._keepalive_s)
+            await asyncio.wait({first}, timeout=None if self._opens_itself else self._keepalive_s)
         except asyncio.CancelledError:
             first.cancel()
             await asyncio.gather(first, return_exceptions=True)
@@ -106,19 +112,24 @@ class EventStream(Response):
 
     async def _send_all(self, first: asyncio.Task[bytes], send: Send) -> None:
         if not first.done():
-            await self._send(self._keep_alive, send)
+            await self._send(self._keep_alive(), send)
         await self._send(await first, send)
         async for event in self._events:
             await self._send(event, send)
 
     async def _send(self, event: bytes, send: Send) -> None:
-        self._last_sent_at = asyncio.get_running_loop().time()
-        await send({"type": "http.response.body", "body": event, "more_body": True})
+        async with self._sending:
+            await self._put(event, send)
 
-    async def _comment_when_silent(self, send: Send) -> None:
+    async def _put(self, event: bytes, send: Send) -> None:
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+        self._last_sent_at = asyncio.get_running_loop().time()
+
+    async def _speak_when_silent(self, send: Send) -> None:
         now = asyncio.get_running_loop().time
         self._last_sent_at = now()
         while True:
             await asyncio.sleep(self._last_sent_at + self._keepalive_s - now())
-            if now() - self._last_sent_at >= self._keepalive_s:
-                await self._send(self._keep_alive, send)
+            async with self._sending:  # behind what a slow client is still to read there has been no silence
+                if now() - self._last_sent_at >= self._keepalive_s:
+                    await self._put(self._keep_alive(), send)

@@ -8,58 +8,39 @@ Does not know: whether it can be enforced, grammars.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 from pydantic import JsonValue
 from pydantic_core import from_json
 
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.limits import check_schemas
-from gptoss_adapter.schemas.chat import JsonObjectFormat, JsonSchemaFormat, TextFormat
+from gptoss_adapter.schemas.chat import JsonObjectFormat, JsonSchemaFormat, PromptFields, ResponseFormatField
+from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_adapter.schemas.input_formats import InputGrammar
-from gptoss_adapter.schemas.structured import StructuredOutputs
+from gptoss_adapter.schemas.structured import StructuredFields
 from gptoss_backend.contract import OutputStructure, ResponseFormat, TextForm, TextFormKind
 from gptoss_backend.settings import AdapterSettings
 
 _MOST_TEXT: Final = "The form '{param}' is {num_bytes} bytes; this server takes {most}."
 
 
-class HasForm(Protocol):
-    """A request that may hold its text to a form."""
-
-    @property
-    def response_format(self) -> TextFormat | JsonObjectFormat | JsonSchemaFormat | None:
-        """OpenAI's word."""
-
-    @property
-    def structured_outputs(self) -> StructuredOutputs | None:
-        """vLLM's word."""
-
-    @property
-    def guided_json(self) -> JsonValue:
-        """Its older word for `json`."""
-
-    @property
-    def guided_regex(self) -> str | None:
-        """Its older word for `regex`."""
-
-    @property
-    def guided_choice(self) -> list[str] | None:
-        """Its older word for `choice`."""
-
-    @property
-    def guided_grammar(self) -> str | None:
-        """Its older word for `grammar`."""
-
-
 Form = ResponseFormat | TextForm
 
 
-def asked_form(body: HasForm) -> Form | None:
+def asked_form(body: PromptFields | CompletionRequest) -> Form | None:
     """Return what the text is held to, None where it is free. Raises InvalidRequestError where it is several forms."""
-    forms = list(_forms(body))
+    return one_form(_openais(body.response_format), body, "response_format")
+
+
+def one_form(openais: ResponseFormat | None, body: StructuredFields, field: str) -> Form | None:
+    """Return the one form that a request asks for. openais: what its field of OpenAI's, `field`, asks for.
+
+    Raises InvalidRequestError where there are several.
+    """
+    forms = [*([] if openais is None else [openais]), *_vllms(body)]
     if len(forms) > 1:
-        first, second = (form.where.split(".")[0] if "format" in form.where else form.where for form in forms[:2])
+        first, second = (field if form is openais else form.where for form in forms[:2])
         raise invalid_value(f"'{second}' cannot be combined with '{first}': a text is held to one form.", second)
     if not forms and body.structured_outputs is not None:
         raise invalid_value(
@@ -69,9 +50,8 @@ def asked_form(body: HasForm) -> Form | None:
     return forms[0] if forms else None
 
 
-def check_form(body: HasForm, limits: AdapterSettings) -> None:
-    """Raise InvalidRequestError where the form is larger than this server takes, or there are several."""
-    form = asked_form(body)
+def check_form(form: Form | None, limits: AdapterSettings) -> None:
+    """Raise InvalidRequestError where the form is larger than this server takes."""
     if isinstance(form, ResponseFormat):
         check_schemas({form.where: form.schema}, limits)
     elif form is not None:
@@ -94,7 +74,7 @@ def input_form(grammar: InputGrammar | None, where: str) -> TextForm | None:
     return TextForm(kind, (grammar.definition,), where)
 
 
-def whole_text_structure(body: HasForm) -> OutputStructure | None:
+def whole_text_structure(body: CompletionRequest) -> OutputStructure | None:
     """Return what holds a completion's text. Raises InvalidRequestError."""
     match asked_form(body):
         case ResponseFormat() as wanted:
@@ -104,14 +84,18 @@ def whole_text_structure(body: HasForm) -> OutputStructure | None:
     return None
 
 
-def _forms(body: HasForm) -> Iterator[Form]:
-    match body.response_format:
+def _openais(field: ResponseFormatField | None) -> ResponseFormat | None:
+    match field:
         case JsonObjectFormat(schema_=None):
-            yield ResponseFormat()
+            return ResponseFormat()
         case JsonObjectFormat(schema_=schema):
-            yield ResponseFormat(schema, where="response_format.schema")
+            return ResponseFormat(schema, where="response_format.schema")
         case JsonSchemaFormat(json_schema=asked):
-            yield ResponseFormat(asked.schema_, asked.name, asked.description, bool(asked.strict))
+            return ResponseFormat(asked.schema_, asked.name, asked.description, bool(asked.strict))
+    return None
+
+
+def _vllms(body: StructuredFields) -> Iterator[Form]:
     if (wanted := body.structured_outputs) is not None:
         yield from _json(wanted.json_, "structured_outputs.json")
         yield from _text(TextFormKind.REGEX, wanted.regex, "structured_outputs.regex")

@@ -77,16 +77,19 @@ class Turn(Generation[Delta]):
         shows_stop: bool = False,
         prompt: ChatPrompt | None = None,
         goes_on: bool = True,
+        is_prompt_only: bool = False,
     ) -> None:
         """stop: strings in the content that end the turn. shows_stop: with them, not before them.
 
         prompt: the chat's, where several turns share it. goes_on: where the model calls a tool that was not offered, it
-        is told so, once, and writes on; else, or at a second such call, the turn ends there.
+        is told so, once, and writes on; else, or at a second such call, the turn ends there. is_prompt_only: as of
+        Generation.
 
         Raises InvalidRequestError where the answer cannot be held to what the chat asks for.
         """
         prompt = prompt or ChatPrompt(services.model_server, chat, record.request_id)
-        super().__init__(services, served, replace(sampling, structure=prompt.structure), record, shows_stop=shows_stop)
+        sampling = replace(sampling, structure=prompt.structure)
+        super().__init__(services, served, sampling, record, shows_stop=shows_stop, is_prompt_only=is_prompt_only)
         self._prompt = prompt
         allows_calls = bool(prompt.tools or prompt.builtins)
         self._splitter = ChannelSplitter(prompt.tools, prompt.builtins, allows_calls=allows_calls)

@@ -100,10 +100,15 @@ def test_response_when_kept_then_it_is_retrieved_listed_and_deleted(client: open
         ask(client, "And then?", previous_response_id=first.id)
 
 
-def test_response_when_the_prompt_is_too_long_then_400_names_the_input(client: openai.OpenAI) -> None:
+def test_response_when_the_prompt_is_too_long_then_400_or_the_stream_names_the_input(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refusal:
         ask(client, "far too long " * 100_000)
     assert (refusal.value.param, refusal.value.code) == ("input", "context_length_exceeded")
+    events = ask(client, "far too long " * 100_000, stream=True)
+    assert [next(events).type, next(events).type] == ["response.created", "response.in_progress"]
+    with pytest.raises(openai.APIError, match="maximum context length is 131072") as failure:
+        next(events)
+    assert (failure.value.param, failure.value.code) == ("input", "context_length_exceeded")
 
 
 def test_stream_when_it_is_left_then_the_engine_stops_computing(client: openai.OpenAI, server: LiveServer) -> None:

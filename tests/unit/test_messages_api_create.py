@@ -17,7 +17,7 @@ from support.fake_model_server import (
     answer,
     token_ids,
 )
-from support.messages_api import COUNT, HI, MESSAGES, MODEL, WEATHER, ask, message_body, refusal, serving
+from support.messages_api import COUNT, HI, MESSAGES, MODEL, WEATHER, ask, message_body, refusal, serving, stream
 from support.responses_api import CALL
 
 CALLED = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Oslo"}}
@@ -85,6 +85,19 @@ def test_message_when_the_context_ends_before_max_tokens_then_it_says_so(
 ) -> None:
     server.script = answer("<|channel|>final<|message|>Hello", reason=FinishReason.LENGTH)
     assert ask(client, max_tokens=64)["stop_reason"] == "model_context_window_exceeded"
+
+
+@pytest.mark.parametrize("reason", [FinishReason.STOP, FinishReason.LENGTH])
+def test_message_when_no_tokens_are_asked_for_then_the_prompt_is_computed_and_nothing_is_told(
+    client: httpx.Client, server: FakeModelServer, reason: FinishReason
+) -> None:
+    server.script = answer("<|channel|>", reason=reason)
+    message = ask(client, max_tokens=0, stop_sequences=["x"])
+    assert (message["content"], message["stop_reason"], message["stop_sequence"]) == ([], "max_tokens", None)
+    assert (message["usage"]["output_tokens"], message["usage"]["cache_read_input_tokens"]) == (0, CACHED_TOKENS)
+    assert server.samplings[-1].max_tokens == 1
+    told = [event["type"] for event in stream(client, max_tokens=0) if event["type"] != "ping"]
+    assert told == ["message_start", "message_delta", "message_stop"]
 
 
 def test_message_when_a_stop_sequence_comes_then_it_is_named(client: httpx.Client, server: FakeModelServer) -> None:
@@ -281,7 +294,7 @@ PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/pn
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"messages": [{"role": "user", "content": [PICTURE]}]}, "'messages[0].content[0].type'"),
+        ({"messages": [{"role": "user", "content": [PICTURE]}]}, "'messages[0].content[0]'"),
         (
             {
                 "messages": [
@@ -290,7 +303,7 @@ PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/pn
                     {"role": "user", "content": [{**RETURNED, "content": [{"type": "search_result"}]}]},
                 ]
             },
-            "'messages[2].content[0].content[0].type'",
+            "'messages[2].content[0].content[0]'",
         ),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 8}]}, "'tools[0].type'"),
         ({"tools": [{**WEATHER, "defer_loading": True}]}, "'tools[0].defer_loading'"),
@@ -307,7 +320,8 @@ PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/pn
         ({"stop": ["a"]}, "'stop'"),
         ({"n": 2}, "'n'"),
         ({"max_tokens": None}, "'max_tokens'"),
-        ({"max_tokens": 0}, "'max_tokens'"),
+        ({"max_tokens": -1}, "'max_tokens'"),
+        ({"max_tokens": 0, "min_tokens": 2}, "'min_tokens'"),
         ({"temperature": 1.5}, "'temperature'"),
         ({"messages": []}, "'messages'"),
         ({"messages": HI * 9}, "conversation has 9 messages"),
@@ -319,6 +333,20 @@ def test_message_when_it_asks_for_what_is_not_done_then_the_refusal_names_it(
     client: httpx.Client, fields: dict[str, Any], named: str
 ) -> None:
     assert named in refusal(client, **fields)
+
+
+def test_message_when_it_has_a_picture_then_one_sentence_says_what_is_taken(client: httpx.Client) -> None:
+    question = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, PICTURE]}
+    assert refusal(client, messages=[question]) == (
+        "Invalid value for 'messages[0].content[1]': this model takes text only, but this part is of type 'image'; "
+        "send parts of type 'text' or 'tool_result'."
+    )
+    for fields in (
+        {"system": [PICTURE]},
+        {"messages": [{"role": "user", "content": [{**RETURNED, "content": [PICTURE]}]}]},
+    ):
+        told = refusal(client, **fields)
+        assert told.endswith("but this part is of type 'image'; send parts of type 'text'.")
 
 
 def test_message_when_the_last_turn_is_the_assistants_then_it_is_refused_but_counted(client: httpx.Client) -> None:

@@ -59,7 +59,7 @@ def test_request_when_it_sets_everything_then_the_model_server_is_asked_for_it(
     assert chat.tools == (FunctionTool("weather", "Tell the weather.", WEATHER["parameters"], strict=True),)  # type: ignore[arg-type]
     assert chat.tool_choice == ToolChoice(ToolChoiceMode.REQUIRED)
     assert chat.parallel_tool_calls is False
-    assert chat.response_format == ResponseFormat({"type": "object"}, "fact", strict=True)
+    assert chat.response_format == ResponseFormat({"type": "object"}, "fact", strict=True, where="text.format.schema")
     assert chat.reasoning_effort is ReasoningEffort.HIGH
     assert chat.date == "2026-11-23"
     asked = {name: getattr(sampling, name) for name in ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed")}
@@ -209,7 +209,7 @@ def test_request_when_the_format_is_json_then_any_object_is_asked_for(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
     told = respond(client, text={"format": {"type": "json_object"}, "verbosity": "medium"})
-    assert server.chats[0].response_format == ResponseFormat()
+    assert server.chats[0].response_format == ResponseFormat(where="text.format")
     assert told["text"] == {"format": {"type": "json_object"}, "verbosity": "medium"}
 
 

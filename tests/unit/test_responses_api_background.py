@@ -6,7 +6,7 @@ import json
 import logging
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,14 @@ def streamed(client: httpx.Client, **fields: object) -> Iterator[Iterator[dict[s
         yield (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: "))
 
 
+def without_keepalives(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event for event in events if event["type"] != "keepalive"]
+
+
 def resumed(client: httpx.Client, told: dict[str, Any], after: int | None = None) -> list[dict[str, Any]]:
     """Return the events of a response after one of them."""
     place = {} if after is None else {"starting_after": after}
-    events = events_of(client.get(f"{RESPONSES}/{told['id']}", params={"stream": True, **place}))
+    events = without_keepalives(events_of(client.get(f"{RESPONSES}/{told['id']}", params={"stream": True, **place})))
     first = 0 if after is None else after + 1
     assert [event["sequence_number"] for event in events] == list(range(first, first + len(events)))
     return events
@@ -141,7 +145,7 @@ def test_background_when_it_fails_then_it_is_kept_as_failed(
     assert failed["error"]["message"].startswith(message)
 
 
-def test_background_when_the_prompt_is_too_long_then_it_is_kept_as_failed_and_names_our_field(
+def test_background_when_the_prompt_is_too_long_then_it_is_kept_as_failed_by_that(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
     server.preprocess_error = ContextLengthExceededError("Too long.")
@@ -149,7 +153,8 @@ def test_background_when_the_prompt_is_too_long_then_it_is_kept_as_failed_and_na
         failed = settled(client, begin(client)["id"])
     finally:
         server.preprocess_error = None
-    assert failed["error"] == {"code": "invalid_prompt", "message": "Too long."}
+    message = "Your input exceeds the context window of this model. Too long."
+    assert failed["error"] == {"code": "context_length_exceeded", "message": message}
 
 
 def test_background_when_the_request_is_wrong_then_400_at_once(client: httpx.Client) -> None:
@@ -315,7 +320,7 @@ def test_stream_when_it_is_taken_up_at_any_event_then_those_after_it_come_and_it
     with streamed(client) as events:
         told = next(events)["response"]
         rest = resumed(client, told, after=0)  # while it is made
-        seen = [{"sequence_number": 0}, *events]
+        seen = [{"sequence_number": 0}, *without_keepalives(events)]
     assert rest == seen[1:]
     for after in range(len(seen) - 1):  # once it is over
         assert resumed(client, told, after) == seen[after + 1 :]
@@ -333,7 +338,22 @@ def test_stream_when_it_is_taken_up_again_and_left_again_then_the_answer_is_made
     assert settled(client, told["id"])["status"] == "completed"
 
 
-def test_stream_when_the_engine_is_silent_then_comments_keep_it_alive(
+def test_stream_when_the_engine_is_silent_then_events_with_the_last_ones_number_keep_it_alive(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = [Pause(0.3), *HELLO]
+    with streamed(client) as events:
+        told = next(events)["response"]
+        seen = [(event["type"], event["sequence_number"]) for event in events]
+    queued, *keepalives = [one for one in seen if one[1] == 1]
+    assert queued[0] == "response.queued"
+    assert set(keepalives) == {("keepalive", 1)}
+    others = [number for kind, number in seen if kind != "keepalive"]
+    assert others == list(range(1, len(others) + 1))
+    assert len(resumed(client, told)) == len(others) + 1  # none of them is of the response
+
+
+def test_stream_when_it_is_taken_up_amid_a_silence_then_a_comment_keeps_it_alive_until_there_is_an_event(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
     server.script = [Pause(0.3), *HELLO]
@@ -341,15 +361,22 @@ def test_stream_when_the_engine_is_silent_then_comments_keep_it_alive(
         told = next(events)["response"]
         text = client.get(f"{RESPONSES}/{told['id']}", params={"stream": True, "starting_after": 1}).text
     assert text.startswith(": keep-alive\n\n")
+    assert "event: keepalive" not in text
     assert "event: response.completed\n" in text
 
 
-def test_stream_when_it_fails_then_its_last_event_says_so(client: httpx.Client, server: FakeModelServer) -> None:
+def test_stream_when_it_fails_then_its_last_events_say_so_whenever_it_is_taken_up(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
     server.script = [*HELLO[:5], ServiceUnavailableError("Gone.")]
     events = stream(client, background=True)
-    assert events[-1]["type"] == "response.failed"
-    assert retrieved(client, events[0]["response"]) == events[-1]["response"]
-    assert resumed(client, events[0]["response"]) == events
+    assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
+    assert events[-2]["error"]["code"] == "service_unavailable"
+    told = events[0]["response"]
+    assert retrieved(client, told) == events[-1]["response"]
+    assert resumed(client, told) == events
+    for after in (len(events) - 3, len(events) - 2):  # before the error, and behind it
+        assert resumed(client, told, after) == events[after + 1 :]
 
 
 def test_stream_when_it_is_cancelled_then_its_last_event_says_so(client: httpx.Client, server: FakeModelServer) -> None:
@@ -389,11 +416,13 @@ def test_stream_when_its_process_was_killed_then_whoever_takes_it_up_is_told_tha
     with closing(sqlite3.connect(path)) as connection, connection:  # time passes
         connection.execute("UPDATE under_way SET leased_until = leased_until - ?", (LEASE_S,))
     with serving(path, FakeModelServer()) as url, httpx.Client(base_url=url) as other:
-        [failed] = resumed(other, told, after=last)
+        error, failed = resumed(other, told, after=last)
+        assert error["error"]["message"] == failed["response"]["error"]["message"]
         assert (failed["type"], failed["response"]) == ("response.failed", settled(other, told["id"]))
         assert [event["type"] for event in resumed(other, told)] == [
             "response.created",
             "response.queued",
+            "error",
             "response.failed",
         ]
 

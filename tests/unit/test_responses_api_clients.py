@@ -22,6 +22,7 @@ from agents import (
     function_tool,
     set_tracing_disabled,
 )
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -29,10 +30,10 @@ from openai import APIError, AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseReasoningItem
 from pydantic import BaseModel
 
-from gptoss_adapter.errors import ServiceUnavailableError
+from gptoss_adapter.errors import ContextLengthExceededError, ServiceUnavailableError
 from gptoss_adapter.schemas.carried_reasoning import reasoning_of
 from gptoss_backend.contract import ResponseFormat, Role
-from support.fake_model_server import CHAT_PROMPT, HELLO, FakeModelServer, answer
+from support.fake_model_server import CHAT_PROMPT, HELLO, FakeModelServer, Pause, answer
 from support.official_client import client_fixtures
 from support.responses_api import CALL, MODEL, WEATHER
 
@@ -175,15 +176,63 @@ def test_openai_client_when_it_manages_kept_responses_then_every_method_works(cl
         client.responses.retrieve(second.id)
 
 
-def test_openai_client_when_a_stream_fails_then_it_reads_why(client: OpenAI, server: FakeModelServer) -> None:
-    server.scripts = [[*HELLO[:5], ServiceUnavailableError("Gone.")]]
-    *_, last = client.responses.create(model=MODEL, input="Hi", stream=True)
-    assert last.type == "response.failed"
-    assert last.response.error is not None
-    assert last.response.error.message == "Gone."
-    server.scripts = [[ServiceUnavailableError("Gone.")]]
-    with pytest.raises(APIError, match="Gone"):
-        client.responses.create(model=MODEL, input="Hi", stream=True)
+SLOW = [Pause(0.25), *HELLO[:5], Pause(0.25), *HELLO[5:]]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_openai_client_when_a_stream_is_silent_then_it_passes_over_what_keeps_it_alive(
+    client: OpenAI, server: FakeModelServer, background: bool
+) -> None:
+    server.scripts = [SLOW, SLOW]
+    with client.responses.create(model=MODEL, input="Hi", stream=True, background=background) as events:
+        kinds = [event.type for event in events]
+    assert "keepalive" in kinds
+    assert kinds[-1] == "response.completed"
+    with client.responses.stream(model=MODEL, input="Hi", background=background) as stream:
+        final = stream.get_final_response()
+    assert final.output_text == "Hello!"
+    if background:
+        with client.responses.stream(response_id=final.id, starting_after=3) as stream:
+            assert stream.get_final_response().output_text == "Hello!"
+
+
+FAILING = {
+    "at once": [ServiceUnavailableError("Gone.")],
+    "after a silence": [Pause(0.2), ServiceUnavailableError("Gone.")],
+    "amid the answer": [*HELLO[:5], ServiceUnavailableError("Gone.")],
+}
+
+
+@pytest.mark.parametrize("script", FAILING.values(), ids=FAILING)
+@pytest.mark.parametrize("background", [False, True])
+def test_openai_client_when_a_stream_fails_then_it_raises_and_says_why(
+    client: OpenAI, server: FakeModelServer, script: list[Any], background: bool
+) -> None:
+    server.scripts = [script, script]
+    with (
+        pytest.raises(APIError, match="Gone") as raised,
+        closing(client.responses.create(model=MODEL, input="Hi", stream=True, background=background)) as events,
+    ):
+        list(events)
+    assert raised.value.code == "service_unavailable"
+    with (
+        pytest.raises(APIError, match="Gone"),
+        client.responses.stream(model=MODEL, input="Hi", background=background) as stream,
+    ):
+        stream.until_done()
+
+
+@pytest.mark.parametrize("script", [[], [Pause(0.2)]], ids=["at once", "after a silence"])
+def test_openai_client_when_a_streamed_prompt_is_too_long_then_it_raises_with_the_code(
+    client: OpenAI, server: FakeModelServer, script: list[Any]
+) -> None:
+    server.scripts = [[*script, ContextLengthExceededError("Too long.")]]
+    with (
+        pytest.raises(APIError, match="Too long") as raised,
+        client.responses.stream(model=MODEL, input="Hi") as stream,
+    ):
+        stream.until_done()
+    assert (raised.value.code, raised.value.param) == ("context_length_exceeded", "input")
 
 
 # --- the OpenAI Agents SDK ------------------------------------------------------------------------------------------
@@ -243,7 +292,7 @@ def test_agents_sdk_when_it_streams_then_the_model_calls_the_function_and_reads_
                 pass
             return str(result.final_output)
 
-    server.scripts = [answer(CALL), SNOW]
+    server.scripts = [[Pause(0.25), *answer(CALL)], SNOW]
     assert asyncio.run(run()) == "It snows in Oslo."
     assert_the_tool_was_used(server)
 
@@ -334,7 +383,10 @@ def test_langchain_when_nothing_is_kept_then_the_reasoning_is_seen_between_the_c
 
 
 @pytest.mark.parametrize("responses", [True, False])
-def test_langchain_when_it_streams_then_the_pieces_make_the_answer(url: str, responses: bool) -> None:
+def test_langchain_when_it_streams_with_pauses_then_the_pieces_make_the_answer(
+    url: str, server: FakeModelServer, responses: bool
+) -> None:
+    server.scripts = [SLOW]
     pieces = list(langchain_model(url, responses=responses).stream("Hi"))
     assert "".join(piece.text for piece in pieces) == "Hello!"
 
@@ -358,3 +410,11 @@ def test_langchain_when_it_wants_an_object_then_the_schema_is_asked_for(url: str
     model = langchain_model(url, responses=True).with_structured_output(Fact)
     assert model.invoke("Oslo?") == Fact(city="Oslo", degrees=-3)
     assert server.chats[0].response_format is not None
+
+
+def test_langchain_when_a_streamed_prompt_is_too_long_then_it_raises_what_shortens_conversations(
+    url: str, server: FakeModelServer
+) -> None:
+    server.scripts = [[ContextLengthExceededError("Too long.")]]
+    with pytest.raises(ContextOverflowError):
+        list(langchain_model(url, responses=True).stream("Hi"))

@@ -159,7 +159,6 @@ def test_request_when_a_field_cannot_be_honoured_then_400_names_it(
         ("tools[0].function.parameters", "tools[0].parameters"),
         ("tools[12].function.name", "tools[12].name"),
         ("messages[3].content", "input"),
-        ("response_format.json_schema.schema", "text.format"),
         ("tools[0].functions", "tools[0].functions"),
     ],
 )
@@ -188,14 +187,13 @@ def test_conversation_when_it_has_too_many_items_then_400(client: httpx.Client) 
 @pytest.mark.parametrize(
     ("error", "status", "param", "message"),
     [
-        (ContextLengthExceededError("Too long."), 400, "input", "Too long."),
         (TooManyRequestsError("Later."), 429, None, "Later."),
         (ServiceUnavailableError("Gone."), 503, None, "Gone."),
         (
-            InvalidRequestError("response_format.schema: No.", param="response_format.schema"),
+            InvalidRequestError("tools[0].function.strict: No.", param="tools[0].function.strict"),
             400,
-            "text.format",
-            "text.format: No.",
+            "tools[0].strict",
+            "tools[0].strict: No.",
         ),
     ],
 )
@@ -214,3 +212,12 @@ def test_request_when_it_fails_before_the_first_response_then_plain_json_names_t
     assert response.headers["content-type"] == "application/json"
     assert response.json()["error"]["param"] == param
     assert response.json()["error"]["message"] == message
+
+
+def test_request_when_its_prompt_is_too_long_then_400_with_openais_code_and_words(
+    client: httpx.Client, server: FakeModelServer
+) -> None:
+    server.script = [ContextLengthExceededError("Too long.")]
+    error = refusal(client)
+    assert (error["param"], error["code"]) == ("input", "context_length_exceeded")
+    assert error["message"] == "Your input exceeds the context window of this model. Too long."

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from gptoss_adapter.errors import ServiceUnavailableError, TooManyRequestsError
+from gptoss_adapter.errors import (
+    ApiError,
+    ContextLengthExceededError,
+    ServiceUnavailableError,
+    TooManyRequestsError,
+)
 from gptoss_adapter.inference import GenerationStep
 from gptoss_backend.contract import Alternative, Continued, FinishReason, TokenLogprob
 from support.fake_model_server import FOREVER, HELLO, STARTED, FakeModelServer, Pause, answer, finished, token_ids
 from support.live_app import wait_until
-from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, respond, serving, stream
+from support.responses_api import CALL, MODEL, RESPONSES, WEATHER, refusal, respond, serving, settled, stream
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +31,10 @@ def url_and_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
 
 def kinds(events: list[dict[str, Any]]) -> list[str]:
     return [event["type"].removeprefix("response.") for event in events]
+
+
+def without_keepalives(told: list[str]) -> list[str]:
+    return [kind for kind in told if kind != "keepalive"]
 
 
 def without_ids(document: object) -> object:
@@ -172,47 +182,84 @@ def test_stream_when_logprobs_are_asked_for_then_each_delta_and_the_whole_text_h
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "message"),
+    ("error", "codes"),
     [
-        (ServiceUnavailableError("Gone."), "server_error", "Gone."),
-        (TooManyRequestsError("Later."), "rate_limit_exceeded", "Later."),
+        (ServiceUnavailableError("Gone."), ("service_unavailable", "server_error")),
+        (TooManyRequestsError("Later."), ("rate_limit_exceeded", "rate_limit_exceeded")),
     ],
 )
-def test_stream_when_it_fails_after_it_began_then_its_last_event_says_so_and_it_is_kept_so(
-    client: httpx.Client, server: FakeModelServer, error: Exception, code: str, message: str
+def test_stream_when_it_fails_after_it_began_then_its_last_events_say_so_and_it_is_kept_so(
+    client: httpx.Client, server: FakeModelServer, error: ApiError, codes: tuple[str, str]
 ) -> None:
     server.script = [*HELLO[:5], error]
-    events = stream(client)
-    failed = events[-1]["response"]
-    assert kinds(events)[-1] == "failed"
-    assert (failed["status"], failed["error"]) == ("failed", {"code": code, "message": message})
+    *events, told, last = stream(client)
+    assert "error" not in kinds(events)
+    nested = {"type": error.type, "code": codes[0], "message": error.message, "param": None}
+    assert told == {**nested, "type": "error", "sequence_number": len(events), "error": nested}
+    failed = last["response"]
+    assert (last["type"], failed["status"]) == ("response.failed", "failed")
+    assert failed["error"] == {"code": codes[1], "message": error.message}
     assert client.get(f"{RESPONSES}/{failed['id']}").json() == failed
 
 
-def test_stream_when_it_breaks_then_its_last_event_is_typed_and_tells_no_secret(
+def test_stream_when_it_breaks_then_its_last_events_are_typed_and_tell_no_secret(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
     server.script = [*HELLO[:5], ValueError("a secret")]
-    failed = stream(client)[-1]["response"]
-    assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
-    assert "secret" not in failed["error"]["message"]
+    *_, told, last = stream(client)
+    assert (told["error"]["code"], last["response"]["error"]["code"]) == ("internal_error", "server_error")
+    assert "secret" not in told["message"] + last["response"]["error"]["message"]
 
 
-def test_stream_when_it_fails_late_and_before_it_was_created_then_the_error_is_an_event_of_its_own(
+def test_stream_when_it_fails_after_a_long_silence_then_it_was_created_and_is_kept_as_failed(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
     server.script = [Pause(0.3), ServiceUnavailableError("Gone.")]
-    [event] = stream(client)
-    assert (event["type"], event["code"], event["message"]) == ("error", "service_unavailable", "Gone.")
+    events = stream(client)
+    assert without_keepalives(kinds(events)) == ["created", "in_progress", "error", "failed"]
+    assert events[-2]["error"]["code"] == "service_unavailable"
+    assert client.get(f"{RESPONSES}/{events[0]['response']['id']}").json() == events[-1]["response"]
 
 
-def test_stream_when_the_engine_is_silent_then_comments_keep_it_alive(
+@pytest.mark.parametrize("background", [False, True])
+def test_stream_when_the_prompt_is_too_long_then_a_response_has_failed_by_that_and_is_kept_so(
+    client: httpx.Client, server: FakeModelServer, background: bool
+) -> None:
+    server.script = [ContextLengthExceededError("Too long.")]
+    events = stream(client, background=background)
+    assert kinds(events) == ["created", "queued" if background else "in_progress", "error", "failed"]
+    told, failed = events[2]["error"], events[3]["response"]
+    assert (told["type"], told["param"]) == ("invalid_request_error", "input")
+    assert told["code"] == failed["error"]["code"] == "context_length_exceeded"
+    assert told["message"] == failed["error"]["message"]
+    assert client.get(f"{RESPONSES}/{failed['id']}").json() == failed
+    assert refusal(client, stream=True, temperature=3)["param"] == "temperature"  # others are no such thing
+
+
+@pytest.mark.parametrize(
+    "script", [[Pause(0.45), *HELLO], [*HELLO[:5], Pause(0.45), *HELLO[5:]]], ids=["begin", "amid"]
+)
+def test_stream_when_the_engine_is_silent_then_events_with_numbers_of_their_own_keep_it_alive(
+    client: httpx.Client, server: FakeModelServer, script: list[Any]
+) -> None:
+    server.script = script
+    told = kinds(stream(client))
+    assert told[:2] == ["created", "in_progress"]
+    assert told.count("keepalive") >= 2
+    server.script = HELLO
+    assert without_keepalives(told) == kinds(stream(client))
+
+
+def test_stream_when_the_silence_before_the_answer_is_long_then_the_response_is_there_all_the_while(
     client: httpx.Client, server: FakeModelServer
 ) -> None:
-    server.script = [STARTED, Pause(0.3), *HELLO[1:]]
-    assert kinds(stream(client))[-1] == "completed"
-    raw = client.post(RESPONSES, json={"model": MODEL, "input": "Hi", "stream": True}).text
-    assert ": keep-alive\n\n" in raw
+    server.script = [FOREVER]
+    with client.stream("POST", RESPONSES, json={"model": MODEL, "input": "Hi", "stream": True}) as response:
+        lines = response.iter_lines()  # kept: a generator that is let go of hangs up
+        told = next(json.loads(line[6:]) for line in lines if line.startswith("data: "))["response"]
+        assert client.get(f"{RESPONSES}/{told['id']}").json() == told
+    assert settled(client, told["id"])["status"] == "cancelled"
+    assert server.streams[0].abandoned
 
 
 @pytest.mark.parametrize("script", [[STARTED, FOREVER], [*HELLO[:5], FOREVER]], ids=["prefill", "answer"])

@@ -153,6 +153,44 @@ def test_stream_when_the_client_hangs_up_behind_the_opening_comment_then_the_gen
     assert isinstance(events.left_by, asyncio.CancelledError)
 
 
+def test_stream_when_a_client_reads_slowly_then_what_keeps_it_alive_stands_where_its_number_says() -> None:
+    numbers = iter(range(1000))
+
+    def numbered() -> bytes:
+        return b"%d " % next(numbers)
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        for pause_s in (0.0, 0.03, 0.01, 0.0, 0.04, 0.0) * 3:
+            await asyncio.sleep(pause_s)
+            yield numbered()
+
+    async def run() -> bytes:
+        connection = Connection()
+
+        async def send(message: Message) -> None:
+            await asyncio.sleep(0.015 * (len(connection.sent) % 3))
+            await connection.send(message)
+
+        response = EventStream(events(), 0.01, keep_alive=numbered, opens_itself=True)
+        await response({"type": "http"}, connection.receive, send)
+        return connection.body
+
+    told = [int(number) for number in asyncio.run(run()).split()]
+    assert told == list(range(len(told)))
+    assert len(told) > 18  # some were
+
+
+def test_stream_when_it_opens_itself_then_no_silence_opens_it() -> None:
+    async def run() -> list[Message]:
+        connection = Connection()
+        response = EventStream(Events(0.05, ServiceUnavailableError("Gone.")).stream(), 0.01, opens_itself=True)
+        with pytest.raises(ServiceUnavailableError):
+            await response({"type": "http"}, connection.receive, connection.send)
+        return connection.sent
+
+    assert asyncio.run(run()) == []
+
+
 def test_stream_when_busy_then_no_comment_is_sent() -> None:
     busy = [event for _ in range(20) for event in (b"data: 1\n\n", 0.01)]
     assert KEEP_ALIVE not in run_stream(Events(*busy), keepalive_s=0.1).body

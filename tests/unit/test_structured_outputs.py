@@ -1,4 +1,4 @@
-"""vLLM's and llama.cpp's words for a form of the text, on chats and completions: what the model server is told."""
+"""vLLM's and llama.cpp's words for a form of the text: what the model server is told."""
 
 from __future__ import annotations
 
@@ -51,15 +51,26 @@ CASES: list[tuple[dict[str, Any], ResponseFormat | TextForm | None]] = [
 
 
 def send(client: httpx.Client, path: str, fields: dict[str, Any]) -> httpx.Response:
-    body = chat_body(**fields) if path == "chat/completions" else {"model": "gpt-oss", "prompt": "Hi", **fields}
+    said = {"completions": {"prompt": "Hi"}, "responses": {"input": "Hi"}}
+    body = chat_body(**fields) if path == "chat/completions" else {"model": "gpt-oss", **said[path], **fields}
     return client.post(f"/v1/{path}", json=body)
 
 
-@pytest.mark.parametrize(("fields", "form"), CASES)
-def test_chat_when_its_form_is_asked_for_then_prompt_and_answer_are_told(
-    client: httpx.Client, server: FakeModelServer, fields: dict[str, Any], form: ResponseFormat | TextForm | None
+@pytest.mark.parametrize(
+    ("path", "fields", "form"),
+    [
+        *(("chat/completions", *case) for case in CASES),
+        *(("responses", *case) for case in CASES if "response_format" not in case[0]),
+    ],
+)
+def test_answer_when_its_form_is_asked_for_then_prompt_and_answer_are_told(
+    client: httpx.Client,
+    server: FakeModelServer,
+    path: str,
+    fields: dict[str, Any],
+    form: ResponseFormat | TextForm | None,
 ) -> None:
-    assert send(client, "chat/completions", fields).status_code == 200
+    assert send(client, path, fields).status_code == 200
     (chat,), (sampling,) = server.chats, server.samplings
     assert chat.response_format == (form if isinstance(form, ResponseFormat) else None)
     assert chat.form == (form if isinstance(form, TextForm) else None)
@@ -109,6 +120,26 @@ def test_form_when_it_is_at_odds_or_too_large_then_400_names_it(
     client: httpx.Client, server: FakeModelServer, path: str, fields: dict[str, Any], param: str
 ) -> None:
     response = send(client, path, fields)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.text
+    assert server.streams == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"guided_regex": "a", "text": {"format": {"type": "json_object"}}}, "guided_regex"),
+        ({"structured_outputs": {"choice": ["a"]}, "guided_regex": "a"}, "guided_regex"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"guided_json": {"description": "x" * 2048}}, "guided_json"),
+        ({"guided_choice": ["x" * 1000] * 3}, "guided_choice"),
+        ({"allowed_token_ids": [5]}, "allowed_token_ids"),
+    ],
+)
+@pytest.mark.parametrize("path", ["responses", "responses/input_tokens"])
+def test_form_of_a_response_when_it_is_at_odds_or_too_large_then_400_names_it(
+    client: httpx.Client, server: FakeModelServer, path: str, fields: dict[str, Any], param: str
+) -> None:
+    response = client.post(f"/v1/{path}", json={"model": "gpt-oss", "input": "Hi", **fields})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.text
     assert server.streams == []
 

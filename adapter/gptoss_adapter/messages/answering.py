@@ -40,8 +40,16 @@ class Answering:
         chat = chat_request(body, served, services)
         sampling = sampling_params(body, served.profile)
         with naming_fields_of_this_api():
-            turn = Turn(services, served, chat, sampling, current_record(), stop=body.stop_sequences or ())
-        return cls(turn, served, sampling.max_tokens or body.max_tokens, telling(body))
+            turn = Turn(
+                services,
+                served,
+                chat,
+                sampling,
+                current_record(),
+                stop=body.stop_sequences or (),
+                is_prompt_only=body.max_tokens == 0,
+            )
+        return cls(turn, served, min(sampling.max_tokens or body.max_tokens, body.max_tokens), telling(body))
 
     async def __aenter__(self) -> Self:
         """Begin to count the turn as in flight."""

@@ -83,7 +83,8 @@ def sampling_params(body: MessageRequest, profile: ProfileSettings) -> SamplingP
     if ends_with_the_assistant(body):
         message = "'messages' ends with the assistant's turn, which is not continued here; end with the user's."
         raise invalid_value(message, "messages")
-    asked = min(body.max_tokens, or_default(profile.max_tokens_limit, body.max_tokens))
+    wanted = max(body.max_tokens, 1)  # of none the engine computes no prompt: what comes is not told
+    asked = min(wanted, or_default(profile.max_tokens_limit, wanted))
     return sampling_of(body, profile, max_tokens_of(profile, asked, "max_tokens"), None)
 
 

@@ -11,12 +11,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from gptoss_adapter.context import current_record
 from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import (
     ApiError,
+    ContextLengthExceededError,
     DrainingError,
     InternalError,
     InvalidRequestError,
@@ -47,6 +48,7 @@ from gptoss_adapter.schemas.response_answers import (
     OutputItem,
     OutputTokensDetails,
     ResponseError,
+    ResponseErrorCode,
     ResponseObject,
     ResponseUsage,
 )
@@ -116,7 +118,7 @@ class Answering:
         try:
             await self._turns.__aexit__(error_type, error, traceback)
             if self._is_in_store:
-                self.response = self._given_up(error)
+                self._give_up(error)
                 await self.kept()
         finally:
             await self.let_conversation_go()
@@ -230,15 +232,22 @@ class Answering:
     def _chunks(self) -> list[EventChunk]:
         return self.events.chunks() if self.events is not None else []
 
-    def _given_up(self, error: BaseException | None) -> ResponseObject:
-        """Return the response as it is after `error` ended it."""
+    def _give_up(self, error: BaseException | None) -> None:
+        """Make the response what it is after `error` ended it, and tell of that."""
+        if (failure := self._failure_of(error)) is None:
+            self.response = self.response.model_copy(update={"status": "cancelled", "output": self._told_items()})
+            return
+        self.response = self.failed(failure)
+        if self.events is not None:
+            self.events.error(failure)
+
+    def _failure_of(self, error: BaseException | None) -> ApiError | None:
+        """Return what a response that `error` ended failed by; None: it was cancelled."""
         if isinstance(error, ApiError):
-            return self.failed(error)
+            return error
         if isinstance(error, Exception):
-            return self.failed(InternalError(self._request_id))
-        if self._drain.has_cut:
-            return self.failed(DrainingError())
-        return self.response.model_copy(update={"status": "cancelled", "output": self._told_items()})
+            return InternalError(self._request_id)
+        return DrainingError() if self._drain.has_cut else None
 
 
 def _turns(asked: Asked, own_input: Sequence[Item], hosted: Sequence[HostedOffer]) -> Turns:
@@ -268,7 +277,9 @@ def _usage(usage: Usage) -> ResponseUsage:
     )
 
 
-def _code(error: ApiError) -> Literal["rate_limit_exceeded", "invalid_prompt", "server_error"]:
+def _code(error: ApiError) -> ResponseErrorCode:
     if isinstance(error, TooManyRequestsError):
         return "rate_limit_exceeded"
+    if isinstance(error, ContextLengthExceededError):
+        return "context_length_exceeded"
     return "invalid_prompt" if isinstance(error, InvalidRequestError) else "server_error"

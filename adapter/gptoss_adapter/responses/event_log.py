@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Final, TypeAlias
 
-from gptoss_adapter.errors import invalid_value
+from gptoss_adapter.errors import ApiError, invalid_value
 from gptoss_adapter.responses.events import EventWriter
 from gptoss_adapter.responses.keeping.progress import EventChunk
 from gptoss_adapter.responses.open_items import Event
@@ -59,6 +59,10 @@ class EventLog:
     def lifecycle(self, kind: str, response: ResponseObject) -> None:
         """Add the event that shows the whole response as it is now."""
         self._add(self._writer.lifecycle(kind, response))
+
+    def error(self, error: ApiError) -> None:
+        """Add the event that tells why the response is about to end."""
+        self._add(self._writer.error(error))
 
     def end(self, response: ResponseObject) -> None:
         """Add the event that shows how the response ended: nothing follows."""

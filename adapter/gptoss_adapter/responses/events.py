@@ -26,11 +26,6 @@ class EventWriter:
         self.next_number = next_number
         """The number that the next event gets."""
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether an event was framed."""
-        return self.next_number > 0
-
     def write(self, events: Iterable[Event]) -> bytes:
         """Return the events framed, nothing for none."""
         return b"".join([self._frame(kind, fields) for kind, fields in events])
@@ -45,9 +40,19 @@ class EventWriter:
         kind = "incomplete" if response["status"] == "cancelled" else response["status"]
         return self._frame(f"response.{kind}", {"response": response})
 
+    def keep_alive(self) -> bytes:
+        """Return the event that says nothing, of OpenAI's server: a comment does not reset the clock of Codex."""
+        return self.write([("keepalive", {})])
+
+    def failure(self, error: ApiError, response: ResponseObject) -> bytes:
+        """Return the events that end a stream whose response `error` has ended. response: as it is then."""
+        return self.error(error) + self.lifecycle("response.failed", response)
+
     def error(self, error: ApiError) -> bytes:
-        """Return the event that tells why a stream ends where the response itself does not tell it."""
-        return self.write([("error", {"code": error.code, "message": error.message, "param": error.param})])
+        """Return the event that tells why a stream ends."""
+        told = {"code": error.code, "message": error.message, "param": error.param}
+        # said twice: OpenAI's description has it flat, its server sends it nested, and its clients raise on that only
+        return self.write([("error", {**told, "error": {"type": error.type, **told}})])
 
     def _frame(self, kind: str, fields: dict[str, Any]) -> bytes:
         document = json.dumps({"type": kind, "sequence_number": self.next_number, **fields}, separators=(",", ":"))

@@ -36,6 +36,7 @@ from gptoss_adapter.schemas.responses import (
     SummaryDetail,
 )
 from gptoss_adapter.serving import ServedModel
+from gptoss_adapter.structured import Form, one_form
 from gptoss_backend.contract import (
     ChatMessage,
     ChatRequest,
@@ -43,6 +44,7 @@ from gptoss_backend.contract import (
     ResponseFormat,
     Role,
     SamplingParams,
+    TextForm,
     ToolChoiceMode,
 )
 from gptoss_backend.settings import ProfileSettings
@@ -57,6 +59,7 @@ def chat_request(
     messages = (*instructions, *chat_messages(items, plain))
     if not messages:
         raise invalid_value("'input' holds no items.", "input")
+    form = asked_form(body)
     return ChatRequest(
         messages=messages,
         notes=(*_notes(offering), *wish_of(_verbosity(body))),
@@ -65,7 +68,8 @@ def chat_request(
         builtin_tools=tuple(offer.builtin for offer in offering.hosted),
         tool_choice=offering.choice,
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
-        response_format=_response_format(body),
+        response_format=form if isinstance(form, ResponseFormat) else None,
+        form=form if isinstance(form, TextForm) else None,
         reasoning_effort=_effort(body, profile),
     )
 
@@ -74,6 +78,11 @@ def _notes(offering: Offering) -> list[str]:
     """Return what the model is told of the tools besides."""
     told = () if offering.choice.mode is ToolChoiceMode.NONE else offering.hosted
     return [offer.note for offer in told if offer.note]
+
+
+def asked_form(body: ResponseFields) -> Form | None:
+    """Return what the text is held to, None where it is free. Raises InvalidRequestError where it is several forms."""
+    return one_form(_response_format(body), body, "text.format")
 
 
 def sampling_params(body: ResponseFields, profile: ProfileSettings) -> SamplingParams:
@@ -155,9 +164,10 @@ def _verbosity(body: ResponseFields) -> Verbosity | None:
 def _response_format(body: ResponseFields) -> ResponseFormat | None:
     match body.text.format if body.text else None:
         case JsonText():
-            return ResponseFormat()
+            return ResponseFormat(where="text.format")
         case SchemaText() as asked:
-            return ResponseFormat(asked.schema_, asked.name, asked.description, bool(asked.strict))
+            strict = bool(asked.strict)
+            return ResponseFormat(asked.schema_, asked.name, asked.description, strict, where="text.format.schema")
     return None
 
 

@@ -18,6 +18,7 @@ from gptoss_adapter.responses.event_log import EventLog, NumberedEvents, events_
 from gptoss_adapter.responses.events import EventWriter
 from gptoss_adapter.responses.keeping.store import ResponseStore
 from gptoss_adapter.responses.told_again import Telling
+from gptoss_adapter.sse import KEEP_ALIVE
 
 _LOOK_PERIOD_S: Final = 0.5
 """At a response that another process makes."""
@@ -29,6 +30,7 @@ class ResumedStream:
     def __init__(self, events: AsyncGenerator[NumberedEvents, None], after: int) -> None:
         self._events = events
         self._last_number = after
+        self._has_told = False
 
     @classmethod
     def of_log(cls, log: EventLog, after: int = -1) -> ResumedStream:
@@ -62,8 +64,15 @@ class ResumedStream:
         """Yield the events. Raises ApiError."""
         async with aclosing(self._events) as events:
             async for framed, number in events:
-                self._last_number = number
+                self._last_number, self._has_told = number, True
                 yield framed
+
+    def keep_alive(self) -> bytes:
+        """Return what says that the stream lives: a comment before its first event, which OpenAI's clients need first.
+
+        Its number is that of the last event before it, as in `failure`.
+        """
+        return EventWriter(self._last_number).keep_alive() if self._has_told else KEEP_ALIVE
 
     def failure(self, error: ApiError) -> bytes:
         """Return the event that ends the stream before the response has ended.
@@ -86,4 +95,6 @@ async def _kept_events(
             yield framed, last
         number = max(number, last)
     # what a process that is gone did not keep is in no chunk: who has seen it is told the end all the same
-    yield EventWriter(number + 1).last(kept.document(telling)), number + 1
+    writer = EventWriter(number + 1)
+    error = b"" if kept.given_up_by is None else writer.error(kept.given_up_by)
+    yield error + writer.last(kept.document(telling)), writer.next_number - 1

@@ -21,7 +21,7 @@ from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_adapter.responses.open_items import Event
 from gptoss_adapter.responses.output import Output
-from gptoss_adapter.responses.plan import chat_request, sampling_params, summary_detail
+from gptoss_adapter.responses.plan import asked_form, chat_request, sampling_params, summary_detail
 from gptoss_adapter.responses.server_tools.hosted_tools import HostedOffer
 from gptoss_adapter.responses.server_tools.pages import Pages
 from gptoss_adapter.responses.told_again import Telling
@@ -31,9 +31,9 @@ from gptoss_adapter.schemas.answers import Usage
 from gptoss_adapter.schemas.custom_tools import ResponseCustomTool
 from gptoss_adapter.schemas.response_answers import OutputItem
 from gptoss_adapter.schemas.response_items import Item
-from gptoss_adapter.schemas.responses import ResponseFields, ResponseRequest, SchemaText
+from gptoss_adapter.schemas.responses import ResponseFields, ResponseRequest
 from gptoss_adapter.serving import ServedModel, Services
-from gptoss_adapter.structured import check_text_form, input_form
+from gptoss_adapter.structured import check_form, check_text_form, input_form
 from gptoss_adapter.turn import ChatPrompt, Turn
 from gptoss_backend.contract import ChatRequest, SamplingParams
 
@@ -176,7 +176,8 @@ def offering_of(
     """
     every, limits = offers(body.tools, listed), services.settings.adapter
     check_tools(every, limits)
-    check_schemas(dict(_schemas(body, every)), limits)
+    check_schemas(dict(_schemas(every)), limits)
+    check_form(asked_form(body), limits)
     for offer in every:
         if (form := input_form(offer.grammar, f"{offer.place}.format.definition")) is not None:
             check_text_form(form, limits)
@@ -192,11 +193,9 @@ def chat_prompt(body: ResponseFields, chat: ChatRequest, served: ServedModel, se
     return FittedPrompt(services, served, chat, request_id, max_tokens)
 
 
-def _schemas(body: ResponseFields, every: Sequence[Offer]) -> Iterator[tuple[str, dict[str, JsonValue] | None]]:
+def _schemas(every: Sequence[Offer]) -> Iterator[tuple[str, dict[str, JsonValue] | None]]:
     for offer in every:
         if isinstance(offer.function, ResponseCustomTool):
             continue
         what = offer.place if offer.server is None else f"{offer.place} ({offer.function.name})"
         yield f"{what}.parameters", offer.function.parameters
-    if body.text is not None and isinstance(body.text.format, SchemaText):
-        yield "text.format.schema", body.text.format.schema_

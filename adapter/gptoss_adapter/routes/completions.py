@@ -30,7 +30,7 @@ from gptoss_adapter.schemas.completions import CompletionRequest
 from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.sse import DONE, STREAMED, EventStream
 from gptoss_adapter.strict_routes import StrictJsonRoute
-from gptoss_adapter.structured import check_form
+from gptoss_adapter.structured import asked_form, check_form
 from gptoss_adapter.text_chunks import TextChoiceBuilder, TextChunkWriter
 from gptoss_adapter.together import gather, interleave
 from gptoss_backend.contract import MOST_TOLD_OF_PROMPT, TokenLogprob
@@ -81,7 +81,7 @@ async def create_completion(body: CompletionRequest, request: Request, services:
 async def _plan(body: CompletionRequest, served: ServedModel, services: Services) -> _Plan:
     """Raises InvalidRequestError."""
     num_prompts, num_copies, record = len(body.prompts), body.n or 1, current_record()
-    check_form(body, services.settings.adapter)
+    check_form(asked_form(body), services.settings.adapter)
     check_answer_fields(body, num_prompts * num_copies, services.settings.adapter.max_choices)
     record.count_answers(num_prompts * num_copies)
     samplings = scored_once(copies_of(completion_sampling(body, served.profile), num_copies))

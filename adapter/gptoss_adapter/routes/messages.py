@@ -44,7 +44,7 @@ async def create_message(body: MessageRequest, request: Request, services: Share
     answering = Answering.of(body, services)
     if body.stream:
         keepalive_s = services.settings.adapter.keepalive_s
-        return EventStream(_streamed(answering), keepalive_s, failure=error_event, keep_alive=PING)
+        return EventStream(_streamed(answering), keepalive_s, failure=error_event, keep_alive=lambda: PING)
     async with until_disconnect(request.receive), answering:
         await answering.start()
         async for _ in answering:

@@ -7,7 +7,6 @@ Does not know: gRPC, Harmony, tables, how an event is framed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
@@ -16,16 +15,16 @@ from starlette.responses import Response
 
 from gptoss_adapter.context import current_record
 from gptoss_adapter.disconnect import until_disconnect
-from gptoss_adapter.errors import ApiError, InvalidRequestError, invalid_value
+from gptoss_adapter.errors import InvalidRequestError, invalid_value
 from gptoss_adapter.raw_prompts import token_ids
 from gptoss_adapter.responses.answering import Answering
-from gptoss_adapter.responses.events import EventWriter
 from gptoss_adapter.responses.history import history_of
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_adapter.responses.plan import chat_request
 from gptoss_adapter.responses.resuming import ResumedStream
 from gptoss_adapter.responses.server_tools.hosted_tools import described, hosted_tools
 from gptoss_adapter.responses.server_tools.mcp_tools import listed_tools, mcp_tools
+from gptoss_adapter.responses.streaming import ResponseStream
 from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.turns import chat_prompt, offering_of
 from gptoss_adapter.routes.keeping import Background, Include, Store, keep_store
@@ -64,15 +63,12 @@ async def create_response(
     if body.background:
         begun = await background.begin(answering, current_record(), streamed=bool(body.stream))
         if begun.events is not None:
-            return _event_stream(ResumedStream.of_log(begun.events), services)
+            return _resumed(ResumedStream.of_log(begun.events), services)
         return Response(answering.response.json_bytes(), media_type="application/json")
     if body.stream:
-        events = EventWriter()
-        return EventStream(
-            _streamed(answering, events),
-            services.settings.adapter.keepalive_s,
-            failure=lambda error: _failure(answering, events, error),
-        )
+        keepalive_s = services.settings.adapter.keepalive_s
+        told = ResponseStream(answering, opens_within_s=keepalive_s)
+        return EventStream(told.framed(), keepalive_s, told.failure, told.keep_alive, opens_itself=True)
     async with until_disconnect(request.receive), answering:
         await answering.start()
         async for _ in answering:
@@ -82,29 +78,8 @@ async def create_response(
     return Response(response.json_bytes(), media_type="application/json")
 
 
-async def _streamed(answering: Answering, events: EventWriter) -> AsyncGenerator[bytes, None]:
-    async with answering:
-        await answering.start()
-        await answering.begin_to_keep()
-        created = events.lifecycle("response.created", answering.response)
-        yield created + events.lifecycle("response.in_progress", answering.response)
-        async for told in answering:
-            if told:
-                yield events.write(told)
-        ended = events.write(answering.end())
-        response = await answering.kept()
-        yield ended + events.lifecycle(f"response.{response.status}", response)
-
-
-def _event_stream(resumed: ResumedStream, services: Services) -> EventStream:
-    return EventStream(resumed.framed(), services.settings.adapter.keepalive_s, failure=resumed.failure)
-
-
-def _failure(answering: Answering, events: EventWriter, error: ApiError) -> bytes:
-    """Return the event that ends a stream: the failed response, or the bare error where none was created yet."""
-    if events.has_begun:
-        return events.lifecycle("response.failed", answering.failed(error))
-    return events.error(error)
+def _resumed(told: ResumedStream, services: Services) -> EventStream:
+    return EventStream(told.framed(), services.settings.adapter.keepalive_s, told.failure, told.keep_alive)
 
 
 @router.post("/v1/responses/input_tokens")
@@ -151,7 +126,7 @@ async def get_response(
         after = -1 if starting_after is None else starting_after
         resumed = await ResumedStream.of(response_id, after, Telling.of(include), background, store)
         current_record().counted.close()  # it may wait for the response's end, and reads little meanwhile
-        return _event_stream(resumed, services)
+        return _resumed(resumed, services)
     if starting_after is not None:
         message = "'starting_after' is only allowed when 'stream' is true."
         raise invalid_value(message, "starting_after")

@@ -209,6 +209,7 @@ class PromptFields(StructuredFields):
     """Harmless: this tokenizer adds none."""
 
     # vLLM's, as they are without being said
+    documents: Annotated[object, NotHonoured([], instead="say them in 'messages'")] = None
     add_generation_prompt: Annotated[object, NotHonoured(True)] = None
     continue_final_message: Annotated[object, NotHonoured(False)] = None
 

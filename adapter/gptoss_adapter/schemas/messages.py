@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, JsonValue, Tag, WithJsonSchema
 
-from gptoss_adapter.schemas.fields import Harmless, ItemId, ListOf, NotHonoured, RequestModel, content_kind
+from gptoss_adapter.schemas.fields import Harmless, ItemId, ListOf, NotHonoured, RequestModel, content_kind, of_types
 from gptoss_adapter.schemas.response_items import FunctionName
 from gptoss_adapter.schemas.sampling import GenerationFields
 from gptoss_adapter.schemas.unseen_parts import DocumentBlock, ImageBlock
@@ -69,7 +69,8 @@ def _content_of(what: str) -> Discriminator:
 
 
 TextContent = Annotated[
-    Annotated[str, Tag("text")] | Annotated[ListOf[TextBlock], Tag("parts")], _content_of("text blocks")
+    Annotated[str, Tag("text")] | Annotated[ListOf[Annotated[TextBlock, of_types("text")]], Tag("parts")],
+    _content_of("text blocks"),
 ]
 
 ResultPart: TypeAlias = TextBlock | ImageBlock | DocumentBlock
@@ -90,9 +91,11 @@ class ToolResultBlock(RequestModel):
     cache_control: CacheControl = None
 
 
-UserBlock = Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]
+UserBlock = Annotated[TextBlock | ToolResultBlock, Field(discriminator="type"), of_types("text", "tool_result")]
 AssistantBlock = Annotated[
-    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock, Field(discriminator="type")
+    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock,
+    Field(discriminator="type"),
+    of_types("text", "thinking", "redacted_thinking", "tool_use"),
 ]
 
 # --- messages -------------------------------------------------------------------------------------------------------
@@ -266,8 +269,8 @@ class MessageRequest(ConversationFields, GenerationFields):
     The fields of a chat that Anthropic's API does not have (seed, min_p, priority …) are taken too.
     """
 
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31)]
-    """At most so many: a profile may give less, and `stop_reason` then says so."""
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)]
+    """At most so many: a profile may give less, and `stop_reason` then says so. 0: the prompt alone, into the cache."""
     stop_sequences: Annotated[
         ListOf[Annotated[str, Field(min_length=1, max_length=1024)]] | None, Field(max_length=64)
     ] = None

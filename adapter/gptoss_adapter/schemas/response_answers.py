@@ -7,7 +7,7 @@ Does not know: where the values come from.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, JsonValue
 
@@ -53,10 +53,16 @@ class ResponseUsage(AnswerModel):
     total_tokens: int
 
 
+ResponseErrorCode: TypeAlias = Literal[
+    "server_error", "rate_limit_exceeded", "invalid_prompt", "context_length_exceeded"
+]
+"""The last one is not in OpenAI's description; its server says it."""
+
+
 class ResponseError(AnswerModel):
     """Why a response failed."""
 
-    code: Literal["server_error", "rate_limit_exceeded", "invalid_prompt"]
+    code: ResponseErrorCode
     message: str
 
 

@@ -17,6 +17,7 @@ from gptoss_adapter.schemas.fields import Harmless, Labels, ListOf, NotHonoured,
 from gptoss_adapter.schemas.response_items import InputItem
 from gptoss_adapter.schemas.response_tools import InputTool, ResponseToolChoice
 from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, StreamOptions
+from gptoss_adapter.schemas.structured import StructuredFields
 
 # --- text and reasoning ---------------------------------------------------------------------------------------------
 
@@ -110,10 +111,10 @@ class EventOptions(StreamOptions):
     continuous_usage_stats: Annotated[bool | None, NotHonoured(False)] = None
 
 
-class ResponseFields(GenerationFields):
+class ResponseFields(StructuredFields, GenerationFields):
     """A conversation, or the next part of one.
 
-    The fields of a chat that OpenAI's API does not have here (stop, top_k, seed …) are taken too.
+    Fields of a chat that OpenAI's API does not have here (stop, top_k, seed, structured_outputs …) are taken too.
     """
 
     input: (

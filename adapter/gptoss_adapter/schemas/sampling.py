@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 from pydantic import Discriminator, Field, Tag
 
-from gptoss_adapter.schemas.fields import ListOf, NotHonoured, RequestModel, at_most
+from gptoss_adapter.schemas.fields import Harmless, ListOf, NotHonoured, RequestModel, at_most
 
 MAX_CHOICES: Final = 128
 """OpenAI's. `adapter.max_choices` may be less."""
@@ -106,10 +106,18 @@ class GenerationFields(RequestModel):
     user: str | None = None
     """Harmless: a label that changes no answer."""
 
+    request_id: Harmless = None
+    """Harmless: vLLM's name for the request in its log, in ours by the header X-Request-Id."""
+
     # vLLM's, as they are without being said
     length_penalty: Annotated[object, NotHonoured(1.0)] = None
     spaces_between_special_tokens: Annotated[object, NotHonoured(True)] = None
     use_beam_search: Annotated[object, NotHonoured(False)] = None
+    return_tokens_as_token_ids: Annotated[object, NotHonoured(False)] = None
+    truncate_prompt_tokens: Annotated[object, NotHonoured()] = None
+    kv_transfer_params: Annotated[object, NotHonoured({})] = None
+    mm_processor_kwargs: Annotated[object, NotHonoured({})] = None
+    vllm_xargs: Annotated[object, NotHonoured({})] = None
 
     @property
     def stop_strings(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The fields of chats and completions that hold the text to a form: vLLM's, in its newer words and its older.
+"""The fields of chats, completions and responses that hold the text to a form: vLLM's, in its newer and older words.
 
 Stage: 2 validate.
 Owns: these fields, their types and bounds.
@@ -38,7 +38,7 @@ class StructuredOutputs(RequestModel):
 
 
 class StructuredFields(RequestModel):
-    """What a text is held to, beside `response_format`, of which there may be one in all."""
+    """What a text is held to, beside `response_format` or `text.format`, of which there may be one in all."""
 
     structured_outputs: StructuredOutputs | None = None
     guided_json: _Schema = None

@@ -14,6 +14,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from gptoss_adapter.errors import ApiError
 from gptoss_adapter.responses.keeping.database import StoredResponse
 from gptoss_adapter.responses.keeping.holds import Place
 from gptoss_adapter.responses.keeping.item_texts import bare, items_of, text_of_all
@@ -21,7 +22,7 @@ from gptoss_adapter.responses.told_again import NOTHING_MORE, Telling
 from gptoss_adapter.schemas.response_answers import ResponseObject
 from gptoss_adapter.schemas.response_items import Item
 
-_GIVEN_UP: Final = "The server ended before this response did."
+_GIVEN_UP: Final = ApiError("The server ended before this response did.", code="server_error")
 
 
 class KeptResponse:
@@ -34,6 +35,11 @@ class KeptResponse:
     def is_under_way(self) -> bool:
         """Whether somebody, here or in another process, is making it."""
         return self._stored.is_under_way
+
+    @property
+    def given_up_by(self) -> ApiError | None:
+        """Why it failed, where its maker did not live to tell."""
+        return _GIVEN_UP if self._stored.is_given_up else None
 
     @property
     def is_background(self) -> bool:
@@ -54,7 +60,7 @@ class KeptResponse:
             "output": json.loads(self._output(telling)),
         }
         if self._stored.is_given_up:
-            document |= {"status": "failed", "error": {"code": "server_error", "message": _GIVEN_UP}}
+            document |= {"status": "failed", "error": {"code": _GIVEN_UP.code, "message": _GIVEN_UP.message}}
         return document
 
     def cancelled(self) -> StoredResponse:
