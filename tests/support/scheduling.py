@@ -9,6 +9,7 @@ from itertools import accumulate
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.batch import ScheduledSequence
 from gptoss_backend.engine.cache_plan import CachePlan
+from gptoss_backend.engine.guessing import Guesser
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.scheduler import Scheduler
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
@@ -45,10 +46,8 @@ class Simulation:
             self.cache,
             CHUNK,
             PRIORITY_STEP_S,
-            speculation,
+            Guesser(speculation, phrases, self.draft if has_head else None),
             num_micro_batches=num_micro_batches,
-            drafter=self.draft if has_head else None,
-            phrases=phrases,
         )
         self.num_micro_batches = num_micro_batches
         self.launched: deque[tuple[Step, list[Choice]]] = deque()

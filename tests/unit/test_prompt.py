@@ -363,11 +363,11 @@ def test_conversation_when_of_30_turns_then_it_renders_in_3_ms() -> None:
     chat = ChatRequest((*(message for turn in turns for message in turn), user()), tools=(FunctionTool("f"),))
 
     def seconds() -> float:
-        started = time.perf_counter()
+        started = time.thread_time()  # others compute on this machine, too
         render_prompt(chat)
-        return time.perf_counter() - started
+        return time.thread_time() - started
 
-    assert min(seconds() for _ in range(20)) < 0.003  # the least: others compute on this machine, too
+    assert min(seconds() for _ in range(20)) < 0.003
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

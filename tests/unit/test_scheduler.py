@@ -47,11 +47,13 @@ def test_scheduler_when_driven_at_random_then_nothing_is_lost_leaked_or_starved(
 def test_draft_when_a_lookup_finds_nothing_then_the_head_is_asked_and_only_then() -> None:
     asked: list[int] = []
     simulation = Simulation(speculation=Speculation(3, max_seqs=1), has_head=True)
-    simulation.scheduler._drafter = lambda sequences, count: asked.append(count) or simulation.draft(sequences, count)
+    simulation.scheduler.guesser._drafter = lambda sequences, count: (
+        asked.append(count) or simulation.draft(sequences, count)
+    )
     simulation.add([1, 3, 0, 4, 2], 9)
     simulation.run(6)
     assert asked[0] == 3
-    assert simulation.scheduler.num_accepted > 0
+    assert simulation.scheduler.guesser.num_accepted > 0
     num_asked = len(asked)
     simulation.add([1, 2, 3, 4, 1, 2, 3], 2)  # the lookup says 4 after these
     simulation.run(3)
@@ -67,7 +69,7 @@ def test_prompt_when_a_phrase_comes_after_it_then_one_step_computes_both() -> No
     assert simulation.step().decodes, "on its way through an answer nobody guesses unasked"
     assert simulation.step().decodes
     assert simulation.ended == [name]
-    assert (simulation.scheduler.num_drafted, simulation.scheduler.num_accepted) == (3, 3)
+    assert (simulation.scheduler.guesser.num_drafted, simulation.scheduler.guesser.num_accepted) == (3, 3)
 
 
 def test_prompt_when_little_of_the_chunk_is_left_or_wanted_then_no_more_of_a_phrase_is_computed() -> None:
@@ -75,7 +77,7 @@ def test_prompt_when_little_of_the_chunk_is_left_or_wanted_then_no_more_of_a_phr
     simulation.add([1, 2, 3, 4], 6)
     simulation.add([4], 2)
     simulation.add([4], 9)
-    simulation.add([4], 1)
+    simulation.add([3, 4], 1)
     parts = simulation.step().prefills
     assert [(part.num_tokens, part.guesses) for part in parts] == [(4, (0, 1, 2)), (1, (0,)), (1, ())]
     assert simulation.step().prefills[0].guesses == (), "its answer is a single token"

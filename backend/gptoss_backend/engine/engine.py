@@ -22,6 +22,7 @@ from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.cache_sizing import describe
 from gptoss_backend.engine.checkpoint import Progress
 from gptoss_backend.engine.errors import ModelLost
+from gptoss_backend.engine.guessing import Guesser
 from gptoss_backend.engine.inbox import Inbox
 from gptoss_backend.engine.intake import Intake
 from gptoss_backend.engine.kv_cache import KVCache
@@ -58,10 +59,8 @@ class Engine:
             self._cache,
             options.prefill_chunk_tokens,
             options.priority_step_s,
-            options.speculation,
+            Guesser(options.speculation, options.phrases, self._draft if model.can_draft else None),
             num_micro_batches=model.max_in_flight,
-            drafter=self._draft if model.can_draft else None,
-            phrases=options.phrases,
         )
         self._inbox = Inbox(options.max_num_seqs + options.max_queue)
         self._ledger = Ledger(num_cache_blocks=self._cache.plan.num_full_blocks - 1, max_model_len=self.max_model_len)

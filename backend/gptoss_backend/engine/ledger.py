@@ -52,8 +52,8 @@ class Ledger:
         """Note what others count, and how things stand."""
         counts = self.counts
         counts.num_preemptions = scheduler.num_preemptions
-        counts.num_drafted_tokens = scheduler.num_drafted
-        counts.num_accepted_tokens = scheduler.num_accepted
+        counts.num_drafted_tokens = scheduler.guesser.num_drafted
+        counts.num_accepted_tokens = scheduler.guesser.num_accepted
         counts.num_running = scheduler.num_running
         counts.num_waiting = scheduler.num_waiting
         counts.num_prefix_queries = cache.num_prefix_queries

@@ -21,15 +21,13 @@ the chunks of a prompt follow one another without waiting for the first to be do
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from gptoss_backend.engine.batch import ScheduledSequence
 from gptoss_backend.engine.errors import CacheFull
+from gptoss_backend.engine.guessing import Guesser
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.sequence import Sequence
-from gptoss_backend.engine.speculation import NO_PHRASES, Phrases, Speculation
 from gptoss_backend.engine.step import Choice, Step
 from gptoss_backend.engine.urgency import ByUrgency
 
@@ -38,9 +36,6 @@ MAX_SCORED_ROWS = 64
 """Prompt tokens of one step whose logits are looked at: all vocabularies together 51 MB."""
 _MOST_GUESSED_ROWS = 32
 """Guesses behind the prompts of one step, each of which has a row of logits."""
-
-Drafter: TypeAlias = Callable[[list[Sequence], int], list[list[int]]]
-"""Guesses that many tokens after each of some decoding sequences; blocks are reserved for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +81,21 @@ class Scheduler:
         cache: KVCache,
         prefill_chunk_tokens: int,
         priority_step_s: float = PRIORITY_STEP_S,
-        speculation: Speculation | None = None,
+        guesser: Guesser | None = None,
         num_micro_batches: int = 1,
-        drafter: Drafter | None = None,
-        phrases: Phrases = NO_PHRASES,
     ) -> None:
-        """num_micro_batches: steps that will be under way at once. drafter: asked where nothing else is guessed."""
+        """guesser: None: nothing is guessed. num_micro_batches: steps that will be under way at once."""
         self._cache = cache
         self._block_size = cache.plan.block_size
         self._prefill_chunk_tokens = prefill_chunk_tokens
         self._priority_step_s = priority_step_s
-        self._speculation = speculation
+        self.guesser = guesser or Guesser()
         self._num_micro_batches = num_micro_batches
-        self._drafter = drafter
-        self._phrases = phrases
         self._waiting = ByUrgency()
         self._running = ByUrgency()
         self._num_added = 0
         self._refusal: _NoRoom | None = None
         self.num_preemptions = 0
-        self.num_drafted = 0  # tokens
-        self.num_accepted = 0
 
     @property
     def num_waiting(self) -> int:
@@ -173,7 +162,7 @@ class Scheduler:
         if self.num_preemptions == preemptions:  # else whatever room there is belongs to those already running
             budget = self._admit(step, budget)
         self._spend_rest(step, budget)
-        self._speculate(step)
+        self._guess(step)
         return step
 
     def step_after(self, step: Step) -> Step | None:
@@ -185,7 +174,7 @@ class Scheduler:
         decodes = step.decodes
         if step.prefills or step.drafts or len(decodes) != len(self._running) or self._could_admit():
             return None
-        if not all(sequence.has_row for sequence in decodes) or self._could_draft(decodes):
+        if not all(sequence.has_row for sequence in decodes) or self.guesser.may_guess_next(decodes):
             return None
         if all(sequence.num_generated + 1 >= sequence.max_tokens for sequence in decodes):
             return None
@@ -215,50 +204,18 @@ class Scheduler:
             if sequence.has_row:
                 self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
             if part.guesses:
-                self._note(part, kept[sequence])
+                self.guesser.note(part, kept[sequence])
 
     def _could_admit(self) -> bool:
         return bool(self._waiting and self._cache.num_free_rows and not self._is_refused(self._waiting[0]))
 
-    def _could_draft(self, decodes: list[Sequence]) -> bool:
-        """Return whether, after one more token each, some sequence might be drafted for, whatever that token is."""
-        if self._speculation is None or len(decodes) > self._speculation.max_seqs:
-            return False
-        has_head = self._drafter is not None
-        return has_head or any(s.lookup is not None and s.lookup.may_draft_next(s.token_ids) for s in decodes)
-
-    def _speculate(self, step: Step) -> None:
-        """Guess what follows decodes, where few run and nobody's prompt is computed; nobody gives way to a guess."""
-        limits = self._speculation
-        if limits is None or step.prefills or len(step.decodes) > limits.max_seqs:
+    def _guess(self, step: Step) -> None:
+        """Have guesses computed behind decodes, where nobody's prompt is computed; nobody gives way to a guess."""
+        if step.prefills:
             return
-        clueless: dict[Sequence, int] = {}
-        for sequence in list(step.decodes):
-            room = sequence.max_tokens - sequence.num_generated - 1
-            most = min(limits.num_tokens, room)
-            if most < 1:
-                continue
-            if phrase := self._phrases.after(sequence.token_ids):
-                self._draft(step, sequence, phrase[:room])
-            elif sequence.lookup is not None and (found := sequence.lookup.draft(sequence.token_ids, most)):
-                self._draft(step, sequence, tuple(found), is_looked_up=True)
-            else:
-                clueless[sequence] = most
-        if clueless and self._drafter is not None:
-            self._ask_drafter(step, self._drafter, clueless)
-
-    def _draft(self, step: Step, sequence: Sequence, guesses: tuple[int, ...], *, is_looked_up: bool = False) -> None:
-        """Have guesses computed behind a decode, where there is room for them."""
-        if self._has_room(sequence, 1 + len(guesses)):
-            step.decodes.remove(sequence)
-            step.drafts.append(ScheduledSequence(sequence, 1, samples=True, guesses=guesses, is_looked_up=is_looked_up))
-
-    def _ask_drafter(self, step: Step, drafter: Drafter, wanted: dict[Sequence, int]) -> None:
-        """Have the same number of tokens guessed after each sequence; a first token follows nothing to guess from."""
-        count = min(wanted.values())
-        sequences = [s for s in wanted if s.num_computed and self._has_room(s, 1 + count)]
-        for sequence, guesses in zip(sequences, drafter(sequences, count) if sequences else [], strict=True):
-            self._draft(step, sequence, tuple(guesses))
+        step.drafts = self.guesser.behind_decodes(step.decodes, self._has_room)
+        drafted = {part.sequence for part in step.drafts}
+        step.decodes = [sequence for sequence in step.decodes if sequence not in drafted]
 
     def _has_room(self, sequence: Sequence, num_tokens: int) -> bool:
         try:
@@ -266,12 +223,6 @@ class Scheduler:
         except CacheFull:
             return False
         return True
-
-    def _note(self, part: ScheduledSequence, num_accepted: int) -> None:
-        if part.is_looked_up and part.sequence.lookup is not None:
-            part.sequence.lookup.judge(num_accepted, len(part.sequence.token_ids))
-        self.num_drafted += len(part.guesses)
-        self.num_accepted += num_accepted
 
     def _prefill(self, step: Step, sequence: Sequence, budget: int) -> int:
         """Schedule all that is pending, or half of `budget`, if there is room; returns how many tokens that is."""
@@ -286,13 +237,11 @@ class Scheduler:
 
     def _part(self, step: Step, sequence: Sequence, count: int, budget: int) -> ScheduledSequence:
         """Return the next tokens of a prompt; behind its end what will nearly always come, as far as there is room."""
-        is_whole, scored = count == sequence.num_pending, sequence.scored(count)
-        if not is_whole:
+        scored = sequence.scored(count)
+        if count < sequence.num_pending:
             return ScheduledSequence(sequence, count, samples=False, scored=scored)
-        guesses = self._phrases.after(sequence.token_ids)
         num_guessed = sum(len(part.guesses) for part in step.prefills)
-        most = min(budget - count, _MOST_GUESSED_ROWS - num_guessed, sequence.max_tokens - sequence.num_generated - 1)
-        guesses = guesses[: max(0, most)]
+        guesses = self.guesser.behind_prompt(sequence, min(budget - count, _MOST_GUESSED_ROWS - num_guessed))
         if guesses and not self._has_room(sequence, count + len(guesses)):
             guesses = ()
         return ScheduledSequence(sequence, count, samples=True, scored=scored, guesses=guesses)
@@ -347,7 +296,7 @@ class Scheduler:
                 sequence.scheduled_s = time.monotonic()
                 sequence.cached_tokens = sequence.num_computed
                 step.admitted.append(sequence)
-            if sequence.num_pending > 1 or self._phrases.after(sequence.token_ids):
+            if sequence.num_pending > 1 or self.guesser.behind_prompt(sequence):
                 budget -= self._prefill(step, sequence, budget)
             elif self._make_room(sequence, 1):
                 step.decodes.append(sequence)
