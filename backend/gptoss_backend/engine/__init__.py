@@ -3,11 +3,11 @@
 A request's way, which `engine` goes over and over, on the one thread that owns the device:
 
 - in: `sequence` is a request and what is said of it; `intake` makes one of it, `inbox` hands it to the thread
-- schedule: `scheduler` fills each `step`, in the order of `urgency`; `speculation` guesses tokens for it; `batch` lays
-  it out flat
+- schedule: `scheduler` fills each `step`, in the order of `urgency`; `guessing` adds what may come next, by
+  `speculation`; `batch` lays it out flat
 - compute: a `model` gives logits or tokens; `prompt_scores` looks at those of prompts
-- choose: `sampler`, with `edits`, `penalties` and `grammar` before it, `drawing` and `ranking` under it, `logprobs`
-  after it
+- choose: `sampler`, with `edits`, `penalties` and `grammar` before it, `drawing`, `ranking` and `uniforms` under it,
+  `logprobs` after it
 - out: `news` is what there is to say, `ledger` what is counted, in `observations`
 
 What it stands on:
