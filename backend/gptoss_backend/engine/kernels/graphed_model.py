@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +42,7 @@ from gptoss_backend.engine.kernels.recording import (
     graph_sizes,
     pass_sizes,
 )
+from gptoss_backend.engine.kernels.replays import Recorded, Replayed, StepMemory
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
 from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, PassRows
@@ -85,9 +85,9 @@ class GraphedModel(TorchModel):
         self._dependent_launch = dependent_launch
         # a stage that has no tokens cannot go on with them
         self.max_rows_ahead = MOST_DECODES if shard.is_first and shard.is_last else 0
-        self._steps: list[_Recorded[DecodeRows]] = []
-        self._passes: list[_Recorded[PassRows]] = []
-        self._guesses: list[_Recorded[DecodeRows]] = []
+        self._steps: list[Recorded[DecodeRows]] = []
+        self._passes: list[Recorded[PassRows]] = []
+        self._guesses: list[Recorded[DecodeRows]] = []
 
     def allocate_cache(self, plan: CachePlan) -> None:
         """Take the memory for keys and values, and record steps on it. Raises EngineError."""
@@ -178,7 +178,7 @@ class GraphedModel(TorchModel):
             self._group.wait(done)  # what is replayed has no time limit of its own
         return likeliest(logits, with_logits=with_logits) if draws is None else _drawn(logits, draws)
 
-    def _replay(self, recorded: _Recorded[Any], count: int) -> Tensor:
+    def _replay(self, recorded: Recorded[Any], count: int) -> Tensor:
         """Compute what is recorded for `count` tokens; returns the residual stream behind this shard's layers.
 
         It is in memory that the next replay writes to; where the graph goes on to tokens it says nothing.
@@ -191,12 +191,12 @@ class GraphedModel(TorchModel):
         recorded.replay()
         return self._memory.hidden[:count]
 
-    def _read(self, count: int, *, with_logits: bool) -> _Replayed:
+    def _read(self, count: int, *, with_logits: bool) -> Replayed:
         """Send what the replay will leave of the first rows to the host, as soon as it is there."""
         chosen = self._memory.chosen[:count]
         tokens = torch.empty(count, dtype=torch.int64, pin_memory=self.device.type == "cuda")
         tokens.copy_(chosen, non_blocking=True)
-        return _Replayed(tokens, self._memory.logits[:count], with_logits, self._mark(), self._group)
+        return Replayed(tokens, self._memory.logits[:count], with_logits, self._mark(), self._group)
 
     def _mark(self) -> torch.cuda.Event | None:
         """Return an event behind all that the device has been given; None where it has done it."""
@@ -217,22 +217,22 @@ class GraphedModel(TorchModel):
         # the largest first: the pool's memory then suffices for the others
         for index, size in enumerate(reversed(passes), start=1):
             pass_rows = PassRows(size, steps[-1], self.device)
-            self._passes.insert(0, _Recorded(pass_rows, recorder(self._work_of_pass(pass_rows))))
+            self._passes.insert(0, Recorded(pass_rows, recorder(self._work_of_pass(pass_rows))))
             logger.info("recorded %d of %d graphs of passes: %d tokens", index, len(passes), size)
         for index, size in enumerate(reversed(steps), start=1):
             rows = DecodeRows(size, self.device)
             with launch_dependently(self._dependent_launch):
-                self._steps.insert(0, _Recorded(rows, recorder(self._work_of_step(rows))))
+                self._steps.insert(0, Recorded(rows, recorder(self._work_of_step(rows))))
             logger.info("recorded %d of %d graphs of decodes: %d rows", index, len(steps), size)
         if self._head is not None:
             for size in reversed(graph_sizes(min(self._most_guessed_at, plan.num_rows))):
                 rows = DecodeRows(size, self.device)
-                self._guesses.insert(0, _Recorded(rows, recorder(self._work_of_guess(self._head, rows))))
+                self._guesses.insert(0, Recorded(rows, recorder(self._work_of_guess(self._head, rows))))
             logger.info("recorded %d graphs of guesses", len(self._guesses))
 
-    def _take_memory(self, num_rows: int, num_tokens: int) -> _Memory:
+    def _take_memory(self, num_rows: int, num_tokens: int) -> StepMemory:
         config, has_logits = self._shard.whole, self._shard.is_last
-        return _Memory(
+        return StepMemory(
             incoming=self._empty_hidden(0 if self._shard.is_first else num_tokens).zero_(),
             hidden=self._empty_hidden(num_tokens),
             logits=torch.empty(num_rows * has_logits, config.vocab_size, dtype=self.dtype, device=self.device),
@@ -303,47 +303,3 @@ def _drawn(logits: Tensor, draws: Draws) -> StepOutput:
     with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
         choose_tokens(logits, numbers, tokens)
     return StepOutput(tokens.tolist(), None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Memory:
-    """What all graphs leave their results in, since only those of one are looked at."""
-
-    incoming: Tensor
-    """[most tokens, hidden]: the residual stream of the stage before; empty in the first"""
-    hidden: Tensor
-    """[most tokens, hidden]: the residual stream behind the layers"""
-    logits: Tensor
-    """[most rows, vocab] in the compute dtype; empty in a stage before the last"""
-    chosen: Tensor
-    """[most rows] int64: the rows' next tokens"""
-    features: Tensor
-    """[most rows, hidden]: what a draft head goes on from; empty where there is none"""
-
-
-Rows = TypeVar("Rows", DecodeRows, PassRows)
-
-
-@dataclass(frozen=True, slots=True)
-class _Recorded(Generic[Rows]):
-    rows: Rows
-    replay: Work
-
-
-@dataclass(frozen=True, slots=True)
-class _Replayed:
-    """A step under way. Its logits stay until the next one is launched."""
-
-    tokens: Tensor
-    """On the host, once `done`"""
-    logits: Tensor
-    wants_logits: bool
-    done: torch.cuda.Event | None
-    """None: it is done"""
-    group: Group
-
-    def result(self, *, with_logits: bool = False) -> StepOutput:
-        """Wait for this step, not for what was launched after it."""
-        if self.done is not None:
-            self.group.wait(self.done)
-        return StepOutput(self.tokens.tolist(), self.logits.float() if self.wants_logits or with_logits else None)
