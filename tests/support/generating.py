@@ -51,7 +51,7 @@ def deltas_of(
     deltas: dict[str, list[TokenDelta]] = {request.request_id: [] for request in requests}
     num_open = len(requests)
     while num_open:
-        for delta in said.get(timeout=60):
+        for delta in said.get(timeout=240):
             deltas[delta.request_id].append(delta)
             num_open -= delta.is_last
     engine.stop(drain_s=0.0)

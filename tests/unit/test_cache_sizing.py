@@ -86,8 +86,16 @@ def test_size_when_nothing_is_said_then_a_quarter_of_what_is_free_is_taken(free:
 
 @pytest.mark.parametrize(("free_gib", "share_gib"), [(30.0, 27.0), (8.0, 7.0), (2.5, 1.5), (0.9, 0.0)])
 def test_share_when_a_card_is_small_then_a_step_keeps_room_to_work_in(free_gib: float, share_gib: float) -> None:
-    share = cache_sizing._share(int(free_gib * 2**30), torch.device("cuda"))
+    share = cache_sizing._share(int(free_gib * 2**30), torch.device("cuda"), tiny_config(), CacheLimits(16, 2, 64))
     assert share / 2**30 == pytest.approx(share_gib, abs=0.01)
+
+
+def test_share_when_many_rows_may_be_drawn_for_then_their_logits_have_room() -> None:
+    config = tiny_config(vocab_size=201_088)
+    free, device = 8 * 2**30, torch.device("cuda")
+    few, many = (cache_sizing._share(free, device, config, CacheLimits(16, rows, 64)) for rows in (1, 256))
+    # of each row 16 and 32 bits, and three times 32 of those that are drawn for at once
+    assert few - many == (6 * 255 + 12 * 31) * 201_088
 
 
 def test_size_when_bytes_are_given_then_they_are_the_limit(free: int) -> None:

@@ -31,7 +31,7 @@ from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.speculation import Speculation
 from gptoss_backend.engine.torch_model import TorchModel
-from support.generating import generate
+from support.generating import deltas_of, generate
 from support.interpreted_rank import for_kernels
 from support.stepping import prompt_of
 
@@ -136,11 +136,19 @@ def test_engine_when_steps_are_replayed_then_sampling_gets_the_logits_of_plain_t
     plain = TorchModel(shard, weights, mixer=mix_experts, operators=TorchOperators(DEVICE))
     replayed = graphed(shard, weights, recorder)
     monkeypatch.setattr(replayed, "run_layers", None)  # prompts are replayed, too
-    answers = [generate(model, prompts, 4, OPTIONS, temperature=1.0, seed=7)[0] for model in (plain, replayed)]
+    drawn = SamplingParams(temperature=1.0, seed=7, max_tokens=4, ignore_eos=True)
+    filtered = dataclasses.replace(drawn, top_k=3, max_tokens=2)  # drawn from the logits, and the others beside it
+    answers = []
+    for model in (plain, replayed):
+        requests = [
+            GenerationRequest(str(place), prompt, filtered if place == 0 else drawn)
+            for place, prompt in enumerate(prompts)
+        ]
+        deltas, _ = deltas_of(model, *requests, options=OPTIONS)
+        answers.append({name: [token for delta in said for token in delta.token_ids] for name, said in deltas.items()})
     assert answers[0] == answers[1]
+    assert [len(tokens) for tokens in answers[0].values()] == [2, 4, 4]
     assert recorder.num_replays >= 4
-    edited = [generate(model, prompts, 2, OPTIONS, temperature=1.0, seed=7, top_k=3)[0] for model in (plain, replayed)]
-    assert edited[0] == edited[1]  # filtered draws are made from the logits
     replayed.compile_rest()
     for layer in replayed._cache:  # a row that stands in for another, or for none, writes nothing
         assert not layer.keys[:, :16].any()
@@ -157,7 +165,7 @@ def test_engine_when_weights_have_eight_bits_then_kernels_give_the_tokens_of_pla
 
 def guesses_after_decodes(model: TorchModel, prompts: list[list[int]]) -> list[list[int]]:
     """Return the head's guesses after each prompt and two more tokens, which are decoded side by side."""
-    plan = model.plan_cache(CacheLimits(16, 4, 64, max_model_len=64, kv_cache_bytes=2**22))
+    plan = model.plan_cache(CacheLimits(16, 4, 16, max_model_len=64, kv_cache_bytes=2**22))
     model.allocate_cache(plan)
     cache = KVCache(plan, model.config.sliding_window)
     sequences = [Sequence(GenerationRequest("", prompt, SamplingParams()), max_tokens=9) for prompt in prompts]
@@ -180,7 +188,7 @@ def test_draft_when_steps_were_replayed_then_it_is_that_of_plain_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few_graphs(monkeypatch)
-    prompts = [prompt_of(length, seed=length) for length in (3, 15, 20)]  # three rows in a graph of four
+    prompts = [prompt_of(length, seed=length) for length in (3, 9, 15)]  # three rows in a graph of four
     shard, weights = load(tmp_path / "checkpoint", SHAPE)
     write_random_head(tmp_path / "head", shard.whole, seed=3, draft_vocab_size=300)
     found = []

@@ -77,11 +77,9 @@ def answers_of(model: Model, num_tokens: int) -> dict[str, list[int]]:
     return {name: [token for delta in said for token in delta.token_ids] for name, said in deltas.items()}
 
 
-# parts of each layer launch a step ahead; two stages take turns with two batches, which makes more steps
-@pytest.mark.parametrize(("mode", "num_tokens"), [("pipeline", 3), ("tensor", 4)])
-def test_tokens_when_ranks_replay_their_steps_then_they_are_those_of_one_device(
-    mode: SpreadMode, num_tokens: int, folder: Path
-) -> None:
-    expected = answers_of(load_torch_model(folder), num_tokens)
-    assert [len(tokens) for tokens in expected.values()] == [2, num_tokens, num_tokens]
-    assert answers_of(spread(folder, mode), num_tokens) == expected
+# parts of each layer launch a step ahead; two stages take turns with two batches
+@pytest.mark.parametrize("mode", ["pipeline", "tensor"])
+def test_tokens_when_ranks_replay_their_steps_then_they_are_those_of_one_device(mode: SpreadMode, folder: Path) -> None:
+    expected = answers_of(load_torch_model(folder), 3)
+    assert [len(tokens) for tokens in expected.values()] == [2, 3, 3]
+    assert answers_of(spread(folder, mode), 3) == expected

@@ -300,7 +300,7 @@ PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/pn
                 "messages": [
                     *HI,
                     {"role": "assistant", "content": [CALLED]},
-                    {"role": "user", "content": [{**RETURNED, "content": [{"type": "search_result"}]}]},
+                    {"role": "user", "content": [{**RETURNED, "content": [{"type": "tool_reference"}]}]},
                 ]
             },
             "'messages[2].content[0].content[0]'",
@@ -341,12 +341,8 @@ def test_message_when_it_has_a_picture_then_one_sentence_says_what_is_taken(clie
         "Invalid value for 'messages[0].content[1]': this model takes text only, but this part is of type 'image'; "
         "send parts of type 'text' or 'tool_result'."
     )
-    for fields in (
-        {"system": [PICTURE]},
-        {"messages": [{"role": "user", "content": [{**RETURNED, "content": [PICTURE]}]}]},
-    ):
-        told = refusal(client, **fields)
-        assert told.endswith("but this part is of type 'image'; send parts of type 'text'.")
+    told = refusal(client, system=[PICTURE])
+    assert told.endswith("but this part is of type 'image'; send parts of type 'text'.")
 
 
 def test_message_when_the_last_turn_is_the_assistants_then_it_is_refused_but_counted(client: httpx.Client) -> None:

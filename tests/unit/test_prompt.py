@@ -357,7 +357,7 @@ def test_response_format_when_special_tokens_are_typed_into_it_then_they_stay_te
     assert [token for token in ids if token >= FIRST_SPECIAL] == [*[START, MESSAGE, END] * 3, START]
 
 
-def test_conversation_when_of_30_turns_then_it_renders_in_3_ms() -> None:
+def test_conversation_when_of_30_turns_then_it_renders_in_5_ms() -> None:
     question, answer = "How does the weather in Oslo compare with that of Rome? " * 4, "It is colder, and wetter. " * 10
     turns = [(user(question), assistant(answer, "Let me think. " * 20)) for _ in range(30)]
     chat = ChatRequest((*(message for turn in turns for message in turn), user()), tools=(FunctionTool("f"),))
@@ -367,7 +367,7 @@ def test_conversation_when_of_30_turns_then_it_renders_in_3_ms() -> None:
         render_prompt(chat)
         return time.thread_time() - started
 
-    assert min(seconds() for _ in range(20)) < 0.003
+    assert min(seconds() for _ in range(20)) < 0.005  # seen: 2.2, on cores that others share
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

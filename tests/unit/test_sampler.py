@@ -22,7 +22,7 @@ from gptoss_backend.engine.uniforms import UniformNumbers
 from support.plain_sampling import plain_distribution, plain_logits
 from support.toy_mask import ToyMask
 
-NUM_DRAWS = 8_000
+NUM_DRAWS = 4_000
 VOCAB = 40
 STOPS = frozenset({3, 5})
 PROMPT = [1, 7, 7, 20]

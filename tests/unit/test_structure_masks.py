@@ -10,7 +10,7 @@ import torch
 
 from gptoss_backend.contract import FunctionTool, OutputStructure, ResponseFormat, ToolChoice, ToolChoiceMode
 from gptoss_backend.engine.errors import StructureOutgrown
-from gptoss_backend.engine.grammar import Grammar
+from gptoss_backend.engine.grammar import Grammar, exclude
 from gptoss_backend.harmony.vocabulary import CHANNEL, START, VOCAB_SIZE
 from gptoss_backend.structure import held_text
 from gptoss_backend.structure.answer import AnswerMask
@@ -58,7 +58,7 @@ def test_mask_when_a_model_has_another_vocabulary_then_the_rest_of_its_row_may_n
     assert may_come is not None
     grammar, row = Grammar(mask, "r"), torch.zeros(vocab_size)
     assert grammar.prepare(), grammar.fault
-    grammar.exclude(row)
+    exclude([grammar], row[None])
     expected = np.zeros(vocab_size, dtype=bool)
     expected[: len(may_come)] = may_come[:vocab_size]
     assert (row.isfinite().numpy() == expected).all()

@@ -116,6 +116,15 @@ def test_output_when_it_holds_a_picture_then_it_is_kept_and_continued_without_wh
             {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Dig here."}},
             "Dig here.",
         ),
+        (
+            {
+                "type": "search_result",
+                "title": "Tides",
+                "source": "https://a.example",
+                "content": [{"type": "text", "text": "High at noon."}, {"type": "text", "text": "Low at six."}],
+            },
+            "Tides\nhttps://a.example\nHigh at noon.\nLow at six.",
+        ),
     ],
 )
 def test_tool_result_when_it_holds_what_cannot_be_seen_then_the_model_is_told_so(

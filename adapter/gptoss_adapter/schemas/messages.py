@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, JsonValue, Tag, WithJsonSchema
 from gptoss_adapter.schemas.fields import Harmless, ItemId, ListOf, NotHonoured, RequestModel, content_kind, of_types
 from gptoss_adapter.schemas.response_items import FunctionName
 from gptoss_adapter.schemas.sampling import GenerationFields
-from gptoss_adapter.schemas.unseen_parts import DocumentBlock, ImageBlock
+from gptoss_adapter.schemas.unseen_parts import DocumentBlock, ImageBlock, SearchResultBlock
 
 CacheControl: TypeAlias = Harmless
 """Harmless wherever it stands: the beginning of every prompt is kept for as long as there is room."""
@@ -73,9 +73,19 @@ TextContent = Annotated[
     _content_of("text blocks"),
 ]
 
-ResultPart: TypeAlias = TextBlock | ImageBlock | DocumentBlock
+ResultPart: TypeAlias = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock
 ResultContent = Annotated[
-    Annotated[str, Tag("text")] | Annotated[ListOf[Annotated[ResultPart, Field(discriminator="type")]], Tag("parts")],
+    Annotated[str, Tag("text")]
+    | Annotated[
+        ListOf[
+            Annotated[
+                ResultPart,
+                Field(discriminator="type"),
+                of_types("text", unseen=("image", "document", "search_result")),
+            ]
+        ],
+        Tag("parts"),
+    ],
     _content_of("blocks of text, pictures and documents"),
 ]
 
