@@ -32,9 +32,10 @@ class SseParser:
 
     def feed(self, raw: bytes) -> list[SseEvent]:
         """Take the next bytes and return the events they complete, in order."""
-        if self._after_cr and raw:
+        if not raw:
+            return []
+        if self._after_cr:
             raw = raw.removeprefix(b"\n")  # the second half of a \r\n that was cut in two
-            self._after_cr = False
         self._line += raw
         self._after_cr = raw.endswith(b"\r")
         # bytes.splitlines() breaks at \n, \r and \r\n only, which is the format's own list

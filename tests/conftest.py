@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,13 +25,42 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-_COMPUTING = ("test_kernels", "test_native", "test_model", "test_sampler", "test_scheduler", "test_demo", "test_eagle")
+_COMPUTING = (
+    "test_kernels",
+    "test_native",
+    "test_model.py",
+    "test_sampler",
+    "test_scheduler",
+    "test_demo",
+    "test_eagle",
+)
 _TIMED = ("test_cancellation", "test_chat.py", "test_performance_targets", "test_sse_streaming")
+_SERVING = ("integration", "p0")
+_WANTED = {
+    "timed": "timed",
+    "integration and not timed": "serving",
+    "computing": "computing",
+    "not timed and not integration and not computing": "other",
+}
+"""Which files hold the tests of a lane of `side_by_side.py`, by its marks."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Pass over the files of other lanes: to import them takes half a minute of each."""
+    wanted = _WANTED.get(config.option.markexpr)
+    is_others = wanted is not None and collection_path.suffix == ".py" and _kind_of(collection_path) != wanted
+    return True if is_others else None
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark the tests that `side_by_side.py` runs when nobody else wants to, and those that it runs alone."""
-    if item.path.name.startswith(_COMPUTING):
-        item.add_marker(pytest.mark.computing)
-    elif item.path.name.startswith(_TIMED):
-        item.add_marker(pytest.mark.timed)
+    if (kind := _kind_of(item.path)) in ("computing", "timed"):
+        item.add_marker(kind)
+
+
+def _kind_of(file: Path) -> str:
+    if file.name.startswith(_TIMED):
+        return "timed"
+    if file.name.startswith(_COMPUTING):
+        return "computing"
+    return "serving" if file.parent.name in _SERVING else "other"

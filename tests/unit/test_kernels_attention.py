@@ -53,7 +53,7 @@ def test_attention_when_the_cache_is_float8_then_output_and_cache_are_torch_s(
 
 # no shrinking: in the interpreter it takes minutes
 @pytest.mark.parametrize("cache_dtype", [torch.float32, FLOAT8], ids=str)
-@settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
     decodes=st.lists(st.integers(0, 150), max_size=2),
     chunks=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), max_size=2),

@@ -26,14 +26,7 @@ OTHERS = {
     "tokenizer.json": b"{}",
     "README.md": b"words",
 }
-FIND = """
-from gptoss_backend.engine.checkpoint import find_checkpoint
-from gptoss_backend.engine.errors import CheckpointError
-try:
-    print(find_checkpoint({!r}))
-except CheckpointError:
-    print(None)
-"""
+FIND = "from gptoss_backend.hub import checkpoint_folder; print(checkpoint_folder({!r}))"
 WITH_5000_BYTES_FREE = """
 import shutil, sys
 usage = shutil.disk_usage("/")

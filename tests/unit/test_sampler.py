@@ -113,7 +113,7 @@ mixes = st.fixed_dictionaries(
 histories = st.lists(st.integers(0, VOCAB - 1), max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(mixes, histories, st.integers(0, 2**31))
 def test_pick_when_parameters_are_mixed_then_the_distribution_is_that_of_the_definitions(
     sampling: dict[str, Any], generated: list[int], seed: int
@@ -129,7 +129,7 @@ def test_pick_when_parameters_are_mixed_then_the_distribution_is_that_of_the_def
         assert (observed - expected).abs().max() <= 1.01 / 400
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(mixes, histories, st.integers(0, 2**31))
 def test_pick_when_greedy_then_the_largest_logit_after_the_edits_is_taken(
     sampling: dict[str, Any], generated: list[int], seed: int
@@ -376,7 +376,7 @@ def test_pick_when_requests_have_no_seed_then_they_differ() -> None:
     assert first != second
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(mixes, st.sets(st.integers(0, VOCAB - 1), min_size=1), st.integers(0, 2**31))
 def test_pick_when_a_grammar_masks_then_only_its_tokens_come_in_their_own_proportions(
     sampling: dict[str, Any], allowed: set[int], seed: int

@@ -53,7 +53,7 @@ def check_call(name: str, arguments: str) -> None:
         assert read_arguments.get("unit") in (None, "c", "f")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(min_value=0, max_value=2**32))
 def test_answer_when_a_schema_is_demanded_then_any_model_gives_its_json(seed: int) -> None:
     ids, is_finished = babble(JSON_ANSWER, seed)
@@ -63,7 +63,7 @@ def test_answer_when_a_schema_is_demanded_then_any_model_gives_its_json(seed: in
     assert calls == []
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(min_value=0, max_value=2**32), st.booleans())
 def test_answer_when_a_call_is_required_then_any_model_calls_a_known_function(seed: int, parallel: bool) -> None:
     structure = OutputStructure(None, (WEATHER, NOW), REQUIRED, parallel)
@@ -75,7 +75,7 @@ def test_answer_when_a_call_is_required_then_any_model_calls_a_known_function(se
         check_call(name, arguments)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(min_value=0, max_value=2**32))
 def test_answer_when_a_function_is_named_then_any_model_calls_it(seed: int) -> None:
     structure = OutputStructure(None, (WEATHER, NOW), ToolChoice(ToolChoiceMode.REQUIRED, "now"), False)
@@ -86,7 +86,7 @@ def test_answer_when_a_function_is_named_then_any_model_calls_it(seed: int) -> N
     assert json.loads(arguments) == {}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(min_value=0, max_value=2**32))
 def test_answer_when_it_may_be_a_call_or_json_then_any_model_gives_one_of_them(seed: int) -> None:
     structure = OutputStructure(ResponseFormat(PERSON), (WEATHER, NOW), AUTO, False)
@@ -100,7 +100,7 @@ def test_answer_when_it_may_be_a_call_or_json_then_any_model_gives_one_of_them(s
         check_call(*call)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(min_value=0, max_value=2**32))
 def test_answer_when_it_may_not_call_then_no_model_does(seed: int) -> None:
     assert read(NO_CALLS, babble(NO_CALLS, seed, 100)[0])[1] == []

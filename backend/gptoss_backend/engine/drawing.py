@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.ranking import fold, likeliest
+from gptoss_backend.engine.transfer import to_device
 
 ROWS_AT_ONCE = 32
 """Rows to draw for at once, where they are many: each takes three times its logits in memory meanwhile."""
@@ -137,7 +138,7 @@ def cutoff(values: Tensor, measures: Tensor, limit: float) -> float:
 
 
 def _column(values: list[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64, device=like.device)[:, None]
+    return to_device(values, torch.float64, like.device)[:, None]
 
 
 def _probabilities(logits: Tensor, samplings: list[SamplingParams]) -> Tensor:

@@ -26,6 +26,7 @@ from gptoss_backend.engine.model import Draws, StepOutput
 from gptoss_backend.engine.sequence import Sequence
 from gptoss_backend.engine.speculation import accept
 from gptoss_backend.engine.step import Choice, Turn
+from gptoss_backend.engine.transfer import to_device
 
 
 class Sampler:
@@ -225,7 +226,7 @@ def _values(logits: Tensor, rows: list[_Row]) -> Tensor:
 
 
 def _uniforms(rows: list[_Row], logits: Tensor) -> Tensor:
-    return torch.tensor([row.sequence.uniform(row.ahead) for row in rows], dtype=torch.float64, device=logits.device)
+    return to_device([row.sequence.uniform(row.ahead) for row in rows], torch.float64, logits.device)
 
 
 def _place(tokens: list[int], rows: Iterable[_Row], drawn: list[int]) -> None:
