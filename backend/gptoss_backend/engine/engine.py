@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -37,11 +38,18 @@ from gptoss_backend.engine.prompt_scores import note_prompts
 from gptoss_backend.engine.sampler import Sampler
 from gptoss_backend.engine.scheduler import Scheduler
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
-from gptoss_backend.engine.step import Step
+from gptoss_backend.engine.step import Step, Turn
 
 logger = logging.getLogger(__name__)
 
 Sink = Callable[[list[TokenDelta]], None]
+
+
+class _UnderWay(NamedTuple):
+    step: Step
+    turns: list[Turn]
+    launched: LaunchedStep
+    has_logits: bool
 
 
 class Engine:
@@ -69,7 +77,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         # what follows is that thread's alone
         self._by_id: dict[str, Sequence] = {}
-        self._launched: deque[tuple[Step, LaunchedStep, bool]] = deque()  # and whether it has logits
+        self._launched: deque[_UnderWay] = deque()
         self._next_deadline_s = math.inf  # no request's is sooner
 
     @classmethod
@@ -138,8 +146,7 @@ class Engine:
             pass
         if not self._launched:
             return
-        step, launched, has_logits = self._launched.popleft()
-        turns = step.turns
+        step, turns, launched, has_logits = self._launched.popleft()
         # grammars take their time while the device has work
         wants_logits = not (step.is_prepared or self._sampler.prepare_drawn(turns))
         if not (has_logits or wants_logits):
@@ -160,7 +167,7 @@ class Engine:
         scores = step.num_scored > 0
         draws = self._sampler.draws(turns) if with_logits and self._model.can_draw and not scores else None
         with_logits = scores or (with_logits and draws is None)
-        self._launch(step, batch, with_logits=with_logits, draws=draws)
+        self._launch(step, turns, batch, with_logits=with_logits, draws=draws)
         return True
 
     def _launch_ahead(self, step: Step) -> None:
@@ -168,15 +175,17 @@ class Engine:
         if len(step.decodes) > self._model.max_rows_ahead or self._launched:
             return
         ahead = self._scheduler.step_after(step)
-        draws = None if ahead is None else self._sampler.draws(ahead.turns, ahead=1)
-        if ahead is None or draws is None:
+        if ahead is None:
             return
-        self._launch(ahead, Batch.build(ahead.decodes, []).following(), with_logits=False, draws=draws)
+        turns = ahead.turns
+        if draws := self._sampler.draws(turns, ahead=1):
+            batch = Batch.build(ahead.decodes, []).following()
+            self._launch(ahead, turns, batch, with_logits=False, draws=draws)
 
-    def _launch(self, step: Step, batch: Batch, *, with_logits: bool, draws: Draws | None) -> None:
+    def _launch(self, step: Step, turns: list[Turn], batch: Batch, *, with_logits: bool, draws: Draws | None) -> None:
         launched = self._model.launch(batch, self._cache, with_logits=with_logits, draws=draws)
         step.note_launched()
-        self._launched.append((step, launched, with_logits))
+        self._launched.append(_UnderWay(step, turns, launched, with_logits))
 
     def _draft(self, sequences: list[Sequence], num_tokens: int) -> list[list[int]]:
         return self._model.draft(Batch.build(sequences, []), self._cache, num_tokens)
@@ -245,7 +254,7 @@ class Engine:
     def _forget_launched(self) -> None:
         """Wait for the steps under way: left alone, what they give would be taken for later ones'. Raises ModelLost."""
         while self._launched:
-            _, launched, _ = self._launched.popleft()
+            launched = self._launched.popleft().launched
             try:
                 launched.result()
             except ModelLost:

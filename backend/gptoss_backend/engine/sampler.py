@@ -10,7 +10,7 @@ tokens whatever shares its batch. A guess stands where it is what is chosen, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import NamedTuple
@@ -63,7 +63,7 @@ class Sampler:
         """
         if not all(_draws_plainly(turn) for turn in turns):
             return None
-        rows = [row for rows in _rows_of(turns) for row in rows]
+        rows = [row for turn, place in _placed(turns) for row in _rows_of(turn, place)]
         return Draws(
             [0.0 if row.sequence.is_greedy else row.sequence.request.sampling.temperature for row in rows],
             [0.0 if row.sequence.is_greedy else row.sequence.uniform(ahead + row.ahead) for row in rows],
@@ -72,17 +72,15 @@ class Sampler:
     @staticmethod
     def pick(output: StepOutput, turns: list[Turn]) -> list[Choice]:
         """Choose the next tokens of each, one and as many more as its guesses are right; logits are overwritten."""
-        picked, logits = _Picked(list(output.tokens)), output.logits
-        rows_of = dict(zip(turns, _rows_of(turns), strict=True))
-        waiting = set() if logits is None else {turn for turn in turns if _goes_one_by_one(turn, logits)}
+        logits = output.logits
+        if logits is None and not any(guesses or sequence.edits is not None for sequence, guesses in turns):
+            # most steps, and with many sequences: nothing is asked about what the model chose
+            return [Choice(sequence, (token,)) for (sequence, _), token in zip(turns, output.tokens, strict=True)]
+        picked = _Picked(list(output.tokens))
         if logits is not None:
-            picked.add(logits, output.tokens, [row for turn in turns if turn not in waiting for row in rows_of[turn]])
-        return [
-            _pick_one_by_one(output, turn, rows_of[turn], picked)
-            if turn in waiting
-            else _take_at_once(turn, rows_of[turn], picked)
-            for turn in turns
-        ]
+            at_once = [pair for pair in _placed(turns) if not _goes_one_by_one(pair[0], logits)]
+            picked.add(logits, output.tokens, [row for turn, place in at_once for row in _rows_of(turn, place)])
+        return [_choose(output, turn, place, picked) for turn, place in _placed(turns)]
 
 
 class _Row(NamedTuple):
@@ -102,10 +100,10 @@ class _Picked:
     logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
     """Where asked for."""
 
-    def choice(self, sequence: Sequence, rows: list[_Row], tokens: tuple[int, ...]) -> Choice:
-        tokens = sequence.until_end(tokens)
-        places = [row.place for row in rows[: len(tokens)]]
-        return Choice(sequence, tokens, tuple(self.logprobs[place] for place in places if place in self.logprobs))
+    def logprobs_of(self, place: int, count: int) -> tuple[TokenLogprob, ...]:
+        if not self.logprobs:
+            return ()
+        return tuple(self.logprobs[row] for row in range(place, place + count) if row in self.logprobs)
 
     @torch.inference_mode()
     def add(self, logits: Tensor, best: list[int], rows: list[_Row]) -> None:
@@ -125,13 +123,17 @@ class _Picked:
                 self.logprobs[row.place] = token_logprob(values, self.tokens[row.place], best[row.place], count)
 
 
-def _rows_of(turns: list[Turn]) -> list[list[_Row]]:
-    rows: list[list[_Row]] = []
+def _placed(turns: list[Turn]) -> Iterator[tuple[Turn, int]]:
+    """Yield the turns, and each one's first row."""
     place = 0
-    for sequence, guesses in turns:
-        rows.append([_Row(place + ahead, sequence, ahead) for ahead in range(1 + len(guesses))])
-        place += 1 + len(guesses)
-    return rows
+    for turn in turns:
+        yield turn, place
+        place += 1 + len(turn.guesses)
+
+
+def _rows_of(turn: Turn, place: int) -> list[_Row]:
+    sequence, guesses = turn
+    return [_Row(place + ahead, sequence, ahead) for ahead in range(1 + len(guesses))]
 
 
 def _draws_plainly(turn: Turn) -> bool:
@@ -146,29 +148,39 @@ def _goes_one_by_one(turn: Turn, logits: Tensor) -> bool:
     return bool(turn.guesses) and (turn.sequence.edits is not None or logits.device.type == "cpu")
 
 
-def _take_at_once(turn: Turn, rows: list[_Row], picked: _Picked) -> Choice:
+def _choose(output: StepOutput, turn: Turn, place: int, picked: _Picked) -> Choice:
     sequence, guesses = turn
-    tokens = accept(guesses, [picked.tokens[row.place] for row in rows])
+    if guesses:
+        one_by_one = output.logits is not None and _goes_one_by_one(turn, output.logits)
+        tokens = _pick_one_by_one(output, turn, place, picked) if one_by_one else _take_at_once(turn, place, picked)
+        tokens = sequence.until_end(tokens)
+    else:
+        tokens = _take_at_once(turn, place, picked)
+    return Choice(sequence, tokens, picked.logprobs_of(place, len(tokens)))
+
+
+def _take_at_once(turn: Turn, place: int, picked: _Picked) -> tuple[int, ...]:
+    sequence, guesses = turn
+    tokens = (picked.tokens[place],)
     if sequence.edits is not None:
         sequence.edits.accept(tokens[0])
-    return picked.choice(sequence, rows, tokens)
+    return accept(guesses, picked.tokens[place : place + 1 + len(guesses)]) if guesses else tokens
 
 
-def _pick_one_by_one(output: StepOutput, turn: Turn, rows: list[_Row], picked: _Picked) -> Choice:
-    assert output.logits is not None  # noqa: S101 (else all are picked)
+def _pick_one_by_one(output: StepOutput, turn: Turn, place: int, picked: _Picked) -> tuple[int, ...]:
+    assert output.logits is not None  # noqa: S101 (else all are taken at once)
     sequence, guesses = turn
     tokens: list[int] = []
-    for row, guess in zip_longest(rows, guesses):
+    for row, guess in zip_longest(_rows_of(turn, place), guesses):
         if sequence.edits is not None and row.ahead:
             sequence.edits.prepare()
         picked.add(output.logits, output.tokens, [row])
-        token = picked.tokens[row.place]
-        tokens.append(token)
+        tokens.append(picked.tokens[row.place])
         if sequence.edits is not None:
-            sequence.edits.accept(token)
-        if token != guess or sequence.ends_at(token):
+            sequence.edits.accept(tokens[-1])
+        if tokens[-1] != guess or sequence.ends_at(tokens[-1]):
             break
-    return picked.choice(sequence, rows, tuple(tokens))
+    return tuple(tokens)
 
 
 def _edit(logits: Tensor, rows: list[_Row], tokens: list[int]) -> dict[int, Tensor]:

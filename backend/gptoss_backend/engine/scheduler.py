@@ -197,8 +197,9 @@ class Scheduler:
             sequence.num_computed += 1
             if not sequence.num_computed % self._block_size and sequence.has_row:
                 self._cache.commit(sequence.row, sequence.token_ids, sequence.num_computed)
-        kept = {sequence: len(tokens) - 1 for sequence, tokens, _ in choices}
-        for part in step.parts:
+        parts = step.parts
+        kept = {sequence: len(tokens) - 1 for sequence, tokens, _ in choices} if parts else {}
+        for part in parts:
             sequence = part.sequence
             sequence.num_computed += part.num_tokens + (kept[sequence] if part.samples else 0)
             if sequence.has_row:
@@ -214,8 +215,8 @@ class Scheduler:
         if step.prefills:
             return
         step.drafts = self.guesser.behind_decodes(step.decodes, self._has_room)
-        drafted = {part.sequence for part in step.drafts}
-        step.decodes = [sequence for sequence in step.decodes if sequence not in drafted]
+        for part in step.drafts:
+            step.decodes.remove(part.sequence)
 
     def _has_room(self, sequence: Sequence, num_tokens: int) -> bool:
         try:
