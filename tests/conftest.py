@@ -35,12 +35,16 @@ _COMPUTING = (
     "test_eagle",
 )
 _TIMED = ("test_cancellation", "test_chat.py", "test_performance_targets", "test_sse_streaming")
+_PROCESSES = (
+    *("test_adapter_process", "test_ask_command", "test_cli", "test_drain", "test_entrypoint", "test_placement.py"),
+    *("test_pull", "test_responses_api_background"),
+)
 _SERVING = ("integration", "p0")
 _WANTED = {
-    "timed": "timed",
-    "integration and not timed": "serving",
-    "computing": "computing",
-    "not timed and not integration and not computing": "other",
+    "timed": {"timed"},
+    "(integration or processes) and not timed": {"serving", "processes"},
+    "computing": {"computing"},
+    "not timed and not integration and not processes and not computing": {"other"},
 }
 """Which files hold the tests of a lane of `side_by_side.py`, by its marks."""
 
@@ -48,13 +52,13 @@ _WANTED = {
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Pass over the files of other lanes: to import them takes half a minute of each."""
     wanted = _WANTED.get(config.option.markexpr)
-    is_others = wanted is not None and collection_path.suffix == ".py" and _kind_of(collection_path) != wanted
+    is_others = wanted is not None and collection_path.suffix == ".py" and _kind_of(collection_path) not in wanted
     return True if is_others else None
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests that `side_by_side.py` runs when nobody else wants to, and those that it runs alone."""
-    if (kind := _kind_of(item.path)) in ("computing", "timed"):
+    """Mark the tests that `side_by_side.py` runs apart from others, by what they are like."""
+    if (kind := _kind_of(item.path)) in ("computing", "processes", "timed"):
         item.add_marker(kind)
 
 
@@ -63,4 +67,6 @@ def _kind_of(file: Path) -> str:
         return "timed"
     if file.name.startswith(_COMPUTING):
         return "computing"
+    if file.name.startswith(_PROCESSES):
+        return "processes"
     return "serving" if file.parent.name in _SERVING else "other"
