@@ -1,9 +1,9 @@
 """`side_by_side.py [options of pytest]`: all tests, on two cores.
 
 Those that hold a server to a speed come first and alone. Then three lanes run at once: tests with tritonserver or other
-processes of ours, which wait a good deal for these, all others, and those that only compute, which take the time that
-nobody else wants. Not pytest-xdist: 3.8 does not see its groups in pytest 9.2, and its workers all have the same right
-to the processor.
+processes of ours, which wait a good deal for these, all others, and those that only compute, which take what the others
+leave and a little more, so that they do not end long after them. Not pytest-xdist: 3.8 does not see its groups in
+pytest 9.2, and its workers all have the same right to the processor.
 
 The machine may be busy with other work, too, and a test that waits for something cannot tell slow from never. So the
 few that failed are run once more when all is quiet: a fault fails again. Those that then pass are named at the end, for
@@ -53,7 +53,7 @@ class Lane:
 
 _TIMED = Lane("timed", "timed")
 _SERVING = Lane("with tritonserver and other processes", "(integration or processes) and not timed")
-_COMPUTING = Lane("what only computes", "computing", niceness=19)
+_COMPUTING = Lane("what only computes", "computing", niceness=10)
 _REST = Lane("all others", "not timed and not integration and not processes and not computing")
 
 
