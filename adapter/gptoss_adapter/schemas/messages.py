@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, JsonValue, Tag, WithJsonSchema
 from gptoss_adapter.schemas.fields import Harmless, ItemId, ListOf, NotHonoured, RequestModel, content_kind, of_types
 from gptoss_adapter.schemas.response_items import FunctionName
 from gptoss_adapter.schemas.sampling import GenerationFields
-from gptoss_adapter.schemas.unseen_parts import DocumentBlock, ImageBlock, SearchResultBlock
+from gptoss_adapter.schemas.unseen_parts import DocumentBlock, ImageBlock
 
 CacheControl: TypeAlias = Harmless
 """Harmless wherever it stands: the beginning of every prompt is kept for as long as there is room."""
@@ -23,7 +23,7 @@ CacheControl: TypeAlias = Harmless
 
 
 class TextBlock(RequestModel):
-    """A piece of content; pictures, documents and search results are beyond these models."""
+    """A piece of content."""
 
     type: Literal["text"]
     text: str
@@ -72,6 +72,23 @@ TextContent = Annotated[
     Annotated[str, Tag("text")] | Annotated[ListOf[Annotated[TextBlock, of_types("text")]], Tag("parts")],
     _content_of("text blocks"),
 ]
+
+
+class SearchResultBlock(RequestModel):
+    """What a search found."""
+
+    type: Literal["search_result"]
+    title: str
+    source: str
+    content: ListOf[TextBlock]
+    citations: Harmless = None
+    cache_control: CacheControl = None
+
+    @property
+    def text(self) -> str:
+        """What the model is told."""
+        return "\n".join((self.title, self.source, *(block.text for block in self.content)))
+
 
 ResultPart: TypeAlias = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock
 ResultContent = Annotated[

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from gptoss_adapter.schemas.fields import Harmless, ListOf, RequestModel
+from gptoss_adapter.schemas.fields import Harmless, RequestModel
 
 PICTURE: Final = "[Here is a picture, which this model cannot see.]"
 
@@ -140,28 +140,3 @@ class DocumentBlock(RequestModel):
         """What the model is told."""
         body = self.source.data if isinstance(self.source, TextSource) else _file(None)
         return "\n".join(filter(None, (self.title, self.context, body)))
-
-
-class FoundText(RequestModel):
-    """A piece of what a search found."""
-
-    type: Literal["text"]
-    text: str
-    citations: Harmless = None
-    cache_control: Harmless = None
-
-
-class SearchResultBlock(RequestModel):
-    """What a search found, which is text."""
-
-    type: Literal["search_result"]
-    title: str
-    source: str
-    content: ListOf[FoundText]
-    citations: Harmless = None
-    cache_control: Harmless = None
-
-    @property
-    def text(self) -> str:
-        """What the model is told."""
-        return "\n".join((self.title, self.source, *(piece.text for piece in self.content)))

@@ -32,8 +32,8 @@ class Guesser:
         self.num_drafted = 0  # tokens
         self.num_accepted = 0
 
-    def behind_prompt(self, sequence: Sequence, most: int | None = None) -> tuple[int, ...]:
-        """Return what nearly always opens an answer, of it `most` tokens and no more than are wanted."""
+    def phrase_behind(self, sequence: Sequence, most: int | None = None) -> tuple[int, ...]:
+        """Return what nearly always comes after a sequence's tokens, of it `most` and no more than are wanted."""
         room = _room(sequence) if most is None else min(most, _room(sequence))
         return self._phrases.after(sequence.token_ids)[: max(0, room)]
 
@@ -62,7 +62,7 @@ class Guesser:
 
     def _known(self, sequence: Sequence, most: int) -> ScheduledSequence | None:
         """Return a decode with what its own text says, if that says anything."""
-        guesses, is_looked_up = self.behind_prompt(sequence), False
+        guesses, is_looked_up = self.phrase_behind(sequence), False
         if not guesses and sequence.lookup is not None:
             guesses, is_looked_up = tuple(sequence.lookup.draft(sequence.token_ids, min(most, _room(sequence)))), True
         return ScheduledSequence(sequence, 1, True, guesses=guesses, is_looked_up=is_looked_up) if guesses else None

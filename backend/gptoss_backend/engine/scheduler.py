@@ -242,7 +242,7 @@ class Scheduler:
         if count < sequence.num_pending:
             return ScheduledSequence(sequence, count, samples=False, scored=scored)
         num_guessed = sum(len(part.guesses) for part in step.prefills)
-        guesses = self.guesser.behind_prompt(sequence, min(budget - count, _MOST_GUESSED_ROWS - num_guessed))
+        guesses = self.guesser.phrase_behind(sequence, min(budget - count, _MOST_GUESSED_ROWS - num_guessed))
         if guesses and not self._has_room(sequence, count + len(guesses)):
             guesses = ()
         return ScheduledSequence(sequence, count, samples=True, scored=scored, guesses=guesses)
@@ -297,7 +297,7 @@ class Scheduler:
                 sequence.scheduled_s = time.monotonic()
                 sequence.cached_tokens = sequence.num_computed
                 step.admitted.append(sequence)
-            if sequence.num_pending > 1 or self.guesser.behind_prompt(sequence):
+            if sequence.num_pending > 1 or self.guesser.phrase_behind(sequence):
                 budget -= self._prefill(step, sequence, budget)
             elif self._make_room(sequence, 1):
                 step.decodes.append(sequence)
