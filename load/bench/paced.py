@@ -81,7 +81,8 @@ class PacedModel(LocalModel):
     ) -> LaunchedStep:
         """Let the device have a step after those it has."""
         self._idle_at_s = max(self._idle_at_s, time.perf_counter()) + self._pace.step_s(batch)
-        tokens = self._chosen if batch.follows else [batch.token_ids[index] for index in batch.samples]
+        sampled = [batch.token_ids[index] for index in batch.samples]
+        tokens = [self._chosen[-1 - token] if token < 0 else token for token in sampled]
         self._chosen = [self._next.get(token, self._first) for token in tokens]
         return _PacedStep(self._idle_at_s, self._chosen)
 

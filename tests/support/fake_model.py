@@ -95,10 +95,11 @@ class FakeAheadModel(FakeModel):
         """Take the token ids of a batch that follows from the last one."""
         if batch.follows:
             assert self._last is not None
-            assert batch.rows == self._last.rows
-            assert batch.positions == [position + 1 for position in self._last.positions]
+            before = [self._last.samples[-1 - token] for token in batch.token_ids]
+            assert batch.rows == [self._last.rows[index] for index in before]
+            assert batch.positions == [self._last.positions[index] + 1 for index in before]
             self.num_ahead += 1
-            batch = replace(batch, token_ids=self._chosen, follows=False)
+            batch = replace(batch, token_ids=[self._chosen[-1 - token] for token in batch.token_ids])
         output = self.forward(batch, tables, with_logits=True)
         self._last, self._chosen = batch, output.tokens
         self.latest = _Ahead(self, output, with_logits)

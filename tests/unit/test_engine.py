@@ -371,6 +371,24 @@ def test_steps_when_nobody_could_be_guessed_at_or_let_in_then_they_are_launched_
     running.engine.stop(drain_s=0.0)
 
 
+def test_steps_when_answers_end_then_those_of_the_others_are_launched_ahead_all_the_same() -> None:
+    model = FakeAheadModel()
+    running = Running(model, OPTIONS)
+    model.gate.clear()
+    wanted = {"b": 7, "a": 20, "c": 12}
+    for name, num_tokens in wanted.items():
+        running.submit(name, [5], dataclasses.replace(GREEDY, max_tokens=num_tokens))
+    running.submit("d", [5], dataclasses.replace(GREEDY, max_tokens=20, stop_token_ids=(14,)))  # nobody foresees it
+    model.gate.set()
+    answers = running.until_last(*wanted, "d")
+    for name, num_tokens in wanted.items():
+        assert tokens_of(answers[name]) == list(range(6, 6 + num_tokens))
+    assert tokens_of(answers["d"])[-1] == 14
+    assert len(model.batches) - model.num_ahead <= 2  # the first, and that of whoever came before it was begun
+    assert [batch.num_decodes for batch in model.batches[-8:]] == [1] * 8
+    running.engine.stop(drain_s=0.0)
+
+
 def test_steps_when_a_grammar_begins_and_ends_amid_an_answer_then_they_run_ahead_where_it_leaves_all_free() -> None:
     places: list[set[int] | None] = [None] * 6 + [{3}, {3, 4}] + [None] * 6 + [{9}] * 3 + [None] * 20
     # drawn tokens are the likeliest, too: this model is nearly sure

@@ -77,6 +77,18 @@ def test_rows_when_some_stand_in_for_the_first_then_they_are_to_choose_as_it_doe
     assert rows.token_ids.tolist() == [6, 7, 6, 6]
 
 
+def test_rows_when_they_go_on_with_what_others_chose_then_each_takes_its_own() -> None:
+    rows, chosen = DecodeRows(4, DEVICE), torch.tensor([70, 71, 72, 73, 74], device=DEVICE)
+    before = Batch([1] * 3, [8, 5, 9], [0, 3, 1], [0, 1, 2], 3, [])
+    rows.fill(before.following(), None, chosen)
+    assert rows.token_ids.tolist() == [70, 71, 72, 70]
+    left = Batch([1] * 2, [8, 9], [0, 1], [0, 1], 2, [])  # the second has ended
+    rows.fill(left.following([0, 2]), None, chosen)
+    assert rows.token_ids.tolist() == [70, 72, 70, 70]
+    assert rows.positions.tolist() == [9, 10, 9, 9]
+    assert rows.rows.tolist() == [0, 1, 0, 0]
+
+
 def test_tables_when_a_change_does_not_get_to_the_device_then_the_next_time_it_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -22,7 +22,7 @@ from gptoss_backend.engine.placement.control import Exchange, LineError, call
 from gptoss_backend.engine.placement.group import open_store
 from gptoss_backend.engine.placement.messages import MirroredTables, StepMessage
 
-NUMBERS = st.lists(st.integers(0, 2**31 - 1), max_size=8)
+NUMBERS = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=8)
 CHANGES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 99), NUMBERS), max_size=5)
 EMPTY = Batch([], [], [], [], 0, [])
 
@@ -33,7 +33,6 @@ EMPTY = Batch([], [], [], [], 0, [])
     num_decodes=st.integers(0, 8),
     chunks=st.lists(st.builds(Chunk, *[st.integers(0, 2**31 - 1)] * 4), max_size=4),
     with_logits=st.booleans(),
-    follows=st.booleans(),
     numbers=st.none() | st.lists(st.floats(0, 1, allow_nan=False), max_size=4),
     full=CHANGES,
     sliding=CHANGES,
@@ -44,14 +43,13 @@ def test_step_when_it_is_sent_then_the_same_arrives(
     num_decodes: int,
     chunks: list[Chunk],
     with_logits: bool,
-    follows: bool,
     numbers: list[float] | None,
     full: list[tuple[int, int, list[int]]],
     sliding: list[tuple[int, int, list[int]]],
 ) -> None:
     positions, rows = token_ids[::-1], [number // 2 for number in token_ids]
     draws = None if numbers is None else Draws([1.0] * len(numbers), numbers)
-    batch = Batch([] if follows else token_ids, positions, rows, samples, num_decodes, chunks, follows)
+    batch = Batch(token_ids, positions, rows, samples, num_decodes, chunks)
     message = StepMessage(batch, with_logits, draws, full, sliding)
     assert StepMessage.decode(message.encode()) == message
 

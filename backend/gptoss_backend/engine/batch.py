@@ -5,6 +5,7 @@ Owns: `Batch` and its making from what the scheduler chose. Does not know: how t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from gptoss_backend.engine.sequence import Sequence
@@ -46,6 +47,7 @@ class Batch:
     """Tokens of many sequences side by side: one token for each decoding sequence, then the chunks of others."""
 
     token_ids: list[int]
+    """-1 - n where that is not known yet: what is chosen for sample n of the batch launched before this one."""
     positions: list[int]
     rows: list[int]
     """Each token's row of the block tables."""
@@ -53,8 +55,6 @@ class Batch:
     """Indices of the tokens after which a next one is wanted."""
     num_decodes: int
     chunks: list[Chunk]
-    follows: bool = False
-    """True where the token ids are not known yet: they are what the batch launched before this one chooses."""
 
     @classmethod
     def build(cls, decodes: list[Sequence], parts: list[ScheduledSequence]) -> Batch:
@@ -82,10 +82,18 @@ class Batch:
         batch.samples.extend(scored)
         return batch
 
-    def following(self) -> Batch:
-        """Return the batch that decodes the same rows one token on; of decodes only."""
-        positions = [position + 1 for position in self.positions]
-        return replace(self, token_ids=[], positions=positions, follows=True)
+    def following(self, places: Iterable[int] | None = None) -> Batch:
+        """Return the batch that decodes the same rows one token on; of decodes only.
+
+        places: each one's among the samples of the batch that will have been launched before; None: as here.
+        """
+        awaited = [-1 - place for place in (range(self.num_decodes) if places is None else places)]
+        return replace(self, token_ids=awaited, positions=[position + 1 for position in self.positions])
+
+    @property
+    def follows(self) -> bool:
+        """True where a decode's token is what the batch launched before this one chooses."""
+        return min(self.token_ids[: self.num_decodes], default=0) < 0
 
     def _append(self, sequence: Sequence, token_ids: list[int]) -> None:
         first, count = sequence.num_taken, len(token_ids)

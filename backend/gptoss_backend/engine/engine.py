@@ -179,7 +179,7 @@ class Engine:
             return
         turns = ahead.turns
         if draws := self._sampler.draws(turns, ahead=1):
-            batch = Batch.build(ahead.decodes, []).following()
+            batch = Batch.build(ahead.decodes, []).following(ahead.places)
             self._launch(ahead, turns, batch, with_logits=False, draws=draws)
 
     def _launch(self, step: Step, turns: list[Turn], batch: Batch, *, with_logits: bool, draws: Draws | None) -> None:

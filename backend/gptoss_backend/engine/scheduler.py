@@ -166,24 +166,22 @@ class Scheduler:
         return step
 
     def step_after(self, step: Step) -> Step | None:
-        """Return the step that decodes all of `step` once more, before it is known what that chooses.
+        """Return the step that decodes once more what goes on of `step`, before it is known what that chooses.
 
         None where it might not be the next one: somebody could be admitted, begins or guesses, all are about to end, or
         the cache has no room. What is computed of a sequence that ends meanwhile is in vain: nothing is noted of it.
         """
         decodes = step.decodes
-        if step.prefills or step.drafts or len(decodes) != len(self._running) or self._could_admit():
+        running = [place for place, sequence in enumerate(decodes) if sequence.has_row]
+        if step.prefills or step.drafts or len(running) != len(self._running) or self._could_admit():
             return None
-        if not all(sequence.has_row for sequence in decodes) or self.guesser.may_guess_next(decodes):
+        places = [place for place in running if decodes[place].num_generated + 1 < decodes[place].max_tokens]
+        going_on = [decodes[place] for place in places]
+        if not going_on or self.guesser.may_guess_next(going_on):
             return None
-        if all(sequence.num_generated + 1 >= sequence.max_tokens for sequence in decodes):
+        if not all(self._has_room(sequence, 1) for sequence in going_on):
             return None
-        try:
-            for sequence in decodes:
-                self._cache.reserve(sequence.row, sequence.num_computed + 2)
-        except CacheFull:
-            return None
-        return Step(decodes=list(decodes), is_prepared=False)
+        return Step(decodes=going_on, places=places, is_prepared=False)
 
     def advance(self, step: Step, choices: list[Choice]) -> None:
         """Note that `step` has been computed: its keys and values are in the cache, and `choices` follow.

@@ -48,6 +48,8 @@ class Step:
     """Decoding sequences, too, that are guessed at; never beside prefills."""
     admitted: list[Sequence] = field(default_factory=list)
     """Those among them that run for the first time."""
+    places: list[int] = field(default_factory=list)
+    """Where it was begun before the step before it was done: each decode's among those of that step."""
     is_prepared: bool = True
     """False where what requests change in their logits is looked at while the step is under way."""
 

@@ -1,9 +1,9 @@
-"""Rows of an embedding that stays in the host's memory, looked up by the device.
+"""Which tokens a step embeds, and rows of an embedding that stays in the host's memory, looked up by the device.
 
-Owns: `look_up`. The torch reference is `torch.nn.functional.embedding`.
+Owns: `take_chosen`, `look_up`. The torch references are `torch.where` and `torch.nn.functional.embedding`.
 
-Which tokens a step embeds only the device may know: they are what the step before it chose. So the device reads the
-host's pinned memory itself, a few kilobytes a token.
+Which tokens these are only the device may know: they are what the step before chose. So the device puts them in their
+places, and reads the host's pinned memory itself, a few kilobytes a token.
 """
 
 from __future__ import annotations
@@ -16,6 +16,15 @@ from torch import Tensor
 _BLOCK = 1024
 
 
+def take_chosen(token_ids: Tensor, chosen: Tensor) -> None:
+    """Put what was chosen where it was awaited, in place: of `token_ids` [n] int64, -1 - i stands for chosen[i].
+
+    chosen: [most] int64. Both are on one device, contiguous.
+    """
+    with torch.cuda.device_of(token_ids):  # type: ignore[no-untyped-call]
+        _take_chosen[(triton.cdiv(len(token_ids), _BLOCK),)](token_ids, chosen, len(token_ids), BLOCK=_BLOCK)
+
+
 def look_up(table: Tensor, token_ids: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the rows of `token_ids` [n] int64 as [n, hidden] in `dtype`, on their device.
 
@@ -25,6 +34,14 @@ def look_up(table: Tensor, token_ids: Tensor, dtype: torch.dtype) -> Tensor:
     rows = torch.empty(len(token_ids), hidden, dtype=dtype, device=token_ids.device)
     _look_up[(len(token_ids), triton.cdiv(hidden, _BLOCK))](table, token_ids, rows, hidden, BLOCK=_BLOCK)
     return rows
+
+
+@triton.jit
+def _take_chosen(token_ids: tl.tensor, chosen: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr) -> None:
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    token = tl.load(token_ids + place, mask=place < size, other=0)
+    taken = tl.load(chosen + (-1 - token), mask=token < 0, other=0)
+    tl.store(token_ids + place, taken, mask=token < 0)
 
 
 @triton.jit

@@ -30,7 +30,7 @@ from gptoss_backend.engine.eagle.head import FIRST_PAIR, DraftHead, TokenPlaces
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.experts import Addition
 from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
-from gptoss_backend.engine.kernels.embedding import look_up
+from gptoss_backend.engine.kernels.embedding import look_up, take_chosen
 from gptoss_backend.engine.kernels.experts import norm_and_mix
 from gptoss_backend.engine.kernels.norm import Norm
 from gptoss_backend.engine.kernels.operators import KernelOperators
@@ -128,7 +128,7 @@ class GraphedModel(TorchModel):
                 return self._pass(batch, tables, with_logits=with_logits, draws=draws)
             step, count = self._steps[place], batch.num_decodes
             self._tables.follow(tables)
-            step.rows.fill(batch, draws, self._memory.chosen[: step.rows.size])
+            step.rows.fill(batch, draws, self._memory.chosen)
             hidden = self._replay(step, count)
             if not self._shard.is_last:
                 self._finish(hidden, batch)
@@ -143,7 +143,7 @@ class GraphedModel(TorchModel):
         recorded, count = self._guesses[place], batch.num_decodes
         rows = recorded.rows
         self._tables.follow(tables)
-        rows.fill(batch, None, self._memory.chosen[: rows.size])
+        rows.fill(batch, None, self._memory.chosen)
         self._memory.features[: rows.size] = self._head.features_before(self._places_of(rows))
         guessed = []
         for _ in range(num_tokens):
@@ -289,9 +289,11 @@ class GraphedModel(TorchModel):
 
     @torch.inference_mode()
     def compile_rest(self) -> None:
-        """Compute once what follows a pass and is not recorded, so that no prompt has to wait for a compiler."""
+        """Compute once what is not recorded, before a step or behind a pass, so that nobody waits for a compiler."""
         if not self._shard.is_last:
             return
+        for step in self._steps:
+            take_chosen(step.rows.token_ids, self._memory.chosen)
         logits = [self._logits(self._empty_hidden(num_samples).zero_()) for num_samples in _SAMPLES_COMPILED]
         for count in (1, 2):  # for an even number Triton compiles another kernel: the uniform numbers lie otherwise
             _drawn(logits[1][:count], Draws([1.0] * count, [0.5] * count))

@@ -14,6 +14,7 @@ from torch import Tensor
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.block_tables import BlockTable, BlockTables
 from gptoss_backend.engine.cache_plan import CachePlan
+from gptoss_backend.engine.kernels.embedding import take_chosen
 from gptoss_backend.engine.model import Draws
 from gptoss_backend.engine.transfer import to_device
 
@@ -38,17 +39,16 @@ class DecodeRows:
     def fill(self, batch: Batch, draws: Draws | None, chosen: Tensor) -> None:
         """Send a batch of decodes to the device. draws: None: none.
 
-        chosen: [size] int64 on the device: the token ids of a batch that follows.
+        chosen: int64 on the device: what the batch launched before chooses for its samples.
         """
         staged = self._staged[0]
         self._staged.rotate()
         staged.fill(batch, draws)
-        if batch.follows:
-            self.token_ids.copy_(chosen)
-        first = 1 if batch.follows else 0
-        self._numbers[first:].copy_(staged.numbers[first:], non_blocking=True)
+        self._numbers.copy_(staged.numbers, non_blocking=True)
         self.draws.copy_(staged.draws, non_blocking=True)
         staged.crossing.begin()
+        if batch.follows:
+            take_chosen(self.token_ids, chosen)
 
     @property
     def chunks(self) -> Tensor:
@@ -162,9 +162,8 @@ def _lay_out(batch: Batch, lines: Tensor) -> None:
     """Write a step's numbers on the host, [4, size]: ids, positions, rows, and whether a token is real."""
     count = len(batch.positions)
     for line, numbers in zip(lines, (batch.token_ids, batch.positions, batch.rows), strict=False):
-        if numbers:  # token ids may not be known
-            line[:count] = torch.tensor(numbers)
-            line[count:] = numbers[0]
+        line[:count] = torch.tensor(numbers)
+        line[count:] = numbers[0]
     lines[3, :count], lines[3, count:] = 1, 0
 
 

@@ -3,7 +3,7 @@
 Owns: the layout of a step on the wire, the mirror of the block tables that its changes keep up to date.
 Does not know: connections.
 
-A step is one run of 32-bit integers, nine counts and then the lists they count, and behind it the numbers that tokens
+A step is one run of 32-bit integers, eight counts and then the lists they count, and behind it the numbers that tokens
 are drawn by, 64-bit floats. All hosts have the same byte order.
 """
 
@@ -18,7 +18,7 @@ from gptoss_backend.engine.block_tables import BlockTable, TableChange
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.model import Draws
 
-_NUM_COUNTS = 9
+_NUM_COUNTS = 8
 _CHUNK_INTS = 4
 
 
@@ -38,7 +38,7 @@ class StepMessage:
         full, sliding = _flat_changes(self.full_changes), _flat_changes(self.sliding_changes)
         chunks = [n for chunk in batch.chunks for n in (chunk.start, chunk.length, chunk.row, chunk.position)]
         numbers = array("i", [len(batch.positions), len(batch.samples), batch.num_decodes, len(batch.chunks)])
-        numbers.extend([int(batch.follows), int(self.with_logits), int(draws is not None), len(full), len(sliding)])
+        numbers.extend([int(self.with_logits), int(draws is not None), len(full), len(sliding)])
         for part in (batch.token_ids, batch.positions, batch.rows, batch.samples, chunks, full, sliding):
             numbers.extend(part)
         drawn = array("d") if draws is None else array("d", [*draws.temperatures, *draws.uniforms])
@@ -49,12 +49,12 @@ class StepMessage:
         """Return the step that `encode` wrote."""
         reader = _Reader(raw)
         num_tokens, num_samples, num_decodes, num_chunks, *rest = reader.take(_NUM_COUNTS)
-        follows, with_logits, has_draws, num_full, num_sliding = rest
-        token_ids = [] if follows else reader.take(num_tokens)
-        positions, rows, samples = reader.take(num_tokens), reader.take(num_tokens), reader.take(num_samples)
+        with_logits, has_draws, num_full, num_sliding = rest
+        token_ids, positions, rows = (reader.take(num_tokens) for _ in range(3))
+        samples = reader.take(num_samples)
         flat = reader.take(num_chunks * _CHUNK_INTS)
         chunks = [Chunk(*flat[i : i + _CHUNK_INTS]) for i in range(0, len(flat), _CHUNK_INTS)]
-        batch = Batch(token_ids, positions, rows, samples, num_decodes, chunks, follows=bool(follows))
+        batch = Batch(token_ids, positions, rows, samples, num_decodes, chunks)
         full, sliding = list(_changes(reader.take(num_full))), list(_changes(reader.take(num_sliding)))
         draws = _draws_of(reader.rest) if has_draws else None
         return cls(batch, bool(with_logits), draws, full, sliding)
