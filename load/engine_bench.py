@@ -9,6 +9,7 @@ Does not know: how the engine works.
     .venv/bin/python load/engine_bench.py second-turn --checkpoint small
     .venv/bin/python load/engine_bench.py speculation --checkpoint small
     .venv/bin/python load/engine_bench.py opening --checkpoint small
+    .venv/bin/python load/engine_bench.py idle --streams 32 128 256
     .venv/bin/python load/engine_bench.py head --streams 1 2 4 --rounds 3
     .venv/bin/python load/engine_bench.py spread --folder FOLDER --modes single pipeline tensor --devices 4
 """
@@ -34,6 +35,7 @@ from load.bench.engine_runner import EngineRunner, serve_rounds
 from load.bench.figures import ENGINE, RoundFigures, markdown, server_table, summarize
 from load.bench.head import measure_cost, random_head
 from load.bench.host_work import measure_host_work
+from load.bench.idle import measure_idle
 from load.bench.process import CpuWatch
 from load.bench.speculation import measure_gain, measure_opening
 from load.bench.spread import measure_spread
@@ -58,6 +60,8 @@ def main() -> int:
         _speculation(options)
     elif options.command == "opening":
         _opening(options)
+    elif options.command == "idle":
+        _idle(options)
     elif options.command == "head":
         _head(options)
     elif options.command == "spread":
@@ -132,6 +136,13 @@ def _opening(options: argparse.Namespace) -> None:
     _say(markdown(rows))
 
 
+def _idle(options: argparse.Namespace) -> None:
+    rows = [("streams", "answers", "tokens/s", "device idle")]
+    for share in measure_idle(options.streams, options.speed):
+        rows.append((str(share.num_streams), share.answers, f"{share.tokens_per_s:,.0f}", f"{share.idle:.1%}"))
+    _say(markdown(rows))
+
+
 def _head(options: argparse.Namespace) -> None:
     folder = checkpoint(options.checkpoint)
     speculation = Speculation(options.tokens, options.max_seqs, str(random_head(folder)))
@@ -167,6 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     guess.add_argument("--streams", type=int, nargs="+", default=[1, 2, 4, 8])
     opening = commands.add_parser("opening", help="what guessing at an answer's opening gains")
     opening.add_argument("--prompts", type=int, nargs="+", default=[20, 100, 400], help="tokens")
+    idle = commands.add_parser("idle", help="how long a GPU of an H100's pace would wait between steps")
+    idle.add_argument("--streams", type=int, nargs="+", default=[32, 128, 256])
+    idle.add_argument("--speed", type=float, default=1.0, help="times as quick as the first measurement on an H100")
     head = commands.add_parser("head", help="what a draft head costs whose guesses never stand")
     head.add_argument("--tokens", type=int, default=4, help="of a draft at most")
     head.add_argument("--max-seqs", type=int, default=2, help="drafts while no more decode")

@@ -62,7 +62,8 @@ class PacedModel(LocalModel):
         self._next = dict(zip(words, [*words[1:], words[0]], strict=True))
         self._next |= {assistant: CHANNEL, CHANNEL: final, final: MESSAGE}
         self._first = words[0]
-        self._idle_at_s = 0.0  # when the device has computed all that was launched
+        self.steps: list[PacedStep] = []
+        """All that were launched, in their order"""
         self._chosen: list[int] = []
 
     def plan_cache(self, limits: CacheLimits) -> CachePlan:
@@ -80,21 +81,26 @@ class PacedModel(LocalModel):
         self, batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None = None
     ) -> LaunchedStep:
         """Let the device have a step after those it has."""
-        self._idle_at_s = max(self._idle_at_s, time.perf_counter()) + self._pace.step_s(batch)
+        began_s = max(time.perf_counter(), self.steps[-1].ended_s if self.steps else 0.0)
         sampled = [batch.token_ids[index] for index in batch.samples]
         tokens = [self._chosen[-1 - token] if token < 0 else token for token in sampled]
         self._chosen = [self._next.get(token, self._first) for token in tokens]
-        return _PacedStep(self._idle_at_s, self._chosen)
+        self.steps.append(PacedStep(began_s, began_s + self._pace.step_s(batch), self._chosen))
+        return self.steps[-1]
 
 
 @dataclass(frozen=True, slots=True)
-class _PacedStep:
-    done_at_s: float
+class PacedStep:
+    """A step of a device's, from when to when it has it."""
+
+    began_s: float
+    ended_s: float
+    """Both on `time.perf_counter`'s clock"""
     tokens: list[int]
 
     def result(self, *, with_logits: bool = False) -> StepOutput:
         """Wait as one waits for a GPU: without holding other threads up."""
-        time.sleep(max(0.0, self.done_at_s - time.perf_counter()))
+        time.sleep(max(0.0, self.ended_s - time.perf_counter()))
         return StepOutput(self.tokens, None)
 
 

@@ -7,6 +7,7 @@ from threading import Event
 
 import pytest
 from load.bench.engine_runner import EngineRunner
+from load.bench.idle import measure_idle
 from load.bench.paced import Pace
 from load.bench.tokenizer import single_token_words
 from load.serving_bench import paced_engine
@@ -69,3 +70,11 @@ def test_paced_model_when_many_decode_then_all_take_as_long_as_their_steps() -> 
     runner.engine.stop(0.0)
     assert [reply.num_tokens for reply in replies] == [33] * 8
     assert taken_s >= 32 * Pace(10.0).step_s(_step(8))
+
+
+def test_idle_when_it_is_measured_then_it_is_a_share_of_the_time_for_answers_of_one_length_and_of_many() -> None:
+    alike, ragged = measure_idle([8], speed=20.0)
+    assert (alike.num_streams, ragged.num_streams) == (8, 8)
+    assert 0.0 <= alike.idle < 1.0
+    assert 0.0 <= ragged.idle < 1.0
+    assert ragged.tokens_per_s > 0
