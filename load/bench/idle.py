@@ -45,25 +45,27 @@ def measure_idle(all_streams: list[int], speed: float) -> Iterator[IdleShare]:
 
     speed: times as quick as the H100 of `load/bench/paced.py`. Raises PeerError where the engine fails a request.
     """
+    vocabulary = single_token_words()
     for num_streams in all_streams:
-        for words, (least, most) in _LENGTHS.items():
-            yield _Round(num_streams, speed).play(words, least, most)
+        for answers, (least, most) in _LENGTHS.items():
+            yield _Round(num_streams, speed, vocabulary).play(answers, least, most)
 
 
 class _Round:
-    def __init__(self, num_streams: int, speed: float) -> None:
+    def __init__(self, num_streams: int, speed: float, vocabulary: list[int]) -> None:
         self._num_streams = num_streams
-        self._model = PacedModel(config_of(SHAPES["20b"]), Pace(speed), single_token_words())
+        self._vocabulary = vocabulary
+        self._model = PacedModel(config_of(SHAPES["20b"]), Pace(speed), vocabulary)
         self._engine = Engine(self._model, EngineOptions(max_num_seqs=num_streams), self._take)
         self._num_tokens = 0
         self._num_left = num_streams
         self._faults: list[str] = []
         self._ended = Event()
 
-    def play(self, words: str, least: int, most: int) -> IdleShare:
-        rng = Random(f"{self._num_streams} answers {words}")
+    def play(self, answers: str, least: int, most: int) -> IdleShare:
+        rng = Random(f"{self._num_streams} answers {answers}")
         for number in range(self._num_streams):
-            prompt = rng.choices(single_token_words(), k=_PROMPT_TOKENS)
+            prompt = rng.choices(self._vocabulary, k=_PROMPT_TOKENS)
             sampling = SamplingParams(max_tokens=rng.randint(least, most), ignore_eos=True, seed=number)
             self._engine.submit(GenerationRequest(str(number), prompt, sampling))
         started_s = perf_counter()
@@ -75,7 +77,7 @@ class _Round:
         steps = self._model.steps
         num_idle_s = sum(following.began_s - before.ended_s for before, following in pairwise(steps))
         rate = self._num_tokens / (perf_counter() - started_s)
-        return IdleShare(self._num_streams, words, rate, num_idle_s / (steps[-1].ended_s - steps[0].began_s))
+        return IdleShare(self._num_streams, answers, rate, num_idle_s / (steps[-1].ended_s - steps[0].began_s))
 
     def _take(self, deltas: list[TokenDelta]) -> None:
         for delta in deltas:
