@@ -20,6 +20,7 @@ TORCH_INSTALL ?= torch==2.13.0
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input -qq
 LOCK := requirements/lock.txt
+HASHED := requirements/lock-hashed.txt
 # Written last, and holds the folder it was made for: a copied or moved environment is made anew.
 STAMP := $(VENV)/.setup-done
 # There while a setup is under way: one that was interrupted is started over.
@@ -111,8 +112,8 @@ check: setup  ## run ruff, mypy and the import rules
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest -q tests/contract/test_imports.py
 
-lock:  ## resolve pyproject.toml's ranges anew into requirements/lock.txt
-	@bash requirements/lock.sh "$(PYTHON)" "$(TORCH_INSTALL)" $(LOCK)
+lock:  ## resolve pyproject.toml's ranges anew into requirements/lock.txt, and with hashes into lock-hashed.txt
+	@bash requirements/lock.sh "$(PYTHON)" "$(TORCH_INSTALL)" $(LOCK) $(HASHED)
 
 alert-rules:  ## write docker/prometheus/rules.yml into Kubernetes' PrometheusRule
 	@{ echo '# docker/prometheus/rules.yml as an object, for the overlay'"'"'s namespace and labels. Made by `make alert-rules`.'; \
@@ -126,7 +127,7 @@ clean:  ## stop the server, remove the environment and all that is made from it 
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): export PYTHON_CHECK = $(CHECK_PYTHON)
-$(STAMP): $(LOCK) pyproject.toml
+$(STAMP): $(LOCK) $(HASHED) pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: GPT-OSS on Triton needs Python 3.11, 3.12 or 3.13, on Linux: install one," \
 	  "or name it with make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@if test -e $(UNFINISHED); then echo "==> an earlier setup did not finish: starting over"; rm -rf $(VENV); fi
@@ -135,10 +136,10 @@ $(STAMP): $(LOCK) pyproject.toml
 	@mkdir -p $(VENV) && touch $(UNFINISHED)
 	@if ! test -x $(VENV)/bin/python; then \
 	  echo "==> making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); fi
+	@echo "==> installing the $$(grep -c == $(HASHED)) packages of $(HASHED)"
+	@$(PIP) install --no-deps --require-hashes --requirement $(HASHED)
 	@echo "==> installing torch ($(TORCH_INSTALL)): the largest part"
 	@$(PIP) install --constraint $(LOCK) $(TORCH_INSTALL)
-	@echo "==> installing the $$(grep -c == $(LOCK)) packages of $(LOCK)"
-	@$(PIP) install --no-deps --requirement $(LOCK)
 	@echo "==> installing this project, editable"
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@echo "==> making tritonserver runnable"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Resolve pyproject.toml's ranges beside torch and write the exact versions: lock.sh PYTHON TORCH LOCK_FILE
+# Resolve pyproject.toml's ranges beside torch and write the exact versions, and once more with their files' hashes:
+# lock.sh PYTHON TORCH LOCK_FILE HASHED_FILE
 set -euo pipefail
 
-python=$1 torch=$2 lock=$3
+python=$1 torch=$2 lock=$3 hashed=$4
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -25,9 +26,12 @@ pip install --requirement "$work/ranges.txt"
 # triton's version is the one that torch's CUDA build of this version asks for, so that installing both changes nothing.
 # nvidia-pytriton asks for NumPy 1 and a web server; only its tritonserver is used, so it is pinned without dependencies.
 {
-  echo "# Made by \`make lock\` from pyproject.toml; installed by \`make setup\` without dependencies, after torch."
+  echo "# Made by \`make lock\` from pyproject.toml; what \`make setup\` installs is lock-hashed.txt."
   { pip freeze --all | grep -viE '^(torch|triton|pip|(nvidia|cuda)-[^=]*|gptoss-triton)=='; echo "nvidia-pytriton==0.7.0"; echo "triton==3.7.1"; } |
     LC_ALL=C sort --ignore-case
 } >"$work/lock.txt"
+echo "==> asking for the hashes of their files"
+"$work/venv/bin/python" requirements/hashes.py "$work/lock.txt" "$work/hashed.txt"
 mv "$work/lock.txt" "$lock"
-echo "==> wrote $lock: $(grep -c == "$lock") packages"
+mv "$work/hashed.txt" "$hashed"
+echo "==> wrote $lock and $hashed: $(grep -c == "$lock") packages"

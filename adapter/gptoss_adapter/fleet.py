@@ -146,7 +146,7 @@ class Fleet:
             logger.info("the replicas are %s", ", ".join(addresses) or "none")
             self._leaving += [replica for address, replica in known.items() if address not in addresses]
             self._replicas = {address: known.get(address) or self._replica(address) for address in addresses}
-        for replica in [one for one in self._leaving if not one.num_in_flight and not one.server.num_rendering]:
+        for replica in [one for one in self._leaving if not one.num_in_flight and not one.server.is_rendering]:
             self._leaving.remove(replica)
             await replica.close()
 

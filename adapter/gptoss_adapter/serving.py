@@ -195,6 +195,7 @@ class Services:
     heartbeats: Heartbeats = field(default_factory=Heartbeats)
     looks: Rationed[TritonLook] = field(default_factory=Rationed)
     stats_documents: Rationed[bytes] = field(default_factory=Rationed)
+    expositions: Rationed[bytes] = field(default_factory=Rationed)
 
     def route(self, model: str | None, profile: str | None = None) -> ServedModel:
         """Return what serves the current request, and tag its log line, its response and its trace with that.

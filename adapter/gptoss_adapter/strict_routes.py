@@ -1,8 +1,9 @@
 """Routes that take no more than they know: strict JSON in the body, and known names in the URL's query.
 
 Stage: 2 validate.
-Owns: how a body is read as JSON, how much of it, which parameters of a query are refused.
-Does not know: any particular field; how a fault is worded to the client (error_answers).
+Owns: how a body is read as JSON, which parameters of a query are refused.
+Does not know: how much there may be in a body (body_parts), any particular field, how a fault is worded to the client
+(error_answers).
 """
 
 from __future__ import annotations
@@ -17,11 +18,9 @@ from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gptoss_adapter.body_parts import check_document, check_text
 from gptoss_adapter.errors import InvalidRequestError
 
-_MAX_CONTAINERS: Final = 200_000
-"""Objects and lists of JSON, which take a second to look at. JSON or code as long as the context has a tenth of that,
-8 MiB of `{},` have 2.8 million."""
 _NAMES_OF_VERSIONS: Final = frozenset({"api-version", "beta"})
 """Azure's, and what `client.beta` of OpenAI's library says with each request."""
 
@@ -34,21 +33,26 @@ class StrictJsonRequest(Request):
     Once parsed the text is let go of: FastAPI and Starlette would keep it for as long as the answer takes.
     """
 
-    _text: bytes
+    _document: object = None
+    _fault: ValueError | None = None
 
     async def read(self) -> None:
-        """Read the body, for `json`. Raises InvalidRequestError."""
-        self._text = await self.body()
-        _check_containers(self._text)
-        self._body = self._text[:1]  # all that FastAPI asks of it is whether there is one
+        """Read the body, for `json`. Raises InvalidRequestError, of which FastAPI would make another in `json`."""
+        text = await self.body()
+        check_text(text)
+        self._body = text[:1]  # all that FastAPI asks of it is whether there is one
+        try:
+            self._document = from_json(text, allow_inf_nan=False)
+        except ValueError as error:
+            self._fault = error
+        check_document(self._document)
 
     async def json(self) -> Any:  # noqa: ANN401 (Starlette's signature)
         """Return the body's document, once. Raises JSONDecodeError."""
-        text, self._text = self._text, b""
-        try:
-            return from_json(text, allow_inf_nan=False)
-        except ValueError as error:
-            raise json.JSONDecodeError(str(error), "", 0) from error
+        if self._fault is not None:
+            raise json.JSONDecodeError(str(self._fault), "", 0) from self._fault
+        document, self._document = self._document, None
+        return document
 
 
 class StrictJsonRoute(APIRoute):
@@ -87,11 +91,3 @@ class StrictQueryRoute(StrictJsonRoute):
             return await handle(Request(scope, request.receive))
 
         return handle_strictly
-
-
-def _check_containers(body: bytes) -> None:
-    """Raise InvalidRequestError where reading the body would keep all others waiting. Brackets in texts count too."""
-    num = body.count(b"{") + body.count(b"[")
-    if num > _MAX_CONTAINERS:
-        message = f"The request body has {num} opening brackets and braces; this server reads {_MAX_CONTAINERS}."
-        raise InvalidRequestError(message, code="invalid_value")

@@ -76,6 +76,8 @@ CHANNEL_OPTIONS: Final = (
 _UNAVAILABLE_TEXT: Final = re.compile("unknown model|not at ready state|Server is stopping|is not healthy")
 _UNAVAILABLE_STATUS: Final = frozenset({"UNAVAILABLE", "NOT_FOUND", "CANCELLED", "DEADLINE_EXCEEDED"})
 PREPROCESS_TIMEOUT_S: Final = 30.0
+MAX_RENDERING: Final = 4
+"""Prompts at `preprocess` at once, two for each of its instances: what is there is worked through, whoever leaves."""
 STATUS_TIMEOUT_S: Final = 2.0
 _QUEUE_FULL: Final = "The server has as many requests waiting as it takes. Try again in a moment."
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {"UINT8": np.dtype("u1"), "INT32": np.dtype("<i4")}
@@ -95,8 +97,14 @@ class TritonModelServer:
         self._models = models
         options = {**dict(CHANNEL_OPTIONS), **dict(channel_options)}
         self._client = triton.InferenceServerClient(address, channel_args=list(options.items()))
-        self.num_rendering = 0
-        """Prompts under way, also those that nobody waits for any more: to close the channel would cancel them."""
+        self._places = asyncio.Semaphore(MAX_RENDERING)
+        self._num_asked = 0
+        self._rendering: set[asyncio.Future[triton.InferResult]] = set()
+
+    @property
+    def is_rendering(self) -> bool:
+        """Whether prompts are under way, be it for nobody any more: to close the channel would cancel them."""
+        return bool(self._num_asked or self._rendering)
 
     async def preprocess(self, chat: ChatRequest, request_id: str) -> PromptIds:
         """Return the chat's prompt. Raises ApiError."""
@@ -104,29 +112,37 @@ class TritonModelServer:
 
     async def render(self, chat: bytes, request_id: str) -> PromptIds:
         """Return the prompt of a chat as it goes over the wire. Raises ApiError."""
-        inputs = [_input(CHAT, chat)]
-        call = asyncio.ensure_future(self._client.infer(PREPROCESS, inputs, request_id=request_id))
-        self.num_rendering += 1
-        call.add_done_callback(self._rendered)
+        self._num_asked += 1
         try:
-            # Shielded, and without a deadline of gRPC's: a unary call that is cancelled, which is what a deadline does,
-            # can end tritonserver (24.10; its issues 7368 and 8034). A prompt nobody waits for costs a millisecond.
             # (asyncio.timeout and not wait_for, which in Python 3.11 forgets a cancellation that meets the result.)
             async with asyncio.timeout(PREPROCESS_TIMEOUT_S):
-                result = await asyncio.shield(call)
+                result = await self._prompt_of(chat, request_id)
         except TimeoutError as error:
             logger.warning("preprocess did not answer within %g s", PREPROCESS_TIMEOUT_S)
             raise PromptTimeoutError(PREPROCESS_TIMEOUT_S) from error
         except InferenceServerException as error:
             raise _api_error(error.status(), error.message()) from error
+        finally:
+            self._num_asked -= 1
         outputs = _outputs(result)
         sampling = decode_sampling(outputs[SAMPLING.name])
         if isinstance(sampling, Refusal):
             raise _refusal_error(sampling, request_id)
         return PromptIds(outputs[PROMPT_IDS.name])
 
-    def _rendered(self, call: asyncio.Future[Any]) -> None:
-        self.num_rendering -= 1
+    async def _prompt_of(self, chat: bytes, request_id: str) -> triton.InferResult:
+        """Wait for a place at `preprocess`, then for the answer. Who is given up while it waits never gets there."""
+        await self._places.acquire()
+        call = asyncio.ensure_future(self._client.infer(PREPROCESS, [_input(CHAT, chat)], request_id=request_id))
+        self._rendering.add(call)
+        call.add_done_callback(self._rendered)
+        # Shielded, and without a deadline of gRPC's: a unary call that is cancelled, which is what a deadline does, can
+        # end tritonserver (24.10; its issues 7368 and 8034).
+        return await asyncio.shield(call)
+
+    def _rendered(self, call: asyncio.Future[triton.InferResult]) -> None:
+        self._rendering.remove(call)
+        self._places.release()
         look_at_the_outcome(call)
 
     def generate(self, model: ModelName, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> TritonStream:

@@ -48,14 +48,23 @@ class ChatPrompt:
         self._chat = chat
         self._request_id = request_id
         self._rendering: asyncio.Task[PromptIds] | None = None
+        self._num_waiting = 0
 
     async def ids(self) -> PromptIds:
         """Return the prompt. Raises ApiError."""
         if self._rendering is None:
             self._rendering = asyncio.create_task(self._server.preprocess(self._chat, self._request_id))
             self._rendering.add_done_callback(look_at_the_outcome)
-        # shielded: a turn that is given up does not take the prompt from the others
-        return await asyncio.shield(self._rendering)
+        rendering = self._rendering
+        self._num_waiting += 1
+        try:
+            # shielded: a turn that is given up does not take the prompt from the others
+            return await asyncio.shield(rendering)
+        finally:
+            self._num_waiting -= 1
+            if not self._num_waiting and not rendering.done():
+                rendering.cancel()
+                self._rendering = None
 
 
 class Turn(Generation[Delta]):

@@ -83,6 +83,9 @@ class FakeModelServer:
     scripts: list[Sequence[Scene]] = field(default_factory=list)
     """Played before `script`, one a request."""
     preprocess_error: Exception | None = None
+    preprocess_takes_s: float = 0.0
+    num_rendering: int = 0
+    """Prompts that somebody waits for."""
     status_now: ModelServerStatus = field(default_factory=lambda: ModelServerStatus(True, "2.51.0", ()))
     chats: list[ChatRequest] = field(default_factory=list)
     prompts: list[list[int]] = field(default_factory=list)
@@ -97,6 +100,11 @@ class FakeModelServer:
             raise self.preprocess_error
         self.chats.append(chat)
         self.request_ids.append(request_id)
+        self.num_rendering += 1
+        try:
+            await asyncio.sleep(self.preprocess_takes_s)
+        finally:
+            self.num_rendering -= 1
         return PromptIds(struct.pack(f"<{len(CHAT_PROMPT)}i", *CHAT_PROMPT))
 
     def generate(self, model: ModelName, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> FakeStream:
@@ -111,6 +119,7 @@ class FakeModelServer:
         """Play HELLO again, and forget what was asked."""
         self.script = HELLO
         self.preprocess_error = None
+        self.preprocess_takes_s = 0.0
         for memory in (
             self.scripts,
             self.chats,

@@ -51,7 +51,8 @@ def response(token_ids: list[int], event: Started | Finished | None) -> pb.Model
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Answers as Triton does. `error` ends the call; `hang` keeps the stream open after its responses.
 
-    `is_silent`: it does not say how it does. `renders_late`: no prompt comes for a minute.
+    `is_silent`: it does not say how it does. `renders_late`: no prompt comes for a minute. `may_render`: until it is
+    set, none comes.
     """
 
     def __init__(self) -> None:
@@ -62,6 +63,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.hang = False
         self.is_silent = False
         self.renders_late = False
+        self.may_render = asyncio.Event()
+        self.may_render.set()
         self.refusal: Refusal | None = None
         self.stream_ended = asyncio.Event()
         self.unready: set[str] = set()
@@ -70,6 +73,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.requests.append(request)
         if self.renders_late:
             await asyncio.sleep(60)
+        await self.may_render.wait()
         if self.error:
             await context.abort(*self.error)
         outputs = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from typing import Any
 
@@ -347,13 +348,20 @@ def test_stream_when_the_first_response_is_not_started_then_500(client: httpx.Cl
 # --- the client goes away -------------------------------------------------------------------------------------------
 
 
-def hang_up_after(url: str, body: dict[str, Any], server: FakeModelServer, marker: bytes | None) -> None:
-    """Send the request on a bare socket, wait until it is submitted and `marker` came, and close the connection."""
-    num_before = len(server.streams)
+@contextmanager
+def sent(url: str, body: dict[str, Any]) -> Iterator[socket.socket]:
+    """Send the request on a bare socket, and close the connection at the end."""
     request = httpx.Request("POST", url + CHAT, json=body)
     head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     with socket.create_connection((request.url.host, request.url.port or 80)) as connection:
         connection.sendall(f"{head}Content-Length: {len(request.content)}\r\n\r\n".encode() + request.content)
+        yield connection
+
+
+def hang_up_after(url: str, body: dict[str, Any], server: FakeModelServer, marker: bytes | None) -> None:
+    """Send the request, wait until it is submitted and `marker` came, and close the connection."""
+    num_before = len(server.streams)
+    with sent(url, body) as connection:
         wait_until(lambda: len(server.streams) > num_before)
         received = b""
         while marker is not None and marker not in received:
@@ -382,6 +390,17 @@ def test_client_when_it_goes_away_then_the_generation_is_cancelled_at_once(
     assert wait_until(lambda: server.streams[0].abandoned) < 0.25
     wait_until(lambda: outcome_count(client, "cancelled") == cancelled_before + 1)
     assert in_flight(client) == 0
+
+
+@pytest.mark.parametrize("fields", [{"stream": True}, {}, {"n": 3}], ids=["streamed", "whole", "several"])
+def test_client_when_it_goes_away_before_its_prompt_is_there_then_nobody_waits_for_that(
+    client: httpx.Client, server: FakeModelServer, fields: dict[str, Any]
+) -> None:
+    server.preprocess_takes_s = 60.0
+    with sent(str(client.base_url).rstrip("/"), chat_body(**fields)):
+        wait_until(lambda: server.num_rendering == 1)
+    assert wait_until(lambda: server.num_rendering == 0) < 0.25
+    assert server.streams == []
 
 
 def test_client_when_a_hundred_go_away_then_nothing_stays_in_flight(

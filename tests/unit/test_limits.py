@@ -303,7 +303,7 @@ def test_chat_when_it_allows_a_thousand_tools_then_each_is_looked_up_once(client
         assert client.post(CHAT, json=chat_body(tools=tools, tool_choice=choice)).status_code == status
 
 
-MANY = "[" + "{}," * 75_000 + "1]"
+MANY = "[" + "{}," * 60_000 + "1]"
 HARMLESS = [
     (CHAT, '{"model":"gpt-oss","messages":[{"role":"user","content":"Hi"}],"prompt_cache_options":%s}'),
     (CHAT, '{"model":"gpt-oss","messages":[{"role":"assistant","content":"Hi","parsed":%s}]}'),
@@ -316,6 +316,7 @@ HARMLESS = [
 
 
 PART = '{"type":"text","text":"a"}'
+MESSAGE = '{"role":"user","content":[%s]}'
 LONG_LISTS = [
     (CHAT, '{"model":"gpt-oss","messages":[%s]}', '{"role":"user","content":"a"}', "messages"),
     (CHAT, '{"model":"gpt-oss","messages":[{"role":"user","content":[%s]}]}', PART, "messages[0].content"),
@@ -345,6 +346,42 @@ def test_body_when_a_harmless_field_is_large_then_it_is_dropped_unread(
     refused = client.post(path, content=body.replace("%s", "[" + "{}," * 500_000 + "1]"), headers=json_type)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_value")
     assert "opening brackets" in refused.json()["error"]["message"]
+
+
+MESSAGES = "/v1/messages"
+ANTHROPIC = '{"model":"gpt-oss","max_tokens":9,"messages":[%s]}'
+USED = '{"role":"assistant","content":[{"type":"tool_use","id":"a","name":"f","input":{"x":[%s]}}]}'
+DEAR = [
+    (CHAT, '{"model":"gpt-oss","messages":[%s]}', MESSAGE % ",".join([PART] * 5000), 10, "messages"),
+    (RESPONSES, '{"model":"gpt-oss","input":[%s]}', MESSAGE % ",".join([PART] * 5000), 10, "input"),
+    (MESSAGES, ANTHROPIC, USED % ",".join(["1"] * 400_000), 4, None),
+    ("/v1/completions", '{"model":"gpt-oss","prompt":[%s]}', "1", 1_300_000, "prompt"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "entry", "num", "param"), DEAR)
+def test_body_when_it_is_made_of_too_many_parts_then_it_is_refused_unread(
+    client: httpx.Client, path: str, body: str, entry: str, num: int, param: str | None
+) -> None:
+    json_type = {"content-type": "application/json"}
+    refused = client.post(path, content=body % ",".join([entry] * num), headers=json_type)
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert "more than 150000 objects, lists and fields" in error["message"]
+    assert error.get("param") == param
+
+
+def test_body_when_a_session_is_long_then_it_is_read(client: httpx.Client) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    code = "if (a[0]) { b({c: [d]}); } " * 30
+    turn = [
+        {"role": "assistant", "content": [{"type": "text", "text": code}], "tool_calls": [call, {**call, "id": "b"}]},
+        {"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": code}] * 3},
+        {"role": "tool", "tool_call_id": "b", "content": code},
+    ]
+    messages = [{"role": "user", "content": "Hi"}, *turn * 682]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"p": {"enum": ["a"] * 99}}}}}]
+    assert client.post(CHAT, json=chat_body(messages=messages, tools=tools)).status_code == 200
 
 
 @pytest.mark.parametrize(

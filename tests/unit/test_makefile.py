@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def setup(folder: Path, *options: str, path: str = "/usr/bin:/bin") -> str:
     project = folder / "project"
     (project / "requirements").mkdir(parents=True)
     shutil.copy(PROJECT_ROOT / "Makefile", project)
-    for file in ("requirements/lock.txt", "pyproject.toml"):
+    for file in ("requirements/lock.txt", "requirements/lock-hashed.txt", "pyproject.toml"):
         (project / file).touch()
     made = subprocess.run(
         ("make", "setup", *options), cwd=project, env={"PATH": path}, capture_output=True, text=True, check=False
@@ -149,3 +150,14 @@ def test_clean_when_responses_and_reports_are_kept_in_the_run_directory_then_the
 
     left = {str(path.relative_to(tmp_path / ".run")) for path in (tmp_path / ".run").rglob("*") if path.is_file()}
     assert left == set(kept)
+
+
+def test_lock_when_it_is_told_with_hashes_then_it_is_the_same_and_each_package_has_some() -> None:
+    folder = PROJECT_ROOT / "requirements"
+    plain, hashed = (
+        [line for line in (folder / name).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        for name in ("lock.txt", "lock-hashed.txt")
+    )
+    assert [line.partition(" ")[0] for line in hashed] == plain
+    for line in hashed:
+        assert re.fullmatch(r"\S+( --hash=sha256:[0-9a-f]{64})+", line), line

@@ -12,6 +12,7 @@ import pytest
 
 from gptoss_adapter.app import create_app
 from gptoss_adapter.inference import ModelServerStatus
+from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.rationed import Rationed
 from gptoss_backend.settings_sources import load_settings
 from support.fake_model_server import FakeModelServer
@@ -120,3 +121,18 @@ def test_health_when_many_ask_at_once_then_triton_is_asked_for_all_and_the_next_
         assert server.num_asked <= len(answers) / 4
         server.status_now = ModelServerStatus(True, "2.51.0", ("gpt_oss_demo",))
         assert httpx.get(f"{url}/health").status_code == 503
+
+
+def test_metrics_when_many_ask_at_once_then_the_page_is_made_for_all_and_the_next_has_what_is_new(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[bytes] = []
+    exposition = Metrics.exposition
+    monkeypatch.setattr(Metrics, "exposition", lambda metrics: made.append(exposition(metrics)) or made[-1])
+    settings = load_settings({"model": "demo"}, environ={})
+    with live(create_app(settings, model_server=FakeModelServer())) as url, ThreadPoolExecutor(16) as askers:
+        pages = list(askers.map(lambda _: httpx.get(f"{url}/metrics"), range(48)))
+        assert {page.status_code for page in pages} == {200}
+        assert len(made) <= len(pages) / 4
+        httpx.get(f"{url}/nowhere")
+        assert 'route="unmatched"' in httpx.get(f"{url}/metrics").text

@@ -22,7 +22,7 @@ from gptoss_adapter.errors import (
     TooManyRequestsError,
 )
 from gptoss_adapter.inference import GenerationStep, ModelServerStatus
-from gptoss_adapter.triton_client import TritonModelServer
+from gptoss_adapter.triton_client import MAX_RENDERING, TritonModelServer
 from gptoss_backend.contract import (
     CHAT,
     CHAT_CODEC,
@@ -99,6 +99,26 @@ def test_preprocess_when_it_refuses_by_document_then_the_error_is_raised(
             await client.preprocess(CHAT_REQUEST, "req-1")
         assert said in raised.value.message
         assert "secret" not in raised.value.message
+
+    run(test)
+
+
+def test_preprocess_when_clients_leave_while_others_are_rendered_then_triton_never_hears_of_theirs() -> None:
+    async def test(fake: FakeTriton, client: TritonModelServer) -> None:
+        fake.may_render.clear()
+        asked = [asyncio.create_task(client.preprocess(CHAT_REQUEST, f"req-{number}")) for number in range(20)]
+        async with asyncio.timeout(5):
+            while len(fake.requests) < MAX_RENDERING:
+                await asyncio.sleep(0.005)
+        for task in asked[:-1]:
+            task.cancel()
+        await asyncio.wait(asked[:-1])
+        assert client.is_rendering
+        fake.may_render.set()
+        assert await asked[-1] == PROMPT
+        assert {request.id for request in fake.requests} == {"req-0", "req-1", "req-2", "req-3", "req-19"}
+        await asyncio.sleep(0)
+        assert not client.is_rendering
 
     run(test)
 

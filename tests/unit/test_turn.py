@@ -23,7 +23,7 @@ from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.schemas.answers import Choice
 from gptoss_adapter.serving import ServedModels, Services, utc_today
 from gptoss_adapter.stats_triton import TritonPage
-from gptoss_adapter.turn import Turn
+from gptoss_adapter.turn import ChatPrompt, Turn
 from gptoss_backend.contract import (
     ChatMessage,
     ChatRequest,
@@ -275,3 +275,16 @@ def test_turn_when_left_early_then_it_is_cancelled_and_counted_so(error: Excepti
     outcome = "error" if error else "cancelled"
     assert server.streams[0].abandoned
     assert f'outcome="{outcome}",profile="balanced"}} 1.0' in metrics.exposition().decode()
+
+
+def test_prompt_when_one_of_its_turns_is_given_up_then_the_others_have_it() -> None:
+    async def run() -> None:
+        server = FakeModelServer(preprocess_takes_s=0.05)
+        prompt = ChatPrompt(server, chat(), "req")
+        left, *others = [asyncio.create_task(prompt.ids()) for _ in range(3)]
+        await asyncio.sleep(0)
+        left.cancel()
+        assert len({one.raw for one in await asyncio.gather(*others)}) == 1
+        assert len(server.chats) == 1
+
+    asyncio.run(run())
