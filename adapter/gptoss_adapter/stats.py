@@ -48,11 +48,13 @@ def stats_report(
 
 def _targets(activities: Activities, figures: TritonFigures | None) -> list[TargetStats]:
     cache = _prompt_cache(figures) if figures else None
-    return [
+    told = [
         *(_target(target, value, "60m") for target, value in measured_here(activities).items()),
         _target(CACHE_HIT_RATE, cache.hit_rate if cache else None, "since start"),
-        _target(WEIGHTS_PER_GPU, _weights_per_gpu(figures) if figures else None, "now"),
     ]
+    if any(WEIGHTS_PER_GPU.is_promised_of(activity.model) for activity in activities.all()):
+        told.append(_target(WEIGHTS_PER_GPU, _weights_per_gpu(figures) if figures else None, "now"))
+    return told
 
 
 def _target(target: Target, value: float | None, over: Literal["60m", "since start", "now"]) -> TargetStats:
@@ -68,8 +70,12 @@ def _target(target: Target, value: float | None, over: Literal["60m", "since sta
 
 
 def _weights_per_gpu(figures: TritonFigures) -> float | None:
-    """Return the largest engine's weights: an engine has a GPU to itself. None without GPUs, or where none tells."""
-    told = [one.values["weights_bytes"] for one in figures.engines if "weights_bytes" in one.values]
+    """Return the weights of the largest engine that is to keep to it: each has a GPU to itself.
+
+    None without GPUs, or where none tells.
+    """
+    promised = [one for one in figures.engines if WEIGHTS_PER_GPU.is_promised_of(one.model)]
+    told = [one.values["weights_bytes"] for one in promised if "weights_bytes" in one.values]
     return max(told) if told and figures.gpus else None
 
 

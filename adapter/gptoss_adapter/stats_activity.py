@@ -138,9 +138,12 @@ class Activities:
         """Return every activity there is."""
         return list(self._of.values())
 
-    def spread(self, measure: Callable[[Activity, Window], Spread], window: Window) -> Spread:
-        """Return a measure's spread over all models and profiles."""
-        return reduce(add, (measure(activity, window) for activity in self.all()), NO_SPREAD)
+    def spread(
+        self, measure: Callable[[Activity, Window], Spread], window: Window, counts: Callable[[str], bool]
+    ) -> Spread:
+        """Return a measure's spread over all profiles of the models that count."""
+        spreads = (measure(activity, window) for activity in self.all() if counts(activity.model))
+        return reduce(add, spreads, NO_SPREAD)
 
     def error_rate(self, window: Window) -> float | None:
         """Return the share of errors among what completed or failed; None without either."""

@@ -13,7 +13,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Final
 
-from gptoss_adapter.stats_targets import E2E_P95, TTFT_P95
+from gptoss_adapter.stats_targets import E2E_P95, TTFT_P95, Target
 from load.records import ChatRecord, Outcome
 from load.report.axes import linear_axis, log_axis, number, time_axis
 from load.report.figures import RunFacts, Slice, percentile, slices
@@ -31,8 +31,7 @@ _OUTCOMES: Final = ((Outcome.ANSWERED, "s1"), (Outcome.LEFT, "s4"), (Outcome.FAI
 def run_charts(records: Sequence[ChatRecord], facts: RunFacts) -> list[str]:
     """Return a run's pictures, each a figure of HTML."""
     parts = slices(records, facts)
-    ttft_limit = Limit(f"target p95 {seconds(TTFT_P95.limit)}", TTFT_P95.limit)
-    e2e_limit = Limit(f"target p95 {seconds(E2E_P95.limit)}", E2E_P95.limit)
+    ttft_limit, e2e_limit = (promised_limit(target, facts.model) for target in (TTFT_P95, E2E_P95))
     ttft = [record.ttft_s for record in records if record.ttft_s is not None]
     inter_token = [record.inter_token_s for record in records if record.inter_token_s is not None]
     return [
@@ -47,8 +46,13 @@ def run_charts(records: Sequence[ChatRecord], facts: RunFacts) -> list[str]:
     ]
 
 
+def promised_limit(target: Target, model: str) -> Limit | None:
+    """Return a target's limit as it is drawn; None where it is not promised of the model."""
+    return Limit(f"target p95 {seconds(target.limit)}", target.limit) if target.is_promised_of(model) else None
+
+
 def _over_time(
-    title: str, parts: Sequence[Slice], facts: RunFacts, measure: Callable[[Slice], list[float]], limit: Limit
+    title: str, parts: Sequence[Slice], facts: RunFacts, measure: Callable[[Slice], list[float]], limit: Limit | None
 ) -> str:
     lines = [
         Series(
@@ -59,7 +63,7 @@ def _over_time(
         for share, colour in _PERCENTILES
     ]
     highest = max((value for line in lines for _, value in line.points), default=0.0)
-    shown = max(highest, limit.value) if highest * _LIMIT_IN_SIGHT >= limit.value else highest
+    shown = max(highest, limit.value) if limit and highest * _LIMIT_IN_SIGHT >= limit.value else highest
     return line_chart(title, time_axis(facts.duration_s), linear_axis("", shown, seconds), lines, limit)
 
 

@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gptoss_adapter.stats_targets import CACHE_HIT_RATE, E2E_P95, ERROR_RATE, TTFT_P95, WEIGHTS_PER_GPU, Target
+from gptoss_adapter.stats_targets import (
+    CACHE_HIT_RATE,
+    E2E_P95,
+    ERROR_RATE,
+    INTER_TOKEN_P95,
+    TTFT_P95,
+    WEIGHTS_PER_GPU,
+    Target,
+)
 from load.records import ChatRecord, Outcome
 from load.report.figures import RunFacts, backlog_growth, percentile, slices
 
@@ -101,7 +109,7 @@ def summarize(records: Sequence[ChatRecord], facts: RunFacts) -> Summary:
 
 
 def judge(records: Sequence[ChatRecord], facts: RunFacts) -> list[Verdict]:
-    """Hold the run against the targets.
+    """Hold the run against the targets that are promised of its model.
 
     A chat cut off by the end of the run when it was already too old counts as that old: it could only have got worse.
     """
@@ -112,14 +120,19 @@ def judge(records: Sequence[ChatRecord], facts: RunFacts) -> list[Verdict]:
     unborn = [r.e2e_s for r in records if r.outcome == Outcome.CUT_OFF and r.ttft_s is None]
     ttft = [record.ttft_s for record in records if record.ttft_s is not None]
     ttft += [age_s for age_s in unborn if not TTFT_P95.holds(age_s)]
+    gaps = [record.inter_token_s for record in records if record.inter_token_s is not None]
     error_rate = outcomes[Outcome.FAILED] / num_ended if num_ended else None
-    return [
-        _must("TTFT p95", TTFT_P95, percentile(ttft, 0.95), seconds),
-        _must("end-to-end p95", E2E_P95, percentile(whole + late, 0.95), seconds),
-        _must("errors", ERROR_RATE, error_rate, _percent),
-        _where_told("prompt cache hits", CACHE_HIT_RATE, facts.cache_hit_share, _percent, "not told by the server"),
-        _where_told("weights per GPU", WEIGHTS_PER_GPU, facts.weights_per_gpu, _gigabytes, "no GPU"),
-    ]
+    verdicts = {
+        TTFT_P95: _must("TTFT p95", TTFT_P95, percentile(ttft, 0.95), seconds),
+        E2E_P95: _must("end-to-end p95", E2E_P95, percentile(whole + late, 0.95), seconds),
+        INTER_TOKEN_P95: _must("inter-token p95 of chats", INTER_TOKEN_P95, percentile(gaps, 0.95), seconds),
+        ERROR_RATE: _must("errors", ERROR_RATE, error_rate, _percent),
+        CACHE_HIT_RATE: _where_told(
+            "prompt cache hits", CACHE_HIT_RATE, facts.cache_hit_share, _percent, "not told by the server"
+        ),
+        WEIGHTS_PER_GPU: _where_told("weights per GPU", WEIGHTS_PER_GPU, facts.weights_per_gpu, _gigabytes, "no GPU"),
+    }
+    return [verdict for target, verdict in verdicts.items() if target.is_promised_of(facts.model)]
 
 
 def seconds(value: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from gptoss_adapter.stats_targets import E2E_P95, TTFT_P95
 from load.records import Outcome
 from load.report.axes import linear_axis, number
+from load.report.charts import promised_limit
 from load.report.files import MARKDOWN, PAGE, SUMMARY
 from load.report.page import cards, page, section, table_of
 from load.report.summary import seconds
@@ -33,6 +34,7 @@ class SweepStep:
 
     rate: float
     """Messages a second."""
+    model: str
     ttft_p95_s: float | None
     e2e_p95_s: float | None
     inter_token_p50_s: float | None
@@ -53,6 +55,7 @@ class SweepStep:
         broken = [verdict["measure"] for verdict in summary["verdicts"] if verdict["held"] is False]
         return cls(
             rate=rate,
+            model=summary["facts"]["model"],
             ttft_p95_s=everything["ttft"]["p95"],
             e2e_p95_s=everything["e2e"]["p95"],
             inter_token_p50_s=everything["inter_token"]["p50"],
@@ -105,7 +108,7 @@ def write_sweep(folder: Path, steps: Sequence[SweepStep], best: SweepStep | None
 
 def sweep_charts(steps: Sequence[SweepStep]) -> list[str]:
     """Return the sweep's pictures."""
-    ttft, e2e = (Limit(f"target {seconds(target.limit)}", target.limit) for target in (TTFT_P95, E2E_P95))
+    ttft, e2e = (promised_limit(target, steps[0].model) for target in (TTFT_P95, E2E_P95))
     return [
         _curve("Time to first token, p95", "", seconds, steps, lambda step: step.ttft_p95_s, ttft),
         _curve("End-to-end latency, p95", "", seconds, steps, lambda step: step.e2e_p95_s, e2e),

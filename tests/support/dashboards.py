@@ -52,6 +52,15 @@ def limit(alert: str) -> tuple[str, float]:
     return found[1], float(found[2])
 
 
+def selects(expr: str, model: str) -> bool:
+    """Say whether an expression takes a model's series, by what it asks of their label first."""
+    found = re.search(r'\{model(=~|!~|=|!=)"(.+?)"', expr)
+    if found is None:
+        return True
+    is_meant = model == found[2] if found[1] in ("=", "!=") else re.fullmatch(found[2], model) is not None
+    return is_meant is (found[1][0] == "=")
+
+
 def metrics_in(expr: str) -> set[str]:
     """Return the names of the metrics of an expression that are ours or Triton's."""
     return set(re.findall(r"\b(?:gptoss|nv)[_:][\w:]+", expr))

@@ -58,6 +58,13 @@ def test_judge_when_more_than_a_twentieth_is_late_then_only_that_target_is_broke
     assert rows["end-to-end p95"].held is True
 
 
+def test_judge_when_the_model_is_120b_then_its_tokens_are_held_to_a_target_and_not_its_answers() -> None:
+    rows = {row.measure: row for row in judge(answered(10, e2e_s=60.0), replace(facts(), model="gpt-oss-120b"))}
+
+    assert list(rows) == ["TTFT p95", "inter-token p95 of chats", "errors", "prompt cache hits"]
+    assert (rows["inter-token p95 of chats"].target, rows["inter-token p95 of chats"].held) == ("≤ 200 ms", True)
+
+
 def test_judge_when_exactly_on_the_limit_then_the_target_is_held() -> None:
     rows = verdicts(answered(1, ttft_s=7.0, e2e_s=20.0))
 

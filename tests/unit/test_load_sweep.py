@@ -12,11 +12,12 @@ from load.sweep import highest_held, next_rate, sweep
 
 
 def step(rate: float, *, holds: bool) -> SweepStep:
-    return SweepStep(rate, 0.1, 1.0, 0.01, 64 * rate, rate, 0.0, 0.0, () if holds else ("TTFT p95",))
+    return SweepStep(rate, "gpt-oss-demo", 0.1, 1.0, 0.01, 64 * rate, rate, 0.0, 0.0, () if holds else ("TTFT p95",))
 
 
 def summary(*, growth: float = 0.0, held: bool | None = True) -> dict[str, Any]:
     return {
+        "facts": {"model": "gpt-oss-demo"},
         "all": {
             "num_chats": 200,
             "outcomes": {"answered": 190, "failed": 10},

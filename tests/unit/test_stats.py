@@ -60,8 +60,15 @@ class Clock:
         return self.now_s
 
 
+def serving(*models: str) -> Activities:
+    activities = Activities(Clock())
+    for model in models:
+        activities.of(model, "p")
+    return activities
+
+
 def report(activities: Activities | None = None, triton: TritonFigures | str = "away") -> StatsReport:
-    return stats_report(activities or Activities(Clock()), triton, 0.0, 0.0)
+    return stats_report(activities or serving("gpt-oss-20b"), triton, 0.0, 0.0)
 
 
 def targets(report: StatsReport) -> dict[str, tuple[float | None, bool | None]]:
@@ -116,6 +123,25 @@ def test_targets_when_two_profiles_serve_then_they_are_of_both() -> None:
     assert targets(report(activities))["ttft_p95"] == (pytest.approx(1.0, rel=0.01), True)
     activities.of("m", "slow").note_first_token(9.0, 1)
     assert targets(report(activities))["ttft_p95"] == (pytest.approx(9.0, rel=0.01), False)
+
+
+def test_targets_when_120b_serves_then_its_tokens_are_held_to_one_and_not_its_answers() -> None:
+    activities = serving("gpt-oss-120b")
+    large = activities.of("gpt-oss-120b", "p")
+    large.note_end(Outcome.STOP, 60.0)
+    large.note_tokens(0.05, 100)
+    weights = PAGE + 'gptoss_engine_weights_bytes{instance="gpt_oss_120b_0_0",model="gpt_oss_120b"} 65e9\n'
+    alone = targets(report(activities, read_page(weights)))
+    assert set(alone) == {"ttft_p95", "inter_token_p95", "error_rate", "cache_hit_rate"}
+    assert alone["inter_token_p95"] == (pytest.approx(0.05, rel=0.01), True)
+
+    small = activities.of("gpt-oss-20b", "p")
+    small.note_end(Outcome.STOP, 2.0)
+    small.note_tokens(9.0, 1000)
+    beside = targets(report(activities, read_page(weights)))
+    assert beside["e2e_p95"] == (pytest.approx(2.0, rel=0.01), True)
+    assert beside["inter_token_p95"] == alone["inter_token_p95"]
+    assert beside["weights_per_gpu"] == (13e9, True)
 
 
 # --- Triton's -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ const SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
 
 const TARGETS = {
-  ttft_p95: "First token, p95", e2e_p95: "Whole answer, p95", error_rate: "Errors",
+  ttft_p95: "First token, p95", e2e_p95: "Whole answer, p95", inter_token_p95: "Token to token, p95",
+  error_rate: "Errors",
   cache_hit_rate: "Prompt cache hits", weights_per_gpu: "Weights per GPU",
 };
 const LINES = [
