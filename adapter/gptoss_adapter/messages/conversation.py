@@ -17,17 +17,8 @@ from gptoss_adapter.errors import InvalidRequestError
 from gptoss_adapter.messages.thinking import thinking_behind
 from gptoss_adapter.parts import returned, said
 from gptoss_adapter.responses.conversation import chat_messages
-from gptoss_adapter.schemas.messages import (
-    AssistantMessage,
-    ConversationFields,
-    Message,
-    TextBlock,
-    TextContent,
-    ThinkingBlock,
-    ToolResultBlock,
-    ToolUseBlock,
-    UserMessage,
-)
+from gptoss_adapter.schemas.message_blocks import TextBlock, TextContent, ThinkingBlock, ToolResultBlock, ToolUseBlock
+from gptoss_adapter.schemas.messages import AssistantMessage, ConversationFields, Message, UserMessage
 from gptoss_adapter.schemas.response_items import (
     FunctionCallItem,
     FunctionCallOutputItem,

@@ -22,14 +22,8 @@ from gptoss_adapter.messages.errors import THREAD_UNSUPPORTED
 from gptoss_adapter.messages.thinking import Telling
 from gptoss_adapter.prompting import effort_of
 from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
-from gptoss_adapter.schemas.messages import (
-    ConversationFields,
-    MessageRequest,
-    MessageTool,
-    NamedChoice,
-    NoChoice,
-    OpenChoice,
-)
+from gptoss_adapter.schemas.message_tools import MessageTool, NamedChoice, NoChoice, OpenChoice
+from gptoss_adapter.schemas.messages import ConversationFields, MessageRequest
 from gptoss_adapter.serving import ServedModel, Services
 from gptoss_backend.contract import (
     ChatRequest,

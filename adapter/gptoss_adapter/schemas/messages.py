@@ -2,128 +2,20 @@
 
 Stage: 2 validate.
 Owns: their fields, their types and bounds. Every field is honoured, harmless (read by nobody) or NotHonoured.
-Does not know: the contract with Triton (messages/plan.py maps to it).
+Does not know: what contents are made of (message_blocks.py), tools (message_tools.py), the contract with Triton
+(messages/plan.py maps to it).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal
 
-from pydantic import Discriminator, Field, JsonValue, Tag, WithJsonSchema
+from pydantic import Field, JsonValue, WithJsonSchema
 
-from gptoss_adapter.schemas.fields import Harmless, ItemId, ListOf, NotHonoured, RequestModel, content_kind, of_types
-from gptoss_adapter.schemas.response_items import FunctionName
+from gptoss_adapter.schemas.fields import Harmless, ListOf, NotHonoured, RequestModel
+from gptoss_adapter.schemas.message_blocks import AssistantContent, CacheControl, TextContent, UserContent
+from gptoss_adapter.schemas.message_tools import MessageTool, ToolChoiceField
 from gptoss_adapter.schemas.sampling import GenerationFields
-from gptoss_adapter.schemas.unseen_parts import DocumentBlock, ImageBlock
-
-CacheControl: TypeAlias = Harmless
-"""Harmless wherever it stands: the beginning of every prompt is kept for as long as there is room."""
-
-# --- blocks ---------------------------------------------------------------------------------------------------------
-
-
-class TextBlock(RequestModel):
-    """A piece of content."""
-
-    type: Literal["text"]
-    text: str
-    citations: Harmless = None
-    """Harmless: what an earlier text was taken from, by another server's tools."""
-    cache_control: CacheControl = None
-
-
-class ThinkingBlock(RequestModel):
-    """What the model thought before it went on."""
-
-    type: Literal["thinking"]
-    thinking: str
-    signature: str | None = None
-    """Read where it holds the thinking that `display: omitted` left out, else harmless: nothing is verified here."""
-
-
-class RedactedThinkingBlock(RequestModel):
-    """Harmless: what another server has encrypted is nothing to this one."""
-
-    type: Literal["redacted_thinking"]
-    data: str
-
-
-class ToolUseBlock(RequestModel):
-    """A call an earlier answer made."""
-
-    type: Literal["tool_use"]
-    id: ItemId
-    name: str
-    input: dict[str, JsonValue]
-    caller: Annotated[object, NotHonoured({"type": "direct"})] = None
-    toolset_name: Annotated[object, NotHonoured()] = None
-    cache_control: CacheControl = None
-
-
-def _content_of(what: str) -> Discriminator:
-    return Discriminator(
-        content_kind,
-        custom_error_type="content_type",
-        custom_error_message=f"Input should be a string or a list of {what}",
-    )
-
-
-TextContent = Annotated[
-    Annotated[str, Tag("text")] | Annotated[ListOf[Annotated[TextBlock, of_types("text")]], Tag("parts")],
-    _content_of("text blocks"),
-]
-
-
-class SearchResultBlock(RequestModel):
-    """What a search found."""
-
-    type: Literal["search_result"]
-    title: str
-    source: str
-    content: ListOf[TextBlock]
-    citations: Harmless = None
-    cache_control: CacheControl = None
-
-    @property
-    def text(self) -> str:
-        """What the model is told."""
-        return "\n".join((self.title, self.source, *(block.text for block in self.content)))
-
-
-ResultPart: TypeAlias = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock
-ResultContent = Annotated[
-    Annotated[str, Tag("text")]
-    | Annotated[
-        ListOf[
-            Annotated[
-                ResultPart,
-                Field(discriminator="type"),
-                of_types("text", unseen=("image", "document", "search_result")),
-            ]
-        ],
-        Tag("parts"),
-    ],
-    _content_of("blocks of text, pictures and documents"),
-]
-
-
-class ToolResultBlock(RequestModel):
-    """What a called tool returned."""
-
-    type: Literal["tool_result"]
-    tool_use_id: ItemId
-    content: ResultContent | None = None
-    is_error: bool | None = None
-    toolset_name: Annotated[object, NotHonoured()] = None
-    cache_control: CacheControl = None
-
-
-UserBlock = Annotated[TextBlock | ToolResultBlock, Field(discriminator="type"), of_types("text", "tool_result")]
-AssistantBlock = Annotated[
-    TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock,
-    Field(discriminator="type"),
-    of_types("text", "thinking", "redacted_thinking", "tool_use"),
-]
 
 # --- messages -------------------------------------------------------------------------------------------------------
 
@@ -132,16 +24,14 @@ class UserMessage(RequestModel):
     """What the user says, and what the tools returned."""
 
     role: Literal["user"]
-    content: Annotated[Annotated[str, Tag("text")] | Annotated[ListOf[UserBlock], Tag("parts")], _content_of("blocks")]
+    content: UserContent
 
 
 class AssistantMessage(RequestModel):
     """An earlier answer."""
 
     role: Literal["assistant"]
-    content: Annotated[
-        Annotated[str, Tag("text")] | Annotated[ListOf[AssistantBlock], Tag("parts")], _content_of("blocks")
-    ]
+    content: AssistantContent
 
 
 class SystemMessage(RequestModel):
@@ -164,52 +54,6 @@ _MESSAGE: Final = {
 }
 _TOLD: Final = WithJsonSchema({"type": "array", "minItems": 1, "items": _MESSAGE})
 """What /openapi.json says of messages. Spelled out, lists within lists are more than schemathesis makes requests of."""
-
-# --- tools ----------------------------------------------------------------------------------------------------------
-
-
-class MessageTool(RequestModel):
-    """A tool the model may use; `input_schema` is a JSON schema, which inputs are held to."""
-
-    type: Annotated[
-        object, NotHonoured("custom", instead="Anthropic's own tools are not run here, describe one by 'input_schema'")
-    ] = None
-    name: FunctionName
-    description: str | None = None
-    input_schema: dict[str, JsonValue]
-    input_examples: ListOf[dict[str, JsonValue]] | None = None
-    """The model is told of them behind the description."""
-    strict: bool | None = None
-    """Harmless: inputs are always held to the schema."""
-    eager_input_streaming: bool | None = None
-    """Harmless: inputs are always streamed as they come."""
-    cache_control: CacheControl = None
-    defer_loading: Annotated[object, NotHonoured(False)] = None
-    allowed_callers: Annotated[object, NotHonoured(["direct"])] = None
-
-
-class OpenChoice(RequestModel):
-    """The model decides: whether it calls (auto), or what (any)."""
-
-    type: Literal["auto", "any"]
-    disable_parallel_tool_use: bool | None = None
-
-
-class NamedChoice(RequestModel):
-    """This tool must be called."""
-
-    type: Literal["tool"]
-    name: str
-    disable_parallel_tool_use: bool | None = None
-
-
-class NoChoice(RequestModel):
-    """The model is told of no tool."""
-
-    type: Literal["none"]
-
-
-ToolChoiceField = Annotated[OpenChoice | NamedChoice | NoChoice, Field(discriminator="type")]
 
 # --- thinking and output --------------------------------------------------------------------------------------------
 
