@@ -30,7 +30,6 @@ import httpx
 import psutil
 from rich.console import Console
 
-from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
 from gptoss_backend.engine.engine import Engine, Sink
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.harmony.vocabulary import encoding
@@ -38,7 +37,7 @@ from gptoss_client.launch import TRITON
 from gptoss_client.run_state import RunDirectory
 from load.bench.engine_runner import EngineRunner
 from load.bench.figures import ENGINE, OURS, RoundFigures, markdown
-from load.bench.paced import Pace, PacedModel
+from load.bench.paced import paced_model
 from load.bench.stream import ask_all, post
 from load.bench.tokenizer import single_token_words
 from load.bench.workload import make_prompts
@@ -74,7 +73,7 @@ class Served:
 
 def paced_engine(speed: float, options: EngineOptions, sink: Sink) -> Engine:
     """Return an engine over a model that keeps an H100's pace, `speed` times as quick."""
-    return Engine(PacedModel(config_of(SHAPES["20b"]), Pace(speed), single_token_words()), options, sink)
+    return Engine(paced_model(single_token_words(), speed), options, sink)
 
 
 def main() -> int:

@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 PYTHONS = ("3.11", "3.12", "3.13")
 MACHINES = ("x86_64", "aarch64")
 GLIBC_MINORS = range(35, 4, -1)  # of 2.x, the best first; files of the oldest run on all
@@ -26,7 +28,7 @@ HEAD = """\
 
 
 def hashes_of(lock: Path, python: str, machine: str) -> Iterator[tuple[str, str]]:
-    """Yield each package's name, in lower case with '-' for '_', and the SHA-256 of its best file."""
+    """Yield each package's name, as `canonicalize_name` writes it, and the SHA-256 of its best file."""
     tags = [f"manylinux_2_{minor}_{machine}" for minor in GLIBC_MINORS]
     tags += [f"manylinux2014_{machine}", f"linux_{machine}"]
     with tempfile.TemporaryDirectory() as folder:
@@ -37,22 +39,21 @@ def hashes_of(lock: Path, python: str, machine: str) -> Iterator[tuple[str, str]
         command += ["--only-binary=:all:", "--python-version", python, "--target", folder]
         subprocess.run([*command, *(f"--platform={tag}" for tag in tags)], check=True)
         for entry in json.loads(report.read_text(encoding="utf-8"))["install"]:
-            yield _known_as(entry["metadata"]["name"]), entry["download_info"]["archive_info"]["hashes"]["sha256"]
-
-
-def _known_as(name: str) -> str:
-    return name.lower().replace("_", "-").replace(".", "-")
+            yield (
+                canonicalize_name(entry["metadata"]["name"]),
+                entry["download_info"]["archive_info"]["hashes"]["sha256"],
+            )
 
 
 def main(lock: Path, hashed: Path) -> None:
     """Write the file anew."""
     pins = [line for line in lock.read_text(encoding="utf-8").splitlines() if "==" in line]
-    hashes: dict[str, set[str]] = {_known_as(pin.partition("==")[0]): set() for pin in pins}
+    hashes: dict[str, set[str]] = {canonicalize_name(pin.partition("==")[0]): set() for pin in pins}
     for python in PYTHONS:
         for machine in MACHINES:
             for name, sha256 in hashes_of(lock, python, machine):
                 hashes[name].add(sha256)
-    lines = [" ".join([pin, *_options(hashes[_known_as(pin.partition("==")[0])])]) for pin in pins]
+    lines = [" ".join([pin, *_options(hashes[canonicalize_name(pin.partition("==")[0])])]) for pin in pins]
     hashed.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
@@ -64,23 +64,26 @@ class EngineRunner:
         at = device or torch.device("cpu")
         return cls(lambda sink: Engine.load(folder, options, sink, device=at, placement=placement))
 
-    def play(self, prompts: Sequence[list[int]], concurrency: int, num_new_tokens: int) -> tuple[list[Reply], float]:
+    def play(
+        self, prompts: Sequence[list[int]], concurrency: int, num_new_tokens: int | Sequence[int]
+    ) -> tuple[list[Reply], float]:
         """Run the prompts, `concurrency` at a time; returns the replies and the seconds until the last token.
 
-        Raises PeerError where the engine fails a request.
+        num_new_tokens: of all alike, or of each. Raises PeerError where the engine fails a request.
         """
         self._times.clear()
         started_s = perf_counter()
-        left = iter(prompts)
-        for _, prompt in zip(range(concurrency), left, strict=False):
-            self._submit(prompt, num_new_tokens)
+        lengths = repeat(num_new_tokens, len(prompts)) if isinstance(num_new_tokens, int) else num_new_tokens
+        left = zip(prompts, lengths, strict=True)
+        for _, (prompt, length) in zip(range(concurrency), left, strict=False):
+            self._submit(prompt, length)
         for _ in prompts:
             error = self._ended.get()
             if error is not None:
                 raise PeerError(error)
-            prompt_or_none = next(left, None)
-            if prompt_or_none is not None:
-                self._submit(prompt_or_none, num_new_tokens)
+            following = next(left, None)
+            if following is not None:
+                self._submit(*following)
         times = self._times.values()
         replies = [Reply(t.first_s - t.sent_s, t.last_s - t.sent_s, t.num_tokens) for t in times]
         return replies, max(t.last_s for t in times) - started_s

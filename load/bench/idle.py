@@ -1,28 +1,23 @@
 """How long a device waits for the engine between its steps, over a model that keeps a GPU's pace without one.
 
 Stage: 4 and 5 of a request's way, without arithmetic.
-Owns: the answers asked for, of one length and of many, and the share of the time in which nothing is computed.
-Does not know: what the engine does between steps.
+Owns: the answers asked for, of one length and of many.
+Does not know: what the engine does between steps, how the model knows how long it had none (paced.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from random import Random
-from threading import Event
-from time import perf_counter
 from typing import Final
 
-from gptoss_backend.contract import SamplingParams
-from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.options import EngineOptions
-from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
-from load.bench.paced import Pace, PacedModel
-from load.bench.stream import PeerError
+from load.bench.engine_runner import EngineRunner
+from load.bench.paced import paced_model
 from load.bench.tokenizer import single_token_words
+from load.bench.workload import make_prompts
 
 _PROMPT_TOKENS: Final = 20
 _LENGTHS: Final = {"all of 208 tokens": (208, 208), "of 32 to 384 tokens": (32, 384)}
@@ -45,45 +40,18 @@ def measure_idle(all_streams: list[int], speed: float) -> Iterator[IdleShare]:
 
     speed: times as quick as the H100 of `load/bench/paced.py`. Raises PeerError where the engine fails a request.
     """
-    vocabulary = single_token_words()
+    words = single_token_words()
     for num_streams in all_streams:
         for answers, (least, most) in _LENGTHS.items():
-            yield _Round(num_streams, speed, vocabulary).play(answers, least, most)
+            rng = Random(f"{num_streams} answers {answers}")
+            lengths = [rng.randint(least, most) for _ in range(num_streams)]
+            yield _share_of(answers, lengths, words, speed)
 
 
-class _Round:
-    def __init__(self, num_streams: int, speed: float, vocabulary: list[int]) -> None:
-        self._num_streams = num_streams
-        self._vocabulary = vocabulary
-        self._model = PacedModel(config_of(SHAPES["20b"]), Pace(speed), vocabulary)
-        self._engine = Engine(self._model, EngineOptions(max_num_seqs=num_streams), self._take)
-        self._num_tokens = 0
-        self._num_left = num_streams
-        self._faults: list[str] = []
-        self._ended = Event()
-
-    def play(self, answers: str, least: int, most: int) -> IdleShare:
-        rng = Random(f"{self._num_streams} answers {answers}")
-        for number in range(self._num_streams):
-            prompt = rng.choices(self._vocabulary, k=_PROMPT_TOKENS)
-            sampling = SamplingParams(max_tokens=rng.randint(least, most), ignore_eos=True, seed=number)
-            self._engine.submit(GenerationRequest(str(number), prompt, sampling))
-        started_s = perf_counter()
-        self._engine.start()
-        self._ended.wait()
-        self._engine.stop(0.0)
-        if self._faults:
-            raise PeerError(self._faults[0])
-        steps = self._model.steps
-        num_idle_s = sum(following.began_s - before.ended_s for before, following in pairwise(steps))
-        rate = self._num_tokens / (perf_counter() - started_s)
-        return IdleShare(self._num_streams, answers, rate, num_idle_s / (steps[-1].ended_s - steps[0].began_s))
-
-    def _take(self, deltas: list[TokenDelta]) -> None:
-        for delta in deltas:
-            self._num_tokens += len(delta.token_ids)
-            self._num_left -= delta.is_last
-            if delta.error is not None:
-                self._faults.append(delta.error)
-        if not self._num_left:
-            self._ended.set()
+def _share_of(answers: str, lengths: list[int], words: Sequence[int], speed: float) -> IdleShare:
+    num_streams = len(lengths)
+    model, options = paced_model(words, speed), EngineOptions(max_num_seqs=num_streams)
+    runner = EngineRunner(lambda sink: Engine(model, options, sink))
+    _, wall_s = runner.play(make_prompts(words, num_streams, _PROMPT_TOKENS, seed=answers), num_streams, lengths)
+    runner.engine.stop(0.0)
+    return IdleShare(num_streams, answers, sum(lengths) / wall_s, model.idle_s / (model.idle_s + model.busy_s))

@@ -18,6 +18,7 @@ from typing import Final
 
 import torch
 
+from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan, plan_cache
@@ -62,8 +63,10 @@ class PacedModel(LocalModel):
         self._next = dict(zip(words, [*words[1:], words[0]], strict=True))
         self._next |= {assistant: CHANNEL, CHANNEL: final, final: MESSAGE}
         self._first = words[0]
-        self.steps: list[PacedStep] = []
-        """All that were launched, in their order"""
+        self._done_at_s: float | None = None  # when the device has computed all that was launched
+        self.busy_s = 0.0
+        self.idle_s = 0.0
+        """What passed between steps"""
         self._chosen: list[int] = []
 
     def plan_cache(self, limits: CacheLimits) -> CachePlan:
@@ -81,26 +84,30 @@ class PacedModel(LocalModel):
         self, batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None = None
     ) -> LaunchedStep:
         """Let the device have a step after those it has."""
-        began_s = max(time.perf_counter(), self.steps[-1].ended_s if self.steps else 0.0)
+        now_s, takes_s = time.perf_counter(), self._pace.step_s(batch)
+        done_at_s = now_s if self._done_at_s is None else self._done_at_s
+        self.idle_s += max(0.0, now_s - done_at_s)
+        self.busy_s += takes_s
+        self._done_at_s = max(now_s, done_at_s) + takes_s
         sampled = [batch.token_ids[index] for index in batch.samples]
         tokens = [self._chosen[-1 - token] if token < 0 else token for token in sampled]
         self._chosen = [self._next.get(token, self._first) for token in tokens]
-        self.steps.append(PacedStep(began_s, began_s + self._pace.step_s(batch), self._chosen))
-        return self.steps[-1]
+        return _PacedStep(self._done_at_s, self._chosen)
+
+
+def paced_model(words: Sequence[int], speed: float) -> PacedModel:
+    """Return one of the 20B's size that keeps an H100's pace, `speed` times as quick."""
+    return PacedModel(config_of(SHAPES["20b"]), Pace(speed), words)
 
 
 @dataclass(frozen=True, slots=True)
-class PacedStep:
-    """A step of a device's, from when to when it has it."""
-
-    began_s: float
-    ended_s: float
-    """Both on `time.perf_counter`'s clock"""
+class _PacedStep:
+    done_at_s: float
     tokens: list[int]
 
     def result(self, *, with_logits: bool = False) -> StepOutput:
         """Wait as one waits for a GPU: without holding other threads up."""
-        time.sleep(max(0.0, self.ended_s - time.perf_counter()))
+        time.sleep(max(0.0, self.done_at_s - time.perf_counter()))
         return StepOutput(self.tokens, None)
 
 
