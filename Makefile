@@ -99,9 +99,9 @@ soak: setup  ## mixed load on MODEL by USERS for DURATION (90s, 10m, 2h): do mem
 	@$(VENV)/bin/python -m load.soak --duration $(DURATION) --users $(USERS) --model $(MODEL) $(ARGS)
 
 gpu-check: setup  ## on a GPU: kernels, full-size models, memory, tokens/s, in one table (ARGS="--shapes 20b")
-	@$(VENV)/bin/pytest -q tests/unit/test_kernels.py tests/unit/test_kernels_step.py tests/gpu tests/unit/test_kernels_in_engine.py \
-	  tests/unit/test_kernels_sampling.py
-	@$(VENV)/bin/python -m load.gpu_check $(ARGS)
+	@status=0; $(VENV)/bin/pytest -q tests/unit/test_kernels.py tests/unit/test_kernels_step.py tests/gpu \
+	  tests/unit/test_kernels_in_engine.py tests/unit/test_kernels_sampling.py || status=$$?; \
+	$(VENV)/bin/python -m load.gpu_check $(ARGS) && exit $$status
 
 gpu-bench: setup  ## on a GPU: steps against the memory's limit, time to the first token (ARGS="--transformers --profile --out FOLDER")
 	@$(VENV)/bin/python -m load.gpu_bench $(ARGS)

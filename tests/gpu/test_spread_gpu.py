@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.checkpoint import load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.making import make_model
 from gptoss_backend.engine.options import EngineOptions
+from gptoss_backend.engine.placement import jobs
 from gptoss_backend.engine.placement.cluster import Cluster
 from gptoss_backend.engine.placement.driver import DistributedModel
 from gptoss_backend.engine.placement.layout import SpreadMode, divide
+from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from gptoss_backend.engine.shard import Shard
+from support.float32_rank import let_float32_replay
 from support.generating import generate
 from support.ranks import pids_of_ranks
 from support.stepping import prompt_of
@@ -50,36 +54,45 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def spread(folder: Path, mode: SpreadMode) -> DistributedModel:
+def spread(folder: Path, mode: SpreadMode, dtype: torch.dtype) -> DistributedModel:
     shards = divide(ModelConfig.from_folder(folder), mode, 2)
-    return DistributedModel(folder, shards, Cluster(CARDS, 2), torch.float32, packed=True, cuda_graphs=True)
+    model = DistributedModel(folder, shards, Cluster(CARDS, 2), dtype, packed=True, cuda_graphs=True)
+    assert model.can_draw  # else nothing is recorded
+    return model
 
 
 @pytest.mark.parametrize("mode", ["pipeline", "tensor"])
 def test_tokens_when_two_cards_replay_their_steps_then_they_are_those_of_one_and_the_end_is_orderly(
-    mode: SpreadMode, folder: Path, caplog: pytest.LogCaptureFixture
+    mode: SpreadMode, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+    monkeypatch.setattr(jobs, "_MODULE", "support.float32_rank")
+    let_float32_replay(monkeypatch.setattr)
     shard = Shard.of_all(ModelConfig.from_folder(folder))
     weights = load_weights(folder, shard, torch.float32, CARDS[0], packed=True)
     prompts = [prompt_of(length, seed=length) for length in (3, 17, 40, 130, 200)]
-    alone, both = make_model(shard, weights, cuda_graphs=True), spread(folder, mode)
-    assert both.can_draw
+    alone, both = make_model(shard, weights, cuda_graphs=True), spread(folder, mode, torch.float32)
     expected, _ = generate(alone, prompts, 32, OPTIONS, temperature=1.0, seed=3)
     assert generate(both, prompts, 32, OPTIONS, temperature=1.0, seed=3)[0] == expected
     assert "does not end" not in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["pipeline", "tensor"])
-def test_engine_when_the_other_card_s_rank_is_killed_amid_replays_then_it_is_known_soon(
+def test_engine_when_the_other_card_s_rank_is_killed_amid_replays_then_its_requests_are_told_soon(
     mode: SpreadMode, folder: Path
 ) -> None:
-    engine = Engine(spread(folder, mode), OPTIONS, lambda deltas: None)
+    said: queue.SimpleQueue[list[TokenDelta]] = queue.SimpleQueue()
+    engine = Engine(spread(folder, mode, torch.bfloat16), OPTIONS, said.put)
     engine.start()
+    endless = SamplingParams(max_tokens=480, ignore_eos=True)
+    for name in ("one", "other"):
+        engine.submit(GenerationRequest(name, prompt_of(20, seed=1), endless))
+    said.get(timeout=60.0)  # from here on steps of decodes are replayed, some thousand in the time below
     [pid] = pids_of_ranks()
     os.kill(pid, signal.SIGKILL)
-    deadline_s = time.monotonic() + 5.0
-    while engine.fault is None:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+    ended: dict[str, str | None] = {}
+    while len(ended) < 2:
+        ended |= {delta.request_id: delta.error for delta in said.get(timeout=5.0) if delta.is_last}
+    assert None not in ended.values()
     assert engine.fault == "rank 1 of 2 died of signal 9"
     engine.stop(0.0, at_most_s=5.0)

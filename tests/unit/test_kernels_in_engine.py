@@ -11,7 +11,7 @@ import torch
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.demo.random_head import write_random_head
-from gptoss_backend.engine.batch import Batch, ScheduledSequence
+from gptoss_backend.engine.batch import Batch, Chunk, ScheduledSequence
 from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.checkpoint import Weights, load_weights
 from gptoss_backend.engine.config import ModelConfig
@@ -22,6 +22,7 @@ from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.graphed_model import GraphedModel
 from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.recording import CudaRecorder, Work, graph_sizes, pass_sizes
+from gptoss_backend.engine.kernels.step_inputs import PassRows
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import Draws
 from gptoss_backend.engine.operators import TorchOperators, has_dependent_launch
@@ -263,6 +264,22 @@ def test_graph_sizes_when_all_are_recorded_then_every_batch_finds_one() -> None:
     assert len(graph_sizes(256)) == 43
     assert graph_sizes(300)[-1] == 320
     assert graph_sizes(1000)[-1] == 512
+
+
+@pytest.mark.parametrize("length", [1, 5, 17, 40])
+def test_pass_when_it_has_room_for_the_tokens_then_it_holds_them_however_many_prompts_end_in_it(length: int) -> None:
+    for size in pass_sizes(1024 + 256)[-4:]:
+        rows = PassRows(size, 256, torch.device("cpu"))
+        num_chunks = min(256, size // length)
+        assert rows.holds(batch_of_chunks([length] * num_chunks))
+        assert not rows.holds(batch_of_chunks([size + 1]))
+
+
+def batch_of_chunks(lengths: list[int]) -> Batch:
+    starts = [sum(lengths[:row]) for row in range(len(lengths))]
+    chunks = [Chunk(start, length, row, 0) for row, (start, length) in enumerate(zip(starts, lengths, strict=True))]
+    count = sum(lengths)
+    return Batch([1] * count, [0] * count, [0] * count, [], 0, chunks)
 
 
 def test_pass_sizes_when_all_are_recorded_then_every_step_finds_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 from gptoss_backend.contract import Alternative, SamplingParams
 from gptoss_backend.engine.drawing import cutoff
 from gptoss_backend.engine.edits import LogitEdits
-from gptoss_backend.engine.logprobs import token_logprob
+from gptoss_backend.engine.logprobs import token_logprobs
 from gptoss_backend.engine.penalties import Penalties
 from gptoss_backend.engine.ranking import fold, likeliest
 
@@ -113,7 +114,7 @@ def test_logprob_when_compared_with_log_softmax_then_token_and_alternatives_agre
 ) -> None:
     logits = random_logits(seed, vocab) * scale
     token = seed % vocab
-    entry = token_logprob(logits, token, int(logits.argmax()), count)
+    [entry] = token_logprobs(logits[None], [token], [count])
     expected = torch.log_softmax(logits.double(), dim=-1)
     torch.testing.assert_close(entry.logprob, float(expected[token]), atol=1e-5, rtol=1e-6)
     assert entry.token_id == token
@@ -132,11 +133,26 @@ def test_logprob_when_logits_are_equal_then_the_lowest_ids_come_first_and_the_to
     logits = (torch.randn(300, generator=torch.Generator().manual_seed(seed)) * 3).round()
     best = int(logits.argmax())
     ranked = sorted(range(300), key=lambda other: (-float(logits[other]), other))[:count]
-    greedy = token_logprob(logits, best, best, count)
+    greedy, drawn = token_logprobs(logits.expand(2, -1), [best, token], [count, count])
     assert [other.token_id for other in greedy.top] == ranked
     assert ranked[0] == best
-    drawn = [other.token_id for other in token_logprob(logits, token, best, count).top]
+    told = [other.token_id for other in drawn.top]
     if float(logits[token]) < float(logits[ranked[-1]]) or token in ranked:
-        assert drawn == ranked
+        assert told == ranked
     else:
-        assert drawn == [*ranked[:-1], token]
+        assert told == [*ranked[:-1], token]
+
+
+def test_logprobs_when_many_rows_are_told_of_then_they_are_each_row_s_own_and_a_device_is_waited_for_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logits = (torch.randn(32, 700, generator=torch.Generator().manual_seed(1)) * 3).round()
+    tokens, counts = list(range(32)), [row % 6 for row in range(32)]
+    alone = [token_logprobs(logits[row : row + 1], [tokens[row]], [counts[row]])[0] for row in range(32)]
+    waits = []
+    for name in ("tolist", "item", "__float__", "__int__", "__bool__"):
+        whole = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, whole=whole: (waits.append(whole), whole(self))[1])
+    together = token_logprobs(logits, tokens, counts)
+    assert together == alone
+    assert len(waits) == 2  # for all, and for those whose last place is shared

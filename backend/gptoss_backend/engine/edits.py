@@ -106,9 +106,9 @@ class LogitEdits:
         if self._is_barring:
             stops = sent(self._stop_ids, row.device)
             logits = row[stops]
-            row[stops] = -torch.inf
-            if not bool(row.amax() > -torch.inf):  # a grammar that is complete outweighs min_tokens
-                row[stops] = logits
+            row.index_fill_(0, stops, -torch.inf)
+            # a grammar that is complete outweighs min_tokens; decided where the logits are, so that nobody waits
+            row.index_copy_(0, stops, torch.where(row.amax() > -torch.inf, -torch.inf, logits))
 
 
 def apply_edits(edits: list[LogitEdits], rows: Tensor) -> None:

@@ -30,5 +30,5 @@ def note_prompts(step: Step, output: StepOutput) -> StepOutput:
         count = request.sampling.prompt_logprobs
         if count is not None and num_known < len(part.scored):
             tokens = request.prompt_ids[part.scored.start + num_known + 1 : part.scored.stop + 1]
-            known += token_logprobs(rows[num_known:], list(tokens), count)
+            known += token_logprobs(rows[num_known:], list(tokens), [count] * len(tokens))
     return StepOutput(output.tokens[:num_sampled], output.logits[:num_sampled])

@@ -21,7 +21,7 @@ from torch import Tensor
 from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.engine.drawing import ROWS_AT_ONCE, Shortlist, draw_exactly, draw_filtered, draw_plain, has_filter
 from gptoss_backend.engine.edits import apply_edits
-from gptoss_backend.engine.logprobs import token_logprob
+from gptoss_backend.engine.logprobs import token_logprobs
 from gptoss_backend.engine.model import Draws, StepOutput
 from gptoss_backend.engine.sequence import Sequence
 from gptoss_backend.engine.speculation import accept
@@ -79,7 +79,7 @@ class Sampler:
         picked = _Picked(list(output.tokens))
         if logits is not None:
             at_once = [pair for pair in _placed(turns) if not _goes_one_by_one(pair[0], logits)]
-            picked.add(logits, output.tokens, [row for turn, place in at_once for row in _rows_of(turn, place)])
+            picked.add(logits, [row for turn, place in at_once for row in _rows_of(turn, place)])
         return [_choose(output, turn, place, picked) for turn, place in _placed(turns)]
 
 
@@ -106,8 +106,8 @@ class _Picked:
         return tuple(self.logprobs[row] for row in range(place, place + count) if row in self.logprobs)
 
     @torch.inference_mode()
-    def add(self, logits: Tensor, best: list[int], rows: list[_Row]) -> None:
-        """Choose by some rows. best: the likeliest tokens of all."""
+    def add(self, logits: Tensor, rows: list[_Row]) -> None:
+        """Choose by some rows."""
         untouched = _edit(logits, rows, self.tokens)
         sampled = [row for row in rows if not row.sequence.is_greedy]
         filtered = [row for row in sampled if has_filter(row.sequence.request.sampling)]
@@ -116,11 +116,12 @@ class _Picked:
             _draw_plain(logits, plain, self.tokens)
         if filtered:
             _draw_filtered(logits, filtered, self.tokens)
-        for row in rows:
-            count = row.sequence.request.sampling.logprobs
-            if count is not None:
-                values = untouched.get(row.place, logits[row.place])
-                self.logprobs[row.place] = token_logprob(values, self.tokens[row.place], best[row.place], count)
+        told = [row for row in rows if row.sequence.request.sampling.logprobs is not None]
+        for group in _groups(told, logits):
+            values = _stacked([untouched.get(row.place, logits[row.place]) for row in group])
+            counts = [row.sequence.request.sampling.logprobs or 0 for row in group]
+            tokens = [self.tokens[row.place] for row in group]
+            self.logprobs |= zip((row.place for row in group), token_logprobs(values, tokens, counts), strict=True)
 
 
 def _placed(turns: list[Turn]) -> Iterator[tuple[Turn, int]]:
@@ -174,7 +175,7 @@ def _pick_one_by_one(output: StepOutput, turn: Turn, place: int, picked: _Picked
     for row, guess in zip_longest(_rows_of(turn, place), guesses):
         if sequence.edits is not None and row.ahead:
             sequence.edits.prepare()
-        picked.add(output.logits, output.tokens, [row])
+        picked.add(output.logits, [row])
         tokens.append(picked.tokens[row.place])
         if sequence.edits is not None:
             sequence.edits.accept(tokens[-1])
@@ -195,7 +196,7 @@ def _edit(logits: Tensor, rows: list[_Row], tokens: list[int]) -> dict[int, Tens
         values = _values(logits, group)
         apply_edits([edits_of[row.place] for row in group], values)
         if len(group) > 1:  # of one it is the row itself
-            logits[[row.place for row in group]] = values
+            logits.index_copy_(0, _places(group, logits), values)
         if any(row.sequence.is_greedy for row in group):
             for row, best in zip(group, _first_largest(values), strict=True):
                 tokens[row.place] = best
@@ -233,8 +234,18 @@ def _groups(rows: list[_Row], logits: Tensor) -> list[list[_Row]]:
 
 
 def _values(logits: Tensor, rows: list[_Row]) -> Tensor:
-    places = [row.place for row in rows]
-    return logits[places[0] : places[0] + 1] if len(places) == 1 else logits[places]
+    if len(rows) == 1:
+        return logits[rows[0].place : rows[0].place + 1]
+    return logits.index_select(0, _places(rows, logits))
+
+
+def _places(rows: list[_Row], logits: Tensor) -> Tensor:
+    return to_device([row.place for row in rows], torch.int64, logits.device)
+
+
+def _stacked(rows: list[Tensor]) -> Tensor:
+    """Return rows one below the other; of one without a copy."""
+    return rows[0][None] if len(rows) == 1 else torch.stack(rows)
 
 
 def _uniforms(rows: list[_Row], logits: Tensor) -> Tensor:

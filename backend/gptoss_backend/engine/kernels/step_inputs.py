@@ -20,7 +20,6 @@ from gptoss_backend.engine.transfer import to_device
 
 CHUNK_TILE = 16
 """Tokens of a chunk that attend together: with eight heads that share keys, 128 rows of a tile multiplication."""
-_MOST_CHUNKS = 16
 
 
 class DecodeRows:
@@ -60,13 +59,13 @@ class PassRows:
     """Up to `size` tokens of a step with chunks; where there are fewer, the first one stands in for the others."""
 
     def __init__(self, size: int, num_decodes: int, device: torch.device) -> None:
-        """num_decodes: sequences that may decode beside the chunks."""
+        """num_decodes: sequences that may decode beside the chunks, and so that may be among these."""
         self.size = size
         self._num_decodes = min(size, num_decodes)
         self.num_full_tiles = max(1, size // CHUNK_TILE)
         """Of chunks, where all tokens are one chunk's."""
-        # a chunk's last tile may be less than full
-        num_tiles = self._num_decodes + size // CHUNK_TILE + min(size, _MOST_CHUNKS)
+        # of each chunk, at most one a sequence, the last tile may be less than full
+        num_tiles = 2 * self._num_decodes + size // CHUNK_TILE
         pinned = device.type == "cuda"
         self._staged_numbers = torch.zeros(4, size, dtype=torch.int64, pin_memory=pinned)
         self._staged_tiles = torch.zeros(num_tiles, 4, dtype=torch.int32, pin_memory=pinned)
