@@ -146,12 +146,11 @@ class Rows:
     def decode(self, num_steps: int) -> None:
         """Compute the next tokens of each row, each step launched before the last is read where the model can."""
         sequences = self._sequences
-        runs_ahead = len(sequences) <= self._model.max_rows_ahead
         self._reserve(sequences, 1)
         batch = Batch.build(sequences, [])
         launched = self._launch(batch)
         for _ in range(num_steps - 1):
-            if runs_ahead:
+            if self._model.runs_ahead:
                 self._reserve(sequences, 2)
                 batch = batch.following()
                 following = self._launch(batch)

@@ -20,12 +20,17 @@ from load.bench.tokenizer import single_token_words
 from load.bench.workload import make_prompts
 
 _PROMPT_TOKENS: Final = 20
-_LENGTHS: Final = {"all of 208 tokens": (208, 208), "of 32 to 384 tokens": (32, 384)}
+# in words, their lengths, and how many requests there are for each stream
+_ANSWERS: Final = (
+    ("all of 208 tokens", (208, 208), 1),
+    ("of 32 to 384 tokens", (32, 384), 1),
+    ("of 32 to 384 tokens, each end followed by a prompt", (32, 384), 4),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class IdleShare:
-    """Requests that come at once, until the last one's answer is there."""
+    """Requests that come at once, or one for each that ends, until the last one's answer is there."""
 
     num_streams: int
     answers: str
@@ -36,22 +41,21 @@ class IdleShare:
 
 
 def measure_idle(all_streams: list[int], speed: float) -> Iterator[IdleShare]:
-    """Yield what each number of streams came to, first with answers of one length, then of many.
+    """Yield what each number of streams came to: with answers of one length, of many, with more in their wake.
 
     speed: times as quick as the H100 of `load/bench/paced.py`. Raises PeerError where the engine fails a request.
     """
     words = single_token_words()
     for num_streams in all_streams:
-        for answers, (least, most) in _LENGTHS.items():
+        for answers, (least, most), num_rounds in _ANSWERS:
             rng = Random(f"{num_streams} answers {answers}")
-            lengths = [rng.randint(least, most) for _ in range(num_streams)]
-            yield _share_of(answers, lengths, words, speed)
+            lengths = [rng.randint(least, most) for _ in range(num_rounds * num_streams)]
+            yield _share_of(answers, num_streams, lengths, words, speed)
 
 
-def _share_of(answers: str, lengths: list[int], words: Sequence[int], speed: float) -> IdleShare:
-    num_streams = len(lengths)
+def _share_of(answers: str, num_streams: int, lengths: list[int], words: Sequence[int], speed: float) -> IdleShare:
     model, options = paced_model(words, speed), EngineOptions(max_num_seqs=num_streams)
     runner = EngineRunner(lambda sink: Engine(model, options, sink))
-    _, wall_s = runner.play(make_prompts(words, num_streams, _PROMPT_TOKENS, seed=answers), num_streams, lengths)
+    _, wall_s = runner.play(make_prompts(words, len(lengths), _PROMPT_TOKENS, seed=answers), num_streams, lengths)
     runner.engine.stop(0.0)
     return IdleShare(num_streams, answers, sum(lengths) / wall_s, model.idle_s / (model.idle_s + model.busy_s))

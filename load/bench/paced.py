@@ -52,7 +52,7 @@ class PacedModel(LocalModel):
     """Says `words` one after another, as the final answer where it is asked in Harmony."""
 
     can_draw = True
-    max_rows_ahead = 256
+    runs_ahead = True
 
     def __init__(self, config: ModelConfig, pace: Pace, words: Sequence[int]) -> None:
         self.config = config

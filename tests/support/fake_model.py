@@ -80,7 +80,7 @@ class FakeAheadModel(FakeModel):
     """The same, asked for further tokens before it has told the ones before."""
 
     can_draw = True
-    max_rows_ahead = 256
+    runs_ahead = True
 
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__(config)
@@ -95,11 +95,14 @@ class FakeAheadModel(FakeModel):
         """Take the token ids of a batch that follows from the last one."""
         if batch.follows:
             assert self._last is not None
-            before = [self._last.samples[-1 - token] for token in batch.token_ids]
-            assert batch.rows == [self._last.rows[index] for index in before]
-            assert batch.positions == [self._last.positions[index] + 1 for index in before]
+            for place, token in enumerate(batch.token_ids):
+                if token < 0:
+                    before = self._last.samples[-1 - token]
+                    assert batch.rows[place] == self._last.rows[before]
+                    assert batch.positions[place] == self._last.positions[before] + 1
             self.num_ahead += 1
-            batch = replace(batch, token_ids=[self._chosen[-1 - token] for token in batch.token_ids])
+            ids = [self._chosen[-1 - token] if token < 0 else token for token in batch.token_ids]
+            batch = replace(batch, token_ids=ids)
         output = self.forward(batch, tables, with_logits=True)
         self._last, self._chosen = batch, output.tokens
         self.latest = _Ahead(self, output, with_logits)

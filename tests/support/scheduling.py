@@ -35,10 +35,14 @@ class Simulation:
         max_len: int = MAX_LEN,
         speculation: Speculation | None = None,
         num_micro_batches: int = 1,
+        runs_ahead: bool = False,
         has_head: bool = False,
         phrases: Phrases = NO_PHRASES,
     ) -> None:
-        """num_micro_batches: steps under way at once; their keys and values are written in the order of launch."""
+        """num_micro_batches: steps under way at once; their keys and values are written in the order of launch.
+
+        runs_ahead: each next step is chosen before the last one's tokens are known.
+        """
         plan = CachePlan(BLOCK, rows, max_len, num_full, 1 + 2 * (rows * 5 + CHUNK), num_bytes=0)
         self.cache = KVCache(plan, sliding_window=8)
         self.speculation = speculation
@@ -50,6 +54,9 @@ class Simulation:
             num_micro_batches=num_micro_batches,
         )
         self.num_micro_batches = num_micro_batches
+        self.runs_ahead = runs_ahead
+        self.num_ahead = 0
+        self.awaited: dict[Sequence, int] = {}
         self.launched: deque[tuple[Step, list[Choice]]] = deque()
         self.now_s = 0.0
         self.live: dict[str, Sequence] = {}
@@ -99,6 +106,8 @@ class Simulation:
         if not self.launched:
             return Step()
         step, choices = self.launched.popleft()
+        if self.runs_ahead:
+            self.num_ahead += self.launch(behind=(step, choices))
         self.scheduler.advance(step, choices)
         for sequence, tokens, _ in choices:
             if not sequence.has_row:  # ended while the step was under way
@@ -110,17 +119,37 @@ class Simulation:
                 self.end(name)
         return step
 
-    def launch(self) -> bool:
-        """Begin a step; False where there is nothing for one."""
+    def launch(self, behind: tuple[Step, list[Choice]] | None = None) -> bool:
+        """Begin a step; False where there is nothing for one. behind: one under way, and what it will choose."""
         preemptions = self.scheduler.num_preemptions
         under_way = [sequence for sequence in self.scheduler.running if sequence.num_launched]
-        step = self.scheduler.next_step()
+        if behind is None:
+            step = self.scheduler.next_step()
+        else:
+            following = self.scheduler.step_after(behind[0])
+            if following is None:
+                return False
+            step = following
+            self.awaited = {sequence: tokens[0] for sequence, tokens, _ in behind[1] if sequence.awaited_as is not None}
         self.check(step, under_way, preempted=self.scheduler.num_preemptions > preemptions)
+        assert all(len(self.tokens_of(s)) - s.num_prompt < s.max_tokens for s in step.decodes), "computed in vain"
         self.write(step)
         if step:
             step.note_launched()
-            self.launched.append((step, [choice(turn) for turn in step.turns]))
+            self.launched.append((step, [self.choice(turn) for turn in step.turns]))
+        self.awaited = {}
         return bool(step)
+
+    def tokens_of(self, sequence: Sequence) -> list[int]:
+        """Return a sequence's tokens, with one that nobody else knows yet."""
+        return [*sequence.token_ids, *([self.awaited[sequence]] if sequence in self.awaited else [])]
+
+    def choice(self, turn: Turn) -> Choice:
+        """Return what the model chooses in a turn."""
+        sequence, guesses = turn
+        before = self.tokens_of(sequence)
+        picked = [successor([*before, *guesses[:count]]) for count in range(turn.num_rows)]
+        return Choice(sequence, sequence.until_end(accept(guesses, picked)))
 
     def run(self, most_steps: int) -> int:
         """Step until nobody is left; returns how many steps that took."""
@@ -140,7 +169,7 @@ class Simulation:
         assert len(running) <= self.cache.plan.num_rows
         assert len(running) + self.scheduler.num_waiting == len(self.live), "a request was lost"
         assert [s.rank for s in running] == sorted(s.rank for s in running)
-        chosen_for = step.decodes + [draft.sequence for draft in step.drafts]
+        chosen_for = [s for s in step.decodes if s not in self.awaited] + [draft.sequence for draft in step.drafts]
         assert not set(map(id, chosen_for)) & set(map(id, under_way)), "a sequence is chosen for in two steps under way"
         assert all(sequence in running for sequence in under_way if sequence.has_row), "its blocks were taken away"
         if self.live:
@@ -148,7 +177,9 @@ class Simulation:
             assert running[0] in scheduled + under_way or self.num_micro_batches > 1, "the most urgent stands still"
         for sequence in running if self.num_micro_batches == 1 else ():
             is_decoding = sequence.num_pending == 1
-            assert not is_decoding or sequence in scheduled, "a decoding sequence was left out"
+            # whose blocks it would need may not be asked before the step under way is done
+            assert not is_decoding or sequence in scheduled or under_way, "a decoding sequence was left out"
+            assert sequence.awaited_as is None or sequence in scheduled, "an awaited token was left out"
         assert not (preempted and step.admitted), "a newcomer took the room of one that was preempted"
         self.check_tables(running)
 
@@ -172,7 +203,7 @@ class Simulation:
         expected = {}
         for part in parts:
             sequence, end = part.sequence, part.sequence.num_taken + part.num_computed
-            token_ids = [*sequence.token_ids, *part.guesses][:end]
+            token_ids = [*self.tokens_of(sequence), *part.guesses][:end]
             expected[sequence] = list(accumulate(token_ids, lambda before, token: hash((before, token))))
             for position in range(sequence.num_taken, end):
                 self.content[self.slot(sequence, position)] = expected[sequence][position]
@@ -203,14 +234,6 @@ class Simulation:
 def successor(token_ids: list[int]) -> int:
     """What the model says next: a pattern, so that guesses come true, with a break now and then."""
     return 9 if len(token_ids) % 17 == 0 else (token_ids[-1] + 1) % 5
-
-
-def choice(turn: Turn) -> Choice:
-    """Return what the model chooses in a turn."""
-    sequence, guesses = turn
-    before = list(sequence.token_ids)
-    picked = [successor([*before, *guesses[:count]]) for count in range(turn.num_rows)]
-    return Choice(sequence, sequence.until_end(accept(guesses, picked)))
 
 
 def check_tokens(sequence: Sequence) -> None:

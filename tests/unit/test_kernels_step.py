@@ -82,8 +82,8 @@ def test_rows_when_they_go_on_with_what_others_chose_then_each_takes_its_own() -
     before = Batch([1] * 3, [8, 5, 9], [0, 3, 1], [0, 1, 2], 3, [])
     rows.fill(before.following(), None, chosen)
     assert rows.token_ids.tolist() == [70, 71, 72, 70]
-    left = Batch([1] * 2, [8, 9], [0, 1], [0, 1], 2, [])  # the second has ended
-    rows.fill(left.following([0, 2]), None, chosen)
+    left = Batch([-1, -3], [9, 10], [0, 1], [0, 1], 2, [])  # the second has ended
+    rows.fill(left, None, chosen)
     assert rows.token_ids.tolist() == [70, 72, 70, 70]
     assert rows.positions.tolist() == [9, 10, 9, 9]
     assert rows.rows.tolist() == [0, 1, 0, 0]

@@ -72,9 +72,10 @@ def test_paced_model_when_many_decode_then_all_take_as_long_as_their_steps() -> 
     assert taken_s >= 32 * Pace(10.0).step_s(_step(8))
 
 
-def test_idle_when_it_is_measured_then_it_is_a_share_of_the_time_for_answers_of_one_length_and_of_many() -> None:
-    alike, ragged = measure_idle([8], speed=20.0)
-    assert (alike.num_streams, ragged.num_streams) == (8, 8)
-    assert 0.0 <= alike.idle < 1.0
-    assert 0.0 <= ragged.idle < 1.0
-    assert ragged.tokens_per_s > 0
+def test_idle_when_it_is_measured_then_it_is_a_share_of_the_time_whatever_answers_are_asked_for() -> None:
+    shares = list(measure_idle([4], speed=20.0))
+    assert len(shares) == 3
+    for share in shares:
+        assert share.num_streams == 4
+        assert 0.0 <= share.idle < 1.0
+        assert share.tokens_per_s > 0

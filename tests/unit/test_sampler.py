@@ -343,7 +343,8 @@ def test_draws_when_guesses_stand_before_a_row_then_its_number_is_that_of_its_to
     assert draws.temperatures == [0.7, 0.7, 0.7, 0.0]
     assert draws.uniforms == [*(one.uniforms.at(place) for place in range(3)), 0.0]
     one.token_ids.append(1)
-    later = Sampler().draws([Turn(one)], ahead=1)
+    one.awaited_as = 0
+    later = Sampler().draws([Turn(one)])
     assert later is not None
     assert later.uniforms == [one.uniforms.at(2)]
     assert Sampler().draws([Turn(sequence(top_k=3))]) is None

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gptoss_backend.engine.errors import CacheFull
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.scheduler import Scheduler
 from gptoss_backend.engine.speculation import NO_PHRASES, Phrases, Speculation
@@ -17,13 +18,17 @@ from support.scheduling import CHUNK, MAX_LEN, PRIORITY_STEP_S, ROWS, Simulation
 PHRASES = Phrases({(4,): (0, 1, 2), (1, 2): (0, 1)})
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("runs_ahead", [False, True])
+@settings(max_examples=120, deadline=None)
 @given(st.data())
-def test_scheduler_when_driven_at_random_then_nothing_is_lost_leaked_or_starved(data: st.DataObject) -> None:
+def test_scheduler_when_driven_at_random_then_nothing_is_lost_leaked_or_starved(
+    runs_ahead: bool, data: st.DataObject
+) -> None:
     limits = data.draw(st.one_of(st.none(), st.builds(Speculation, st.integers(1, 6), st.integers(1, ROWS))))
     simulation = Simulation(
         speculation=limits,
-        num_micro_batches=data.draw(st.integers(1, 3)),
+        num_micro_batches=1 if runs_ahead else data.draw(st.integers(1, 3)),
+        runs_ahead=runs_ahead,
         has_head=data.draw(st.booleans()),
         phrases=data.draw(st.sampled_from([NO_PHRASES, PHRASES])),
     )
@@ -109,6 +114,39 @@ def test_prompt_when_steps_may_be_under_way_together_then_its_chunks_follow_one_
         simulation.step()
         assert len(simulation.launched) == 2, "a stage has nothing to do"
     simulation.run(20)
+    simulation.check_nothing_is_held()
+
+
+def test_steps_when_prompts_come_and_go_then_each_is_chosen_before_the_last_one_is_done() -> None:
+    simulation = Simulation(num_full=100, runs_ahead=True, phrases=PHRASES)
+    for length in (3, 25, 7, 12, 4, 30, 5):
+        simulation.add(length, 12)
+    num_steps = simulation.run(60)
+    assert simulation.num_ahead >= num_steps - 2  # all but the first, and one after nothing was left to await
+    simulation.check_nothing_is_held()
+
+
+def test_prompt_when_it_wants_blocks_of_one_whose_step_is_under_way_then_it_has_them_as_soon_as_that_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulation = Simulation(num_full=100, max_len=100, runs_ahead=True)
+    less_urgent = simulation.live[simulation.add(4, 40, priority=9)]
+    simulation.step()
+    urgent = simulation.live[simulation.add(5 * CHUNK, 2)]
+    simulation.step()
+    reserve = simulation.cache.reserve
+
+    def reserve_while_there_is_one(row: int, num_tokens: int) -> None:
+        if row == urgent.row and less_urgent.has_row and num_tokens > urgent.num_taken:
+            raise CacheFull
+        reserve(row, num_tokens)
+
+    monkeypatch.setattr(simulation.cache, "reserve", reserve_while_there_is_one)
+    for _ in range(3):  # the first finds that there is none amid what is under way, the second waits for that
+        simulation.step()
+    assert simulation.scheduler.num_preemptions == 1
+    monkeypatch.undo()
+    simulation.run(200)
     simulation.check_nothing_is_held()
 
 

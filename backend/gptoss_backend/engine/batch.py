@@ -5,7 +5,6 @@ Owns: `Batch` and its making from what the scheduler chose. Does not know: how t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from gptoss_backend.engine.sequence import Sequence
@@ -47,7 +46,7 @@ class Batch:
     """Tokens of many sequences side by side: one token for each decoding sequence, then the chunks of others."""
 
     token_ids: list[int]
-    """-1 - n where that is not known yet: what is chosen for sample n of the batch launched before this one."""
+    """-1 - n where that is not known yet: what is chosen for sample n of the batch launched before; of decodes."""
     positions: list[int]
     rows: list[int]
     """Each token's row of the block tables."""
@@ -64,8 +63,11 @@ class Batch:
         guesses and one before. Behind all come those of scored positions.
         """
         batch = cls(
-            token_ids=[sequence.token_ids[-1] for sequence in decodes],
-            positions=[sequence.num_computed for sequence in decodes],
+            token_ids=[
+                sequence.token_ids[-1] if sequence.awaited_as is None else -1 - sequence.awaited_as
+                for sequence in decodes
+            ],
+            positions=[sequence.num_taken for sequence in decodes],
             rows=[sequence.row for sequence in decodes],
             samples=list(range(len(decodes))),
             num_decodes=len(decodes),
@@ -82,17 +84,14 @@ class Batch:
         batch.samples.extend(scored)
         return batch
 
-    def following(self, places: Iterable[int] | None = None) -> Batch:
-        """Return the batch that decodes the same rows one token on; of decodes only.
-
-        places: each one's among the samples of the batch that will have been launched before; None: as here.
-        """
-        awaited = [-1 - place for place in (range(self.num_decodes) if places is None else places)]
+    def following(self) -> Batch:
+        """Return the batch that decodes the same rows one token on, of a batch of decodes only."""
+        awaited = [-1 - place for place in range(self.num_decodes)]
         return replace(self, token_ids=awaited, positions=[position + 1 for position in self.positions])
 
     @property
     def follows(self) -> bool:
-        """True where a decode's token is what the batch launched before this one chooses."""
+        """True where some decode's token is what the batch launched before this one chooses."""
         return min(self.token_ids[: self.num_decodes], default=0) < 0
 
     def _append(self, sequence: Sequence, token_ids: list[int]) -> None:

@@ -29,7 +29,7 @@ from gptoss_backend.engine.intake import Intake
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.ledger import Ledger
 from gptoss_backend.engine.loading import load_model
-from gptoss_backend.engine.model import Draws, LaunchedStep, Model, ModelInfo
+from gptoss_backend.engine.model import LaunchedStep, Model, ModelInfo
 from gptoss_backend.engine.news import News, cancellation, expiry, failure, news_of
 from gptoss_backend.engine.observations import EngineStats
 from gptoss_backend.engine.options import EngineOptions
@@ -142,50 +142,38 @@ class Engine:
 
     def step(self) -> None:
         """Launch as many batches as the model takes in at once, and tell the sink what came of the earliest."""
-        while len(self._launched) < self._model.max_in_flight and self._launch_next():
+        while len(self._launched) < self._model.max_in_flight and self._launch(self._scheduler.next_step()):
             pass
         if not self._launched:
             return
         step, turns, launched, has_logits = self._launched.popleft()
         # grammars take their time while the device has work
         wants_logits = not (step.is_prepared or self._sampler.prepare_drawn(turns))
-        if not (has_logits or wants_logits):
-            self._launch_ahead(step)
+        if (
+            self._model.runs_ahead
+            and not (has_logits or wants_logits)
+            and (following := self._scheduler.step_after(step))
+        ):
+            self._launch(following)  # so that the device never waits for us
         output = launched.result(with_logits=wants_logits)
         choices = self._sampler.pick(note_prompts(step, output), turns)
         self._scheduler.advance(step, choices)
         self._tell(step, news_of(step, choices, time.monotonic()))
 
-    def _launch_next(self) -> bool:
-        """Begin the next batch; False where there is nothing to compute that is not under way."""
-        step = self._scheduler.next_step()
+    def _launch(self, step: Step) -> bool:
+        """Begin a step; False where there is nothing to compute that is not under way."""
         if not step:
             return False
         batch, turns = Batch.build(step.decodes, step.parts), step.turns
-        step.is_prepared = bool(step.parts) or len(step.decodes) > self._model.max_rows_ahead
+        step.is_prepared = not self._model.runs_ahead
         with_logits = self._sampler.prepare(turns) if step.is_prepared else self._sampler.wants_logits(turns)
         scores = step.num_scored > 0
         draws = self._sampler.draws(turns) if with_logits and self._model.can_draw and not scores else None
         with_logits = scores or (with_logits and draws is None)
-        self._launch(step, turns, batch, with_logits=with_logits, draws=draws)
-        return True
-
-    def _launch_ahead(self, step: Step) -> None:
-        """Begin what comes after a step of decodes while that is under way, so that the device never waits for us."""
-        if len(step.decodes) > self._model.max_rows_ahead or self._launched:
-            return
-        ahead = self._scheduler.step_after(step)
-        if ahead is None:
-            return
-        turns = ahead.turns
-        if draws := self._sampler.draws(turns, ahead=1):
-            batch = Batch.build(ahead.decodes, []).following(ahead.places)
-            self._launch(ahead, turns, batch, with_logits=False, draws=draws)
-
-    def _launch(self, step: Step, turns: list[Turn], batch: Batch, *, with_logits: bool, draws: Draws | None) -> None:
         launched = self._model.launch(batch, self._cache, with_logits=with_logits, draws=draws)
         step.note_launched()
         self._launched.append(_UnderWay(step, turns, launched, with_logits))
+        return True
 
     def _draft(self, sequences: list[Sequence], num_tokens: int) -> list[list[int]]:
         return self._model.draft(Batch.build(sequences, []), self._cache, num_tokens)

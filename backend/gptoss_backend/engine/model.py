@@ -68,7 +68,7 @@ class LaunchedStep(Protocol):
     def result(self, *, with_logits: bool = False) -> StepOutput:
         """Wait for it to be computed. Raises what its computation raised.
 
-        with_logits: those of up to `max_rows_ahead` decodes, too, launched without; no further step has been.
+        with_logits: also of a model that runs ahead, where the step was launched without and no further one has been.
         """
 
 
@@ -84,10 +84,10 @@ class Model(Protocol):
     """None for models that tests make."""
     can_draw: bool
     """True where `launch` takes draws."""
-    max_rows_ahead: int
-    """Decodes whose next tokens `launch` may be asked for before it is known what they follow; 0: it takes none.
+    runs_ahead: bool
+    """True where `launch` takes decodes of tokens that the step launched before has yet to choose.
 
-    What it has drawn for so many may be wrong: their logits can still be asked for.
+    What a step has drawn may be wrong: until the next one is launched its logits can still be asked for.
     """
     can_draft: bool
     """True where `draft` guesses."""
@@ -152,7 +152,7 @@ class LocalModel(ABC):
     info: ModelInfo | None = None
     can_draw = False
     can_draft = False
-    max_rows_ahead = 0
+    runs_ahead = False
     max_in_flight = 1
     fault: str | None = None
 

@@ -56,17 +56,20 @@ class Sampler:
         )
 
     @staticmethod
-    def draws(turns: list[Turn], ahead: int = 0) -> Draws | None:
+    def draws(turns: list[Turn]) -> Draws | None:
         """Return how these get their tokens where a model that draws by itself can see to all of them, else None.
 
-        ahead: tokens of each that are not known yet, and may yet make it otherwise.
+        A token that is awaited may yet make it otherwise.
         """
         if not all(_draws_plainly(turn) for turn in turns):
             return None
         rows = [row for turn, place in _placed(turns) for row in _rows_of(turn, place)]
         return Draws(
             [0.0 if row.sequence.is_greedy else row.sequence.request.sampling.temperature for row in rows],
-            [0.0 if row.sequence.is_greedy else row.sequence.uniform(ahead + row.ahead) for row in rows],
+            [
+                0.0 if row.sequence.is_greedy else row.sequence.uniform(row.sequence.num_awaited + row.ahead)
+                for row in rows
+            ],
         )
 
     @staticmethod

@@ -15,7 +15,8 @@ Nobody overtakes a prompt for which there is no room yet, else short ones would 
 like a prompt that is being computed waits until that is done, and need not compute it again.
 
 Where several steps may be under way at once, each takes its share of the decoding sequences, and none that another has;
-the chunks of a prompt follow one another without waiting for the first to be done.
+the chunks of a prompt follow one another without waiting for the first to be done. A model that runs ahead takes the
+next step before it is known what the last one chooses: `step_after`.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class Scheduler:
         self._running = ByUrgency()
         self._num_added = 0
         self._refusal: _NoRoom | None = None
+        self._was_short = False  # the last step, of blocks that others hold who were under way
         self.num_preemptions = 0
 
     @property
@@ -133,55 +135,24 @@ class Scheduler:
             self._waiting.remove(sequence)
 
     def next_step(self) -> Step:
-        """Choose the next step's work and make room for it; empty where nothing can run. It is to be launched next.
-
-        Costs time in proportion to the sequences that run, whatever their length and however many wait.
-        """
-        step = Step()
-        budget = self._prefill_chunk_tokens
-        preemptions = self.num_preemptions
-        max_decodes = -(-len(self._running) // self._num_micro_batches)
-        index = 0
-        while index < len(self._running):  # preemption shortens the list from its end
-            sequence = self._running[index]
-            if sequence.num_pending <= 0:
-                pass  # all of it is under way
-            elif sequence.num_uncomputed == 1:
-                # a block that was begun has room
-                if len(step.decodes) < max_decodes and (
-                    sequence.num_computed % self._block_size or self._make_room(sequence, 1)
-                ):
-                    step.decodes.append(sequence)
-            elif budget:
-                if self.num_preemptions == preemptions:
-                    num_before = len(self._running)
-                    budget = self._admit(step, budget, before=sequence)
-                    index += len(self._running) - num_before
-                budget -= self._prefill(step, sequence, budget)
-            index += 1
-        if self.num_preemptions == preemptions:  # else whatever room there is belongs to those already running
-            budget = self._admit(step, budget)
-        self._spend_rest(step, budget)
+        """Choose the next step's work and make room for it; empty where nothing can run. It is to be launched next."""
+        step = self._choose()
         self._guess(step)
         return step
 
     def step_after(self, step: Step) -> Step | None:
-        """Return the step that decodes once more what goes on of `step`, before it is known what that chooses.
+        """Do the same behind `step`, which is under way, before it is known what that chooses.
 
-        None where it might not be the next one: somebody could be admitted, begins or guesses, all are about to end, or
-        the cache has no room. What is computed of a sequence that ends meanwhile is in vain: nothing is noted of it.
+        None where the next step is better chosen once that is known: somebody may be guessed at, or would have to give
+        way. What is computed of a sequence that ends meanwhile is in vain: nothing is noted of it. Those behind whose
+        tokens there are guesses in `step` sit out: how far they have come is not known.
         """
-        decodes = step.decodes
-        running = [place for place, sequence in enumerate(decodes) if sequence.has_row]
-        if step.prefills or step.drafts or len(running) != len(self._running) or self._could_admit():
+        if step.drafts or self._was_short:
             return None
-        places = [place for place in running if decodes[place].num_generated + 1 < decodes[place].max_tokens]
-        going_on = [decodes[place] for place in places]
-        if not going_on or self.guesser.may_guess_next(going_on):
+        going_on = step.note_awaited()
+        if self.guesser.may_guess_next(going_on) or not all(self._has_room(sequence, 1) for sequence in going_on):
             return None
-        if not all(self._has_room(sequence, 1) for sequence in going_on):
-            return None
-        return Step(decodes=going_on, places=places, is_prepared=False)
+        return self._choose()
 
     def advance(self, step: Step, choices: list[Choice]) -> None:
         """Note that `step` has been computed: its keys and values are in the cache, and `choices` follow.
@@ -205,8 +176,38 @@ class Scheduler:
             if part.guesses:
                 self.guesser.note(part, kept[sequence])
 
-    def _could_admit(self) -> bool:
-        return bool(self._waiting and self._cache.num_free_rows and not self._is_refused(self._waiting[0]))
+    def _choose(self) -> Step:
+        """Return the next step without guesses behind decodes.
+
+        Costs time in proportion to the sequences that run, whatever their length and however many wait.
+        """
+        step = Step()
+        self._was_short = False
+        budget = self._prefill_chunk_tokens
+        preemptions = self.num_preemptions
+        max_decodes = -(-len(self._running) // self._num_micro_batches)
+        index = 0
+        while index < len(self._running):  # preemption shortens the list from its end
+            sequence = self._running[index]
+            if sequence.num_pending <= 0:
+                pass  # all of it is under way
+            elif sequence.is_decoding:
+                # a block that was begun has room
+                if len(step.decodes) < max_decodes and (
+                    sequence.num_taken % self._block_size or self._make_room(sequence, 1)
+                ):
+                    step.decodes.append(sequence)
+            elif budget:
+                if self.num_preemptions == preemptions:
+                    num_before = len(self._running)
+                    budget = self._admit(step, budget, before=sequence)
+                    index += len(self._running) - num_before
+                budget -= self._prefill(step, sequence, budget)
+            index += 1
+        if self.num_preemptions == preemptions:  # else whatever room there is belongs to those already running
+            budget = self._admit(step, budget)
+        self._spend_rest(step, budget)
+        return step
 
     def _guess(self, step: Step) -> None:
         """Have guesses computed behind decodes, where nobody's prompt is computed; nobody gives way to a guess."""
@@ -268,6 +269,7 @@ class Scheduler:
             except CacheFull:
                 victim = self._running[-1]
                 if victim.num_launched:  # its blocks are being written to; it may be asked once it is back
+                    self._was_short = True
                     return False
                 self._preempt(victim)
                 if victim is sequence:

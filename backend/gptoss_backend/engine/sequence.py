@@ -97,6 +97,8 @@ class Sequence:
     """Row of the cache's block tables while running."""
     num_launched: int = 0
     """Tokens behind these that steps under way compute; the scheduler's."""
+    awaited_as: int | None = None
+    """Which of the samples of the step under way will be the next token, where a step may go on with it already."""
     cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list, repr=False)
     """Where asked for: of the prompt's tokens but the first, as far as they are computed."""
@@ -142,8 +144,18 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        """Tokens that no step has taken yet; below 0 where guesses are under way."""
-        return len(self.token_ids) - self.num_taken
+        """Tokens that no step has taken yet, an awaited one among them; below 0 where guesses are under way."""
+        return len(self.token_ids) + self.num_awaited - self.num_taken
+
+    @property
+    def num_awaited(self) -> int:
+        """1 where a token is counted on that is not known yet, else 0."""
+        return int(self.awaited_as is not None)
+
+    @property
+    def is_decoding(self) -> bool:
+        """True where one token is to be computed before the next one can be sampled."""
+        return self.num_uncomputed == 1 or self.awaited_as is not None
 
     def scored(self, num_tokens: int) -> range:
         """Return the positions among the next `num_tokens` whose logits are to be told of the prompt's next token."""

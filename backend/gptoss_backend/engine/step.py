@@ -48,8 +48,6 @@ class Step:
     """Decoding sequences, too, that are guessed at; never beside prefills."""
     admitted: list[Sequence] = field(default_factory=list)
     """Those among them that run for the first time."""
-    places: list[int] = field(default_factory=list)
-    """Where it was begun before the step before it was done: each decode's among those of that step."""
     is_prepared: bool = True
     """False where what requests change in their logits is looked at while the step is under way."""
 
@@ -81,9 +79,26 @@ class Step:
         """Note of all its sequences that what it computes is under way."""
         self._count_launched(1)
 
+    def note_awaited(self) -> list[Sequence]:
+        """Count on the next token of each that goes on after it, and return these: a step behind this one may take it.
+
+        Not where guesses are behind the token: how many of them stand is not known.
+        """
+        awaited, place = [], 0
+        for sequence, guesses in self.turns:
+            if sequence.has_row and not guesses and sequence.num_generated + 1 < sequence.max_tokens:
+                sequence.awaited_as = place
+                awaited.append(sequence)
+            place += 1 + len(guesses)
+        return awaited
+
     def note_done(self) -> None:
-        """Note that it no longer is."""
+        """Note that it no longer is, and that its tokens are known."""
         self._count_launched(-1)
+        for sequence in self.decodes:
+            sequence.awaited_as = None
+        for part in self.parts:
+            part.sequence.awaited_as = None
 
     def _count_launched(self, sign: int) -> None:
         for sequence in self.decodes:

@@ -185,9 +185,13 @@ class TorchModel(LocalModel):
     def _begin(self, batch: Batch) -> Tensor:
         """Return the residual stream [num_tokens, hidden] before this shard's layers."""
         if self._shard.is_first:
-            return self._embed(torch.tensor(batch.token_ids))
+            return self._embed(self._ids_of(batch))
         assert self._links is not None  # noqa: S101 (there is a stage before)
         return self._links.take_over(self._empty_hidden(len(batch.token_ids)))
+
+    def _ids_of(self, batch: Batch) -> Tensor:
+        """Return the ids of a batch's tokens, [num_tokens] int64."""
+        return torch.tensor(batch.token_ids)
 
     def _finish(self, hidden: Tensor, batch: Batch) -> Tensor | None:
         """Return the logits of the batch's samples; None where others have them, to whom the stream is handed on."""

@@ -46,9 +46,9 @@ from gptoss_backend.engine.kernels.replays import Recorded, Replayed, StepMemory
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
 from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, PassRows
-from gptoss_backend.engine.model import Draws, LaunchedStep, StepOutput
+from gptoss_backend.engine.model import Draws, LaunchedStep
 from gptoss_backend.engine.shard import Shard
-from gptoss_backend.engine.torch_model import ELSEWHERE, Group, Links, TorchModel, likeliest
+from gptoss_backend.engine.torch_model import ELSEWHERE, Group, Links, TorchModel
 from gptoss_backend.engine.transfer import to_device
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,9 @@ class GraphedModel(TorchModel):
         self._recorder = recorder
         self._dependent_launch = dependent_launch
         # a stage that has no tokens cannot go on with them
-        self.max_rows_ahead = MOST_DECODES if shard.is_first and shard.is_last else 0
+        self.runs_ahead = shard.is_first and shard.is_last
+        self._chosen: Tensor | None = None
+        """What the step launched last chooses, [num_samples] int64; None where that is not for this shard to know."""
         self._steps: list[Recorded[DecodeRows]] = []
         self._passes: list[Recorded[PassRows]] = []
         self._guesses: list[Recorded[DecodeRows]] = []
@@ -128,11 +130,13 @@ class GraphedModel(TorchModel):
                 return self._pass(batch, tables, with_logits=with_logits, draws=draws)
             step, count = self._steps[place], batch.num_decodes
             self._tables.follow(tables)
-            step.rows.fill(batch, draws, self._memory.chosen)
+            step.rows.fill(batch, draws, self._chosen)
             hidden = self._replay(step, count)
             if not self._shard.is_last:
                 self._finish(hidden, batch)
-            return self._read(count, with_logits=with_logits) if self._shard.has_output else ELSEWHERE
+            if not self._shard.has_output:
+                return ELSEWHERE
+            return self._read(self._memory.chosen[:count], self._memory.logits[:count], with_logits=with_logits)
 
     @torch.inference_mode()
     def draft(self, batch: Batch, tables: BlockTables, num_tokens: int) -> list[list[int]]:
@@ -143,7 +147,7 @@ class GraphedModel(TorchModel):
         recorded, count = self._guesses[place], batch.num_decodes
         rows = recorded.rows
         self._tables.follow(tables)
-        rows.fill(batch, None, self._memory.chosen)
+        rows.fill(batch, None, None)  # all their tokens are known
         self._memory.features[: rows.size] = self._head.features_before(self._places_of(rows))
         guessed = []
         for _ in range(num_tokens):
@@ -163,20 +167,24 @@ class GraphedModel(TorchModel):
         norm = Norm(layer.expert_norm, self.config.rms_norm_eps, self.dtype)
         return norm_and_mix(hidden, addition, norm, layer.experts, self._expert_shape)
 
-    def _pass(self, batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None) -> StepOutput:
+    def _ids_of(self, batch: Batch) -> Tensor:
+        token_ids = to_device(batch.token_ids, torch.int64, self.device)
+        if batch.follows and self._chosen is not None:
+            take_chosen(token_ids, self._chosen)
+        return token_ids
+
+    def _pass(self, batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None) -> LaunchedStep:
         recorded = next((recorded for recorded in self._passes if recorded.rows.holds(batch)), None)
         if recorded is None:
             hidden = self.run_layers(self._begin(batch), batch, tables)
         else:
             self._tables.follow(tables)
-            recorded.rows.fill(batch)
+            recorded.rows.fill(batch, self._chosen)
             hidden = self._replay(recorded, len(batch.token_ids))
         logits = self._finish(hidden, batch)
-        if logits is None:
+        if logits is None or not batch.samples:
             return ELSEWHERE
-        if self._shard.num_parts > 1 and (done := self._mark()) is not None:
-            self._group.wait(done)  # what is replayed has no time limit of its own
-        return likeliest(logits, with_logits=with_logits) if draws is None else _drawn(logits, draws)
+        return self._read(_chosen_by(logits, draws), logits, with_logits=with_logits)
 
     def _replay(self, recorded: Recorded[Any], count: int) -> Tensor:
         """Compute what is recorded for `count` tokens; returns the residual stream behind this shard's layers.
@@ -191,12 +199,12 @@ class GraphedModel(TorchModel):
         recorded.replay()
         return self._memory.hidden[:count]
 
-    def _read(self, count: int, *, with_logits: bool) -> Replayed:
-        """Send what the replay will leave of the first rows to the host, as soon as it is there."""
-        chosen = self._memory.chosen[:count]
-        tokens = torch.empty(count, dtype=torch.int64, pin_memory=self.device.type == "cuda")
+    def _read(self, chosen: Tensor, logits: Tensor, *, with_logits: bool) -> Replayed:
+        """Send what a step chooses to the host as soon as it is there; the next one may go on with it."""
+        self._chosen = chosen
+        tokens = torch.empty(len(chosen), dtype=torch.int64, pin_memory=self.device.type == "cuda")
         tokens.copy_(chosen, non_blocking=True)
-        return Replayed(tokens, self._memory.logits[:count], with_logits, self._mark(), self._group)
+        return Replayed(tokens, logits, with_logits, self._mark(), self._group)
 
     def _mark(self) -> torch.cuda.Event | None:
         """Return an event behind all that the device has been given; None where it has done it."""
@@ -292,16 +300,22 @@ class GraphedModel(TorchModel):
         """Compute once what is not recorded, before a step or behind a pass, so that nobody waits for a compiler."""
         if not self._shard.is_last:
             return
-        for step in self._steps:
-            take_chosen(step.rows.token_ids, self._memory.chosen)
+        for rows in [step.rows for step in self._steps] + [recorded.rows for recorded in self._passes]:
+            take_chosen(rows.token_ids, self._memory.chosen)
         logits = [self._logits(self._empty_hidden(num_samples).zero_()) for num_samples in _SAMPLES_COMPILED]
         for count in (1, 2):  # for an even number Triton compiles another kernel: the uniform numbers lie otherwise
-            _drawn(logits[1][:count], Draws([1.0] * count, [0.5] * count))
+            _chosen_by(logits[1][:count], None)
 
 
-def _drawn(logits: Tensor, draws: Draws) -> StepOutput:
-    tokens = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
-    numbers = to_device([draws.temperatures, draws.uniforms], torch.float64, logits.device)
+def _chosen_by(logits: Tensor, draws: Draws | None) -> Tensor:
+    """Return the token of each row of logits, [n] int64. draws: None: the likeliest."""
+    count = len(logits)
+    tokens = torch.empty(count, dtype=torch.int64, device=logits.device)
+    numbers = (
+        torch.zeros(2, count, dtype=torch.float64, device=logits.device)
+        if draws is None
+        else to_device([draws.temperatures, draws.uniforms], torch.float64, logits.device)
+    )
     with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
         choose_tokens(logits, numbers, tokens)
-    return StepOutput(tokens.tolist(), None)
+    return tokens

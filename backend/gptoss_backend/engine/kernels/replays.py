@@ -47,7 +47,7 @@ class Recorded(Generic[Rows]):
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A step under way. Its logits stay until the next one is launched."""
+    """A step under way. Its logits stay until the next one is launched, where they are not its own."""
 
     tokens: Tensor
     """On the host, once `done`"""

@@ -35,10 +35,10 @@ class DecodeRows:
         self.token_ids, self.positions, self.rows, self.is_real = self._numbers
         """[size] int64 each. is_real: 0 where a row is a stand-in: it reads as the first one, writes nothing."""
 
-    def fill(self, batch: Batch, draws: Draws | None, chosen: Tensor) -> None:
+    def fill(self, batch: Batch, draws: Draws | None, chosen: Tensor | None) -> None:
         """Send a batch of decodes to the device. draws: None: none.
 
-        chosen: int64 on the device: what the batch launched before chooses for its samples.
+        chosen: [num_samples] int64 on the device: what the batch launched before chooses; None: nobody here asks.
         """
         staged = self._staged[0]
         self._staged.rotate()
@@ -46,7 +46,7 @@ class DecodeRows:
         self._numbers.copy_(staged.numbers, non_blocking=True)
         self.draws.copy_(staged.draws, non_blocking=True)
         staged.crossing.begin()
-        if batch.follows:
+        if batch.follows and chosen is not None:
             take_chosen(self.token_ids, chosen)
 
     @property
@@ -86,8 +86,8 @@ class PassRows:
             and num_tiles <= len(self.chunks)
         )
 
-    def fill(self, batch: Batch) -> None:
-        """Send a step that fits to the device."""
+    def fill(self, batch: Batch, chosen: Tensor | None) -> None:
+        """Send a step that fits to the device. chosen: as for `DecodeRows`."""
         self._crossing.wait()
         _lay_out(batch, self._staged_numbers)
         self._staged_tiles.zero_()
@@ -97,6 +97,8 @@ class PassRows:
         self._numbers.copy_(self._staged_numbers, non_blocking=True)
         self._tiles.copy_(self._staged_tiles, non_blocking=True)
         self._crossing.begin()
+        if batch.follows and chosen is not None:
+            take_chosen(self.token_ids, chosen)
 
 
 def decode_tiles(batch: Batch) -> Tensor:

@@ -86,7 +86,7 @@ class DistributedModel:
             self.close()
             raise
         self.can_draw = self._stage.model.can_draw
-        self.max_rows_ahead = self._stage.model.max_rows_ahead
+        self.runs_ahead = self._stage.model.runs_ahead
 
     @property
     def fault(self) -> str | None:
