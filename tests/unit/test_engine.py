@@ -389,6 +389,37 @@ def test_steps_when_answers_end_then_those_of_the_others_are_launched_ahead_all_
     running.engine.stop(drain_s=0.0)
 
 
+def test_steps_when_prompts_follow_on_answers_then_each_is_launched_before_the_last_one_is_told() -> None:
+    model = FakeAheadModel()
+    running = Running(model, dataclasses.replace(OPTIONS, max_num_seqs=4, max_queue=20))
+    model.gate.clear()
+    wanted = {str(number): 5 + number % 7 for number in range(20)}
+    for number, (name, num_tokens) in enumerate(wanted.items()):
+        # some prompts take several steps
+        running.submit(name, [5] * (1 + 9 * (number % 5)), dataclasses.replace(GREEDY, max_tokens=num_tokens))
+    model.gate.set()
+    answers = running.until_last(*wanted)
+    for name, num_tokens in wanted.items():
+        assert tokens_of(answers[name]) == list(range(6, 6 + num_tokens))
+    assert any(batch.chunks and batch.num_decodes for batch in model.batches)
+    assert len(model.batches) - model.num_ahead <= 3  # where no answer was under way
+    running.engine.stop(drain_s=0.0)
+
+
+def test_steps_when_a_prompt_s_grammar_has_a_say_then_the_others_wait_for_it_and_go_on_ahead() -> None:
+    model = FakeAheadModel()
+    running = Running(model, OPTIONS)
+    model.gate.clear()
+    running.submit("free", [5], dataclasses.replace(GREEDY, max_tokens=30))
+    running.submit("held", [5] * 20, dataclasses.replace(GREEDY, max_tokens=20), ToyMask([{3}, *[None] * 30]))
+    model.gate.set()
+    answers = running.until_last("free", "held")
+    assert tokens_of(answers["free"]) == list(range(6, 36))
+    assert tokens_of(answers["held"]) == list(range(3, 23))
+    assert len(model.batches) - model.num_ahead <= 3
+    running.engine.stop(drain_s=0.0)
+
+
 def test_steps_when_a_grammar_begins_and_ends_amid_an_answer_then_they_run_ahead_where_it_leaves_all_free() -> None:
     places: list[set[int] | None] = [None] * 6 + [{3}, {3, 4}] + [None] * 6 + [{9}] * 3 + [None] * 20
     # drawn tokens are the likeliest, too: this model is nearly sure

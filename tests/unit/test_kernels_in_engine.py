@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.demo.random_head import write_random_head
 from gptoss_backend.engine.batch import Batch, Chunk, ScheduledSequence
+from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.checkpoint import Weights, load_weights
 from gptoss_backend.engine.config import ModelConfig
@@ -24,7 +26,7 @@ from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.recording import CudaRecorder, Work, graph_sizes, pass_sizes
 from gptoss_backend.engine.kernels.step_inputs import PassRows
 from gptoss_backend.engine.kv_cache import KVCache
-from gptoss_backend.engine.model import Draws
+from gptoss_backend.engine.model import Draws, LaunchedStep
 from gptoss_backend.engine.operators import TorchOperators, has_dependent_launch
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.precision import FLOAT8
@@ -156,6 +158,39 @@ def test_engine_when_steps_are_replayed_then_sampling_gets_the_logits_of_plain_t
         assert not layer.values[:, :16].any()
 
 
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_engine_when_prompts_follow_on_answers_then_steps_launched_before_others_are_done_give_torch_s_tokens(
+    is_recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_graphs(monkeypatch)
+    if not is_recorded:
+        monkeypatch.setattr(recording, "_PASSES", ())
+        monkeypatch.setattr(recording, "_LARGEST_PASS", 0)
+    shard, weights = load(tmp_path / "checkpoint", dataclasses.replace(SHAPE, num_layers=1))
+    plain = TorchModel(shard, weights, mixer=mix_experts, operators=TorchOperators(DEVICE))
+    ahead = graphed(shard, weights, CountingRecorder())
+    launched: list[Batch] = []
+
+    def launch(batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
+        launched.append(batch)
+        return GraphedModel.launch(ahead, batch, tables, with_logits=with_logits, draws=draws)
+
+    monkeypatch.setattr(ahead, "launch", launch)
+    drawn = SamplingParams(temperature=1.0, seed=7, ignore_eos=True)
+    lengths = {"one": 5, "other": 2, "waits": 3}
+    requests = [
+        GenerationRequest(name, prompt_of(3 + place, seed=place), dataclasses.replace(drawn, max_tokens=length))
+        for place, (name, length) in enumerate(lengths.items())
+    ]
+    options = dataclasses.replace(OPTIONS, max_num_seqs=2)
+    answers = [deltas_of(model, *requests, options=options)[0] for model in (plain, ahead)]
+    found = [{name: [t for delta in said for t in delta.token_ids] for name, said in each.items()} for each in answers]
+    assert found[0] == found[1]
+    assert {name: len(tokens) for name, tokens in found[1].items()} == lengths
+    assert any(batch.follows and batch.chunks for batch in launched), "a prompt beside an awaited token"
+    assert any(before.chunks and batch.follows for before, batch in itertools.pairwise(launched)), "a token of a pass"
+
+
 def test_engine_when_weights_have_eight_bits_then_kernels_give_the_tokens_of_plain_torch(tmp_path: Path) -> None:
     shard, weights = load(tmp_path / "checkpoint", SHAPE, eight_bit=True)
     options = dataclasses.replace(OPTIONS, max_num_seqs=1)
@@ -231,13 +266,12 @@ def test_launch_when_block_tables_change_then_it_does_not_wait_for_the_step_unde
     cache.reserve(sequence.row, 15)
     draws = Draws([1.0], [0.5])
     batch = Batch.build([], [ScheduledSequence(sequence, 15, samples=True)])
-    sequence.token_ids += model.launch(batch, cache, with_logits=False, draws=draws).result().tokens
-    sequence.num_computed = 15
-    cache.reserve(sequence.row, 17)  # a second block
-    batch = Batch.build([sequence], [])
     torch.cuda.set_sync_debug_mode("error")
     try:
         steps = [model.launch(batch, cache, with_logits=False, draws=draws)]
+        cache.reserve(sequence.row, 17)  # a second block
+        batch = Batch([-1], [15], [sequence.row], [0], 1, [])
+        steps.append(model.launch(batch, cache, with_logits=False, draws=draws))
         cache.reserve(sequence.row, 33)  # a third
         steps.append(model.launch(batch.following(), cache, with_logits=False, draws=draws))
     finally:

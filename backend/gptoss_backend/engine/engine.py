@@ -146,27 +146,34 @@ class Engine:
             pass
         if not self._launched:
             return
-        step, turns, launched, has_logits = self._launched.popleft()
-        # grammars take their time while the device has work
-        wants_logits = not (step.is_prepared or self._sampler.prepare_drawn(turns))
-        if (
-            self._model.runs_ahead
-            and not (has_logits or wants_logits)
-            and (following := self._scheduler.step_after(step))
-        ):
-            self._launch(following)  # so that the device never waits for us
-        output = launched.result(with_logits=wants_logits)
+        under_way = self._launched.popleft()
+        step, turns = under_way.step, under_way.turns
+        wants_logits = self._model.runs_ahead and self._run_ahead(under_way)
+        output = under_way.launched.result(with_logits=wants_logits)
         choices = self._sampler.pick(note_prompts(step, output), turns)
         self._scheduler.advance(step, choices)
         self._tell(step, news_of(step, choices, time.monotonic()))
+
+    def _run_ahead(self, under_way: _UnderWay) -> bool:
+        """Begin what comes after a step while that is under way, so that the device never waits for us.
+
+        Not where its tokens are chosen by its logits; returns whether these have to be asked for after all.
+        """
+        wants_logits = not self._sampler.prepare_drawn(under_way.turns)  # grammars take time, which the device has
+        if not (under_way.has_logits or wants_logits):
+            following = self._scheduler.step_after(under_way.step)
+            if following is not None:
+                self._launch(following)
+        return wants_logits
 
     def _launch(self, step: Step) -> bool:
         """Begin a step; False where there is nothing to compute that is not under way."""
         if not step:
             return False
         batch, turns = Batch.build(step.decodes, step.parts), step.turns
-        step.is_prepared = not self._model.runs_ahead
-        with_logits = self._sampler.prepare(turns) if step.is_prepared else self._sampler.wants_logits(turns)
+        # a model that runs ahead may be asked for logits later, when the tokens before are known
+        runs_ahead = self._model.runs_ahead
+        with_logits = self._sampler.wants_logits(turns) if runs_ahead else self._sampler.prepare(turns)
         scores = step.num_scored > 0
         draws = self._sampler.draws(turns) if with_logits and self._model.can_draw and not scores else None
         with_logits = scores or (with_logits and draws is None)

@@ -48,8 +48,6 @@ class Step:
     """Decoding sequences, too, that are guessed at; never beside prefills."""
     admitted: list[Sequence] = field(default_factory=list)
     """Those among them that run for the first time."""
-    is_prepared: bool = True
-    """False where what requests change in their logits is looked at while the step is under way."""
 
     def __bool__(self) -> bool:
         return bool(self.decodes or self.parts)
