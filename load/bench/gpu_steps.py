@@ -169,7 +169,7 @@ class Rows:
     def _launch(self, batch: Batch) -> LaunchedStep:
         draws = None
         if self._model.can_draw:  # as most requests do: from all tokens, at temperature 1
-            draws = Draws([1.0] * len(batch.samples), [0.5] * len(batch.samples))
+            draws = Draws.of_all([1.0] * len(batch.samples), [0.5] * len(batch.samples))
         return self._model.launch(batch, self._cache, with_logits=False, draws=draws)
 
     def _take(self, launched: LaunchedStep, sequences: list[Sequence], num_tokens: int) -> None:

@@ -168,7 +168,7 @@ def run_others(dtype: torch.dtype, num_tokens: int) -> None:
     hidden = torch.empty(num_tokens, HIDDEN, dtype=dtype, device=META)
     if num_tokens <= 256:
         logits = torch.empty(num_tokens, 201088, dtype=dtype, device=META)
-        draws = torch.empty(2, num_tokens, dtype=torch.float64, device=META)
+        draws = torch.empty(5, num_tokens, dtype=torch.float64, device=META)
         choose_tokens(logits, draws, torch.empty(num_tokens, dtype=torch.int64, device=META))
         plan = CachePlan(16, num_tokens, 4096, num_tokens * 256, num_tokens * 256, 0)
         set_up(DecodeRows(num_tokens, META), DeviceTables(plan, 128, META), RotaryEmbedding(ROPE, 64, META))

@@ -140,12 +140,13 @@ def test_engine_when_steps_are_replayed_then_sampling_gets_the_logits_of_plain_t
     replayed = graphed(shard, weights, recorder)
     monkeypatch.setattr(replayed, "run_layers", None)  # prompts are replayed, too
     drawn = SamplingParams(temperature=1.0, seed=7, max_tokens=4, ignore_eos=True)
-    filtered = dataclasses.replace(drawn, top_k=3, max_tokens=2)  # drawn from the logits, and the others beside it
+    filtered = dataclasses.replace(drawn, top_p=0.8, min_p=0.01)
+    told = dataclasses.replace(drawn, top_k=3, logprobs=1, max_tokens=2)  # by the logits, and the others beside it
     answers = []
     for model in (plain, replayed):
         requests = [
-            GenerationRequest(str(place), prompt, filtered if place == 0 else drawn)
-            for place, prompt in enumerate(prompts)
+            GenerationRequest(str(place), prompt, sampling)
+            for place, (prompt, sampling) in enumerate(zip(prompts, (told, filtered, drawn), strict=True))
         ]
         deltas, _ = deltas_of(model, *requests, options=OPTIONS)
         answers.append({name: [token for delta in said for token in delta.token_ids] for name, said in deltas.items()})
@@ -264,7 +265,7 @@ def test_launch_when_block_tables_change_then_it_does_not_wait_for_the_step_unde
     sequence = Sequence(GenerationRequest("", prompt_of(15, seed=1), SamplingParams()), max_tokens=9)
     sequence.row, _ = cache.open(sequence.token_ids)
     cache.reserve(sequence.row, 15)
-    draws = Draws([1.0], [0.5])
+    draws = Draws.of_all([1.0], [0.5])
     batch = Batch.build([], [ScheduledSequence(sequence, 15, samples=True)])
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.engine.drawing import draw_plain
+from gptoss_backend.engine.drawing import Shortlist, draw_exactly, draw_filtered, draw_plain
 from gptoss_backend.engine.kernels.sampling import choose_tokens
+from support.plain_sampling import plain_distribution
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def chosen(logits: torch.Tensor, temperatures: list[float], uniforms: list[float]) -> list[int]:
+def chosen(
+    logits: torch.Tensor,
+    temperatures: list[float],
+    uniforms: list[float],
+    filters: list[dict[str, Any]] | None = None,
+) -> list[int]:
     tokens = torch.full((len(logits),), -1)
-    draws = torch.tensor([temperatures, uniforms], dtype=torch.float64, device=DEVICE)
+    samplings = [SamplingParams(**asked) for asked in filters or [{}] * len(logits)]
+    lines = [[s.top_k for s in samplings], [s.top_p for s in samplings], [s.min_p for s in samplings]]
+    draws = torch.tensor([temperatures, uniforms, *lines], dtype=torch.float64, device=DEVICE)
     choose_tokens(logits.to(DEVICE), draws, out := tokens.to(DEVICE))
     return out.tolist()
 
@@ -59,3 +69,62 @@ def test_choosing_when_drawn_often_then_shares_are_the_probabilities() -> None:
     uniforms = [(number + 0.5) / 400 for number in range(400)]
     drawn = chosen(logits, [1.0] * 400, uniforms)
     assert [drawn.count(token) for token in range(3)] == [200, 120, 80]
+
+
+FILTERS: list[dict[str, Any]] = [
+    {"top_p": 0.9},
+    {"top_k": 40},
+    {"min_p": 0.05},
+    {"top_k": 30, "top_p": 0.5},
+    {"min_p": 0.02, "top_p": 0.8},
+    {"top_k": 200, "min_p": 0.001, "top_p": 0.95},
+    {},
+]
+
+
+@pytest.mark.parametrize("scale", [0.5, 4.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_choosing_when_rows_have_filters_then_tokens_are_torch_s(dtype: torch.dtype, scale: float) -> None:
+    generator = torch.Generator().manual_seed(7)
+    logits = (torch.randn(3 * len(FILTERS), 700, generator=generator) * scale - 1.0).to(dtype)
+    temperatures = [1.0, 0.6, 1.5] * len(FILTERS)
+    uniforms = torch.rand(len(logits), generator=generator, dtype=torch.float64).tolist()
+    filters = [asked for asked in FILTERS for _ in range(3)]
+    drawn = chosen(logits, temperatures, uniforms, filters)
+    expected = []
+    for row, temperature, uniform, asked in zip(logits.float(), temperatures, uniforms, filters, strict=True):
+        sampling, number = (
+            SamplingParams(temperature=temperature, **asked),
+            torch.tensor([uniform], dtype=torch.float64),
+        )
+        exactly = int(draw_exactly(row[None], sampling, number))
+        shortly, suffices = draw_filtered(Shortlist.of(row[None], [sampling]), [sampling], number)
+        assert not suffices[0] or int(shortly) == exactly
+        expected.append(exactly)
+    assert drawn == expected
+
+
+@pytest.mark.parametrize("asked", FILTERS[:-1], ids=str)
+def test_choosing_when_a_filter_is_swept_then_what_it_leaves_out_is_never_drawn(asked: dict[str, Any]) -> None:
+    logits = (torch.randn(300, generator=torch.Generator().manual_seed(3)) * 2).bfloat16()
+    uniforms = [(number + 0.5) / 40 for number in range(40)]
+    kept = plain_distribution(logits.tolist(), SamplingParams(**asked))
+    drawn = chosen(logits.repeat(40, 1), [1.0] * 40, uniforms, [asked] * 40)
+    least = min(float(logits[token]) for token in range(300) if kept[token])  # its equals stand or fall with it
+    assert all(float(logits[token]) >= least for token in drawn)
+
+
+def test_choosing_when_filters_leave_one_then_it_is_drawn_whatever_the_number() -> None:
+    logits = torch.tensor([[-3.0, 0.5, -0.0, 2.0, 1.9] + [-40.0] * 200])
+    for asked in ({"top_k": 1}, {"top_p": 0.0}, {"top_p": 1e-9}, {"min_p": 1.0}):
+        assert chosen(logits.repeat(3, 1), [1.0] * 3, [0.0, 0.5, 1 - 2**-53], [asked] * 3) == [3, 3, 3]
+    assert set(chosen(logits.repeat(9, 1), [9.0] * 9, [n / 9 for n in range(9)], [{"top_k": 3}] * 9)) == {1, 3, 4}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter's
+def test_choosing_when_a_row_holds_no_numbers_then_the_others_are_drawn_all_the_same() -> None:
+    logits = torch.randn(3, 300, generator=torch.Generator().manual_seed(3))
+    asked = [{"top_p": 0.5, "top_k": 9}] * 3
+    expected = chosen(logits, [1.0] * 3, [0.3, 0.5, 0.9], asked)
+    logits[1] = torch.nan
+    assert chosen(logits, [1.0] * 3, [0.3, 0.5, 0.9], asked)[::2] == expected[::2]

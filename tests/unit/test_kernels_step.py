@@ -72,8 +72,9 @@ def test_rows_when_some_stand_in_for_the_first_then_they_are_to_choose_as_it_doe
         sequence.row, sequence.num_computed = row, 1
         sequences.append(sequence)
     batch = Batch.build(sequences, [])
-    rows.fill(batch, Draws([0.5, 0.7], [0.1, 0.2]), torch.zeros(4, dtype=torch.int64, device=DEVICE))
-    assert rows.draws.tolist() == [[0.5, 0.7, 0.5, 0.5], [0.1, 0.2, 0.1, 0.1]]
+    draws = Draws([0.5, 0.7], [0.1, 0.2], [0.0, 3.0], [0.9, 1.0], [0.0, 0.1])
+    rows.fill(batch, draws, torch.zeros(4, dtype=torch.int64, device=DEVICE))
+    assert rows.draws.tolist() == [[*line, line[0], line[0]] for line in draws.lines]
     assert rows.token_ids.tolist() == [6, 7, 6, 6]
 
 

@@ -48,7 +48,7 @@ def test_step_when_it_is_sent_then_the_same_arrives(
     sliding: list[tuple[int, int, list[int]]],
 ) -> None:
     positions, rows = token_ids[::-1], [number // 2 for number in token_ids]
-    draws = None if numbers is None else Draws([1.0] * len(numbers), numbers)
+    draws = None if numbers is None else Draws.of_all([1.0] * len(numbers), numbers)
     batch = Batch(token_ids, positions, rows, samples, num_decodes, chunks)
     message = StepMessage(batch, with_logits, draws, full, sliding)
     assert StepMessage.decode(message.encode()) == message

@@ -347,7 +347,10 @@ def test_draws_when_guesses_stand_before_a_row_then_its_number_is_that_of_its_to
     later = Sampler().draws([Turn(one)])
     assert later is not None
     assert later.uniforms == [one.uniforms.at(2)]
-    assert Sampler().draws([Turn(sequence(top_k=3))]) is None
+    filtered = Sampler().draws([Turn(sequence(top_k=3, min_p=0.1)), Turn(sequence(top_p=0.5))])
+    assert filtered is not None
+    assert (filtered.top_ks, filtered.top_ps, filtered.min_ps) == ([3.0, 0.0], [1.0, 0.5], [0.1, 0.0])
+    assert Sampler().draws([Turn(sequence(logprobs=0))]) is None
 
 
 def test_pick_when_a_device_takes_rows_together_then_tokens_and_logprobs_are_those_of_each_alone(

@@ -3,8 +3,8 @@
 Stage 5 of a request: step. Owns: temperature, the filters min-p, top-k and top-p, the arithmetic of the draw.
 Does not know: requests, seeds, batches beyond rows side by side.
 
-A row's token depends on that row alone. Sums run in double precision: over 201,088 terms a float32 sum drifts by more
-than the rarest tokens weigh.
+A row's token depends on that row alone, and is the same whoever draws it: this, with a shortlist or without, or a GPU's
+kernels. Sums run in double precision: over 201,088 terms a float32 sum drifts by more than the rarest tokens weigh.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ def draw_filtered(shortlist: Shortlist, samplings: list[SamplingParams], uniform
     The second says where the shortlist was long enough; elsewhere the token means nothing: take `draw_exactly`.
     """
     kept, suffices = _filter(shortlist, samplings)
-    places, _ = _invert(kept, uniforms[:, None])
-    return shortlist.tokens.gather(1, places)[:, 0], suffices.tolist()
+    order = shortlist.order  # that of `_draw_folded`: a number leads to the same token, whatever finds what is kept
+    places, _ = _invert(kept.gather(1, order), uniforms[:, None])
+    return shortlist.tokens.gather(1, order.gather(1, places))[:, 0], suffices.tolist()
 
 
 def draw_exactly(logits: Tensor, sampling: SamplingParams, uniform: Tensor) -> Tensor:
@@ -67,8 +68,18 @@ class Shortlist:
     tokens: Tensor
     totals: Tensor
     """[n, 1] float64: the weight of all tokens, relative to the likeliest one's; 0 where nobody asks."""
-    is_whole: bool
-    """True where there are no other tokens."""
+    vocab: int
+
+    @property
+    def is_whole(self) -> bool:
+        """True where there are no other tokens."""
+        return self.tokens.shape[1] == self.vocab
+
+    @property
+    def order(self) -> Tensor:
+        """Places in the list by column, and within one by place in it, as `fold` has them: [n, as many]."""
+        width = -(-self.vocab // _COLUMN)
+        return (self.tokens % width * _COLUMN + self.tokens // width).argsort(dim=1)
 
     @classmethod
     def of(cls, logits: Tensor, samplings: list[SamplingParams]) -> Shortlist:
@@ -77,13 +88,13 @@ class Shortlist:
         totals = torch.zeros(len(logits), 1, dtype=torch.float64, device=logits.device)
         if any(sampling.top_p < 1.0 and not sampling.top_k for sampling in samplings):
             totals = 1.0 / _probabilities(logits, samplings).gather(1, tokens[:, :1]).double()
-        return cls(ranked, tokens, totals, is_whole=ranked.shape[1] == logits.shape[1])
+        return cls(ranked, tokens, totals, logits.shape[1])
 
     @classmethod
     def join(cls, parts: list[Shortlist]) -> Shortlist:
         """Put shortlists of one vocabulary below one another."""
         logits, tokens, totals = zip(*((part.logits, part.tokens, part.totals) for part in parts), strict=True)
-        return cls(torch.cat(logits), torch.cat(tokens), torch.cat(totals), parts[0].is_whole)
+        return cls(torch.cat(logits), torch.cat(tokens), torch.cat(totals), parts[0].vocab)
 
 
 def _filter(shortlist: Shortlist, samplings: list[SamplingParams]) -> tuple[Tensor, Tensor]:

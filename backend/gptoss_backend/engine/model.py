@@ -24,12 +24,29 @@ from gptoss_backend.engine.kv_cache import KVCache
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """How the token of each of a batch's samples is chosen from all tokens."""
+    """How the token of each of a batch's samples is chosen."""
 
     temperatures: list[float]
     """0: the likeliest"""
     uniforms: list[float]
     """From 0 to 1, without 1: where in the cumulative distribution the token lies"""
+    top_ks: list[float]
+    """0: of all"""
+    top_ps: list[float]
+    """1: of all"""
+    min_ps: list[float]
+    """0: of all"""
+
+    @classmethod
+    def of_all(cls, temperatures: list[float], uniforms: list[float]) -> Draws:
+        """Return draws without filters."""
+        count = len(temperatures)
+        return cls(temperatures, uniforms, [0.0] * count, [1.0] * count, [0.0] * count)
+
+    @property
+    def lines(self) -> tuple[list[float], ...]:
+        """The five, one below the other."""
+        return self.temperatures, self.uniforms, self.top_ks, self.top_ps, self.min_ps
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,12 +64,16 @@ class Sampler:
         if not all(_draws_plainly(turn) for turn in turns):
             return None
         rows = [row for turn, place in _placed(turns) for row in _rows_of(turn, place)]
+        samplings = [row.sequence.request.sampling for row in rows]
         return Draws(
-            [0.0 if row.sequence.is_greedy else row.sequence.request.sampling.temperature for row in rows],
-            [
+            temperatures=[0.0 if row.sequence.is_greedy else row.sequence.request.sampling.temperature for row in rows],
+            uniforms=[
                 0.0 if row.sequence.is_greedy else row.sequence.uniform(row.sequence.num_awaited + row.ahead)
                 for row in rows
             ],
+            top_ks=[float(sampling.top_k) for sampling in samplings],
+            top_ps=[sampling.top_p for sampling in samplings],
+            min_ps=[sampling.min_p for sampling in samplings],
         )
 
     @staticmethod
@@ -141,10 +145,10 @@ def _rows_of(turn: Turn, place: int) -> list[_Row]:
 
 
 def _draws_plainly(turn: Turn) -> bool:
-    """True where each token is the likeliest or drawn from all, and nothing else is asked about it."""
-    sequence, sampling, edits = turn.sequence, turn.sequence.request.sampling, turn.sequence.edits
+    """True where each token is the likeliest or drawn, and nothing else is asked about it."""
+    sampling, edits = turn.sequence.request.sampling, turn.sequence.edits
     is_edited = edits is not None and (edits.is_due or len(turn.guesses) > 0)
-    return (sequence.is_greedy or not has_filter(sampling)) and not is_edited and sampling.logprobs is None
+    return not is_edited and sampling.logprobs is None
 
 
 def _goes_one_by_one(turn: Turn, logits: Tensor) -> bool:

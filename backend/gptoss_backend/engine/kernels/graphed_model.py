@@ -312,9 +312,9 @@ def _chosen_by(logits: Tensor, draws: Draws | None) -> Tensor:
     count = len(logits)
     tokens = torch.empty(count, dtype=torch.int64, device=logits.device)
     numbers = (
-        torch.zeros(2, count, dtype=torch.float64, device=logits.device)
+        torch.zeros(5, count, dtype=torch.float64, device=logits.device)
         if draws is None
-        else to_device([draws.temperatures, draws.uniforms], torch.float64, logits.device)
+        else to_device(draws.lines, torch.float64, logits.device)
     )
     with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
         choose_tokens(logits, numbers, tokens)

@@ -1,10 +1,12 @@
-"""A token for each row of logits, chosen on the device: the likeliest, or one drawn from all of them.
+"""A token for each row of logits, chosen on the device: the likeliest, or one drawn from all that the filters leave.
 
-Owns: `choose_tokens`. The torch reference is `drawing.draw_plain`, with which it shares the order of the vocabulary: a
-number drawn for a row leads to the same token here and there, but for rounding.
+Owns: `choose_tokens`. The torch reference is `drawing`, with which it shares the order of the vocabulary and what the
+filters mean: a number drawn for a row leads to the same token here and there, but for rounding.
 
 As there, token r × width + c is in column c, and a draw looks up a column, then a place in it. The first kernel reads
-the logits once and keeps two numbers a column; the second needs one column more. No sum depends on other rows.
+the logits once and keeps two numbers a column. The second does nothing for rows without a filter; for others it finds
+the least logit that is kept, by halving the range of numbers there may be, and sums their columns anew. The third needs
+one column more. No sum depends on other rows.
 """
 
 from __future__ import annotations
@@ -18,35 +20,44 @@ from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_
 
 _DEPTH = 128
 _COLUMNS = 32
+_BLOCK = 4096
+# bits of a float32 that are the same for all numbers of a dtype: those behind its fraction
+_SPARE_BITS = {torch.bfloat16: 16, torch.float16: 13, torch.float32: 0}
 
 
 def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor) -> None:
     """Write the token of each row into `tokens` [n] int64.
 
-    logits: [n, vocab], contiguous. draws: [2, n] float64: temperatures, 0 for the likeliest token, the lowest id among
-    equals; uniform numbers in [0, 1).
+    logits: [n, vocab], contiguous. draws: [5, n] float64, the lines of `Draws`: temperatures, 0 for the likeliest
+    token, the lowest id among equals; uniform numbers in [0, 1); top-k, top-p and min-p.
     """
-    temperatures, uniforms = draws[0].float(), draws[1]
+    temperatures, filters = draws[0].float(), draws[2:]
     num_rows, vocab = logits.shape
     width = triton.cdiv(vocab, _DEPTH)
+    lanes = triton.next_power_of_2(width)
     peaks, sums = (torch.empty(num_rows, width, dtype=torch.float32, device=logits.device) for _ in range(2))
     firsts = torch.empty(num_rows, width, dtype=torch.int32, device=logits.device)
+    floors = torch.empty(num_rows, dtype=torch.float32, device=logits.device)
+    columns = (logits, temperatures, peaks, sums)
     _sum_columns[(triton.cdiv(width, _COLUMNS), num_rows)](
-        logits, temperatures, peaks, sums, firsts, vocab, width, DEPTH=_DEPTH, COLUMNS=_COLUMNS, **launch_options()
+        *columns, firsts, vocab, width, DEPTH=_DEPTH, COLUMNS=_COLUMNS, **launch_options()
     )
-    _choose[(num_rows,)](
-        logits,
-        temperatures,
-        uniforms,
-        peaks,
-        sums,
-        firsts,
-        tokens,
+    _filter[(num_rows,)](
+        *columns,
+        filters,
+        floors,
         vocab,
         width,
+        num_rows,
         DEPTH=_DEPTH,
-        LANES=triton.next_power_of_2(width),
+        COLUMNS=_COLUMNS,
+        LANES=lanes,
+        BLOCK=_BLOCK,
+        SPARE_BITS=_SPARE_BITS[logits.dtype],
         **launch_options(),
+    )
+    _choose[(num_rows,)](
+        *columns, firsts, floors, draws[1], tokens, vocab, width, DEPTH=_DEPTH, LANES=lanes, **launch_options()
     )
 
 
@@ -66,11 +77,7 @@ def _sum_columns(
     wait_for_inputs(DEPENDENT)
     row = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    token = tl.arange(0, DEPTH)[:, None] * width + column[None, :]
-    inside = (column < width)[None, :] & (token < vocab)
-    read = tl.load(logits + row * vocab + token, mask=inside, other=float("-inf")).to(tl.float32)
-    # a column without tokens is not stored, but its difference of infinities would be no number
-    scores = tl.where((column < width)[None, :], read, 0.0)
+    scores = _read_columns(logits + row * vocab, column, vocab, width, DEPTH)
     peak, place = tl.max(scores, axis=0, return_indices=True)
     weights = tl.exp((scores - peak[None, :]) / _divisor(tl.load(temperatures + row)))
     kept = row * width + column
@@ -80,13 +87,62 @@ def _sum_columns(
 
 
 @triton.jit
+def _filter(
+    logits: tl.tensor,
+    temperatures: tl.tensor,
+    peaks: tl.tensor,
+    sums: tl.tensor,
+    filters: tl.tensor,
+    floors: tl.tensor,
+    vocab: tl.tensor,
+    width: tl.tensor,
+    num_rows: tl.tensor,
+    DEPTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    LANES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SPARE_BITS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+) -> None:
+    wait_for_inputs(DEPENDENT)
+    row = tl.program_id(0).to(tl.int64)
+    temperature = tl.load(temperatures + row)
+    top_k = tl.load(filters + row)
+    top_p = tl.load(filters + num_rows + row)
+    min_p = tl.load(filters + 2 * num_rows + row)
+    floor = tl.full((), float("-inf"), tl.float32)
+    if (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0)):
+        lane = tl.arange(0, LANES)
+        highest = tl.max(tl.load(peaks + row * width + lane, mask=lane < width, other=float("-inf")), axis=0)
+        scores = logits + row * vocab
+        if min_p > 0:
+            floor = (highest + temperature * tl.log(min_p)).to(tl.float32)
+        if top_k > 0:
+            least = _least_kept(scores, top_k, float("-inf"), highest, temperature, vocab, True, BLOCK, SPARE_BITS)
+            floor = tl.maximum(floor, least)
+        if top_p < 1:  # of what these left
+            limit = top_p * _measure(scores, float("-inf"), floor, highest, temperature, vocab, False, BLOCK)
+            least = _least_kept(scores, limit, floor, highest, temperature, vocab, False, BLOCK, SPARE_BITS)
+            floor = tl.maximum(floor, least)
+        for start in range(0, width, COLUMNS):
+            column = start + tl.arange(0, COLUMNS)
+            inside = column < width
+            read = _read_columns(scores, column, vocab, width, DEPTH)
+            peak = tl.load(peaks + row * width + column, mask=inside, other=0.0)
+            weights = tl.where(read >= floor, tl.exp((read - peak[None, :]) / temperature), 0.0)
+            tl.store(sums + row * width + column, tl.sum(weights, axis=0), mask=inside)
+    tl.store(floors + row, floor)
+
+
+@triton.jit
 def _choose(
     logits: tl.tensor,
     temperatures: tl.tensor,
-    uniforms: tl.tensor,
     peaks: tl.tensor,
     sums: tl.tensor,
     firsts: tl.tensor,
+    floors: tl.tensor,
+    uniforms: tl.tensor,
     tokens: tl.tensor,
     vocab: tl.tensor,
     width: tl.tensor,
@@ -109,11 +165,84 @@ def _choose(
         token = place * width + column
         scores = tl.load(logits + row * vocab + token, mask=token < vocab, other=float("-inf")).to(tl.float32)
         weights = tl.exp((scores - tl.max(scores, axis=0)) / temperature)
+        weights = tl.where(scores >= tl.load(floors + row), weights, 0.0)
         place, _ = _invert(weights, place, rest)
         tl.store(tokens + row, (place * width + column).to(tl.int64))
     else:
         first = tl.load(firsts + row * width + lane, mask=inside & (peak == highest), other=vocab - 1)
         tl.store(tokens + row, tl.min(first, axis=0).to(tl.int64))
+
+
+@triton.jit
+def _read_columns(
+    scores: tl.tensor, column: tl.tensor, vocab: tl.tensor, width: tl.tensor, DEPTH: tl.constexpr
+) -> tl.tensor:
+    """Return columns of a row, [DEPTH, columns], minus infinity where there are no tokens."""
+    token = tl.arange(0, DEPTH)[:, None] * width + column[None, :]
+    inside = (column < width)[None, :]
+    read = tl.load(scores + token, mask=inside & (token < vocab), other=float("-inf")).to(tl.float32)
+    # a column beyond is not stored, but its difference of infinities would be no number
+    return tl.where(inside, read, 0.0)
+
+
+@triton.jit
+def _least_kept(
+    scores: tl.tensor,
+    limit: tl.tensor,
+    floor: tl.tensor,
+    highest: tl.tensor,
+    temperature: tl.tensor,
+    vocab: tl.tensor,
+    COUNTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SPARE_BITS: tl.constexpr,
+) -> tl.tensor:
+    """Return the least number for which those above it measure less than `limit`, as `drawing.cutoff`."""
+    low, high = _rank(tl.full((), float("-inf"), tl.float32), SPARE_BITS), _rank(highest, SPARE_BITS)
+    while low < high:
+        middle = low + (high - low) // 2
+        above = _measure(scores, _number_at(middle, SPARE_BITS), floor, highest, temperature, vocab, COUNTS, BLOCK)
+        if above < limit:
+            high = middle
+        else:
+            low = middle + 1
+    return _number_at(low, SPARE_BITS)
+
+
+@triton.jit
+def _measure(
+    scores: tl.tensor,
+    bound: tl.tensor,
+    floor: tl.tensor,
+    highest: tl.tensor,
+    temperature: tl.tensor,
+    vocab: tl.tensor,
+    COUNTS: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> tl.tensor:
+    """Return how many tokens of a row are above `bound` and not below `floor`, or what they weigh together."""
+    total = tl.zeros((), tl.float64)
+    for start in range(0, vocab, BLOCK):
+        token = start + tl.arange(0, BLOCK)
+        read = tl.load(scores + token, mask=token < vocab, other=float("-inf")).to(tl.float32)
+        weights = tl.exp((read - highest) / temperature) if not COUNTS else 1.0
+        total += tl.sum(tl.where((read > bound) & (read >= floor), weights, 0.0), axis=0).to(tl.float64)
+    return total
+
+
+@triton.jit
+def _rank(number: tl.tensor, SPARE_BITS: tl.constexpr) -> tl.tensor:
+    """Return an integer that orders the numbers of a dtype as they are: a float's bits, but for the sign, do."""
+    bits = number.to(tl.int32, bitcast=True)
+    return (tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits) >> SPARE_BITS).to(tl.int64)
+
+
+@triton.jit
+def _number_at(rank: tl.tensor, SPARE_BITS: tl.constexpr) -> tl.tensor:
+    """Return the number of a rank."""
+    bits = (rank << SPARE_BITS).to(tl.int32)
+    bits = tl.where(bits < 0, (bits | ((1 << SPARE_BITS) - 1)) ^ 0x7FFFFFFF, bits)
+    return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit

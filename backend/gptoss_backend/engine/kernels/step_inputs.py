@@ -7,6 +7,7 @@ Does not know: what is computed.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ CHUNK_TILE = 16
 """Tokens of a chunk that attend together: with eight heads that share keys, 128 rows of a tile multiplication."""
 
 
+_DRAW_LINES = len(fields(Draws))
+
+
 class DecodeRows:
     """One token for each of `size` rows of a batch; where there are fewer, the first one stands in for the others."""
 
@@ -30,8 +34,8 @@ class DecodeRows:
         # two, so that one can be filled while the other is still on its way
         self._staged = deque(_Staged(size, device) for _ in range(2))
         self._numbers = torch.zeros(4, size, dtype=torch.int64, device=device)
-        self.draws = torch.zeros(2, size, dtype=torch.float64, device=device)
-        """Temperatures and uniform numbers, [size] each; a temperature of 0: the likeliest token."""
+        self.draws = torch.zeros(_DRAW_LINES, size, dtype=torch.float64, device=device)
+        """The lines of `Draws`, [size] each; a temperature of 0: the likeliest token."""
         self.token_ids, self.positions, self.rows, self.is_real = self._numbers
         """[size] int64 each. is_real: 0 where a row is a stand-in: it reads as the first one, writes nothing."""
 
@@ -124,7 +128,7 @@ class _Staged:
         # pinned, so that the copy to the device waits for nothing
         pinned = device.type == "cuda"
         self.numbers = torch.zeros(4, size, dtype=torch.int64, pin_memory=pinned)
-        self.draws = torch.zeros(2, size, dtype=torch.float64, pin_memory=pinned)
+        self.draws = torch.zeros(_DRAW_LINES, size, dtype=torch.float64, pin_memory=pinned)
         self.crossing = _Crossing(device)
 
     def fill(self, batch: Batch, draws: Draws | None) -> None:
@@ -133,7 +137,7 @@ class _Staged:
         if draws is None:
             self.draws.zero_()
             return
-        self.draws[:, : batch.num_decodes] = torch.tensor([draws.temperatures, draws.uniforms], dtype=torch.float64)
+        self.draws[:, : batch.num_decodes] = torch.tensor(draws.lines, dtype=torch.float64)
         # whoever stands in for the first row goes on with its token, and so with its experts
         self.draws[:, batch.num_decodes :] = self.draws[:, :1]
 

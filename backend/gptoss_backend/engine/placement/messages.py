@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import chain
 
 from gptoss_backend.engine.batch import Batch, Chunk
 from gptoss_backend.engine.block_tables import BlockTable, TableChange
@@ -41,7 +42,7 @@ class StepMessage:
         numbers.extend([int(self.with_logits), int(draws is not None), len(full), len(sliding)])
         for part in (batch.token_ids, batch.positions, batch.rows, batch.samples, chunks, full, sliding):
             numbers.extend(part)
-        drawn = array("d") if draws is None else array("d", [*draws.temperatures, *draws.uniforms])
+        drawn = array("d") if draws is None else array("d", chain.from_iterable(draws.lines))
         return numbers.tobytes() + drawn.tobytes()
 
     @classmethod
@@ -81,8 +82,9 @@ class _Reader:
 def _draws_of(raw: bytes) -> Draws:
     numbers = array("d")
     numbers.frombytes(raw)
-    count = len(numbers) // 2
-    return Draws(numbers[:count].tolist(), numbers[count:].tolist())
+    num_lines = len(fields(Draws))
+    count = len(numbers) // num_lines
+    return Draws(*(numbers[line * count : (line + 1) * count].tolist() for line in range(num_lines)))
 
 
 class MirroredTables:
