@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 
 from gptoss_backend.environment import child_environment
 from gptoss_backend.model_names import ModelShort
@@ -23,6 +22,7 @@ from gptoss_backend.settings import Settings
 from gptoss_backend.settings_sources import setting_layers
 from gptoss_client import config_command, doctor
 from gptoss_client.addresses import on_free_ports
+from gptoss_client.console import plain_console
 from gptoss_client.errors import INTERRUPTED, CommandError
 from gptoss_client.follow import LogReader
 from gptoss_client.join import join as join_engine
@@ -88,7 +88,7 @@ def serve(
     settings = with_num_replicas(settings, child_environment(RunDirectory.of(settings).config))
     if auto_port:
         settings = _on_free_ports(settings)
-    raise typer.Exit(serve_until_stopped(settings, _console(), detach=detach))
+    raise typer.Exit(serve_until_stopped(settings, plain_console(), detach=detach))
 
 
 @app.command("config")
@@ -106,7 +106,7 @@ def show_config(
     """Show every setting that `serve` would use with these options, its value and where that comes from."""
     overrides = ServeOptions(config, models, profile, port, host, checkpoint, run_dir).overrides()
     settings = config_command.sourced_settings(load(config, overrides), setting_layers(overrides, config=config))
-    _console().print(config_command.as_json(settings) if as_json else "\n".join(config_command.as_table(settings)))
+    plain_console().print(config_command.as_json(settings) if as_json else "\n".join(config_command.as_table(settings)))
 
 
 @app.command("doctor")
@@ -124,7 +124,7 @@ def examine(
     """Look whether `serve` would work with these options, and say what to do: exit status 0 if it would, else 1."""
     options = ServeOptions(config, models, profile, port, host, checkpoint, run_dir)
     findings = doctor.diagnose(options.with_absolute_paths())
-    _console().print(doctor.as_json(findings) if as_json else "\n".join(doctor.as_lines(findings)))
+    plain_console().print(doctor.as_json(findings) if as_json else "\n".join(doctor.as_lines(findings)))
     raise typer.Exit(doctor.exit_status(findings))
 
 
@@ -145,7 +145,7 @@ def pull_checkpoint(
     """Fetch a checkpoint into the local Hugging Face cache (HF_HOME); what was interrupted goes on where it stopped."""
     from gptoss_client.pull import pull, repository_of  # here: the Hub's library takes a moment to load
 
-    console = _console()
+    console = plain_console()
     try:
         folder = pull(repository_of(name, load(config, {})), console, if_absent=if_absent, verify=verify)
     except KeyboardInterrupt:
@@ -173,7 +173,7 @@ def make_random_checkpoint(
     order = CheckpointOrder(folder, shape, seed, experts, head_for)
     with StopSignal() as stop:
         # it reads no settings; the file's name only keeps ours out of its environment
-        is_made = make_checkpoint(order, child_environment(folder / "config.yaml"), stop, _console())
+        is_made = make_checkpoint(order, child_environment(folder / "config.yaml"), stop, plain_console())
     raise typer.Exit(0 if is_made else INTERRUPTED)
 
 
@@ -188,14 +188,14 @@ for command in (chat, ask, bench):
 def stop(*, config: ConfigOption = None, run_dir: RunDirOption = None) -> None:
     """End the running server."""
     run = _run_directory(config, run_dir)
-    _console().print("stopped" if stop_server(run) else f"no server runs from {run.root}")
+    plain_console().print("stopped" if stop_server(run) else f"no server runs from {run.root}")
 
 
 @app.command()
 def status(*, config: ConfigOption = None, run_dir: RunDirOption = None) -> None:
     """Say what runs and how it is: exit status 0 when ready, 3 when nothing runs, else 1."""
     exit_status, lines = report(_run_directory(config, run_dir))
-    _console().print("\n".join(lines))
+    plain_console().print("\n".join(lines))
     raise typer.Exit(exit_status)
 
 
@@ -208,7 +208,7 @@ def reload_model(
     run_dir: RunDirOption = None,
 ) -> None:
     """Load another checkpoint for a served model while it and the others go on; both take memory for as long."""
-    reload(_run_directory(config, run_dir), model, checkpoint, _console())
+    reload(_run_directory(config, run_dir), model, checkpoint, plain_console())
 
 
 @app.command()
@@ -223,7 +223,7 @@ def logs(
     run = _run_directory(config, run_dir)
     if not run.logs.is_dir():
         raise CommandError(f"no server has run from {run.root}: there is no folder {run.logs}")
-    reader, console = LogReader(run.logs), _console()
+    reader, console = LogReader(run.logs), plain_console()
     for line in reader.last_lines(lines):
         console.print(line)
     with contextlib.suppress(KeyboardInterrupt):
@@ -244,7 +244,7 @@ def key(
 ) -> None:
     """Make an API key, and print it this once: the file keeps its hash only."""
     path = keys if keys is not None else load(config, {}).adapter.keys_path
-    _console().print(add_key(path, name, max_concurrency, is_urgent=urgent))
+    plain_console().print(add_key(path, name, max_concurrency, is_urgent=urgent))
 
 
 @app.command()
@@ -257,13 +257,13 @@ def join(
 ) -> None:
     """Hold this host's part of a model whose engine runs on another, until Ctrl-C."""
     options = ServeOptions(config, models=None if model is None else [model], checkpoint=checkpoint)
-    raise typer.Exit(join_engine(options.with_absolute_paths(), node_rank, _console()))
+    raise typer.Exit(join_engine(options.with_absolute_paths(), node_rank, plain_console()))
 
 
 def _end_earlier(settings: Settings) -> None:
     run = RunDirectory.of(settings)
     if stop_server(run):
-        _console().print(f"ended the earlier server of {run.root}")
+        plain_console().print(f"ended the earlier server of {run.root}")
 
 
 def _on_free_ports(settings: Settings) -> Settings:
@@ -271,7 +271,7 @@ def _on_free_ports(settings: Settings) -> Settings:
     server = settings.server
     last = server.of_replica(server.num_tritonservers - 1).http_port
     of_others = f", and so on for each further one, up to {last}" if last > server.http_port else ""
-    _console().print(
+    plain_console().print(
         f"ports: {server.port} (the OpenAI API), Triton {server.grpc_port} (gRPC), "
         f"{server.metrics_port} (metrics), {server.http_port} (HTTP){of_others}"
     )
@@ -280,10 +280,6 @@ def _on_free_ports(settings: Settings) -> Settings:
 
 def _run_directory(config: Path | None, run_dir: Path | None) -> RunDirectory:
     return RunDirectory.of(load(config, {"server": {"run_dir": run_dir}}))
-
-
-def _console(*, stderr: bool = False) -> Console:
-    return Console(stderr=stderr, soft_wrap=True, markup=False, highlight=False)
 
 
 def main() -> int:
@@ -309,7 +305,7 @@ def main() -> int:
 
 def _failed(sentence: str, exit_status: int) -> int:
     with contextlib.suppress(OSError):  # nowhere to say it
-        _console(stderr=True).print(f"error: {sentence}")
+        plain_console(stderr=True).print(f"error: {sentence}")
     return exit_status
 
 
