@@ -1,14 +1,13 @@
 """The `gptoss` command.
 
 Stage: the edge between a person and the server's processes.
-Owns: the commands and their own options, exit statuses, where words are printed.
+Owns: which commands there are, the options of those about a server, exit statuses, where words are printed.
 Does not know: how a server is started, watched or ended.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from pathlib import Path
@@ -22,12 +21,12 @@ from gptoss_backend.settings import Settings
 from gptoss_backend.settings_sources import setting_layers
 from gptoss_client import config_command, doctor
 from gptoss_client.addresses import on_free_ports
+from gptoss_client.checkpoint_commands import make_random_checkpoint, pull_checkpoint
 from gptoss_client.console import plain_console
-from gptoss_client.errors import INTERRUPTED, CommandError
+from gptoss_client.errors import CommandError
 from gptoss_client.follow import LogReader
 from gptoss_client.join import join as join_engine
 from gptoss_client.keys import add_key
-from gptoss_client.make_checkpoint import DEFAULT_SEED, CheckpointOrder, ExpertFormat, ShapeName, make_checkpoint
 from gptoss_client.placing import with_num_replicas
 from gptoss_client.plan import plan
 from gptoss_client.reload import reload
@@ -48,7 +47,6 @@ from gptoss_client.serve_options import (
 from gptoss_client.standard_streams import BROKEN_PIPE, flush_output, never_fail_to_encode, open_closed
 from gptoss_client.status import report
 from gptoss_client.stop import stop_server
-from gptoss_client.stop_signal import StopSignal
 from gptoss_client.talk_commands import ask, bench, chat
 
 _FOLLOW_PERIOD_S: Final = 0.2
@@ -128,58 +126,9 @@ def examine(
     raise typer.Exit(doctor.exit_status(findings))
 
 
-@app.command("pull")
-def pull_checkpoint(
-    name: Annotated[
-        str, typer.Argument(metavar="20b|120b|OWNER/NAME[@REVISION]", help="A model, or a repository of the Hub.")
-    ],
-    *,
-    if_absent: Annotated[
-        bool, typer.Option("--if-absent", help="Keep a checkpoint that is there whole, and ask no Hub for a newer one.")
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read what is there first, and fetch anew what the disk has damaged.")
-    ] = False,
-    config: ConfigOption = None,
-) -> None:
-    """Fetch a checkpoint into the local Hugging Face cache (HF_HOME); what was interrupted goes on where it stopped."""
-    from gptoss_client.pull import pull, repository_of  # here: the Hub's library takes a moment to load
-
-    console = plain_console()
-    try:
-        folder = pull(repository_of(name, load(config, {})), console, if_absent=if_absent, verify=verify)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on where this one was")
-        raise typer.Exit(INTERRUPTED) from None
-    console.print(f"{name} is in {folder}")
-
-
-@app.command("make-checkpoint")
-def make_random_checkpoint(
-    path: Annotated[Path, typer.Argument(help="The folder to make.")],
-    *,
-    shape: Annotated[ShapeName | None, typer.Option(help="Whose sizes it has.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = DEFAULT_SEED,
-    experts: Annotated[ExpertFormat, typer.Option(help="How the experts are stored.")] = "mxfp4",
-    head_for: Annotated[
-        str | None, typer.Option(metavar="CHECKPOINT", help="Make an EAGLE-3 draft head for that one instead.")
-    ] = None,
-) -> None:
-    """Make a checkpoint of random weights in the published layout, to try and to measure sizes without the weights.
-
-    The shape `demo` is the trained demo model.
-    """
-    folder = Path(os.path.abspath(path.expanduser()))
-    order = CheckpointOrder(folder, shape, seed, experts, head_for)
-    with StopSignal() as stop:
-        # it reads no settings; the file's name only keeps ours out of its environment
-        is_made = make_checkpoint(order, child_environment(folder / "config.yaml"), stop, plain_console())
-    raise typer.Exit(0 if is_made else INTERRUPTED)
-
-
+app.command("pull")(pull_checkpoint)
+app.command("make-checkpoint")(make_random_checkpoint)
 app.command("plan")(plan)
-
-
 for command in (chat, ask, bench):
     app.command()(command)
 
