@@ -18,17 +18,7 @@ from gptoss_adapter.stats_triton import TritonPage
 from gptoss_backend import heartbeat
 from gptoss_backend.contract import GenerationErrorCode, SamplingParams, Started, encode_error
 from gptoss_backend.heartbeat import HEARTBEAT, STALLED
-from support.fake_triton import (
-    CHAT_REQUEST,
-    DEMO,
-    PROMPT,
-    STARTED,
-    Context,
-    FakeTriton,
-    Requests,
-    Responses,
-    response,
-)
+from support.fake_triton import CHAT_REQUEST, DEMO, PROMPT, STARTED, Context, FakeTriton, Requests, Responses, response
 from support.fleets import WHOLE, Servers, answer_of, chat, prompt, run
 from support.triton_page import triton_with
 
