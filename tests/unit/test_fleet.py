@@ -139,7 +139,7 @@ def breaking_after(*steps: tuple[list[int], Started | None]) -> FakeTriton:
 @pytest.mark.parametrize("breaking", ["lost", "lost once begun", "its engine ended"])
 def test_stream_when_its_replica_is_lost_before_the_first_token_then_another_answers(breaking: str) -> None:
     async def test(servers: Servers, fleet: Fleet) -> None:
-        for number in range(10):
+        for number in range(30):
             await fleet.refresh()
             answer = await answer_of(fleet, prompt(number))
             assert [step.token_ids for step in answer if step.token_ids] == [[7, 8], [200002]]
