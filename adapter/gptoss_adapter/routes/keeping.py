@@ -54,4 +54,4 @@ Include = Annotated[list[Includable] | None, Query()]
 Limit = Annotated[int, Query(ge=1, le=100)]
 Order = Annotated[Literal["asc", "desc"], Query()]
 After = Annotated[str | None, Query()]
-"""The item before those that a page begins with."""
+"""The id of the item that the page follows."""
