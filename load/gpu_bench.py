@@ -20,7 +20,6 @@ from html import escape
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
 from gptoss_backend.engine.computing import EIGHT_BIT
@@ -29,6 +28,7 @@ from gptoss_backend.engine.memory import processor_name
 from gptoss_backend.engine.operators import has_dependent_launch
 from gptoss_backend.engine.precision import FLOAT8, choose_cache_dtype, choose_precision, name_of
 from gptoss_backend.engine.shard import Shard
+from gptoss_client.console import plain_console
 from load.bench.gpu_steps import DecodeFigures, copy_rate, free, kernel_times, time_decode, time_prompt
 from load.bench.random_weights import RandomWeights
 from load.report.axes import linear_axis, log_axis, number
@@ -38,7 +38,7 @@ from load.report.tables import Table
 from load.report.text import markdown_table
 
 _DOES_NOT_FIT = "does not fit"
-_console = Console(markup=False, highlight=False, soft_wrap=True)
+_console = plain_console()
 
 
 @dataclass(slots=True)

@@ -19,7 +19,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from rich.console import Console
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of, write_random_checkpoint
@@ -41,6 +40,7 @@ from gptoss_backend.engine.precision import choose_precision, name_of
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import TorchModel
+from gptoss_client.console import plain_console
 from load.bench.gpu_steps import Rows, free
 from load.bench.random_weights import RandomWeights
 
@@ -49,7 +49,7 @@ _MOST_ERROR = 3e-2
 """Of the median position. Plain torch in bfloat16 is 0.012 off float32 there, on a small model; a fault is about 1."""
 _LONGEST_S = 120.0
 """That a batch may take; less than a lent GPU's time is worth."""
-_console = Console(markup=False, highlight=False, soft_wrap=True)
+_console = plain_console()
 
 
 def main() -> int:

@@ -20,7 +20,6 @@ from itertools import product
 
 import torch
 import triton
-from rich.console import Console
 from torch import Tensor
 
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
@@ -32,13 +31,14 @@ from gptoss_backend.engine.kernels.grouped_gemm import GemmTile
 from gptoss_backend.engine.kernels.norm import norm_and_score
 from gptoss_backend.engine.kernels.routing import Routes, pick_experts
 from gptoss_backend.engine.precision import choose_precision
+from gptoss_client.console import plain_console
 from load.bench.random_weights import RandomWeights
 from load.report.tables import Table
 from load.report.text import markdown_table
 
 _MOST_ONE_BY_ONE = 32
 """Tokens; beyond, one pair at a time reads each expert far too often."""
-_console = Console(markup=False, highlight=False, soft_wrap=True)
+_console = plain_console()
 
 Tile = GemvTiles | GemmTile
 Timer = Callable[[Callable[[], Tensor]], float]

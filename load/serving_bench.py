@@ -28,11 +28,11 @@ from typing import Final
 
 import httpx
 import psutil
-from rich.console import Console
 
 from gptoss_backend.engine.engine import Engine, Sink
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.harmony.vocabulary import encoding
+from gptoss_client.console import plain_console
 from gptoss_client.launch import TRITON
 from gptoss_client.run_state import RunDirectory
 from load.bench.engine_runner import EngineRunner
@@ -58,7 +58,7 @@ from load.serving_bench import paced_engine
 generate.Engine.load = staticmethod(lambda folder, options, sink, **rest: paced_engine({speed!r}, options, sink))
 TritonPythonModel = generate.Generate
 '''
-_console = Console(markup=False, highlight=False, soft_wrap=True)
+_console = plain_console()
 
 
 @dataclass(frozen=True, slots=True)

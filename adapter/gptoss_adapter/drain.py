@@ -8,7 +8,6 @@ Does not know: what a request does, how its client is told.
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +16,11 @@ from typing import Final
 
 import uvicorn
 
+from gptoss_backend.stop_wish import StopWish
+
 _FAREWELL_S: Final = 2.0
 """For telling those under way that they end, and for their connections to close."""
 _FAREWELL_AT_ONCE_S: Final = 0.3
-_SAME_WISH_S: Final = 0.5
-"""Signals within moments, as a nervous finger sends them, are one wish."""
 
 
 class Drain:
@@ -72,18 +71,11 @@ class DrainingServer(uvicorn.Server):
         self._drain = drain
         self._drain_s = max(shutdown_timeout_s - _FAREWELL_S - 2.0, shutdown_timeout_s / 2)
         self._deadline: float | None = None
-        self._told_at: float | None = None
-        self._at_once = False
+        self._wish = StopWish()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal: the first begins to drain, a Ctrl-C some time after it is the wish not to wait.
-
-        A further SIGTERM is the same wish: systemd sends it to all of a service, and so does then who started this.
-        """
-        now = time.monotonic()
-        if self._told_at is None:
-            self._told_at = now
-        self._at_once = self._at_once or (sig == signal.SIGINT and now - self._told_at > _SAME_WISH_S)
+        """Take a signal: the first begins to drain."""
+        self._wish.note(sig)
         self._drain.has_begun = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -93,11 +85,11 @@ class DrainingServer(uvicorn.Server):
             return is_over
         if self._deadline is None:
             self._deadline = time.monotonic() + self._drain_s
-        return is_over or self._at_once or not self._drain.num_under_way or time.monotonic() >= self._deadline
+        return is_over or self._wish.at_once or not self._drain.num_under_way or time.monotonic() >= self._deadline
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """End what is still under way, then everything else."""
         self._drain.has_begun = True
-        await self._drain.cut(_FAREWELL_AT_ONCE_S if self._at_once else _FAREWELL_S)
-        self.force_exit = self._at_once
+        await self._drain.cut(_FAREWELL_AT_ONCE_S if self._wish.at_once else _FAREWELL_S)
+        self.force_exit = self._wish.at_once
         await super().shutdown()

@@ -74,27 +74,18 @@ class Edge:
         record = begin_record(headers.get(REQUEST_ID_HEADER))
         content = Content() if self._settings.log_content and scope["method"] == "POST" else None
         incoming = Incoming(receive)
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                record.status = message["status"]
-                headers_before = message["headers"]
-                message["headers"] = [*headers_before, *self._headers(record, scope, incoming, dict(headers_before))]
-            elif content is not None:
-                content.answer.add(message.get("body", b""))
-            await send(message)
-
+        send = self._with_headers(send, record, scope, content, incoming)
         try:
-            await self._serve(scope, headers, record, content, incoming, send_with_headers)
+            await self._serve(scope, headers, record, content, incoming, send)
         except asyncio.CancelledError:
             if record.status or not self._drain.has_cut:
                 raise
-            await self._answer(DrainingError(), record, scope, incoming, send_with_headers)
+            await self._answer(DrainingError(), record, scope, incoming, send)
         except ApiError as error:
-            await self._answer(error, record, scope, incoming, send_with_headers)
+            await self._answer(error, record, scope, incoming, send)
         except Exception as error:
             logger.exception("unexpected error")
-            await self._answer(error, record, scope, incoming, send_with_headers)
+            await self._answer(error, record, scope, incoming, send)
         finally:
             self._tell(record, scope, content)
 
@@ -184,6 +175,22 @@ class Edge:
             path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")
             head = {"method": scope["method"], "path": path, "status": record.status}
             logger.log(level, "%s %s %d", *head.values(), extra=fields(told, in_message=head))
+
+    def _with_headers(
+        self, send: Send, record: RequestRecord, scope: Scope, content: Content | None, incoming: Incoming
+    ) -> Send:
+        """Return the channel of the response, which takes note of what passes and adds what every response says."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                headers_before = message["headers"]
+                message["headers"] = [*headers_before, *self._headers(record, scope, incoming, dict(headers_before))]
+            elif content is not None:
+                content.answer.add(message.get("body", b""))
+            await send(message)
+
+        return send_with_headers
 
     def _headers(
         self, record: RequestRecord, scope: Scope, incoming: Incoming, said: Mapping[bytes, bytes]

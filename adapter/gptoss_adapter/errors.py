@@ -129,6 +129,13 @@ class ModelNotFoundError(NotFoundError):
         super().__init__(f"The model '{model}' does not exist here; this server serves {names}.", param="model")
 
 
+class MethodNotAllowedError(InvalidRequestError):
+    """The URL exists, for another method."""
+
+    status = 405
+    code = "method_not_supported"
+
+
 class BodyTimeoutError(InvalidRequestError):
     """The request body did not arrive in time."""
 
@@ -139,13 +146,6 @@ class BodyTimeoutError(InvalidRequestError):
         # closing: what of the body still comes would be taken for the next request
         headers = {"Connection": "close"}
         super().__init__(f"The request body did not arrive within {timeout_s:g} s.", headers=headers)
-
-
-class MethodNotAllowedError(InvalidRequestError):
-    """The URL exists, for another method."""
-
-    status = 405
-    code = "method_not_supported"
 
 
 class BodyTooLargeError(InvalidRequestError):

@@ -54,6 +54,8 @@ ERROR_RATE: Final = Target("error_rate", "<", 0.005, "ratio")
 CACHE_HIT_RATE: Final = Target("cache_hit_rate", ">=", 0.30, "ratio")
 """Of Triton's response cache on `preprocess`, since Triton's start."""
 WEIGHTS_PER_GPU: Final = Target("weights_per_gpu", "<", 15e9, "bytes", "but 120b")
+TARGETS: Final = (TTFT_P95, E2E_P95, INTER_TOKEN_P95, ERROR_RATE, CACHE_HIT_RATE, WEIGHTS_PER_GPU)
+
 _MEASURES: Final[dict[Target, Callable[[Activity, Window], Spread]]] = {
     TTFT_P95: Activity.time_to_first_token,
     E2E_P95: Activity.e2e,

@@ -14,13 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-
 from gptoss_backend.demo.naming import is_outdated_demo
 from gptoss_backend.environment import child_environment
 from gptoss_backend.hub import checkpoint_folder, is_repository
 from gptoss_backend.model_names import ModelShort
 from gptoss_backend.settings import Settings
+from gptoss_client.console import plain_console
 from gptoss_client.errors import CommandError, UsageError
 from gptoss_client.make_checkpoint import CheckpointOrder, make_checkpoint
 from gptoss_client.run_state import RunDirectory
@@ -61,12 +60,11 @@ def ensure_demo(folder: Path, environment: Mapping[str, str], stop: StopSignal) 
 
     Blocks while it is made, which shows its progress. Raises UsageError or CommandError.
     """
-    console = Console(soft_wrap=True, markup=False, highlight=False)
     try:
         if is_outdated_demo(folder):
             shutil.rmtree(folder)
         if not is_checkpoint(folder):
-            make_checkpoint(CheckpointOrder(folder, DEMO), environment, stop, console)
+            make_checkpoint(CheckpointOrder(folder, DEMO), environment, stop, plain_console())
     except UsageError:  # says already what to do
         raise
     except (CommandError, OSError) as error:

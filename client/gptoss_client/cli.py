@@ -1,21 +1,19 @@
 """The `gptoss` command.
 
 Stage: the edge between a person and the server's processes.
-Owns: the commands and their own options, exit statuses, where words are printed.
+Owns: which commands there are, the options of those about a server, exit statuses, where words are printed.
 Does not know: how a server is started, watched or ended.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 
 from gptoss_backend.environment import child_environment
 from gptoss_backend.model_names import ModelShort
@@ -23,11 +21,12 @@ from gptoss_backend.settings import Settings
 from gptoss_backend.settings_sources import setting_layers
 from gptoss_client import config_command, doctor
 from gptoss_client.addresses import on_free_ports
-from gptoss_client.errors import INTERRUPTED, CommandError
+from gptoss_client.checkpoint_commands import make_random_checkpoint, pull_checkpoint
+from gptoss_client.console import plain_console
+from gptoss_client.errors import CommandError
 from gptoss_client.follow import LogReader
 from gptoss_client.join import join as join_engine
 from gptoss_client.keys import add_key
-from gptoss_client.make_checkpoint import DEFAULT_SEED, CheckpointOrder, ExpertFormat, ShapeName, make_checkpoint
 from gptoss_client.placing import with_num_replicas
 from gptoss_client.plan import plan
 from gptoss_client.reload import reload
@@ -48,7 +47,6 @@ from gptoss_client.serve_options import (
 from gptoss_client.standard_streams import BROKEN_PIPE, flush_output, never_fail_to_encode, open_closed
 from gptoss_client.status import report
 from gptoss_client.stop import stop_server
-from gptoss_client.stop_signal import StopSignal
 from gptoss_client.talk_commands import ask, bench, chat
 
 _FOLLOW_PERIOD_S: Final = 0.2
@@ -88,7 +86,7 @@ def serve(
     settings = with_num_replicas(settings, child_environment(RunDirectory.of(settings).config))
     if auto_port:
         settings = _on_free_ports(settings)
-    raise typer.Exit(serve_until_stopped(settings, _console(), detach=detach))
+    raise typer.Exit(serve_until_stopped(settings, plain_console(), detach=detach))
 
 
 @app.command("config")
@@ -106,7 +104,7 @@ def show_config(
     """Show every setting that `serve` would use with these options, its value and where that comes from."""
     overrides = ServeOptions(config, models, profile, port, host, checkpoint, run_dir).overrides()
     settings = config_command.sourced_settings(load(config, overrides), setting_layers(overrides, config=config))
-    _console().print(config_command.as_json(settings) if as_json else "\n".join(config_command.as_table(settings)))
+    plain_console().print(config_command.as_json(settings) if as_json else "\n".join(config_command.as_table(settings)))
 
 
 @app.command("doctor")
@@ -124,62 +122,13 @@ def examine(
     """Look whether `serve` would work with these options, and say what to do: exit status 0 if it would, else 1."""
     options = ServeOptions(config, models, profile, port, host, checkpoint, run_dir)
     findings = doctor.diagnose(options.with_absolute_paths())
-    _console().print(doctor.as_json(findings) if as_json else "\n".join(doctor.as_lines(findings)))
+    plain_console().print(doctor.as_json(findings) if as_json else "\n".join(doctor.as_lines(findings)))
     raise typer.Exit(doctor.exit_status(findings))
 
 
-@app.command("pull")
-def pull_checkpoint(
-    name: Annotated[
-        str, typer.Argument(metavar="20b|120b|OWNER/NAME[@REVISION]", help="A model, or a repository of the Hub.")
-    ],
-    *,
-    if_absent: Annotated[
-        bool, typer.Option("--if-absent", help="Keep a checkpoint that is there whole, and ask no Hub for a newer one.")
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Read what is there first, and fetch anew what the disk has damaged.")
-    ] = False,
-    config: ConfigOption = None,
-) -> None:
-    """Fetch a checkpoint into the local Hugging Face cache (HF_HOME); what was interrupted goes on where it stopped."""
-    from gptoss_client.pull import pull, repository_of  # here: the Hub's library takes a moment to load
-
-    console = _console()
-    try:
-        folder = pull(repository_of(name, load(config, {})), console, if_absent=if_absent, verify=verify)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on where this one was")
-        raise typer.Exit(INTERRUPTED) from None
-    console.print(f"{name} is in {folder}")
-
-
-@app.command("make-checkpoint")
-def make_random_checkpoint(
-    path: Annotated[Path, typer.Argument(help="The folder to make.")],
-    *,
-    shape: Annotated[ShapeName | None, typer.Option(help="Whose sizes it has.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = DEFAULT_SEED,
-    experts: Annotated[ExpertFormat, typer.Option(help="How the experts are stored.")] = "mxfp4",
-    head_for: Annotated[
-        str | None, typer.Option(metavar="CHECKPOINT", help="Make an EAGLE-3 draft head for that one instead.")
-    ] = None,
-) -> None:
-    """Make a checkpoint of random weights in the published layout, to try and to measure sizes without the weights.
-
-    The shape `demo` is the trained demo model.
-    """
-    folder = Path(os.path.abspath(path.expanduser()))
-    order = CheckpointOrder(folder, shape, seed, experts, head_for)
-    with StopSignal() as stop:
-        # it reads no settings; the file's name only keeps ours out of its environment
-        is_made = make_checkpoint(order, child_environment(folder / "config.yaml"), stop, _console())
-    raise typer.Exit(0 if is_made else INTERRUPTED)
-
-
+app.command("pull")(pull_checkpoint)
+app.command("make-checkpoint")(make_random_checkpoint)
 app.command("plan")(plan)
-
-
 for command in (chat, ask, bench):
     app.command()(command)
 
@@ -188,14 +137,14 @@ for command in (chat, ask, bench):
 def stop(*, config: ConfigOption = None, run_dir: RunDirOption = None) -> None:
     """End the running server."""
     run = _run_directory(config, run_dir)
-    _console().print("stopped" if stop_server(run) else f"no server runs from {run.root}")
+    plain_console().print("stopped" if stop_server(run) else f"no server runs from {run.root}")
 
 
 @app.command()
 def status(*, config: ConfigOption = None, run_dir: RunDirOption = None) -> None:
     """Say what runs and how it is: exit status 0 when ready, 3 when nothing runs, else 1."""
     exit_status, lines = report(_run_directory(config, run_dir))
-    _console().print("\n".join(lines))
+    plain_console().print("\n".join(lines))
     raise typer.Exit(exit_status)
 
 
@@ -208,7 +157,7 @@ def reload_model(
     run_dir: RunDirOption = None,
 ) -> None:
     """Load another checkpoint for a served model while it and the others go on; both take memory for as long."""
-    reload(_run_directory(config, run_dir), model, checkpoint, _console())
+    reload(_run_directory(config, run_dir), model, checkpoint, plain_console())
 
 
 @app.command()
@@ -223,7 +172,7 @@ def logs(
     run = _run_directory(config, run_dir)
     if not run.logs.is_dir():
         raise CommandError(f"no server has run from {run.root}: there is no folder {run.logs}")
-    reader, console = LogReader(run.logs), _console()
+    reader, console = LogReader(run.logs), plain_console()
     for line in reader.last_lines(lines):
         console.print(line)
     with contextlib.suppress(KeyboardInterrupt):
@@ -244,7 +193,7 @@ def key(
 ) -> None:
     """Make an API key, and print it this once: the file keeps its hash only."""
     path = keys if keys is not None else load(config, {}).adapter.keys_path
-    _console().print(add_key(path, name, max_concurrency, is_urgent=urgent))
+    plain_console().print(add_key(path, name, max_concurrency, is_urgent=urgent))
 
 
 @app.command()
@@ -257,13 +206,13 @@ def join(
 ) -> None:
     """Hold this host's part of a model whose engine runs on another, until Ctrl-C."""
     options = ServeOptions(config, models=None if model is None else [model], checkpoint=checkpoint)
-    raise typer.Exit(join_engine(options.with_absolute_paths(), node_rank, _console()))
+    raise typer.Exit(join_engine(options.with_absolute_paths(), node_rank, plain_console()))
 
 
 def _end_earlier(settings: Settings) -> None:
     run = RunDirectory.of(settings)
     if stop_server(run):
-        _console().print(f"ended the earlier server of {run.root}")
+        plain_console().print(f"ended the earlier server of {run.root}")
 
 
 def _on_free_ports(settings: Settings) -> Settings:
@@ -271,7 +220,7 @@ def _on_free_ports(settings: Settings) -> Settings:
     server = settings.server
     last = server.of_replica(server.num_tritonservers - 1).http_port
     of_others = f", and so on for each further one, up to {last}" if last > server.http_port else ""
-    _console().print(
+    plain_console().print(
         f"ports: {server.port} (the OpenAI API), Triton {server.grpc_port} (gRPC), "
         f"{server.metrics_port} (metrics), {server.http_port} (HTTP){of_others}"
     )
@@ -280,10 +229,6 @@ def _on_free_ports(settings: Settings) -> Settings:
 
 def _run_directory(config: Path | None, run_dir: Path | None) -> RunDirectory:
     return RunDirectory.of(load(config, {"server": {"run_dir": run_dir}}))
-
-
-def _console(*, stderr: bool = False) -> Console:
-    return Console(stderr=stderr, soft_wrap=True, markup=False, highlight=False)
 
 
 def main() -> int:
@@ -309,7 +254,7 @@ def main() -> int:
 
 def _failed(sentence: str, exit_status: int) -> int:
     with contextlib.suppress(OSError):  # nowhere to say it
-        _console(stderr=True).print(f"error: {sentence}")
+        plain_console(stderr=True).print(f"error: {sentence}")
     return exit_status
 
 

@@ -56,12 +56,7 @@ def make_checkpoint(order: CheckpointOrder, environment: Mapping[str, str], stop
 
     Blocks. Raises CommandError with the reason.
     """
-    if (order.shape is None) == (order.head_for is None):
-        raise UsageError("name either --shape or --head-for")
-    if order.shape == "demo" and order != CheckpointOrder(order.folder, "demo"):
-        raise UsageError("the demo's weights are trained: --seed and --experts are for random ones")
-    if order.folder.exists():
-        raise UsageError(f"{order.folder} is there already: choose another place, or remove it")
+    _check_can_be_made(order)
     started = time.monotonic()
     # its own session: Ctrl-C is for us, who ask it to end in order
     with subprocess.Popen(
@@ -85,6 +80,16 @@ def make_checkpoint(order: CheckpointOrder, environment: Mapping[str, str], stop
     kind = "trained" if order.shape == "demo" else "random"
     console.print(f"{order.what}: {kind} weights written to {order.folder} in {elapsed_s:.1f} s")
     return True
+
+
+def _check_can_be_made(order: CheckpointOrder) -> None:
+    """Raise UsageError where the order is at odds with itself, or with what is there."""
+    if (order.shape is None) == (order.head_for is None):
+        raise UsageError("name either --shape or --head-for")
+    if order.shape == "demo" and order != CheckpointOrder(order.folder, "demo"):
+        raise UsageError("the demo's weights are trained: --seed and --experts are for random ones")
+    if order.folder.exists():
+        raise UsageError(f"{order.folder} is there already: choose another place, or remove it")
 
 
 def _follow(writer: subprocess.Popen[str], bar: Callable[[int, int], None], stop: StopSignal) -> None:

@@ -126,8 +126,18 @@ def _place_spread(placing: Placing, settings: Settings, environment: Mapping[str
             f"server.num_replicas is {wanted}, but which cards there are to share is not known: name whole ones in "
             "CUDA_VISIBLE_DEVICES, by number or UUID"
         )
+    shares = _share_out(gpus, settings)
+    if wanted and len(shares) < wanted:
+        raise UsageError(
+            f"server.num_replicas is {wanted}, but the GPUs hold {len(shares)}, each over {len(shares[0])} of them"
+        )
+    return _with_shares(replace(placing, num_replicas=len(shares)), shares, gpus)
+
+
+def _share_out(gpus: list[Gpu], settings: Settings) -> list[list[int]]:
+    """Return the positions of the cards of each engine: of as many as are asked for, else as the cards hold."""
+    wanted, left = settings.server.num_replicas, list(range(len(gpus)))
     shares: list[list[int]] = []
-    left = list(range(len(gpus)))
     while left and (wanted is None or len(shares) < wanted):
         try:
             cards = _spread_cards(_choices(settings, [gpus[position] for position in left]))
@@ -137,11 +147,7 @@ def _place_spread(placing: Placing, settings: Settings, environment: Mapping[str
             break
         shares.append([left[index] for index in sorted(cards)])
         left = [position for position in left if position not in shares[-1]]
-    if wanted and len(shares) < wanted:
-        raise UsageError(
-            f"server.num_replicas is {wanted}, but the GPUs hold {len(shares)}, each over {len(shares[0])} of them"
-        )
-    return _with_shares(replace(placing, num_replicas=len(shares)), shares, gpus)
+    return shares
 
 
 def _with_shares(placing: Placing, shares: list[list[int]], gpus: list[Gpu]) -> Placing:

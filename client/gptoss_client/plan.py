@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import typer
-from rich.console import Console
 
 from gptoss_backend.settings import Settings
+from gptoss_client.console import plain_console
 from gptoss_client.errors import UsageError
 from gptoss_client.plan_devices import DEVICES, TENSOR_SHARE
 from gptoss_client.plan_fleet import MOST_MEAN_TTFT_S, MOST_TTFT_S, Demand, Plan, plan_fleet
@@ -54,8 +54,7 @@ def plan(
     if gpu not in DEVICES:
         raise UsageError(f"--gpu {gpu} is not one of {', '.join(DEVICES)}")
     found = plan_fleet(model, DEVICES[gpu], Demand(users, think_s, prompt, answer, tokens_per_user_s, max_num_seqs))
-    console = Console(soft_wrap=True, markup=False, highlight=False)
-    console.print(as_document(found, price) if as_json else "\n".join(as_lines(found, price)))
+    plain_console().print(as_document(found, price) if as_json else "\n".join(as_lines(found, price)))
 
 
 def as_lines(found: Plan, price: float | None) -> list[str]:

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-
 from gptoss_backend.settings import PROJECT_ROOT
+from gptoss_client.console import plain_console
 from gptoss_client.errors import RuntimeMissingError
 
 WHEEL: Final = "nvidia-pytriton"
@@ -178,11 +177,10 @@ def _joined(folders: tuple[Path, ...], inherited: str | None) -> str:
 
 def main() -> int:
     """Make tritonserver runnable and say which it is."""
-    console = Console(soft_wrap=True, highlight=False)
     try:
-        console.print(f"tritonserver: {find_runtime().binary}")
+        plain_console().print(f"tritonserver: {find_runtime().binary}")
     except RuntimeMissingError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {error}", markup=False)
+        plain_console(stderr=True).print(f"error: {error}")
         return error.exit_status
     return 0
 

@@ -15,14 +15,7 @@ import openai
 import pytest
 from load.prompts import PromptBook
 
-from gptoss_adapter.stats_targets import (
-    CACHE_HIT_RATE,
-    E2E_P95,
-    ERROR_RATE,
-    INTER_TOKEN_P95,
-    TTFT_P95,
-    WEIGHTS_PER_GPU,
-)
+from gptoss_adapter.stats_targets import TARGETS, WEIGHTS_PER_GPU
 
 DURATION_S = float(os.environ.get("DURATION_S") or 10)
 NUM_USERS = int(os.environ.get("USERS") or 4)
@@ -30,7 +23,6 @@ MAX_TOKENS = 64
 REPEAT_SHARE = 0.6
 DOCUMENT_WORDS = 300
 DOCUMENT_EVERY = 5
-TARGETS = (TTFT_P95, E2E_P95, INTER_TOKEN_P95, ERROR_RATE, CACHE_HIT_RATE, WEIGHTS_PER_GPU)
 
 
 def chat_until(client: openai.OpenAI, model: str, user: int, deadline: float) -> int:

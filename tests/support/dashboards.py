@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from gptoss_adapter.stats_targets import WEIGHTS_PER_GPU, Target
+from gptoss_backend.model_names import MODELS
 from gptoss_backend.settings import PROJECT_ROOT
 
 DASHBOARDS = tuple(sorted((PROJECT_ROOT / "docker" / "dashboards").glob("*.json")))
@@ -59,6 +61,13 @@ def selects(expr: str, model: str) -> bool:
         return True
     is_meant = model == found[2] if found[1] in ("=", "!=") else re.fullmatch(found[2], model) is not None
     return is_meant is (found[1][0] == "=")
+
+
+def assert_takes_promised(expr: str, target: Target) -> None:
+    """Hold an expression to take the series of those models that a target is promised of, and no others."""
+    # engines go by their names in Triton
+    names = [model.triton if target is WEIGHTS_PER_GPU else model.openai for model in MODELS]
+    assert [selects(expr, name) for name in names] == [target.is_promised_of(name) for name in names]
 
 
 def metrics_in(expr: str) -> set[str]:

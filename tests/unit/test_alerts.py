@@ -13,13 +13,13 @@ from gptoss_adapter.stats_targets import (
     E2E_P95,
     ERROR_RATE,
     INTER_TOKEN_P95,
+    TARGETS,
     TTFT_P95,
     WEIGHTS_PER_GPU,
     Target,
 )
-from gptoss_backend.model_names import MODELS
 from gptoss_backend.settings import PROJECT_ROOT, Settings
-from support.dashboards import PROMETHEUS, limit, rules, selects
+from support.dashboards import PROMETHEUS, assert_takes_promised, limit, rules
 from support.prometheus import tool
 
 WATCHED = {
@@ -60,6 +60,10 @@ def test_alerts_when_they_fire_then_they_say_what_is_wrong_and_what_to_do() -> N
         assert set(rule["annotations"]) == {"summary", "description"}
 
 
+def test_alerts_when_compared_with_the_service_targets_then_each_target_is_watched() -> None:
+    assert set(WATCHED.values()) == set(TARGETS)
+
+
 @pytest.mark.parametrize(("alert", "target"), WATCHED.items())
 def test_alerts_when_a_service_target_is_missed_then_they_fire_at_its_limit(alert: str, target: Target) -> None:
     assert limit(alert) == (MISSED[target.comparison], target.limit)
@@ -68,10 +72,8 @@ def test_alerts_when_a_service_target_is_missed_then_they_fire_at_its_limit(aler
 @pytest.mark.parametrize(("alert", "target"), WATCHED.items())
 def test_alerts_when_a_target_is_not_promised_of_a_model_then_it_is_left_out(alert: str, target: Target) -> None:
     (rule,) = (rule for rule in rules("alert") if rule["alert"] == alert)
-    # engines go by their names in Triton
-    names = [model.triton if target is WEIGHTS_PER_GPU else model.openai for model in MODELS]
 
-    assert [selects(rule["expr"], name) for name in names] == [target.is_promised_of(name) for name in names]
+    assert_takes_promised(rule["expr"], target)
 
 
 def test_alerts_when_tokens_are_late_then_a_bucket_ends_at_their_limit() -> None:

@@ -13,6 +13,7 @@ from gptoss_adapter.errors import InvalidRequestError, ServiceUnavailableError, 
 from gptoss_adapter.inference import GenerationStep
 from gptoss_backend.contract import FinishReason, SamplingParams, ToolChoiceMode
 from gptoss_backend.settings_sources import load_settings
+from support.chat_api import CHAT, WEATHER, ask, joined, stream
 from support.fake_model_server import (
     CACHED_TOKENS,
     FOREVER,
@@ -30,9 +31,7 @@ from support.fake_model_server import (
 from support.live_app import chat_body, sse_documents, wait_until
 
 SETTINGS = load_settings({"model": "demo", "adapter": {"mirror_reasoning_content": True}}, environ={})
-CHAT = "/v1/chat/completions"
 HI: Any = [{"role": "user", "content": "Hi"}]
-WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 CALL = (
     "<|channel|>analysis<|message|>END of thought.<|end|><|start|>assistant<|channel|>commentary to=functions.weather"
     ' <|constrain|>json<|message|>{"city":"ENDE"}<|call|>'
@@ -41,24 +40,6 @@ CALL = (
 
 def final(text: str) -> str:
     return f"<|channel|>analysis<|message|>Hm, END.<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
-
-
-def ask(client: httpx.Client, **fields: object) -> dict[str, Any]:
-    response = client.post(CHAT, json=chat_body(**fields))
-    assert response.status_code == 200, response.text
-    document: dict[str, Any] = response.json()
-    return document
-
-
-def stream(client: httpx.Client, **fields: object) -> list[Any]:
-    response = client.post(CHAT, json=chat_body(stream=True, **fields))
-    assert response.status_code == 200, response.text
-    return sse_documents(response)
-
-
-def joined(chunks: list[Any], name: str, index: int = 0) -> str:
-    choices = [choice for chunk in chunks if chunk != "[DONE]" for choice in chunk["choices"]]
-    return "".join(choice["delta"].get(name) or "" for choice in choices if choice["index"] == index)
 
 
 def metric(client: httpx.Client, series: str) -> float:

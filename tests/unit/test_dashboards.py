@@ -11,9 +11,16 @@ import pytest
 import yaml
 
 from gptoss_adapter.stats_targets import CACHE_HIT_RATE, E2E_P95, ERROR_RATE, TTFT_P95, WEIGHTS_PER_GPU, Target
-from gptoss_backend.model_names import MODELS
 from gptoss_backend.settings import PROJECT_ROOT
-from support.dashboards import DASHBOARDS, PROMETHEUS, dashboard, metrics_in, panel_queries, rules, selects
+from support.dashboards import (
+    DASHBOARDS,
+    PROMETHEUS,
+    assert_takes_promised,
+    dashboard,
+    metrics_in,
+    panel_queries,
+    rules,
+)
 
 ARCHITECTURE = PROJECT_ROOT / "ARCHITECTURE.md"
 PROVISIONING = PROJECT_ROOT / "docker" / "grafana" / "provisioning"
@@ -94,9 +101,8 @@ def test_lights_when_a_target_is_missed_then_they_turn_red_at_its_limit(title: s
     below, above = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
 
     assert above["value"] == target.limit
-    names = [model.triton if target is WEIGHTS_PER_GPU else model.openai for model in MODELS]
     (shown,) = panel["targets"]
-    assert [selects(shown["expr"], name) for name in names] == [target.is_promised_of(name) for name in names]
+    assert_takes_promised(shown["expr"], target)
     assert (below["color"], above["color"]) == (("red", "green") if target.comparison == ">=" else ("green", "red"))
 
 

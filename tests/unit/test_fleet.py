@@ -1,137 +1,30 @@
-"""Several tritonservers as one model server: gRPC servers that speak Triton's protocol stand for them."""
+"""Several tritonservers as one model server: where requests go, whoever comes, goes or does not get on."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import grpc
-import httpx
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from gptoss_adapter import stats_triton, triton_client
-from gptoss_adapter.app import create_app
 from gptoss_adapter.errors import ApiError, PromptTimeoutError, ServiceUnavailableError, TooManyRequestsError
 from gptoss_adapter.fleet import Fleet
-from gptoss_adapter.fleet_addresses import ReplicaNames
-from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
-from gptoss_adapter.inference import GenerationStep, PromptIds
-from gptoss_adapter.metrics import Metrics
-from gptoss_adapter.stats_triton import TritonFigures, TritonPage
+from gptoss_adapter.stats_triton import TritonPage
 from gptoss_backend import heartbeat
-from gptoss_backend.contract import (
-    ChatMessage,
-    ChatRequest,
-    GenerationErrorCode,
-    Role,
-    SamplingParams,
-    Started,
-    encode_error,
-)
+from gptoss_backend.contract import GenerationErrorCode, SamplingParams, Started, encode_error
 from gptoss_backend.heartbeat import HEARTBEAT, STALLED
-from gptoss_backend.settings_sources import load_settings
-from support.fake_triton import (
-    CHAT_REQUEST,
-    DEMO,
-    FINISHED,
-    PROMPT,
-    STARTED,
-    Context,
-    FakeTriton,
-    Requests,
-    Responses,
-    response,
-    serving,
-)
-from support.live_app import live
+from support.fake_triton import CHAT_REQUEST, DEMO, PROMPT, STARTED, Context, FakeTriton, Requests, Responses, response
+from support.fleets import WHOLE, Servers, answer_of, chat, prompt, run
 from support.triton_page import triton_with
 
 LOST = (grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
-
-class Names(ReplicaNames):
-    """Stand for what the test says."""
-
-    def __init__(self, addresses: list[str]) -> None:
-        super().__init__(())
-        self.addresses = addresses
-
-    async def look_up(self) -> tuple[str, ...]:
-        return tuple(self.addresses)
-
-
-class Servers:
-    """Replicas that can be ended and begun one by one, and the names they have."""
-
-    def __init__(self) -> None:
-        self.names = Names([])
-        self._running: dict[str, AsyncExitStack] = {}
-        self.tritons: dict[str, FakeTriton] = {}
-
-    async def begin(self, triton: FakeTriton | None = None) -> str:
-        stack, triton = AsyncExitStack(), triton or FakeTriton()
-        address = f"127.0.0.1:{await stack.enter_async_context(serving(triton))}"
-        self._running[address], self.tritons[address] = stack, triton
-        self.names.addresses.append(address)
-        return address
-
-    async def end(self, address: str) -> None:
-        await self._running.pop(address).aclose()
-
-    async def end_all(self) -> None:
-        for address in list(self._running):
-            await self.end(address)
-
-    def asked(self, model: str) -> Counter[str]:
-        """Return how many requests each replica got."""
-        tritons = self.tritons.items()
-        return Counter({one: sum(r.model_name == model for r in triton.requests) for one, triton in tritons})
-
-
-@asynccontextmanager
-async def fleet_of(*tritons: FakeTriton) -> AsyncIterator[tuple[Servers, Fleet]]:
-    servers = Servers()
-    for triton in tritons:
-        await servers.begin(triton)
-    fleet = await Fleet.open(servers.names, [DEMO])
-    try:
-        yield servers, fleet
-    finally:
-        await fleet.close()
-        await servers.end_all()
-
-
-def run(test: Callable[[Servers, Fleet], Awaitable[None]], *tritons: FakeTriton) -> None:
-    async def connect() -> None:
-        async with asyncio.timeout(15), fleet_of(*tritons) as (servers, fleet):
-            await test(servers, fleet)
-
-    asyncio.run(connect())
-
-
-async def answer_of(fleet: Fleet, prompt: PromptIds = PROMPT) -> list[GenerationStep]:
-    stream = fleet.generate(DEMO, prompt, SamplingParams(), "req-1")
-    try:
-        return [step async for step in stream]
-    finally:
-        stream.cancel()
-
-
-def prompt(number: int) -> PromptIds:
-    return PromptIds(number.to_bytes(4, "little"))
-
-
-WHOLE = [GenerationStep([], STARTED), GenerationStep([7, 8]), GenerationStep([200002], FINISHED)]
-
-
 # --- where requests go ----------------------------------------------------------------------------------------------
-
-
-def chat(number: int) -> ChatRequest:
-    return ChatRequest(messages=(ChatMessage(Role.USER, f"Hi for the {number}th time"),))
 
 
 def test_preprocess_when_a_chat_is_repeated_then_by_the_replica_that_has_it_in_its_cache() -> None:
@@ -246,7 +139,7 @@ def breaking_after(*steps: tuple[list[int], Started | None]) -> FakeTriton:
 @pytest.mark.parametrize("breaking", ["lost", "lost once begun", "its engine ended"])
 def test_stream_when_its_replica_is_lost_before_the_first_token_then_another_answers(breaking: str) -> None:
     async def test(servers: Servers, fleet: Fleet) -> None:
-        for number in range(10):
+        for number in range(30):
             await fleet.refresh()
             answer = await answer_of(fleet, prompt(number))
             assert [step.token_ids for step in answer if step.token_ids] == [[7, 8], [200002]]
@@ -442,92 +335,3 @@ def test_fleet_when_a_stub_falls_silent_then_others_get_the_requests_and_it_is_n
             assert "preprocess_0_1 has given no sign of life" in (await fleet.status()).replicas[0].stuck[0]
 
     asyncio.run(test())
-
-
-# --- what is told of them -------------------------------------------------------------------------------------------
-
-
-def test_status_when_one_of_two_serves_then_the_fleet_is_ready_and_each_is_told_of() -> None:
-    async def test(servers: Servers, fleet: Fleet) -> None:
-        first, second = servers.names.addresses
-        await servers.end(first)
-        await fleet.refresh()
-        status = await fleet.status()
-        assert status.ready
-        assert [(one.address, one.ready) for one in status.replicas] == [(first, False), (second, True)]
-        servers.tritons[second].unready = {"gpt_oss_demo"}
-        await fleet.refresh()
-        assert (await fleet.status()).missing_models == ("gpt_oss_demo",)
-        await servers.end(second)
-        await fleet.refresh()
-        assert (await fleet.status()).missing_models == ("preprocess", "gpt_oss_demo")
-
-    run(test, FakeTriton(), FakeTriton())
-
-
-def test_status_when_the_watch_has_just_asked_then_nobody_is_asked_anew() -> None:
-    async def test(servers: Servers, fleet: Fleet) -> None:
-        (address,) = servers.names.addresses
-        servers.tritons[address].is_silent = True
-        status = await asyncio.wait_for(fleet.status(), 0.5)
-        assert status.ready
-        async with asyncio.timeout(10):  # the watch finds out by itself
-            while (await fleet.status()).ready:
-                await asyncio.sleep(0.05)
-
-    run(test, FakeTriton())
-
-
-def test_metrics_when_a_replica_is_gone_then_its_series_are_too() -> None:
-    async def test(servers: Servers, fleet: Fleet) -> None:
-        metrics = Metrics()
-        metrics.register(FleetCollector(fleet))
-        first, second = servers.names.addresses
-        await answer_of(fleet)
-        page = metrics.exposition().decode()
-        shares = [f'gptoss_replica_requests_total{{replica="{one}"}}' for one in (first, second)]
-        assert sorted(line.split()[-1] for line in page.splitlines() if line.startswith(tuple(shares))) == [
-            "0.0",
-            "1.0",
-        ]
-        assert f'gptoss_replica_ready{{replica="{first}"}} 1.0' in page
-        servers.names.addresses.remove(first)
-        await fleet.refresh()
-        assert first not in metrics.exposition().decode()
-
-    run(test, FakeTriton(), FakeTriton())
-
-
-ENGINE = 'gptoss_engine_num_requests_running{model="gpt_oss_demo",instance="0"} 2\n'
-CACHE = 'nv_cache_num_hits_per_model{model="preprocess",version="1"} 3\n'
-
-
-def test_page_when_there_are_several_replicas_then_their_figures_are_told_together() -> None:
-    async def figures(*ports: int) -> TritonFigures | str:
-        fleet = await Fleet.open(Names([f"127.0.0.1:{port - 1}" for port in ports]), [DEMO])
-        try:
-            return await FleetPage(fleet).figures()
-        finally:
-            await fleet.close()
-
-    with triton_with(ENGINE + CACHE) as (first, _), triton_with(ENGINE + CACHE) as (second, _):
-        told = asyncio.run(figures(first, second, 1))
-    assert isinstance(told, TritonFigures)
-    assert [one.instance for one in told.engines] == [f"127.0.0.1:{port - 1}/0" for port in (first, second)]
-    assert (told.cache_hits, told.cache_misses) == (6, None)
-    assert len(told.pages) == 2
-    assert "cannot be reached" in str(asyncio.run(figures(1)))
-    assert asyncio.run(figures()) == "There is no replica of Triton."
-
-
-def test_health_when_replicas_are_set_then_it_lists_them() -> None:
-    settings = load_settings(
-        {"model": "demo", "server": {"triton_replicas": ["127.0.0.1:1", "127.0.0.1:2"]}}, environ={}
-    )
-    with live(create_app(settings)) as url:
-        health = httpx.get(f"{url}/health")
-        metrics = httpx.get(f"{url}/metrics").text
-    assert health.status_code == 503
-    assert [one["address"] for one in health.json()["replicas"]] == ["127.0.0.1:1", "127.0.0.1:2"]
-    assert health.json()["triton"] == {"live": False, "missing": ["tritonserver", "preprocess", "gpt_oss_demo"]}
-    assert 'gptoss_replica_ready{replica="127.0.0.1:1"} 0.0' in metrics

@@ -7,9 +7,9 @@ Does not know: responses, tables; how a response goes on from a conversation (re
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Body, Query
+from fastapi import APIRouter, Body
 from starlette.responses import Response
 
 from gptoss_adapter.field_names import naming_fields
@@ -17,7 +17,7 @@ from gptoss_adapter.responses.items import own_items
 from gptoss_adapter.responses.keeping.item_texts import bare
 from gptoss_adapter.responses.keeping.store import ResponseStore
 from gptoss_adapter.responses.told_again import Telling
-from gptoss_adapter.routes.keeping import Include, Store
+from gptoss_adapter.routes.keeping import After, Include, Limit, Order, Store
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.conversations import (
     ConversationObject,
@@ -82,9 +82,9 @@ async def create_items(conversation_id: str, body: CreateItems, store: Store, in
 async def list_items(
     conversation_id: str,
     store: Store,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Annotated[Literal["asc", "desc"], Query()] = "desc",
-    after: Annotated[str | None, Query()] = None,
+    limit: Limit = 20,
+    order: Order = "desc",
+    after: After = None,
     include: Include = None,
 ) -> Response:
     """List the items of a conversation, the newest first. A page ends early where they are long."""

@@ -1,4 +1,4 @@
-"""What routes of responses and of conversations share: the store, the background, what `include` may name.
+"""What routes of responses and of conversations share: the store, the background, what a query may say.
 
 Stage: 1 route.
 Owns: the life of the first two; how a route gets at them.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Depends, FastAPI, Query
 from starlette.requests import Request
@@ -51,3 +51,7 @@ Store = Annotated[ResponseStore, Depends(_store_of)]
 Background = Annotated[BackgroundResponses, Depends(_background_of)]
 Include = Annotated[list[Includable] | None, Query()]
 """What is told in addition. Log probabilities are told where they were asked for when the answer was made."""
+Limit = Annotated[int, Query(ge=1, le=100)]
+Order = Annotated[Literal["asc", "desc"], Query()]
+After = Annotated[str | None, Query()]
+"""The id of the item that the page follows."""

@@ -7,7 +7,7 @@ Does not know: gRPC, Harmony, tables, how an event is framed.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
@@ -27,7 +27,7 @@ from gptoss_adapter.responses.server_tools.mcp_tools import listed_tools, mcp_to
 from gptoss_adapter.responses.streaming import ResponseStream
 from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.turns import chat_prompt, offering_of
-from gptoss_adapter.routes.keeping import Background, Include, Store, keep_store
+from gptoss_adapter.routes.keeping import After, Background, Include, Limit, Order, Store, keep_store
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.response_answers import (
     CountedInputTokens,
@@ -159,9 +159,9 @@ async def cancel_response(response_id: str, store: Store, background: Background
 async def list_input_items(
     response_id: str,
     store: Store,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Annotated[Literal["asc", "desc"], Query()] = "desc",
-    after: Annotated[str | None, Query()] = None,
+    limit: Limit = 20,
+    order: Order = "desc",
+    after: After = None,
     include: Include = None,
 ) -> Response:
     """List what a response was made from: its own input, and all that it continues."""

@@ -49,6 +49,8 @@ Async = Annotated[
     Field(validation_alias=AliasChoices("async", "async_"), serialization_alias="async"),
 ]
 """Whether a call goes on while the model does. OpenAI's client dumps it under the name that it has in Python."""
+Caller = Annotated[object, NotHonoured({"type": "direct"})]
+"""Who makes a call. Here it is always the model itself, never a program that it wrote."""
 
 
 def _citations(value: object) -> object:
@@ -170,7 +172,7 @@ class FunctionCallItem(RequestModel):
     """Of the function, which the model knows by both names in one."""
     created_by: str | None = None
     """Harmless: who made the item, as OpenAI lists it."""
-    caller: Annotated[object, NotHonoured({"type": "direct"})] = None
+    caller: Caller = None
     async_: Async = None
 
 
@@ -188,7 +190,7 @@ class FunctionCallOutputItem(RequestModel):
     """Harmless, as `name`."""
     created_by: str | None = None
     """Harmless: who made the item, as OpenAI lists it."""
-    caller: Annotated[object, NotHonoured({"type": "direct"})] = None
+    caller: Caller = None
 
 
 class CustomToolCallItem(RequestModel):
@@ -205,7 +207,7 @@ class CustomToolCallItem(RequestModel):
     """Of the tool, which the model knows by both names in one."""
     created_by: str | None = None
     """Harmless: who made the item, as OpenAI lists it."""
-    caller: Annotated[object, NotHonoured({"type": "direct"})] = None
+    caller: Caller = None
     async_: Async = None
 
 
@@ -221,7 +223,7 @@ class CustomToolCallOutputItem(RequestModel):
     """Harmless: the call with this id says which tool it was."""
     created_by: str | None = None
     """Harmless: who made the item, as OpenAI lists it."""
-    caller: Annotated[object, NotHonoured({"type": "direct"})] = None
+    caller: Caller = None
 
 
 CallItem: TypeAlias = FunctionCallItem | CustomToolCallItem

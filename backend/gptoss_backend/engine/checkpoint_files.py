@@ -17,6 +17,7 @@ from gptoss_backend.engine.errors import CheckpointError
 INDEX_FILE: Final = "model.safetensors.index.json"
 SINGLE_FILE: Final = "model.safetensors"
 EMBEDDING: Final = "model.embed_tokens.weight"
+UNEMBEDDING: Final = "lm_head.weight"
 # safetensors takes no header above this
 _MOST_HEADER_BYTES: Final = 100_000_000
 _PUBLISHED: Final = "the layout of openai/gpt-oss-20b on Hugging Face"

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from gptoss_backend.engine.checkpoint import file_by_tensor, open_shard
+from gptoss_backend.engine.checkpoint_reader import file_by_tensor, open_shard
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.config import HeadConfig
 from gptoss_backend.engine.errors import CheckpointError
