@@ -20,7 +20,9 @@ from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_
 
 _DEPTH = 128
 _COLUMNS = 32
-_BLOCK = 4096
+# of a row with filters: read at once by one program, which has nothing else to hide the memory's latency
+_BLOCK = 16384
+_FILTER_WARPS = 16
 # bits of a float32 that are the same for all numbers of a dtype: those behind its fraction
 _SPARE_BITS = {torch.bfloat16: 16, torch.float16: 13, torch.float32: 0}
 
@@ -52,8 +54,9 @@ def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor) -> None:
         DEPTH=_DEPTH,
         COLUMNS=_COLUMNS,
         LANES=lanes,
-        BLOCK=_BLOCK,
+        BLOCK=min(_BLOCK, triton.next_power_of_2(vocab)),
         SPARE_BITS=_SPARE_BITS[logits.dtype],
+        num_warps=_FILTER_WARPS,
         **launch_options(),
     )
     _choose[(num_rows,)](
@@ -113,23 +116,26 @@ def _filter(
     floor = tl.full((), float("-inf"), tl.float32)
     if (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0)):
         lane = tl.arange(0, LANES)
-        highest = tl.max(tl.load(peaks + row * width + lane, mask=lane < width, other=float("-inf")), axis=0)
+        peak = tl.load(peaks + row * width + lane, mask=lane < width, other=float("-inf"))
+        highest = tl.max(peak, axis=0)
         scores = logits + row * vocab
         if min_p > 0:
-            floor = (highest + temperature * tl.log(min_p)).to(tl.float32)
+            floor = highest + temperature * tl.log(min_p.to(tl.float32))
         if top_k > 0:
-            least = _least_kept(scores, top_k, float("-inf"), highest, temperature, vocab, True, BLOCK, SPARE_BITS)
+            least = _least_kept(
+                scores, peak, top_k, float("-inf"), highest, temperature, vocab, True, BLOCK, SPARE_BITS
+            )
             floor = tl.maximum(floor, least)
         if top_p < 1:  # of what these left
             limit = top_p * _measure(scores, float("-inf"), floor, highest, temperature, vocab, False, BLOCK)
-            least = _least_kept(scores, limit, floor, highest, temperature, vocab, False, BLOCK, SPARE_BITS)
+            least = _least_kept(scores, peak, limit, floor, highest, temperature, vocab, False, BLOCK, SPARE_BITS)
             floor = tl.maximum(floor, least)
         for start in range(0, width, COLUMNS):
             column = start + tl.arange(0, COLUMNS)
             inside = column < width
             read = _read_columns(scores, column, vocab, width, DEPTH)
-            peak = tl.load(peaks + row * width + column, mask=inside, other=0.0)
-            weights = tl.where(read >= floor, tl.exp((read - peak[None, :]) / temperature), 0.0)
+            own = tl.load(peaks + row * width + column, mask=inside, other=0.0)
+            weights = tl.where(read >= floor, tl.exp((read - own[None, :]) / temperature), 0.0)
             tl.store(sums + row * width + column, tl.sum(weights, axis=0), mask=inside)
     tl.store(floors + row, floor)
 
@@ -188,6 +194,7 @@ def _read_columns(
 @triton.jit
 def _least_kept(
     scores: tl.tensor,
+    peak: tl.tensor,
     limit: tl.tensor,
     floor: tl.tensor,
     highest: tl.tensor,
@@ -199,10 +206,19 @@ def _least_kept(
 ) -> tl.tensor:
     """Return the least number for which those above it measure less than `limit`, as `drawing.cutoff`."""
     low, high = _rank(tl.full((), float("-inf"), tl.float32), SPARE_BITS), _rank(highest, SPARE_BITS)
+    # the columns' peaks are among the numbers: they tell at once below what these need not be looked at
+    least = high
+    while low < least:
+        middle = low + (least - low) // 2
+        sizes = _sizes(peak, _number_at(middle, SPARE_BITS), floor, highest, temperature, COUNTS)
+        if tl.sum(sizes.to(tl.float64), axis=0) < limit:
+            least = middle
+        else:
+            low = middle + 1
     while low < high:
         middle = low + (high - low) // 2
-        above = _measure(scores, _number_at(middle, SPARE_BITS), floor, highest, temperature, vocab, COUNTS, BLOCK)
-        if above < limit:
+        bound = _number_at(middle, SPARE_BITS)
+        if _measure(scores, bound, floor, highest, temperature, vocab, COUNTS, BLOCK) < limit:
             high = middle
         else:
             low = middle + 1
@@ -225,9 +241,22 @@ def _measure(
     for start in range(0, vocab, BLOCK):
         token = start + tl.arange(0, BLOCK)
         read = tl.load(scores + token, mask=token < vocab, other=float("-inf")).to(tl.float32)
-        weights = tl.exp((read - highest) / temperature) if not COUNTS else 1.0
-        total += tl.sum(tl.where((read > bound) & (read >= floor), weights, 0.0), axis=0).to(tl.float64)
+        total += tl.sum(_sizes(read, bound, floor, highest, temperature, COUNTS), axis=0).to(tl.float64)
     return total
+
+
+@triton.jit
+def _sizes(
+    numbers: tl.tensor,
+    bound: tl.tensor,
+    floor: tl.tensor,
+    highest: tl.tensor,
+    temperature: tl.tensor,
+    COUNTS: tl.constexpr,
+) -> tl.tensor:
+    """Return 1 for each number above `bound` and not below `floor`, or what it weighs; else 0."""
+    weights = tl.exp((numbers - highest) / temperature) if not COUNTS else 1.0
+    return tl.where((numbers > bound) & (numbers >= floor), weights, 0.0)
 
 
 @triton.jit
