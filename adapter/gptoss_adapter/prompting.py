@@ -74,6 +74,7 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
     plain = {tool.name for tool in body.tools or () if isinstance(tool, OfferedCustomTool) and tool.grammar}
     return ChatRequest(
         messages=tuple(_message(message, plain) for message in body.messages),
+        continues_last=_continues_last(body),
         notes=wish_of(body.verbosity),
         date=today.isoformat(),
         tools=tuple(_tools(tool for _, tool in _told(body))),
@@ -147,6 +148,17 @@ def _asked_tokens(body: ChatCompletionRequest) -> int | None:
         message = f"'max_tokens' ({old}) and 'max_completion_tokens' ({new}) differ; send one of them."
         raise invalid_value(message, "max_tokens")
     return new if new is not None else old
+
+
+def _continues_last(body: PromptFields) -> bool:
+    does_continue, begins_anew = bool(body.continue_final_message), body.add_generation_prompt
+    if does_continue and begins_anew:
+        message = "'continue_final_message' and 'add_generation_prompt' cannot both be true; send one of them."
+        raise invalid_value(message, "continue_final_message")
+    if begins_anew is False and not does_continue:
+        message = "'add_generation_prompt' may only be false where 'continue_final_message' is true."
+        raise invalid_value(message, "add_generation_prompt")
+    return does_continue
 
 
 def _message(message: Message, plain: Set[str]) -> ChatMessage:

@@ -207,11 +207,13 @@ class PromptFields(StructuredFields):
     chat_template_kwargs: TemplateFields | None = None
     add_special_tokens: bool | None = None
     """Harmless: this tokenizer adds none."""
+    continue_final_message: bool | None = None
+    """vLLM's: the last message is the assistant's, and the answer goes on with its text."""
+    add_generation_prompt: bool | None = None
+    """vLLM's: false beside `continue_final_message`, where it may also be left out; else a new message begins."""
 
     # vLLM's, as they are without being said
     documents: Annotated[object, NotHonoured([], instead="say them in 'messages'")] = None
-    add_generation_prompt: Annotated[object, NotHonoured(True)] = None
-    continue_final_message: Annotated[object, NotHonoured(False)] = None
 
 
 class ChatCompletionRequest(PromptFields, RawOutputFields, GenerationFields, ModelField):
