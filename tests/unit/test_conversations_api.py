@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from gptoss_adapter.schemas.carried_reasoning import reasoning_of
+from gptoss_adapter.schemas.carried_text import reasoning_of
 from gptoss_client.keys import add_key
 from support.conversations_api import CONVERSATIONS, created, items, texts, user
 from support.fake_model_server import FOREVER, FakeModelServer
