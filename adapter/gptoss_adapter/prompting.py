@@ -132,14 +132,18 @@ def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> Sa
 
 
 def _effort(body: PromptFields, profile: ProfileSettings) -> ReasoningEffort:
-    asked = body.reasoning_effort
-    of_template = body.chat_template_kwargs.reasoning_effort if body.chat_template_kwargs else None
-    if asked and of_template and effort_of(asked) != effort_of(of_template):
-        param = "chat_template_kwargs.reasoning_effort"
-        raise invalid_value(
-            f"'{param}' ({of_template}) and 'reasoning_effort' ({asked}) differ; send one of them.", param
-        )
-    return effort_of(asked or of_template or profile.reasoning_effort)
+    template, options = body.chat_template_kwargs, body.reasoning
+    said = {
+        "reasoning_effort": body.reasoning_effort,
+        "chat_template_kwargs.reasoning_effort": template.reasoning_effort if template else None,
+        "reasoning.effort": options.effort if options else None,
+    }
+    asked = [(param, effort) for param, effort in said.items() if effort is not None]
+    for param, effort in asked[1:]:
+        (first, one), other = asked[0], effort_of(effort)
+        if other != effort_of(one):
+            raise invalid_value(f"'{param}' ({effort}) and '{first}' ({one}) differ; send one of them.", param)
+    return effort_of(asked[0][1]) if asked else profile.reasoning_effort
 
 
 def _asked_tokens(body: ChatCompletionRequest) -> int | None:

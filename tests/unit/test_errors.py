@@ -77,7 +77,7 @@ def fault(response: httpx.Response, status: int) -> dict[str, str | None]:
             "invalid_value",
         ),
         (chat_body(messages=[{"role": "user", "content": "Hi"}] * 4), "messages", "invalid_value"),
-        (chat_body(max_tokens=-1), "max_tokens", "invalid_value"),
+        (chat_body(max_tokens=-2), "max_tokens", "invalid_value"),
         (chat_body(max_tokens="many"), "max_tokens", "invalid_type"),
         (chat_body(max_tokens=4, max_completion_tokens=5), "max_tokens", "invalid_value"),
         (chat_body(temperature=2.1), "temperature", "invalid_value"),
@@ -114,7 +114,7 @@ def fault(response: httpx.Response, status: int) -> dict[str, str | None]:
         (
             chat_body(chat_template_kwargs={"enable_thinking": False}),
             "chat_template_kwargs.enable_thinking",
-            "unknown_parameter",
+            "unsupported_parameter",
         ),
     ],
 )
