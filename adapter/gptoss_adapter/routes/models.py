@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter
 
-from gptoss_adapter.schemas.answers import ErrorBody, ModelCard, ModelList
+from gptoss_adapter.schemas.answers import ErrorBody, ListedModel, ModelList
 from gptoss_adapter.serving import Services, Shared
 from gptoss_backend.model_names import MODEL_ALIAS
 
@@ -27,15 +27,15 @@ async def list_models(services: Shared) -> ModelList:
 
 
 @router.get("/v1/models/{model:path}", responses={"4XX": {"model": ErrorBody}})
-async def get_model(model: str, services: Shared) -> ModelCard:
+async def get_model(model: str, services: Shared) -> ListedModel:
     """Describe one model, by any name that a request may give it."""
     return await _card(model, services)
 
 
-async def _card(model: str, services: Services) -> ModelCard:
+async def _card(model: str, services: Services) -> ListedModel:
     name = services.models.route(model).name
     max_model_len = await services.max_model_len(name)
-    return ModelCard(
+    return ListedModel(
         id=model,
         object="model",
         created=int(services.started_at),

@@ -265,7 +265,10 @@ class ModelCard(AnswerModel):
     max_model_len: int | None
     """The longest prompt plus answer that the model takes now; null while its engine is not there to tell."""
 
-    # the same once more in Anthropic's words, whose clients ask at the same address
+
+class ListedModel(ModelCard):
+    """The same with Anthropic's words for it, whose clients ask at the same address."""
+
     type: Literal["model"]
     display_name: str
     created_at: datetime
@@ -277,7 +280,7 @@ class ModelList(AnswerModel):
     """The models served here."""
 
     object: Literal["list"]
-    data: list[ModelCard]
+    data: list[ListedModel]
 
     # Anthropic's
     has_more: Literal[False]

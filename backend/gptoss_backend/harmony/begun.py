@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gptoss_backend.contract import ChatMessage, Role
+from gptoss_backend.contract import ChatMessage, ChatRequest, Role
 from gptoss_backend.harmony.errors import PromptError
 from gptoss_backend.harmony.message_ids import header_ids, message_ids, text_ids
 from gptoss_backend.harmony.turns import channel_of, check_fields
@@ -54,6 +54,14 @@ def begun_in(prompt_ids: Sequence[int]) -> Sequence[int]:
     behind = last + 1 + len(author)
     is_open = tuple(prompt_ids[last + 1 : behind]) == author and ENDS.isdisjoint(prompt_ids[behind:])
     return prompt_ids[behind:] if is_open else prompt_ids[:0]
+
+
+def begun_of(chat: ChatRequest) -> Sequence[int]:
+    """Return the same for whoever sends a chat and does not see its prompt. Raises PromptError."""
+    if not chat.continues_last:
+        return []
+    *_, message = begun_answer(chat.messages[-1], f"messages[{len(chat.messages) - 1}]")
+    return begun_in(message)
 
 
 def _open(header: str, text: str) -> list[int]:
