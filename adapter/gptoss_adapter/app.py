@@ -29,6 +29,7 @@ from gptoss_adapter.error_answers import error_response
 from gptoss_adapter.fleet import Fleet
 from gptoss_adapter.fleet_addresses import ReplicaNames
 from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
+from gptoss_adapter.head_requests import HeadAsGet
 from gptoss_adapter.hosts import HostCheck
 from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFile
@@ -139,6 +140,7 @@ def _add_layers(
     """Put around the routes what every request passes, the innermost first."""
     is_open = keys is None and is_loopback(settings.server.host)
     hosts = HostCheck(settings.adapter.allowed_hosts) if is_open or settings.adapter.allowed_hosts else None
+    app.add_middleware(HeadAsGet)
     app.add_middleware(
         Edge,
         settings=settings.adapter,

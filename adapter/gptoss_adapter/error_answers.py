@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from gptoss_adapter.context import current_request_id
 from gptoss_adapter.errors import (
@@ -48,11 +49,23 @@ def error_response(error: Exception, request: Request) -> Response:
 
 def _of_http(error: HTTPException, request: Request) -> ApiError:
     if error.status_code == 404:
-        return NotFoundError(f"There is nothing at {request.method} {request.url.path}.")
+        meant = _meant(request)
+        hint = f"; there is at {meant}" if meant else ""
+        return NotFoundError(f"There is nothing at {request.method} {request.url.path}{hint}.")
     if error.status_code == 405:
         message = f"{request.url.path} does not take {request.method}."
         return MethodNotAllowedError(message, headers=error.headers)
     return InvalidRequestError(str(error.detail))
+
+
+def _meant(request: Request) -> str | None:
+    """Return the path that a client meant whose base URL lacks `/v1`, has it twice, or whose path ends in a slash."""
+    path = request.scope["path"].rstrip("/")
+    for other in (path, f"/v1{path}", path.replace("/v1/v1/", "/v1/", 1)):
+        asked = {**request.scope, "path": other}
+        if other and any(route.matches(asked)[0] is Match.FULL for route in request.app.routes):
+            return str(other)
+    return None
 
 
 def _of_validation(error: RequestValidationError) -> ApiError:

@@ -74,6 +74,7 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
     plain = {tool.name for tool in body.tools or () if isinstance(tool, OfferedCustomTool) and tool.grammar}
     return ChatRequest(
         messages=tuple(_message(message, plain) for message in body.messages),
+        continues_last=_continues_last(body),
         notes=wish_of(body.verbosity),
         date=today.isoformat(),
         tools=tuple(_tools(tool for _, tool in _told(body))),
@@ -131,14 +132,18 @@ def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> Sa
 
 
 def _effort(body: PromptFields, profile: ProfileSettings) -> ReasoningEffort:
-    asked = body.reasoning_effort
-    of_template = body.chat_template_kwargs.reasoning_effort if body.chat_template_kwargs else None
-    if asked and of_template and effort_of(asked) != effort_of(of_template):
-        param = "chat_template_kwargs.reasoning_effort"
-        raise invalid_value(
-            f"'{param}' ({of_template}) and 'reasoning_effort' ({asked}) differ; send one of them.", param
-        )
-    return effort_of(asked or of_template or profile.reasoning_effort)
+    template, options = body.chat_template_kwargs, body.reasoning
+    said = {
+        "reasoning_effort": body.reasoning_effort,
+        "chat_template_kwargs.reasoning_effort": template.reasoning_effort if template else None,
+        "reasoning.effort": options.effort if options else None,
+    }
+    asked = [(param, effort) for param, effort in said.items() if effort is not None]
+    for param, effort in asked[1:]:
+        (first, one), other = asked[0], effort_of(effort)
+        if other != effort_of(one):
+            raise invalid_value(f"'{param}' ({effort}) and '{first}' ({one}) differ; send one of them.", param)
+    return effort_of(asked[0][1]) if asked else profile.reasoning_effort
 
 
 def _asked_tokens(body: ChatCompletionRequest) -> int | None:
@@ -147,6 +152,17 @@ def _asked_tokens(body: ChatCompletionRequest) -> int | None:
         message = f"'max_tokens' ({old}) and 'max_completion_tokens' ({new}) differ; send one of them."
         raise invalid_value(message, "max_tokens")
     return new if new is not None else old
+
+
+def _continues_last(body: PromptFields) -> bool:
+    does_continue, begins_anew = bool(body.continue_final_message), body.add_generation_prompt
+    if does_continue and begins_anew:
+        message = "'continue_final_message' and 'add_generation_prompt' cannot both be true; send one of them."
+        raise invalid_value(message, "continue_final_message")
+    if begins_anew is False and not does_continue:
+        message = "'add_generation_prompt' may only be false where 'continue_final_message' is true."
+        raise invalid_value(message, "add_generation_prompt")
+    return does_continue
 
 
 def _message(message: Message, plain: Set[str]) -> ChatMessage:

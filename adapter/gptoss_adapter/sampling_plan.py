@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 NO_SEED: Final = -1
 """What vLLM and llama.cpp take for a seed that was left out."""
+_LEAST_TOP_P: Final = 1e-6
+"""Leaves the likeliest token, as would 0, of which the engine knows nothing."""
 
 
 def sampling_of(
@@ -37,7 +39,7 @@ def sampling_of(
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=or_default(body.temperature, or_default(profile.temperature, defaults.temperature)),
-        top_p=or_default(body.top_p, or_default(profile.top_p, defaults.top_p)),
+        top_p=max(or_default(body.top_p, or_default(profile.top_p, defaults.top_p)), _LEAST_TOP_P),
         top_k=max(or_default(body.top_k, defaults.top_k), 0),
         min_p=or_default(body.min_p, defaults.min_p),
         seed=None if body.seed == NO_SEED else body.seed,

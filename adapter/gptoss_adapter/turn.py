@@ -20,9 +20,11 @@ from gptoss_adapter.errors import refusal_of
 from gptoss_adapter.generation import Generation
 from gptoss_adapter.going_on import may_go_on
 from gptoss_adapter.inference import ModelServer, PromptIds
+from gptoss_adapter.raw_prompts import token_ids
 from gptoss_adapter.schemas.answers import FinishReasonName
 from gptoss_adapter.serving import ServedModel, Services
 from gptoss_backend.contract import ChatRequest, Finished, FinishReason, OutputStructure, SamplingParams, TokenLogprob
+from gptoss_backend.harmony.begun import begun_in
 from gptoss_backend.harmony.builtin_tools import offered_builtins, recipients
 from gptoss_backend.harmony.channels import ChannelSplitter
 from gptoss_backend.harmony.deltas import ContentDelta, Delta
@@ -42,6 +44,7 @@ class ChatPrompt:
     def __init__(self, server: ModelServer, chat: ChatRequest, request_id: str) -> None:
         """Raises InvalidRequestError where the answer cannot be held to what the chat asks for."""
         self.structure = _structure(chat)
+        self.is_begun = chat.continues_last
         self.tools = offered_tools(chat)
         self.builtins = recipients(tool.name for tool in offered_builtins(chat))
         self._server = server
@@ -109,7 +112,10 @@ class Turn(Generation[Delta]):
 
     async def start(self) -> None:
         """Render the prompt, submit it, and wait until the engine takes it up. Raises ApiError."""
-        await self._begin(await self._prompt.ids())
+        prompt = await self._prompt.ids()
+        if self._prompt.is_begun:
+            self._splitter.begin_with(begun_in(token_ids(prompt)))
+        await self._begin(prompt)
 
     @property
     def finish_reason(self) -> FinishReasonName:

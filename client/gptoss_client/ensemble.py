@@ -26,9 +26,11 @@ from gptoss_backend.contract import (
     Finished,
     decode_error,
 )
+from gptoss_backend.harmony.begun import begun_of
 from gptoss_backend.harmony.builtin_tools import offered_builtins, recipients
 from gptoss_backend.harmony.channels import ChannelSplitter
 from gptoss_backend.harmony.deltas import ContentDelta, Delta, ReasoningDelta, ToolCallDelta
+from gptoss_backend.harmony.errors import PromptError
 from gptoss_backend.harmony.tools_section import offered_tools
 from gptoss_backend.model_names import MODELS
 from gptoss_client.answer import AnswerPart, CallPart, Content, Ended, Reasoning, Usage
@@ -42,10 +44,14 @@ class EnsembleChat:
     """One chat: the request to send, and the reader of its responses."""
 
     def __init__(self, model: str, chat: ChatRequest) -> None:
-        """model: by any of its names. Raises ClientError for an unknown one."""
+        """model: by any of its names. Raises ClientError for an unknown one, and for a message that cannot go on."""
         self.request = ensemble_request(_ensemble_of(model), CHAT_CODEC.encode(chat))
         tools, builtins = offered_tools(chat), recipients(tool.name for tool in offered_builtins(chat))
         self._splitter = ChannelSplitter(tools, builtins, allows_calls=bool(tools or builtins))
+        try:
+            self._splitter.begin_with(begun_of(chat))
+        except PromptError as error:
+            raise ClientError(str(error)) from error
         self._has_ended = False
 
     def read(self, response: Any) -> Iterator[AnswerPart]:  # noqa: ANN401 (generated code has no types)

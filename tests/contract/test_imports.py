@@ -117,7 +117,15 @@ def test_preprocess_when_read_then_nothing_it_imports_imports_torch() -> None:
     ]
     files += [
         BACKEND / "structure" / name
-        for name in ("__init__.py", "checking.py", "costs.py", "reduction.py", "schemas.py", "text_forms.py")
+        for name in (
+            "__init__.py",
+            "checking.py",
+            "costs.py",
+            "joined_fields.py",
+            "reduction.py",
+            "schemas.py",
+            "text_forms.py",
+        )
     ]
     files += [
         BACKEND / name

@@ -76,11 +76,10 @@ def answers(client: openai.OpenAI, **fields: Any) -> list[Any]:  # noqa: ANN401
     def ask(seed: int) -> Any:  # noqa: ANN401
         return client.chat.completions.create(
             model=MODEL,
-            messages=[{"role": "user", "content": "An order, please."}],
             seed=seed,
             temperature=1.0,
             max_completion_tokens=1500,
-            **{"logit_bias": ENDS_SOON} | fields,
+            **{"messages": [{"role": "user", "content": "An order, please."}], "logit_bias": ENDS_SOON} | fields,
         ).choices[0]
 
     with ThreadPoolExecutor(NUM_ANSWERS) as pool:
@@ -130,6 +129,19 @@ def test_answer_when_it_may_be_a_call_or_json_then_it_is_either(client: openai.O
             check_calls(choice)
         else:
             Order.model_validate_json(choice.message.content)
+
+
+def test_content_when_its_beginning_was_sent_then_both_together_are_valid(client: openai.OpenAI) -> None:
+    begun = '{"city": "Oslo", "is_urgent": tr'
+    messages = [{"role": "user", "content": "An order, please."}, {"role": "assistant", "content": begun}]
+    for choice in answers(
+        client, response_format=SCHEMA, messages=messages, extra_body={"continue_final_message": True}
+    ):
+        assert Order.model_validate_json(begun + choice.message.content).city == "Oslo"
+    messages[-1]["content"] = "Here it is: {"
+    with pytest.raises(openai.BadRequestError, match="to be continued") as refused:
+        answers(client, response_format=SCHEMA, messages=messages, extra_body={"continue_final_message": True})
+    assert refused.value.param == "messages"
 
 
 def test_budget_when_spent_inside_the_json_then_the_reason_is_length(client: openai.OpenAI) -> None:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from gptoss_adapter.errors import refusal_of
 from gptoss_adapter.inference import GenerationStep, ModelServerStatus, PromptIds
 from gptoss_backend.contract import (
     Alternative,
@@ -19,11 +20,13 @@ from gptoss_backend.contract import (
     Timings,
     TokenLogprob,
 )
+from gptoss_backend.harmony.errors import PromptError
+from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.vocabulary import encoding
 from gptoss_backend.model_names import ModelName
 
 CHAT_PROMPT = (200006, 1428, 200008, 17239, 200007, 200006, 173781)
-"""What every chat is rendered to."""
+"""What every chat is rendered to, unless it goes on with an answer that was begun."""
 PROMPT_TOKENS = 7
 CACHED_TOKENS = 3
 STARTED = GenerationStep([], Started(PROMPT_TOKENS, CACHED_TOKENS))
@@ -105,7 +108,8 @@ class FakeModelServer:
             await asyncio.sleep(self.preprocess_takes_s)
         finally:
             self.num_rendering -= 1
-        return PromptIds(struct.pack(f"<{len(CHAT_PROMPT)}i", *CHAT_PROMPT))
+        prompt = _begun_prompt(chat) if chat.continues_last else CHAT_PROMPT
+        return PromptIds(struct.pack(f"<{len(prompt)}i", *prompt))
 
     def generate(self, model: ModelName, prompt: PromptIds, sampling: SamplingParams, request_id: str) -> FakeStream:
         self.prompts.append([token for (token,) in struct.iter_unpack("<i", prompt.raw)])
@@ -136,6 +140,13 @@ class FakeModelServer:
 
     async def close(self) -> None:
         self.closed = True
+
+
+def _begun_prompt(chat: ChatRequest) -> list[int]:
+    try:
+        return render_prompt(chat)
+    except PromptError as error:
+        raise refusal_of(str(error)) from error
 
 
 class FakeStream:

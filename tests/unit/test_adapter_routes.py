@@ -51,6 +51,21 @@ def test_ping_when_all_is_there_then_200_else_503_and_no_body(client: httpx.Clie
         server.status_now = ModelServerStatus(True, "2.51.0", ())
 
 
+@pytest.mark.parametrize("path", ["/health", "/ping", "/v1/models", "/metrics", "/stats", "/"])
+def test_head_when_a_monitor_asks_so_then_it_is_answered_as_get_without_a_body(client: httpx.Client, path: str) -> None:
+    got, asked = client.get(path), client.head(path)
+    assert (asked.status_code, asked.content) == (got.status_code, b"")
+    assert asked.headers.get("content-type") == got.headers.get("content-type")
+    assert client.get("/ping").status_code == 200  # the connection is whole
+
+
+def test_head_when_only_post_is_taken_then_405(client: httpx.Client) -> None:
+    assert client.head("/v1/chat/completions").status_code == 405
+    route = 'route="/ping",status="200"'
+    client.head("/ping")
+    assert any(route in line and 'method="HEAD"' in line for line in client.get("/metrics").text.splitlines())
+
+
 def test_version_when_asked_then_it_is_healths(client: httpx.Client) -> None:
     assert client.get("/version").json() == {"version": client.get("/health").json()["versions"]["gptoss"]}
 

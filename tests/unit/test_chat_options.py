@@ -315,11 +315,14 @@ def test_reasoning_when_mirrored_then_both_names_tell_it(client: httpx.Client) -
     assert joined(chunks, "reasoning") == joined(chunks, "reasoning_content") == "Easy."
 
 
-def test_reasoning_when_not_wanted_then_it_is_counted_but_not_told(client: httpx.Client) -> None:
-    whole = ask(client, include_reasoning=False)
+@pytest.mark.parametrize("unwanted", [{"include_reasoning": False}, {"reasoning": {"exclude": True}}])
+def test_reasoning_when_not_wanted_then_it_is_counted_but_not_told(
+    client: httpx.Client, unwanted: dict[str, Any]
+) -> None:
+    whole = ask(client, **unwanted)
     assert whole["choices"][0]["message"] == {"role": "assistant", "content": "Hello!", "refusal": None}
     assert whole["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
-    chunks = stream(client, include_reasoning=False)[:-1]
+    chunks = stream(client, **unwanted)[:-1]
     assert joined(chunks, "reasoning") == ""
     assert joined(chunks, "content") == "Hello!"
 

@@ -270,6 +270,22 @@ def test_generate_when_triton_answers_then_typed_parts_come_in_order(generate: G
 
 
 @both
+def test_generate_when_a_begun_answer_goes_on_then_its_first_part_is_what_it_goes_on_with(generate: Generate) -> None:
+    begun = ChatMessage(Role.ASSISTANT, reasoning="Ea")
+    chat = ChatRequest(messages=(*CHAT.messages, begun), continues_last=True)
+    with serving(
+        FakeTriton(whole("sy.<|end|><|start|>assistant<|channel|>final<|message|>Hello!<|return|>"))
+    ) as address:
+        parts = generate(address, "demo", chat)
+    assert parts[:-1] == [Reasoning("sy."), Content("Hello!")]
+
+
+def test_generate_when_a_users_message_is_to_go_on_then_it_is_refused_before_it_is_sent() -> None:
+    with Client() as client, pytest.raises(ClientError, match="only an assistant message can be continued"):
+        client.generate("demo", replace(CHAT, continues_last=True))
+
+
+@both
 def test_generate_when_the_model_calls_a_tool_then_the_answer_holds_the_whole_call(generate: Generate) -> None:
     chat = ChatRequest(messages=CHAT.messages, tools=(FunctionTool("weather"),))
     with serving(FakeTriton(whole(CALL))) as address:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from gptoss_adapter.schemas.carried_reasoning import reasoning_of
+from gptoss_adapter.schemas.carried_text import reasoning_of
 from gptoss_client.keys import add_key
 from support.conversations_api import CONVERSATIONS, created, items, texts, user
 from support.fake_model_server import FOREVER, FakeModelServer
@@ -99,7 +99,7 @@ def test_conversation_when_there_is_none_then_404_in_openais_words(
         ("", {"metadata": {"k": "v" * 513}}, "metadata.k", "invalid_value"),
         ("", {"title": "mine"}, "title", "unknown_parameter"),
         ("", {"items": [user("Hi")] * 21}, "items", "invalid_value"),
-        ("", {"items": [{"type": "compaction"}]}, "items[0]", "invalid_value"),
+        ("", {"items": [{"type": "compaction_trigger"}]}, "items[0]", "invalid_value"),
         ("", {"items": [{"type": "function_call", "call_id": "c"}]}, "items[0].name", "missing_required_parameter"),
         ("", {"items": [{"id": "msg_1", "type": "item_reference"}]}, "items", "item_not_found"),
         ("", {"items": [user("Hi", id="m"), user("Hi", id="m")]}, "items", "duplicate_item"),

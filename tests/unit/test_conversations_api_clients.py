@@ -20,7 +20,7 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 from openai.types.conversations import Message
 from openai.types.responses import ResponseReasoningItem
 
-from gptoss_adapter.schemas.carried_reasoning import reasoning_of
+from gptoss_adapter.schemas.carried_text import reasoning_of
 from gptoss_backend.contract import Role
 from support.fake_model_server import HELLO, FakeModelServer, Pause, answer
 from support.official_client import client_fixtures

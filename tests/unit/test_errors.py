@@ -77,7 +77,7 @@ def fault(response: httpx.Response, status: int) -> dict[str, str | None]:
             "invalid_value",
         ),
         (chat_body(messages=[{"role": "user", "content": "Hi"}] * 4), "messages", "invalid_value"),
-        (chat_body(max_tokens=-1), "max_tokens", "invalid_value"),
+        (chat_body(max_tokens=-2), "max_tokens", "invalid_value"),
         (chat_body(max_tokens="many"), "max_tokens", "invalid_type"),
         (chat_body(max_tokens=4, max_completion_tokens=5), "max_tokens", "invalid_value"),
         (chat_body(temperature=2.1), "temperature", "invalid_value"),
@@ -114,7 +114,7 @@ def fault(response: httpx.Response, status: int) -> dict[str, str | None]:
         (
             chat_body(chat_template_kwargs={"enable_thinking": False}),
             "chat_template_kwargs.enable_thinking",
-            "unknown_parameter",
+            "unsupported_parameter",
         ),
     ],
 )
@@ -220,6 +220,7 @@ def test_chat_when_the_model_is_not_served_then_404(client: httpx.Client, model:
 
 def test_url_when_there_is_nothing_then_404(client: httpx.Client) -> None:
     assert fault(client.post("/v1/nothing"), 404)["code"] == "unknown_url"
+    assert fault(client.post("/v1/nothing"), 404)["message"] == "There is nothing at POST /v1/nothing."
     assert fault(client.get("/v1/models/"), 404)["code"] == "model_not_found"
 
 
@@ -353,3 +354,18 @@ def test_error_text_when_it_carries_a_code_then_code_and_sentence_come_back(
 def test_error_text_when_it_carries_no_code_then_it_is_the_sentence(text: str) -> None:
     assert decode_error(text) == (None, text)
     assert decode_error(f"in ensemble 'x', {text}") == (None, text)
+
+
+@pytest.mark.parametrize(
+    ("sent", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/responses/resp_1/cancel", "/v1/responses/resp_1/cancel"),
+    ],
+)
+def test_path_when_its_base_url_is_a_little_wrong_then_the_refusal_says_the_right_one(
+    client: httpx.Client, sent: str, meant: str
+) -> None:
+    assert str(fault(client.post(sent, json={}), 404)["message"]).endswith(f"; there is at {meant}.")

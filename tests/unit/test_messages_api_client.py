@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from anthropic import Anthropic, APIStatusError, AuthenticationError, NotFoundError, beta_tool
-from anthropic.types import MessageParam, TextBlock, ThinkingBlock, ToolParam, ToolUseBlock
+from anthropic.types import MessageParam, ModelInfo, TextBlock, ThinkingBlock, ToolParam, ToolUseBlock
 from pydantic import BaseModel
 
 from gptoss_adapter.errors import ServiceUnavailableError
@@ -51,6 +51,14 @@ def test_anthropic_client_when_it_creates_then_it_reads_the_answer(client: Anthr
     assert isinstance(text, TextBlock)
     assert (thinking.thinking, text.text, message.stop_reason) == ("Easy.", "Hello!", "end_turn")
     assert message._request_id is not None
+
+
+def test_anthropic_client_when_it_lists_the_models_then_they_are_described_in_its_words(client: Anthropic) -> None:
+    listed = list(client.models.list())
+    assert [model.id for model in listed] == [MODEL, "gpt-oss"]
+    for model in (*listed, client.models.retrieve(MODEL)):
+        ModelInfo.model_validate(model.model_dump(include=set(ModelInfo.model_fields)), strict=True)
+        assert (model.type, model.display_name, model.lifecycle) == ("model", MODEL, "active")
 
 
 def test_anthropic_client_when_it_streams_then_its_helper_accumulates_the_answer(client: Anthropic) -> None:

@@ -345,12 +345,6 @@ def test_message_when_it_has_a_picture_then_one_sentence_says_what_is_taken(clie
     assert told.endswith("but this part is of type 'image'; send parts of type 'text'.")
 
 
-def test_message_when_the_last_turn_is_the_assistants_then_it_is_refused_but_counted(client: httpx.Client) -> None:
-    begun = [*HI, {"role": "assistant", "content": "The answer is ("}]
-    assert "ends with the assistant's turn" in refusal(client, messages=begun)
-    assert client.post(COUNT, json={"model": MODEL, "messages": begun}).status_code == 200
-
-
 @pytest.mark.parametrize(
     ("messages", "sentence"),
     [

@@ -31,7 +31,7 @@ from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessa
 from pydantic import BaseModel
 
 from gptoss_adapter.errors import ContextLengthExceededError, ServiceUnavailableError
-from gptoss_adapter.schemas.carried_reasoning import reasoning_of
+from gptoss_adapter.schemas.carried_text import reasoning_of
 from gptoss_backend.contract import ResponseFormat, Role
 from support.fake_model_server import CHAT_PROMPT, HELLO, FakeModelServer, Pause, answer
 from support.official_client import client_fixtures

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gptoss_adapter.schemas.carried_reasoning import reasoning_of
+from gptoss_adapter.schemas.carried_text import reasoning_of
 from support.responses_api import RESPONSES, keeping_adapter, listed, respond
 
 url_and_server = keeping_adapter()

@@ -52,7 +52,7 @@ url_and_server = keeping_adapter()
         ({"n": 2}, "n", "unsupported_parameter"),
         ({"min_tokens": 9, "max_output_tokens": 8}, "min_tokens", "invalid_value"),
         ({"model": "gpt-oss", "profile": "quality_first"}, "profile", "invalid_value"),
-        ({"stop": ["a"] * 5}, "stop", "invalid_value"),
+        ({"stop": ["a"] * 17}, "stop", "invalid_value"),
         ({"stream_options": {}}, "stream_options", "invalid_value"),
         (
             {"stream_options": {"continuous_usage_stats": True}},

@@ -139,6 +139,16 @@ def test_effort_when_it_is_none_then_the_refusal_says_why() -> None:
         parse(reasoning_effort="none")
 
 
+def test_effort_when_it_is_said_in_openrouters_words_then_it_is_as_good_as_the_field() -> None:
+    assert chat(reasoning={"effort": "low"}) == chat(reasoning_effort="low")
+    with pytest.raises(InvalidRequestError, match="differ") as refused:
+        chat(reasoning={"effort": "low"}, reasoning_effort="low", chat_template_kwargs={"reasoning_effort": "high"})
+    assert refused.value.param == "chat_template_kwargs.reasoning_effort"
+    with pytest.raises(InvalidRequestError, match="differ") as refused:
+        chat(reasoning={"effort": "low"}, reasoning_effort="high")
+    assert refused.value.param == "reasoning.effort"
+
+
 def test_effort_when_the_template_is_told_then_it_is_as_good_as_the_field() -> None:
     told = {"reasoning_effort": "low"}
     assert chat(chat_template_kwargs=told) == chat(reasoning_effort="low")

@@ -26,6 +26,15 @@ def test_sampling_when_top_k_is_minus_one_then_there_is_no_limit() -> None:
     assert sampling(top_k=-1).top_k == 0
 
 
+def test_sampling_when_top_p_is_zero_then_the_likeliest_token_is_left() -> None:
+    assert 0.0 < sampling(top_p=0).top_p < 1e-5
+
+
+def test_sampling_when_max_tokens_is_minus_one_then_none_are_named() -> None:
+    assert sampling(max_tokens=-1) == sampling()
+    assert sampling(max_tokens=-1, max_completion_tokens=7).max_tokens == 7
+
+
 def test_sampling_when_the_seed_is_minus_one_then_there_is_none() -> None:
     assert sampling(seed=-1).seed is None
     assert sampling(seed=-2).seed == -2

@@ -251,6 +251,28 @@ def within(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": {"a": schema}}
 
 
+def tree(num_fields: int, depth: int, *, nullable: bool = False) -> dict[str, Any]:
+    """Return a schema of objects, half of whose fields hold the next; nullable: or nothing."""
+
+    def field(at: int, level: int) -> dict[str, Any]:
+        if level + 1 == depth or at >= num_fields // 2:
+            return {"type": "string"}
+        inner = {"$ref": f"#/$defs/{level + 1}"}
+        return {"anyOf": [inner, {"type": "null"}]} if nullable else inner
+
+    def level(number: int) -> dict[str, Any]:
+        return {"type": "object", "properties": {f"{at}": field(at, number) for at in range(num_fields)}}
+
+    return {"$defs": {f"{number}": level(number) for number in range(depth)}, "$ref": "#/$defs/0"}
+
+
+def twice(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that demands another's twice: the library joins them, field by field."""
+    same = {key: value for key, value in schema.items() if key != "$defs"}
+    return {"$defs": schema["$defs"], "allOf": [same, dict(same)]}
+
+
+COMMON = "too much in common"
 MULTIPLES = "common multiple beyond 10000"
 ALTERNATIVES = "joins too many alternatives"
 
@@ -316,6 +338,11 @@ ALTERNATIVES = "joins too many alternatives"
             {"properties": {"a": {"$ref": "#/properties/b/const"}, "b": {"const": {"multipleOf": 9999991}}}},
             "leads to a value",
         ),
+        (twice(tree(10, 6)), COMMON),
+        (twice(tree(6, 12, nullable=True)), COMMON),
+        (tree(10, 6) | {"properties": {"0": {"$ref": "#/$defs/1"}, "1": {"$ref": "#/$defs/1"}}}, COMMON),
+        (twice({"$defs": {"0": within({"$ref": "#/$defs/0"})}, "$ref": "#/$defs/0"}), COMMON),
+        (twice(chain(2, 40)), COMMON),
         (chain(400), f"more than {MAX_DEPTH} deep"),
         (chain(20, 60), f"more than {MAX_DEPTH} deep"),
         ({"type": "object", "required": [f"a{at}" for at in range(10_000)]}, f"more than {MAX_PROPERTIES} properties"),
@@ -336,6 +363,9 @@ def test_schema_when_its_grammar_would_be_too_dear_then_it_is_refused_at_once(
         within({"type": "integer", "multipleOf": 10_000}),
         {"properties": {f"a{at}": {"type": "number", "multipleOf": [0.01, 0.5, 5, 100][at % 4]} for at in range(100)}},
         {"type": "object", "patternProperties": {f"^x{at:02}.*(a|b)*a(a|b){{8}}$": {} for at in range(32)}},
+        twice(tree(10, 5)),
+        {**tree(10, 6), "$ref": "#/$defs/0", "properties": {"more": {"$ref": "#/$defs/0"}}},
+        {"$defs": {"0": within({"$ref": "#/$defs/0"})}, "allOf": [{"$ref": "#/$defs/0"}, {"required": ["a"]}]},
         within({"allOf": [either(at) for at in range(8)]}),
         within({"anyOf": [within({"const": at}) for at in range(1000)]}),
         {"properties": {f"a{at}": {"multipleOf": 1000 + at} for at in range(9)}},
@@ -352,6 +382,7 @@ def test_schema_when_its_grammar_would_be_too_dear_then_it_is_refused_at_once(
         string(allOf=[{"pattern": f"{at}"} for at in range(8)]),
         chain(300),
         chain(10, 30),
+        twice(chain(40, 0)),
         {"$defs": {f"{at}": {"$ref": f"#/$defs/{at + 1}"} for at in range(500)} | {"500": {}}, "$ref": "#/$defs/0"},
     ],
 )

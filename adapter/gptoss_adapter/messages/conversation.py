@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -18,7 +18,7 @@ from gptoss_adapter.messages.thinking import thinking_behind
 from gptoss_adapter.parts import returned, said
 from gptoss_adapter.responses.conversation import chat_messages
 from gptoss_adapter.schemas.message_blocks import TextBlock, TextContent, ThinkingBlock, ToolResultBlock, ToolUseBlock
-from gptoss_adapter.schemas.messages import AssistantMessage, ConversationFields, Message, UserMessage
+from gptoss_adapter.schemas.messages import ConversationFields, Message
 from gptoss_adapter.schemas.response_items import (
     FunctionCallItem,
     FunctionCallOutputItem,
@@ -84,7 +84,7 @@ def _result(block: ToolResultBlock) -> str:
     return f"Error: {text}" if block.is_error else text
 
 
-def ends_with_the_assistant(body: ConversationFields) -> bool:
-    """Say whether the last turn is an answer that was begun."""
-    turns = [message for message in body.messages if isinstance(message, UserMessage | AssistantMessage)]
-    return bool(turns) and isinstance(turns[-1], AssistantMessage)
+def is_begun(messages: Sequence[ChatMessage]) -> bool:
+    """Say whether a conversation ends with an answer that was begun; an empty one is none."""
+    last = messages[-1] if messages else None
+    return last is not None and last.role is Role.ASSISTANT and bool(last.content or last.reasoning)

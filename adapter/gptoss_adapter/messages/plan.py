@@ -17,7 +17,7 @@ from pydantic_core import to_json
 from gptoss_adapter.errors import InvalidRequestError, invalid_value
 from gptoss_adapter.field_names import naming_fields
 from gptoss_adapter.limits import check_schemas, check_tools
-from gptoss_adapter.messages.conversation import conversation, ends_with_the_assistant
+from gptoss_adapter.messages.conversation import conversation, is_begun
 from gptoss_adapter.messages.errors import THREAD_UNSUPPORTED
 from gptoss_adapter.messages.thinking import Telling
 from gptoss_adapter.prompting import effort_of
@@ -60,6 +60,7 @@ def chat_request(body: ConversationFields, served: ServedModel, services: Servic
     choice = body.tool_choice
     return ChatRequest(
         messages=messages,
+        continues_last=is_begun(messages),
         date=services.today().isoformat(),
         tools=tuple(_tool(tool) for tool in body.tools or ()),
         tool_choice=_tool_choice(body),
@@ -74,9 +75,6 @@ def sampling_params(body: MessageRequest, profile: ProfileSettings) -> SamplingP
 
     Whoever asks must name a number of tokens, so it is a ceiling: where a profile's is lower, that one holds.
     """
-    if ends_with_the_assistant(body):
-        message = "'messages' ends with the assistant's turn, which is not continued here; end with the user's."
-        raise invalid_value(message, "messages")
     wanted = max(body.max_tokens, 1)  # of none the engine computes no prompt: what comes is not told
     asked = min(wanted, or_default(profile.max_tokens_limit, wanted))
     return sampling_of(body, profile, max_tokens_of(profile, asked, "max_tokens"), None)

@@ -40,13 +40,10 @@ from gptoss_adapter.responses.server_tools.mcp_turns import McpTurns
 from gptoss_adapter.responses.told_again import Telling
 from gptoss_adapter.responses.turns import Asked, SingleTurn, Turns
 from gptoss_adapter.sampling_plan import check_answer_fields
-from gptoss_adapter.schemas.answers import Usage
 from gptoss_adapter.schemas.mcp_items import McpApprovalResponseItem
 from gptoss_adapter.schemas.response_answers import (
     IncompleteDetails,
-    InputTokensDetails,
     OutputItem,
-    OutputTokensDetails,
     ResponseError,
     ResponseErrorCode,
     ResponseObject,
@@ -176,7 +173,7 @@ class Answering:
                 "incomplete_details": IncompleteDetails(reason="max_output_tokens") if is_cut else None,
                 "completed_at": None if is_cut else int(time.time()),
                 "output": self._told_items(),
-                "usage": _usage(self._turns.usage),
+                "usage": ResponseUsage.of(self._turns.usage),
             }
         )
         return events
@@ -262,19 +259,6 @@ def _turns(asked: Asked, own_input: Sequence[Item], hosted: Sequence[HostedOffer
             )
             raise invalid_value(message, "tools")
     return McpTurns(asked, servers, hosted) if servers or hosted else SingleTurn(asked)
-
-
-def _usage(usage: Usage) -> ResponseUsage:
-    details = usage.prompt_tokens_details
-    return ResponseUsage(
-        input_tokens=usage.prompt_tokens,
-        input_tokens_details=InputTokensDetails(
-            cached_tokens=details.cached_tokens, cache_write_tokens=details.cache_write_tokens
-        ),
-        output_tokens=usage.completion_tokens,
-        output_tokens_details=OutputTokensDetails(reasoning_tokens=usage.completion_tokens_details.reasoning_tokens),
-        total_tokens=usage.total_tokens,
-    )
 
 
 def _code(error: ApiError) -> ResponseErrorCode:

@@ -15,6 +15,7 @@ from gptoss_adapter.parts import returned, said
 from gptoss_adapter.responses.server_tools.hosted_conversation import call_of, result_of
 from gptoss_adapter.responses.server_tools.mcp_conversation import as_functions
 from gptoss_adapter.responses.tools import name_for_model
+from gptoss_adapter.schemas.compaction import CompactionItem
 from gptoss_adapter.schemas.hosted_items import HostedItem
 from gptoss_adapter.schemas.response_items import (
     CallItem,
@@ -29,6 +30,7 @@ from gptoss_backend.harmony.tool_names import TOOL_NAME
 
 BETWEEN: Final = "\n\n"
 """Keeps apart the pieces of reasoning that become one text."""
+_SUMMED_UP: Final = "Of the conversation up to here, to save room, only what I wrote is left, and your own summary:\n\n"
 
 
 def chat_messages(items: Sequence[Item], plain: Collection[str] = ()) -> tuple[ChatMessage, ...]:
@@ -63,6 +65,8 @@ def _message(item: Item) -> ChatMessage:
         return ChatMessage(Role.TOOL, result_of(item), tool_call_id=item.id)
     if isinstance(item, CallOutputItem):
         return ChatMessage(Role.TOOL, returned(item.output), tool_call_id=item.call_id)
+    if isinstance(item, CompactionItem):
+        return ChatMessage(Role.USER, _SUMMED_UP + item.summary)  # no instruction: it may repeat what anybody has said
     assert isinstance(item, MessageItem)  # noqa: S101 (the others are the assistant's)
     return ChatMessage(Role(item.role), said(item.content))
 

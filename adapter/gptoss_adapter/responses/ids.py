@@ -11,6 +11,7 @@ import re
 import uuid
 from typing import Final
 
+from gptoss_adapter.schemas.compaction import CompactionItem
 from gptoss_adapter.schemas.hosted_items import CodeInterpreterCallItem, WebSearchCallItem
 from gptoss_adapter.schemas.mcp_items import (
     McpApprovalRequestItem,
@@ -31,6 +32,7 @@ from gptoss_adapter.schemas.response_items import (
 _PREFIXES: Final[dict[type[Item], str]] = {
     MessageItem: "msg",
     ReasoningItem: "rs",
+    CompactionItem: "cmp",
     FunctionCallItem: "fc",
     FunctionCallOutputItem: "fco",
     CustomToolCallItem: "ctc",

@@ -15,6 +15,7 @@ from gptoss_adapter.errors import InvalidRequestError, ServiceUnavailableError
 from gptoss_adapter.responses.ids import is_unguessable, new_item_id
 from gptoss_adapter.responses.keeping.store import ResponseStore
 from gptoss_adapter.schemas.chat import RefusalPart
+from gptoss_adapter.schemas.compaction import CompactionItem
 from gptoss_adapter.schemas.hosted_items import CodeInterpreterCallItem, HostedItem, WebSearchCallItem
 from gptoss_adapter.schemas.mcp_items import McpApprovalRequestItem, McpApprovalResponseItem, McpListToolsItem
 from gptoss_adapter.schemas.response_items import (
@@ -70,7 +71,7 @@ def _with_result(item: Item, kept: Item | None) -> Item:
 def _completed(item: Item) -> Item:
     """Return the item as it is listed: with id, type and status, a message's content in parts."""
     fields: dict[str, object] = {"id": item.id or new_item_id(type(item)), "type": item.type}
-    if not isinstance(item, McpListToolsItem | McpApprovalRequestItem | McpApprovalResponseItem):
+    if not isinstance(item, CompactionItem | McpListToolsItem | McpApprovalRequestItem | McpApprovalResponseItem):
         fields["status"] = item.status or "completed"
     if isinstance(item, MessageItem):
         fields["content"] = _parts(item.content, is_answer=item.role == "assistant")

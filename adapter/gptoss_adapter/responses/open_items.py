@@ -19,7 +19,7 @@ from gptoss_adapter.logprobs import chat_logprobs
 from gptoss_adapter.mcp_servers.tools import CallResult
 from gptoss_adapter.responses.ids import new_item_id
 from gptoss_adapter.responses.server_tools.pages import CitationReader, Pages
-from gptoss_adapter.schemas.carried_reasoning import carried
+from gptoss_adapter.schemas.carried_text import carried
 from gptoss_adapter.schemas.chat import RefusalPart
 from gptoss_adapter.schemas.hosted_items import UrlCitation
 from gptoss_adapter.schemas.response_answers import OutputItem

@@ -135,7 +135,7 @@ def begun_response(
         max_output_tokens=body.max_output_tokens,
         max_tool_calls=body.max_tool_calls,
         temperature=sampling.temperature,
-        top_p=sampling.top_p,
+        top_p=or_default(body.top_p, sampling.top_p),
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
         top_logprobs=or_default(body.top_logprobs, 0),

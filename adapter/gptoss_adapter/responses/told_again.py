@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
 from gptoss_adapter.responses.conversation import BETWEEN
-from gptoss_adapter.schemas.carried_reasoning import carried
+from gptoss_adapter.schemas.carried_text import carried
 from gptoss_adapter.schemas.hosted_items import CodeInterpreterCallItem, WebSearchCallItem
 from gptoss_adapter.schemas.response_items import Item, ReasoningItem
 from gptoss_adapter.schemas.responses import CARRIED_REASONING, CODE_OUTPUTS, SEARCH_RESULTS, SEARCH_SOURCES

@@ -48,7 +48,7 @@ async def create_chat_completion(body: ChatCompletionRequest, request: Request, 
     turns = _plan(body, served, services)
     head = AnswerHead.of(served, "chatcmpl", body.service_tier)
     style = AnswerStyle(
-        include_reasoning=body.include_reasoning is not False,
+        include_reasoning=body.tells_reasoning,
         mirror_reasoning_content=services.settings.adapter.mirror_reasoning_content,
         logprobs=bool(body.logprobs),
         token_ids=bool(body.return_token_ids),

@@ -7,9 +7,11 @@ Does not know: whether they are ready (health.py).
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from fastapi import APIRouter
 
-from gptoss_adapter.schemas.answers import ErrorBody, ModelCard, ModelList
+from gptoss_adapter.schemas.answers import ErrorBody, ListedModel, ModelList
 from gptoss_adapter.serving import Services, Shared
 from gptoss_backend.model_names import MODEL_ALIAS
 
@@ -20,18 +22,20 @@ router = APIRouter(tags=["models"])
 async def list_models(services: Shared) -> ModelList:
     """List the models served here, the alias, and the names that the operator has given."""
     names = [*(name.openai for name in services.models.names), MODEL_ALIAS, *services.models.given_names]
-    return ModelList(object="list", data=[await _card(name, services) for name in names])
+    data = [await _card(name, services) for name in names]
+    return ModelList(object="list", data=data, has_more=False, first_id=names[0], last_id=names[-1])
 
 
 @router.get("/v1/models/{model:path}", responses={"4XX": {"model": ErrorBody}})
-async def get_model(model: str, services: Shared) -> ModelCard:
+async def get_model(model: str, services: Shared) -> ListedModel:
     """Describe one model, by any name that a request may give it."""
     return await _card(model, services)
 
 
-async def _card(model: str, services: Services) -> ModelCard:
+async def _card(model: str, services: Services) -> ListedModel:
     name = services.models.route(model).name
-    return ModelCard(
+    max_model_len = await services.max_model_len(name)
+    return ListedModel(
         id=model,
         object="model",
         created=int(services.started_at),
@@ -39,5 +43,10 @@ async def _card(model: str, services: Services) -> ModelCard:
         owned_by="gptoss-triton" if name.short == "demo" else "openai",
         root=name.openai,
         profiles=list(services.models.profiles_of(model)),
-        max_model_len=await services.max_model_len(name),
+        max_model_len=max_model_len,
+        type="model",
+        display_name=name.openai,
+        created_at=datetime.fromtimestamp(int(services.started_at), UTC),
+        lifecycle="active",
+        max_input_tokens=max_model_len,
     )

@@ -18,6 +18,7 @@ from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import InvalidRequestError, invalid_value
 from gptoss_adapter.raw_prompts import token_ids
 from gptoss_adapter.responses.answering import Answering
+from gptoss_adapter.responses.compaction import compacted
 from gptoss_adapter.responses.history import history_of
 from gptoss_adapter.responses.naming import naming_fields_of_this_api
 from gptoss_adapter.responses.plan import chat_request
@@ -30,12 +31,13 @@ from gptoss_adapter.responses.turns import chat_prompt, offering_of
 from gptoss_adapter.routes.keeping import After, Background, Include, Limit, Order, Store, keep_store
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.response_answers import (
+    CompactedResponse,
     CountedInputTokens,
     DeletedResponse,
     ResponseItemList,
     ResponseObject,
 )
-from gptoss_adapter.schemas.responses import InputTokensRequest, ResponseRequest
+from gptoss_adapter.schemas.responses import CompactionRequest, InputTokensRequest, ResponseRequest
 from gptoss_adapter.serving import Services, Shared
 from gptoss_adapter.sse import EventStream
 from gptoss_adapter.strict_routes import StrictQueryRoute
@@ -98,6 +100,15 @@ async def count_input_tokens(
         with naming_fields_of_this_api(offering.places):
             prompt = await chat_prompt(body, chat, served, services).ids()
     return CountedInputTokens(object="response.input_tokens", input_tokens=len(token_ids(prompt)))
+
+
+@router.post("/v1/responses/compact")
+async def compact_conversation(
+    body: CompactionRequest, request: Request, services: Shared, store: Store
+) -> CompactedResponse:
+    """Make a conversation shorter: what others than the model have said, and its summary of the rest."""
+    async with until_disconnect(request.receive):
+        return await compacted(body, services, store)
 
 
 # --- those that are kept --------------------------------------------------------------------------------------------

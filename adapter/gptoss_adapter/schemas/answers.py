@@ -8,6 +8,7 @@ Does not know: where the values come from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Literal, Self
 
 from gptoss_adapter.schemas.fields import AnswerModel
@@ -265,11 +266,26 @@ class ModelCard(AnswerModel):
     """The longest prompt plus answer that the model takes now; null while its engine is not there to tell."""
 
 
+class ListedModel(ModelCard):
+    """The same with Anthropic's words for it, whose clients ask at the same address."""
+
+    type: Literal["model"]
+    display_name: str
+    created_at: datetime
+    lifecycle: Literal["active"]
+    max_input_tokens: int | None
+
+
 class ModelList(AnswerModel):
     """The models served here."""
 
     object: Literal["list"]
-    data: list[ModelCard]
+    data: list[ListedModel]
+
+    # Anthropic's
+    has_more: Literal[False]
+    first_id: str
+    last_id: str
 
 
 class ErrorDetail(AnswerModel):

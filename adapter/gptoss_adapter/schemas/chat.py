@@ -191,6 +191,18 @@ class TemplateFields(RequestModel):
     """What vLLM's clients tell a chat template."""
 
     reasoning_effort: Effort | None = None
+    enable_thinking: Annotated[object, NotHonoured(True)] = None
+    """Of other models' templates: these always reason."""
+
+
+class ReasoningOptions(RequestModel):
+    """OpenRouter's words, and Ollama's, for how the model reasons and whether that is told."""
+
+    effort: Effort | None = None
+    exclude: bool | None = None
+    """Do not tell the reasoning."""
+    enabled: Annotated[object, NotHonoured(True)] = None
+    max_tokens: Annotated[object, NotHonoured(instead="say it with 'effort'")] = None
 
 
 class PromptFields(StructuredFields):
@@ -202,16 +214,19 @@ class PromptFields(StructuredFields):
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormatField | None = None
     reasoning_effort: Effort | None = None
+    reasoning: ReasoningOptions | None = None
     verbosity: Verbosity | None = None
     """The models have no switch for it: low and high are a line of the developer message, medium is none."""
     chat_template_kwargs: TemplateFields | None = None
     add_special_tokens: bool | None = None
     """Harmless: this tokenizer adds none."""
+    continue_final_message: bool | None = None
+    """vLLM's: the last message is the assistant's, and the answer goes on with its text."""
+    add_generation_prompt: bool | None = None
+    """vLLM's: false beside `continue_final_message`, where it may also be left out; else a new message begins."""
 
     # vLLM's, as they are without being said
     documents: Annotated[object, NotHonoured([], instead="say them in 'messages'")] = None
-    add_generation_prompt: Annotated[object, NotHonoured(True)] = None
-    continue_final_message: Annotated[object, NotHonoured(False)] = None
 
 
 class ChatCompletionRequest(PromptFields, RawOutputFields, GenerationFields, ModelField):
@@ -222,6 +237,7 @@ class ChatCompletionRequest(PromptFields, RawOutputFields, GenerationFields, Mod
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     include_reasoning: bool | None = None
+    """As `exclude` of `reasoning`, by the opposite."""
 
     # harmless: labels and hints that change no answer
     metadata: Labels | None = None
@@ -243,3 +259,15 @@ class ChatCompletionRequest(PromptFields, RawOutputFields, GenerationFields, Mod
     # vLLM's, as they are without being said
     echo: Annotated[object, NotHonoured(False)] = None
     skip_special_tokens: Annotated[object, NotHonoured(True)] = None
+
+    # SGLang's and llama.cpp's, as they are without being said
+    separate_reasoning: Annotated[object, NotHonoured(True)] = None
+    stream_reasoning: Annotated[object, NotHonoured(True)] = None
+    cache_prompt: bool | None = None
+    """Harmless: whether a prompt's beginning is kept changes no answer, and it is."""
+
+    @property
+    def tells_reasoning(self) -> bool:
+        """Whether the answer holds the reasoning."""
+        is_excluded = self.reasoning is not None and bool(self.reasoning.exclude)
+        return self.include_reasoning is not False and not is_excluded

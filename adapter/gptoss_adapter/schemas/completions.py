@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, Tag
 from gptoss_adapter.schemas.chat import ResponseFormatField
 from gptoss_adapter.schemas.fields import ListOf, NotHonoured
 from gptoss_adapter.schemas.raw_output import RawOutputFields
-from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, StopString, TokenIds, one_or_several
+from gptoss_adapter.schemas.sampling import GenerationFields, ModelField, TokenIds
 from gptoss_adapter.schemas.structured import StructuredFields
 
 _Text = Annotated[str, Field(min_length=1)]
@@ -45,20 +45,12 @@ Prompt = Annotated[
 ]
 
 
-Stop = Annotated[
-    Annotated[StopString, Tag("one")] | Annotated[ListOf[StopString], Field(max_length=16), Tag("several")],
-    one_or_several(16),
-]
-"""More than OpenAI takes: lm-eval's tasks have up to 16."""
-
-
 class CompletionRequest(RawOutputFields, StructuredFields, GenerationFields, ModelField):
     """Raw text or token ids to continue. Text is taken as text: `<|end|>` in it is no special token."""
 
     prompt: Prompt
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """0: only with `echo`, for the prompt alone."""
-    stop: Stop | None = None
     response_format: ResponseFormatField | None = None
     """Of the whole text. The model is not told."""
     echo: bool | None = None

@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, JsonValue
 
+from gptoss_adapter.schemas.answers import Usage
+from gptoss_adapter.schemas.compaction import CompactionItem
 from gptoss_adapter.schemas.fields import AnswerModel
 from gptoss_adapter.schemas.hosted_items import CodeInterpreterCallItem, WebSearchCallItem
 from gptoss_adapter.schemas.mcp_items import McpApprovalRequestItem, McpCallItem, McpListToolsItem
@@ -51,6 +53,21 @@ class ResponseUsage(AnswerModel):
     output_tokens: int
     output_tokens_details: OutputTokensDetails
     total_tokens: int
+
+    @classmethod
+    def of(cls, usage: Usage) -> Self:
+        """Return it by the names that it has here."""
+        details = usage.prompt_tokens_details
+        reasoning_tokens = usage.completion_tokens_details.reasoning_tokens
+        return cls(
+            input_tokens=usage.prompt_tokens,
+            input_tokens_details=InputTokensDetails(
+                cached_tokens=details.cached_tokens, cache_write_tokens=details.cache_write_tokens
+            ),
+            output_tokens=usage.completion_tokens,
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=reasoning_tokens),
+            total_tokens=usage.total_tokens,
+        )
 
 
 ResponseErrorCode: TypeAlias = Literal[
@@ -128,6 +145,18 @@ class CountedInputTokens(AnswerModel):
 
     object: Literal["response.input_tokens"]
     input_tokens: int
+
+
+class CompactedResponse(AnswerModel):
+    """A conversation made shorter, to be sent as `input` in place of it."""
+
+    id: str
+    object: Literal["response.compaction"]
+    created_at: int
+    """Unix seconds."""
+    output: list[Annotated[MessageItem | CompactionItem, Field(discriminator="type")]]
+    usage: ResponseUsage
+    """What the summary cost."""
 
 
 class DeletedResponse(AnswerModel):

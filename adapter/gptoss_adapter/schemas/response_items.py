@@ -12,8 +12,9 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from gptoss_adapter.schemas.carried_reasoning import reasoning_of
+from gptoss_adapter.schemas.carried_text import reasoning_of
 from gptoss_adapter.schemas.chat import RefusalPart
+from gptoss_adapter.schemas.compaction import CompactionItem
 from gptoss_adapter.schemas.fields import (
     UNSUPPORTED,
     Harmless,
@@ -238,14 +239,14 @@ class ItemReference(RequestModel):
     id: ItemId
 
 
-Item: TypeAlias = MessageItem | ReasoningItem | CallItem | CallOutputItem | McpItem | HostedItem
+Item: TypeAlias = MessageItem | ReasoningItem | CompactionItem | CallItem | CallOutputItem | McpItem | HostedItem
 """An item that says something itself."""
 
 _KINDS: Final = (
     *("message", "reasoning", "function_call", "function_call_output", "item_reference"),
     *("custom_tool_call", "custom_tool_call_output"),
     *("mcp_call", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response"),
-    *("web_search_call", "code_interpreter_call"),
+    *("web_search_call", "code_interpreter_call", "compaction"),
 )
 
 
@@ -272,7 +273,8 @@ InputItem = Annotated[
     | Annotated[McpApprovalRequestItem, Tag("mcp_approval_request")]
     | Annotated[McpApprovalResponseItem, Tag("mcp_approval_response")]
     | Annotated[WebSearchCallItem, Tag("web_search_call")]
-    | Annotated[CodeInterpreterCallItem, Tag("code_interpreter_call")],
+    | Annotated[CodeInterpreterCallItem, Tag("code_interpreter_call")]
+    | Annotated[CompactionItem, Tag("compaction")],
     Discriminator(
         _item_kind,
         custom_error_type="item_kind",

@@ -1,7 +1,7 @@
-"""The request of POST /v1/responses.
+"""The requests of POST /v1/responses, …/input_tokens and …/compact.
 
 Stage: 2 validate.
-Owns: its fields, their types and bounds. Every field is honoured, harmless (read by nobody) or NotHonoured.
+Owns: their fields, their types and bounds. Every field is honoured, harmless (read by nobody) or NotHonoured.
 Does not know: items (response_items.py), tools (response_tools.py); the contract with Triton, to which
 responses/plan.py maps it.
 """
@@ -111,23 +111,23 @@ class EventOptions(StreamOptions):
     continuous_usage_stats: Annotated[bool | None, NotHonoured(False)] = None
 
 
+InputField = Annotated[
+    Annotated[str, Tag("text")] | Annotated[ListOf[InputItem], Tag("items")],
+    Discriminator(
+        _input_kind,
+        custom_error_type="input_type",
+        custom_error_message="Input should be a string or a list of items",
+    ),
+]
+
+
 class ResponseFields(StructuredFields, GenerationFields):
     """A conversation, or the next part of one.
 
     Fields of a chat that OpenAI's API does not have here (stop, top_k, seed, structured_outputs …) are taken too.
     """
 
-    input: (
-        Annotated[
-            Annotated[str, Tag("text")] | Annotated[ListOf[InputItem], Tag("items")],
-            Discriminator(
-                _input_kind,
-                custom_error_type="input_type",
-                custom_error_message="Input should be a string or a list of items",
-            ),
-        ]
-        | None
-    ) = None
+    input: InputField | None = None
     instructions: str | None = None
     previous_response_id: str | None = None
     conversation: (
@@ -197,3 +197,25 @@ class InputTokensRequest(ResponseFields):
 
     model: str | None = None
     personality: Annotated[object, NotHonoured(instead="say it in 'instructions'")] = None
+
+
+class CompactionRequest(ModelField):
+    """A conversation to be made shorter."""
+
+    input: InputField | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    reasoning: ReasoningConfig | None = None
+    """Codex's, as are `tools` and what follows it; ours the profile."""
+    profile: str | None = None
+
+    # harmless: nothing is called or held to a form here, and hints
+    tools: Harmless = None
+    parallel_tool_calls: Harmless = None
+    text: Harmless = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: Harmless = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"] | None = None
+
+    image: Annotated[object, NotHonoured()] = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from gptoss_adapter.schemas.fields import Harmless, ListOf, NotHonoured, RequestModel, at_most
 
@@ -23,25 +23,26 @@ TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-def one_or_several(most: int) -> Discriminator:
-    """Return what tells a stop string, tagged `one`, from a list of up to `most`, tagged `several`."""
-    return Discriminator(
-        _stop_kind,
-        custom_error_type="stop_type",
-        custom_error_message=f"Input should be a string or a list of up to {most} strings",
-    )
-
-
 def _stop_kind(value: object) -> str | None:
     if isinstance(value, str):
         return "one"
     return "several" if isinstance(value, list) else None
 
 
+_MOST_STOPS: Final = 16
+"""More than OpenAI's 4: lm-eval's tasks have up to 16, and vLLM takes any number."""
 Stop = Annotated[
-    Annotated[StopString, Tag("one")] | Annotated[ListOf[StopString], Field(max_length=4), Tag("several")],
-    one_or_several(4),
+    Annotated[StopString, Tag("one")] | Annotated[ListOf[StopString], Field(max_length=_MOST_STOPS), Tag("several")],
+    Discriminator(
+        _stop_kind,
+        custom_error_type="stop_type",
+        custom_error_message=f"Input should be a string or a list of up to {_MOST_STOPS} strings",
+    ),
 ]
+
+
+def _none_for_minus_one(value: object) -> object:
+    return None if value == -1 and isinstance(value, int) else value
 
 
 class StreamOptions(RequestModel):
@@ -64,14 +65,16 @@ class GenerationFields(RequestModel):
 
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
 
-    max_tokens: Annotated[int, Field(ge=1, lt=_INT32)] | None = None
+    max_tokens: Annotated[Annotated[int, Field(ge=1, lt=_INT32)] | None, BeforeValidator(_none_for_minus_one)] = None
+    """-1: none is named, as in llama.cpp and LM Studio."""
     min_tokens: Annotated[int, Field(ge=0, lt=_INT32)] | None = None
     stop: Stop | None = None
     stop_token_ids: Annotated[ListOf[TokenId], Field(max_length=1024)] | None = None
     ignore_eos: bool | None = None
 
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    top_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """0, which OpenAI takes: the likeliest token."""
     top_k: Annotated[int, Field(ge=-1, lt=_INT32)] | None = None
     """0 and -1: no limit."""
     min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None

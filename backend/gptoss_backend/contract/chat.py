@@ -84,6 +84,8 @@ class ChatRequest:
     __pydantic_config__ = STRICT
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
     """Instructions that lead them hold for the whole conversation, later ones from their place on."""
+    continues_last: bool = False
+    """The last message is the assistant's and has not ended: the answer is what comes behind its text."""
     notes: tuple[str, ...] = ()
     """What the model is told behind the leading instructions, and nobody has said in a message."""
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None = None

@@ -73,6 +73,11 @@ class ChannelSplitter:
         """
         return self._refused_call
 
+    def begin_with(self, token_ids: Sequence[int]) -> None:
+        """Take what of the answer stands in the prompt, before all else: it is neither told nor counted."""
+        self.push(token_ids)
+        self._message_tokens = 0
+
     def push(self, token_ids: Sequence[int]) -> list[Delta]:
         """Take the next tokens, stop tokens included, and return what is new. Joined, any chunking gives the same."""
         for token in token_ids:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from itertools import chain
 
 from openai_harmony import Message, ReasoningEffort, RenderOptions, SystemContent
 from openai_harmony import Role as HarmonyRole
 
 from gptoss_backend.contract import BuiltinTool, ChatRequest, ResponseFormat
+from gptoss_backend.harmony.begun import begun_answer
 from gptoss_backend.harmony.builtin_tools import namespace, offered_builtins
 from gptoss_backend.harmony.errors import PromptError
 from gptoss_backend.harmony.message_ids import header_ids, text_ids
@@ -28,7 +30,7 @@ from gptoss_backend.harmony.vocabulary import END, MESSAGE, START, encoding
 
 
 def render_prompt(request: ChatRequest) -> list[int]:
-    """Return the prompt's token ids, ending in the header that the assistant's answer continues.
+    """Return the prompt's token ids, ending in the header that the assistant's answer continues, or in its beginning.
 
     Order: system (identity, date, effort, built-in tools, channels), developer (the instructions that lead the
     messages and the request's notes, then its tools, then the response format), then the turns. Equal requests give
@@ -37,9 +39,12 @@ def render_prompt(request: ChatRequest) -> list[int]:
     builtins = offered_builtins(request)
     ids = list(_system(request.reasoning_effort.name, request.date, builtins, has_tools=bool(offered_tools(request))))
     ids += _developer(request)
-    for turn in turns(request.messages):
+    *earlier, last = request.messages
+    for turn in turns(earlier if request.continues_last else request.messages):
         ids += turn
-    return [*ids, START, *header_ids("assistant")]
+    if not request.continues_last:
+        return [*ids, START, *header_ids("assistant")]
+    return [*ids, *chain.from_iterable(begun_answer(last, f"messages[{len(earlier)}]"))]
 
 
 @lru_cache(maxsize=64)

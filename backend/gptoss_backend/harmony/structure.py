@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sized
 
 from gptoss_backend.contract import ChatRequest, OutputStructure, Tool, ToolChoice, ToolChoiceMode
+from gptoss_backend.harmony.begun import is_text_begun
 from gptoss_backend.harmony.builtin_tools import offered_builtins
 from gptoss_backend.harmony.errors import PromptError
 from gptoss_backend.harmony.tools_section import offered_tools
@@ -22,6 +23,7 @@ def output_structure(request: ChatRequest) -> OutputStructure | None:
     """
     tools, builtins = offered_tools(request), offered_builtins(request)
     _check_choice(request.tool_choice, tools, builtins)
+    _check_begun(request)
     has_called = any(message.tool_calls for message in request.messages)
     is_free = request.response_format is None and request.form is None
     if is_free and not (request.tools or request.builtin_tools or has_called):
@@ -43,3 +45,9 @@ def _check_choice(choice: ToolChoice, tools: tuple[Tool, ...], builtins: Sized) 
         raise PromptError("tool_choice: a call is required, but there are no tools.")
     if choice.name is not None and all(tool.name != choice.name for tool in tools):
         raise PromptError(f"tool_choice: there is no tool of the name {choice.name!r}.")
+
+
+def _check_begun(request: ChatRequest) -> None:
+    must_call = request.tool_choice.mode is ToolChoiceMode.REQUIRED
+    if request.continues_last and must_call and is_text_begun(request.messages[-1]):
+        raise PromptError("tool_choice: a call is required, but the answer that is continued has begun as a text.")

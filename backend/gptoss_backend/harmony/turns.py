@@ -35,7 +35,7 @@ def turns(messages: Sequence[ChatMessage]) -> Iterator[list[int]]:
     called: dict[str, ToolCall] = {}
     for position, message in enumerate(messages):
         where, keep = f"messages[{position}]", position > last_final
-        _check_fields(message, where)
+        check_fields(message, where)
         match message.role:
             case Role.USER:
                 yield message_ids("user", _content(message, where))
@@ -49,10 +49,10 @@ def turns(messages: Sequence[ChatMessage]) -> Iterator[list[int]]:
 
 
 def _is_final(message: ChatMessage) -> bool:
-    return message.role is Role.ASSISTANT and bool(message.content) and _channel(message) == "final"
+    return message.role is Role.ASSISTANT and bool(message.content) and channel_of(message) == "final"
 
 
-def _channel(message: ChatMessage) -> str:
+def channel_of(message: ChatMessage) -> str:
     """Return that of the message's content."""
     phase = message.phase or ("commentary" if message.tool_calls else "final_answer")
     return "commentary" if phase == "commentary" else "final"
@@ -67,7 +67,7 @@ def _assistant(message: ChatMessage, where: str, *, keep_reasoning: bool) -> Ite
     if message.reasoning and keep_reasoning:
         yield message_ids("assistant<|channel|>analysis", message.reasoning)
     if message.content:
-        yield message_ids(f"assistant<|channel|>{_channel(message)}", message.content)
+        yield message_ids(f"assistant<|channel|>{channel_of(message)}", message.content)
     for position, call in enumerate(message.tool_calls):
         name = _checked_call(call, f"{where}.tool_calls[{position}]")
         if not call.is_builtin:
@@ -110,7 +110,8 @@ def refusal_of_call(tool: str) -> list[int]:
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def _check_fields(message: ChatMessage, where: str) -> None:
+def check_fields(message: ChatMessage, where: str) -> None:
+    """Raise PromptError where a message holds what only one of another role may."""
     if message.role is not Role.ASSISTANT and (message.tool_calls or message.reasoning or message.phase):
         held = "tool_calls, reasoning or a phase"
         raise PromptError(f"{where}: only an assistant message may hold {held}, not one of role {message.role}.")

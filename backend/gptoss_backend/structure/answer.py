@@ -4,14 +4,16 @@ Stage 5 of a request: step; called by the engine for each token, see `engine/gra
 Owns: the place in the answer: in a header, in free text, in text that a grammar holds.
 Does not know: schemas, the engine beyond its errors, how tokens are chosen.
 
-The answer begins after `<|start|>assistant` and is a row of messages. Headers are always held to Harmony: only known
-channels and tools, spelled right. A header says what its text is: reasoning and preambles are free, arguments and
-a structured final text follow their grammar. Where something is demanded, be it JSON or a call, free text can end in
-no other way than by `<|end|>`, so that the next header is reached; else the model may end as it likes.
+The answer begins after `<|start|>assistant`, or amid the message that its prompt leaves open, and is a row of messages.
+Headers are always held to Harmony: only known channels and tools, spelled right. A header says what its text is:
+reasoning and preambles are free, arguments and a structured final text follow their grammar. Where something is
+demanded, be it JSON or a call, free text can end in no other way than by `<|end|>`, so that the next header is reached;
+else the model may end as it likes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
 
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from gptoss_backend.contract import CallSyntax, OutputStructure, ToolChoiceMode
 from gptoss_backend.engine.grammar import TokenMask
+from gptoss_backend.harmony.begun import begun_in
 from gptoss_backend.harmony.header import NAMESPACE, Header, Section
 from gptoss_backend.harmony.vocabulary import (
     CHANNEL,
@@ -48,9 +51,13 @@ class _Text(Enum):
     CALL = "call"
 
 
-def mask_of(structure: OutputStructure) -> TokenMask:
-    """Return the mask of an answer at its beginning. Raises StructureError."""
-    return WholeTextMask(structure) if structure.is_whole else AnswerMask(structure)
+def mask_of(structure: OutputStructure, prompt_ids: Sequence[int] = ()) -> TokenMask:
+    """Return the mask of an answer where its prompt leaves off. Raises StructureError."""
+    if structure.is_whole:
+        return WholeTextMask(structure)
+    mask = AnswerMask(structure)
+    mask.begin_with(begun_in(prompt_ids))
+    return mask
 
 
 class AnswerMask:
@@ -92,6 +99,22 @@ class AnswerMask:
     def is_finished(self) -> bool:
         """True after the structured final text, or the one call that was allowed."""
         return self._is_finished
+
+    def begin_with(self, token_ids: Sequence[int]) -> None:
+        """Go on by what of the answer stands in its prompt: nothing, or a header and a text without an end.
+
+        Raises StructureError where what holds the text does not let it begin so.
+        """
+        num_header = token_ids.index(MESSAGE) + 1 if MESSAGE in token_ids else len(token_ids)
+        try:
+            for token in token_ids[:num_header]:
+                self.accept(token)
+            fits = self._held is None or self._held.begin_with(token_ids[num_header:])
+        except RuntimeError:  # a header that may not come
+            fits = False
+        if not fits:
+            message = "messages: the last one, which is to be continued, is no beginning of what it is held to."
+            raise StructureError(message)
 
     def fill(self, bits: Tensor) -> bool:
         """Write which tokens may come next; False where any may. bits: [6284] int32.

@@ -11,15 +11,19 @@ passes here takes less than a second.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import reduce
 from typing import Any, Final
 
+from gptoss_backend.structure.joined_fields import JoinedFields, TooManyJoined
 from gptoss_backend.structure.reduction import (
+    ANY_ITEM,
+    ANY_NAME,
     HINTS,
     MAX_PATTERN_REPEATS,
+    children,
+    listed,
     local_reference,
     num_repeats,
     parts,
@@ -44,9 +48,6 @@ recursion: at 2,200 its stack overflowed, which ends the process."""
 _BRANCHES: Final = ("anyOf", "oneOf")
 _JOINED: Final = frozenset({"allOf", "$ref", *_BRANCHES})
 _DEMANDS_NOTHING: Final = frozenset({"$defs", "definitions", "title", "description", "x-guidance", *HINTS})
-_ANY_NAME: Final = "\0*"
-"""Of a property that another part names, too; no property is called so."""
-_ANY_ITEM: Final = "\0[]"
 _MAX_STEPS: Final = 100
 _UNBOUNDED: Final = 1_000_000_000
 
@@ -69,9 +70,23 @@ def too_dear(document: dict[str, Any]) -> str | None:
         if num_names > MAX_PATTERN_NAMES:
             return f"the schema has more than {MAX_PATTERN_NAMES} patternProperties"
         joins.add(part)
-    if (fault := joins.fault()) is None and _depth_with_references(document) > MAX_DEPTH:
+    return joins.fault() or _fault_of_depth(document) or _fault_of_joined_objects(document)
+
+
+def _fault_of_depth(document: dict[str, Any]) -> str | None:
+    if _depth_with_references(document) > MAX_DEPTH:
         return f"the schema and what it refers to are nested more than {MAX_DEPTH} deep"
-    return fault
+    return None
+
+
+def _fault_of_joined_objects(document: dict[str, Any]) -> str | None:
+    joined = JoinedFields(document)
+    try:
+        for part in filter(_is_joined, parts(document)):
+            joined.add(part)
+    except TooManyJoined:
+        return "the schema joins objects by allOf, or beside a reference, that have too much in common"
+    return None
 
 
 def _depth_with_references(document: dict[str, Any]) -> int:
@@ -144,7 +159,7 @@ class _Place:
 
     own: _Extent
     within: dict[str, _Extent]
-    """By a property's name, `_ANY_NAME` or `_ANY_ITEM`: the most at any depth there."""
+    """By a property's name, `ANY_NAME` or `ANY_ITEM`: the most at any depth there."""
     met: frozenset[str] = frozenset()
     """Of these names, those that several joined parts speak of."""
 
@@ -171,7 +186,7 @@ class _Place:
 
     def _at(self, name: str) -> _Extent | None:
         found = self.within.get(name)
-        return self.within.get(_ANY_NAME) if found is None and name != _ANY_ITEM else found
+        return self.within.get(ANY_NAME) if found is None and name != ANY_ITEM else found
 
     def joined_extents(self) -> list[_Extent]:
         """Return what is multiplied out here and within."""
@@ -194,10 +209,7 @@ class _Joins:
         """Take note of a part, and of what it joins."""
         place = self._place(part, 0)
         self._multiples |= {place.own.multiple, *(one.multiple for one in place.within.values())}
-        joining = part.keys() & _JOINED
-        beside = part.keys() - _JOINED - _DEMANDS_NOTHING
-        members = part.get("allOf")
-        if joining and (beside or len(joining) > 1 or (isinstance(members, list) and len(members) > 1)):
+        if _is_joined(part):
             for extent in place.joined_extents():
                 self._work += extent.num_ways * (1 + extent.num_fields) if extent.num_ways > 1 else 0
                 self._num_patterns = max(self._num_patterns, extent.num_patterns)
@@ -229,20 +241,27 @@ class _Joins:
         here = _Place(own, self._within(part, num_steps))
         if "$ref" in part:
             here = here.joined(self._place(local_reference(self._document, part["$ref"]), num_steps))
-        for member in _listed(part, "allOf"):
+        for member in listed(part, "allOf"):
             here = here.joined(self._place(member, num_steps))
         for key in _BRANCHES:
-            if branches := [self._place(branch, num_steps) for branch in _listed(part, key)]:
+            if branches := [self._place(branch, num_steps) for branch in listed(part, key)]:
                 here = here.joined(reduce(_Place.or_else, branches))
         return here
 
     def _within(self, part: dict[str, Any], num_steps: int) -> dict[str, _Extent]:
         """Return what is demanded of what is within a value of the part, by name."""
         within: dict[str, _Extent] = {}
-        for name, child in _children(part):
+        for name, child in children(part):
             most = self._place(child, num_steps).most
             within[name] = within[name].largest(most) if name in within else most
         return within
+
+
+def _is_joined(part: dict[str, Any]) -> bool:
+    """Say whether several parts hold together where this one does."""
+    joining = part.keys() & _JOINED
+    beside = part.keys() - _JOINED - _DEMANDS_NOTHING
+    return bool(joining) and (bool(beside) or len(joining) > 1 or len(listed(part, "allOf")) > 1)
 
 
 _NOTHING: Final = _Place(_Extent(), {})
@@ -250,20 +269,3 @@ _NOTHING: Final = _Place(_Extent(), {})
 
 def _multiple_of(part: dict[str, Any]) -> _Extent:
     return _Extent(multiple=_digits(part.get("multipleOf")))
-
-
-def _listed(part: dict[str, Any], key: str) -> list[Any]:
-    value = part.get(key)
-    return value if isinstance(value, list) else []
-
-
-def _children(part: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the schemas of what is within a value of the part, by name."""
-    if isinstance(named := part.get("properties"), dict):
-        yield from named.items()
-    if isinstance(matched := part.get("patternProperties"), dict):
-        yield from ((_ANY_NAME, child) for child in matched.values())
-    for key, name in (("additionalProperties", _ANY_NAME), ("items", _ANY_ITEM)):
-        if isinstance(part.get(key), dict):
-            yield name, part[key]
-    yield from ((_ANY_ITEM, child) for child in _listed(part, "prefixItems"))

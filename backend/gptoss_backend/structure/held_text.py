@@ -39,6 +39,10 @@ class HeldText:
         if begun:
             self._matcher.consume_tokens(list(begun))
 
+    def begin_with(self, token_ids: Sequence[int]) -> bool:
+        """Go on by the text's first tokens, microseconds each; False where the grammar takes no such beginning."""
+        return self._matcher.try_consume_tokens(list(token_ids)) == len(token_ids)
+
     def fill(self, bits: Tensor) -> None:
         """Write which tokens may come next. bits: [6284] int32. Raises StructureOutgrown."""
         started = time.perf_counter()

@@ -27,6 +27,11 @@ BOUNDS: Final = frozenset(
     }
 )
 
+ANY_NAME: Final = "\0*"
+"""Of a property that another part names, too; no property is called so."""
+ANY_ITEM: Final = "\0[]"
+"""Of what a list holds, wherever."""
+
 _NAMED_SCHEMAS: Final = frozenset(
     {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"}
 )
@@ -93,6 +98,24 @@ def parts(schema: object) -> Iterator[dict[str, Any]]:
             yield from parts(value)
 
 
+def children(part: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the schemas of what is within a value of the part, by name."""
+    if isinstance(named := part.get("properties"), dict):
+        yield from named.items()
+    if isinstance(matched := part.get("patternProperties"), dict):
+        yield from ((ANY_NAME, child) for child in matched.values())
+    for key, name in (("additionalProperties", ANY_NAME), ("items", ANY_ITEM)):
+        if isinstance(part.get(key), dict):
+            yield name, part[key]
+    yield from ((ANY_ITEM, child) for child in listed(part, "prefixItems"))
+
+
+def listed(part: dict[str, Any], key: str) -> list[Any]:
+    """Return the list that stands there, an empty one for anything else."""
+    value = part.get(key)
+    return value if isinstance(value, list) else []
+
+
 def patterns(part: dict[str, Any]) -> Iterator[str]:
     """Yield the regular expressions of one part."""
     if isinstance(pattern := part.get("pattern"), str):
@@ -105,7 +128,7 @@ def refers_to_itself(document: dict[str, Any]) -> bool:
     """Say whether a part is said to be itself, by `$ref` and `allOf` alone: no value is ever reached."""
     same: dict[int, list[int]] = {}
     for part in parts(document):
-        alike = part["allOf"] if isinstance(part.get("allOf"), list) else []
+        alike = listed(part, "allOf")
         target = local_reference(document, part.get("$ref"))
         same[id(part)] = [id(other) for other in (*alike, target) if isinstance(other, dict)]
     try:

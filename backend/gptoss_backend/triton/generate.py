@@ -117,9 +117,10 @@ class Generate:
             sampling = decode_sampling(read_bytes(request, SAMPLING))
             if isinstance(sampling, Refusal):
                 raise _RefusedByPreprocess(sampling)
-            mask = mask_of(sampling.structure) if sampling.structure is not None else None
+            prompt_ids = read_ids(request, PROMPT_IDS)
+            mask = mask_of(sampling.structure, prompt_ids) if sampling.structure is not None else None
             self._sender.open(request_id, stream)
-            self._engine.submit(GenerationRequest(request_id, read_ids(request, PROMPT_IDS), sampling, mask))
+            self._engine.submit(GenerationRequest(request_id, prompt_ids, sampling, mask))
         except Exception as error:  # noqa: BLE001 (every request gets an answer; _refusal logs the unexpected)
             self._sender.forget(request_id)
             stream.refuse(*_refusal(request_id, error))
