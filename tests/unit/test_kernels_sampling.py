@@ -104,6 +104,16 @@ def test_choosing_when_rows_have_filters_then_tokens_are_torch_s(dtype: torch.dt
     assert drawn == expected
 
 
+def test_choosing_when_the_vocabulary_is_gpt_oss_s_then_filtered_tokens_are_torch_s() -> None:
+    logits = (torch.randn(3, 201_088, generator=torch.Generator().manual_seed(5)) * 3).bfloat16()
+    uniforms, asked = [0.2, 0.999, 0.6], [{"top_p": 0.9}, {"top_k": 50}, {"top_p": 0.5, "min_p": 0.01}]
+    expected = [
+        int(draw_exactly(row[None], SamplingParams(**filters), torch.tensor([uniform], dtype=torch.float64)))
+        for row, uniform, filters in zip(logits.float(), uniforms, asked, strict=True)
+    ]
+    assert chosen(logits, [1.0] * 3, uniforms, asked) == expected
+
+
 @pytest.mark.parametrize("asked", FILTERS[:-1], ids=str)
 def test_choosing_when_a_filter_is_swept_then_what_it_leaves_out_is_never_drawn(asked: dict[str, Any]) -> None:
     logits = (torch.randn(300, generator=torch.Generator().manual_seed(3)) * 2).bfloat16()

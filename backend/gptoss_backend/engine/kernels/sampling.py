@@ -5,8 +5,8 @@ filters mean: a number drawn for a row leads to the same token here and there, b
 
 As there, token r × width + c is in column c, and a draw looks up a column, then a place in it. The first kernel reads
 the logits once and keeps two numbers a column. The second does nothing for rows without a filter; for others it finds
-the least logit that is kept, by halving the range of numbers there may be, and sums their columns anew. The third needs
-one column more. No sum depends on other rows.
+the least logit that is kept (filtering.py) and sums their columns anew. The third needs one column more. No sum depends
+on other rows.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import triton.language as tl
 from torch import Tensor
 
 from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
+from gptoss_backend.engine.kernels.filtering import SPARE_BITS, least_kept, measure
 
 _DEPTH = 128
 _COLUMNS = 32
 # of a row with filters: read at once by one program, which has nothing else to hide the memory's latency
 _BLOCK = 16384
 _FILTER_WARPS = 16
-# bits of a float32 that are the same for all numbers of a dtype: those behind its fraction
-_SPARE_BITS = {torch.bfloat16: 16, torch.float16: 13, torch.float32: 0}
 
 
 def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor) -> None:
@@ -55,7 +54,7 @@ def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor) -> None:
         COLUMNS=_COLUMNS,
         LANES=lanes,
         BLOCK=min(_BLOCK, triton.next_power_of_2(vocab)),
-        SPARE_BITS=_SPARE_BITS[logits.dtype],
+        SPARE_BITS=SPARE_BITS[logits.dtype],
         num_warps=_FILTER_WARPS,
         **launch_options(),
     )
@@ -122,13 +121,11 @@ def _filter(
         if min_p > 0:
             floor = highest + temperature * tl.log(min_p.to(tl.float32))
         if top_k > 0:
-            least = _least_kept(
-                scores, peak, top_k, float("-inf"), highest, temperature, vocab, True, BLOCK, SPARE_BITS
-            )
+            least = least_kept(scores, peak, top_k, float("-inf"), highest, temperature, vocab, True, BLOCK, SPARE_BITS)
             floor = tl.maximum(floor, least)
         if top_p < 1:  # of what these left
-            limit = top_p * _measure(scores, float("-inf"), floor, highest, temperature, vocab, False, BLOCK)
-            least = _least_kept(scores, peak, limit, floor, highest, temperature, vocab, False, BLOCK, SPARE_BITS)
+            limit = top_p * measure(scores, float("-inf"), floor, highest, temperature, vocab, False, BLOCK)
+            least = least_kept(scores, peak, limit, floor, highest, temperature, vocab, False, BLOCK, SPARE_BITS)
             floor = tl.maximum(floor, least)
         for start in range(0, width, COLUMNS):
             column = start + tl.arange(0, COLUMNS)
@@ -189,89 +186,6 @@ def _read_columns(
     read = tl.load(scores + token, mask=inside & (token < vocab), other=float("-inf")).to(tl.float32)
     # a column beyond is not stored, but its difference of infinities would be no number
     return tl.where(inside, read, 0.0)
-
-
-@triton.jit
-def _least_kept(
-    scores: tl.tensor,
-    peak: tl.tensor,
-    limit: tl.tensor,
-    floor: tl.tensor,
-    highest: tl.tensor,
-    temperature: tl.tensor,
-    vocab: tl.tensor,
-    COUNTS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SPARE_BITS: tl.constexpr,
-) -> tl.tensor:
-    """Return the least number for which those above it measure less than `limit`, as `drawing.cutoff`."""
-    low, high = _rank(tl.full((), float("-inf"), tl.float32), SPARE_BITS), _rank(highest, SPARE_BITS)
-    # the columns' peaks are among the numbers: they tell at once below what these need not be looked at
-    least = high
-    while low < least:
-        middle = low + (least - low) // 2
-        sizes = _sizes(peak, _number_at(middle, SPARE_BITS), floor, highest, temperature, COUNTS)
-        if tl.sum(sizes.to(tl.float64), axis=0) < limit:
-            least = middle
-        else:
-            low = middle + 1
-    while low < high:
-        middle = low + (high - low) // 2
-        bound = _number_at(middle, SPARE_BITS)
-        if _measure(scores, bound, floor, highest, temperature, vocab, COUNTS, BLOCK) < limit:
-            high = middle
-        else:
-            low = middle + 1
-    return _number_at(low, SPARE_BITS)
-
-
-@triton.jit
-def _measure(
-    scores: tl.tensor,
-    bound: tl.tensor,
-    floor: tl.tensor,
-    highest: tl.tensor,
-    temperature: tl.tensor,
-    vocab: tl.tensor,
-    COUNTS: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> tl.tensor:
-    """Return how many tokens of a row are above `bound` and not below `floor`, or what they weigh together."""
-    total = tl.zeros((), tl.float64)
-    for start in range(0, vocab, BLOCK):
-        token = start + tl.arange(0, BLOCK)
-        read = tl.load(scores + token, mask=token < vocab, other=float("-inf")).to(tl.float32)
-        total += tl.sum(_sizes(read, bound, floor, highest, temperature, COUNTS), axis=0).to(tl.float64)
-    return total
-
-
-@triton.jit
-def _sizes(
-    numbers: tl.tensor,
-    bound: tl.tensor,
-    floor: tl.tensor,
-    highest: tl.tensor,
-    temperature: tl.tensor,
-    COUNTS: tl.constexpr,
-) -> tl.tensor:
-    """Return 1 for each number above `bound` and not below `floor`, or what it weighs; else 0."""
-    weights = tl.exp((numbers - highest) / temperature) if not COUNTS else 1.0
-    return tl.where((numbers > bound) & (numbers >= floor), weights, 0.0)
-
-
-@triton.jit
-def _rank(number: tl.tensor, SPARE_BITS: tl.constexpr) -> tl.tensor:
-    """Return an integer that orders the numbers of a dtype as they are: a float's bits, but for the sign, do."""
-    bits = number.to(tl.int32, bitcast=True)
-    return (tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits) >> SPARE_BITS).to(tl.int64)
-
-
-@triton.jit
-def _number_at(rank: tl.tensor, SPARE_BITS: tl.constexpr) -> tl.tensor:
-    """Return the number of a rank."""
-    bits = (rank << SPARE_BITS).to(tl.int32)
-    bits = tl.where(bits < 0, (bits | ((1 << SPARE_BITS) - 1)) ^ 0x7FFFFFFF, bits)
-    return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit
