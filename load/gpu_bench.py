@@ -6,6 +6,7 @@ Owns: the command, its tables and its page. Does not know: how anything is timed
     .venv/bin/python -m load.gpu_bench --out FOLDER --transformers
     .venv/bin/python -m load.gpu_bench --no-graphs
     .venv/bin/python -m load.gpu_bench --dependent-launch
+    .venv/bin/python -m load.gpu_bench --top-p 0.9
     .venv/bin/python -m load.gpu_bench --kv-cache-dtype fp8
     .venv/bin/python -m load.gpu_bench --dense-weights int8
     .venv/bin/python -m load.gpu_bench --device cpu --shapes tiny --batches 1 4 --contexts 64 --prompts 64
@@ -126,11 +127,12 @@ def _measure(
         dependent_launch=dependent_launch,
         cache_dtype=cache_dtype,
     )
-    ways = {EIGHT_BIT: eight_bit, "dependent launch": dependent_launch}
+    top_p: float = options.top_p
+    ways = {EIGHT_BIT: eight_bit, "dependent launch": dependent_launch, f"top-p {top_p:g}": model.can_draw and top_p < 1.0}
     figures = ShapeFigures(name, ", ".join([type(model).__name__, *(way for way, is_on in ways.items() if is_on)]))
     for context in options.contexts:
         for batch in options.batches:
-            figures.decodes.append(time_decode(model, batch, context, rate, eight_bit=eight_bit))
+            figures.decodes.append(time_decode(model, batch, context, rate, eight_bit=eight_bit, top_p=top_p))
             _console.print(f"{name}: {batch} rows at {context:,}: {_milliseconds(figures.decodes[-1].step_s)} a step")
     for length in options.prompts:
         figures.prompts.append((length, time_prompt(model, length)))
@@ -206,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="int8: attention and unembedding so",
     )
+    parser.add_argument("--top-p", type=float, default=1.0, help="by which tokens of decode steps are drawn")
     parser.add_argument("--transformers", action="store_true", help="time its generate, too, where it fits")
     parser.add_argument("--profile", action="store_true", help="print where the time of a few steps goes")
     parser.add_argument("--out", type=Path, help="write gpu_bench.html with plots there")

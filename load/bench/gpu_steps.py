@@ -100,9 +100,10 @@ class DecodeFigures:
 class Rows:
     """Sequences of one length, stepped through a model by hand."""
 
-    def __init__(self, model: TorchModel, num_rows: int, context: int, num_new: int) -> None:
-        """Raises EngineError where the cache has no room for them."""
+    def __init__(self, model: TorchModel, num_rows: int, context: int, num_new: int, top_p: float = 1.0) -> None:
+        """Raises EngineError where the cache has no room for them. top_p: by which all draw, where the model does."""
         self._model = model
+        self._top_p = top_p
         model.free_cache()  # earlier rows', which would count as taken
         free(model.device)
         limits = CacheLimits(_BLOCK_SIZE, num_rows, _CHUNK_TOKENS, context + num_new + 1, None)
@@ -168,8 +169,8 @@ class Rows:
 
     def _launch(self, batch: Batch) -> LaunchedStep:
         draws = None
-        if self._model.can_draw:  # as most requests do: from all tokens, at temperature 1
-            draws = Draws.of_all([1.0] * len(batch.samples), [0.5] * len(batch.samples))
+        if self._model.can_draw:  # as most requests do: at temperature 1
+            draws = Draws(*([number] * len(batch.samples) for number in (1.0, 0.5, 0.0, self._top_p, 0.0)))
         return self._model.launch(batch, self._cache, with_logits=False, draws=draws)
 
     def _take(self, launched: LaunchedStep, sequences: list[Sequence], num_tokens: int) -> None:
@@ -189,13 +190,15 @@ def copy_rate(device: torch.device) -> float:
     return 2 * source.numel() / median(times[2:])
 
 
-def time_decode(model: TorchModel, batch: int, context: int, rate: float, *, eight_bit: bool = False) -> DecodeFigures:
+def time_decode(
+    model: TorchModel, batch: int, context: int, rate: float, *, eight_bit: bool = False, top_p: float = 1.0
+) -> DecodeFigures:
     """Return the median step of `batch` rows at `context`. rate: of a copy, in bytes/s. eight_bit: see `Traffic`."""
     sizes = (model.dtype.itemsize, model.cache_dtype.itemsize)
     traffic = Traffic.of(model.config, batch, context, sizes[0], eight_bit=eight_bit, kv_element_size=sizes[1])
     limit_s = (traffic.weights + traffic.cache) / rate
     try:
-        rows = Rows(model, batch, context, _NUM_NEW)
+        rows = Rows(model, batch, context, _NUM_NEW, top_p)
     except EngineError:
         return DecodeFigures(batch, context, None, limit_s)
     rows.prefill()
