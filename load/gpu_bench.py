@@ -128,7 +128,11 @@ def _measure(
         cache_dtype=cache_dtype,
     )
     top_p: float = options.top_p
-    ways = {EIGHT_BIT: eight_bit, "dependent launch": dependent_launch, f"top-p {top_p:g}": model.can_draw and top_p < 1.0}
+    ways = {
+        EIGHT_BIT: eight_bit,
+        "dependent launch": dependent_launch,
+        f"top-p {top_p:g}": model.can_draw and top_p < 1.0,
+    }
     figures = ShapeFigures(name, ", ".join([type(model).__name__, *(way for way, is_on in ways.items() if is_on)]))
     for context in options.contexts:
         for batch in options.batches:

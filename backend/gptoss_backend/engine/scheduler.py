@@ -22,8 +22,8 @@ next step before it is known what the last one chooses: `step_after`.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
+from gptoss_backend.engine.admission import NoRoom, SharedBlock
 from gptoss_backend.engine.batch import ScheduledSequence
 from gptoss_backend.engine.errors import CacheFull
 from gptoss_backend.engine.guessing import Guesser
@@ -37,41 +37,6 @@ MAX_SCORED_ROWS = 64
 """Prompt tokens of one step whose logits are looked at: all vocabularies together 51 MB."""
 _MOST_GUESSED_ROWS = 32
 """Guesses behind the prompts of one step, each of which has a row of logits."""
-
-
-@dataclass(frozen=True, slots=True)
-class _NoRoom:
-    """The last sequence for which the cache had no room."""
-
-    sequence: Sequence
-    num_closes: int
-    """The cache's, then."""
-    next_hash: bytes | None
-    """Of its first block that was not there; None where all were."""
-
-
-@dataclass(frozen=True, slots=True)
-class _SharedBlock:
-    """The block that a prompt under way is computing.
-
-    The copies of a request with n > 1, and conversations under one system prompt, wait for the first of them and find
-    its blocks in the cache.
-    """
-
-    rank: tuple[float, int]
-    index: int
-    hash: bytes | None
-    """Of all up to the block's end; None where it is not whole."""
-
-    @classmethod
-    def of(cls, leader: Sequence, block_size: int) -> _SharedBlock:
-        index = leader.num_computed // block_size
-        return cls(leader.rank, index, _at(leader.block_hashes, index))
-
-    def will_serve(self, sequence: Sequence) -> bool:
-        """Return whether a less urgent prompt begins with the block, too."""
-        is_known = self.hash is not None and _at(sequence.block_hashes, self.index) == self.hash
-        return is_known and self.rank < sequence.rank
 
 
 class Scheduler:
@@ -95,7 +60,7 @@ class Scheduler:
         self._waiting = ByUrgency()
         self._running = ByUrgency()
         self._num_added = 0
-        self._refusal: _NoRoom | None = None
+        self._refusal: NoRoom | None = None
         self._was_short = False  # the last step, of blocks that others hold who were under way
         self.num_preemptions = 0
 
@@ -279,7 +244,7 @@ class Scheduler:
 
     def _admit(self, step: Step, budget: int, before: Sequence | None = None) -> int:
         """Start waiting sequences, those more urgent than `before` where it is given; returns the budget left."""
-        under_way = [_SharedBlock.of(leader, self._block_size) for leader in self._running if leader.num_uncomputed > 1]
+        under_way = [SharedBlock.of(leader, self._block_size) for leader in self._running if leader.num_uncomputed > 1]
         num_passed = 0  # they wait for what is under way, and nobody behind them gets the rows that they will need
         while budget and num_passed < min(len(self._waiting), self._cache.num_free_rows):
             sequence = self._waiting[num_passed]
@@ -292,7 +257,7 @@ class Scheduler:
                 break
             self._waiting.remove(sequence)
             self._running.add(sequence)
-            under_way.append(_SharedBlock.of(sequence, self._block_size))
+            under_way.append(SharedBlock.of(sequence, self._block_size))
             if sequence.scheduled_s is None:
                 sequence.scheduled_s = time.monotonic()
                 sequence.cached_tokens = sequence.num_computed
@@ -306,7 +271,7 @@ class Scheduler:
 
     def _open(self, sequence: Sequence) -> bool:
         """Give a sequence a row, if there is room for the whole of it beside what is running."""
-        if self._is_refused(sequence):
+        if self._refusal is not None and self._refusal.stands(sequence, self._cache):
             return False
         # what prompts under way have yet to take, and a block more for every running sequence, which may soon want one
         spare = len(self._running) + sum(self._cache.num_missing(s.row, len(s.token_ids)) for s in self._running)
@@ -315,17 +280,9 @@ class Scheduler:
                 sequence.token_ids, spare, sequence.block_hashes, is_again=sequence.scheduled_s is not None
             )
         except CacheFull:
-            next_hash = _at(sequence.block_hashes, self._cache.num_findable(sequence.block_hashes))
-            self._refusal = _NoRoom(sequence, self._cache.num_closes, next_hash)
+            self._refusal = NoRoom.of(sequence, self._cache)
             return False
         return True
-
-    def _is_refused(self, sequence: Sequence) -> bool:
-        """Return whether it has been refused and would be again: nobody's blocks came back, no more of it is there."""
-        refusal = self._refusal
-        if refusal is None or refusal.sequence is not sequence or refusal.num_closes != self._cache.num_closes:
-            return False
-        return refusal.next_hash is None or not self._cache.num_findable([refusal.next_hash])
 
     def _preempt(self, victim: Sequence) -> None:
         self._running.remove(victim)
@@ -337,7 +294,3 @@ class Scheduler:
         self._cache.close(sequence.row)
         sequence.row = -1
         sequence.num_computed = 0
-
-
-def _at(hashes: list[bytes], index: int) -> bytes | None:
-    return hashes[index] if index < len(hashes) else None
