@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -170,7 +170,8 @@ class Rows:
     def _launch(self, batch: Batch) -> LaunchedStep:
         draws = None
         if self._model.can_draw:  # as most requests do: at temperature 1
-            draws = Draws(*([number] * len(batch.samples) for number in (1.0, 0.5, 0.0, self._top_p, 0.0)))
+            count = len(batch.samples)
+            draws = replace(Draws.of_all([1.0] * count, [0.5] * count), top_ps=[self._top_p] * count)
         return self._model.launch(batch, self._cache, with_logits=False, draws=draws)
 
     def _take(self, launched: LaunchedStep, sequences: list[Sequence], num_tokens: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,16 +79,19 @@ def test_tokens_when_two_cards_replay_their_steps_then_they_are_those_of_one_and
 
 
 @pytest.mark.parametrize("mode", ["pipeline", "tensor"])
+@pytest.mark.parametrize("is_decoding", [True, False])
 def test_engine_when_the_other_card_s_rank_is_killed_amid_replays_then_its_requests_are_told_soon(
-    mode: SpreadMode, folder: Path
+    is_decoding: bool, mode: SpreadMode, folder: Path
 ) -> None:
     said: queue.SimpleQueue[list[TokenDelta]] = queue.SimpleQueue()
-    engine = Engine(spread(folder, mode, torch.bfloat16), OPTIONS, said.put)
+    options = replace(OPTIONS, max_model_len=2048)
+    engine = Engine(spread(folder, mode, torch.bfloat16), options, said.put)
     engine.start()
-    endless = SamplingParams(max_tokens=480, ignore_eos=True)
+    endless = SamplingParams(max_tokens=2000, ignore_eos=True)
     for name in ("one", "other"):
-        engine.submit(GenerationRequest(name, prompt_of(20, seed=1), endless))
-    said.get(timeout=60.0)  # from here on steps of decodes are replayed, some thousand in the time below
+        # of the long ones each has thirty chunks, of which nobody is told before the last
+        engine.submit(GenerationRequest(name, prompt_of(20 if is_decoding else 1900, seed=1), endless))
+    said.get(timeout=60.0)  # from here on steps are replayed
     [pid] = pids_of_ranks()
     os.kill(pid, signal.SIGKILL)
     ended: dict[str, str | None] = {}

@@ -25,7 +25,7 @@ ROUTING = {"_pick_experts", "_sum_experts", "_add_and_norm"}
 ATTENTION = {"_attend_tiles", "_rotate_and_store"}
 STEP = {"_set_up", "_project_vector", "_norm_and_score"}
 GEMV = {"_gate_up_for_pairs", "_down_for_pairs"}
-SAMPLING = {"_sum_columns", "_filter", "_choose"}
+SAMPLING = {"_sum_columns", "_filter_columns", "_choose"}
 GEMM = {"_gate_up_for_sorted", "_down_for_sorted"}
 SKINNY = {"_skinny_vectors", "_skinny_tile"}
 

@@ -3,8 +3,9 @@
 Stage 5 of a request: step. Owns: temperature, the filters min-p, top-k and top-p, the arithmetic of the draw.
 Does not know: requests, seeds, batches beyond rows side by side.
 
-A row's token depends on that row alone, and is the same whoever draws it: this, with a shortlist or without, or a GPU's
-kernels. Sums run in double precision: over 201,088 terms a float32 sum drifts by more than the rarest tokens weigh.
+A row's token depends on that row alone, and is the same, but for rounding, whoever draws it: this, with a shortlist or
+without, or a GPU's kernels. Sums run in double precision here: over 201,088 terms a float32 sum drifts by more than the
+rarest tokens weigh.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Guesser:
 
     def may_guess_next(self, decodes: list[Sequence]) -> bool:
         """Return whether, after one more token each, some sequence might be guessed at, whatever that token is."""
-        if self._limits is None or len(decodes) > self._limits.max_seqs:
+        if self._limits is None or not 0 < len(decodes) <= self._limits.max_seqs:
             return False
         return self._drafter is not None or any(
             each.lookup is not None and each.lookup.may_draft_next(each.token_ids) for each in decodes

@@ -44,7 +44,7 @@ class Sampler:
     def prepare_drawn(turns: list[Turn]) -> bool:
         """Do the same after a model was let draw; returns whether it chose as was wanted."""
         Sampler.prepare(turns)
-        return all(_draws_plainly(turn) for turn in turns)
+        return all(_needs_no_logits(turn) for turn in turns)
 
     @staticmethod
     def wants_logits(turns: list[Turn]) -> bool:
@@ -61,7 +61,7 @@ class Sampler:
 
         A token that is awaited may yet make it otherwise.
         """
-        if not all(_draws_plainly(turn) for turn in turns):
+        if not all(_needs_no_logits(turn) for turn in turns):
             return None
         rows = [row for turn, place in _placed(turns) for row in _rows_of(turn, place)]
         samplings = [row.sequence.request.sampling for row in rows]
@@ -144,8 +144,8 @@ def _rows_of(turn: Turn, place: int) -> list[_Row]:
     return [_Row(place + ahead, sequence, ahead) for ahead in range(1 + len(guesses))]
 
 
-def _draws_plainly(turn: Turn) -> bool:
-    """True where each token is the likeliest or drawn, and nothing else is asked about it."""
+def _needs_no_logits(turn: Turn) -> bool:
+    """True where a model that draws by itself can choose the tokens: nothing else is asked about them."""
     sampling, edits = turn.sequence.request.sampling, turn.sequence.edits
     is_edited = edits is not None and (edits.is_due or len(turn.guesses) > 0)
     return not is_edited and sampling.logprobs is None

@@ -45,7 +45,7 @@ from gptoss_backend.engine.kernels.recording import (
 from gptoss_backend.engine.kernels.replays import Recorded, Replayed, StepMemory
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
-from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, PassRows
+from gptoss_backend.engine.kernels.step_inputs import DRAW_LINES, DecodeRows, DeviceTables, PassRows
 from gptoss_backend.engine.model import Draws, LaunchedStep
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import ELSEWHERE, Group, Links, TorchModel
@@ -182,7 +182,7 @@ class GraphedModel(TorchModel):
             recorded.rows.fill(batch, self._chosen)
             hidden = self._replay(recorded, len(batch.token_ids))
         logits = self._finish(hidden, batch)
-        if logits is None or not batch.samples:
+        if logits is None:
             return ELSEWHERE
         return self._read(_chosen_by(logits, draws), logits, with_logits=with_logits)
 
@@ -309,13 +309,12 @@ class GraphedModel(TorchModel):
 
 def _chosen_by(logits: Tensor, draws: Draws | None) -> Tensor:
     """Return the token of each row of logits, [n] int64. draws: None: the likeliest."""
-    count = len(logits)
-    tokens = torch.empty(count, dtype=torch.int64, device=logits.device)
-    numbers = (
-        torch.zeros(5, count, dtype=torch.float64, device=logits.device)
-        if draws is None
-        else to_device(draws.lines, torch.float64, logits.device)
-    )
+    count, device = len(logits), logits.device
+    tokens = torch.empty(count, dtype=torch.int64, device=device)
+    if not count:
+        return tokens
+    likeliest = torch.zeros(DRAW_LINES, count, dtype=torch.float64, device=device)
+    numbers = likeliest if draws is None else to_device(draws.lines, torch.float64, device)
     with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
         choose_tokens(logits, numbers, tokens)
     return tokens

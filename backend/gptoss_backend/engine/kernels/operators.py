@@ -30,6 +30,7 @@ from gptoss_backend.engine.kernels.step_inputs import (
 from gptoss_backend.engine.kernels.step_setup import set_up
 from gptoss_backend.engine.operators import LayerCache, Projection, TorchOperators
 from gptoss_backend.engine.rope import RotaryEmbedding
+from gptoss_backend.engine.transfer import sent, to_device
 
 # one long row among many short ones must not be read by a single program
 _LEAST_DECODE_SPLITS = 8
@@ -49,7 +50,7 @@ class KernelOperators:
         Angles stay float32, whatever `dtype` is: a rotation is rounded once.
         """
         device, block_size = self._device, tables.plan.block_size
-        positions, rows = torch.tensor([batch.positions, batch.rows], device=device)
+        positions, rows = to_device([batch.positions, batch.rows], torch.int64, device)
         longest = max(batch.positions) + 1
         groups = [_Group.of(group, rows, positions, longest, block_size, device) for group in _both(tables)]
         return _KernelAttention(
@@ -58,8 +59,8 @@ class KernelOperators:
             longest=longest,
             full=groups[0],
             sliding=groups[1],
-            decodes=decode_tiles(batch).to(device),
-            chunks=(chunks := chunk_tiles(batch)).to(device),
+            decodes=sent(decode_tiles(batch), device),
+            chunks=sent(chunks := chunk_tiles(batch), device),
             num_chunk_tiles=len(chunks),
             first=first,
         )
@@ -128,7 +129,7 @@ class _Group:
         cls, group: BlockTable, rows: Tensor, positions: Tensor, longest: int, block_size: int, device: torch.device
     ) -> _Group:
         # no more of the table's width than the longest context takes: at 131,072 positions it is 32 KiB a row
-        table = group.table[:, : -(-longest // block_size)].to(device)
+        table = sent(group.table[:, : -(-longest // block_size)].contiguous(), device)
         slots = table[rows, positions // block_size].long() * block_size + positions % block_size
         return cls(table, slots, group.window)
 

@@ -43,7 +43,7 @@ def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor) -> None:
     _sum_columns[(triton.cdiv(width, _COLUMNS), num_rows)](
         *columns, firsts, vocab, width, DEPTH=_DEPTH, COLUMNS=_COLUMNS, **launch_options()
     )
-    _filter[(num_rows,)](
+    _filter_columns[(num_rows,)](
         *columns,
         filters,
         floors,
@@ -88,8 +88,8 @@ def _sum_columns(
     tl.store(firsts + kept, place * width + column, mask=column < width)
 
 
-@triton.jit
-def _filter(
+@triton.jit(do_not_specialize=["num_rows"])  # else some number of rows would be compiled for amid service
+def _filter_columns(
     logits: tl.tensor,
     temperatures: tl.tensor,
     peaks: tl.tensor,

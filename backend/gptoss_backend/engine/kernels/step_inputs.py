@@ -21,9 +21,12 @@ from gptoss_backend.engine.transfer import to_device
 
 CHUNK_TILE = 16
 """Tokens of a chunk that attend together: with eight heads that share keys, 128 rows of a tile multiplication."""
+# a chunk's last tile may be less than full; each tile that is not needed still costs a program for each token and head
+_PARTIAL_TILES = 24
 
 
-_DRAW_LINES = len(fields(Draws))
+DRAW_LINES = len(fields(Draws))
+"""Of `Draws`"""
 
 
 class DecodeRows:
@@ -34,7 +37,7 @@ class DecodeRows:
         # two, so that one can be filled while the other is still on its way
         self._staged = deque(_Staged(size, device) for _ in range(2))
         self._numbers = torch.zeros(4, size, dtype=torch.int64, device=device)
-        self.draws = torch.zeros(_DRAW_LINES, size, dtype=torch.float64, device=device)
+        self.draws = torch.zeros(DRAW_LINES, size, dtype=torch.float64, device=device)
         """The lines of `Draws`, [size] each; a temperature of 0: the likeliest token."""
         self.token_ids, self.positions, self.rows, self.is_real = self._numbers
         """[size] int64 each. is_real: 0 where a row is a stand-in: it reads as the first one, writes nothing."""
@@ -63,13 +66,12 @@ class PassRows:
     """Up to `size` tokens of a step with chunks; where there are fewer, the first one stands in for the others."""
 
     def __init__(self, size: int, num_decodes: int, device: torch.device) -> None:
-        """num_decodes: sequences that may decode beside the chunks, and so that may be among these."""
+        """num_decodes: sequences that may decode beside the chunks."""
         self.size = size
         self._num_decodes = min(size, num_decodes)
         self.num_full_tiles = max(1, size // CHUNK_TILE)
         """Of chunks, where all tokens are one chunk's."""
-        # of each chunk, at most one a sequence, the last tile may be less than full
-        num_tiles = 2 * self._num_decodes + size // CHUNK_TILE
+        num_tiles = self._num_decodes + size // CHUNK_TILE + min(size, _PARTIAL_TILES)
         pinned = device.type == "cuda"
         self._staged_numbers = torch.zeros(4, size, dtype=torch.int64, pin_memory=pinned)
         self._staged_tiles = torch.zeros(num_tiles, 4, dtype=torch.int32, pin_memory=pinned)
@@ -128,7 +130,7 @@ class _Staged:
         # pinned, so that the copy to the device waits for nothing
         pinned = device.type == "cuda"
         self.numbers = torch.zeros(4, size, dtype=torch.int64, pin_memory=pinned)
-        self.draws = torch.zeros(_DRAW_LINES, size, dtype=torch.float64, pin_memory=pinned)
+        self.draws = torch.zeros(DRAW_LINES, size, dtype=torch.float64, pin_memory=pinned)
         self.crossing = _Crossing(device)
 
     def fill(self, batch: Batch, draws: Draws | None) -> None:
