@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
+import json
 import logging
 import re
 import socket
@@ -199,6 +202,18 @@ def test_request_when_its_model_is_not_served_then_404(client: httpx.Client, pat
 def test_chat_when_the_body_is_not_json_then_400(client: httpx.Client, raw: bytes) -> None:
     error = fault(client.post(CHAT, content=raw, headers={"Content-Type": "application/json"}), 400)
     assert error["code"] == "invalid_json"
+
+
+def test_chat_when_the_body_begins_with_a_byte_order_mark_then_it_is_read(client: httpx.Client) -> None:
+    raw = codecs.BOM_UTF8 + json.dumps(chat_body()).encode()
+    client.post(CHAT, content=raw, headers={"Content-Type": "application/json"}).raise_for_status()
+
+
+def test_chat_when_the_body_is_compressed_then_415_says_so(client: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    refused = client.post(CHAT, content=gzip.compress(json.dumps(chat_body()).encode()), headers=headers)
+    assert "Content-Encoding: gzip; this server takes it uncompressed" in fault(refused, 415)["message"]
+    assert refused.headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"3", b"null", b'"hi"'])
