@@ -113,12 +113,6 @@ def fault(response: httpx.Response, status: int) -> dict[str, str | None]:
         (chat_body(model="gpt-oss", profile="quality_first"), "profile", "invalid_value"),
         (chat_body(profile="fastest"), "profile", "invalid_value"),
         (chat_body(functions=[{"name": "f"}]), "functions", "unsupported_parameter"),
-        (chat_body(reasoning_effort="none"), "reasoning_effort", "unsupported_parameter"),
-        (
-            chat_body(chat_template_kwargs={"enable_thinking": False}),
-            "chat_template_kwargs.enable_thinking",
-            "unsupported_parameter",
-        ),
     ],
 )
 def test_chat_when_a_field_is_at_fault_then_400_names_it(
