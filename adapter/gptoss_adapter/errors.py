@@ -159,7 +159,7 @@ class BodyTooLargeError(InvalidRequestError):
 
 
 class UnsupportedMediaTypeError(InvalidRequestError):
-    """The request body is not declared as JSON."""
+    """The request body is not declared as JSON, or is compressed."""
 
     status = 415
     code = "unsupported_content_type"

@@ -14,6 +14,7 @@ COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
 KEPT_RESPONSES: Final = f"{RESPONSES}/"
 """What those begin with that read what is kept."""
+COMPACT: Final = f"{KEPT_RESPONSES}compact"
 CONVERSATIONS: Final = "/v1/conversations"
 MESSAGES: Final = "/v1/messages"
 

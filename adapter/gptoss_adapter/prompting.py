@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Final
 
+from gptoss_adapter.efforts import effort_of_chat
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.field_names import naming_tools
 from gptoss_adapter.limits import check_schemas, check_tools
@@ -45,7 +46,6 @@ from gptoss_backend.contract import (
     ChatRequest,
     CustomTool,
     FunctionTool,
-    ReasoningEffort,
     ResponseFormat,
     Role,
     SamplingParams,
@@ -82,7 +82,7 @@ def chat_request(body: PromptFields, profile: ProfileSettings, today: date) -> C
         parallel_tool_calls=or_default(body.parallel_tool_calls, True),
         response_format=form if isinstance(form, ResponseFormat) else None,
         form=form if isinstance(form, TextForm) else None,
-        reasoning_effort=_effort(body, profile),
+        reasoning_effort=effort_of_chat(body, profile),
     )
 
 
@@ -105,16 +105,6 @@ def check_length(body: PromptFields, limits: AdapterSettings) -> None:
     check_form(asked_form(body), limits)
 
 
-def effort_of(asked: str) -> ReasoningEffort:
-    """Return the effort for what a request calls it: there is none below low, and none above high."""
-    match asked:
-        case "minimal":
-            return ReasoningEffort.LOW
-        case "xhigh" | "max":
-            return ReasoningEffort.HIGH
-    return ReasoningEffort(asked)
-
-
 def wish_of(verbosity: Verbosity | None) -> tuple[str, ...]:
     """Return the note that asks for it."""
     wish = _WISHES.get(verbosity or "medium")
@@ -129,21 +119,6 @@ def sampling_params(body: ChatCompletionRequest, profile: ProfileSettings) -> Sa
     param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     sampling = sampling_of(body, profile, max_tokens_of(profile, _asked_tokens(body), param), logprobs)
     return replace(sampling, allowed_token_ids=_allowed(body), prompt_logprobs=_of_prompt(body))
-
-
-def _effort(body: PromptFields, profile: ProfileSettings) -> ReasoningEffort:
-    template, options = body.chat_template_kwargs, body.reasoning
-    said = {
-        "reasoning_effort": body.reasoning_effort,
-        "chat_template_kwargs.reasoning_effort": template.reasoning_effort if template else None,
-        "reasoning.effort": options.effort if options else None,
-    }
-    asked = [(param, effort) for param, effort in said.items() if effort is not None]
-    for param, effort in asked[1:]:
-        (first, one), other = asked[0], effort_of(effort)
-        if other != effort_of(one):
-            raise invalid_value(f"'{param}' ({effort}) and '{first}' ({one}) differ; send one of them.", param)
-    return effort_of(asked[0][1]) if asked else profile.reasoning_effort
 
 
 def _asked_tokens(body: ChatCompletionRequest) -> int | None:

@@ -8,6 +8,7 @@ Does not know: how much there may be in a body (body_parts), any particular fiel
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -19,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gptoss_adapter.body_parts import check_document, check_text
-from gptoss_adapter.errors import InvalidRequestError
+from gptoss_adapter.errors import InvalidRequestError, UnsupportedMediaTypeError
 
 _NAMES_OF_VERSIONS: Final = frozenset({"api-version", "beta"})
 """Azure's, and what `client.beta` of OpenAI's library says with each request."""
@@ -38,7 +39,11 @@ class StrictJsonRequest(Request):
 
     async def read(self) -> None:
         """Read the body, for `json`. Raises InvalidRequestError, of which FastAPI would make another in `json`."""
-        text = await self.body()
+        text = (await self.body()).removeprefix(codecs.BOM_UTF8)
+        coding = self.headers.get("content-encoding", "identity")
+        if text and coding.lower() != "identity":
+            message = f"The request body is sent as Content-Encoding: {coding}; this server takes it uncompressed only."
+            raise UnsupportedMediaTypeError(message, headers={"Accept-Encoding": "identity"})
         check_text(text)
         self._body = text[:1]  # all that FastAPI asks of it is whether there is one
         try:

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gptoss_adapter.context import REQUEST_ID_HEADER, current_record
 from gptoss_adapter.inference import GenerationStep, GenerationStream, ModelServer, ModelServerStatus, PromptIds
-from gptoss_adapter.paths import CHAT_COMPLETIONS, COMPLETIONS, MESSAGES, RESPONSES
+from gptoss_adapter.paths import CHAT_COMPLETIONS, COMPACT, COMPLETIONS, MESSAGES, RESPONSES
 from gptoss_adapter.request_trace import Attributes, RequestTrace, TracedGeneration
 from gptoss_adapter.serving import VERSION
 from gptoss_adapter.tracing_delivery import Delivery
@@ -34,6 +34,7 @@ _OPERATIONS: Final = {
     CHAT_COMPLETIONS: "chat",
     COMPLETIONS: "text_completion",
     RESPONSES: "chat",
+    COMPACT: "chat",
     MESSAGES: "chat",
 }
 _W3C: Final = TraceContextTextMapPropagator()

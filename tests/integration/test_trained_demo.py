@@ -76,6 +76,18 @@ def test_demo_when_effort_rises_then_it_reasons_longer(client: openai.OpenAI) ->
     assert len(reasoning(low)) < len(reasoning(high))
 
 
+def test_demo_when_it_is_not_to_reason_then_it_answers_calls_and_fills_at_once(client: openai.OpenAI) -> None:
+    said = answer(client, "Hello!", reasoning_effort="none")
+    called = answer(client, "What is the weather in Paris?", tools=[WEATHER], reasoning_effort="none")
+    filled = answer(client, "Make JSON: city Paris and days 3", response_format=CITY, reasoning_effort="none")
+
+    for message in (said, called, filled):
+        assert not (message.model_extra or {}).get("reasoning")
+    assert "H" in (said.content or "")
+    assert called.tool_calls
+    assert json.loads(filled.content or "").keys() == {"city", "days"}
+
+
 def test_demo_when_given_a_tool_then_it_calls_it_with_what_the_user_said(client: openai.OpenAI) -> None:
     (call,) = answer(client, "What is the weather in Paris?", tools=[WEATHER]).tool_calls or ()
 

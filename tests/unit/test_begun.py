@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from gptoss_backend.contract import (
     ChatRequest,
     FunctionTool,
     OutputStructure,
+    ReasoningEffort,
     ResponseFormat,
     Role,
     TextForm,
@@ -105,6 +107,15 @@ def test_prompt_when_a_call_is_required_then_reasoning_goes_on_but_no_text_does(
         with pytest.raises(PromptError, match=r"^tool_choice: "):
             output_structure(chat(message, choice=ToolChoiceMode.REQUIRED))
         assert output_structure(chat(message, choice=ToolChoiceMode.AUTO)) is not None
+
+
+def test_prompt_when_there_may_be_no_reasoning_then_text_goes_on_but_no_reasoning_does() -> None:
+    at_once = replace(chat(begun("It is")), reasoning_effort=ReasoningEffort.NONE)
+    structure = output_structure(at_once)
+    assert structure is not None
+    written_on(structure, begun("It is"), " so<|return|>")
+    with pytest.raises(PromptError, match=r"^messages\[1\]: "):
+        output_structure(replace(at_once, messages=(*at_once.messages[:-1], begun(None, "Hm"))))
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_chat_when_told_how_to_answer_then_the_requests_say_so(
 @pytest.mark.parametrize(
     ("line", "word"),
     [
-        ("/effort much", "low, medium, high"),
+        ("/effort much", "none, low, medium, high"),
         ("/model gpt-9", "gpt-oss-demo"),
         ("/profile fast", "balanced"),
         ("/retry", "nothing was asked"),

@@ -25,7 +25,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from gptoss_adapter.app import create_app
 from gptoss_adapter.inference import ModelServerStatus
-from gptoss_adapter.schemas.answers import ModelCard
+from gptoss_adapter.schemas.model_answers import ModelCard
 from gptoss_adapter.schemas.stats import StatsReport
 from gptoss_backend.contract import (
     CHAT_CODEC,

@@ -10,12 +10,12 @@ import pytest
 import torch
 from load.demo_skills import judge
 
-from gptoss_backend.contract import ChatMessage, FunctionTool, ReasoningEffort, ResponseFormat
+from gptoss_backend.contract import ChatMessage, FunctionTool, ResponseFormat
 from gptoss_backend.demo.rows import Spellings
 from gptoss_backend.demo.shape import TRAINED_SHAPE
 from gptoss_backend.demo.training.batches import Batcher
 from gptoss_backend.demo.training.dialogue import Call, Dialogue, Thoughts, answer_tokens, example_of, user
-from gptoss_backend.demo.training.mixture import KINDS, draw
+from gptoss_backend.demo.training.mixture import EFFORTS, KINDS, draw
 from gptoss_backend.demo.training.words import Words
 from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.vocabulary import encoding
@@ -109,7 +109,7 @@ def test_dialogues_when_held_out_then_training_never_asks_them(kind: str) -> Non
 
 def test_thoughts_when_effort_rises_then_they_grow() -> None:
     (dialogue,) = dialogues("arithmetic", held_out=False, count=1)
-    low, medium, high = (dialogue.thoughts.at(effort) for effort in ReasoningEffort)
+    low, medium, high = (dialogue.thoughts.at(effort) for effort in dict.fromkeys(EFFORTS))
 
     assert medium.startswith(low)
     assert high.startswith(medium)

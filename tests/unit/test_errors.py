@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
+import json
 import logging
 import re
 import socket
@@ -110,12 +113,6 @@ def fault(response: httpx.Response, status: int) -> dict[str, str | None]:
         (chat_body(model="gpt-oss", profile="quality_first"), "profile", "invalid_value"),
         (chat_body(profile="fastest"), "profile", "invalid_value"),
         (chat_body(functions=[{"name": "f"}]), "functions", "unsupported_parameter"),
-        (chat_body(reasoning_effort="none"), "reasoning_effort", "unsupported_parameter"),
-        (
-            chat_body(chat_template_kwargs={"enable_thinking": False}),
-            "chat_template_kwargs.enable_thinking",
-            "unsupported_parameter",
-        ),
     ],
 )
 def test_chat_when_a_field_is_at_fault_then_400_names_it(
@@ -199,6 +196,18 @@ def test_request_when_its_model_is_not_served_then_404(client: httpx.Client, pat
 def test_chat_when_the_body_is_not_json_then_400(client: httpx.Client, raw: bytes) -> None:
     error = fault(client.post(CHAT, content=raw, headers={"Content-Type": "application/json"}), 400)
     assert error["code"] == "invalid_json"
+
+
+def test_chat_when_the_body_begins_with_a_byte_order_mark_then_it_is_read(client: httpx.Client) -> None:
+    raw = codecs.BOM_UTF8 + json.dumps(chat_body()).encode()
+    client.post(CHAT, content=raw, headers={"Content-Type": "application/json"}).raise_for_status()
+
+
+def test_chat_when_the_body_is_compressed_then_415_says_so(client: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    refused = client.post(CHAT, content=gzip.compress(json.dumps(chat_body()).encode()), headers=headers)
+    assert "Content-Encoding: gzip; this server takes it uncompressed" in fault(refused, 415)["message"]
+    assert refused.headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"3", b"null", b'"hi"'])

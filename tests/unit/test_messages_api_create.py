@@ -110,13 +110,12 @@ def test_message_when_a_stop_sequence_comes_then_it_is_named(client: httpx.Clien
 @pytest.mark.parametrize(
     ("thinking", "blocks"),
     [
-        ({"type": "disabled"}, ["text"]),
         ({"type": "adaptive"}, ["thinking", "text"]),
         ({"type": "adaptive", "budget_tokens": 0}, ["thinking", "text"]),  # as Claude Code has sent it
         ({"type": "enabled", "budget_tokens": 2048, "display": "summarized"}, ["thinking", "text"]),
     ],
 )
-def test_message_when_thinking_is_configured_then_it_is_told_unless_disabled(
+def test_message_when_thinking_is_configured_then_it_is_told(
     client: httpx.Client, thinking: dict[str, Any], blocks: list[str]
 ) -> None:
     assert [block["type"] for block in ask(client, thinking=thinking)["content"]] == blocks
@@ -230,7 +229,8 @@ def test_message_when_tools_are_to_be_chosen_from_then_the_choice_is_ours(
 @pytest.mark.parametrize(
     ("fields", "effort"),
     [
-        ({"thinking": {"type": "disabled"}}, "low"),
+        ({"thinking": {"type": "disabled"}}, "none"),
+        ({"thinking": {"type": "disabled"}, "output_config": {"effort": "high"}}, "none"),
         ({"thinking": {"type": "enabled", "budget_tokens": 4000}}, "low"),
         ({"thinking": {"type": "enabled", "budget_tokens": 10000}}, "medium"),
         ({"thinking": {"type": "enabled", "budget_tokens": 31999}}, "high"),

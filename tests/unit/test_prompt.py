@@ -13,11 +13,11 @@ from openai_harmony import (
     Conversation,
     DeveloperContent,
     Message,
-    ReasoningEffort,
     RenderConversationConfig,
     SystemContent,
     ToolDescription,
 )
+from openai_harmony import ReasoningEffort as HarmonyEffort
 from openai_harmony import Role as HarmonyRole
 
 from gptoss_backend.contract import (
@@ -29,6 +29,7 @@ from gptoss_backend.contract import (
     CustomTool,
     FunctionTool,
     Phase,
+    ReasoningEffort,
     ResponseFormat,
     Role,
     ToolCall,
@@ -78,7 +79,7 @@ def refused(*messages: ChatMessage, tools: tuple[FunctionTool, ...] = ()) -> str
 def render_with_the_library(chat: ChatRequest) -> list[int]:
     """The request through openai_harmony's public API alone: the oracle."""
     system = SystemContent(
-        reasoning_effort=ReasoningEffort(chat.reasoning_effort.capitalize()), conversation_start_date=chat.date
+        reasoning_effort=HarmonyEffort(chat.reasoning_effort.capitalize()), conversation_start_date=chat.date
     )
     for builtin in offered_builtins(chat):
         system.with_tools(namespace(builtin))
@@ -276,6 +277,11 @@ def test_notes_when_there_are_some_then_they_end_the_instructions_that_lead() ->
 
 def test_prompt_when_no_date_is_given_then_none_is_named() -> None:
     assert "Current date" not in render(user())
+
+
+def test_prompt_when_there_may_be_no_reasoning_then_it_is_that_of_the_least() -> None:
+    least = ChatRequest((user(),), reasoning_effort=ReasoningEffort.LOW)
+    assert render_prompt(replace(least, reasoning_effort=ReasoningEffort.NONE)) == render_prompt(least)
 
 
 def test_reasoning_when_a_final_answer_follows_then_it_is_dropped_though_tools_were_called() -> None:

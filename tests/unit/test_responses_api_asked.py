@@ -181,7 +181,9 @@ def test_request_when_it_asks_for_verbosity_then_the_model_is_told_and_the_respo
     assert server.chats[0].notes == (wish,)
 
 
-@pytest.mark.parametrize(("asked", "effort"), [("minimal", "low"), ("xhigh", "high"), ("max", "high")])
+@pytest.mark.parametrize(
+    ("asked", "effort"), [("none", "none"), ("minimal", "low"), ("xhigh", "high"), ("max", "high")]
+)
 def test_request_when_its_effort_is_beyond_what_there_is_then_the_nearest_is_taken_and_told(
     client: httpx.Client, server: FakeModelServer, asked: str, effort: str
 ) -> None:

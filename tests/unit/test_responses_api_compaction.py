@@ -65,6 +65,19 @@ def test_compaction_when_a_conversation_is_sent_then_others_words_stay_and_the_r
     assert compacted.usage.output_tokens_details.reasoning_tokens > 0
 
 
+def test_compaction_when_others_words_stay_then_they_have_the_fields_that_openai_tells(
+    openai: OpenAI, server: FakeModelServer
+) -> None:
+    said, _ = dumped(compact(openai, server, input="Hi"))
+    assert said == {
+        "id": said["id"],
+        "type": "message",
+        "status": "completed",
+        "role": "user",
+        "content": [{"type": "input_text", "text": "Hi"}],
+    }
+
+
 def test_compaction_when_it_is_made_then_the_model_sees_all_and_is_asked_to_sum_it_up_without_tools(
     openai: OpenAI, server: FakeModelServer
 ) -> None:

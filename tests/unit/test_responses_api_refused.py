@@ -37,7 +37,6 @@ url_and_server = keeping_adapter()
         ({"truncation": "always"}, "truncation", "invalid_value"),
         ({"context_management": [{"type": "compaction"}]}, "context_management", "unsupported_parameter"),
         ({"text": {"verbosity": "terse"}}, "text.verbosity", "invalid_value"),
-        ({"reasoning": {"effort": "none"}}, "reasoning.effort", "unsupported_parameter"),
         ({"tools": [{**WEATHER, "async": True}]}, "tools[0].async", "unsupported_parameter"),
         ({"reasoning": {"summary": "none"}}, "reasoning.summary", "invalid_value"),
         ({"reasoning": {"effort": "extreme"}}, "reasoning.effort", "invalid_value"),

@@ -73,7 +73,7 @@ REFUSED: dict[str, list[object]] = {
     "response_format": [{"type": "xml"}, {"type": "json_schema"}, "json_object"],
     "parallel_tool_calls": ["no"],
     "tool_choice": ["maybe", {"type": "custom", "name": "x"}, {"type": "function"}, 5],
-    "reasoning_effort": ["none", "extreme", 5],
+    "reasoning_effort": ["extreme", 5],
     "modalities": [["text", "audio"]],
     "verbosity": ["terse", 1],
     "skip_special_tokens": [False, 1],
@@ -91,7 +91,7 @@ REFUSED: dict[str, list[object]] = {
     "documents": [[{"text": "A fact."}]],
     "max_tokens": [0, -2, -1.0],
     "top_p": [-0.1, 1.1],
-    "reasoning": [{"effort": "none"}, {"enabled": False}, {"max_tokens": 2000}, {"exclude": "yes"}, "high"],
+    "reasoning": [{"enabled": "no"}, {"max_tokens": 2000}, {"exclude": "yes"}, "high"],
     "separate_reasoning": [False],
     "stream_reasoning": [False],
     "cache_prompt": ["yes"],
@@ -107,7 +107,7 @@ REFUSED: dict[str, list[object]] = {
     "priority": [1001],
     "include_reasoning": ["no"],
     "metadata": [{"a": 1}],
-    "chat_template_kwargs": [{"enable_thinking": False}, {"reasoning_effort": "none"}, []],
+    "chat_template_kwargs": [{"enable_thinking": "no"}, {"reasoning_effort": "extreme"}, []],
 }
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from pydantic import ValidationError
 
 from gptoss_adapter.errors import InvalidRequestError
 from gptoss_backend.contract import CHAT_CODEC, ChatMessage, ChatRequest, FunctionTool, ReasoningEffort, Role, ToolCall
-from support.chat_schemas import CLOCK, WEATHER, chat, message, parse
+from support.chat_schemas import CLOCK, WEATHER, chat, message
 
 
 def test_chat_when_every_role_speaks_then_each_is_mapped() -> None:
@@ -134,9 +133,36 @@ def test_effort_when_it_is_beyond_what_there_is_then_it_is_the_nearest(asked: st
     assert chat(chat_template_kwargs={"reasoning_effort": asked}, reasoning_effort=effort).reasoning_effort == effort
 
 
-def test_effort_when_it_is_none_then_the_refusal_says_why() -> None:
-    with pytest.raises(ValidationError, match="these models always reason; the least there is is 'low'"):
-        parse(reasoning_effort="none")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning_effort": "none"},
+        {"reasoning": {"effort": "none"}},
+        {"reasoning": {"enabled": False}},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "none"},
+    ],
+)
+def test_effort_when_it_is_none_in_any_words_then_that_is_the_chats(fields: dict[str, object]) -> None:
+    assert chat(**fields).reasoning_effort is ReasoningEffort.NONE
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"reasoning": {"enabled": False}, "reasoning_effort": "low"}, "reasoning.enabled"),
+        ({"reasoning": {"enabled": True}, "reasoning_effort": "none"}, "reasoning.enabled"),
+        ({"reasoning": {"enabled": True, "effort": "none"}}, "reasoning.enabled"),
+        (
+            {"chat_template_kwargs": {"enable_thinking": True}, "reasoning": {"enabled": False}},
+            "chat_template_kwargs.enable_thinking",
+        ),
+    ],
+)
+def test_effort_when_whether_there_is_any_is_at_odds_then_400_names_it(fields: dict[str, object], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        chat(**fields)
+    assert refused.value.param == param
 
 
 def test_effort_when_it_is_said_in_openrouters_words_then_it_is_as_good_as_the_field() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from gptoss_backend.contract import BuiltinName, FunctionTool, OutputStructure, ToolChoice, ToolChoiceMode
 from gptoss_backend.harmony.vocabulary import CALL
 from support.answer_masks import advanced, may_end, read, takes, tokens
-from support.structures import JSON_ANSWER, MAY_BROWSE, MAY_CALL, NO_CALLS, REASONING, REQUIRED
+from support.structures import CALL_NOW, JSON_ANSWER, MAY_BROWSE, MAY_CALL, NO_CALLS, REASONING, REQUIRED
 
 
 @pytest.mark.parametrize(
@@ -109,3 +110,37 @@ def test_header_when_it_comes_before_a_texts_end_then_it_is_held_all_the_same(op
     assert takes(MAY_CALL, text.replace(" <|message|>", "<|message|>{"))
     assert not takes(MAY_CALL, f"<|channel|>analysis<|message|>Let me see{opening}commentary to=functions.other")
     assert not takes(MAY_CALL, text.replace(" <|message|>", "<|message|>[]"))
+
+
+# --- without reasoning ----------------------------------------------------------------------------------------------
+
+AT_ONCE = replace(NO_CALLS, may_reason=False)
+JSON_AT_ONCE = replace(JSON_ANSWER, may_reason=False)
+MAY_CALL_AT_ONCE = replace(MAY_CALL, may_reason=False)
+
+
+@pytest.mark.parametrize("structure", [AT_ONCE, JSON_AT_ONCE, MAY_CALL_AT_ONCE, replace(MAY_BROWSE, may_reason=False)])
+def test_reasoning_when_there_may_be_none_then_no_header_leads_to_it(structure: OutputStructure) -> None:
+    assert not takes(structure, "<|channel|>analysis")
+    assert takes(structure, "<|channel|>final<|message|>")
+    assert not takes(MAY_CALL_AT_ONCE, CALL_NOW + "<|end|><|start|>assistant<|channel|>analysis")
+
+
+def test_answer_when_there_may_be_no_reasoning_and_no_calls_then_its_text_comes_at_once_and_is_free() -> None:
+    assert not takes(AT_ONCE, "<|channel|>commentary")
+    mask = advanced(AT_ONCE, "<|channel|>final<|message|>")
+    assert not mask.fill(torch.zeros(6284, dtype=torch.int32))
+
+
+def test_call_when_there_may_be_no_reasoning_then_it_may_come_after_a_preamble_and_is_held() -> None:
+    preamble = "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant"
+    assert takes(MAY_CALL_AT_ONCE, preamble + CALL_NOW)
+    assert takes(MAY_CALL_AT_ONCE, " to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>{")
+    assert not takes(MAY_CALL_AT_ONCE, " to=functions.get_weather<|channel|>analysis")
+    assert not takes(replace(MAY_CALL_AT_ONCE, tool_choice=REQUIRED), "<|channel|>final")
+
+
+def test_json_when_there_may_be_no_reasoning_then_it_comes_at_once() -> None:
+    assert not takes(JSON_AT_ONCE, "<|channel|>commentary")
+    assert not takes(JSON_AT_ONCE, "<|channel|>final<|message|>Well")
+    assert takes(JSON_AT_ONCE, '<|channel|>final<|message|>{"name": "Ann"')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from gptoss_backend.contract import (
     ChatRequest,
     FunctionTool,
     OutputStructure,
+    ReasoningEffort,
     ResponseFormat,
     Role,
     ToolCall,
@@ -429,6 +431,12 @@ NONE = ToolChoice(ToolChoiceMode.NONE)
 
 def test_chat_when_it_demands_nothing_then_there_is_no_structure() -> None:
     assert output_structure(ChatRequest((USER,))) is None
+
+
+def test_chat_when_it_is_not_to_reason_then_the_structure_says_so() -> None:
+    chat = ChatRequest((USER,), reasoning_effort=ReasoningEffort.NONE)
+    assert output_structure(chat) == OutputStructure(tool_choice=NONE, may_reason=False)
+    assert output_structure(replace(chat, tools=TOOLS)) == OutputStructure(None, TOOLS, may_reason=False)
 
 
 def test_chat_when_it_has_tools_then_they_are_in_the_structure() -> None:

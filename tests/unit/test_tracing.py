@@ -246,6 +246,7 @@ def test_trace_when_one_answer_goes_on_then_it_is_one() -> None:
     [
         ("/v1/completions", {"model": "gpt-oss-demo", "prompt": "Hi"}, "text_completion"),
         ("/v1/responses", {"model": "gpt-oss-demo", "input": "Hi", "store": False}, "chat"),
+        ("/v1/responses/compact", {"model": "gpt-oss-demo", "input": "Hi"}, "chat"),
     ],
 )
 def test_trace_when_another_route_generates_then_it_has_its_span(path: str, body: object, operation: str) -> None:

@@ -40,7 +40,7 @@ class Blocks:
     def _place(self, delta: Delta) -> Iterator[Event]:
         match delta:
             case ReasoningDelta(text):
-                if text and self._telling is not Telling.NOTHING:
+                if text:
                     if not isinstance(self._open, _OpenThinking):
                         text = text[delta.num_inserted :]  # blocks of their own need nothing to keep them apart
                         yield from self._begin(_OpenThinking(self._telling))

@@ -14,13 +14,13 @@ from typing import Final
 from pydantic import JsonValue
 from pydantic_core import to_json
 
+from gptoss_adapter.efforts import effort_of
 from gptoss_adapter.errors import InvalidRequestError, invalid_value
 from gptoss_adapter.field_names import naming_fields
 from gptoss_adapter.limits import check_schemas, check_tools
 from gptoss_adapter.messages.conversation import conversation, is_begun
 from gptoss_adapter.messages.errors import THREAD_UNSUPPORTED
 from gptoss_adapter.messages.thinking import Telling
-from gptoss_adapter.prompting import effort_of
 from gptoss_adapter.sampling_plan import max_tokens_of, or_default, sampling_of
 from gptoss_adapter.schemas.message_tools import MessageTool, NamedChoice, NoChoice, OpenChoice
 from gptoss_adapter.schemas.messages import ConversationFields, MessageRequest
@@ -82,21 +82,18 @@ def sampling_params(body: MessageRequest, profile: ProfileSettings) -> SamplingP
 
 def telling(body: MessageRequest) -> Telling:
     """Return how much of the reasoning is told: all of it, unless the request says otherwise."""
-    if body.thinking is None:
-        return Telling.WHOLE
-    if body.thinking.type == "disabled":
-        return Telling.NOTHING
-    return Telling.OMITTED if body.thinking.display == "omitted" else Telling.WHOLE
+    is_omitted = body.thinking is not None and body.thinking.display == "omitted"
+    return Telling.OMITTED if is_omitted else Telling.WHOLE
 
 
 def _effort(body: ConversationFields, profile: ProfileSettings) -> ReasoningEffort:
+    thinking = body.thinking
+    if thinking is not None and thinking.type == "disabled":
+        return ReasoningEffort.NONE
     if body.output_config is not None and body.output_config.effort is not None:
         return effort_of(body.output_config.effort)
-    thinking = body.thinking
     if thinking is None or thinking.type in ("adaptive", "between_tools"):
         return profile.reasoning_effort
-    if thinking.type == "disabled":
-        return ReasoningEffort.LOW
     budget = thinking.budget_tokens
     if budget is None:
         return profile.reasoning_effort

@@ -25,7 +25,6 @@ class Telling(Enum):
     WHOLE = "whole"
     OMITTED = "omitted"
     """Blocks without text: their signature brings it back to the next call."""
-    NOTHING = "nothing"
 
 
 def signature_of(thinking: str, telling: Telling) -> str:

@@ -13,8 +13,9 @@ from datetime import date
 
 from pydantic import JsonValue
 
+from gptoss_adapter.efforts import effort_of
 from gptoss_adapter.errors import invalid_value
-from gptoss_adapter.prompting import effort_of, wish_of
+from gptoss_adapter.prompting import wish_of
 from gptoss_adapter.responses.conversation import chat_messages
 from gptoss_adapter.responses.ids import new_response_id
 from gptoss_adapter.responses.server_tools.hosted_tools import HostedOffer

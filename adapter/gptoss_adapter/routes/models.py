@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter
 
-from gptoss_adapter.schemas.answers import ErrorBody, ListedModel, ModelList
+from gptoss_adapter.schemas.answers import ErrorBody
+from gptoss_adapter.schemas.model_answers import ListedModel, ModelList
 from gptoss_adapter.serving import Services, Shared
 from gptoss_backend.model_names import MODEL_ALIAS
 

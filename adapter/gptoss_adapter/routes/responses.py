@@ -102,7 +102,7 @@ async def count_input_tokens(
     return CountedInputTokens(object="response.input_tokens", input_tokens=len(token_ids(prompt)))
 
 
-@router.post("/v1/responses/compact")
+@router.post("/v1/responses/compact", response_model_exclude_unset=True)
 async def compact_conversation(
     body: CompactionRequest, request: Request, services: Shared, store: Store
 ) -> CompactedResponse:

@@ -16,7 +16,8 @@ from gptoss_adapter.disconnect import until_disconnect
 from gptoss_adapter.errors import invalid_value
 from gptoss_adapter.prompting import chat_request, check_length, naming_tools_of_chats
 from gptoss_adapter.raw_prompts import decode_text, encode_text, text_names, token_ids
-from gptoss_adapter.schemas.answers import DetokenizedText, ErrorBody, TokenizerInfo, Tokens
+from gptoss_adapter.schemas.answers import ErrorBody
+from gptoss_adapter.schemas.model_answers import DetokenizedText, TokenizerInfo, Tokens
 from gptoss_adapter.schemas.tokens import DetokenizeRequest, TokenizeChatRequest, TokenizeRequest
 from gptoss_adapter.serving import ServedModel, Services, Shared
 from gptoss_adapter.strict_routes import StrictJsonRoute

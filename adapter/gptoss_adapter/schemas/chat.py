@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import Discriminator, Field, JsonValue, Tag
 
 from gptoss_adapter.schemas.chat_tools import MadeCall, OfferedTool, ToolChoiceField
 from gptoss_adapter.schemas.fields import (
-    UNSUPPORTED,
     Harmless,
     Labels,
     ListOf,
@@ -176,14 +174,8 @@ ResponseFormatField = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat
 # --- the request ----------------------------------------------------------------------------------------------------
 
 
-def _check_reasons(value: object) -> object:
-    if value == "none":
-        raise PydanticCustomError(UNSUPPORTED, "these models always reason; the least there is is 'low'")
-    return value
-
-
-Effort = Annotated[Literal["minimal", "low", "medium", "high", "xhigh", "max"], BeforeValidator(_check_reasons)]
-"""The models were trained on low, medium and high: less than the one is low, more than the other high."""
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""The models were trained on low, medium and high: less than the one is low, more than the other high. None is held."""
 Verbosity = Literal["low", "medium", "high"]
 
 
@@ -191,8 +183,8 @@ class TemplateFields(RequestModel):
     """What vLLM's clients tell a chat template."""
 
     reasoning_effort: Effort | None = None
-    enable_thinking: Annotated[object, NotHonoured(True)] = None
-    """Of other models' templates: these always reason."""
+    enable_thinking: bool | None = None
+    """Of other models' templates: false is the effort none."""
 
 
 class ReasoningOptions(RequestModel):
@@ -201,7 +193,8 @@ class ReasoningOptions(RequestModel):
     effort: Effort | None = None
     exclude: bool | None = None
     """Do not tell the reasoning."""
-    enabled: Annotated[object, NotHonoured(True)] = None
+    enabled: bool | None = None
+    """As `enable_thinking`."""
     max_tokens: Annotated[object, NotHonoured(instead="say it with 'effort'")] = None
 
 

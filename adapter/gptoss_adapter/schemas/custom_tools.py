@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gptoss_adapter.schemas.fields import Harmless, NotHonoured, RequestModel
+from gptoss_adapter.schemas.fields import AllowedCallers, Harmless, NotHonoured, RequestModel
 from gptoss_adapter.schemas.input_formats import FlatGrammar, FreeInput
 from gptoss_adapter.schemas.response_items import Async, FunctionName
 
@@ -26,7 +26,7 @@ class ResponseCustomTool(RequestModel):
     """None: any text."""
     cache_control: Harmless = None
     """Harmless: Anthropic's hint on what to keep."""
-    allowed_callers: Annotated[object, NotHonoured(["direct"])] = None
+    allowed_callers: AllowedCallers = None
     defer_loading: Annotated[object, NotHonoured(False)] = None
     async_: Async = None
 

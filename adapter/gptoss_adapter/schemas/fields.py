@@ -116,6 +116,10 @@ class NotHonoured:
         )
 
 
+AllowedCallers = Annotated[object, NotHonoured(["direct"])]
+"""Who may call a tool. Here it is always the model itself, never a program that it wrote."""
+
+
 def of_types(*taken: str, unseen: tuple[str, ...] = ()) -> BeforeValidator:
     """Refuse a part of content of another type in one sentence: what else it holds is no fault of its own.
 

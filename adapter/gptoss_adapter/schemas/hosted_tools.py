@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
-from gptoss_adapter.schemas.fields import UNSUPPORTED, NotHonoured, RequestModel
+from gptoss_adapter.schemas.fields import UNSUPPORTED, AllowedCallers, NotHonoured, RequestModel
 
 WebSearchType = Literal["web_search", "web_search_2025_08_26", "web_search_preview", "web_search_preview_2025_03_11"]
 UnusedToolType = Literal["image_generation", "local_shell"]
@@ -82,7 +82,7 @@ class CodeInterpreterTool(RequestModel):
 
     type: Literal["code_interpreter"]
     container: Annotated[AutoContainer | None, BeforeValidator(_not_by_id)] = None
-    allowed_callers: Annotated[object, NotHonoured(["direct"])] = None
+    allowed_callers: AllowedCallers = None
 
 
 class NamedHosted(RequestModel):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from gptoss_adapter.schemas.fields import ListOf, NotHonoured, RequestModel
+from gptoss_adapter.schemas.fields import AllowedCallers, ListOf, NotHonoured, RequestModel
 
 _OPERATORS = "the operator sets it in adapter.mcp_servers"
 
@@ -74,7 +74,7 @@ class McpTool(RequestModel):
     headers: Annotated[object, NotHonoured({}, instead=_OPERATORS)] = None
     connector_id: Annotated[object, NotHonoured(instead="name a 'server_label'")] = None
     tunnel_id: Annotated[object, NotHonoured(instead="name a 'server_label'")] = None
-    allowed_callers: Annotated[object, NotHonoured(["direct"])] = None
+    allowed_callers: AllowedCallers = None
     defer_loading: Annotated[object, NotHonoured(False)] = None
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from gptoss_adapter.schemas.fields import ListOf, NotHonoured, RequestModel
+from gptoss_adapter.schemas.fields import AllowedCallers, ListOf, NotHonoured, RequestModel
 from gptoss_adapter.schemas.message_blocks import CacheControl
 from gptoss_adapter.schemas.response_items import FunctionName
 
@@ -33,7 +33,7 @@ class MessageTool(RequestModel):
     """Harmless: inputs are always streamed as they come."""
     cache_control: CacheControl = None
     defer_loading: Annotated[object, NotHonoured(False)] = None
-    allowed_callers: Annotated[object, NotHonoured(["direct"])] = None
+    allowed_callers: AllowedCallers = None
 
 
 class OpenChoice(RequestModel):

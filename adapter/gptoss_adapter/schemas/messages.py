@@ -59,10 +59,10 @@ _TOLD: Final = WithJsonSchema({"type": "array", "minItems": 1, "items": _MESSAGE
 
 
 class Thinking(RequestModel):
-    """How much the model thinks, which it always does, and whether that is told."""
+    """How much the model thinks, and whether that is told."""
 
     type: Literal["enabled", "adaptive", "between_tools", "disabled"]
-    """Of `enabled` the budget decides; `disabled` is the least there is, untold; the others leave it to the profile."""
+    """Of `enabled` the budget decides; `disabled` is none, whatever the effort; the others leave it to the profile."""
     budget_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     display: Literal["summarized", "omitted"] | None = None
     """Thinking is never summarised; `omitted` leaves it out of its block."""

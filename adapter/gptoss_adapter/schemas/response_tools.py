@@ -13,7 +13,15 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 from pydantic import Discriminator, Field, JsonValue, Tag
 
 from gptoss_adapter.schemas.custom_tools import NamedCustomTool, ResponseCustomTool
-from gptoss_adapter.schemas.fields import Harmless, ListOf, NotHonoured, RequestModel, choice_kind, type_of
+from gptoss_adapter.schemas.fields import (
+    AllowedCallers,
+    Harmless,
+    ListOf,
+    NotHonoured,
+    RequestModel,
+    choice_kind,
+    type_of,
+)
 from gptoss_adapter.schemas.hosted_tools import (
     CodeInterpreterTool,
     HostedTool,
@@ -36,7 +44,7 @@ class ResponseTool(RequestModel):
     """Refuse `parameters` that arguments cannot be held to whole; else they are held to what of them can be."""
     cache_control: Harmless = None
     """Harmless: Anthropic's hint on what to keep."""
-    allowed_callers: Annotated[object, NotHonoured(["direct"])] = None
+    allowed_callers: AllowedCallers = None
     defer_loading: Annotated[object, NotHonoured(False)] = None
     async_: Async = None
     output_schema: dict[str, JsonValue] | None = None

@@ -39,8 +39,10 @@ Phase: TypeAlias = Literal["commentary", "final_answer"]
 
 
 class ReasoningEffort(StrEnum):
-    """How long the model is told to reason."""
+    """How long the model is told to reason, and whether it does at all."""
 
+    NONE = "none"
+    """It answers at once. It was trained on no such word, so it is told the least it knows, and held to it."""
     LOW = "low"
     MEDIUM = "medium"
     HIGH = "high"

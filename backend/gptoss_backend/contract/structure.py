@@ -18,7 +18,8 @@ from gptoss_backend.contract.tools import BuiltinName, Tool, ToolChoice
 class OutputStructure:
     """What a grammar holds the answer to. Made of a ChatRequest by `harmony.structure.output_structure`.
 
-    Reasoning is always free. A part at fault is named as in an OpenAI chat request: `tools[0].function.parameters`.
+    Reasoning is free, where there may be any. A part at fault is named as in an OpenAI chat request:
+    `tools[0].function.parameters`.
     """
 
     __pydantic_config__ = STRICT
@@ -32,5 +33,7 @@ class OutputStructure:
     """Built-in tools that may be called, where `tool_choice` names no function."""
     form: TextForm | None = None
     """Of the text in the final channel, where `final` is None."""
+    may_reason: bool = True
+    """Whether reasoning may come before the answer and its calls."""
     is_whole: bool = False
     """The answer is that text from its first token on, without Harmony's messages; no tools then."""

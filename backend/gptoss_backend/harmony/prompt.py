@@ -15,10 +15,11 @@ import json
 from functools import lru_cache
 from itertools import chain
 
-from openai_harmony import Message, ReasoningEffort, RenderOptions, SystemContent
+from openai_harmony import Message, RenderOptions, SystemContent
+from openai_harmony import ReasoningEffort as HarmonyEffort
 from openai_harmony import Role as HarmonyRole
 
-from gptoss_backend.contract import BuiltinTool, ChatRequest, ResponseFormat
+from gptoss_backend.contract import BuiltinTool, ChatRequest, ReasoningEffort, ResponseFormat
 from gptoss_backend.harmony.begun import begun_answer
 from gptoss_backend.harmony.builtin_tools import namespace, offered_builtins
 from gptoss_backend.harmony.errors import PromptError
@@ -37,7 +38,7 @@ def render_prompt(request: ChatRequest) -> list[int]:
     equal ids on every machine. Raises PromptError.
     """
     builtins = offered_builtins(request)
-    ids = list(_system(request.reasoning_effort.name, request.date, builtins, has_tools=bool(offered_tools(request))))
+    ids = list(_system(_told_effort(request), request.date, builtins, has_tools=bool(offered_tools(request))))
     ids += _developer(request)
     *earlier, last = request.messages
     for turn in turns(earlier if request.continues_last else request.messages):
@@ -47,9 +48,17 @@ def render_prompt(request: ChatRequest) -> list[int]:
     return [*ids, *chain.from_iterable(begun_answer(last, f"messages[{len(earlier)}]"))]
 
 
+def _told_effort(request: ChatRequest) -> HarmonyEffort:
+    effort = request.reasoning_effort
+    # that it reasons not at all is its grammar's matter: the words stay those that it was trained on
+    return HarmonyEffort[ReasoningEffort.LOW.name if effort is ReasoningEffort.NONE else effort.name]
+
+
 @lru_cache(maxsize=64)
-def _system(effort: str, date: str | None, builtins: tuple[BuiltinTool, ...], *, has_tools: bool) -> tuple[int, ...]:
-    content = SystemContent(reasoning_effort=ReasoningEffort[effort], conversation_start_date=date)
+def _system(
+    effort: HarmonyEffort, date: str | None, builtins: tuple[BuiltinTool, ...], *, has_tools: bool
+) -> tuple[int, ...]:
+    content = SystemContent(reasoning_effort=effort, conversation_start_date=date)
     for tool in builtins:
         if has_unbreakable_run(tool.description or ""):
             raise PromptError(

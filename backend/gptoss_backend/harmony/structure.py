@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sized
 
-from gptoss_backend.contract import ChatRequest, OutputStructure, Tool, ToolChoice, ToolChoiceMode
+from gptoss_backend.contract import ChatRequest, OutputStructure, ReasoningEffort, Tool, ToolChoice, ToolChoiceMode
 from gptoss_backend.harmony.begun import is_text_begun
 from gptoss_backend.harmony.builtin_tools import offered_builtins
 from gptoss_backend.harmony.errors import PromptError
@@ -25,7 +25,8 @@ def output_structure(request: ChatRequest) -> OutputStructure | None:
     _check_choice(request.tool_choice, tools, builtins)
     _check_begun(request)
     has_called = any(message.tool_calls for message in request.messages)
-    is_free = request.response_format is None and request.form is None
+    may_reason = request.reasoning_effort is not ReasoningEffort.NONE
+    is_free = request.response_format is None and request.form is None and may_reason
     if is_free and not (request.tools or request.builtin_tools or has_called):
         return None
     return OutputStructure(
@@ -35,6 +36,7 @@ def output_structure(request: ChatRequest) -> OutputStructure | None:
         request.parallel_tool_calls,
         tuple(tool.name for tool in builtins),
         request.form,
+        may_reason,
     )
 
 
@@ -48,6 +50,11 @@ def _check_choice(choice: ToolChoice, tools: tuple[Tool, ...], builtins: Sized) 
 
 
 def _check_begun(request: ChatRequest) -> None:
-    must_call = request.tool_choice.mode is ToolChoiceMode.REQUIRED
-    if request.continues_last and must_call and is_text_begun(request.messages[-1]):
+    if not request.continues_last:
+        return
+    is_text = is_text_begun(request.messages[-1])
+    if not is_text and request.reasoning_effort is ReasoningEffort.NONE:
+        last = len(request.messages) - 1
+        raise PromptError(f"messages[{last}]: reasoning cannot be continued where there is to be none.")
+    if is_text and request.tool_choice.mode is ToolChoiceMode.REQUIRED:
         raise PromptError("tool_choice: a call is required, but the answer that is continued has begun as a text.")

@@ -78,7 +78,12 @@ class AnswerMask:
         plain = callees & {f"{NAMESPACE}{tool.name}" for tool in structure.tools if tool.syntax is CallSyntax.PLAIN}
         self._headers = {
             must_call: grammars.header(
-                callees, plain, may_speak=not must_call, is_held=self._final is not None, is_json=is_json
+                callees,
+                plain,
+                may_reason=structure.may_reason,
+                may_speak=not must_call,
+                is_held=self._final is not None,
+                is_json=is_json,
             )
             for must_call in {self._must_call, False}
         }

@@ -107,22 +107,25 @@ def builtin_arguments(structure: OutputStructure) -> dict[str, Compiled]:
     return held
 
 
-def header(callees: Set[str], plain: Set[str], *, may_speak: bool, is_held: bool, is_json: bool) -> Compiled:
+def header(
+    callees: Set[str], plain: Set[str], *, may_reason: bool, may_speak: bool, is_held: bool, is_json: bool
+) -> Compiled:
     """Return the grammar of a message's header, from `<|start|>` to `<|message|>`.
 
-    callees: whom calls may be to. plain: of these, who takes a text as it is, which the header says. may_speak: whether
-    text for the user may come, in `final` and, unless that is held to a form (is_held), maybe JSON (is_json), in
-    `commentary`: a preamble, which may also come where a call must follow.
+    callees: whom calls may be to. plain: of these, who takes a text as it is, which the header says. may_reason:
+    whether anything may come in `analysis`. may_speak: whether text for the user may come, in `final` and, unless that
+    is held to a form (is_held), maybe JSON (is_json), in `commentary`: a preamble, which may also come where a call
+    must follow. Without reasoning none comes where no call can follow: it would be reasoning by another name.
     """
-    kinds = [_token(CHANNEL) + ' "analysis" ' + _token(MESSAGE)]
+    kinds = [_token(CHANNEL) + ' "analysis" ' + _token(MESSAGE)] if may_reason else []
     if may_speak:
         typed = "typed " if is_json else ""
         kinds.append(f'{_token(CHANNEL)} "final" {typed}{_token(MESSAGE)}')
-    if not is_held:
+    if not is_held and (may_reason or callees):
         kinds.append(f'{_token(CHANNEL)} "commentary" {_token(MESSAGE)}')
     rules = [
         f'typed: (" json" | " code" | " "? {_token(CONSTRAIN)} ("json" | "code"))?',
-        'CHANNEL: "commentary" | "analysis"',
+        'CHANNEL: "commentary"' + (' | "analysis"' if may_reason else ""),
     ]
     for recipient, names, typed in (("recipient", callees - plain, "typed"), ("plain_recipient", plain, '" code"')):
         if names:

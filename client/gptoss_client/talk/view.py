@@ -14,6 +14,7 @@ from typing import Final
 from rich.console import Console
 
 from gptoss_client.answer import AnswerPart, CallPart, Content, Ended, Reasoning
+from gptoss_client.console import plain_console
 
 _MARGIN: Final = "│ "
 _ASIDE: Final = "dim"
@@ -24,10 +25,7 @@ _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def make_console(*, stderr: bool = False) -> Console:
     """Return a console that prints texts as they are, and no styles at all where NO_COLOR is set or none is shown."""
     is_plain = Console(stderr=stderr).no_color
-    return Console(
-        stderr=stderr, soft_wrap=True, markup=False, highlight=False, emoji=False,
-        color_system=None if is_plain else "auto",
-    )  # fmt: skip
+    return plain_console(stderr=stderr, color_system=None if is_plain else "auto")
 
 
 def printable(text: str) -> str:

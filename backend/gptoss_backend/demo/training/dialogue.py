@@ -18,7 +18,7 @@ from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.vocabulary import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START, encoding
 
 _HELD_OUT_PERCENT: Final = 8
-_EFFORTS: Final = tuple(ReasoningEffort)
+_EFFORTS: Final = (ReasoningEffort.LOW, ReasoningEffort.MEDIUM, ReasoningEffort.HIGH)
 
 
 @dataclass(frozen=True, slots=True)
