@@ -36,7 +36,7 @@ def post(server: LiveServer, body: Body) -> httpx.Response:
         ({"messages": HELLO}, 400, "model"),
         ({"model": "gpt-4o", "messages": HELLO}, 404, "gpt-4o"),
         ({"model": MODEL, "messages": []}, 400, "messages"),
-        ({"model": MODEL, "messages": HELLO, "max_tokens": -1}, 400, "max_tokens"),
+        ({"model": MODEL, "messages": HELLO, "max_tokens": -2}, 400, "max_tokens"),
         ({"model": MODEL, "messages": HELLO, "max_tokens": 0}, 400, "max_tokens"),
         ({"model": MODEL, "messages": HELLO, "temperature": 3}, 400, "temperature"),
         ({"model": MODEL, "messages": HELLO, "n": 129}, 400, "n"),
