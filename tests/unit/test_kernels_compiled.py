@@ -48,9 +48,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         )
         for cases in (ALL_CASES[::2], ALL_CASES[1::2])
     ]
+    outputs = [run.communicate() for run in runs]
     kernels: list[dict[str, Any]] = []
-    for run in runs:
-        stdout, stderr = run.communicate()
+    for run, (stdout, stderr) in zip(runs, outputs, strict=True):
         assert run.returncode == 0, stderr
         kernels += json.loads(stdout)
     return kernels
