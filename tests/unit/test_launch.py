@@ -256,9 +256,10 @@ def test_ports_when_there_are_several_replicas_then_each_has_its_own_and_a_clash
     found = on_free_ports(settings).server
     assert [listener.port for listener in listeners(found)] == list(range(found.port, found.port + 10))
 
-    clash = settings_with(port=free_ports(1)[0], triton_grpc_port=20001, triton_http_port=20004, num_replicas=2).server
-    with pytest.raises(PortError, match=r"port 20004 \(Triton 1's gRPC\) is also the port of Triton's HTTP"):
-        check_ports([listener for listener in listeners(clash) if listener.port == 20004])
+    api, http = free_ports(2)
+    clash = settings_with(port=api, triton_grpc_port=http - 3, triton_http_port=http, num_replicas=2).server
+    with pytest.raises(PortError, match=rf"port {http} \(Triton 1's gRPC\) is also the port of Triton's HTTP"):
+        check_ports([listener for listener in listeners(clash) if listener.port == http])
 
 
 def test_check_ports_when_two_purposes_share_one_then_names_both() -> None:
