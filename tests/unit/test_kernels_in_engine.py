@@ -178,7 +178,7 @@ def test_engine_when_prompts_follow_on_answers_then_steps_launched_before_others
 
     monkeypatch.setattr(ahead, "launch", launch)
     drawn = SamplingParams(temperature=1.0, seed=7, ignore_eos=True)
-    lengths = {"one": 5, "other": 2, "waits": 3}
+    lengths = {"one": 4, "other": 1, "waits": 2}
     requests = [
         GenerationRequest(name, prompt_of(3 + place, seed=place), dataclasses.replace(drawn, max_tokens=length))
         for place, (name, length) in enumerate(lengths.items())
