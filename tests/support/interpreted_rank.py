@@ -10,13 +10,13 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from gptoss_backend.engine import making
 from gptoss_backend.engine.checkpoint import LayerWeights, Weights, load_weights
 from gptoss_backend.engine.kernels import graphed_model, recording
 from gptoss_backend.engine.kernels.graphed_model import GraphedModel
 from gptoss_backend.engine.kernels.recording import Work
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.placement import driver, worker
+from support.float32_rank import let_float32_replay
 
 
 def for_kernels(layer: LayerWeights) -> LayerWeights:
@@ -35,7 +35,7 @@ def for_kernels(layer: LayerWeights) -> LayerWeights:
 
 def let_ranks_replay(put: Callable[[Any, str, Any], None]) -> None:
     """Prepare this process. put: sets an attribute, as `setattr`. Little is recorded, so that rows stand in, too."""
-    put(making, "has_kernels", lambda device, dtype: True)
+    let_float32_replay(put)
     for module in (driver, worker):
         put(module, "load_weights", _load_for_kernels)
     put(graphed_model, "CudaRecorder", _Again)

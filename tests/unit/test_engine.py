@@ -7,7 +7,6 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from random import Random
 
 import pytest
 import torch
@@ -15,45 +14,11 @@ import torch
 from gptoss_backend.contract import Finished, FinishReason, GenerationErrorCode, SamplingParams, Started
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
-from gptoss_backend.engine.grammar import TokenMask
 from gptoss_backend.engine.observations import Measure, Observations
-from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
-from gptoss_backend.engine.speculation import Speculation
 from support.fake_model import FakeAheadModel, FakeModel, FakePipelineModel
+from support.running_engine import GREEDY, OPTIONS, Running, tokens_of
 from support.shapes import tiny_config
-from support.toy_mask import ToyMask
-
-OPTIONS = EngineOptions(
-    max_num_seqs=4, max_queue=8, prefill_chunk_tokens=32, kv_cache_bytes=8 * 2**20, max_model_len=512
-)
-GREEDY = SamplingParams(temperature=0.0, max_tokens=8)
-
-
-class Running:
-    """A started engine and what it has said."""
-
-    def __init__(self, model: FakeModel, options: EngineOptions) -> None:
-        self.model = model
-        self.said: queue.SimpleQueue[list[TokenDelta]] = queue.SimpleQueue()
-        self.engine = Engine(model, options, self.said.put)
-        self.engine.start()
-
-    def submit(
-        self, request_id: str, prompt: list[int], sampling: SamplingParams = GREEDY, mask: TokenMask | None = None
-    ) -> None:
-        self.engine.submit(GenerationRequest(request_id, prompt, sampling, mask))
-
-    def until_last(self, *request_ids: str) -> dict[str, list[TokenDelta]]:
-        """Collect deltas until each of these requests has had its last word."""
-        deltas: dict[str, list[TokenDelta]] = {}
-        open_ids = set(request_ids)
-        while open_ids:
-            for delta in self.said.get(timeout=10):
-                deltas.setdefault(delta.request_id, []).append(delta)
-                if delta.is_last:
-                    open_ids.discard(delta.request_id)
-        return deltas
 
 
 @pytest.fixture(params=[FakeModel, FakeAheadModel])
@@ -62,10 +27,6 @@ def running(request: pytest.FixtureRequest) -> Iterator[Running]:
     yield running
     running.model.gate.set()
     running.engine.stop(drain_s=0.0)
-
-
-def tokens_of(deltas: list[TokenDelta]) -> list[int]:
-    return [token for delta in deltas for token in delta.token_ids]
 
 
 def test_request_when_it_runs_then_started_comes_first_and_finished_last_and_tokens_between(running: Running) -> None:
@@ -341,144 +302,6 @@ def test_sink_when_it_fails_amid_a_step_then_the_requests_that_ended_in_it_are_a
     assert engine.stats().stalled_s == 0.0, "it still counts as under way"
     engine.stop(drain_s=0.0)
     running.engine.stop(drain_s=0.0)
-
-
-def test_steps_when_nothing_else_is_to_be_done_then_they_are_launched_before_the_last_one_is_told() -> None:
-    model = FakeAheadModel()
-    running = Running(model, OPTIONS)
-    running.submit("a", [5], dataclasses.replace(GREEDY, max_tokens=20))
-    assert tokens_of(running.until_last("a")["a"]) == list(range(6, 26))
-    assert model.num_ahead == 19  # all but the first
-    running.engine.stop(drain_s=0.0)
-
-
-def test_steps_when_nobody_could_be_guessed_at_or_let_in_then_they_are_launched_ahead_all_the_same() -> None:
-    model = FakeAheadModel()
-    options = dataclasses.replace(OPTIONS, block_size=16, max_model_len=140, kv_cache_bytes=215_000)
-    running = Running(model, dataclasses.replace(options, speculation=Speculation(num_tokens=4, max_seqs=1)))
-    model.gate.clear()
-    sampling = dataclasses.replace(GREEDY, max_tokens=20)
-    for name in ("a", "b"):  # too many for drafts
-        running.submit(name, [5], sampling)
-    running.submit("no room yet", [1] * 130, dataclasses.replace(sampling, max_tokens=1))
-    model.gate.set()
-    running.until_last("a", "b", "no room yet")
-    assert model.num_ahead >= 18
-    running.submit("alone", list(range(10)), sampling)  # of which no two tokens recur
-    before = model.num_ahead
-    assert tokens_of(running.until_last("alone")["alone"]) == list(range(10, 30))
-    assert model.num_ahead - before == 19  # all behind its prompt's
-    running.engine.stop(drain_s=0.0)
-
-
-def test_steps_when_answers_end_then_those_of_the_others_are_launched_ahead_all_the_same() -> None:
-    model = FakeAheadModel()
-    running = Running(model, OPTIONS)
-    model.gate.clear()
-    wanted = {"b": 7, "a": 20, "c": 12}
-    for name, num_tokens in wanted.items():
-        running.submit(name, [5], dataclasses.replace(GREEDY, max_tokens=num_tokens))
-    running.submit("d", [5], dataclasses.replace(GREEDY, max_tokens=20, stop_token_ids=(14,)))  # nobody foresees it
-    model.gate.set()
-    answers = running.until_last(*wanted, "d")
-    for name, num_tokens in wanted.items():
-        assert tokens_of(answers[name]) == list(range(6, 6 + num_tokens))
-    assert tokens_of(answers["d"])[-1] == 14
-    assert len(model.batches) - model.num_ahead <= 2  # the first, and that of whoever came before it was begun
-    assert [batch.num_decodes for batch in model.batches[-8:]] == [1] * 8
-    running.engine.stop(drain_s=0.0)
-
-
-def test_steps_when_prompts_follow_on_answers_then_each_is_launched_before_the_last_one_is_told() -> None:
-    model = FakeAheadModel()
-    running = Running(model, dataclasses.replace(OPTIONS, max_num_seqs=4, max_queue=20))
-    model.gate.clear()
-    wanted = {str(number): 5 + number % 7 for number in range(20)}
-    for number, (name, num_tokens) in enumerate(wanted.items()):
-        # some prompts take several steps
-        running.submit(name, [5] * (1 + 9 * (number % 5)), dataclasses.replace(GREEDY, max_tokens=num_tokens))
-    model.gate.set()
-    answers = running.until_last(*wanted)
-    for name, num_tokens in wanted.items():
-        assert tokens_of(answers[name]) == list(range(6, 6 + num_tokens))
-    assert any(batch.chunks and batch.num_decodes for batch in model.batches)
-    assert len(model.batches) - model.num_ahead <= 3  # where no answer was under way
-    running.engine.stop(drain_s=0.0)
-
-
-def test_steps_when_a_prompt_s_grammar_has_a_say_then_the_others_wait_for_it_and_go_on_ahead() -> None:
-    model = FakeAheadModel()
-    running = Running(model, OPTIONS)
-    model.gate.clear()
-    running.submit("free", [5], dataclasses.replace(GREEDY, max_tokens=30))
-    running.submit("held", [5] * 20, dataclasses.replace(GREEDY, max_tokens=20), ToyMask([{3}, *[None] * 30]))
-    model.gate.set()
-    answers = running.until_last("free", "held")
-    assert tokens_of(answers["free"]) == list(range(6, 36))
-    assert tokens_of(answers["held"]) == list(range(3, 23))
-    assert len(model.batches) - model.num_ahead <= 3
-    running.engine.stop(drain_s=0.0)
-
-
-def test_steps_when_a_grammar_begins_and_ends_amid_an_answer_then_they_run_ahead_where_it_leaves_all_free() -> None:
-    places: list[set[int] | None] = [None] * 6 + [{3}, {3, 4}] + [None] * 6 + [{9}] * 3 + [None] * 20
-    # drawn tokens are the likeliest, too: this model is nearly sure
-    asked = {"free": (GREEDY, None), "held": (GREEDY, places), "drawn": (SamplingParams(seed=1), places)}
-    answers = []
-    for model in (FakeModel(), FakeAheadModel()):
-        running = Running(model, OPTIONS)
-        model.gate.clear()
-        masks = {name: ToyMask(held) for name, (_, held) in asked.items() if held is not None}
-        for name, (sampling, _) in asked.items():
-            running.submit(name, [5], dataclasses.replace(sampling, max_tokens=30), masks.get(name))
-        model.gate.set()
-        answers.append({name: tokens_of(deltas) for name, deltas in running.until_last(*asked).items()})
-        assert [len(mask.accepted) for mask in masks.values()] == [30, 30], "each token is told once"
-        running.engine.stop(drain_s=0.0)
-    assert answers[0] == answers[1]
-    assert answers[1]["held"][:9] == [*range(6, 12), 3, 4, 5]
-    assert 15 <= model.num_ahead < 29  # type: ignore[attr-defined]
-
-
-def test_steps_when_a_held_answer_ends_while_the_next_one_is_under_way_then_its_grammar_is_not_asked_again(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    running = Running(FakeAheadModel(), OPTIONS)
-    running.submit("a", [5], dataclasses.replace(GREEDY, max_tokens=20), ToyMask([None] * 6))
-    deltas = running.until_last("a")["a"]
-    assert tokens_of(deltas) == list(range(6, 12))
-    assert isinstance(deltas[-1].event, Finished)
-    running.submit("b", [5])
-    running.until_last("b")
-    running.engine.stop(drain_s=0.0)
-    assert "grammar" not in caplog.text
-
-
-def test_steps_when_they_run_ahead_and_requests_come_end_and_leave_then_every_answer_is_its_own() -> None:
-    model = FakeAheadModel(tiny_config(sliding_window=32, max_positions=4096, vocab_size=10_000))
-    # blocks for half of what may run: some are taken out and computed anew
-    options = dataclasses.replace(OPTIONS, max_num_seqs=8, max_queue=100, max_model_len=140, kv_cache_bytes=420_000)
-    running = Running(model, options)
-    model.gate.clear()
-    random = Random(3)
-    wanted = {str(number): random.randint(1, 95) for number in range(80)}
-    left = {name for name in wanted if random.random() < 0.2}
-    for name, num_tokens in wanted.items():
-        sampling = SamplingParams(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
-        running.submit(name, [100 * int(name)] * random.randint(1, 40), sampling)
-        if int(name) == 40:  # half of them find the engine busy, half come in between
-            model.gate.set()
-        if random.random() < 0.1:
-            running.engine.cancel(random.choice(sorted(left)))
-    answers = running.until_last(*wanted)
-    for name, num_tokens in wanted.items():
-        tokens = tokens_of(answers[name])
-        assert tokens == list(range(100 * int(name) + 1, 100 * int(name) + 1 + len(tokens)))
-        assert len(tokens) == num_tokens or name in left
-    assert model.num_ahead > 50
-    assert running.engine.stats().num_preemptions > 0
-    running.engine.stop(drain_s=0.0)
-    assert running.engine.stats().num_cache_blocks_used == 0
 
 
 def queue_s(deltas: list[TokenDelta]) -> float:

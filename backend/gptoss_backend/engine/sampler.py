@@ -66,7 +66,10 @@ class Sampler:
         rows = [row for turn, place in _placed(turns) for row in _rows_of(turn, place)]
         samplings = [row.sequence.request.sampling for row in rows]
         return Draws(
-            temperatures=[0.0 if row.sequence.is_greedy else row.sequence.request.sampling.temperature for row in rows],
+            temperatures=[
+                0.0 if row.sequence.is_greedy else sampling.temperature
+                for row, sampling in zip(rows, samplings, strict=True)
+            ],
             uniforms=[
                 0.0 if row.sequence.is_greedy else row.sequence.uniform(row.sequence.num_awaited + row.ahead)
                 for row in rows

@@ -45,7 +45,7 @@ from gptoss_backend.engine.kernels.recording import (
 from gptoss_backend.engine.kernels.replays import Recorded, Replayed, StepMemory
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
-from gptoss_backend.engine.kernels.step_inputs import DRAW_LINES, DecodeRows, DeviceTables, PassRows
+from gptoss_backend.engine.kernels.step_inputs import DRAW_LINES, DecodeRows, DeviceTables, PassRows, put_awaited
 from gptoss_backend.engine.model import Draws, LaunchedStep
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import ELSEWHERE, Group, Links, TorchModel
@@ -169,8 +169,7 @@ class GraphedModel(TorchModel):
 
     def _ids_of(self, batch: Batch) -> Tensor:
         token_ids = to_device(batch.token_ids, torch.int64, self.device)
-        if batch.follows and self._chosen is not None:
-            take_chosen(token_ids, self._chosen)
+        put_awaited(batch, token_ids, self._chosen)
         return token_ids
 
     def _pass(self, batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None) -> LaunchedStep:

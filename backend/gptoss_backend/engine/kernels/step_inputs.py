@@ -53,8 +53,7 @@ class DecodeRows:
         self._numbers.copy_(staged.numbers, non_blocking=True)
         self.draws.copy_(staged.draws, non_blocking=True)
         staged.crossing.begin()
-        if batch.follows and chosen is not None:
-            take_chosen(self.token_ids, chosen)
+        put_awaited(batch, self.token_ids, chosen)
 
     @property
     def chunks(self) -> Tensor:
@@ -103,8 +102,13 @@ class PassRows:
         self._numbers.copy_(self._staged_numbers, non_blocking=True)
         self._tiles.copy_(self._staged_tiles, non_blocking=True)
         self._crossing.begin()
-        if batch.follows and chosen is not None:
-            take_chosen(self.token_ids, chosen)
+        put_awaited(batch, self.token_ids, chosen)
+
+
+def put_awaited(batch: Batch, token_ids: Tensor, chosen: Tensor | None) -> None:
+    """Put what the batch launched before chooses where it is awaited, in place. chosen: as for `DecodeRows`."""
+    if batch.follows and chosen is not None:
+        take_chosen(token_ids, chosen)
 
 
 def decode_tiles(batch: Batch) -> Tensor:
