@@ -22,6 +22,7 @@ import torch
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.engine import Engine, Sink
+from gptoss_backend.engine.grammar import TokenMask
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
@@ -43,8 +44,11 @@ class _Times:
 class EngineRunner:
     """An engine, and rounds played on it."""
 
-    def __init__(self, make: Callable[[Sink], Engine]) -> None:
-        """make: returns the engine that tells a sink."""
+    def __init__(
+        self, make: Callable[[Sink], Engine], mask_of: Callable[[int], TokenMask | None] = lambda _: None
+    ) -> None:
+        """make: returns the engine that tells a sink. mask_of: returns the grammar of the n-th request."""
+        self._mask_of = mask_of
         self._times: dict[str, _Times] = {}  # written by the engine's thread while a request runs
         self._ended: SimpleQueue[str | None] = SimpleQueue()  # None for a request that ended well
         self._numbers = count()
@@ -89,10 +93,11 @@ class EngineRunner:
         return replies, max(t.last_s for t in times) - started_s
 
     def _submit(self, prompt: list[int], num_new_tokens: int) -> None:
-        request_id = f"bench-{next(self._numbers)}"
+        number = next(self._numbers)
+        request_id = f"bench-{number}"
         sampling = SamplingParams(max_tokens=num_new_tokens, temperature=0.0, ignore_eos=True)
         self._times[request_id] = _Times(perf_counter())
-        self.engine.submit(GenerationRequest(request_id, prompt, sampling))
+        self.engine.submit(GenerationRequest(request_id, prompt, sampling, self._mask_of(number)))
 
     def _take(self, deltas: list[TokenDelta]) -> None:
         now_s = perf_counter()

@@ -10,21 +10,39 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
+
+from torch import Tensor
 
 from gptoss_backend.engine.engine import Engine
+from gptoss_backend.engine.grammar import TokenMask
 from gptoss_backend.engine.options import EngineOptions
 from load.bench.engine_runner import EngineRunner
-from load.bench.paced import paced_model
+from load.bench.paced import NUM_LOGITS, paced_model
 from load.bench.tokenizer import single_token_words
 from load.bench.workload import make_prompts
 
 _PROMPT_TOKENS: Final = 20
-# in words, their lengths, and how many requests there are for each stream
-_ANSWERS: Final = (
-    ("all of 208 tokens", (208, 208), 1),
-    ("of 32 to 384 tokens", (32, 384), 1),
-    ("of 32 to 384 tokens, each end followed by a prompt", (32, 384), 4),
+
+
+class _Traffic(NamedTuple):
+    """Answers alike in what they ask of the engine."""
+
+    name: str
+    """In words"""
+    lengths: tuple[int, int]
+    """The least and the most tokens of an answer"""
+    num_rounds: int = 1
+    """Requests for each stream"""
+    held_every: int = 0
+    """Each so manieth request has a grammar that has a say about all its tokens; 0: none has."""
+
+
+_TRAFFIC: Final = (
+    _Traffic("all of 208 tokens", (208, 208)),
+    _Traffic("of 32 to 384 tokens", (32, 384)),
+    _Traffic("of 32 to 384 tokens, each end followed by a prompt", (32, 384), num_rounds=4),
+    _Traffic("the same, one in eight held by a grammar", (32, 384), num_rounds=4, held_every=8),
 )
 
 
@@ -45,17 +63,38 @@ def measure_idle(all_streams: list[int], speed: float) -> Iterator[IdleShare]:
 
     speed: times as quick as the H100 of `load/bench/paced.py`. Raises PeerError where the engine fails a request.
     """
-    words = single_token_words()
+    words = [word for word in single_token_words() if word < NUM_LOGITS]
     for num_streams in all_streams:
-        for answers, (least, most), num_rounds in _ANSWERS:
-            rng = Random(f"{num_streams} answers {answers}")
-            lengths = [rng.randint(least, most) for _ in range(num_rounds * num_streams)]
-            yield _share_of(answers, num_streams, lengths, words, speed)
+        for traffic in _TRAFFIC:
+            yield _share_of(traffic, num_streams, words, speed)
 
 
-def _share_of(answers: str, num_streams: int, lengths: list[int], words: Sequence[int], speed: float) -> IdleShare:
+def _share_of(traffic: _Traffic, num_streams: int, words: Sequence[int], speed: float) -> IdleShare:
+    rng = Random(f"{num_streams} answers {traffic.name}")
+    lengths = [rng.randint(*traffic.lengths) for _ in range(traffic.num_rounds * num_streams)]
     model, options = paced_model(words, speed), EngineOptions(max_num_seqs=num_streams)
-    runner = EngineRunner(lambda sink: Engine(model, options, sink))
-    _, wall_s = runner.play(make_prompts(words, len(lengths), _PROMPT_TOKENS, seed=answers), num_streams, lengths)
+
+    def mask_of(number: int) -> TokenMask | None:
+        return _AnyWord(NUM_LOGITS) if traffic.held_every and not number % traffic.held_every else None
+
+    runner = EngineRunner(lambda sink: Engine(model, options, sink), mask_of)
+    _, wall_s = runner.play(make_prompts(words, len(lengths), _PROMPT_TOKENS, seed=traffic.name), num_streams, lengths)
     runner.engine.stop(0.0)
-    return IdleShare(num_streams, answers, sum(lengths) / wall_s, model.idle_s / (model.idle_s + model.busy_s))
+    return IdleShare(num_streams, traffic.name, sum(lengths) / wall_s, model.idle_s / (model.idle_s + model.busy_s))
+
+
+class _AnyWord:
+    """A grammar that takes a mask for each token, and bars none."""
+
+    is_finished = False
+
+    def __init__(self, num_tokens: int) -> None:
+        self.num_tokens = num_tokens
+
+    def fill(self, bits: Tensor) -> bool:
+        """Write that any token may come."""
+        bits.fill_(-1)
+        return True
+
+    def accept(self, token: int) -> None:
+        """It is all the same."""
