@@ -17,18 +17,18 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from gptoss_backend.demo.random_checkpoint import SHAPES, config_of
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan, plan_cache
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.model import Draws, LaunchedStep, LocalModel, StepOutput
+from gptoss_backend.engine.edits import apply_edits
+from gptoss_backend.engine.model import Draws, Edited, LaunchedStep, LocalModel, StepOutput, Told
 from gptoss_backend.harmony.vocabulary import CHANNEL, MESSAGE, encoding
 
 NUM_LOGITS: Final = 2048
-"""Where logits are asked for: to look at 201,088 of them on a processor would take longer than a GPU's whole step."""
+"""Of a row that is edited: to look at 201,088 of them on a processor would take longer than a GPU's whole step."""
 _CACHE_BYTES: Final = 40 * 2**30
 # load/RESULTS.md, 2026-11-27, one H100 and the 20B: rows and milliseconds of a decode step, then a prompt's
 _DECODES: Final = ((1, 2.42), (8, 7.13), (32, 10.13), (128, 14.85), (256, 20.66))
@@ -108,15 +108,15 @@ class _PacedStep:
     done_at_s: float
     tokens: list[int]
 
-    def result(self, *, with_logits: bool = False) -> StepOutput:
+    def amend(self, edited: Edited | None, told: Told | None) -> None:
+        """Have the host launch what edits take; nothing is chosen by them."""
+        if edited is not None:
+            apply_edits(edited.edits, torch.zeros(len(edited.places), NUM_LOGITS))
+
+    def result(self) -> StepOutput:
         """Wait as one waits for a GPU: without holding other threads up."""
         time.sleep(max(0.0, self.done_at_s - time.perf_counter()))
-        return StepOutput(self.tokens, self._logits() if with_logits else None)
-
-    def _logits(self) -> Tensor:
-        logits = torch.zeros(len(self.tokens), NUM_LOGITS)
-        logits[torch.arange(len(self.tokens)), self.tokens] = 1.0
-        return logits
+        return StepOutput(self.tokens, None)
 
 
 def _between(points: Sequence[tuple[int, float]], rows: int) -> float:

@@ -12,7 +12,9 @@ from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.model import Draws, LaunchedStep, LocalModel, StepOutput
+from gptoss_backend.engine.edits import apply_edits
+from gptoss_backend.engine.logprobs import token_logprobs
+from gptoss_backend.engine.model import Draws, Edited, LaunchedStep, LocalModel, StepOutput, Told
 from support.shapes import tiny_config
 
 
@@ -69,7 +71,10 @@ class FakePipelineModel(FakeModel):
 class _Earliest:
     outcomes: deque[StepOutput | Exception]
 
-    def result(self, *, with_logits: bool = False) -> StepOutput:
+    def amend(self, edited: Edited | None, told: Told | None) -> None:
+        raise NotImplementedError
+
+    def result(self) -> StepOutput:
         outcome = self.outcomes.popleft()
         if isinstance(outcome, Exception):
             raise outcome
@@ -85,6 +90,7 @@ class FakeAheadModel(FakeModel):
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__(config)
         self.num_ahead = 0
+        self.num_amended = 0
         self.latest: _Ahead | None = None
         self._last: Batch | None = None
         self._chosen: list[int] = []
@@ -115,6 +121,22 @@ class _Ahead:
     output: StepOutput
     wants_logits: bool
 
-    def result(self, *, with_logits: bool = False) -> StepOutput:
-        assert not with_logits or self.model.latest is self, "its logits are gone"
-        return self.output if self.wants_logits or with_logits else replace(self.output, logits=None)
+    def amend(self, edited: Edited | None, told: Told | None) -> None:
+        assert self.model.latest is self, "the next step has gone on without"
+        assert not self.wants_logits
+        self.model.num_amended += 1
+        logits, tokens = self.output.logits, self.output.tokens
+        assert logits is not None
+        if edited is not None:
+            rows = logits[edited.places]
+            for edits, is_left in zip(edited.edits, apply_edits(edited.edits, rows).tolist(), strict=False):
+                if not is_left:
+                    edits.leave_nothing()
+            for place, token in zip(edited.places, rows.argmax(dim=-1).tolist(), strict=True):
+                tokens[place] = token  # the next step's, too
+        if told is not None:
+            logprobs = token_logprobs(logits[told.places], [tokens[place] for place in told.places], told.counts)
+            self.output = replace(self.output, logprobs=dict(zip(told.places, logprobs, strict=True)))
+
+    def result(self) -> StepOutput:
+        return self.output if self.wants_logits else replace(self.output, logits=None)

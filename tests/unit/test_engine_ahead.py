@@ -92,7 +92,7 @@ def test_steps_when_a_prompt_s_grammar_has_a_say_then_the_others_wait_for_it_and
     running.engine.stop(drain_s=0.0)
 
 
-def test_steps_when_a_grammar_begins_and_ends_amid_an_answer_then_they_run_ahead_where_it_leaves_all_free() -> None:
+def test_steps_when_a_grammar_begins_and_ends_amid_an_answer_then_they_are_launched_ahead_throughout() -> None:
     places: list[set[int] | None] = [None] * 6 + [{3}, {3, 4}] + [None] * 6 + [{9}] * 3 + [None] * 20
     # drawn tokens are the likeliest, too: this model is nearly sure
     asked = {"free": (GREEDY, None), "held": (GREEDY, places), "drawn": (SamplingParams(seed=1), places)}
@@ -109,7 +109,47 @@ def test_steps_when_a_grammar_begins_and_ends_amid_an_answer_then_they_run_ahead
         running.engine.stop(drain_s=0.0)
     assert answers[0] == answers[1]
     assert answers[1]["held"][:9] == [*range(6, 12), 3, 4, 5]
-    assert 15 <= model.num_ahead < 29  # type: ignore[attr-defined]
+    assert isinstance(model, FakeAheadModel)
+    assert len(model.batches) - model.num_ahead <= 3  # the first, and where one came before the others
+    assert 5 <= model.num_amended <= 10, "only where a grammar has a say"
+
+
+def test_steps_when_requests_have_penalties_or_ask_for_logprobs_then_they_run_ahead_with_the_same_outcome() -> None:
+    asked = {
+        "told": dataclasses.replace(GREEDY, logprobs=2, max_tokens=12),
+        "biased": dataclasses.replace(GREEDY, logit_bias={9: 5.0}, logprobs=1, min_tokens=3, max_tokens=12),
+        "penalised": dataclasses.replace(GREEDY, frequency_penalty=2.0, repetition_penalty=1.5, max_tokens=12),
+        "plain": dataclasses.replace(GREEDY, max_tokens=12),
+    }
+    answers = []
+    for model in (FakeModel(), FakeAheadModel()):
+        running = Running(model, OPTIONS)
+        model.gate.clear()
+        for name, sampling in asked.items():
+            running.submit(name, [5, 6], sampling)
+        model.gate.set()
+        said = running.until_last(*asked)
+        answers.append({n: (tokens_of(said[n]), [one for delta in said[n] for one in delta.logprobs]) for n in asked})
+        running.engine.stop(drain_s=0.0)
+    assert answers[0] == answers[1]
+    assert [len(logprobs) for _, logprobs in answers[1].values()] == [12, 12, 0, 0]
+    assert isinstance(model, FakeAheadModel)
+    assert len(model.batches) - model.num_ahead <= 3
+
+
+def test_steps_when_a_grammar_leaves_nothing_then_its_request_alone_fails_and_the_others_go_on_ahead() -> None:
+    model = FakeAheadModel()
+    running = Running(model, OPTIONS)
+    model.gate.clear()
+    running.submit("free", [5], dataclasses.replace(GREEDY, max_tokens=20))
+    running.submit("empty", [5], dataclasses.replace(GREEDY, max_tokens=20), ToyMask([None, {3}, set()]))
+    model.gate.set()
+    answers = running.until_last("free", "empty")
+    assert tokens_of(answers["free"]) == list(range(6, 26))
+    assert tokens_of(answers["empty"]) == [6, 3]
+    assert answers["empty"][-1].error == "the grammar of this request leaves no token to choose"
+    assert len(model.batches) - model.num_ahead <= 3
+    running.engine.stop(drain_s=0.0)
 
 
 def test_steps_when_a_held_answer_ends_while_the_next_one_is_under_way_then_its_grammar_is_not_asked_again(

@@ -37,6 +37,7 @@ from gptoss_backend.engine.torch_model import TorchModel
 from support.generating import deltas_of, generate
 from support.interpreted_rank import for_kernels
 from support.stepping import prompt_of
+from support.toy_mask import ToyMask
 
 SHAPE = Shape(
     hidden_size=64,
@@ -190,6 +191,37 @@ def test_engine_when_prompts_follow_on_answers_then_steps_launched_before_others
     assert {name: len(tokens) for name, tokens in found[1].items()} == lengths
     assert any(batch.follows and batch.chunks for batch in launched), "a prompt beside an awaited token"
     assert any(before.chunks and batch.follows for before, batch in itertools.pairwise(launched)), "a token of a pass"
+
+
+def test_engine_when_requests_change_their_logits_then_steps_launched_ahead_give_torch_s_tokens_and_logprobs(
+    tmp_path: Path,
+) -> None:
+    shard, weights = load(tmp_path / "checkpoint", dataclasses.replace(SHAPE, num_layers=1))
+    plain, _, ahead = models(shard, weights)
+    drawn = SamplingParams(temperature=1.0, seed=7, max_tokens=3, ignore_eos=True)
+    asked = [
+        (dataclasses.replace(drawn, top_p=0.9, logprobs=2), [{5, 300, 7}, None, set(range(40, 90))]),
+        (dataclasses.replace(drawn, temperature=0.0, repetition_penalty=2.0, logit_bias={9: 40.0}, logprobs=0), None),
+        (dataclasses.replace(drawn, stop_token_ids=(9,), min_tokens=2, allowed_token_ids=(9, 11, 450)), None),
+        (drawn, [None, set[int]()]),  # which leaves nothing
+    ]
+    found = []
+    for model in (plain, ahead):
+        requests = [
+            GenerationRequest(str(place), prompt_of(3, seed=place), sampling, held and ToyMask([*held, None]))
+            for place, (sampling, held) in enumerate(asked)
+        ]
+        deltas, _ = deltas_of(model, *requests, options=OPTIONS)
+        tokens = {name: [token for delta in said for token in delta.token_ids] for name, said in deltas.items()}
+        logprobs = {name: [one for delta in said for one in delta.logprobs] for name, said in deltas.items()}
+        found.append((tokens, {name: said[-1].error for name, said in deltas.items()}, logprobs))
+    assert found[0][:2] == found[1][:2]
+    assert [len(tokens) for tokens in found[1][0].values()] == [3, 3, 3, 1]
+    for name, expected in found[0][2].items():
+        for one, other in zip(expected, found[1][2][name], strict=True):
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+            assert [each.token_id for each in one.top] == [each.token_id for each in other.top]
+    assert [len(logprobs) for logprobs in found[1][2].values()] == [3, 3, 0, 0]
 
 
 def test_engine_when_weights_have_eight_bits_then_kernels_give_the_tokens_of_plain_torch(tmp_path: Path) -> None:

@@ -104,6 +104,21 @@ def test_choosing_when_rows_have_filters_then_tokens_are_torch_s(dtype: torch.dt
     assert drawn == expected
 
 
+def test_choosing_when_a_grammar_bars_most_tokens_then_those_left_are_drawn_as_by_torch() -> None:
+    generator = torch.Generator().manual_seed(9)
+    logits = torch.randn(2 * len(FILTERS), 700, generator=generator)
+    for row, left in zip(logits, [[137], [4, 9, 640]] * len(FILTERS), strict=True):
+        row[[token for token in range(700) if token not in left]] = -torch.inf  # most columns are empty
+    uniforms = torch.rand(len(logits), generator=generator, dtype=torch.float64).tolist()
+    filters = [asked for asked in FILTERS for _ in range(2)]
+    expected = [
+        int(draw_exactly(row[None], SamplingParams(**asked), torch.tensor([uniform], dtype=torch.float64)))
+        for row, uniform, asked in zip(logits, uniforms, filters, strict=True)
+    ]
+    assert chosen(logits, [1.0] * len(logits), uniforms, filters) == expected
+    assert chosen(logits[:2], [0.0] * 2, [0.0] * 2) == logits[:2].argmax(dim=1).tolist()
+
+
 def test_choosing_when_the_vocabulary_is_gpt_oss_s_then_filtered_tokens_are_torch_s() -> None:
     logits = (torch.randn(3, 201_088, generator=torch.Generator().manual_seed(5)) * 3).bfloat16()
     uniforms, asked = [0.2, 0.999, 0.6], [{"top_p": 0.9}, {"top_k": 50}, {"top_p": 0.5, "min_p": 0.01}]

@@ -14,8 +14,8 @@ from gptoss_backend.contract import Alternative, SamplingParams
 from gptoss_backend.engine.drawing import cutoff
 from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.logprobs import token_logprobs
-from gptoss_backend.engine.penalties import Penalties
-from gptoss_backend.engine.ranking import fold, likeliest
+from gptoss_backend.engine.penalties import Penalties, penalise
+from gptoss_backend.engine.ranking import fold, likeliest, ranked
 
 VOCAB = 64
 tokens = st.lists(st.integers(0, VOCAB - 1), max_size=150)
@@ -24,6 +24,11 @@ seeds = st.integers(0, 2**31)
 
 def random_logits(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def penalise_row(penalties: Penalties, row: torch.Tensor) -> None:
+    ids, numbers = penalties.numbers()
+    row[ids] = penalise(row[ids], torch.from_numpy(numbers))
 
 
 @settings(deadline=None)
@@ -38,7 +43,7 @@ def test_repetition_penalty_when_compared_with_transformers_then_the_logits_are_
     penalties = Penalties(SamplingParams(repetition_penalty=penalty), prompt)
     for token in generated:
         penalties.count(token)
-    penalties.apply(row)
+    penalise_row(penalties, row)
     torch.testing.assert_close(row, expected)
 
 
@@ -52,7 +57,7 @@ def test_frequency_and_presence_penalty_when_applied_then_they_follow_openais_fo
     penalties = Penalties(SamplingParams(frequency_penalty=frequency, presence_penalty=presence), prompt)
     for token in generated:
         penalties.count(token)
-    penalties.apply(row)
+    penalise_row(penalties, row)
     torch.testing.assert_close(row, expected)
 
 
@@ -72,6 +77,19 @@ def test_likeliest_when_compared_with_topk_then_values_are_the_same_and_tokens_h
     assert torch.equal(values, logits.topk(min(count, vocab)).values)
     assert torch.equal(logits.gather(1, ids), values)
     assert all(len(set(row)) == len(row) for row in ids.tolist())
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3), st.integers(1, 700), st.integers(1, 40), seeds)
+def test_ranked_when_logits_are_equal_then_the_lowest_ids_come_first_and_no_other_is_found(
+    num_rows: int, vocab: int, count: int, seed: int
+) -> None:
+    logits = random_logits(seed, num_rows, vocab).round()
+    logits[logits == 1.0] = -0.0  # which equals the other zero
+    values, ids = ranked(logits, count)
+    expected = [sorted(range(vocab), key=lambda token: (-float(row[token]), token))[:count] for row in logits]
+    assert ids.tolist() == expected
+    assert torch.equal(logits.gather(1, ids), values)
 
 
 @given(
@@ -143,7 +161,7 @@ def test_logprob_when_logits_are_equal_then_the_lowest_ids_come_first_and_the_to
         assert told == [*ranked[:-1], token]
 
 
-def test_logprobs_when_many_rows_are_told_of_then_they_are_each_row_s_own_and_a_device_is_waited_for_twice(
+def test_logprobs_when_many_rows_are_told_of_then_they_are_each_row_s_own_and_a_device_is_waited_for_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logits = (torch.randn(32, 700, generator=torch.Generator().manual_seed(1)) * 3).round()
@@ -155,4 +173,4 @@ def test_logprobs_when_many_rows_are_told_of_then_they_are_each_row_s_own_and_a_
         monkeypatch.setattr(torch.Tensor, name, lambda self, whole=whole: (waits.append(whole), whole(self))[1])
     together = token_logprobs(logits, tokens, counts)
     assert together == alone
-    assert len(waits) == 2  # for all, and for those whose last place is shared
+    assert len(waits) == 1

@@ -47,8 +47,8 @@ def sequence(
 
 def take_turns(logits: torch.Tensor, turns: list[Turn]) -> list[Choice]:
     """Play the engine for one step: the sampler may overwrite what it is given, and tokens are appended."""
-    best = logits.argmax(dim=-1).tolist()
-    choices = Sampler().pick(StepOutput(best, logits.clone() if Sampler().prepare(turns) else None), turns)
+    best, wanted = logits.argmax(dim=-1).tolist(), wants_logits(turns)
+    choices = Sampler().pick(StepOutput(best, logits.clone() if wanted else None), turns)
     for sequence, tokens, _ in choices:
         sequence.token_ids.extend(tokens)
     return choices
@@ -59,8 +59,10 @@ def pick(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
     return [token for choice in take_turns(logits, [Turn(each) for each in sequences]) for token in choice.tokens]
 
 
-def wants_logits(*sequences: Sequence) -> bool:
-    return Sampler().prepare([Turn(each) for each in sequences])
+def wants_logits(turns: list[Turn]) -> bool:
+    """Do what the engine does before a step of a model that draws nothing."""
+    Sampler().prepare(turns)
+    return Sampler().wants_logits(turns, can_draw=False)
 
 
 class Grid(UniformNumbers):
@@ -242,18 +244,22 @@ def test_pick_when_numbers_are_at_the_ends_then_no_token_of_probability_zero_com
             assert pick(logits[None], [one])[0] in (7, 30)
 
 
-def test_prepare_when_all_are_greedy_and_change_nothing_then_no_logits_are_wanted() -> None:
+def test_wants_logits_when_all_are_greedy_and_change_nothing_then_none_are_wanted() -> None:
     free = sequence(temperature=0.0, mask=ToyMask([None, {1}]))
     rows = [sequence(temperature=0.0), sequence(temperature=0.0, top_p=0.1), sequence(top_k=1), free]
-    assert not wants_logits(*rows)
+    turns = [Turn(each) for each in rows]
+    assert not wants_logits(turns)
     assert pick(torch.eye(4, VOCAB), rows) == [0, 1, 2, 3]
-    assert wants_logits(*rows), "the grammar has begun"
+    assert wants_logits(turns), "the grammar has begun"
     barred = sequence(temperature=0.0, min_tokens=1)
-    assert wants_logits(barred)
+    assert wants_logits([Turn(barred)])
     pick(torch.zeros(1, VOCAB), [barred])
-    assert not wants_logits(barred)
+    assert not wants_logits([Turn(barred)])
     for sampling in ({"logprobs": 0}, {"logit_bias": {1: 1.0}}, {"presence_penalty": 0.1}):
-        assert wants_logits(sequence(temperature=0.0, **sampling))
+        assert wants_logits([Turn(sequence(temperature=0.0, **sampling))])
+    drawn = [Turn(sequence(top_p=0.5))]
+    assert Sampler().wants_logits(drawn, can_draw=False)
+    assert not Sampler().wants_logits(drawn, can_draw=True)
 
 
 EVERYTHING: dict[str, Any] = {
@@ -350,7 +356,36 @@ def test_draws_when_guesses_stand_before_a_row_then_its_number_is_that_of_its_to
     filtered = Sampler().draws([Turn(sequence(top_k=3, min_p=0.1)), Turn(sequence(top_p=0.5))])
     assert filtered is not None
     assert (filtered.top_ks, filtered.top_ps, filtered.min_ps) == ([3.0, 0.0], [1.0, 0.5], [0.1, 0.0])
-    assert Sampler().draws([Turn(sequence(logprobs=0))]) is None
+    assert Sampler().draws([Turn(greedy), Turn(sequence(top_k=1))]) is None
+
+
+def test_edited_when_some_rows_are_due_then_each_has_its_place_and_those_with_a_mask_come_first() -> None:
+    plain, biased = sequence(temperature=0.0), sequence(seed=5, logit_bias={3: 1.0})
+    held, free = sequence(temperature=0.0, mask=ToyMask([{4}])), sequence(mask=ToyMask([None]))
+    turns = [Turn(plain, (1, 2)), Turn(biased, (7,)), Turn(held), Turn(free)]
+    Sampler().prepare(turns)
+    edited = Sampler().edited(turns)
+    assert edited is not None
+    assert (edited.places, edited.edits) == ([5, 3], [held.edits, biased.edits])
+    assert edited.draws.uniforms == [0.0, biased.uniforms.at(0)]
+    assert Sampler().edited([Turn(plain)]) is None
+
+
+def test_told_when_log_probabilities_are_asked_for_then_of_guesses_rows_too() -> None:
+    told = Sampler().told([Turn(sequence()), Turn(sequence(logprobs=2), (7, 8)), Turn(sequence(logprobs=0))])
+    assert told is not None
+    assert (told.places, told.counts) == ([1, 2, 3, 4], [2, 2, 2, 0])
+    assert Sampler().told([Turn(sequence())]) is None
+
+
+def test_pick_when_a_model_has_chosen_then_a_guess_stands_up_to_where_an_edit_is_due() -> None:
+    mask = ToyMask([None, {8}, {9}])
+    held, free = sequence(mask=mask), sequence(mask=ToyMask([None] * 5))
+    turns = [Turn(held, (4, 8)), Turn(free, (4, 8))]
+    Sampler().prepare(turns)
+    choices = Sampler().pick(StepOutput([4, 8, 3, 4, 8, 3], None), turns)
+    assert [choice.tokens for choice in choices] == [(4,), (4, 8, 3)]
+    assert mask.accepted == [4], "what comes next is chosen by the next step, with the edit"
 
 
 def test_pick_when_a_device_takes_rows_together_then_tokens_and_logprobs_are_those_of_each_alone(

@@ -148,39 +148,48 @@ class Engine:
             return
         under_way = self._launched.popleft()
         step, turns = under_way.step, under_way.turns
-        wants_logits = self._model.runs_ahead and self._run_ahead(under_way)
-        output = under_way.launched.result(with_logits=wants_logits)
+        if self._model.runs_ahead:
+            self._run_ahead(under_way)
+        output = under_way.launched.result()
         choices = self._sampler.pick(note_prompts(step, output), turns)
         self._scheduler.advance(step, choices)
         self._tell(step, news_of(step, choices, time.monotonic()))
 
-    def _run_ahead(self, under_way: _UnderWay) -> bool:
+    def _run_ahead(self, under_way: _UnderWay) -> None:
         """Begin what comes after a step while that is under way, so that the device never waits for us.
 
-        Not where its tokens are chosen by its logits; returns whether these have to be asked for after all.
+        The tokens before it are known by now, and so what changes its logits. Not behind one that gives us its logits.
         """
-        wants_logits = not self._sampler.prepare_drawn(under_way.turns)  # grammars take time, which the device has
-        if not (under_way.has_logits or wants_logits):
-            following = self._scheduler.step_after(under_way.step)
-            if following is not None:
-                self._launch(following)
-        return wants_logits
+        turns = under_way.turns
+        self._sampler.prepare(turns)  # grammars take time, which the device has
+        if under_way.has_logits:
+            return
+        edited, told = self._sampler.edited(turns), self._sampler.told(turns)
+        if edited is not None or told is not None:
+            under_way.launched.amend(edited, told)
+        following = self._scheduler.step_after(under_way.step)
+        if following is not None:
+            self._launch(following)
 
     def _launch(self, step: Step) -> bool:
         """Begin a step; False where there is nothing to compute that is not under way."""
         if not step:
             return False
         batch, turns = Batch.build(step.decodes, step.parts), step.turns
-        # a model that runs ahead may be asked for logits later, when the tokens before are known
-        runs_ahead = self._model.runs_ahead
-        with_logits = self._sampler.wants_logits(turns) if runs_ahead else self._sampler.prepare(turns)
-        scores = step.num_scored > 0
-        draws = self._sampler.draws(turns) if with_logits and self._model.can_draw and not scores else None
-        with_logits = scores or (with_logits and draws is None)
+        with_logits = self._wants_logits(step, turns)
+        draws = self._sampler.draws(turns) if self._model.can_draw and not with_logits else None
         launched = self._model.launch(batch, self._cache, with_logits=with_logits, draws=draws)
         step.note_launched()
         self._launched.append(_UnderWay(step, turns, launched, with_logits))
         return True
+
+    def _wants_logits(self, step: Step, turns: list[Turn]) -> bool:
+        if step.num_scored:
+            return True
+        if self._model.runs_ahead:  # edits are made later; behind guesses that are made one after another, by us
+            return any(part.sequence.edits is not None for part in step.drafts)
+        self._sampler.prepare(turns)
+        return self._sampler.wants_logits(turns, can_draw=self._model.can_draw)
 
     def _draft(self, sequences: list[Sequence], num_tokens: int) -> list[list[int]]:
         return self._model.draft(Batch.build(sequences, []), self._cache, num_tokens)

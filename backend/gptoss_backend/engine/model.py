@@ -7,17 +7,19 @@ the reference, `native.NativeModel` on CPUs with AVX2 or AVX-512. `placement.Dis
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.cache_sizing import size_cache
 from gptoss_backend.engine.config import ModelConfig
+from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.errors import ModelLost, first_line
 from gptoss_backend.engine.kv_cache import KVCache
 
@@ -48,6 +50,32 @@ class Draws:
         """The five, one below the other."""
         return self.temperatures, self.uniforms, self.top_ks, self.top_ps, self.min_ps
 
+    def part(self, of: slice) -> Draws:
+        """Return the draws of some of the samples."""
+        return Draws(*(line[of] for line in self.lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """Samples whose logits are changed before their tokens are chosen."""
+
+    places: list[int]
+    """Among the step's samples"""
+    edits: list[LogitEdits]
+    """Of each; those with a mask first."""
+    draws: Draws
+    """Of these"""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Samples whose tokens' log probabilities are told, by the logits as they were."""
+
+    places: list[int]
+    """Among the step's samples"""
+    counts: list[int]
+    """Of each, how many of the likeliest tokens are told besides."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
@@ -57,8 +85,14 @@ class StepOutput:
     """The likeliest token, the lowest id among equals; where the step was told of draws, what was drawn."""
     logits: Tensor | None
     """[num_samples, vocab] float32, where asked for."""
+    logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
+    """By samples; of those that the step was told of by `amend`."""
 
-    def result(self, *, with_logits: bool = False) -> StepOutput:
+    def amend(self, edited: Edited | None, told: Told | None) -> None:
+        """What is computed already has been told how before."""
+        raise NotImplementedError
+
+    def result(self) -> StepOutput:
         """Return itself: a step that is computed already needs no waiting for."""
         return self
 
@@ -82,11 +116,16 @@ class ModelInfo:
 class LaunchedStep(Protocol):
     """A step under way."""
 
-    def result(self, *, with_logits: bool = False) -> StepOutput:
-        """Wait for it to be computed. Raises what its computation raised.
+    def amend(self, edited: Edited | None, told: Told | None) -> None:
+        """Have some samples chosen anew, by edits that are known by now, and be told of log probabilities.
 
-        with_logits: also of a model that runs ahead, where the step was launched without and no further one has been.
+        Of a model that runs ahead: at most once, before the next step is launched, which goes on with these tokens; of
+        a step that was launched without logits. What the edits leave nothing of is noted in them once the result is
+        there. Waits for no device.
         """
+
+    def result(self) -> StepOutput:
+        """Wait for it to be computed. Raises what its computation raised."""
 
 
 class Model(Protocol):
@@ -104,7 +143,7 @@ class Model(Protocol):
     runs_ahead: bool
     """True where `launch` takes decodes of tokens that the step launched before has yet to choose.
 
-    What a step has drawn may be wrong: until the next one is launched its logits can still be asked for.
+    So a step's edits may not be known when it is launched: it can be amended.
     """
     can_draft: bool
     """True where `draft` guesses."""

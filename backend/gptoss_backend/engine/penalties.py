@@ -1,7 +1,7 @@
 """Penalties for tokens that occurred before.
 
 Stage 5 of a request: step. Owns: a sequence's token counts, and the three penalties' arithmetic.
-Does not know: other sequences, sampling. Work grows with a sequence's distinct tokens, never with the vocabulary.
+Does not know: where the logits lie, sampling. Work grows with distinct tokens, never with the vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.engine.transfer import sent
 
 # an extreme penalty must not make infinities, whose differences are not numbers
 _LARGEST_LOGIT = 1e30
@@ -39,18 +38,23 @@ class Penalties:
         """Note a generated token."""
         self._counts.add(token)
 
-    def apply(self, row: Tensor) -> None:
-        """Penalise the tokens counted so far, in place. row: [vocab] float32.
+    def numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the tokens counted so far, [n] int64, and for `penalise` what becomes of each, [2, n] float64.
 
         Repetition (arXiv:1909.05858) for tokens of prompt and answer; then frequency and presence, as OpenAI defines
         them, for tokens of the answer.
         """
-        ids, counts = (sent(torch.from_numpy(values), row.device) for values in self._counts.arrays())
-        logits = row[ids].double()
-        if self._repetition != 1.0:
-            logits = torch.where(logits > 0, logits / self._repetition, logits * self._repetition)
-        logits -= self._frequency * counts + self._presence * (counts > 0)
-        row[ids] = logits.clamp_(-_LARGEST_LOGIT, _LARGEST_LOGIT).float()
+        ids, counts = self._counts.arrays()
+        subtracted = self._frequency * counts + self._presence * (counts > 0)
+        return ids, np.stack([np.full(len(ids), self._repetition), subtracted])
+
+
+def penalise(logits: Tensor, numbers: Tensor) -> Tensor:
+    """Return the logits of tokens that occurred, penalised. logits: [n] float32; numbers: [2, n] float64."""
+    divisors, subtracted = numbers
+    exact = logits.double()
+    penalised: Tensor = torch.where(exact > 0, exact / divisors, exact * divisors) - subtracted
+    return penalised.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT).float()
 
 
 class _TokenCounts:

@@ -22,7 +22,7 @@ from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.engine.drawing import ROWS_AT_ONCE, Shortlist, draw_exactly, draw_filtered, draw_plain, has_filter
 from gptoss_backend.engine.edits import apply_edits
 from gptoss_backend.engine.logprobs import token_logprobs
-from gptoss_backend.engine.model import Draws, StepOutput
+from gptoss_backend.engine.model import Draws, Edited, StepOutput, Told
 from gptoss_backend.engine.sequence import Sequence
 from gptoss_backend.engine.speculation import accept
 from gptoss_backend.engine.step import Choice, Turn
@@ -33,60 +33,68 @@ class Sampler:
     """Picks tokens for a batch of sequences with any mix of parameters."""
 
     @staticmethod
-    def prepare(turns: list[Turn]) -> bool:
-        """Get ready for the tokens of a step, grammars filled in; returns what `wants_logits` says then."""
+    def prepare(turns: list[Turn]) -> None:
+        """Get ready for the tokens of a step, grammars filled in; the tokens before are known."""
         for sequence, _ in turns:
             if sequence.edits is not None:
                 sequence.edits.prepare()
-        return Sampler.wants_logits(turns)
 
     @staticmethod
-    def prepare_drawn(turns: list[Turn]) -> bool:
-        """Do the same after a model was let draw; returns whether it chose as was wanted."""
-        Sampler.prepare(turns)
-        return all(_needs_no_logits(turn) for turn in turns)
+    def wants_logits(turns: list[Turn], *, can_draw: bool) -> bool:
+        """Say whether what a model chooses by itself does not suffice for `pick`; after `prepare`.
 
-    @staticmethod
-    def wants_logits(turns: list[Turn]) -> bool:
-        """Say whether the likeliest tokens alone do not suffice for `pick`, as far as is known."""
+        can_draw: the model takes draws.
+        """
         # what is to be changed behind a guess is known only once the guess stands
         return any(
-            sequence.wants_logits or (sequence.edits is not None and (sequence.edits.is_due or len(guesses) > 0))
+            (sequence.edits is not None and (sequence.edits.is_due or len(guesses) > 0))
+            or sequence.request.sampling.logprobs is not None
+            or not (can_draw or sequence.is_greedy)
             for sequence, guesses in turns
         )
 
     @staticmethod
     def draws(turns: list[Turn]) -> Draws | None:
-        """Return how these get their tokens where a model that draws by itself can see to all of them, else None.
-
-        A token that is awaited may yet make it otherwise.
-        """
-        if not all(_needs_no_logits(turn) for turn in turns):
+        """Return how a model that draws by itself chooses all of these, edits aside; None: the likeliest."""
+        if all(sequence.is_greedy for sequence, _ in turns):
             return None
-        rows = [row for turn, place in _placed(turns) for row in _rows_of(turn, place)]
-        samplings = [row.sequence.request.sampling for row in rows]
-        return Draws(
-            temperatures=[
-                0.0 if row.sequence.is_greedy else sampling.temperature
-                for row, sampling in zip(rows, samplings, strict=True)
-            ],
-            uniforms=[
-                0.0 if row.sequence.is_greedy else row.sequence.uniform(row.sequence.num_awaited + row.ahead)
-                for row in rows
-            ],
-            top_ks=[float(sampling.top_k) for sampling in samplings],
-            top_ps=[sampling.top_p for sampling in samplings],
-            min_ps=[sampling.min_p for sampling in samplings],
-        )
+        return _draws_of([row for turn, place in _placed(turns) for row in _rows_of(turn, place)])
+
+    @staticmethod
+    def edited(turns: list[Turn]) -> Edited | None:
+        """Return which samples' logits are to be changed, after `prepare`; None: none.
+
+        Behind a guess nothing is known of: `pick` goes no further than to where something is due.
+        """
+        due = [
+            (turn, place, edits) for turn, place in _placed(turns) if (edits := turn.sequence.edits) and edits.is_due
+        ]
+        if not due:
+            return None
+        due.sort(key=lambda each: each[2].mask is None)
+        rows = [_rows_of(turn, place)[0] for turn, place, _ in due]
+        return Edited([row.place for row in rows], [edits for _, _, edits in due], _draws_of(rows))
+
+    @staticmethod
+    def told(turns: list[Turn]) -> Told | None:
+        """Return which samples' log probabilities are asked for; None: none's."""
+        counts = {
+            row.place: count
+            for turn, place in _placed(turns)
+            if (count := turn.sequence.request.sampling.logprobs) is not None
+            for row in _rows_of(turn, place)
+        }
+        return Told(list(counts), list(counts.values())) if counts else None
 
     @staticmethod
     def pick(output: StepOutput, turns: list[Turn]) -> list[Choice]:
         """Choose the next tokens of each, one and as many more as its guesses are right; logits are overwritten."""
         logits = output.logits
-        if logits is None and not any(guesses or sequence.edits is not None for sequence, guesses in turns):
+        is_asked = logits is not None or len(output.logprobs) > 0
+        if not is_asked and not any(guesses or sequence.edits is not None for sequence, guesses in turns):
             # most steps, and with many sequences: nothing is asked about what the model chose
             return [Choice(sequence, (token,)) for (sequence, _), token in zip(turns, output.tokens, strict=True)]
-        picked = _Picked(list(output.tokens))
+        picked = _Picked(list(output.tokens), output.logprobs)
         if logits is not None:
             at_once = [pair for pair in _placed(turns) if not _goes_one_by_one(pair[0], logits)]
             picked.add(logits, [row for turn, place in at_once for row in _rows_of(turn, place)])
@@ -147,26 +155,38 @@ def _rows_of(turn: Turn, place: int) -> list[_Row]:
     return [_Row(place + ahead, sequence, ahead) for ahead in range(1 + len(guesses))]
 
 
-def _needs_no_logits(turn: Turn) -> bool:
-    """True where a model that draws by itself can choose the tokens: nothing else is asked about them."""
-    sampling, edits = turn.sequence.request.sampling, turn.sequence.edits
-    is_edited = edits is not None and (edits.is_due or len(turn.guesses) > 0)
-    return not is_edited and sampling.logprobs is None
+def _draws_of(rows: list[_Row]) -> Draws:
+    samplings = [row.sequence.request.sampling for row in rows]
+    return Draws(
+        temperatures=[
+            0.0 if row.sequence.is_greedy else sampling.temperature
+            for row, sampling in zip(rows, samplings, strict=True)
+        ],
+        uniforms=[
+            0.0 if row.sequence.is_greedy else row.sequence.uniform(row.sequence.num_awaited + row.ahead)
+            for row in rows
+        ],
+        top_ks=[float(sampling.top_k) for sampling in samplings],
+        top_ps=[sampling.top_p for sampling in samplings],
+        min_ps=[sampling.min_p for sampling in samplings],
+    )
 
 
-def _goes_one_by_one(turn: Turn, logits: Tensor) -> bool:
+def _goes_one_by_one(turn: Turn, logits: Tensor | None) -> bool:
     """True where a row has to wait for the token before, or, on a CPU, may have been looked at in vain."""
-    return bool(turn.guesses) and (turn.sequence.edits is not None or logits.device.type == "cpu")
+    return bool(turn.guesses) and (turn.sequence.edits is not None or _are_on_a_cpu(logits))
+
+
+def _are_on_a_cpu(logits: Tensor | None) -> bool:
+    return logits is not None and logits.device.type == "cpu"
 
 
 def _choose(output: StepOutput, turn: Turn, place: int, picked: _Picked) -> Choice:
     sequence, guesses = turn
+    one_by_one = _goes_one_by_one(turn, output.logits)
+    tokens = _pick_one_by_one(output, turn, place, picked) if one_by_one else _take_at_once(turn, place, picked)
     if guesses:
-        one_by_one = output.logits is not None and _goes_one_by_one(turn, output.logits)
-        tokens = _pick_one_by_one(output, turn, place, picked) if one_by_one else _take_at_once(turn, place, picked)
         tokens = sequence.until_end(tokens)
-    else:
-        tokens = _take_at_once(turn, place, picked)
     return Choice(sequence, tokens, picked.logprobs_of(place, len(tokens)))
 
 
@@ -179,16 +199,19 @@ def _take_at_once(turn: Turn, place: int, picked: _Picked) -> tuple[int, ...]:
 
 
 def _pick_one_by_one(output: StepOutput, turn: Turn, place: int, picked: _Picked) -> tuple[int, ...]:
-    assert output.logits is not None  # noqa: S101 (else all are taken at once)
     sequence, guesses = turn
+    edits = sequence.edits
     tokens: list[int] = []
     for row, guess in zip_longest(_rows_of(turn, place), guesses):
-        if sequence.edits is not None and row.ahead:
-            sequence.edits.prepare()
-        picked.add(output.logits, [row])
+        if edits is not None and row.ahead:
+            edits.prepare()
+        if output.logits is not None:
+            picked.add(output.logits, [row])
+        elif edits is not None and edits.is_due and row.ahead:
+            break  # it was chosen without: another step will choose it
         tokens.append(picked.tokens[row.place])
-        if sequence.edits is not None:
-            sequence.edits.accept(tokens[-1])
+        if edits is not None:
+            edits.accept(tokens[-1])
         if tokens[-1] != guess or sequence.ends_at(tokens[-1]):
             break
     return tuple(tokens)
@@ -204,7 +227,10 @@ def _edit(logits: Tensor, rows: list[_Row], tokens: list[int]) -> dict[int, Tens
         told = [row for row in group if row.sequence.request.sampling.logprobs is not None]
         untouched |= {row.place: logits[row.place].clone() for row in told}
         values = _values(logits, group)
-        apply_edits([edits_of[row.place] for row in group], values)
+        of_group = [edits_of[row.place] for row in group]
+        for edits, is_left in zip(of_group, apply_edits(of_group, values).tolist(), strict=False):
+            if not is_left:
+                edits.leave_nothing()
         if len(group) > 1:  # of one it is the row itself
             logits.index_copy_(0, _places(group, logits), values)
         if any(row.sequence.is_greedy for row in group):

@@ -83,8 +83,6 @@ class Sequence:
     lookup: PromptLookup | None = None
     """Guesses the next tokens; None: nothing is guessed."""
     is_greedy: bool = field(init=False)
-    wants_logits: bool = field(init=False)
-    """True where the likeliest token does not suffice, `edits` aside."""
     block_hashes: BlockHashes = field(default_factory=BlockHashes, repr=False)
     """Of `token_ids`; the KV cache's."""
     token_ids: array[int] = field(init=False)
@@ -113,7 +111,6 @@ class Sequence:
         self.token_ids = array("i", self.request.prompt_ids)
         sampling = self.request.sampling
         self.is_greedy = sampling.temperature < _LEAST_TEMPERATURE or sampling.top_k == 1
-        self.wants_logits = not self.is_greedy or sampling.logprobs is not None
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
         self.uniforms = UniformNumbers(seed)
 

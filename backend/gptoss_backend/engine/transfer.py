@@ -1,4 +1,4 @@
-"""Numbers from the host to a device that is busy.
+"""Numbers between the host and a device that is busy.
 
 Owns: the one way in which that waits for nothing. Does not know: what they mean.
 """
@@ -22,3 +22,9 @@ def to_device(numbers: Sequence[float] | Sequence[Sequence[float]], dtype: torch
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor of the host on a device, likewise; on the host itself."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def fetched(tensor: Tensor) -> Tensor:
+    """Return memory of the host in which a device's numbers will be, once it has come to this point of its work."""
+    here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
+    return here.copy_(tensor, non_blocking=True)

@@ -29,6 +29,7 @@ from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.eagle.head import FIRST_PAIR, DraftHead, TokenPlaces
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.experts import Addition
+from gptoss_backend.engine.kernels.choosing import chosen_by
 from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
 from gptoss_backend.engine.kernels.embedding import look_up, take_chosen
 from gptoss_backend.engine.kernels.experts import norm_and_mix
@@ -45,7 +46,7 @@ from gptoss_backend.engine.kernels.recording import (
 from gptoss_backend.engine.kernels.replays import Recorded, Replayed, StepMemory
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
-from gptoss_backend.engine.kernels.step_inputs import DRAW_LINES, DecodeRows, DeviceTables, PassRows, put_awaited
+from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, PassRows, put_awaited
 from gptoss_backend.engine.model import Draws, LaunchedStep
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import ELSEWHERE, Group, Links, TorchModel
@@ -183,7 +184,7 @@ class GraphedModel(TorchModel):
         logits = self._finish(hidden, batch)
         if logits is None:
             return ELSEWHERE
-        return self._read(_chosen_by(logits, draws), logits, with_logits=with_logits)
+        return self._read(chosen_by(logits, draws), logits, with_logits=with_logits)
 
     def _replay(self, recorded: Recorded[Any], count: int) -> Tensor:
         """Compute what is recorded for `count` tokens; returns the residual stream behind this shard's layers.
@@ -199,19 +200,9 @@ class GraphedModel(TorchModel):
         return self._memory.hidden[:count]
 
     def _read(self, chosen: Tensor, logits: Tensor, *, with_logits: bool) -> Replayed:
-        """Send what a step chooses to the host as soon as it is there; the next one may go on with it."""
+        """Return a step under way; the next one may go on with what it chooses."""
         self._chosen = chosen
-        tokens = torch.empty(len(chosen), dtype=torch.int64, pin_memory=self.device.type == "cuda")
-        tokens.copy_(chosen, non_blocking=True)
-        return Replayed(tokens, logits, with_logits, self._mark(), self._group)
-
-    def _mark(self) -> torch.cuda.Event | None:
-        """Return an event behind all that the device has been given; None where it has done it."""
-        if self.device.type != "cuda":
-            return None
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self.device))
-        return event
+        return Replayed(chosen, logits, self._group, wants_logits=with_logits)
 
     # --- recording ---
 
@@ -303,17 +294,5 @@ class GraphedModel(TorchModel):
             take_chosen(rows.token_ids, self._memory.chosen)
         logits = [self._logits(self._empty_hidden(num_samples).zero_()) for num_samples in _SAMPLES_COMPILED]
         for count in (1, 2):  # for an even number Triton compiles another kernel: the uniform numbers lie otherwise
-            _chosen_by(logits[1][:count], None)
-
-
-def _chosen_by(logits: Tensor, draws: Draws | None) -> Tensor:
-    """Return the token of each row of logits, [n] int64. draws: None: the likeliest."""
-    count, device = len(logits), logits.device
-    tokens = torch.empty(count, dtype=torch.int64, device=device)
-    if not count:
-        return tokens
-    likeliest = torch.zeros(DRAW_LINES, count, dtype=torch.float64, device=device)
-    numbers = likeliest if draws is None else to_device(draws.lines, torch.float64, device)
-    with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
-        choose_tokens(logits, numbers, tokens)
-    return tokens
+            chosen_by(logits[1][:count], None)
+            chosen_by(logits[1][:count].float(), None)  # that were edited

@@ -11,10 +11,12 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from gptoss_backend.engine.kernels.choosing import Amended
 from gptoss_backend.engine.kernels.recording import Work
 from gptoss_backend.engine.kernels.step_inputs import DecodeRows, PassRows
-from gptoss_backend.engine.model import StepOutput
+from gptoss_backend.engine.model import Edited, StepOutput, Told
 from gptoss_backend.engine.torch_model import Group
+from gptoss_backend.engine.transfer import fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +47,40 @@ class Recorded(Generic[Rows]):
     replay: Work
 
 
-@dataclass(frozen=True, slots=True)
 class Replayed:
     """A step under way. Its logits stay until the next one is launched, where they are not its own."""
 
-    tokens: Tensor
-    """On the host, once `done`"""
-    logits: Tensor
-    wants_logits: bool
-    done: torch.cuda.Event | None
-    """None: it is done"""
-    group: Group
+    def __init__(self, chosen: Tensor, logits: Tensor, group: Group, *, wants_logits: bool) -> None:
+        """chosen: [num_samples] int64, which the step after this one goes on with; logits: [num_samples, vocab]."""
+        self._chosen = chosen
+        self._logits = logits
+        self._group = group
+        self._wants_logits = wants_logits
+        self._amended: Amended | None = None
+        self._fetch()
 
-    def result(self, *, with_logits: bool = False) -> StepOutput:
+    def amend(self, edited: Edited | None, told: Told | None) -> None:
+        """Choose some samples anew, as `LaunchedStep.amend` says."""
+        self._amended = Amended.of(self._logits, self._chosen, edited, told)
+        self._fetch()
+
+    def result(self) -> StepOutput:
         """Wait for this step, not for what was launched after it."""
-        if self.done is not None:
-            self.group.wait(self.done)
-        return StepOutput(self.tokens.tolist(), self.logits.float() if self.wants_logits or with_logits else None)
+        if self._done is not None:
+            self._group.wait(self._done)
+        logits = self._logits.float() if self._wants_logits else None
+        return StepOutput(self._tokens.tolist(), logits, {} if self._amended is None else self._amended.read())
+
+    def _fetch(self) -> None:
+        """Send the tokens to the host as soon as they are there."""
+        self._tokens = fetched(self._chosen)
+        self._done = _mark(self._chosen.device)
+
+
+def _mark(device: torch.device) -> torch.cuda.Event | None:
+    """Return an event behind all that a device has been given; None where it has done it."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event

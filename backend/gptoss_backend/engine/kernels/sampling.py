@@ -81,7 +81,7 @@ def _sum_columns(
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     scores = _read_columns(logits + row * vocab, column, vocab, width, DEPTH)
     peak, place = tl.max(scores, axis=0, return_indices=True)
-    weights = tl.exp((scores - peak[None, :]) / _divisor(tl.load(temperatures + row)))
+    weights = tl.exp((scores - _finite(peak)[None, :]) / _divisor(tl.load(temperatures + row)))
     kept = row * width + column
     tl.store(peaks + kept, peak, mask=column < width)
     tl.store(sums + kept, tl.sum(weights, axis=0), mask=column < width)
@@ -132,7 +132,7 @@ def _filter_columns(
             inside = column < width
             read = _read_columns(scores, column, vocab, width, DEPTH)
             own = tl.load(peaks + row * width + column, mask=inside, other=0.0)
-            weights = tl.where(read >= floor, tl.exp((read - own[None, :]) / temperature), 0.0)
+            weights = tl.where(read >= floor, tl.exp((read - _finite(own)[None, :]) / temperature), 0.0)
             tl.store(sums + row * width + column, tl.sum(weights, axis=0), mask=inside)
     tl.store(floors + row, floor)
 
@@ -199,6 +199,12 @@ def _invert(weights: tl.tensor, places: tl.tensor, uniform: tl.tensor) -> tuple[
     weight = tl.sum(tl.where(places == place, weights, 0.0), axis=0)
     before = tl.sum(tl.where(places == place, cumulative, 0.0), axis=0) - weight
     return place, tl.minimum(tl.maximum((target - before) / weight, 0.0), 1.0)
+
+
+@triton.jit
+def _finite(peak: tl.tensor) -> tl.tensor:
+    """Return what a column is weighed against: where a grammar has barred all of it, infinities' difference is none."""
+    return tl.where(peak == float("-inf"), 0.0, peak)
 
 
 @triton.jit

@@ -29,7 +29,7 @@ from gptoss_backend.engine.checkpoint import Progress, load_weights
 from gptoss_backend.engine.errors import EngineError, ModelLost, first_line
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.making import can_replay
-from gptoss_backend.engine.model import Draws, LaunchedStep, ModelInfo, StepOutput, check_device
+from gptoss_backend.engine.model import Draws, Edited, LaunchedStep, ModelInfo, StepOutput, Told, check_device
 from gptoss_backend.engine.placement.cluster import Cluster
 from gptoss_backend.engine.placement.group import PartsLost, address_towards, join_group, leave_group
 from gptoss_backend.engine.placement.messages import StepMessage
@@ -252,9 +252,12 @@ class _Joint:
     model: DistributedModel
     launched: LaunchedStep
 
-    def result(self, *, with_logits: bool = False) -> StepOutput:
+    def amend(self, edited: Edited | None, told: Told | None) -> None:
+        self.launched.amend(edited, told)
+
+    def result(self) -> StepOutput:
         try:
-            return self.launched.result(with_logits=with_logits)
+            return self.launched.result()
         except PartsLost as error:
             raise self.model.lost(error) from error
 
@@ -266,5 +269,9 @@ class _Awaited:
     model: DistributedModel
     num_logits: int | None
 
-    def result(self, *, with_logits: bool = False) -> StepOutput:
+    def amend(self, edited: Edited | None, told: Told | None) -> None:
+        """A pipeline does not run ahead."""
+        raise NotImplementedError
+
+    def result(self) -> StepOutput:
         return self.model.await_output(self.num_logits)
