@@ -167,9 +167,10 @@ def run_others(dtype: torch.dtype, num_tokens: int) -> None:
     """Call what launches the last norm and, for as many decoding rows, their set-up and sampling."""
     hidden = torch.empty(num_tokens, HIDDEN, dtype=dtype, device=META)
     if num_tokens <= 256:
-        logits = torch.empty(num_tokens, 201088, dtype=dtype, device=META)
         draws = torch.empty(5, num_tokens, dtype=torch.float64, device=META)
-        choose_tokens(logits, draws, torch.empty(num_tokens, dtype=torch.int64, device=META))
+        for logits_dtype in {dtype, torch.float32}:  # as they are, and edited
+            logits = torch.empty(num_tokens, 201088, dtype=logits_dtype, device=META)
+            choose_tokens(logits, draws, torch.empty(num_tokens, dtype=torch.int64, device=META))
         plan = CachePlan(16, num_tokens, 4096, num_tokens * 256, num_tokens * 256, 0)
         set_up(DecodeRows(num_tokens, META), DeviceTables(plan, 128, META), RotaryEmbedding(ROPE, 64, META))
     add_and_norm(hidden, None, Norm(torch.empty(HIDDEN, device=META), 1e-5, dtype))

@@ -12,10 +12,12 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from gptoss_backend.contract import Alternative, SamplingParams
 from gptoss_backend.engine.drawing import cutoff
-from gptoss_backend.engine.edits import LogitEdits
+from gptoss_backend.engine.edits import LogitEdits, apply_edits
+from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.logprobs import token_logprobs
 from gptoss_backend.engine.penalties import Penalties, penalise
 from gptoss_backend.engine.ranking import fold, likeliest, ranked
+from support.toy_mask import ToyMask
 
 VOCAB = 64
 tokens = st.lists(st.integers(0, VOCAB - 1), max_size=150)
@@ -174,3 +176,22 @@ def test_logprobs_when_many_rows_are_told_of_then_they_are_each_row_s_own_and_a_
     together = token_logprobs(logits, tokens, counts)
     assert together == alone
     assert len(waits) == 1
+
+
+def test_edits_when_they_only_bar_tokens_then_rows_stay_in_their_dtype_and_keep_what_is_left() -> None:
+    rows = random_logits(7, 3, 200).bfloat16()
+    before = rows.clone()
+    held, finished, allowed = (
+        LogitEdits.of(sampling, [], frozenset({4}), mask and Grammar(ToyMask([mask, {150}]), "r"))
+        for sampling, mask in (
+            (SamplingParams(), {4, 9, 150}),
+            (SamplingParams(min_tokens=3), {4}),  # a complete grammar outweighs min_tokens
+            (SamplingParams(min_tokens=3, allowed_token_ids=(4, 9, 11)), None),
+        )
+    )
+    edits = [each for each in (held, finished, allowed) if each is not None]
+    assert [each.prepare() and not each.weighs for each in edits] == [True] * 3
+    assert apply_edits(edits, rows).tolist() == [True, True]
+    for row, whole, left in zip(rows, before, ({4, 9, 150}, {4}, {9, 11}), strict=True):
+        assert set(row.isfinite().nonzero().flatten().tolist()) == left
+        assert all(row[token] == whole[token] for token in left)

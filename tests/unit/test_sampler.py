@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptoss_backend.contract import SamplingParams
-from gptoss_backend.engine import drawing, sampler
+from gptoss_backend.engine import drawing, sampler, sampling_metadata
 from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.model import StepOutput
 from gptoss_backend.engine.sampler import Sampler
+from gptoss_backend.engine.sampling_metadata import draws_of, edited_of, prepare_edits, told_of
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.step import Choice, Turn
 from gptoss_backend.engine.uniforms import UniformNumbers
@@ -61,8 +62,8 @@ def pick(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
 
 def wants_logits(turns: list[Turn]) -> bool:
     """Do what the engine does before a step of a model that draws nothing."""
-    Sampler().prepare(turns)
-    return Sampler().wants_logits(turns, can_draw=False)
+    prepare_edits(turns)
+    return sampling_metadata.wants_logits(turns, can_draw=False)
 
 
 class Grid(UniformNumbers):
@@ -258,8 +259,8 @@ def test_wants_logits_when_all_are_greedy_and_change_nothing_then_none_are_wante
     for sampling in ({"logprobs": 0}, {"logit_bias": {1: 1.0}}, {"presence_penalty": 0.1}):
         assert wants_logits([Turn(sequence(temperature=0.0, **sampling))])
     drawn = [Turn(sequence(top_p=0.5))]
-    assert Sampler().wants_logits(drawn, can_draw=False)
-    assert not Sampler().wants_logits(drawn, can_draw=True)
+    assert sampling_metadata.wants_logits(drawn, can_draw=False)
+    assert not sampling_metadata.wants_logits(drawn, can_draw=True)
 
 
 EVERYTHING: dict[str, Any] = {
@@ -344,45 +345,45 @@ def test_pick_when_an_answer_ends_amid_its_guesses_then_nothing_behind_the_end_i
 
 def test_draws_when_guesses_stand_before_a_row_then_its_number_is_that_of_its_token() -> None:
     one, greedy = sequence(seed=3, temperature=0.7), sequence(temperature=0.0)
-    draws = Sampler().draws([Turn(one, (1, 2)), Turn(greedy)])
+    draws = draws_of([Turn(one, (1, 2)), Turn(greedy)])
     assert draws is not None
     assert draws.temperatures == [0.7, 0.7, 0.7, 0.0]
     assert draws.uniforms == [*(one.uniforms.at(place) for place in range(3)), 0.0]
     one.token_ids.append(1)
     one.awaited_as = 0
-    later = Sampler().draws([Turn(one)])
+    later = draws_of([Turn(one)])
     assert later is not None
     assert later.uniforms == [one.uniforms.at(2)]
-    filtered = Sampler().draws([Turn(sequence(top_k=3, min_p=0.1)), Turn(sequence(top_p=0.5))])
+    filtered = draws_of([Turn(sequence(top_k=3, min_p=0.1)), Turn(sequence(top_p=0.5))])
     assert filtered is not None
     assert (filtered.top_ks, filtered.top_ps, filtered.min_ps) == ([3.0, 0.0], [1.0, 0.5], [0.1, 0.0])
-    assert Sampler().draws([Turn(greedy), Turn(sequence(top_k=1))]) is None
+    assert draws_of([Turn(greedy), Turn(sequence(top_k=1))]) is None
 
 
 def test_edited_when_some_rows_are_due_then_each_has_its_place_and_those_with_a_mask_come_first() -> None:
     plain, biased = sequence(temperature=0.0), sequence(seed=5, logit_bias={3: 1.0})
     held, free = sequence(temperature=0.0, mask=ToyMask([{4}])), sequence(mask=ToyMask([None]))
     turns = [Turn(plain, (1, 2)), Turn(biased, (7,)), Turn(held), Turn(free)]
-    Sampler().prepare(turns)
-    edited = Sampler().edited(turns)
+    prepare_edits(turns)
+    edited = edited_of(turns)
     assert edited is not None
     assert (edited.places, edited.edits) == ([5, 3], [held.edits, biased.edits])
     assert edited.draws.uniforms == [0.0, biased.uniforms.at(0)]
-    assert Sampler().edited([Turn(plain)]) is None
+    assert edited_of([Turn(plain)]) is None
 
 
 def test_told_when_log_probabilities_are_asked_for_then_of_guesses_rows_too() -> None:
-    told = Sampler().told([Turn(sequence()), Turn(sequence(logprobs=2), (7, 8)), Turn(sequence(logprobs=0))])
+    told = told_of([Turn(sequence()), Turn(sequence(logprobs=2), (7, 8)), Turn(sequence(logprobs=0))])
     assert told is not None
     assert (told.places, told.counts) == ([1, 2, 3, 4], [2, 2, 2, 0])
-    assert Sampler().told([Turn(sequence())]) is None
+    assert told_of([Turn(sequence())]) is None
 
 
 def test_pick_when_a_model_has_chosen_then_a_guess_stands_up_to_where_an_edit_is_due() -> None:
     mask = ToyMask([None, {8}, {9}])
     held, free = sequence(mask=mask), sequence(mask=ToyMask([None] * 5))
     turns = [Turn(held, (4, 8)), Turn(free, (4, 8))]
-    Sampler().prepare(turns)
+    prepare_edits(turns)
     choices = Sampler().pick(StepOutput([4, 8, 3, 4, 8, 3], None), turns)
     assert [choice.tokens for choice in choices] == [(4,), (4, 8, 3)]
     assert mask.accepted == [4], "what comes next is chosen by the next step, with the edit"

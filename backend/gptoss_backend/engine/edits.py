@@ -78,13 +78,18 @@ class LogitEdits:
         """Get ready for the next token; True where its logits are to be changed."""
         self._has_mask = self._grammar is not None and self._grammar.prepare()
         is_excluding = self._has_mask or self._is_barring or self._allowed_ids is not None
-        self.is_due = is_excluding or self._penalties is not None or len(self._bias_ids) > 0
+        self.is_due = is_excluding or self.weighs
         return self.is_due
 
     @property
     def mask(self) -> Grammar | None:
         """The grammar, where it has a say about the next token."""
         return self._grammar if self._has_mask else None
+
+    @property
+    def weighs(self) -> bool:
+        """True where logits become others than minus infinity, too."""
+        return self._penalties is not None or len(self._bias_ids) > 0
 
     def accept(self, token: int) -> None:
         """Note the token chosen."""
@@ -94,11 +99,6 @@ class LogitEdits:
         if self._grammar is not None:
             self._grammar.accept(token)
 
-    def leave_nothing(self) -> None:
-        """Note that the grammar leaves not one token, though the answer is not finished."""
-        if self._grammar is not None:
-            self._grammar.leave_nothing()
-
     @property
     def _is_barring(self) -> bool:
         return self._num_accepted < self._num_barred
@@ -107,9 +107,8 @@ class LogitEdits:
 def apply_edits(edits: list[LogitEdits], rows: Tensor) -> Tensor:
     """Change the next tokens' logits in place, for each request its row; at least one stays finite.
 
-    edits: due ones, those that have a mask first. rows: [n, vocab] float32, contiguous; all are changed at once.
-    Returns which of those with a mask have something left, [num_masks] bool; the others' `leave_nothing` is to be
-    called. Waits for no device.
+    edits: due ones, those that have a mask first. rows: [n, vocab], contiguous; float32 where one of them weighs.
+    Returns which of those with a mask have something left, [num_masks] bool, for `note_left`. Waits for no device.
     """
     _bias(edits, rows)
     _penalise(edits, rows)
@@ -118,6 +117,16 @@ def apply_edits(edits: list[LogitEdits], rows: Tensor) -> Tensor:
     is_left = exclude(masks, rows[: len(masks)]) if masks else rows.new_zeros(0, dtype=torch.bool)
     _bar_stops(edits, rows)
     return is_left
+
+
+def note_left(edits: list[LogitEdits], is_left: Tensor) -> None:
+    """Note in edits whose grammar left not one token, though the answer is not finished, that they are at fault.
+
+    is_left: as `apply_edits` returned it for `edits`, by now on the host.
+    """
+    for each, something in zip(edits, is_left.tolist(), strict=False):
+        if not something and each._grammar is not None:
+            each._grammar.leave_nothing()
 
 
 def _bias(edits: list[LogitEdits], rows: Tensor) -> None:

@@ -36,6 +36,7 @@ from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.options import PlacementOptions
 from gptoss_backend.engine.prompt_scores import note_prompts
 from gptoss_backend.engine.sampler import Sampler
+from gptoss_backend.engine.sampling_metadata import draws_of, edited_of, prepare_edits, told_of, wants_logits
 from gptoss_backend.engine.scheduler import Scheduler
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence, TokenDelta
 from gptoss_backend.engine.step import Step, Turn
@@ -161,10 +162,10 @@ class Engine:
         The tokens before it are known by now, and so what changes its logits. Not behind one that gives us its logits.
         """
         turns = under_way.turns
-        self._sampler.prepare(turns)  # grammars take time, which the device has
+        prepare_edits(turns)  # grammars take time, which the device has
         if under_way.has_logits:
             return
-        edited, told = self._sampler.edited(turns), self._sampler.told(turns)
+        edited, told = edited_of(turns), told_of(turns)
         if edited is not None or told is not None:
             under_way.launched.amend(edited, told)
         following = self._scheduler.step_after(under_way.step)
@@ -177,7 +178,7 @@ class Engine:
             return False
         batch, turns = Batch.build(step.decodes, step.parts), step.turns
         with_logits = self._wants_logits(step, turns)
-        draws = self._sampler.draws(turns) if self._model.can_draw and not with_logits else None
+        draws = draws_of(turns) if self._model.can_draw and not with_logits else None
         launched = self._model.launch(batch, self._cache, with_logits=with_logits, draws=draws)
         step.note_launched()
         self._launched.append(_UnderWay(step, turns, launched, with_logits))
@@ -188,8 +189,8 @@ class Engine:
             return True
         if self._model.runs_ahead:  # edits are made later; behind guesses that are made one after another, by us
             return any(part.sequence.edits is not None for part in step.drafts)
-        self._sampler.prepare(turns)
-        return self._sampler.wants_logits(turns, can_draw=self._model.can_draw)
+        prepare_edits(turns)
+        return wants_logits(turns, can_draw=self._model.can_draw)
 
     def _draft(self, sequences: list[Sequence], num_tokens: int) -> list[list[int]]:
         return self._model.draft(Batch.build(sequences, []), self._cache, num_tokens)

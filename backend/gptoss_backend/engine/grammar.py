@@ -100,8 +100,8 @@ class Grammar:
 def exclude(grammars: list[Grammar], rows: Tensor) -> Tensor:
     """Set the logits of tokens that may not come to minus infinity, in place; of a row that nothing is left of but one.
 
-    grammars: over one vocabulary, prepared. rows: [n, vocab] float32, one for each; a model's vocabulary can be cut
-    before the masks', or padded beyond it. Returns which rows have something left, [n] bool; waits for no device.
+    grammars: over one vocabulary, prepared. rows: [n, vocab], one for each; a model's vocabulary can be cut before the
+    masks', or padded beyond it. Returns which rows have something left, [n] bool; waits for no device.
     """
     octets = sent(torch.stack([each._bits for each in grammars]), rows.device).view(torch.uint8).to(torch.int32)
     # adding rows of a table is ten times as fast as masked_fill_ on a CPU

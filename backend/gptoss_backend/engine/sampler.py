@@ -1,8 +1,8 @@
-"""Choosing the next tokens of each sequence from its logits.
+"""Choosing the next tokens of each sequence, from its logits or from what a model has chosen by itself.
 
 Stage 5 of a request: step. Owns: the order of the work, that each sequence is dealt with by its own parameters, and how
 many of a sequence's guesses stand. Does not know: caches, what a token means; the arithmetic is in edits, drawing and
-logprobs.
+logprobs; what a model is told so that it can choose is in sampling_metadata.
 
 Each token of a sequence has a uniform number of its own and is looked at alone, so a seeded request gives the same
 tokens whatever shares its batch. A guess stands where it is what is chosen, and so an answer is what it is without.
@@ -10,81 +10,25 @@ tokens whatever shares its batch. A guess stands where it is what is chosen, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.engine.drawing import ROWS_AT_ONCE, Shortlist, draw_exactly, draw_filtered, draw_plain, has_filter
-from gptoss_backend.engine.edits import apply_edits
+from gptoss_backend.engine.edits import apply_edits, note_left
 from gptoss_backend.engine.logprobs import token_logprobs
-from gptoss_backend.engine.model import Draws, Edited, StepOutput, Told
-from gptoss_backend.engine.sequence import Sequence
+from gptoss_backend.engine.model import StepOutput
 from gptoss_backend.engine.speculation import accept
-from gptoss_backend.engine.step import Choice, Turn
+from gptoss_backend.engine.step import Choice, Row, Turn, placed
 from gptoss_backend.engine.transfer import to_device
 
 
 class Sampler:
     """Picks tokens for a batch of sequences with any mix of parameters."""
-
-    @staticmethod
-    def prepare(turns: list[Turn]) -> None:
-        """Get ready for the tokens of a step, grammars filled in; the tokens before are known."""
-        for sequence, _ in turns:
-            if sequence.edits is not None:
-                sequence.edits.prepare()
-
-    @staticmethod
-    def wants_logits(turns: list[Turn], *, can_draw: bool) -> bool:
-        """Say whether what a model chooses by itself does not suffice for `pick`; after `prepare`.
-
-        can_draw: the model takes draws.
-        """
-        # what is to be changed behind a guess is known only once the guess stands
-        return any(
-            (sequence.edits is not None and (sequence.edits.is_due or len(guesses) > 0))
-            or sequence.request.sampling.logprobs is not None
-            or not (can_draw or sequence.is_greedy)
-            for sequence, guesses in turns
-        )
-
-    @staticmethod
-    def draws(turns: list[Turn]) -> Draws | None:
-        """Return how a model that draws by itself chooses all of these, edits aside; None: the likeliest."""
-        if all(sequence.is_greedy for sequence, _ in turns):
-            return None
-        return _draws_of([row for turn, place in _placed(turns) for row in _rows_of(turn, place)])
-
-    @staticmethod
-    def edited(turns: list[Turn]) -> Edited | None:
-        """Return which samples' logits are to be changed, after `prepare`; None: none.
-
-        Behind a guess nothing is known of: `pick` goes no further than to where something is due.
-        """
-        due = [
-            (turn, place, edits) for turn, place in _placed(turns) if (edits := turn.sequence.edits) and edits.is_due
-        ]
-        if not due:
-            return None
-        due.sort(key=lambda each: each[2].mask is None)
-        rows = [_rows_of(turn, place)[0] for turn, place, _ in due]
-        return Edited([row.place for row in rows], [edits for _, _, edits in due], _draws_of(rows))
-
-    @staticmethod
-    def told(turns: list[Turn]) -> Told | None:
-        """Return which samples' log probabilities are asked for; None: none's."""
-        counts = {
-            row.place: count
-            for turn, place in _placed(turns)
-            if (count := turn.sequence.request.sampling.logprobs) is not None
-            for row in _rows_of(turn, place)
-        }
-        return Told(list(counts), list(counts.values())) if counts else None
 
     @staticmethod
     def pick(output: StepOutput, turns: list[Turn]) -> list[Choice]:
@@ -96,18 +40,9 @@ class Sampler:
             return [Choice(sequence, (token,)) for (sequence, _), token in zip(turns, output.tokens, strict=True)]
         picked = _Picked(list(output.tokens), output.logprobs)
         if logits is not None:
-            at_once = [pair for pair in _placed(turns) if not _goes_one_by_one(pair[0], logits)]
-            picked.add(logits, [row for turn, place in at_once for row in _rows_of(turn, place)])
-        return [_choose(output, turn, place, picked) for turn, place in _placed(turns)]
-
-
-class _Row(NamedTuple):
-    """A row of logits, and the token that is chosen by it."""
-
-    place: int
-    sequence: Sequence
-    ahead: int
-    """Guesses of the sequence before it."""
+            at_once = [pair for pair in placed(turns) if not _goes_one_by_one(pair[0], logits)]
+            picked.add(logits, [row for turn, place in at_once for row in turn.rows(place)])
+        return [_choose(output, turn, place, picked) for turn, place in placed(turns)]
 
 
 @dataclass(slots=True)
@@ -124,7 +59,7 @@ class _Picked:
         return tuple(self.logprobs[row] for row in range(place, place + count) if row in self.logprobs)
 
     @torch.inference_mode()
-    def add(self, logits: Tensor, rows: list[_Row]) -> None:
+    def add(self, logits: Tensor, rows: list[Row]) -> None:
         """Choose by some rows."""
         untouched = _edit(logits, rows, self.tokens)
         sampled = [row for row in rows if not row.sequence.is_greedy]
@@ -140,36 +75,6 @@ class _Picked:
             counts = [row.sequence.request.sampling.logprobs or 0 for row in group]
             tokens = [self.tokens[row.place] for row in group]
             self.logprobs |= zip((row.place for row in group), token_logprobs(values, tokens, counts), strict=True)
-
-
-def _placed(turns: list[Turn]) -> Iterator[tuple[Turn, int]]:
-    """Yield the turns, and each one's first row."""
-    place = 0
-    for turn in turns:
-        yield turn, place
-        place += 1 + len(turn.guesses)
-
-
-def _rows_of(turn: Turn, place: int) -> list[_Row]:
-    sequence, guesses = turn
-    return [_Row(place + ahead, sequence, ahead) for ahead in range(1 + len(guesses))]
-
-
-def _draws_of(rows: list[_Row]) -> Draws:
-    samplings = [row.sequence.request.sampling for row in rows]
-    return Draws(
-        temperatures=[
-            0.0 if row.sequence.is_greedy else sampling.temperature
-            for row, sampling in zip(rows, samplings, strict=True)
-        ],
-        uniforms=[
-            0.0 if row.sequence.is_greedy else row.sequence.uniform(row.sequence.num_awaited + row.ahead)
-            for row in rows
-        ],
-        top_ks=[float(sampling.top_k) for sampling in samplings],
-        top_ps=[sampling.top_p for sampling in samplings],
-        min_ps=[sampling.min_p for sampling in samplings],
-    )
 
 
 def _goes_one_by_one(turn: Turn, logits: Tensor | None) -> bool:
@@ -202,7 +107,7 @@ def _pick_one_by_one(output: StepOutput, turn: Turn, place: int, picked: _Picked
     sequence, guesses = turn
     edits = sequence.edits
     tokens: list[int] = []
-    for row, guess in zip_longest(_rows_of(turn, place), guesses):
+    for row, guess in zip_longest(turn.rows(place), guesses):
         if edits is not None and row.ahead:
             edits.prepare()
         if output.logits is not None:
@@ -217,7 +122,7 @@ def _pick_one_by_one(output: StepOutput, turn: Turn, place: int, picked: _Picked
     return tuple(tokens)
 
 
-def _edit(logits: Tensor, rows: list[_Row], tokens: list[int]) -> dict[int, Tensor]:
+def _edit(logits: Tensor, rows: list[Row], tokens: list[int]) -> dict[int, Tensor]:
     """Apply the requests' edits in place, and to the greedy ones' tokens; returns rows whose logprobs are still due."""
     due = [(row, edits) for row in rows if (edits := row.sequence.edits) is not None and edits.is_due]
     due.sort(key=lambda pair: pair[1].mask is None)
@@ -228,9 +133,7 @@ def _edit(logits: Tensor, rows: list[_Row], tokens: list[int]) -> dict[int, Tens
         untouched |= {row.place: logits[row.place].clone() for row in told}
         values = _values(logits, group)
         of_group = [edits_of[row.place] for row in group]
-        for edits, is_left in zip(of_group, apply_edits(of_group, values).tolist(), strict=False):
-            if not is_left:
-                edits.leave_nothing()
+        note_left(of_group, apply_edits(of_group, values))
         if len(group) > 1:  # of one it is the row itself
             logits.index_copy_(0, _places(group, logits), values)
         if any(row.sequence.is_greedy for row in group):
@@ -239,14 +142,14 @@ def _edit(logits: Tensor, rows: list[_Row], tokens: list[int]) -> dict[int, Tens
     return untouched
 
 
-def _draw_plain(logits: Tensor, rows: list[_Row], tokens: list[int]) -> None:
+def _draw_plain(logits: Tensor, rows: list[Row], tokens: list[int]) -> None:
     for group in _groups(rows, logits):
         samplings = [row.sequence.request.sampling for row in group]
         drawn = draw_plain(_values(logits, group), samplings, _uniforms(group, logits))
         _place(tokens, group, drawn.tolist())
 
 
-def _draw_filtered(logits: Tensor, rows: list[_Row], tokens: list[int]) -> None:
+def _draw_filtered(logits: Tensor, rows: list[Row], tokens: list[int]) -> None:
     samplings = [row.sequence.request.sampling for row in rows]
     uniforms = _uniforms(rows, logits)
     shortlist = Shortlist.join(
@@ -263,19 +166,19 @@ def _draw_filtered(logits: Tensor, rows: list[_Row], tokens: list[int]) -> None:
             tokens[row.place] = int(draw_exactly(values, samplings[index], uniform))
 
 
-def _groups(rows: list[_Row], logits: Tensor) -> list[list[_Row]]:
+def _groups(rows: list[Row], logits: Tensor) -> list[list[Row]]:
     """Return which rows to compute side by side: on a CPU one at a time, since one fits a core's cache."""
     size = 1 if logits.device.type == "cpu" else ROWS_AT_ONCE
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _values(logits: Tensor, rows: list[_Row]) -> Tensor:
+def _values(logits: Tensor, rows: list[Row]) -> Tensor:
     if len(rows) == 1:
         return logits[rows[0].place : rows[0].place + 1]
     return logits.index_select(0, _places(rows, logits))
 
 
-def _places(rows: list[_Row], logits: Tensor) -> Tensor:
+def _places(rows: list[Row], logits: Tensor) -> Tensor:
     return to_device([row.place for row in rows], torch.int64, logits.device)
 
 
@@ -284,11 +187,11 @@ def _stacked(rows: list[Tensor]) -> Tensor:
     return rows[0][None] if len(rows) == 1 else torch.stack(rows)
 
 
-def _uniforms(rows: list[_Row], logits: Tensor) -> Tensor:
+def _uniforms(rows: list[Row], logits: Tensor) -> Tensor:
     return to_device([row.sequence.uniform(row.ahead) for row in rows], torch.float64, logits.device)
 
 
-def _place(tokens: list[int], rows: Iterable[_Row], drawn: list[int]) -> None:
+def _place(tokens: list[int], rows: Iterable[Row], drawn: list[int]) -> None:
     for row, token in zip(rows, drawn, strict=True):
         tokens[row.place] = token
 

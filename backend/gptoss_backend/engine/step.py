@@ -6,12 +6,22 @@ Does not know: how its sequences were chosen, tensors, how tokens are.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.engine.batch import ScheduledSequence
 from gptoss_backend.engine.sequence import Sequence
+
+
+class Row(NamedTuple):
+    """A row of a step's logits, and whose token is chosen by it."""
+
+    place: int
+    sequence: Sequence
+    ahead: int
+    """Guesses of the sequence before it."""
 
 
 class Turn(NamedTuple):
@@ -25,6 +35,18 @@ class Turn(NamedTuple):
     def num_rows(self) -> int:
         """Of logits."""
         return 1 + len(self.guesses)
+
+    def rows(self, place: int) -> list[Row]:
+        """Return its rows, of which the first is at `place`."""
+        return [Row(place + ahead, self.sequence, ahead) for ahead in range(self.num_rows)]
+
+
+def placed(turns: list[Turn]) -> Iterator[tuple[Turn, int]]:
+    """Yield the turns of a step, and each one's first row."""
+    place = 0
+    for turn in turns:
+        yield turn, place
+        place += turn.num_rows
 
 
 class Choice(NamedTuple):
@@ -82,12 +104,11 @@ class Step:
 
         Not where guesses are behind the token: how many of them stand is not known.
         """
-        awaited, place = [], 0
-        for sequence, guesses in self.turns:
+        awaited = []
+        for (sequence, guesses), place in placed(self.turns):
             if sequence.has_row and not guesses and sequence.num_generated + 1 < sequence.max_tokens:
                 sequence.awaited_as = place
                 awaited.append(sequence)
-            place += 1 + len(guesses)
         return awaited
 
     def note_done(self) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.engine.drawing import ROWS_AT_ONCE
-from gptoss_backend.engine.edits import LogitEdits, apply_edits
+from gptoss_backend.engine.edits import LogitEdits, apply_edits, note_left
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.step_inputs import DRAW_LINES
 from gptoss_backend.engine.logprobs import tell, weigh
@@ -62,9 +62,7 @@ class Amended:
 
     def read(self) -> dict[int, TokenLogprob]:
         """Return the log probabilities by samples, and tell edits that leave nothing so; once the host has it all."""
-        for edits, is_left in zip(self.edits, self.is_left.tolist(), strict=False):
-            if not is_left:
-                edits.leave_nothing()
+        note_left(self.edits, self.is_left)
         if not self.told.places:
             return {}
         return dict(zip(self.told.places, tell(self.weighed, self.told.counts), strict=True))
@@ -77,8 +75,10 @@ def _groups(count: int) -> Iterator[slice]:
 
 def _choose_anew(logits: Tensor, chosen: Tensor, edited: Edited, of: slice) -> Tensor:
     places = to_device(edited.places[of], torch.int64, logits.device)
-    rows = logits.index_select(0, places).float()
-    is_left = apply_edits(edited.edits[of], rows)
+    rows, edits = logits.index_select(0, places), edited.edits[of]
+    if any(each.weighs for each in edits):  # else the logits' own dtype holds all, and its filters are found sooner
+        rows = rows.float()
+    is_left = apply_edits(edits, rows)
     chosen.index_copy_(0, places, chosen_by(rows, edited.draws.part(of)))
     return is_left
 

@@ -22,7 +22,7 @@ from gptoss_backend.engine.kernels.filtering import SPARE_BITS, least_kept, meas
 _DEPTH = 128
 _COLUMNS = 32
 # of a row with filters: read at once by one program, which has nothing else to hide the memory's latency
-_BLOCK = 16384
+_BLOCK_BYTES = 32768
 _FILTER_WARPS = 16
 
 
@@ -53,7 +53,7 @@ def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor) -> None:
         DEPTH=_DEPTH,
         COLUMNS=_COLUMNS,
         LANES=lanes,
-        BLOCK=min(_BLOCK, triton.next_power_of_2(vocab)),
+        BLOCK=min(_BLOCK_BYTES // logits.element_size(), triton.next_power_of_2(vocab)),
         SPARE_BITS=SPARE_BITS[logits.dtype],
         num_warps=_FILTER_WARPS,
         **launch_options(),
