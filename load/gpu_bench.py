@@ -7,6 +7,7 @@ Owns: the command, its tables and its page. Does not know: how anything is timed
     .venv/bin/python -m load.gpu_bench --no-graphs
     .venv/bin/python -m load.gpu_bench --dependent-launch
     .venv/bin/python -m load.gpu_bench --top-p 0.9
+    .venv/bin/python -m load.gpu_bench --held-every 8
     .venv/bin/python -m load.gpu_bench --kv-cache-dtype fp8
     .venv/bin/python -m load.gpu_bench --dense-weights int8
     .venv/bin/python -m load.gpu_bench --device cpu --shapes tiny --batches 1 4 --contexts 64 --prompts 64
@@ -30,6 +31,7 @@ from gptoss_backend.engine.operators import has_dependent_launch
 from gptoss_backend.engine.precision import FLOAT8, choose_cache_dtype, choose_precision, name_of
 from gptoss_backend.engine.shard import Shard
 from gptoss_client.console import plain_console
+from load.bench.choosing import Choosing
 from load.bench.gpu_steps import DecodeFigures, copy_rate, free, kernel_times, time_decode, time_prompt
 from load.bench.random_weights import RandomWeights
 from load.report.axes import linear_axis, log_axis, number
@@ -127,16 +129,17 @@ def _measure(
         dependent_launch=dependent_launch,
         cache_dtype=cache_dtype,
     )
-    top_p: float = options.top_p
+    choosing = Choosing(options.top_p, options.held_every)
     ways = {
         EIGHT_BIT: eight_bit,
         "dependent launch": dependent_launch,
-        f"top-p {top_p:g}": model.can_draw and top_p < 1.0,
+        f"top-p {choosing.top_p:g}": model.can_draw and choosing.top_p < 1.0,
+        f"a mask for each row of {choosing.held_every}": model.runs_ahead and choosing.held_every > 0,
     }
     figures = ShapeFigures(name, ", ".join([type(model).__name__, *(way for way, is_on in ways.items() if is_on)]))
     for context in options.contexts:
         for batch in options.batches:
-            figures.decodes.append(time_decode(model, batch, context, rate, eight_bit=eight_bit, top_p=top_p))
+            figures.decodes.append(time_decode(model, batch, context, rate, eight_bit=eight_bit, choosing=choosing))
             _console.print(f"{name}: {batch} rows at {context:,}: {_milliseconds(figures.decodes[-1].step_s)} a step")
     for length in options.prompts:
         figures.prompts.append((length, time_prompt(model, length)))
@@ -213,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         help="int8: attention and unembedding so",
     )
     parser.add_argument("--top-p", type=float, default=1.0, help="by which tokens of decode steps are drawn")
+    parser.add_argument("--held-every", type=int, default=0, help="each so manieth row is held by a grammar's mask")
     parser.add_argument("--transformers", action="store_true", help="time its generate, too, where it fits")
     parser.add_argument("--profile", action="store_true", help="print where the time of a few steps goes")
     parser.add_argument("--out", type=Path, help="write gpu_bench.html with plots there")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -23,9 +23,10 @@ from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.kv_cache import KVCache
-from gptoss_backend.engine.model import Draws, LaunchedStep
+from gptoss_backend.engine.model import LaunchedStep
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.torch_model import TorchModel
+from load.bench.choosing import Choosing
 
 _BLOCK_SIZE = 16
 _CHUNK_TOKENS = 2048
@@ -35,6 +36,7 @@ _NUM_STEPS = 8
 _NUM_NEW = (_NUM_RUNS + 1) * _NUM_STEPS
 _SCALE_BYTES = 4
 _MXFP4_BYTES = 17 / 32  # 32 four-bit values and their scale
+_AS_MOST = Choosing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +102,12 @@ class DecodeFigures:
 class Rows:
     """Sequences of one length, stepped through a model by hand."""
 
-    def __init__(self, model: TorchModel, num_rows: int, context: int, num_new: int, top_p: float = 1.0) -> None:
-        """Raises EngineError where the cache has no room for them. top_p: by which all draw, where the model does."""
+    def __init__(
+        self, model: TorchModel, num_rows: int, context: int, num_new: int, choosing: Choosing = _AS_MOST
+    ) -> None:
+        """Raises EngineError where the cache has no room for them. choosing: for a model that draws by itself."""
         self._model = model
-        self._top_p = top_p
+        self._choosing = choosing
         model.free_cache()  # earlier rows', which would count as taken
         free(model.device)
         limits = CacheLimits(_BLOCK_SIZE, num_rows, _CHUNK_TOKENS, context + num_new + 1, None)
@@ -152,6 +156,7 @@ class Rows:
         launched = self._launch(batch)
         for _ in range(num_steps - 1):
             if self._model.runs_ahead:
+                self._hold(launched)
                 self._reserve(sequences, 2)
                 batch = batch.following()
                 following = self._launch(batch)
@@ -167,11 +172,15 @@ class Rows:
         for sequence in sequences:
             self._cache.reserve(sequence.row, sequence.num_computed + num_tokens)
 
+    def _hold(self, launched: LaunchedStep) -> None:
+        edited = self._choosing.edited(len(self._sequences), self._model.config.vocab_size)
+        if edited is not None:
+            launched.amend(edited, None)
+
     def _launch(self, batch: Batch) -> LaunchedStep:
         draws = None
-        if self._model.can_draw:  # as most requests do: at temperature 1
-            count = len(batch.samples)
-            draws = replace(Draws.of_all([1.0] * count, [0.5] * count), top_ps=[self._top_p] * count)
+        if self._model.can_draw:
+            draws = self._choosing.draws(len(batch.samples))
         return self._model.launch(batch, self._cache, with_logits=False, draws=draws)
 
     def _take(self, launched: LaunchedStep, sequences: list[Sequence], num_tokens: int) -> None:
@@ -192,14 +201,14 @@ def copy_rate(device: torch.device) -> float:
 
 
 def time_decode(
-    model: TorchModel, batch: int, context: int, rate: float, *, eight_bit: bool = False, top_p: float = 1.0
+    model: TorchModel, batch: int, context: int, rate: float, *, eight_bit: bool = False, choosing: Choosing = _AS_MOST
 ) -> DecodeFigures:
     """Return the median step of `batch` rows at `context`. rate: of a copy, in bytes/s. eight_bit: see `Traffic`."""
     sizes = (model.dtype.itemsize, model.cache_dtype.itemsize)
     traffic = Traffic.of(model.config, batch, context, sizes[0], eight_bit=eight_bit, kv_element_size=sizes[1])
     limit_s = (traffic.weights + traffic.cache) / rate
     try:
-        rows = Rows(model, batch, context, _NUM_NEW, top_p)
+        rows = Rows(model, batch, context, _NUM_NEW, choosing)
     except EngineError:
         return DecodeFigures(batch, context, None, limit_s)
     rows.prefill()

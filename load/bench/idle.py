@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, NamedTuple
 
-from torch import Tensor
-
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.grammar import TokenMask
 from gptoss_backend.engine.options import EngineOptions
+from load.bench.choosing import AnyToken
 from load.bench.engine_runner import EngineRunner
 from load.bench.paced import NUM_LOGITS, paced_model
 from load.bench.tokenizer import single_token_words
@@ -75,26 +74,9 @@ def _share_of(traffic: _Traffic, num_streams: int, words: Sequence[int], speed: 
     model, options = paced_model(words, speed), EngineOptions(max_num_seqs=num_streams)
 
     def mask_of(number: int) -> TokenMask | None:
-        return _AnyWord(NUM_LOGITS) if traffic.held_every and not number % traffic.held_every else None
+        return AnyToken(NUM_LOGITS) if traffic.held_every and not number % traffic.held_every else None
 
     runner = EngineRunner(lambda sink: Engine(model, options, sink), mask_of)
     _, wall_s = runner.play(make_prompts(words, len(lengths), _PROMPT_TOKENS, seed=traffic.name), num_streams, lengths)
     runner.engine.stop(0.0)
     return IdleShare(num_streams, traffic.name, sum(lengths) / wall_s, model.idle_s / (model.idle_s + model.busy_s))
-
-
-class _AnyWord:
-    """A grammar that takes a mask for each token, and bars none."""
-
-    is_finished = False
-
-    def __init__(self, num_tokens: int) -> None:
-        self.num_tokens = num_tokens
-
-    def fill(self, bits: Tensor) -> bool:
-        """Write that any token may come."""
-        bits.fill_(-1)
-        return True
-
-    def accept(self, token: int) -> None:
-        """It is all the same."""

@@ -18,7 +18,9 @@ from gptoss_backend.engine.cache_plan import CacheLimits
 from gptoss_backend.engine.checkpoint import Weights, load_weights
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.eagle.weights import load_head
+from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.experts import mix_experts
+from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.kernels import recording
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.graphed_model import GraphedModel
@@ -26,7 +28,7 @@ from gptoss_backend.engine.kernels.operators import KernelOperators
 from gptoss_backend.engine.kernels.recording import CudaRecorder, Work, graph_sizes, pass_sizes
 from gptoss_backend.engine.kernels.step_inputs import PassRows
 from gptoss_backend.engine.kv_cache import KVCache
-from gptoss_backend.engine.model import Draws, LaunchedStep
+from gptoss_backend.engine.model import Draws, Edited, LaunchedStep, Told
 from gptoss_backend.engine.operators import TorchOperators, has_dependent_launch
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.precision import FLOAT8
@@ -288,7 +290,9 @@ def test_engine_when_a_head_guesses_then_kernels_give_torch_s_tokens(tmp_path: P
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
-def test_launch_when_block_tables_change_then_it_does_not_wait_for_the_step_under_way(tmp_path: Path) -> None:
+def test_launch_when_block_tables_change_and_logits_are_edited_then_nothing_waits_for_the_step_under_way(
+    tmp_path: Path,
+) -> None:
     shard, weights = load(tmp_path / "checkpoint", SHAPE)
     model = GraphedModel(shard, weights)
     plan = model.plan_cache(CacheLimits(16, 4, 64, max_model_len=64, kv_cache_bytes=2**22))
@@ -299,9 +303,14 @@ def test_launch_when_block_tables_change_then_it_does_not_wait_for_the_step_unde
     cache.reserve(sequence.row, 15)
     draws = Draws.of_all([1.0], [0.5])
     batch = Batch.build([], [ScheduledSequence(sequence, 15, samples=True)])
+    sampling = SamplingParams(logit_bias={3: 1.0}, presence_penalty=0.5, min_tokens=9, allowed_token_ids=(3, 5, 7))
+    edits = LogitEdits.of(sampling, [3], frozenset({5}), Grammar(ToyMask([{3, 7}]), ""))
+    assert edits is not None
+    assert edits.prepare()
     torch.cuda.set_sync_debug_mode("error")
     try:
         steps = [model.launch(batch, cache, with_logits=False, draws=draws)]
+        steps[0].amend(Edited([0], [edits], draws), Told([0], [5]))
         cache.reserve(sequence.row, 17)  # a second block
         batch = Batch([-1], [15], [sequence.row], [0], 1, [])
         steps.append(model.launch(batch, cache, with_logits=False, draws=draws))
@@ -309,7 +318,10 @@ def test_launch_when_block_tables_change_then_it_does_not_wait_for_the_step_unde
         steps.append(model.launch(batch.following(), cache, with_logits=False, draws=draws))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert all(len(step.result().tokens) == 1 for step in steps)
+    outputs = [step.result() for step in steps]
+    assert all(len(output.tokens) == 1 for output in outputs)
+    assert outputs[0].tokens[0] in (3, 7)
+    assert len(outputs[0].logprobs[0].top) == 5
 
 
 @pytest.mark.skipif(not has_dependent_launch(DEVICE), reason="needs a Hopper GPU or later")

@@ -117,4 +117,4 @@ def exclude(grammars: list[Grammar], rows: Tensor) -> Tensor:
 def _exclusions(device: torch.device) -> Tensor:
     """Return, for each byte of a mask, what it adds to 8 logits: [256, 8] float32, 0 or minus infinity."""
     octets = torch.arange(256)[:, None]
-    return torch.where((octets >> torch.arange(8)) & 1 > 0, 0.0, -torch.inf).to(device)
+    return sent(torch.where((octets >> torch.arange(8)) & 1 > 0, 0.0, -torch.inf), device)
