@@ -25,6 +25,10 @@ class AnyToken:
     def __init__(self, num_tokens: int) -> None:
         self.num_tokens = num_tokens
 
+    def fork(self) -> AnyToken:
+        """Return itself: it has no place."""
+        return self
+
     def fill(self, bits: Tensor) -> bool:
         """Write that any token may come."""
         bits.fill_(-1)

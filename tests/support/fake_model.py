@@ -12,7 +12,7 @@ from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.edits import apply_edits, note_left
+from gptoss_backend.engine.edits import apply_edits
 from gptoss_backend.engine.logprobs import token_logprobs
 from gptoss_backend.engine.model import Draws, Edited, LaunchedStep, LocalModel, StepOutput, Told
 from support.shapes import tiny_config
@@ -129,7 +129,8 @@ class _Ahead:
         assert logits is not None
         if edited is not None:
             rows = logits[edited.places]
-            note_left(edited.edits, apply_edits(edited.edits, rows))
+            flags = zip(edited.places, apply_edits(edited.edits, rows).tolist(), strict=False)
+            self.output = replace(self.output, barren=frozenset(place for place, is_left in flags if not is_left))
             for place, token in zip(edited.places, rows.argmax(dim=-1).tolist(), strict=True):
                 tokens[place] = token  # the next step's, too
         if told is not None:

@@ -22,6 +22,12 @@ class ToyMask:
         """True past the last place."""
         return len(self.accepted) >= len(self.places)
 
+    def fork(self) -> ToyMask:
+        """Return another at the same place."""
+        fork = ToyMask(self.places)
+        fork.accepted = list(self.accepted)
+        return fork
+
     def fill(self, bits: torch.Tensor) -> bool:
         """Write this place's set."""
         allowed = self.places[len(self.accepted)]

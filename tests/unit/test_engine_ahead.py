@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from gptoss_backend.contract import Finished, SamplingParams
-from gptoss_backend.engine.speculation import Speculation
+from gptoss_backend.engine.speculation import Phrases, Speculation
 from support.fake_model import FakeAheadModel, FakeModel
 from support.running_engine import GREEDY, OPTIONS, Running, tokens_of
 from support.shapes import tiny_config
@@ -135,6 +135,37 @@ def test_steps_when_requests_have_penalties_or_ask_for_logprobs_then_they_run_ah
     assert [len(logprobs) for _, logprobs in answers[1].values()] == [12, 12, 0, 0]
     assert isinstance(model, FakeAheadModel)
     assert len(model.batches) - model.num_ahead <= 3
+
+
+def test_steps_when_a_held_answer_s_opening_is_guessed_then_all_that_stands_of_it_comes_with_its_prompt() -> None:
+    model = FakeAheadModel()
+    running = Running(model, dataclasses.replace(OPTIONS, phrases=Phrases({(5,): (6, 7, 8)})))
+    model.gate.clear()
+    running.submit("free", [1], dataclasses.replace(GREEDY, max_tokens=20))
+    running.submit("held", [4, 5], dataclasses.replace(GREEDY, max_tokens=6), ToyMask([{6}, {7, 9}, {3}, *[None] * 9]))
+    running.submit("barred", [5], dataclasses.replace(GREEDY, max_tokens=6), ToyMask([{9}, *[None] * 9]))
+    model.gate.set()
+    answers = running.until_last("free", "held", "barred")
+    assert answers["held"][0].token_ids == (6, 7, 3)  # the third guess is not what the grammar takes
+    assert tokens_of(answers["held"]) == [6, 7, 3, 4, 5, 6]
+    assert tokens_of(answers["barred"]) == list(range(9, 15))
+    assert tokens_of(answers["free"]) == list(range(2, 22))
+    assert len(model.batches) - model.num_ahead <= 3
+    running.engine.stop(drain_s=0.0)
+
+
+def test_steps_when_a_request_with_edits_is_guessed_at_then_its_answer_is_the_same_in_fewer_steps() -> None:
+    sampling = dataclasses.replace(GREEDY, max_tokens=40, frequency_penalty=0.1)
+    places: list[set[int] | None] = [{token % 8} if token % 3 else None for token in range(9, 49)]
+    options = dataclasses.replace(OPTIONS, speculation=Speculation(num_tokens=4, max_seqs=1))
+    found = []
+    for model in (FakeAheadModel(), FakeModel(), FakeAheadModel()):
+        running = Running(model, OPTIONS if found else options)
+        running.submit("a", list(range(8)) * 2, sampling, ToyMask(places))
+        found.append((tokens_of(running.until_last("a")["a"]), len(model.batches)))
+        running.engine.stop(drain_s=0.0)
+    assert found[0][0] == found[1][0] == found[2][0]
+    assert found[0][1] < found[1][1] - 10
 
 
 def test_steps_when_a_grammar_leaves_nothing_then_its_request_alone_fails_and_the_others_go_on_ahead() -> None:

@@ -34,7 +34,7 @@ from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.precision import FLOAT8
 from gptoss_backend.engine.sequence import GenerationRequest, Sequence
 from gptoss_backend.engine.shard import Shard
-from gptoss_backend.engine.speculation import Speculation
+from gptoss_backend.engine.speculation import Phrases, Speculation
 from gptoss_backend.engine.torch_model import TorchModel
 from support.generating import deltas_of, generate
 from support.interpreted_rank import for_kernels
@@ -202,18 +202,20 @@ def test_engine_when_requests_change_their_logits_then_steps_launched_ahead_give
     plain, _, ahead = models(shard, weights)
     drawn = SamplingParams(temperature=1.0, seed=7, max_tokens=3, ignore_eos=True)
     asked = [
-        (dataclasses.replace(drawn, top_p=0.9, logprobs=2), [{5, 300, 7}, None, set(range(40, 90))]),
+        (dataclasses.replace(drawn, top_p=0.9, logprobs=2), [{7}, None, set(range(40, 90))]),
         (dataclasses.replace(drawn, temperature=0.0, repetition_penalty=2.0, logit_bias={9: 40.0}, logprobs=0), None),
         (dataclasses.replace(drawn, stop_token_ids=(9,), min_tokens=2, allowed_token_ids=(9, 11, 450)), None),
         (drawn, [None, set[int]()]),  # which leaves nothing
     ]
+    # behind the first one's prompt what its grammar lets come first, and then what it may choose next
+    options = dataclasses.replace(OPTIONS, phrases=Phrases({(prompt_of(3, seed=0)[-1],): (7, 44)}))
     found = []
     for model in (plain, ahead):
         requests = [
             GenerationRequest(str(place), prompt_of(3, seed=place), sampling, held and ToyMask([*held, None]))
             for place, (sampling, held) in enumerate(asked)
         ]
-        deltas, _ = deltas_of(model, *requests, options=OPTIONS)
+        deltas, _ = deltas_of(model, *requests, options=options)
         tokens = {name: [token for delta in said for token in delta.token_ids] for name, said in deltas.items()}
         logprobs = {name: [one for delta in said for one in delta.logprobs] for name, said in deltas.items()}
         found.append((tokens, {name: said[-1].error for name, said in deltas.items()}, logprobs))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine import drawing, sampler, sampling_metadata
-from gptoss_backend.engine.edits import LogitEdits
+from gptoss_backend.engine.edits import LogitEdits, apply_edits
 from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.model import StepOutput
 from gptoss_backend.engine.sampler import Sampler
@@ -367,8 +367,9 @@ def test_edited_when_some_rows_are_due_then_each_has_its_place_and_those_with_a_
     prepare_edits(turns)
     edited = edited_of(turns)
     assert edited is not None
-    assert (edited.places, edited.edits) == ([5, 3], [held.edits, biased.edits])
-    assert edited.draws.uniforms == [0.0, biased.uniforms.at(0)]
+    assert edited.places == [5, 3, 4]
+    assert edited.edits[:2] == [held.edits, biased.edits]
+    assert edited.draws.uniforms == [0.0, biased.uniforms.at(0), biased.uniforms.at(1)]
     assert edited_of([Turn(plain)]) is None
 
 
@@ -379,14 +380,61 @@ def test_told_when_log_probabilities_are_asked_for_then_of_guesses_rows_too() ->
     assert told_of([Turn(sequence())]) is None
 
 
-def test_pick_when_a_model_has_chosen_then_a_guess_stands_up_to_where_an_edit_is_due() -> None:
-    mask = ToyMask([None, {8}, {9}])
-    held, free = sequence(mask=mask), sequence(mask=ToyMask([None] * 5))
-    turns = [Turn(held, (4, 8)), Turn(free, (4, 8))]
+def choose_as_a_model(logits: torch.Tensor, turns: list[Turn]) -> list[Choice]:
+    """Play the engine for one step of a model that is told how to choose, and chooses the likeliest."""
     prepare_edits(turns)
-    choices = Sampler().pick(StepOutput([4, 8, 3, 4, 8, 3], None), turns)
-    assert [choice.tokens for choice in choices] == [(4,), (4, 8, 3)]
-    assert mask.accepted == [4], "what comes next is chosen by the next step, with the edit"
+    tokens, barren = logits.argmax(dim=-1).tolist(), set[int]()
+    if (edited := edited_of(turns)) is not None:
+        rows = logits[edited.places]
+        is_left = apply_edits(edited.edits, rows).tolist()
+        barren = {place for place, left in zip(edited.places, is_left, strict=False) if not left}
+        for place, token in zip(edited.places, rows.argmax(dim=-1).tolist(), strict=True):
+            tokens[place] = token
+    choices = Sampler().pick(StepOutput(tokens, None, barren=frozenset(barren)), turns)
+    for each, chosen, _ in choices:
+        each.token_ids.extend(chosen)
+    return choices
+
+
+def test_pick_when_a_model_is_told_of_edits_behind_guesses_then_answers_are_those_of_one_token_a_step() -> None:
+    steps = torch.randn(30, VOCAB, generator=torch.Generator().manual_seed(6)) * 3
+    steps[:, list(STOPS)] = 1.0  # with a bias they would come, were they not barred
+    kinds: list[dict[str, Any]] = [
+        {"repetition_penalty": 3.0, "frequency_penalty": 1.0, "presence_penalty": 0.5},
+        {"min_tokens": 12, "logit_bias": dict.fromkeys(STOPS, 9.0)},
+        {"mask": True},
+        {"mask": True, "repetition_penalty": 1.5, "frequency_penalty": 2.0},
+    ]
+    for kind in kinds:
+        masks = [ToyMask([set(range(i % 5, VOCAB, 2)) if i % 3 else None for i in range(31)]) for _ in range(2)]
+        sampling = {key: value for key, value in kind.items() if key != "mask"} | {"temperature": 0.0}
+        alone, guessed = (sequence(mask=mask if "mask" in kind else None, **sampling) for mask in masks)
+        answer = [take_turns(row[None], [Turn(alone)])[0].tokens[0] for row in steps[:12]]
+        place, found = 0, list[int]()
+        for right, wrong in ((3, 0), (1, 1), (0, 1), (0, 0), (2, 1)):
+            guesses = (*answer[place : place + right], *[(answer[place + right] + 1) % VOCAB] * wrong)
+            rows = torch.cat([torch.randn(1, VOCAB), steps[place : place + len(guesses) + 1]])
+            found += choose_as_a_model(rows, [Turn(sequence(temperature=0.0)), Turn(guessed, guesses)])[1].tokens
+            place += right + 1
+        assert found == answer[: len(found)]
+        assert len(found) == 11
+
+
+def test_pick_when_a_guess_may_not_come_or_ends_the_answer_then_nothing_behind_it_is_edited_or_chosen() -> None:
+    barred, ends = sequence(mask=ToyMask([{8}, {9}])), sequence(mask=ToyMask([{8}]))
+    empty = sequence(mask=ToyMask([{8}, set()]))
+    turns = [Turn(barred, (4, 8)), Turn(ends, (8, 9)), Turn(empty, (8,))]
+    prepare_edits(turns)
+    edited = edited_of(turns)
+    assert edited is not None
+    assert sorted(edited.places) == [0, 3, 6, 7]
+    choices = choose_as_a_model(torch.zeros(8, VOCAB), turns)
+    assert [choice.tokens for choice in choices] == [(8,), (8,), (8, 0)]
+    assert [each.edits and each.edits.fault for each in (barred, ends, empty)] == [
+        None,
+        None,
+        "the grammar of this request leaves no token to choose",
+    ]
 
 
 def test_pick_when_a_device_takes_rows_together_then_tokens_and_logprobs_are_those_of_each_alone(

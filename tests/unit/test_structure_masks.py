@@ -8,12 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from gptoss_backend.contract import FunctionTool, OutputStructure, ResponseFormat, ToolChoice, ToolChoiceMode
+from gptoss_backend.contract import (
+    FunctionTool,
+    OutputStructure,
+    ResponseFormat,
+    TextForm,
+    TextFormKind,
+    ToolChoice,
+    ToolChoiceMode,
+)
 from gptoss_backend.engine.errors import StructureOutgrown
 from gptoss_backend.engine.grammar import Grammar, exclude
-from gptoss_backend.harmony.vocabulary import CHANNEL, START, VOCAB_SIZE
+from gptoss_backend.harmony.vocabulary import CHANNEL, START, VOCAB_SIZE, encoding
 from gptoss_backend.structure import held_text
 from gptoss_backend.structure.answer import AnswerMask
+from gptoss_backend.structure.held_text import WholeTextMask
 from gptoss_backend.structure.schemas import StructureError
 from support.answer_masks import advanced, allowed, takes, tokens
 from support.structures import JSON_ANSWER, MAY_CALL, NOW, REASONING, REQUIRED, WEATHER
@@ -30,6 +39,37 @@ def test_masks_when_of_one_structure_then_one_does_not_move_another() -> None:
     may_come = allowed(second)
     assert may_come is not None
     assert may_come[CHANNEL]
+
+
+@pytest.mark.parametrize("structure", [JSON_ANSWER, MAY_CALL], ids=["JSON", "call"])
+def test_fork_when_it_goes_on_then_it_says_what_the_mask_says_there_which_stays_where_it_is(
+    structure: OutputStructure,
+) -> None:
+    text = REASONING + "<|start|>assistant<|channel|>final <|constrain|>json<|message|>" + '{"name": "A'
+    if structure is MAY_CALL:
+        text = REASONING + "<|start|>assistant<|channel|>commentary to=functions.now <|constrain|>json<|message|>{"
+    ids, mask = tokens(text), AnswerMask(structure)
+    for place, token in enumerate(ids):
+        before, fork = allowed(mask), mask.fork()
+        for following in ids[place : place + 3]:
+            fork.accept(following)
+        ahead, again = allowed(fork), allowed(mask)
+        assert np.array_equal(before, again) if before is not None and again is not None else before is again
+        walked = allowed(advanced(structure, encoding().decode(ids[: place + 3])))
+        assert np.array_equal(ahead, walked) if ahead is not None and walked is not None else ahead is walked
+        mask.accept(token)
+
+
+def test_fork_when_of_a_text_without_messages_then_it_goes_on_by_itself() -> None:
+    mask = WholeTextMask(OutputStructure(form=TextForm(TextFormKind.CHOICE, ("yes", "no")), is_whole=True))
+    fork = mask.fork()
+    [yes] = tokens("yes")
+    fork.accept(yes)
+    left, before = allowed(fork), allowed(mask)
+    assert left is not None
+    assert before is not None
+    assert before[yes]
+    assert not left[yes]
 
 
 def test_mask_when_an_answer_is_written_then_it_takes_less_than_a_fifth_of_a_millisecond_a_token() -> None:

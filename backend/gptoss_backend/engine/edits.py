@@ -10,6 +10,7 @@ operation takes the host some microseconds, however many rows it is for.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 
 import numpy as np
 import torch
@@ -91,6 +92,25 @@ class LogitEdits:
         """True where logits become others than minus infinity, too."""
         return self._penalties is not None or len(self._bias_ids) > 0
 
+    def behind(self, guess: int) -> LogitEdits | None:
+        """Return the changes one token on, unprepared; None where that ends the answer or may not come at all.
+
+        After `prepare`; to be used before the next `accept`.
+        """
+        fork = copy(self)
+        fork._num_accepted += 1
+        fork._penalties = None if self._penalties is None else self._penalties.behind(guess)
+        if self._grammar is not None:
+            fork._grammar = self._grammar.behind(guess)
+            if fork._grammar is None or fork._grammar.is_finished:
+                return None
+        return fork
+
+    def leave_nothing(self) -> None:
+        """Note that the grammar left not one token, though the answer is not finished."""
+        if self._grammar is not None:
+            self._grammar.leave_nothing()
+
     def accept(self, token: int) -> None:
         """Note the token chosen."""
         self._num_accepted += 1
@@ -108,7 +128,8 @@ def apply_edits(edits: list[LogitEdits], rows: Tensor) -> Tensor:
     """Change the next tokens' logits in place, for each request its row; at least one stays finite.
 
     edits: due ones, those that have a mask first. rows: [n, vocab], contiguous; float32 where one of them weighs.
-    Returns which of those with a mask have something left, [num_masks] bool, for `note_left`. Waits for no device.
+    Returns which of those with a mask have something left, [num_masks] bool; the others' `leave_nothing` is to be
+    called. Waits for no device.
     """
     _bias(edits, rows)
     _penalise(edits, rows)
@@ -117,16 +138,6 @@ def apply_edits(edits: list[LogitEdits], rows: Tensor) -> Tensor:
     is_left = exclude(masks, rows[: len(masks)]) if masks else rows.new_zeros(0, dtype=torch.bool)
     _bar_stops(edits, rows)
     return is_left
-
-
-def note_left(edits: list[LogitEdits], is_left: Tensor) -> None:
-    """Note in edits whose grammar left not one token, though the answer is not finished, that they are at fault.
-
-    is_left: as `apply_edits` returned it for `edits`, by now on the host.
-    """
-    for each, something in zip(edits, is_left.tolist(), strict=False):
-        if not something and each._grammar is not None:
-            each._grammar.leave_nothing()
 
 
 def _bias(edits: list[LogitEdits], rows: Tensor) -> None:

@@ -185,10 +185,8 @@ class Engine:
         return True
 
     def _wants_logits(self, step: Step, turns: list[Turn]) -> bool:
-        if step.num_scored:
-            return True
-        if self._model.runs_ahead:  # edits are made later; behind guesses that are made one after another, by us
-            return any(part.sequence.edits is not None for part in step.drafts)
+        if step.num_scored or self._model.runs_ahead:  # which is told of edits later
+            return step.num_scored > 0
         prepare_edits(turns)
         return wants_logits(turns, can_draw=self._model.can_draw)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,9 @@ class TokenMask(Protocol):
     def accept(self, token: int) -> None:
         """Go on by a token, constrained or not, the one that ends the answer included."""
 
+    def fork(self) -> Self:
+        """Return another at the same place, which goes on by itself: what comes behind a guess is looked up in it."""
+
 
 class Grammar:
     """One request's mask and its bits. An exception out of the mask ends its own request, not the step."""
@@ -60,6 +63,7 @@ class Grammar:
         self._mask = mask
         self._request_id = request_id
         self._bits = torch.zeros(-(-mask.num_tokens // 32), dtype=torch.int32)
+        self._has_bits = False
 
     @property
     def is_finished(self) -> bool:
@@ -68,11 +72,21 @@ class Grammar:
 
     def prepare(self) -> bool:
         """Fill the bits for the next token; False where any token may come."""
+        self._has_bits = False
         try:
-            return self.fault is None and self._mask.fill(self._bits)
+            self._has_bits = self.fault is None and self._mask.fill(self._bits)
         except Exception as error:  # noqa: BLE001 (ends its own request; _note logs it)
             self._note(error)
-            return False
+        return self._has_bits
+
+    def behind(self, guess: int) -> Grammar | None:
+        """Return the grammar one token on, unprepared; None where it does not let that come. After `prepare`."""
+        is_known = 0 <= guess < self._mask.num_tokens
+        if self._has_bits and not (is_known and int(self._bits[guess // 32]) >> guess % 32 & 1):
+            return None
+        fork = Grammar(self._mask.fork(), self._request_id)
+        fork.accept(guess)
+        return None if fork.fault else fork
 
     def accept(self, token: int) -> None:
         """Tell the mask of the token chosen."""

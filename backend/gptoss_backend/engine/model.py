@@ -87,6 +87,8 @@ class StepOutput:
     """[num_samples, vocab] float32, where asked for."""
     logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
     """By samples; of those that the step was told of by `amend`."""
+    barren: frozenset[int] = frozenset()
+    """Samples of which edits left no token at all; what was chosen there means nothing."""
 
     def amend(self, edited: Edited | None, told: Told | None) -> None:
         """What is computed already has been told how before."""
@@ -120,8 +122,7 @@ class LaunchedStep(Protocol):
         """Have some samples chosen anew, by edits that are known by now, and be told of log probabilities.
 
         Of a model that runs ahead: at most once, before the next step is launched, which goes on with these tokens; of
-        a step that was launched without logits. What the edits leave nothing of is noted in them once the result is
-        there. Waits for no device.
+        a step that was launched without logits. Waits for no device.
         """
 
     def result(self) -> StepOutput:

@@ -6,7 +6,9 @@ Does not know: where the logits lie, sampling. Work grows with distinct tokens, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from copy import copy
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ class Penalties:
         self._frequency = sampling.frequency_penalty
         self._presence = sampling.presence_penalty
         self._counts = _TokenCounts(prompt_ids if self._repetition != 1.0 else ())
+        self._guesses: tuple[int, ...] = ()
+        """Behind all that are counted."""
 
     @staticmethod
     def are_asked_for(sampling: SamplingParams) -> bool:
@@ -38,13 +42,19 @@ class Penalties:
         """Note a generated token."""
         self._counts.add(token)
 
+    def behind(self, guess: int) -> Penalties:
+        """Return the penalties one token on; to be read before the next `count`."""
+        fork = copy(self)
+        fork._guesses = (*self._guesses, guess)
+        return fork
+
     def numbers(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the tokens counted so far, [n] int64, and for `penalise` what becomes of each, [2, n] float64.
 
         Repetition (arXiv:1909.05858) for tokens of prompt and answer; then frequency and presence, as OpenAI defines
         them, for tokens of the answer.
         """
-        ids, counts = self._counts.arrays()
+        ids, counts = self._counts.with_more(self._guesses) if self._guesses else self._counts.arrays()
         subtracted = self._frequency * counts + self._presence * (counts > 0)
         return ids, np.stack([np.full(len(ids), self._repetition), subtracted])
 
@@ -77,3 +87,16 @@ class _TokenCounts:
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Return ids and counts, in step; views, to be read before the next `add`."""
         return self._ids[: len(self._slots)], self._counts[: len(self._slots)]
+
+    def with_more(self, tokens: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same as if these had been added."""
+        ids, counts = self.arrays()
+        more = Counter(tokens)
+        new = [token for token in more if token not in self._slots]
+        ids = np.concatenate([ids, np.array(new, dtype=np.int64)])
+        counts = np.concatenate([counts, np.zeros(len(new), dtype=np.int64)])
+        for slot in range(len(ids) - len(new), len(ids)):
+            counts[slot] = more.pop(int(ids[slot]))
+        for token, count in more.items():
+            counts[self._slots[token]] += count
+        return ids, counts

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.engine.drawing import ROWS_AT_ONCE, Shortlist, draw_exactly, draw_filtered, draw_plain, has_filter
-from gptoss_backend.engine.edits import apply_edits, note_left
+from gptoss_backend.engine.edits import LogitEdits, apply_edits
 from gptoss_backend.engine.logprobs import token_logprobs
 from gptoss_backend.engine.model import StepOutput
 from gptoss_backend.engine.speculation import accept
@@ -38,7 +38,7 @@ class Sampler:
         if not is_asked and not any(guesses or sequence.edits is not None for sequence, guesses in turns):
             # most steps, and with many sequences: nothing is asked about what the model chose
             return [Choice(sequence, (token,)) for (sequence, _), token in zip(turns, output.tokens, strict=True)]
-        picked = _Picked(list(output.tokens), output.logprobs)
+        picked = _Picked(list(output.tokens), output.logprobs, output.barren)
         if logits is not None:
             at_once = [pair for pair in placed(turns) if not _goes_one_by_one(pair[0], logits)]
             picked.add(logits, [row for turn, place in at_once for row in turn.rows(place)])
@@ -52,6 +52,14 @@ class _Picked:
     tokens: list[int]
     logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
     """Where asked for."""
+    barren: frozenset[int] = frozenset()
+    """Where the model found that edits leave nothing."""
+
+    def tell(self, edits: LogitEdits, place: int) -> None:
+        """Tell a request's edits of the token chosen."""
+        if place in self.barren:
+            edits.leave_nothing()
+        edits.accept(self.tokens[place])
 
     def logprobs_of(self, place: int, count: int) -> tuple[TokenLogprob, ...]:
         if not self.logprobs:
@@ -99,7 +107,7 @@ def _take_at_once(turn: Turn, place: int, picked: _Picked) -> tuple[int, ...]:
     sequence, guesses = turn
     tokens = (picked.tokens[place],)
     if sequence.edits is not None:
-        sequence.edits.accept(tokens[0])
+        picked.tell(sequence.edits, place)
     return accept(guesses, picked.tokens[place : place + 1 + len(guesses)]) if guesses else tokens
 
 
@@ -108,15 +116,13 @@ def _pick_one_by_one(output: StepOutput, turn: Turn, place: int, picked: _Picked
     edits = sequence.edits
     tokens: list[int] = []
     for row, guess in zip_longest(turn.rows(place), guesses):
-        if edits is not None and row.ahead:
-            edits.prepare()
         if output.logits is not None:
+            if edits is not None and row.ahead:
+                edits.prepare()
             picked.add(output.logits, [row])
-        elif edits is not None and edits.is_due and row.ahead:
-            break  # it was chosen without: another step will choose it
         tokens.append(picked.tokens[row.place])
         if edits is not None:
-            edits.accept(tokens[-1])
+            picked.tell(edits, row.place)
         if tokens[-1] != guess or sequence.ends_at(tokens[-1]):
             break
     return tuple(tokens)
@@ -133,7 +139,9 @@ def _edit(logits: Tensor, rows: list[Row], tokens: list[int]) -> dict[int, Tenso
         untouched |= {row.place: logits[row.place].clone() for row in told}
         values = _values(logits, group)
         of_group = [edits_of[row.place] for row in group]
-        note_left(of_group, apply_edits(of_group, values))
+        for edits, is_left in zip(of_group, apply_edits(of_group, values).tolist(), strict=False):
+            if not is_left:
+                edits.leave_nothing()
         if len(group) > 1:  # of one it is the row itself
             logits.index_copy_(0, _places(group, logits), values)
         if any(row.sequence.is_greedy for row in group):

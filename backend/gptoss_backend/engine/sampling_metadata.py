@@ -6,6 +6,9 @@ Does not know: logits, how a token is chosen.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from gptoss_backend.engine.edits import LogitEdits
 from gptoss_backend.engine.model import Draws, Edited, Told
 from gptoss_backend.engine.step import Row, Turn, placed
 
@@ -39,16 +42,30 @@ def draws_of(turns: list[Turn]) -> Draws | None:
 
 
 def edited_of(turns: list[Turn]) -> Edited | None:
-    """Return which samples' logits are to be changed, after `prepare_edits`; None: none.
-
-    What is to be changed behind a guess is not known: `Sampler.pick` goes no further than to where something is.
-    """
-    due = [(turn, place, edits) for turn, place in placed(turns) if (edits := turn.sequence.edits) and edits.is_due]
+    """Return which samples' logits are to be changed, after `prepare_edits`; None: none. Those of guesses too."""
+    due = [
+        pair
+        for turn, place in placed(turns)
+        if turn.sequence.edits is not None
+        for pair in _due(turn.rows(place), turn)
+    ]
     if not due:
         return None
-    due.sort(key=lambda each: (each[2].mask is None, each[2].weighs))
-    rows = [turn.rows(place)[0] for turn, place, _ in due]
-    return Edited([row.place for row in rows], [edits for _, _, edits in due], _draws(rows))
+    due.sort(key=lambda pair: (pair[1].mask is None, pair[1].weighs))
+    return Edited([row.place for row, _ in due], [edits for _, edits in due], _draws([row for row, _ in due]))
+
+
+def _due(rows: list[Row], turn: Turn) -> Iterator[tuple[Row, LogitEdits]]:
+    """Yield a turn's rows that are to be changed; those behind guesses as if these stood, as far as they can."""
+    edits = turn.sequence.edits
+    if edits is not None and edits.is_due:
+        yield rows[0], edits
+    for row, guess in zip(rows[1:], turn.guesses, strict=True):
+        edits = edits and edits.behind(guess)
+        if edits is None:
+            return
+        if edits.prepare():
+            yield row, edits
 
 
 def told_of(turns: list[Turn]) -> Told | None:

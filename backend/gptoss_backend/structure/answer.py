@@ -14,6 +14,7 @@ else the model may end as it likes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy, deepcopy
 from enum import Enum
 from functools import lru_cache
 
@@ -120,6 +121,13 @@ class AnswerMask:
         if not fits:
             message = "messages: the last one, which is to be continued, is no beginning of what it is held to."
             raise StructureError(message)
+
+    def fork(self) -> AnswerMask:
+        """Return another at the same place, which goes on by itself."""
+        fork = copy(self)
+        fork._held = None if self._held is None else self._held.fork()
+        fork._header = deepcopy(self._header)
+        return fork
 
     def fill(self, bits: Tensor) -> bool:
         """Write which tokens may come next; False where any may. bits: [6284] int32.

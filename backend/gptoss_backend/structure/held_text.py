@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from copy import copy
 from typing import NoReturn
 
 from torch import Tensor
@@ -42,6 +43,12 @@ class HeldText:
     def begin_with(self, token_ids: Sequence[int]) -> bool:
         """Go on by the text's first tokens, microseconds each; False where the grammar takes no such beginning."""
         return self._matcher.try_consume_tokens(list(token_ids)) == len(token_ids)
+
+    def fork(self) -> HeldText:
+        """Return another at the same place, which goes on by itself."""
+        fork = copy(self)
+        fork._matcher = self._matcher.deep_copy()
+        return fork
 
     def fill(self, bits: Tensor) -> None:
         """Write which tokens may come next. bits: [6284] int32. Raises StructureOutgrown."""
@@ -92,6 +99,12 @@ class WholeTextMask:
     def is_finished(self) -> bool:
         """True after the token that ends the text."""
         return self._is_finished
+
+    def fork(self) -> WholeTextMask:
+        """Return another at the same place, which goes on by itself."""
+        fork = copy(self)
+        fork._text = self._text.fork()
+        return fork
 
     def fill(self, bits: Tensor) -> bool:
         """Write which tokens may come next. bits: [6284] int32. Raises StructureOutgrown."""

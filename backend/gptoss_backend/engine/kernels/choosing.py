@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.engine.drawing import ROWS_AT_ONCE
-from gptoss_backend.engine.edits import LogitEdits, apply_edits, note_left
+from gptoss_backend.engine.edits import apply_edits
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.step_inputs import DRAW_LINES
 from gptoss_backend.engine.logprobs import tell, weigh
@@ -42,9 +42,9 @@ def chosen_by(logits: Tensor, draws: Draws | None) -> Tensor:
 class Amended:
     """What the host has to be told of edits and log probabilities, on its way there."""
 
-    edits: list[LogitEdits]
+    edited: Edited
     is_left: Tensor
-    """[num_masked] bool: which of the first edits leave something"""
+    """[num_masked] bool: which of the first edited samples have something left"""
     told: Told
     weighed: Tensor
     """As `logprobs.weigh` says"""
@@ -58,11 +58,17 @@ class Amended:
         is_left = [_choose_anew(logits, chosen, edited, of) for of in _groups(len(edited.places))]
         most = max(told.counts, default=0)
         weighed = [_weigh(logits, chosen, told.places[of], most) for of in _groups(len(told.places))]
-        return cls(edited.edits, _joined(is_left), told, _joined(weighed))
+        return cls(edited, _joined(is_left), told, _joined(weighed))
 
-    def read(self) -> dict[int, TokenLogprob]:
-        """Return the log probabilities by samples, and tell edits that leave nothing so; once the host has it all."""
-        note_left(self.edits, self.is_left)
+    @property
+    def barren(self) -> frozenset[int]:
+        """Samples of which nothing was left; once the host has it all."""
+        flags = zip(self.edited.places, self.is_left.tolist(), strict=False)
+        return frozenset(place for place, is_left in flags if not is_left)
+
+    @property
+    def logprobs(self) -> dict[int, TokenLogprob]:
+        """By samples; once the host has it all."""
         if not self.told.places:
             return {}
         return dict(zip(self.told.places, tell(self.weighed, self.told.counts), strict=True))

@@ -69,7 +69,12 @@ class Replayed:
         if self._done is not None:
             self._group.wait(self._done)
         logits = self._logits.float() if self._wants_logits else None
-        return StepOutput(self._tokens.tolist(), logits, {} if self._amended is None else self._amended.read())
+        tokens, amended = self._tokens.tolist(), self._amended
+        return (
+            StepOutput(tokens, logits)
+            if amended is None
+            else StepOutput(tokens, logits, amended.logprobs, amended.barren)
+        )
 
     def _fetch(self) -> None:
         """Send the tokens to the host as soon as they are there."""
