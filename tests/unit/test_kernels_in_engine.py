@@ -205,7 +205,7 @@ def test_engine_when_requests_change_their_logits_then_steps_launched_ahead_give
         (dataclasses.replace(drawn, top_p=0.9, logprobs=2), [{7}, None, set(range(40, 90))]),
         (dataclasses.replace(drawn, temperature=0.0, repetition_penalty=2.0, logit_bias={9: 40.0}, logprobs=0), None),
         (dataclasses.replace(drawn, stop_token_ids=(9,), min_tokens=2, allowed_token_ids=(9, 11, 450)), None),
-        (drawn, [None, set[int]()]),  # which leaves nothing
+        (drawn, [None, set[int](), {89}]),  # which leaves nothing
     ]
     # behind the first one's prompt what its grammar lets come first, and then what it may choose next
     options = dataclasses.replace(OPTIONS, phrases=Phrases({(prompt_of(3, seed=0)[-1],): (7, 44)}))
