@@ -128,10 +128,12 @@ class _Ahead:
         logits, tokens = self.output.logits, self.output.tokens
         assert logits is not None
         if edited is not None:
-            rows = logits[edited.places]
-            flags = zip(edited.places, apply_edits(edited.edits, rows).tolist(), strict=False)
+            order = sorted(range(len(edited.places)), key=lambda index: edited.edits[index].mask is None)
+            places = [edited.places[index] for index in order]
+            rows = logits[places]
+            flags = zip(places, apply_edits([edited.edits[index] for index in order], rows).tolist(), strict=False)
             self.output = replace(self.output, barren=frozenset(place for place, is_left in flags if not is_left))
-            for place, token in zip(edited.places, rows.argmax(dim=-1).tolist(), strict=True):
+            for place, token in zip(places, rows.argmax(dim=-1).tolist(), strict=True):
                 tokens[place] = token  # the next step's, too
         if told is not None:
             logprobs = token_logprobs(logits[told.places], [tokens[place] for place in told.places], told.counts)

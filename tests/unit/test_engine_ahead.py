@@ -6,8 +6,10 @@ import dataclasses
 from random import Random
 
 import pytest
+import torch
 
-from gptoss_backend.contract import Finished, SamplingParams
+from gptoss_backend.contract import Finished, GenerationErrorCode, SamplingParams
+from gptoss_backend.engine.errors import StructureOutgrown
 from gptoss_backend.engine.speculation import Phrases, Speculation
 from support.fake_model import FakeAheadModel, FakeModel
 from support.running_engine import GREEDY, OPTIONS, Running, tokens_of
@@ -152,6 +154,37 @@ def test_steps_when_a_held_answer_s_opening_is_guessed_then_all_that_stands_of_i
     assert tokens_of(answers["free"]) == list(range(2, 22))
     assert len(model.batches) - model.num_ahead <= 3
     running.engine.stop(drain_s=0.0)
+
+
+class OutgrownMask(ToyMask):
+    """Outgrows its limits at its second token."""
+
+    def fill(self, bits: torch.Tensor) -> bool:
+        if len(self.accepted) == 1:
+            raise StructureOutgrown("it has outgrown its limits")
+        return super().fill(bits)
+
+    def fork(self) -> OutgrownMask:
+        fork = OutgrownMask(self.places)
+        fork.accepted = list(self.accepted)
+        return fork
+
+
+@pytest.mark.parametrize("guesses", [(6, 7, 8), (9, 7, 8)])  # one that stands, one that does not
+def test_steps_when_a_grammar_outgrows_its_limits_behind_a_guess_then_the_request_fails_once_it_is_there(
+    guesses: tuple[int, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    options = dataclasses.replace(OPTIONS, phrases=Phrases({(5,): guesses}))
+    for model in (FakeModel(), FakeAheadModel()):
+        caplog.clear()
+        running = Running(model, options)
+        running.submit("a", [5], mask=OutgrownMask([{6}, {7}, {8}]))
+        deltas = running.until_last("a")["a"]
+        running.engine.stop(drain_s=0.0)
+        assert tokens_of(deltas) in ([], [6])  # what comes in the step that fails is not told
+        assert deltas[-1].error == "it has outgrown its limits"
+        assert deltas[-1].error_code is GenerationErrorCode.STRUCTURE_FAILED
+        assert len([record for record in caplog.records if "outgrown" in record.getMessage()]) == 1
 
 
 def test_steps_when_a_request_with_edits_is_guessed_at_then_its_answer_is_the_same_in_fewer_steps() -> None:

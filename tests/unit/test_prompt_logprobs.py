@@ -22,9 +22,11 @@ from gptoss_backend.engine.placement.layout import SpreadMode, divide
 from gptoss_backend.engine.scheduler import MAX_SCORED_ROWS
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from gptoss_backend.engine.speculation import Speculation
+from support.fake_model import FakeAheadModel, FakeModel, FakePipelineModel
 from support.generating import deltas_of
 from support.reference import make_reference
 from support.stepping import CPU, load_torch_model, prompt_of
+from support.toy_mask import ToyMask
 
 OPTIONS = EngineOptions(
     max_num_seqs=8,
@@ -147,3 +149,19 @@ SMALL = Shape(
     vocab_size=517,
     max_positions=2048,
 )
+
+
+@pytest.mark.parametrize("model", [FakeModel, FakePipelineModel, FakeAheadModel])
+def test_scores_when_others_have_edits_then_a_step_with_a_scored_prompt_heeds_them(model: type[FakeModel]) -> None:
+    """Such a step's logits are all looked at, whoever asks for them."""
+    asked = {
+        "held": (PLAIN, [5], ToyMask([{token} for token in range(100, 120)])),
+        "barred": (dataclasses.replace(SCORED, stop_token_ids=(6,), min_tokens=3, prompt_logprobs=None), [5], None),
+        "scored": (SCORED, [7] * 300, ToyMask([{token} for token in range(90, 120)])),
+    }
+    requests = [GenerationRequest(name, prompt, sampling, mask) for name, (sampling, prompt, mask) in asked.items()]
+    told, _ = run(model(), *requests)
+    tokens = {name: [token for delta in deltas for token in delta.token_ids] for name, deltas in told.items()}
+    assert tokens["held"] == list(range(100, 120))
+    assert (len(tokens["barred"]), tokens["scored"]) == (3, [90, 91, 92])
+    assert len(scores(told["scored"])) == 299

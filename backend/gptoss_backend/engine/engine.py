@@ -185,10 +185,11 @@ class Engine:
         return True
 
     def _wants_logits(self, step: Step, turns: list[Turn]) -> bool:
-        if step.num_scored or self._model.runs_ahead:  # which is told of edits later
-            return step.num_scored > 0
+        is_scored = step.num_scored > 0
+        if self._model.runs_ahead:  # which is told of edits later
+            return is_scored
         prepare_edits(turns)
-        return wants_logits(turns, can_draw=self._model.can_draw)
+        return is_scored or wants_logits(turns, can_draw=self._model.can_draw)
 
     def _draft(self, sequences: list[Sequence], num_tokens: int) -> list[list[int]]:
         return self._model.draft(Batch.build(sequences, []), self._cache, num_tokens)

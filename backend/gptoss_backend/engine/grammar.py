@@ -59,7 +59,8 @@ class Grammar:
     fault_code: GenerationErrorCode | None = None
     """None: the fault is ours."""
 
-    def __init__(self, mask: TokenMask, request_id: str) -> None:
+    def __init__(self, mask: TokenMask, request_id: str | None) -> None:
+        """request_id: None: a fault is not worth a line in the log."""
         self._mask = mask
         self._request_id = request_id
         self._bits = torch.zeros(-(-mask.num_tokens // 32), dtype=torch.int32)
@@ -80,13 +81,16 @@ class Grammar:
         return self._has_bits
 
     def behind(self, guess: int) -> Grammar | None:
-        """Return the grammar one token on, unprepared; None where it does not let that come. After `prepare`."""
+        """Return the grammar one token on, unprepared; None where it does not let that come. After `prepare`.
+
+        What fails there fails again once the guess stands, and is told of then.
+        """
         is_known = 0 <= guess < self._mask.num_tokens
         if self._has_bits and not (is_known and int(self._bits[guess // 32]) >> guess % 32 & 1):
             return None
-        fork = Grammar(self._mask.fork(), self._request_id)
+        fork = Grammar(self._mask.fork(), request_id=None)
         fork.accept(guess)
-        return None if fork.fault else fork
+        return None if self.fault or fork.fault else fork
 
     def accept(self, token: int) -> None:
         """Tell the mask of the token chosen."""
@@ -100,19 +104,23 @@ class Grammar:
         """Note that not one token may come, though the answer is not finished."""
         self.fault = "the grammar of this request leaves no token to choose"
         self.fault_code = GenerationErrorCode.STRUCTURE_FAILED
-        logger.warning("request %s: %s", self._request_id, self.fault)
+        self._log(logging.WARNING, self.fault)
 
     def _note(self, error: Exception) -> None:
         if isinstance(error, StructureOutgrown):
             self.fault, self.fault_code = str(error), GenerationErrorCode.STRUCTURE_FAILED
-            logger.warning("request %s: %s", self._request_id, self.fault)
+            self._log(logging.WARNING, self.fault)
         else:
             self.fault = _FAILED
-            logger.error("request %s: its grammar failed; it ends with an error", self._request_id, exc_info=error)
+            self._log(logging.ERROR, "its grammar failed; it ends with an error", error)
+
+    def _log(self, level: int, sentence: str, error: Exception | None = None) -> None:
+        if self._request_id is not None:
+            logger.log(level, "request %s: %s", self._request_id, sentence, exc_info=error)
 
 
 def exclude(grammars: list[Grammar], rows: Tensor) -> Tensor:
-    """Set the logits of tokens that may not come to minus infinity, in place; of a row that nothing is left of but one.
+    """Set the logits of tokens that may not come to minus infinity, in place; where nothing is left, of all but one.
 
     grammars: over one vocabulary, prepared. rows: [n, vocab], one for each; a model's vocabulary can be cut before the
     masks', or padded beyond it. Returns which rows have something left, [n] bool; waits for no device.

@@ -21,7 +21,12 @@ def token_logprobs(logits: Tensor, tokens: list[int], counts: list[int]) -> list
     choice has it; where not all of the last place's equals find room, the row's token does if it is one of them.
     A device is waited for once.
     """
-    return tell(weigh(logits, to_device(tokens, torch.int64, logits.device), max(counts, default=0)), counts)
+    there, most = to_device(tokens, torch.int64, logits.device), max(counts, default=0)
+    if logits.device.type != "cpu" or len(tokens) < 2:
+        return tell(weigh(logits, there, most), counts)
+    # row by row, since one fits a core's cache
+    rows = [weigh(row[None], token[None], most) for row, token in zip(logits, there, strict=True)]
+    return tell(torch.cat(rows), counts)
 
 
 def weigh(logits: Tensor, tokens: Tensor, most: int) -> Tensor:

@@ -62,7 +62,7 @@ class Edited:
     places: list[int]
     """Among the step's samples"""
     edits: list[LogitEdits]
-    """Of each; those with a mask first."""
+    """Of each: those that weigh last, and among either those with a mask first"""
     draws: Draws
     """Of these"""
 
@@ -119,7 +119,7 @@ class LaunchedStep(Protocol):
     """A step under way."""
 
     def amend(self, edited: Edited | None, told: Told | None) -> None:
-        """Have some samples chosen anew, by edits that are known by now, and be told of log probabilities.
+        """Have some samples chosen anew, by edits that are known by now, and log probabilities told in the result.
 
         Of a model that runs ahead: at most once, before the next step is launched, which goes on with these tokens; of
         a step that was launched without logits. Waits for no device.

@@ -116,9 +116,11 @@ def _pick_one_by_one(output: StepOutput, turn: Turn, place: int, picked: _Picked
     edits = sequence.edits
     tokens: list[int] = []
     for row, guess in zip_longest(turn.rows(place), guesses):
+        if edits is not None and row.ahead:
+            edits.prepare()
+            if edits.fault is not None:
+                break
         if output.logits is not None:
-            if edits is not None and row.ahead:
-                edits.prepare()
             picked.add(output.logits, [row])
         tokens.append(picked.tokens[row.place])
         if edits is not None:

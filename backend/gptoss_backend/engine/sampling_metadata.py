@@ -51,7 +51,7 @@ def edited_of(turns: list[Turn]) -> Edited | None:
     ]
     if not due:
         return None
-    due.sort(key=lambda pair: (pair[1].mask is None, pair[1].weighs))
+    due.sort(key=lambda pair: (pair[1].weighs, pair[1].mask is None))
     return Edited([row.place for row, _ in due], [edits for _, edits in due], _draws([row for row, _ in due]))
 
 

@@ -42,9 +42,10 @@ def chosen_by(logits: Tensor, draws: Draws | None) -> Tensor:
 class Amended:
     """What the host has to be told of edits and log probabilities, on its way there."""
 
-    edited: Edited
+    masked: list[int]
+    """Samples that have a mask"""
     is_left: Tensor
-    """[num_masked] bool: which of the first edited samples have something left"""
+    """[num_masked] bool: which of these have something left"""
     told: Told
     weighed: Tensor
     """As `logprobs.weigh` says"""
@@ -55,15 +56,19 @@ class Amended:
         """Choose the edited samples anew, in place in `chosen` [num_samples] int64. logits: [num_samples, vocab]."""
         edited = edited or Edited([], [], Draws.of_all([], []))
         told = told or Told([], [])
-        is_left = [_choose_anew(logits, chosen, edited, of) for of in _groups(len(edited.places))]
+        # whether a row is looked at in float32 is for itself to say: its sums are rounded otherwise then
+        num_exact = sum(not each.weighs for each in edited.edits)
+        groups = [*_groups(0, num_exact), *_groups(num_exact, len(edited.edits))]
+        is_left = [_choose_anew(logits, chosen, edited, of) for of in groups]
+        masked = [place for place, each in zip(edited.places, edited.edits, strict=True) if each.mask is not None]
         most = max(told.counts, default=0)
-        weighed = [_weigh(logits, chosen, told.places[of], most) for of in _groups(len(told.places))]
-        return cls(edited, _joined(is_left), told, _joined(weighed))
+        weighed = [_weigh(logits, chosen, told.places[of], most) for of in _groups(0, len(told.places))]
+        return cls(masked, _joined(is_left), told, _joined(weighed))
 
     @property
     def barren(self) -> frozenset[int]:
         """Samples of which nothing was left; once the host has it all."""
-        flags = zip(self.edited.places, self.is_left.tolist(), strict=False)
+        flags = zip(self.masked, self.is_left.tolist(), strict=True)
         return frozenset(place for place, is_left in flags if not is_left)
 
     @property
@@ -74,15 +79,15 @@ class Amended:
         return dict(zip(self.told.places, tell(self.weighed, self.told.counts), strict=True))
 
 
-def _groups(count: int) -> Iterator[slice]:
+def _groups(first: int, end: int) -> Iterator[slice]:
     """Yield which rows to look at side by side: all at once would take several times their logits in memory."""
-    return (slice(start, start + ROWS_AT_ONCE) for start in range(0, count, ROWS_AT_ONCE))
+    return (slice(start, min(start + ROWS_AT_ONCE, end)) for start in range(first, end, ROWS_AT_ONCE))
 
 
 def _choose_anew(logits: Tensor, chosen: Tensor, edited: Edited, of: slice) -> Tensor:
     places = to_device(edited.places[of], torch.int64, logits.device)
     rows, edits = logits.index_select(0, places), edited.edits[of]
-    if any(each.weighs for each in edits):  # else the logits' own dtype holds all, and its filters are found sooner
+    if edits[0].weighs:  # else the logits' own dtype holds all, and its filters are found sooner
         rows = rows.float()
     is_left = apply_edits(edits, rows)
     chosen.index_copy_(0, places, chosen_by(rows, edited.draws.part(of)))

@@ -1,6 +1,7 @@
 """What is kept of recorded steps: where they leave their results, what they read, and a step under way.
 
-Owns: nothing but the shapes. Does not know: what a step computes, when it is replayed.
+Owns: the shapes of these, what of a step under way is still to come to the host.
+Does not know: what a step computes, when it is replayed.
 """
 
 from __future__ import annotations
