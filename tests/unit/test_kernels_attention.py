@@ -120,6 +120,24 @@ def test_attend_when_keys_are_divided_then_the_answer_stays(
     torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("wanted_joins", [0, 10**6], ids=["heads together", "each head"])
+def test_attend_when_a_pass_has_tiles_that_are_not_needed_then_nothing_that_was_not_written_is_read(
+    wanted_joins: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_WANTED_JOINS", wanted_joins)
+    whole = attention._memory_for_parts
+    monkeypatch.setattr(attention, "_memory_for_parts", lambda *of: tuple(part.fill_(torch.nan) for part in whole(*of)))
+    case = AttentionCase.random([], [(140, 20)], Heads(4, 2, 16), window=32, dtype=torch.float32, device=DEVICE)
+    queries = torch.randn(20, 4, 16, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    row = case.batch.rows[0]
+    places = torch.tensor([(0, 16, row, 140), (0, 0, 0, 0), (16, 4, row, 156), (0, 0, 0, 0)], dtype=torch.int32)
+    paged = PagedCache(case.keys, case.values, case.tables.full.table.to(DEVICE), 16, None)
+    outputs = [torch.full_like(queries, torch.nan) for _ in range(2)]
+    for output, parts in zip(outputs, (1, 4), strict=True):
+        attend_tiles(queries, paged, case.sinks, QueryTiles(places.to(DEVICE), 16, parts), output)
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-6)
+
+
 def test_attend_when_sinks_are_large_then_little_is_left_of_the_values() -> None:
     case = AttentionCase.random([70], [], Heads(2, 2, 16), window=32, dtype=torch.float32, device=DEVICE)
     case.sinks.fill_(60.0)

@@ -10,6 +10,7 @@ the parts. Nothing is added atomically: the same step gives the same bits.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,9 @@ _KEYS = 64
 # about four programs for each multiprocessor of an H100: enough loads under way to hide the memory's latency
 _WANTED_PROGRAMS = 512
 _MOST_SPLITS = 64
+# where there are more vectors than programs that run at once, a program joins some heads' parts one after the other
+_WANTED_JOINS = 4096
+_HEADS_JOINED = 8
 _KEYS_WORTH_A_PART = 512
 """Where there are programs enough without parts: each writes its outcome in float32, which somebody has to read."""
 
@@ -55,7 +59,7 @@ class PagedCache:
     block_size: int
     window: int | None
     first: int = 0
-    """Positions before it are not seen"""
+    """Positions before it are not seen, and nobody asks from there"""
 
 
 def splits_for(num_tiles: int, num_kv_heads: int, longest: int, least: int = 1) -> int:
@@ -76,6 +80,7 @@ def attend_tiles(queries: Tensor, cache: PagedCache, sinks: Tensor, tiles: Query
     is_split = num_splits > 1
     parts, states = (output, output) if not is_split else _memory_for_parts(queries, num_splits)
     is_busy = len(tiles.places) * num_kv_heads >= _WANTED_PROGRAMS
+    fewest_keys = _KEYS_WORTH_A_PART if is_busy else _KEYS
     rows = max(_MIN_DOT, triton.next_power_of_2(tiles.width * (num_heads // num_kv_heads)))
     _attend_tiles[(len(tiles.places), num_kv_heads, num_splits)](
         queries,
@@ -89,7 +94,7 @@ def attend_tiles(queries: Tensor, cache: PagedCache, sinks: Tensor, tiles: Query
         head_dim**-0.5 * _LOG2_E.value,
         num_slots,
         cache.table.stride(0),
-        _KEYS_WORTH_A_PART if is_busy else _KEYS,
+        fewest_keys,
         GROUP=num_heads // num_kv_heads,
         HEAD_DIM=head_dim,
         LANES=max(_MIN_DOT, triton.next_power_of_2(head_dim)),
@@ -107,14 +112,20 @@ def attend_tiles(queries: Tensor, cache: PagedCache, sinks: Tensor, tiles: Query
         **launch_options(),
     )
     if is_split:
-        _join_splits[(len(tiles.places), tiles.width, num_heads)](
+        num_vectors = len(tiles.places) * tiles.width * num_heads
+        heads = math.gcd(num_heads, _HEADS_JOINED) if num_vectors > _WANTED_JOINS else 1
+        _join_splits[(len(tiles.places), tiles.width, num_heads // heads)](
             parts,
             states,
             tiles.places,
             output,
             num_splits,
+            fewest_keys,
+            HEADS=heads,
             HEAD_DIM=head_dim,
             LANES=triton.next_power_of_2(head_dim),
+            KEYS=_KEYS,
+            FIRST=cache.first,
             MOST_SPLITS=_MOST_SPLITS,
             num_warps=4,
             **launch_options(),
@@ -161,6 +172,18 @@ def _attend_tiles(
     place, kv_head = places + tl.program_id(0) * 4, tl.program_id(1)
     split, num_splits = tl.program_id(2), tl.num_programs(2)
     count, position = tl.load(place + 1), tl.load(place + 3)
+    end = position + count
+    first = FIRST
+    if WINDOW:
+        first = tl.maximum(position - WINDOW + 1, FIRST)
+    share = _keys_of_a_part(first, end, num_splits, fewest_keys, KEYS)
+    first += split * share
+    last = tl.minimum(first + share, end)
+    # most programs of a recorded pass have a tile that is not needed, many of a step a part without keys (to ask for
+    # `count == 0` besides takes twice the registers on sm_89)
+    if first >= last:
+        return
+
     # heads that share keys are rows of one matrix, token after token
     row = tl.arange(0, ROWS)
     token, head = row // GROUP, kv_head * GROUP + row % GROUP
@@ -175,13 +198,6 @@ def _attend_tiles(
     peak = tl.where(split == 0, sink, _NOTHING)
     total = tl.where(split == 0, tl.full([ROWS], 1.0, tl.float32), 0.0)
     mixed = tl.zeros([ROWS, LANES], tl.float32)
-    end = position + count
-    first = FIRST
-    if WINDOW:
-        first = tl.maximum(position - WINDOW + 1, FIRST)
-    share = tl.maximum(tl.cdiv(tl.cdiv(end - first, num_splits), KEYS) * KEYS, fewest_keys)
-    first += split * share
-    last = tl.minimum(first + share, end)
     blocks = table + tl.load(place + 2).to(tl.int64) * table_stride
     cache = kv_head.to(tl.int64) * num_slots
     for start in range(first, last, KEYS):
@@ -208,8 +224,7 @@ def _attend_tiles(
         part = vector * num_splits + split
         tl.store(states + part * 2, peak, mask=real)
         tl.store(states + part * 2 + 1, total, mask=real)
-        # what an empty part holds is never read
-        tl.store(outputs + part[:, None] * HEAD_DIM + lane[None, :], mixed, mask=inside & (first < last))
+        tl.store(outputs + part[:, None] * HEAD_DIM + lane[None, :], mixed, mask=inside)
     else:
         mixed = (mixed / total[:, None]).to(outputs.dtype.element_ty)
         tl.store(outputs + vector[:, None] * HEAD_DIM + lane[None, :], mixed, mask=inside)
@@ -222,26 +237,45 @@ def _dot(left: tl.tensor, right: tl.tensor, WIDEN: tl.constexpr) -> tl.tensor:
     return tl.dot(left, right, input_precision="ieee")
 
 
-@triton.jit(do_not_specialize=["num_splits"])
+@triton.jit
+def _keys_of_a_part(
+    first: tl.tensor, end: tl.tensor, num_splits: tl.tensor, fewest_keys: tl.tensor, KEYS: tl.constexpr
+) -> tl.tensor:
+    """Return how many of the keys from `first` to `end` a part takes; the last parts may be left without."""
+    return tl.maximum(tl.cdiv(tl.cdiv(end - first, num_splits), KEYS) * KEYS, fewest_keys)
+
+
+@triton.jit(do_not_specialize=["num_splits", "fewest_keys"])
 def _join_splits(
     parts: tl.tensor,
     states: tl.tensor,
     places: tl.tensor,
     output: tl.tensor,
     num_splits: tl.tensor,
+    fewest_keys: tl.tensor,
+    HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     LANES: tl.constexpr,
+    KEYS: tl.constexpr,
+    FIRST: tl.constexpr,
     MOST_SPLITS: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ) -> None:
     wait_for_inputs(DEPENDENT)
     place, token = places + tl.program_id(0) * 4, tl.program_id(1)
-    if token < tl.load(place + 1):
-        vector = (tl.load(place).to(tl.int64) + token) * tl.num_programs(2) + tl.program_id(2)
-        split, lane = tl.arange(0, MOST_SPLITS), tl.arange(0, LANES)
+    count, position = tl.load(place + 1), tl.load(place + 3)
+    if token >= count:
+        return
+
+    end = position + count
+    num_used = tl.maximum(tl.cdiv(end - FIRST, _keys_of_a_part(FIRST, end, num_splits, fewest_keys, KEYS)), 1)
+    split, lane = tl.arange(0, MOST_SPLITS), tl.arange(0, LANES)
+    for index in range(HEADS):
+        head = tl.program_id(2) * HEADS + index
+        vector = (tl.load(place).to(tl.int64) + token) * (tl.num_programs(2) * HEADS) + head
         part = vector * num_splits + split
-        peak = tl.load(states + part * 2, mask=split < num_splits, other=_NOTHING)
-        total = tl.load(states + part * 2 + 1, mask=split < num_splits, other=0)
+        peak = tl.load(states + part * 2, mask=split < num_used, other=_NOTHING)
+        total = tl.load(states + part * 2 + 1, mask=split < num_used, other=0)
         weight = tl.exp2(peak - tl.max(peak, axis=0))
         used = (total > 0)[:, None] & (lane < HEAD_DIM)[None, :]
         mixed = tl.load(parts + part[:, None] * HEAD_DIM + lane[None, :], mask=used, other=0)
