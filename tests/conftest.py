@@ -16,6 +16,9 @@ from hypothesis import settings
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+    from support.quick_interpreter import hurry
+
+    hurry()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # as in a shell's background: the servers that tests start, and end by Ctrl-C, would ignore it, too
