@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,9 @@ if not torch.cuda.is_available():
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # as in a shell's background: the servers that tests start, and end by Ctrl-C, would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# a client of httpx's reads all certificates, 20 ms, whatever it talks to: thousands of tests have one or two
+ssl.create_default_context = cache(ssl.create_default_context)
 
 # how long an example takes is the machine's affair
 settings.register_profile("unhurried", deadline=None)
