@@ -50,7 +50,8 @@ _PROCESSES = (
 _SERVING = ("integration", "p0")
 _WANTED = {
     "timed": {"timed"},
-    "(integration or processes) and not timed": {"serving", "processes"},
+    "integration and not timed": {"serving"},
+    "processes and not timed": {"processes"},
     "computing": {"computing"},
     "not timed and not integration and not processes and not computing": {"other"},
 }
