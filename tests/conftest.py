@@ -34,13 +34,9 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 _COMPUTING = (
-    "test_kernels",
-    "test_native",
-    "test_model.py",
-    "test_sampler",
-    "test_scheduler",
-    "test_demo",
-    "test_eagle",
+    *("test_kernels", "test_native", "test_model.py", "test_sampler", "test_scheduler", "test_demo", "test_eagle"),
+    *("test_openapi_conformance", "test_load_gpu_tiles", "test_speculation", "test_fp8_cache"),
+    *("test_channels_any_tokens", "test_structure_any_model"),
 )
 _TIMED = ("test_cancellation", "test_chat.py", "test_performance_targets", "test_sse_streaming")
 _PROCESSES = (
