@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,23 +18,25 @@ from hypothesis import settings
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+    from support.quick_interpreter import hurry
+
+    hurry()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # as in a shell's background: the servers that tests start, and end by Ctrl-C, would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# a client of httpx's reads all certificates, 20 ms, whatever it talks to: thousands of tests have one or two
+ssl.create_default_context = cache(ssl.create_default_context)
 
 # how long an example takes is the machine's affair
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 _COMPUTING = (
-    "test_kernels",
-    "test_native",
-    "test_model.py",
-    "test_sampler",
-    "test_scheduler",
-    "test_demo",
-    "test_eagle",
+    *("test_kernels", "test_native", "test_model.py", "test_sampler", "test_scheduler", "test_demo", "test_eagle"),
+    *("test_openapi_conformance", "test_load_gpu_tiles", "test_speculation", "test_fp8_cache"),
+    *("test_channels_any_tokens", "test_structure_any_model"),
 )
 _TIMED = ("test_cancellation", "test_chat.py", "test_performance_targets", "test_sse_streaming")
 _PROCESSES = (
@@ -42,7 +46,8 @@ _PROCESSES = (
 _SERVING = ("integration", "p0")
 _WANTED = {
     "timed": {"timed"},
-    "(integration or processes) and not timed": {"serving", "processes"},
+    "integration and not timed": {"serving"},
+    "processes and not timed": {"processes"},
     "computing": {"computing"},
     "not timed and not integration and not processes and not computing": {"other"},
 }

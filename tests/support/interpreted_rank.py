@@ -17,6 +17,7 @@ from gptoss_backend.engine.kernels.recording import Work
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.placement import driver, worker
 from support.float32_rank import let_float32_replay
+from support.quick_interpreter import hurry
 
 
 def for_kernels(layer: LayerWeights) -> LayerWeights:
@@ -62,5 +63,6 @@ def _load_for_kernels(*args: Any, **options: Any) -> Weights:  # noqa: ANN401 (w
 
 
 if __name__ == "__main__":
+    hurry()
     let_ranks_replay(setattr)
     worker.run()

@@ -40,12 +40,12 @@ def plain_distribution(logits: list[float], sampling: SamplingParams) -> list[fl
     likely = [token for token, weight in enumerate(weights) if weight >= sampling.min_p]
     ranked = sorted(likely, key=lambda token: -weights[token])[: sampling.top_k or None]
     total = math.fsum(weights[token] for token in ranked)
-    kept: list[int] = []
+    kept: set[int] = set()
     mass = 0.0
     for token in ranked:
         if sampling.top_p < 1.0 and mass >= sampling.top_p * total:
             break
         mass += weights[token]
-        kept.append(token)
+        kept.add(token)
     total = math.fsum(weights[token] for token in kept)
     return [weights[token] / total if token in kept else 0.0 for token in range(len(weights))]

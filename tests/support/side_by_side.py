@@ -1,9 +1,9 @@
 """`side_by_side.py [options of pytest]`: all tests, on two cores.
 
-Those that hold a server to a speed come first and alone. Then three lanes run at once: tests with tritonserver or other
-processes of ours, which wait a good deal for these, all others, and those that only compute, which take what the others
-leave and a little more, so that they do not end long after them. Not pytest-xdist: 3.8 does not see its groups in
-pytest 9.2, and its workers all have the same right to the processor.
+Those that hold a server to a speed come first and alone. Then four lanes run at once: tests with tritonserver, those
+with other processes of ours, which both wait half of their time for these, all others, and those that only compute,
+which take what the others leave and a little more, so that they do not end long after them. Not pytest-xdist: 3.8 does
+not see its groups in pytest 9.2, and its workers all have the same right to the processor.
 
 The machine may be busy with other work, too, and a test that waits for something cannot tell slow from never. So the
 few that failed are run once more when all is quiet: a fault fails again. Those that then pass are named at the end, for
@@ -34,16 +34,19 @@ class Lane:
     """Tests that run one after another.
 
     name: as it is printed. marks: which tests, as pytest's `-m` has it. niceness: how far they stand back for others.
+    num_threads: torch's, where it is not to have as many as there are cores.
     """
 
     name: str
     marks: str
     niceness: int = 0
+    num_threads: int | None = None
 
     def command(self, options: Sequence[str]) -> tuple[str, ...]:
         """Return how to run them. A cache of its own: lanes at once would write over each other's."""
         own = ("-m", self.marks, "-o", f"cache_dir={_CACHES / self.name}", "--last-failed-no-failures", "none")
-        return ("nice", "-n", str(self.niceness), sys.executable, "-m", "pytest", *options, *own)
+        threads = () if self.num_threads is None else (f"OMP_NUM_THREADS={self.num_threads}",)
+        return ("env", *threads, "nice", "-n", str(self.niceness), sys.executable, "-m", "pytest", *options, *own)
 
     def failures(self) -> list[str]:
         """Return the tests that failed when they were last run."""
@@ -52,15 +55,17 @@ class Lane:
 
 
 _TIMED = Lane("timed", "timed")
-_SERVING = Lane("with tritonserver and other processes", "(integration or processes) and not timed")
-_COMPUTING = Lane("what only computes", "computing", niceness=10)
-_REST = Lane("all others", "not timed and not integration and not processes and not computing")
+_SERVING = Lane("with tritonserver", "integration and not timed")
+_PROCESSES = Lane("with other processes of ours", "processes and not timed")
+# threads that share a core with other lanes wait for one another by turning round: it takes twice the time
+_COMPUTING = Lane("what only computes", "computing", niceness=10, num_threads=1)
+_REST = Lane("all others", "not timed and not integration and not processes and not computing", num_threads=1)
 
 
 def main(options: list[str]) -> int:
     """Run them all, and what failed once more. Return the worst status."""
     statuses = {_TIMED: subprocess.run(_TIMED.command(options), check=False).returncode}
-    statuses |= _run_at_once(_REST, (_SERVING, _COMPUTING), options)
+    statuses |= _run_at_once(_REST, (_SERVING, _PROCESSES, _COMPUTING), options)
     passed_alone: list[str] = []
     for lane in (lane for lane, status in statuses.items() if status == _FAILED):
         failures = lane.failures()

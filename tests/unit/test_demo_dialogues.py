@@ -13,6 +13,7 @@ from load.demo_skills import judge
 from gptoss_backend.contract import ChatMessage, FunctionTool, ResponseFormat
 from gptoss_backend.demo.rows import Spellings
 from gptoss_backend.demo.shape import TRAINED_SHAPE
+from gptoss_backend.demo.training import batches
 from gptoss_backend.demo.training.batches import Batcher
 from gptoss_backend.demo.training.dialogue import Call, Dialogue, Thoughts, answer_tokens, example_of, user
 from gptoss_backend.demo.training.mixture import EFFORTS, KINDS, draw
@@ -124,7 +125,10 @@ def test_tool_call_when_made_then_its_values_stand_in_what_the_user_says() -> No
             assert str(value).lower() in said
 
 
-def test_block_when_made_again_then_it_is_the_same_and_another_seed_makes_another(spellings: Spellings) -> None:
+def test_block_when_made_again_then_it_is_the_same_and_another_seed_makes_another(
+    spellings: Spellings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_GROUP", 20)
     known = torch.arange(0, 3000)
     first, again, other = (Batcher(known, spellings, seed).block(3)[0] for seed in (1, 1, 2))
 

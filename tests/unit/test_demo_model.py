@@ -12,6 +12,7 @@ from gptoss_backend.demo.rows import Spellings, said, scaled, stem_and_traits
 from gptoss_backend.demo.shape import TRAINED_SHAPE, trained_config
 from gptoss_backend.demo.train import Run, loss_of
 from gptoss_backend.demo.trained_checkpoint import write_trained_checkpoint
+from gptoss_backend.demo.training import batches
 from gptoss_backend.demo.training.batches import Batch, Batcher
 from gptoss_backend.demo.training.export import export, known_of, restore
 from gptoss_backend.demo.training.induction import guess_induction
@@ -135,7 +136,10 @@ def test_guess_when_a_text_comes_a_second_time_then_it_is_copied(spellings: Spel
     assert hits > 0.2  # one in 1,400 by chance
 
 
-def test_learning_when_the_same_batch_comes_again_then_its_loss_falls(model: TrainedModel) -> None:
+def test_learning_when_the_same_batch_comes_again_then_its_loss_falls(
+    model: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_GROUP", 20)
     batch = small(Batcher(model.known, model.spellings, seed=1).block(0)[0])
     optimizer = optimizer_for(model)
     losses = []
