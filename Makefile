@@ -56,7 +56,7 @@ ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve stop status test test-p0 test-performance load load-sweep soak gpu-check gpu-bench check lock alert-rules clean
+.PHONY: help setup serve stop status test test-p0 test-performance load load-sweep soak gpu-check gpu-session gpu-bench check lock alert-rules clean
 
 help:  ## list the targets
 	@echo "usage: make TARGET [MODEL=demo|20b|120b] [PORT=8000] [PROFILE=latency_first|quality_first|balanced] [ARGS=…]"
@@ -102,6 +102,9 @@ gpu-check: setup  ## on a GPU: kernels, full-size models, memory, tokens/s, in o
 	@status=0; $(VENV)/bin/pytest -q tests/unit/test_kernels.py tests/unit/test_kernels_step.py tests/gpu \
 	  tests/unit/test_kernels_in_engine.py tests/unit/test_kernels_sampling.py || status=$$?; \
 	$(VENV)/bin/python -m load.gpu_check $(ARGS) && exit $$status
+
+gpu-session: setup  ## on a GPU: all of both and more, the most telling first, in the minutes there are (ARGS="--minutes 10 --out FOLDER")
+	@$(VENV)/bin/python -m load.gpu_session $(ARGS)
 
 gpu-bench: setup  ## on a GPU: steps against the memory's limit, time to the first token (ARGS="--transformers --profile --out FOLDER")
 	@$(VENV)/bin/python -m load.gpu_bench $(ARGS)
