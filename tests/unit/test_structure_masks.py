@@ -60,6 +60,14 @@ def test_fork_when_it_goes_on_then_it_says_what_the_mask_says_there_which_stays_
         mask.accept(token)
 
 
+def test_fork_when_its_masks_take_long_then_its_origin_has_less_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_text, "_MASK_S_A_TOKEN", -6.0)  # of ten seconds
+    mask = AnswerMask(JSON_ANSWER)
+    allowed(mask.fork())
+    with pytest.raises(StructureOutgrown):
+        allowed(mask)
+
+
 def test_fork_when_of_a_text_without_messages_then_it_goes_on_by_itself() -> None:
     mask = WholeTextMask(OutputStructure(form=TextForm(TextFormKind.CHOICE, ("yes", "no")), is_whole=True))
     fork = mask.fork()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import NoReturn
 
 from torch import Tensor
@@ -28,6 +29,13 @@ _MASK_S_A_TOKEN = 0.001
 """Added for each. Usual masks take 0.02 to 0.2 ms."""
 
 
+@dataclass(slots=True)
+class _MaskTime:
+    """What the masks of one text may take together: all other answers wait meanwhile."""
+
+    left_s: float = _MOST_MASK_S
+
+
 class HeldText:
     """A text at its grammar's beginning."""
 
@@ -35,8 +43,7 @@ class HeldText:
         """begun: tokens that have come already."""
         self._grammar = grammar
         self._matcher = grammar.begin()
-        self._left_s = _MOST_MASK_S
-        """Of the time that its masks may take: all other answers wait meanwhile."""
+        self._time = _MaskTime()
         if begun:
             self._matcher.consume_tokens(list(begun))
 
@@ -45,7 +52,7 @@ class HeldText:
         return self._matcher.try_consume_tokens(list(token_ids)) == len(token_ids)
 
     def fork(self) -> HeldText:
-        """Return another at the same place, which goes on by itself."""
+        """Return another at the same place, which goes on by itself, but in the same time."""
         fork = copy(self)
         fork._matcher = self._matcher.deep_copy()
         return fork
@@ -56,10 +63,10 @@ class HeldText:
         self._matcher.unsafe_compute_mask_ptr(bits.data_ptr(), bits.numel() * bits.element_size())
         took_s = time.perf_counter() - started
         self._grammar.learned_s += took_s
-        self._left_s += _MASK_S_A_TOKEN - took_s
+        self._time.left_s += _MASK_S_A_TOKEN - took_s
         if self._matcher.is_error():
             self._give_up()
-        if self._left_s < 0:
+        if self._time.left_s < 0:
             raise StructureOutgrown(f"{self._grammar.where}: its grammar is too slow: ask for simpler patterns")
 
     def accept(self, token: int) -> None:
