@@ -33,7 +33,7 @@ _MASK_S_A_TOKEN = 0.001
 class _MaskTime:
     """What the masks of one text may take together: all other answers wait meanwhile."""
 
-    left_s: float = _MOST_MASK_S
+    left_s: float
 
 
 class HeldText:
@@ -43,7 +43,7 @@ class HeldText:
         """begun: tokens that have come already."""
         self._grammar = grammar
         self._matcher = grammar.begin()
-        self._time = _MaskTime()
+        self._time = _MaskTime(_MOST_MASK_S)
         if begun:
             self._matcher.consume_tokens(list(begun))
 
