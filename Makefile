@@ -99,7 +99,8 @@ soak: setup  ## mixed load on MODEL by USERS for DURATION (90s, 10m, 2h): do mem
 	@$(VENV)/bin/python -m load.soak --duration $(DURATION) --users $(USERS) --model $(MODEL) $(ARGS)
 
 gpu-check: setup  ## on a GPU: kernels, full-size models, memory, tokens/s, in one table (ARGS="--shapes 20b")
-	@status=0; $(VENV)/bin/pytest -q tests/unit/test_kernels.py tests/unit/test_kernels_step.py tests/gpu \
+	@status=0; $(VENV)/bin/pytest -q tests/unit/test_kernels.py tests/unit/test_kernels_attention.py tests/unit/test_kernels_skinny.py \
+	  tests/unit/test_kernels_step.py tests/gpu \
 	  tests/unit/test_kernels_in_engine.py tests/unit/test_kernels_sampling.py || status=$$?; \
 	$(VENV)/bin/python -m load.gpu_check $(ARGS) && exit $$status
 

@@ -48,10 +48,11 @@ def _bench(name: str, most_s: float, *options: str, shapes: str = "20b") -> Part
     return Part(name, ("-m", "load.gpu_bench", "--shapes", shapes, "--contexts", "1024", *options), most_s)
 
 
+_KERNELS: Final = ("_attention", "_skinny", "_step")
 _BATCHES: Final = ("--batches", "1", "32", "256")
 _ONE_PROMPT: Final = ("--prompts", "256")
 PARTS: Final = (
-    _tests("kernels", 150, "tests/unit/test_kernels.py", "tests/unit/test_kernels_step.py", "tests/gpu"),
+    _tests("kernels", 180, *(f"tests/unit/test_kernels{name}.py" for name in ("", *_KERNELS)), "tests/gpu"),
     _bench("bench", 180, *_BATCHES, "--prompts", "256", "2048", "--profile"),
     _tests("engine", 150, "tests/unit/test_kernels_in_engine.py", "tests/unit/test_kernels_sampling.py"),
     Part("check", ("-m", "load.gpu_check", "--shapes", "20b", "--no-files"), 150),

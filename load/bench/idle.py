@@ -1,7 +1,7 @@
 """How long a device waits for the engine between its steps, over a model that keeps a GPU's pace without one.
 
 Stage: 4 and 5 of a request's way, without arithmetic.
-Owns: the answers asked for, of one length and of many.
+Owns: the answers asked for, of one length and of many, free and held by grammars.
 Does not know: what the engine does between steps, how the model knows how long it had none (paced.py).
 """
 
@@ -58,7 +58,7 @@ class IdleShare:
 
 
 def measure_idle(all_streams: list[int], speed: float) -> Iterator[IdleShare]:
-    """Yield what each number of streams came to: with answers of one length, of many, with more in their wake.
+    """Yield what each number of streams came to: with answers of one length, of many, with more in their wake, held.
 
     speed: times as quick as the H100 of `load/bench/paced.py`. Raises PeerError where the engine fails a request.
     """

@@ -132,7 +132,8 @@ class _Ahead:
             places = [edited.places[index] for index in order]
             rows = logits[places]
             flags = zip(places, apply_edits([edited.edits[index] for index in order], rows).tolist(), strict=False)
-            self.output = replace(self.output, barren=frozenset(place for place, is_left in flags if not is_left))
+            barren = frozenset(place for place, is_left in flags if not is_left)
+            self.output = replace(self.output, edited=frozenset(places), barren=barren)
             for place, token in zip(places, rows.argmax(dim=-1).tolist(), strict=True):
                 tokens[place] = token  # the next step's, too
         if told is not None:

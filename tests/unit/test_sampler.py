@@ -383,14 +383,16 @@ def test_told_when_log_probabilities_are_asked_for_then_of_guesses_rows_too() ->
 def choose_as_a_model(logits: torch.Tensor, turns: list[Turn]) -> list[Choice]:
     """Play the engine for one step of a model that is told how to choose, and chooses the likeliest."""
     prepare_edits(turns)
-    tokens, barren = logits.argmax(dim=-1).tolist(), set[int]()
+    tokens, places, barren = logits.argmax(dim=-1).tolist(), set[int](), set[int]()
     if (edited := edited_of(turns)) is not None:
+        places = set(edited.places)
         rows = logits[edited.places]
         is_left = apply_edits(edited.edits, rows).tolist()
         barren = {place for place, left in zip(edited.places, is_left, strict=False) if not left}
         for place, token in zip(edited.places, rows.argmax(dim=-1).tolist(), strict=True):
             tokens[place] = token
-    choices = Sampler().pick(StepOutput(tokens, None, barren=frozenset(barren)), turns)
+    output = StepOutput(tokens, None, edited=frozenset(places), barren=frozenset(barren))
+    choices = Sampler().pick(output, turns)
     for each, chosen, _ in choices:
         each.token_ids.extend(chosen)
     return choices
@@ -418,6 +420,14 @@ def test_pick_when_a_model_is_told_of_edits_behind_guesses_then_answers_are_thos
             place += right + 1
         assert found == answer[: len(found)]
         assert len(found) == 11
+
+
+def test_pick_when_an_edit_behind_a_guess_was_not_made_then_the_next_step_makes_it() -> None:
+    held, free = sequence(mask=ToyMask([{4}, {8}, {9}])), sequence(mask=ToyMask([{4}, None, None]))
+    turns = [Turn(held, (4, 8)), Turn(free, (4, 8))]
+    prepare_edits(turns)
+    choices = Sampler().pick(StepOutput([4, 7, 7, 4, 8, 3], None, edited=frozenset({0, 3})), turns)
+    assert [choice.tokens for choice in choices] == [(4,), (4, 8, 3)]
 
 
 def test_pick_when_a_guess_may_not_come_or_ends_the_answer_then_nothing_behind_it_is_edited_or_chosen() -> None:

@@ -83,14 +83,20 @@ class Grammar:
     def behind(self, guess: int) -> Grammar | None:
         """Return the grammar one token on, unprepared; None where it does not let that come. After `prepare`.
 
-        What fails there fails again once the guess stands, and is told of then.
+        What fails there is told of once the guess stands, if it fails again.
         """
+        if self.fault is not None:
+            return None
         is_known = 0 <= guess < self._mask.num_tokens
         if self._has_bits and not (is_known and int(self._bits[guess // 32]) >> guess % 32 & 1):
             return None
-        fork = Grammar(self._mask.fork(), request_id=None)
+        try:
+            fork = Grammar(self._mask.fork(), request_id=None)
+        except Exception as error:  # noqa: BLE001 (ends its own request; _note logs it)
+            self._note(error)
+            return None
         fork.accept(guess)
-        return None if self.fault or fork.fault else fork
+        return fork if fork.fault is None else None
 
     def accept(self, token: int) -> None:
         """Tell the mask of the token chosen."""

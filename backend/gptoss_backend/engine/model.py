@@ -87,8 +87,10 @@ class StepOutput:
     """[num_samples, vocab] float32, where asked for."""
     logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
     """By samples; of those that the step was told of by `amend`."""
+    edited: frozenset[int] = frozenset()
+    """Samples that were chosen by edits."""
     barren: frozenset[int] = frozenset()
-    """Samples of which edits left no token at all; what was chosen there means nothing."""
+    """Those of which edits left no token at all; what was chosen there means nothing."""
 
     def amend(self, edited: Edited | None, told: Told | None) -> None:
         """What is computed already has been told how before."""

@@ -118,7 +118,9 @@ def _pick_one_by_one(output: StepOutput, turn: Turn, place: int, picked: _Picked
     for row, guess in zip_longest(turn.rows(place), guesses):
         if edits is not None and row.ahead:
             edits.prepare()
-            if edits.fault is not None:
+            # what was to be edited and was not is left to the next step
+            is_unedited = output.logits is None and edits.is_due and row.place not in output.edited
+            if is_unedited or edits.fault is not None:
                 break
         if output.logits is not None:
             picked.add(output.logits, [row])

@@ -42,8 +42,10 @@ def chosen_by(logits: Tensor, draws: Draws | None) -> Tensor:
 class Amended:
     """What the host has to be told of edits and log probabilities, on its way there."""
 
+    edited: frozenset[int]
+    """Samples that are chosen by edits"""
     masked: list[int]
-    """Samples that have a mask"""
+    """Those that have a mask"""
     is_left: Tensor
     """[num_masked] bool: which of these have something left"""
     told: Told
@@ -63,7 +65,7 @@ class Amended:
         masked = [place for place, each in zip(edited.places, edited.edits, strict=True) if each.mask is not None]
         most = max(told.counts, default=0)
         weighed = [_weigh(logits, chosen, told.places[of], most) for of in _groups(0, len(told.places))]
-        return cls(masked, _joined(is_left), told, _joined(weighed))
+        return cls(frozenset(edited.places), masked, _joined(is_left), told, _joined(weighed))
 
     @property
     def barren(self) -> frozenset[int]:

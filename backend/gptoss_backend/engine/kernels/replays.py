@@ -71,11 +71,9 @@ class Replayed:
             self._group.wait(self._done)
         logits = self._logits.float() if self._wants_logits else None
         tokens, amended = self._tokens.tolist(), self._amended
-        return (
-            StepOutput(tokens, logits)
-            if amended is None
-            else StepOutput(tokens, logits, amended.logprobs, amended.barren)
-        )
+        if amended is None:
+            return StepOutput(tokens, logits)
+        return StepOutput(tokens, logits, amended.logprobs, amended.edited, amended.barren)
 
     def _fetch(self) -> None:
         """Send the tokens to the host as soon as they are there."""

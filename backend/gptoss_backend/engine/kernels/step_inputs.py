@@ -21,7 +21,7 @@ from gptoss_backend.engine.transfer import to_device
 
 CHUNK_TILE = 16
 """Tokens of a chunk that attend together: with eight heads that share keys, 128 rows of a tile multiplication."""
-# a chunk's last tile may be less than full; each tile that is not needed still costs a program for each token and head
+# a chunk's last tile may be less than full; one that is not needed still costs programs, which end at once
 _PARTIAL_TILES = 24
 
 
