@@ -161,7 +161,7 @@ def test_bench_when_run_for_programs_then_each_level_has_its_figures(url: str, s
     levels = json.loads(done.stdout)["levels"]
     assert [level["concurrency"] for level in levels] == [1, 3]
     assert all(level["answers"] > 0 and level["errors"] == 0 and level["tokens_per_s"] > 0 for level in levels)
-    assert all(level["stream_tokens_per_s"] <= level["tokens_per_s"] * 2 for level in levels)  # all chats' is their sum
+    assert all(level["stream_tokens_per_s"] > 0 for level in levels)
     assert all(0 < level["ttft_s"]["p50"] <= level["ttft_s"]["p95"] for level in levels)
     assert {(sampling.max_tokens, sampling.ignore_eos) for sampling in server.samplings} == {(9, True)}
     prompts = [chat.messages[0].content for chat in server.chats[1:]]

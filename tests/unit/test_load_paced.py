@@ -74,7 +74,7 @@ def test_paced_model_when_many_decode_then_all_take_as_long_as_their_steps() -> 
 
 def test_idle_when_it_is_measured_then_it_is_a_share_of_the_time_whatever_answers_are_asked_for() -> None:
     shares = list(measure_idle([4], speed=20.0))
-    assert len(shares) == 3
+    assert len({share.answers for share in shares}) == 4
     for share in shares:
         assert share.num_streams == 4
         assert 0.0 <= share.idle < 1.0
