@@ -109,12 +109,11 @@ def _within(parts: Sequence[Part], limit_s: float) -> Iterator[tuple[Part, float
 def _run_one(part: Part, most_s: float, log: Path) -> str:
     """Run a part, its output to `log`; returns how it failed, in words, nothing where it did not."""
     folders = [_ROOT / name for name in ("backend", "adapter", "client", ".", "tests")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders)), "PYTHONUNBUFFERED": "1"}
+    variables = (f"PYTHONPATH={os.pathsep.join(map(str, folders))}", "PYTHONUNBUFFERED=1")
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            (sys.executable, *part.arguments),
+            ("env", *variables, sys.executable, *part.arguments),
             cwd=_ROOT,
-            env=environment,
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
