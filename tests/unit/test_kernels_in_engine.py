@@ -365,6 +365,6 @@ def test_pass_sizes_when_all_are_recorded_then_every_step_finds_one() -> None:
     assert pass_sizes(0) == []
     assert pass_sizes(16) == [8, 16]
     assert pass_sizes(20) == [8, 16, 32]
-    assert pass_sizes(512 + 64)[-3:] == [384, 512, 576]
+    assert pass_sizes(512 + 64)[-3:] == [448, 528, 576]
     assert pass_sizes(1024 + 32)[-2:] == [1024, 1056]
     assert pass_sizes(5000)[-1] == 1024
