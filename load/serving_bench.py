@@ -6,6 +6,7 @@ Does not know: how an answer is timed (bench.stream).
 
     .venv/bin/python -m load.serving_bench --streams 1 8 32 128 256
     .venv/bin/python -m load.serving_bench --speed 1.45 --streams 1
+    .venv/bin/python -m load.serving_bench --streams 32 256 --held-every 8
 
 On a machine that is shared by server and client a figure of many streams says what these cores bear, and the cores that
 each process takes say what a larger machine would need: no process can use more than about one.
@@ -46,6 +47,8 @@ from load.own_server import own_server
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _ROUND_LIMIT_S: Final = 300.0
 _PROMPT_TOKENS: Final = 100
+_WORDS: Final = "( [a-z]+)*"
+"""What the paced model says, whatever is asked of it"""
 _MODEL_FILE: Final = '''"""The demo's place, taken by a model that computes nothing."""
 
 import sys
@@ -86,7 +89,7 @@ def main() -> int:
         _server(Path(place), options) as (port, processes),
     ):
         runner = EngineRunner(lambda sink: paced_engine(options.speed, engine_options, sink))
-        bench = _Bench(runner, port, processes, words, options.tokens)
+        bench = _Bench(runner, port, processes, words, options.tokens, options.held_every)
         rounds = [[bench.play(num, f"{num}, {turn}") for turn in range(options.rounds + 1)] for num in options.streams]
         runner.engine.stop(0.0)
     _console.print(f"\n{options.tokens} tokens an answer, {options.rounds} rounds, medians\n")
@@ -102,13 +105,16 @@ class _Bench:
     words: Sequence[int]
     num_tokens: int
     """Of each answer"""
+    held_every: int
+    """Each so manieth request to the server has a grammar, of the engine alone none; 0: none has."""
 
     def play(self, streams: int, seed: str) -> Served:
         """Play one round of as many requests as streams, each of its own prompt, on the engine and on the server."""
         texts = [encoding().decode(words) for words in make_prompts(self.words, streams, _PROMPT_TOKENS, seed=seed)]
         prompts = [self._prompt(text) for text in texts]
         alone = RoundFigures.of(ENGINE, streams, *self.runner.play(prompts, streams, self.num_tokens))
-        requests = [post(self.port, "/v1/chat/completions", self._body(text)) for text in texts]
+        bodies = [self._body(text, place) for place, text in enumerate(texts)]
+        requests = [post(self.port, "/v1/chat/completions", body) for body in bodies]
         before = self._cpu_s()
         started_s = time.perf_counter()
         gc.disable()
@@ -127,9 +133,11 @@ class _Bench:
         tokens: list[int] = answer.raise_for_status().json()["tokens"]
         return tokens
 
-    def _body(self, text: str) -> dict[str, object]:
+    def _body(self, text: str, place: int) -> dict[str, object]:
         streamed = {"stream": True, "stream_options": {"include_usage": True}}
-        return _chat(text) | streamed | {"max_tokens": self.num_tokens, "ignore_eos": True}
+        is_held = self.held_every and not place % self.held_every
+        held: dict[str, object] = {"structured_outputs": {"regex": _WORDS}} if is_held else {}
+        return _chat(text) | streamed | held | {"max_tokens": self.num_tokens, "ignore_eos": True}
 
     def _cpu_s(self) -> dict[str, float]:
         times = {name: process.cpu_times() for name, process in self.processes.items()}
@@ -193,6 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, help="after one that warms up")
     parser.add_argument("--tokens", type=int, default=256, help="of each answer")
     parser.add_argument("--speed", type=float, default=1.0, help="times as quick as the first measurement on an H100")
+    parser.add_argument(
+        "--held-every", type=int, default=0, help="each so manieth request has a grammar, for all of it"
+    )
     parser.add_argument("--responses-per-s", type=float, help="as engine.max_responses_per_s; default: that one's")
     return parser
 

@@ -15,9 +15,10 @@ from typing import Final, NamedTuple
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.grammar import TokenMask
 from gptoss_backend.engine.options import EngineOptions
+from gptoss_backend.harmony.vocabulary import VOCAB_SIZE
 from load.bench.choosing import AnyToken
 from load.bench.engine_runner import EngineRunner
-from load.bench.paced import NUM_LOGITS, paced_model
+from load.bench.paced import paced_model
 from load.bench.tokenizer import single_token_words
 from load.bench.workload import make_prompts
 
@@ -62,7 +63,7 @@ def measure_idle(all_streams: list[int], speed: float) -> Iterator[IdleShare]:
 
     speed: times as quick as the H100 of `load/bench/paced.py`. Raises PeerError where the engine fails a request.
     """
-    words = [word for word in single_token_words() if word < NUM_LOGITS]
+    words = single_token_words()
     for num_streams in all_streams:
         for traffic in _TRAFFIC:
             yield _share_of(traffic, num_streams, words, speed)
@@ -74,7 +75,7 @@ def _share_of(traffic: _Traffic, num_streams: int, words: Sequence[int], speed: 
     model, options = paced_model(words, speed), EngineOptions(max_num_seqs=num_streams)
 
     def mask_of(number: int) -> TokenMask | None:
-        return AnyToken(NUM_LOGITS) if traffic.held_every and not number % traffic.held_every else None
+        return AnyToken(VOCAB_SIZE) if traffic.held_every and not number % traffic.held_every else None
 
     runner = EngineRunner(lambda sink: Engine(model, options, sink), mask_of)
     _, wall_s = runner.play(make_prompts(words, len(lengths), _PROMPT_TOKENS, seed=traffic.name), num_streams, lengths)

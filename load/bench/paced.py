@@ -23,12 +23,9 @@ from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan, plan_cache
 from gptoss_backend.engine.config import ModelConfig
-from gptoss_backend.engine.edits import apply_edits
 from gptoss_backend.engine.model import Draws, Edited, LaunchedStep, LocalModel, StepOutput, Told
 from gptoss_backend.harmony.vocabulary import CHANNEL, MESSAGE, encoding
 
-NUM_LOGITS: Final = 2048
-"""Of a row that is edited: to look at 201,088 of them on a processor would take longer than a GPU's whole step."""
 _CACHE_BYTES: Final = 40 * 2**30
 # load/RESULTS.md, 2026-11-27, one H100 and the 20B: rows and milliseconds of a decode step, then a prompt's
 _DECODES: Final = ((1, 2.42), (8, 7.13), (32, 10.13), (128, 14.85), (256, 20.66))
@@ -109,9 +106,7 @@ class _PacedStep:
     tokens: list[int]
 
     def amend(self, edited: Edited | None, told: Told | None) -> None:
-        """Have the host launch what edits take; nothing is chosen by them."""
-        if edited is not None:
-            apply_edits(edited.edits, torch.zeros(len(edited.places), NUM_LOGITS))
+        """Nothing is chosen by edits here: grammars have to let come what is said."""
 
     def result(self) -> StepOutput:
         """Wait as one waits for a GPU: without holding other threads up."""
