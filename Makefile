@@ -104,7 +104,7 @@ gpu-check: setup  ## on a GPU: kernels, full-size models, memory, tokens/s, in o
 	  tests/unit/test_kernels_in_engine.py tests/unit/test_kernels_sampling.py || status=$$?; \
 	$(VENV)/bin/python -m load.gpu_check $(ARGS) && exit $$status
 
-gpu-session: setup  ## on a GPU: all of both and more, the most telling first, in the minutes there are (ARGS="--minutes 10 --out FOLDER")
+gpu-session: setup  ## on a GPU: kernels' tests, 20B's gpu-check and the benches, the most telling first, within minutes (ARGS="--minutes 10 --out FOLDER")
 	@$(VENV)/bin/python -m load.gpu_session $(ARGS)
 
 gpu-bench: setup  ## on a GPU: steps against the memory's limit, time to the first token (ARGS="--transformers --profile --out FOLDER")

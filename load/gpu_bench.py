@@ -134,7 +134,7 @@ def _measure(
         EIGHT_BIT: eight_bit,
         "dependent launch": dependent_launch,
         f"top-p {choosing.top_p:g}": model.can_draw and choosing.top_p < 1.0,
-        f"a mask for each row of {choosing.held_every}": model.runs_ahead and choosing.held_every > 0,
+        f"a mask for one row in {choosing.held_every}": model.runs_ahead and choosing.held_every > 0,
     }
     figures = ShapeFigures(name, ", ".join([type(model).__name__, *(way for way, is_on in ways.items() if is_on)]))
     for context in options.contexts:
@@ -145,7 +145,7 @@ def _measure(
         figures.prompts.append((length, time_prompt(model, length)))
         _console.print(f"{name}: a prompt of {length:,}: {_milliseconds(figures.prompts[-1][1])}")
     if options.profile:
-        _console.print(kernel_times(model, options.batches[0], options.contexts[0]))
+        _console.print(kernel_times(model, options.batches[0], options.contexts[0], choosing))
     del model, weights
     free(device)
     if options.transformers:
@@ -216,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         help="int8: attention and unembedding so",
     )
     parser.add_argument("--top-p", type=float, default=1.0, help="by which tokens of decode steps are drawn")
-    parser.add_argument("--held-every", type=int, default=0, help="each so manieth row is held by a grammar's mask")
+    parser.add_argument("--held-every", type=int, default=0, help="every n-th row is held by a grammar's mask; 0: none")
     parser.add_argument("--transformers", action="store_true", help="time its generate, too, where it fits")
     parser.add_argument("--profile", action="store_true", help="print where the time of a few steps goes")
     parser.add_argument("--out", type=Path, help="write gpu_bench.html with plots there")

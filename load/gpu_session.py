@@ -1,4 +1,4 @@
-"""All that only a GPU can show, in the order of what it tells, within the minutes that there are.
+"""What only a GPU can show, the most telling first, within the minutes that there are.
 
 Stage: none of a request's; whatever the parts are about.
 Owns: the parts, their order and how long each may take; what is kept of them. Does not know: what they measure.
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -69,7 +70,7 @@ PARTS: Final = (
 
 
 def main() -> int:
-    """Run the parts; returns the worst of their statuses, 0 where all that had time were well."""
+    """Run the parts; returns 1 where one failed, else 0."""
     options = _parser().parse_args()
     parts = [part for part in PARTS if options.only is None or part.name in options.only]
     if options.list:
@@ -80,7 +81,7 @@ def main() -> int:
 
 
 def run(parts: Sequence[Part], limit_s: float, folder: Path) -> int:
-    """Run parts one after the other for `limit_s` at most; returns the worst status. folder: for what they print."""
+    """Run parts one after the other for `limit_s` at most; returns 1 where one failed. folder: for what they print."""
     folder.mkdir(parents=True, exist_ok=True)
     ends, worst = [], 0
     for part, left_s in _within(parts, limit_s):
@@ -121,9 +122,11 @@ def _run_one(part: Part, most_s: float, log: Path) -> str:
         try:
             status = process.wait(most_s)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             return _TIMED_OUT
+        finally:  # at Ctrl-C, too, and whatever a part has left behind
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     return f"status {status}" if status else ""
 
 

@@ -48,7 +48,7 @@ _ROOT: Final = Path(__file__).resolve().parents[1]
 _ROUND_LIMIT_S: Final = 300.0
 _PROMPT_TOKENS: Final = 100
 _WORDS: Final = "( [a-z]+)*"
-"""What the paced model says, whatever is asked of it"""
+"""A regular expression that lets come what the paced model says"""
 _MODEL_FILE: Final = '''"""The demo's place, taken by a model that computes nothing."""
 
 import sys
@@ -106,7 +106,7 @@ class _Bench:
     num_tokens: int
     """Of each answer"""
     held_every: int
-    """Each so manieth request to the server has a grammar, of the engine alone none; 0: none has."""
+    """Every n-th request to the server has a grammar, of the engine alone none; 0: none has."""
 
     def play(self, streams: int, seed: str) -> Served:
         """Play one round of as many requests as streams, each of its own prompt, on the engine and on the server."""
@@ -201,9 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, help="after one that warms up")
     parser.add_argument("--tokens", type=int, default=256, help="of each answer")
     parser.add_argument("--speed", type=float, default=1.0, help="times as quick as the first measurement on an H100")
-    parser.add_argument(
-        "--held-every", type=int, default=0, help="each so manieth request has a grammar, for all of it"
-    )
+    parser.add_argument("--held-every", type=int, default=0, help="every n-th request is held by a grammar; 0: none")
     parser.add_argument("--responses-per-s", type=float, help="as engine.max_responses_per_s; default: that one's")
     return parser
 

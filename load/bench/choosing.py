@@ -44,7 +44,7 @@ class Choosing:
 
     top_p: float = 1.0
     held_every: int = 0
-    """Each so manieth row is held by a grammar; 0: none is."""
+    """Every n-th row is held by a grammar; 0: none is."""
 
     def draws(self, num_rows: int) -> Draws:
         """Return how the tokens of a step are drawn."""

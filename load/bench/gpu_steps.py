@@ -166,6 +166,8 @@ class Rows:
                 self._take(launched, sequences, 1)
                 self._reserve(sequences, 1)
                 launched = self._launch(Batch.build(sequences, []))
+        if self._model.runs_ahead:
+            self._hold(launched)
         self._take(launched, sequences, 1)
 
     def _reserve(self, sequences: list[Sequence], num_tokens: int) -> None:
@@ -229,9 +231,9 @@ def time_prompt(model: TorchModel, length: int) -> float | None:
     return median(times[1:])
 
 
-def kernel_times(model: TorchModel, batch: int, context: int) -> str:
+def kernel_times(model: TorchModel, batch: int, context: int, choosing: Choosing = _AS_MOST) -> str:
     """Return where the time of a few decode steps goes, as a table."""
-    rows = Rows(model, batch, context, 2 * _NUM_STEPS)
+    rows = Rows(model, batch, context, 2 * _NUM_STEPS, choosing)
     rows.prefill()
     rows.decode(_NUM_STEPS)
     on_gpu = model.device.type == "cuda"

@@ -35,7 +35,7 @@ class _Traffic(NamedTuple):
     num_rounds: int = 1
     """Requests for each stream"""
     held_every: int = 0
-    """Each so manieth request has a grammar that has a say about all its tokens; 0: none has."""
+    """Every n-th request has a grammar that has a say about all its tokens; 0: none has."""
 
 
 _TRAFFIC: Final = (
@@ -52,7 +52,7 @@ class IdleShare:
 
     num_streams: int
     answers: str
-    """How long they are, in words"""
+    """What they are, in words"""
     tokens_per_s: float
     idle: float
     """0 to 1: of the time between the first step's beginning and the last one's end"""
@@ -70,7 +70,8 @@ def measure_idle(all_streams: list[int], speed: float) -> Iterator[IdleShare]:
 
 
 def _share_of(traffic: _Traffic, num_streams: int, words: Sequence[int], speed: float) -> IdleShare:
-    rng = Random(f"{num_streams} answers {traffic.name}")
+    seed = f"{traffic.lengths}, {traffic.num_rounds}"  # held or not, they are the same
+    rng = Random(f"{num_streams} answers {seed}")
     lengths = [rng.randint(*traffic.lengths) for _ in range(traffic.num_rounds * num_streams)]
     model, options = paced_model(words, speed), EngineOptions(max_num_seqs=num_streams)
 
@@ -78,6 +79,6 @@ def _share_of(traffic: _Traffic, num_streams: int, words: Sequence[int], speed: 
         return AnyToken(VOCAB_SIZE) if traffic.held_every and not number % traffic.held_every else None
 
     runner = EngineRunner(lambda sink: Engine(model, options, sink), mask_of)
-    _, wall_s = runner.play(make_prompts(words, len(lengths), _PROMPT_TOKENS, seed=traffic.name), num_streams, lengths)
+    _, wall_s = runner.play(make_prompts(words, len(lengths), _PROMPT_TOKENS, seed=seed), num_streams, lengths)
     runner.engine.stop(0.0)
     return IdleShare(num_streams, traffic.name, sum(lengths) / wall_s, model.idle_s / (model.idle_s + model.busy_s))

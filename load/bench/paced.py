@@ -100,18 +100,20 @@ def paced_model(words: Sequence[int], speed: float) -> PacedModel:
     return PacedModel(config_of(SHAPES["20b"]), Pace(speed), words)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _PacedStep:
     done_at_s: float
     tokens: list[int]
+    edited: frozenset[int] = frozenset()
 
     def amend(self, edited: Edited | None, told: Told | None) -> None:
-        """Nothing is chosen by edits here: grammars have to let come what is said."""
+        """Nothing is chosen by edits here: grammars have to let come what is said, and nobody is told of logits."""
+        self.edited = frozenset(edited.places if edited else ())
 
     def result(self) -> StepOutput:
         """Wait as one waits for a GPU: without holding other threads up."""
         time.sleep(max(0.0, self.done_at_s - time.perf_counter()))
-        return StepOutput(self.tokens, None)
+        return StepOutput(self.tokens, None, edited=self.edited)
 
 
 def _between(points: Sequence[tuple[int, float]], rows: int) -> float:

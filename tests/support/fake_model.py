@@ -128,13 +128,11 @@ class _Ahead:
         logits, tokens = self.output.logits, self.output.tokens
         assert logits is not None
         if edited is not None:
-            order = sorted(range(len(edited.places)), key=lambda index: edited.edits[index].mask is None)
-            places = [edited.places[index] for index in order]
-            rows = logits[places]
-            flags = zip(places, apply_edits([edited.edits[index] for index in order], rows).tolist(), strict=False)
+            rows = logits[edited.places]
+            flags = zip(edited.places, apply_edits(edited.edits, rows).tolist(), strict=False)
             barren = frozenset(place for place, is_left in flags if not is_left)
-            self.output = replace(self.output, edited=frozenset(places), barren=barren)
-            for place, token in zip(places, rows.argmax(dim=-1).tolist(), strict=True):
+            self.output = replace(self.output, edited=frozenset(edited.places), barren=barren)
+            for place, token in zip(edited.places, rows.argmax(dim=-1).tolist(), strict=True):
                 tokens[place] = token  # the next step's, too
         if told is not None:
             logprobs = token_logprobs(logits[told.places], [tokens[place] for place in told.places], told.counts)

@@ -80,7 +80,7 @@ def test_steps_when_prompts_follow_on_answers_then_each_is_launched_before_the_l
     running.engine.stop(drain_s=0.0)
 
 
-def test_steps_when_a_prompt_s_grammar_has_a_say_then_the_others_wait_for_it_and_go_on_ahead() -> None:
+def test_steps_when_a_prompt_s_grammar_has_a_say_then_all_go_on_ahead() -> None:
     model = FakeAheadModel()
     running = Running(model, OPTIONS)
     model.gate.clear()

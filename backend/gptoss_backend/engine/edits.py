@@ -1,6 +1,6 @@
 """What a request changes in its own logits before a token is chosen.
 
-Stage 5 of a request: step. Owns: the order of the changes: bias, penalties, allowed and barred tokens, grammar.
+Stage 5 of a request: step. Owns: the order of the changes: bias, penalties, allowed tokens, grammar, barred stops.
 Does not know: sampling. Requests that change nothing have no `LogitEdits` and cost nothing.
 
 What is a request's own is in its `LogitEdits`; the arithmetic is done for many rows at once, since on a GPU each
@@ -79,7 +79,7 @@ class LogitEdits:
         """Get ready for the next token; True where its logits are to be changed."""
         self._has_mask = self._grammar is not None and self._grammar.prepare()
         is_excluding = self._has_mask or self._is_barring or self._allowed_ids is not None
-        self.is_due = is_excluding or self.weighs
+        self.is_due = is_excluding or self.reweights
         return self.is_due
 
     @property
@@ -88,12 +88,12 @@ class LogitEdits:
         return self._grammar if self._has_mask else None
 
     @property
-    def weighs(self) -> bool:
-        """True where logits become others than minus infinity, too."""
+    def reweights(self) -> bool:
+        """True where a bias or a penalty changes logits that stay finite: such rows are computed in float32."""
         return self._penalties is not None or len(self._bias_ids) > 0
 
     def behind(self, guess: int) -> LogitEdits | None:
-        """Return the changes one token on, unprepared; None where that ends the answer or may not come at all.
+        """Return the changes one token on, unprepared; None where the grammar ends with it, or does not let it come.
 
         After `prepare`; to be used before the next `accept`.
         """
@@ -127,7 +127,7 @@ class LogitEdits:
 def apply_edits(edits: list[LogitEdits], rows: Tensor) -> Tensor:
     """Change the next tokens' logits in place, for each request its row; at least one stays finite.
 
-    edits: due ones, those that have a mask first. rows: [n, vocab], contiguous; float32 where one of them weighs.
+    edits: due ones, those that have a mask first. rows: [n, vocab], contiguous; float32 where one of them reweights.
     Returns which of those with a mask have something left, [num_masks] bool; the others' `leave_nothing` is to be
     called. Waits for no device.
     """
@@ -135,6 +135,7 @@ def apply_edits(edits: list[LogitEdits], rows: Tensor) -> Tensor:
     _penalise(edits, rows)
     _keep_allowed(edits, rows)
     masks = [each.mask for each in edits if each.mask is not None]
+    assert all(each.mask is not None for each in edits[: len(masks)])  # noqa: S101 (else other rows would be masked)
     is_left = exclude(masks, rows[: len(masks)]) if masks else rows.new_zeros(0, dtype=torch.bool)
     _bar_stops(edits, rows)
     return is_left

@@ -157,9 +157,9 @@ class Engine:
         self._tell(step, news_of(step, choices, time.monotonic()))
 
     def _run_ahead(self, under_way: _UnderWay) -> None:
-        """Begin what comes after a step while that is under way, so that the device never waits for us.
+        """Amend a step under way by what its grammars say now, and launch the next one behind it.
 
-        The tokens before it are known by now, and so what changes its logits. Not behind one that gives us its logits.
+        The tokens before it are known by now. A step whose logits we look at is neither amended nor followed.
         """
         turns = under_way.turns
         prepare_edits(turns)  # grammars take time, which the device has
@@ -177,19 +177,18 @@ class Engine:
         if not step:
             return False
         batch, turns = Batch.build(step.decodes, step.parts), step.turns
-        with_logits = self._wants_logits(step, turns)
+        if not self._model.runs_ahead:  # such a one is told of edits later
+            prepare_edits(turns)
+        with_logits = self._looks_at_logits(step, turns)
         draws = draws_of(turns) if self._model.can_draw and not with_logits else None
         launched = self._model.launch(batch, self._cache, with_logits=with_logits, draws=draws)
         step.note_launched()
         self._launched.append(_UnderWay(step, turns, launched, with_logits))
         return True
 
-    def _wants_logits(self, step: Step, turns: list[Turn]) -> bool:
-        is_scored = step.num_scored > 0
-        if self._model.runs_ahead:  # which is told of edits later
-            return is_scored
-        prepare_edits(turns)
-        return is_scored or wants_logits(turns, can_draw=self._model.can_draw)
+    def _looks_at_logits(self, step: Step, turns: list[Turn]) -> bool:
+        chooses = not self._model.runs_ahead and wants_logits(turns, can_draw=self._model.can_draw)
+        return step.num_scored > 0 or chooses
 
     def _draft(self, sequences: list[Sequence], num_tokens: int) -> list[list[int]]:
         return self._model.draft(Batch.build(sequences, []), self._cache, num_tokens)

@@ -83,7 +83,7 @@ class Grammar:
     def behind(self, guess: int) -> Grammar | None:
         """Return the grammar one token on, unprepared; None where it does not let that come. After `prepare`.
 
-        What fails there is told of once the guess stands, if it fails again.
+        What fails there is told of once the guess stands, if it fails again; a mask without forks ends its request.
         """
         if self.fault is not None:
             return None

@@ -30,7 +30,7 @@ def token_logprobs(logits: Tensor, tokens: list[int], counts: list[int]) -> list
 
 
 def weigh(logits: Tensor, tokens: Tensor, most: int) -> Tensor:
-    """Return what `tell` needs of each row, [num_rows, 3 + 2 × most or the vocabulary] float64; waits for no device.
+    """Return what `tell` needs of each row, [num_rows, 3 + 2 × min(most, vocab)] float64; waits for no device.
 
     logits: as above; tokens: [num_rows] int64; most: of the likeliest that are told of a row.
     """

@@ -50,9 +50,9 @@ class Draws:
         """The five, one below the other."""
         return self.temperatures, self.uniforms, self.top_ks, self.top_ps, self.min_ps
 
-    def part(self, of: slice) -> Draws:
-        """Return the draws of some of the samples."""
-        return Draws(*(line[of] for line in self.lines))
+    def part(self, indices: list[int]) -> Draws:
+        """Return some of the draws."""
+        return Draws(*([line[index] for index in indices] for line in self.lines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,13 @@ class Edited:
     places: list[int]
     """Among the step's samples"""
     edits: list[LogitEdits]
-    """Of each: those that weigh last, and among either those with a mask first"""
+    """Of each; those with a mask first"""
     draws: Draws
     """Of these"""
+
+    def part(self, indices: list[int]) -> Edited:
+        """Return some of the samples, in the order in which they are."""
+        return Edited([self.places[i] for i in indices], [self.edits[i] for i in indices], self.draws.part(indices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class StepOutput:
     """Those of which edits left no token at all; what was chosen there means nothing."""
 
     def amend(self, edited: Edited | None, told: Told | None) -> None:
-        """What is computed already has been told how before."""
+        """Only steps of models that run ahead are amended."""
         raise NotImplementedError
 
     def result(self) -> StepOutput:
@@ -151,7 +155,7 @@ class Model(Protocol):
     can_draft: bool
     """True where `draft` guesses."""
     max_in_flight: int
-    """Steps that may be launched before the first of them is done; they must not have a sequence in common."""
+    """Steps without a common sequence that may be under way at once; what runs ahead is not counted."""
 
     @property
     def fault(self) -> str | None:

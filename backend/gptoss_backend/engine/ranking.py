@@ -40,7 +40,7 @@ def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def ranked(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Do the same with the lowest ids first, and first found, among equals, which takes some longer.
+    """Do as `likeliest`, but of equals the lowest ids are found, and come first; that takes some longer.
 
     logits: [n, vocab] float32. Waits for no device.
     """

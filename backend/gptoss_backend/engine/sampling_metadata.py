@@ -43,15 +43,11 @@ def draws_of(turns: list[Turn]) -> Draws | None:
 
 def edited_of(turns: list[Turn]) -> Edited | None:
     """Return which samples' logits are to be changed, after `prepare_edits`; None: none. Those of guesses too."""
-    due = [
-        pair
-        for turn, place in placed(turns)
-        if turn.sequence.edits is not None
-        for pair in _due(turn.rows(place), turn)
-    ]
+    held = [(turn, place) for turn, place in placed(turns) if turn.sequence.edits is not None]
+    due = [pair for turn, place in held for pair in _due(turn.rows(place), turn)]
     if not due:
         return None
-    due.sort(key=lambda pair: (pair[1].weighs, pair[1].mask is None))
+    due.sort(key=lambda pair: pair[1].mask is None)
     return Edited([row.place for row, _ in due], [edits for _, edits in due], _draws([row for row, _ in due]))
 
 
@@ -64,7 +60,10 @@ def _due(rows: list[Row], turn: Turn) -> Iterator[tuple[Row, LogitEdits]]:
         edits = edits and edits.behind(guess)
         if edits is None:
             return
-        if edits.prepare():
+        is_due = edits.prepare()
+        if edits.fault is not None:
+            return
+        if is_due:
             yield row, edits
 
 

@@ -1,7 +1,7 @@
 """One step: which sequences are in it, how far each goes, and whose turn it is to get tokens.
 
 Stages 4 and 5 of a request: schedule, step. Owns: a step's parts, the order of its logits.
-Does not know: how its sequences were chosen, tensors, how tokens are.
+Does not know: tensors, how its sequences were chosen, how tokens are chosen.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def to_device(numbers: Sequence[float] | Sequence[Sequence[float]], dtype: torch
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the host on a device, likewise; on the host itself."""
+    """Return a tensor of the host on a device, likewise; for the host the tensor itself."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

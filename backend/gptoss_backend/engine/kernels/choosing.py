@@ -58,13 +58,14 @@ class Amended:
         """Choose the edited samples anew, in place in `chosen` [num_samples] int64. logits: [num_samples, vocab]."""
         edited = edited or Edited([], [], Draws.of_all([], []))
         told = told or Told([], [])
-        # whether a row is looked at in float32 is for itself to say: its sums are rounded otherwise then
-        num_exact = sum(not each.weighs for each in edited.edits)
-        groups = [*_groups(0, num_exact), *_groups(num_exact, len(edited.edits))]
-        is_left = [_choose_anew(logits, chosen, edited, of) for of in groups]
-        masked = [place for place, each in zip(edited.places, edited.edits, strict=True) if each.mask is not None]
+        masked, is_left = list[int](), list[Tensor]()
+        for reweights in (False, True):  # a row's sums are rounded otherwise in float32: that is for itself to say
+            alike = [index for index, each in enumerate(edited.edits) if each.reweights is reweights]
+            for group in _groups(alike):
+                masked += [edited.places[index] for index in group if edited.edits[index].mask is not None]
+                is_left.append(_choose_anew(logits, chosen, edited.part(group), in_float32=reweights))
         most = max(told.counts, default=0)
-        weighed = [_weigh(logits, chosen, told.places[of], most) for of in _groups(0, len(told.places))]
+        weighed = [_weigh(logits, chosen, group, most) for group in _groups(told.places)]
         return cls(frozenset(edited.places), masked, _joined(is_left), told, _joined(weighed))
 
     @property
@@ -81,18 +82,18 @@ class Amended:
         return dict(zip(self.told.places, tell(self.weighed, self.told.counts), strict=True))
 
 
-def _groups(first: int, end: int) -> Iterator[slice]:
+def _groups(rows: list[int]) -> Iterator[list[int]]:
     """Yield which rows to look at side by side: all at once would take several times their logits in memory."""
-    return (slice(start, min(start + ROWS_AT_ONCE, end)) for start in range(first, end, ROWS_AT_ONCE))
+    return (rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE))
 
 
-def _choose_anew(logits: Tensor, chosen: Tensor, edited: Edited, of: slice) -> Tensor:
-    places = to_device(edited.places[of], torch.int64, logits.device)
-    rows, edits = logits.index_select(0, places), edited.edits[of]
-    if edits[0].weighs:  # else the logits' own dtype holds all, and its filters are found sooner
+def _choose_anew(logits: Tensor, chosen: Tensor, edited: Edited, *, in_float32: bool) -> Tensor:
+    places = to_device(edited.places, torch.int64, logits.device)
+    rows = logits.index_select(0, places)
+    if in_float32:  # else the logits' own dtype holds all, and its filters are found sooner
         rows = rows.float()
-    is_left = apply_edits(edits, rows)
-    chosen.index_copy_(0, places, chosen_by(rows, edited.draws.part(of)))
+    is_left = apply_edits(edited.edits, rows)
+    chosen.index_copy_(0, places, chosen_by(rows, edited.draws))
     return is_left
 
 

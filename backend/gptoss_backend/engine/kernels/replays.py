@@ -49,7 +49,7 @@ class Recorded(Generic[Rows]):
 
 
 class Replayed:
-    """A step under way. Its logits stay until the next one is launched, where they are not its own."""
+    """A step under way. Logits that lie in the graphs' memory are overwritten by the next one."""
 
     def __init__(self, chosen: Tensor, logits: Tensor, group: Group, *, wants_logits: bool) -> None:
         """chosen: [num_samples] int64, which the step after this one goes on with; logits: [num_samples, vocab]."""
