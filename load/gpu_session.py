@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,28 +83,20 @@ def main() -> int:
 def run(parts: Sequence[Part], limit_s: float, folder: Path) -> int:
     """Run parts one after the other for `limit_s` at most; returns 1 where one failed. folder: for what they print."""
     folder.mkdir(parents=True, exist_ok=True)
-    ends, worst = [], 0
-    for part, left_s in _within(parts, limit_s):
-        if left_s < _LEAST_S:
+    end_s, ends, worst = time.monotonic() + limit_s, list[str](), 0
+    for part in parts:
+        started_s, log = time.monotonic(), folder / f"{part.name}.txt"
+        if end_s - started_s < _LEAST_S:
             ends.append(f"{part.name}: no time was left")
-            continue
-        _say(f"==> {part.name}: python {' '.join(part.arguments)}")
-        started_s = time.monotonic()
-        status = _run_one(part, min(part.most_s, left_s), folder / f"{part.name}.txt")
-        ends.append(f"{part.name}: {status or 'well'}, {time.monotonic() - started_s:.0f} s")
-        worst = max(worst, int(status != ""))
-        _say(f"{_last_lines(folder / f'{part.name}.txt')}\n==> {ends[-1]}")
+        else:
+            _say(f"==> {part.name}: python {' '.join(part.arguments)}")
+            status = _run_one(part, min(part.most_s, end_s - started_s), log)
+            ends.append(f"{part.name}: {status or 'well'}, {time.monotonic() - started_s:.0f} s")
+            worst = max(worst, int(status != ""))
+            _say(f"{_last_lines(log)}\n==> {ends[-1]}")
         (folder / "summary.txt").write_text("\n".join(ends) + "\n", encoding="utf-8")
-    (folder / "summary.txt").write_text("\n".join(ends) + "\n", encoding="utf-8")
     _say("\n".join(["", *ends]))
     return worst
-
-
-def _within(parts: Sequence[Part], limit_s: float) -> Iterator[tuple[Part, float]]:
-    """Yield each part, and how many seconds are left when its turn comes."""
-    end_s = time.monotonic() + limit_s
-    for part in parts:
-        yield part, end_s - time.monotonic()
 
 
 def _run_one(part: Part, most_s: float, log: Path) -> str:

@@ -6,7 +6,6 @@ Does not know: where the logits lie, sampling. Work grows with distinct tokens, 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from copy import copy
 
@@ -88,15 +87,13 @@ class _TokenCounts:
         """Return ids and counts, in step; views, to be read before the next `add`."""
         return self._ids[: len(self._slots)], self._counts[: len(self._slots)]
 
-    def with_more(self, tokens: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the same as if these had been added."""
+    def with_more(self, tokens: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same as if these had been added; copies."""
         ids, counts = self.arrays()
-        more = Counter(tokens)
-        new = [token for token in more if token not in self._slots]
-        ids = np.concatenate([ids, np.array(new, dtype=np.int64)])
+        new = dict.fromkeys(token for token in tokens if token not in self._slots)
+        slots = {token: slot for slot, token in enumerate(new, start=len(ids))}
+        ids = np.concatenate([ids, np.array(list(new), dtype=np.int64)])
         counts = np.concatenate([counts, np.zeros(len(new), dtype=np.int64)])
-        for slot in range(len(ids) - len(new), len(ids)):
-            counts[slot] = more.pop(int(ids[slot]))
-        for token, count in more.items():
-            counts[self._slots[token]] += count
+        for token in tokens:
+            counts[slots[token] if token in slots else self._slots[token]] += 1
         return ids, counts

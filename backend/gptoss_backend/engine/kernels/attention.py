@@ -112,24 +112,30 @@ def attend_tiles(queries: Tensor, cache: PagedCache, sinks: Tensor, tiles: Query
         **launch_options(),
     )
     if is_split:
-        num_vectors = len(tiles.places) * tiles.width * num_heads
-        heads = math.gcd(num_heads, _HEADS_JOINED) if num_vectors > _WANTED_JOINS else 1
-        _join_splits[(len(tiles.places), tiles.width, num_heads // heads)](
-            parts,
-            states,
-            tiles.places,
-            output,
-            num_splits,
-            fewest_keys,
-            HEADS=heads,
-            HEAD_DIM=head_dim,
-            LANES=triton.next_power_of_2(head_dim),
-            KEYS=_KEYS,
-            FIRST=cache.first,
-            MOST_SPLITS=_MOST_SPLITS,
-            num_warps=4,
-            **launch_options(),
-        )
+        _join(parts, states, tiles, fewest_keys, cache.first, output)
+
+
+def _join(parts: Tensor, states: Tensor, tiles: QueryTiles, fewest_keys: int, first: int, output: Tensor) -> None:
+    """Join what the parts of the tiles' keys came to, as `attend_tiles` says. parts, states: of `_memory_for_parts`."""
+    num_heads, head_dim = output.shape[1:]
+    num_vectors = len(tiles.places) * tiles.width * num_heads
+    heads = math.gcd(num_heads, _HEADS_JOINED) if num_vectors > _WANTED_JOINS else 1
+    _join_splits[(len(tiles.places), tiles.width, num_heads // heads)](
+        parts,
+        states,
+        tiles.places,
+        output,
+        tiles.num_splits,
+        fewest_keys,
+        HEADS=heads,
+        HEAD_DIM=head_dim,
+        LANES=triton.next_power_of_2(head_dim),
+        KEYS=_KEYS,
+        FIRST=first,
+        MOST_SPLITS=_MOST_SPLITS,
+        num_warps=4,
+        **launch_options(),
+    )
 
 
 def _memory_for_parts(queries: Tensor, num_splits: int) -> tuple[Tensor, Tensor]:

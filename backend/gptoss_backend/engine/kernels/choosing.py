@@ -31,8 +31,10 @@ def chosen_by(logits: Tensor, draws: Draws | None) -> Tensor:
     tokens = torch.empty(count, dtype=torch.int64, device=device)
     if not count:
         return tokens
-    likeliest = torch.zeros(DRAW_LINES, count, dtype=torch.float64, device=device)
-    numbers = likeliest if draws is None else to_device(draws.lines, torch.float64, device)
+    if draws is None:
+        numbers = torch.zeros(DRAW_LINES, count, dtype=torch.float64, device=device)
+    else:
+        numbers = to_device(draws.lines, torch.float64, device)
     with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
         choose_tokens(logits, numbers, tokens)
     return tokens
