@@ -1,9 +1,10 @@
-"""The whole engine computed by the GPU's kernels, in Triton's interpreter where there is no GPU."""
+"""The whole engine computed by the GPU's kernels; where there is no GPU, on one that is as late as it may be."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from gptoss_backend.engine.kernels import recording
 from gptoss_backend.engine.kernels.experts import mix_packed_experts
 from gptoss_backend.engine.kernels.graphed_model import GraphedModel
 from gptoss_backend.engine.kernels.operators import KernelOperators
-from gptoss_backend.engine.kernels.recording import CudaRecorder, Work, graph_sizes, pass_sizes
+from gptoss_backend.engine.kernels.recording import CudaRecorder, graph_sizes, pass_sizes
 from gptoss_backend.engine.kernels.step_inputs import PassRows
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.model import Draws, Edited, LaunchedStep, Told
@@ -37,7 +38,8 @@ from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.speculation import Phrases, Speculation
 from gptoss_backend.engine.torch_model import TorchModel
 from support.generating import deltas_of, generate
-from support.interpreted_rank import for_kernels
+from support.late_device import has_late_device, late_device
+from support.late_tensors import Line
 from support.stepping import prompt_of
 from support.toy_mask import ToyMask
 
@@ -52,38 +54,32 @@ SHAPE = Shape(
     vocab_size=500,
     max_positions=512,
 )
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda:0")
+IS_THERE = torch.cuda.is_available()
+WAITING = {"engine/torch_model.py:wait", "engine/kernels/step_inputs.py:wait", "engine/kernels/graphed_model.py:draft"}
+"""What may wait for the device where steps are replayed: for tokens, for what was staged before"""
 # a longer context would be divided into more parts, and the interpreter takes a while for each
 OPTIONS = EngineOptions(max_num_seqs=4, prefill_chunk_tokens=12, kv_cache_bytes=4 * 2**20, max_model_len=128)
+
+
+pytestmark = pytest.mark.skipif(not (IS_THERE or has_late_device()), reason="needs a GPU or g++")
+
+
+@pytest.fixture(autouse=True)
+def line() -> Iterator[Line]:
+    """Return what waits for the device, as far as that is known."""
+    if IS_THERE:
+        yield Line()
+        return
+    with late_device() as line:
+        yield line
 
 
 def load(folder: Path, shape: Shape, *, eight_bit: bool = False) -> tuple[Shard, Weights]:
     write_random_checkpoint(folder, shape, seed=2, name="test")
     # two experts a token: of sorted pairs each program takes the interpreter 20 ms
     shard = Shard.of_all(dataclasses.replace(ModelConfig.from_folder(folder), num_experts_per_token=2))
-    weights = load_weights(folder, shard, torch.float32, DEVICE, packed=True, eight_bit=eight_bit)
-    return shard, dataclasses.replace(weights, layers=tuple(for_kernels(layer) for layer in weights.layers))
-
-
-class CountingRecorder:
-    """Does as CUDA does, where there is none too: work is done again at each replay."""
-
-    def __init__(self, *, works_first: bool = False) -> None:
-        """works_first: work is done while it is recorded, too, as on CUDA; in the interpreter that takes seconds."""
-        self.num_replays = 0
-        self._works_first = works_first
-        self._record = CudaRecorder(torch.cuda.Stream(DEVICE)) if DEVICE.type == "cuda" else None
-
-    def __call__(self, work: Work) -> Work:
-        if self._works_first:
-            work()
-        again = self._record(work) if self._record else work
-
-        def replay() -> None:
-            self.num_replays += 1
-            again()
-
-        return replay
+    return shard, load_weights(folder, shard, torch.float32, DEVICE, packed=True, eight_bit=eight_bit)
 
 
 def models(shard: Shard, weights: Weights, cache_dtype: torch.dtype | None = None) -> list[TorchModel]:
@@ -93,15 +89,13 @@ def models(shard: Shard, weights: Weights, cache_dtype: torch.dtype | None = Non
         TorchModel(
             shard, weights, mixer=mix_packed_experts, operators=KernelOperators(DEVICE), cache_dtype=cache_dtype
         ),
-        graphed(shard, weights, CountingRecorder(), cache_dtype),
+        graphed(shard, weights, cache_dtype),
     ]
 
 
-def graphed(
-    shard: Shard, weights: Weights, recorder: CountingRecorder, cache_dtype: torch.dtype | None = None
-) -> GraphedModel:
-    operators = KernelOperators(DEVICE)
-    return GraphedModel(shard, weights, recorder, operators, cache_dtype=cache_dtype)
+def graphed(shard: Shard, weights: Weights, cache_dtype: torch.dtype | None = None) -> GraphedModel:
+    """Return one that compiles nothing but what is recorded."""
+    return GraphedModel(shard, weights, CudaRecorder(torch.cuda.Stream(DEVICE)), cache_dtype=cache_dtype)
 
 
 def few_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,10 +132,9 @@ def test_engine_when_steps_are_replayed_then_sampling_gets_the_logits_of_plain_t
     few_graphs(monkeypatch)
     prompts = [prompt_of(length, seed=length) for length in (2, 4, 5)]  # three rows in a graph of four
     shard, weights = load(tmp_path / "checkpoint", SHAPE)
-    recorder = CountingRecorder(works_first=True)
     plain = TorchModel(shard, weights, mixer=mix_experts, operators=TorchOperators(DEVICE))
-    replayed = graphed(shard, weights, recorder)
-    monkeypatch.setattr(replayed, "run_layers", None)  # prompts are replayed, too
+    replayed = graphed(shard, weights)
+    monkeypatch.setattr(replayed, "run_layers", None)  # all is replayed
     drawn = SamplingParams(temperature=1.0, seed=7, max_tokens=4, ignore_eos=True)
     filtered = dataclasses.replace(drawn, top_p=0.8, min_p=0.01)
     told = dataclasses.replace(drawn, top_k=3, logprobs=1, max_tokens=2)  # by the logits, and the others beside it
@@ -155,7 +148,6 @@ def test_engine_when_steps_are_replayed_then_sampling_gets_the_logits_of_plain_t
         answers.append({name: [token for delta in said for token in delta.token_ids] for name, said in deltas.items()})
     assert answers[0] == answers[1]
     assert [len(tokens) for tokens in answers[0].values()] == [2, 4, 4]
-    assert recorder.num_replays >= 4
     replayed.compile_rest()
     for layer in replayed._cache:  # a row that stands in for another, or for none, writes nothing
         assert not layer.keys[:, :16].any()
@@ -164,7 +156,7 @@ def test_engine_when_steps_are_replayed_then_sampling_gets_the_logits_of_plain_t
 
 @pytest.mark.parametrize("is_recorded", [True, False])
 def test_engine_when_prompts_follow_on_answers_then_steps_launched_before_others_are_done_give_torch_s_tokens(
-    is_recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_recorded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: Line
 ) -> None:
     few_graphs(monkeypatch)
     if not is_recorded:
@@ -172,7 +164,7 @@ def test_engine_when_prompts_follow_on_answers_then_steps_launched_before_others
         monkeypatch.setattr(recording, "_LARGEST_PASS", 0)
     shard, weights = load(tmp_path / "checkpoint", dataclasses.replace(SHAPE, num_layers=1))
     plain = TorchModel(shard, weights, mixer=mix_experts, operators=TorchOperators(DEVICE))
-    ahead = graphed(shard, weights, CountingRecorder())
+    ahead = graphed(shard, weights)
     launched: list[Batch] = []
 
     def launch(batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None = None) -> LaunchedStep:
@@ -187,7 +179,11 @@ def test_engine_when_prompts_follow_on_answers_then_steps_launched_before_others
         for place, (name, length) in enumerate(lengths.items())
     ]
     options = dataclasses.replace(OPTIONS, max_num_seqs=2)
-    answers = [deltas_of(model, *requests, options=options)[0] for model in (plain, ahead)]
+    answers = []
+    for model in (plain, ahead):
+        line.waits.clear()
+        answers.append(deltas_of(model, *requests, options=options)[0])
+    assert set(line.waits) <= WAITING
     found = [{name: [t for delta in said for t in delta.token_ids] for name, said in each.items()} for each in answers]
     assert found[0] == found[1]
     assert {name: len(tokens) for name, tokens in found[1].items()} == lengths
@@ -196,7 +192,7 @@ def test_engine_when_prompts_follow_on_answers_then_steps_launched_before_others
 
 
 def test_engine_when_requests_change_their_logits_then_steps_launched_ahead_give_torch_s_tokens_and_logprobs(
-    tmp_path: Path,
+    tmp_path: Path, line: Line
 ) -> None:
     shard, weights = load(tmp_path / "checkpoint", dataclasses.replace(SHAPE, num_layers=1))
     plain, _, ahead = models(shard, weights)
@@ -215,10 +211,12 @@ def test_engine_when_requests_change_their_logits_then_steps_launched_ahead_give
             GenerationRequest(str(place), prompt_of(3, seed=place), sampling, held and ToyMask([*held, None]))
             for place, (sampling, held) in enumerate(asked)
         ]
+        line.waits.clear()
         deltas, _ = deltas_of(model, *requests, options=options)
         tokens = {name: [token for delta in said for token in delta.token_ids] for name, said in deltas.items()}
         logprobs = {name: [one for delta in said for one in delta.logprobs] for name, said in deltas.items()}
         found.append((tokens, {name: said[-1].error for name, said in deltas.items()}, logprobs))
+    assert set(line.waits) <= WAITING
     assert found[0][:2] == found[1][:2]
     assert [len(tokens) for tokens in found[1][0].values()] == [3, 3, 3, 1]
     for name, expected in found[0][2].items():
@@ -278,19 +276,20 @@ def test_draft_when_steps_were_replayed_then_it_is_that_of_plain_torch(
     assert found[0] == found[1]
 
 
-def test_engine_when_a_head_guesses_then_kernels_give_torch_s_tokens(tmp_path: Path) -> None:
+def test_engine_when_a_head_guesses_then_kernels_give_torch_s_tokens(tmp_path: Path, line: Line) -> None:
     shard, weights = load(tmp_path / "checkpoint", SHAPE)
     write_random_head(tmp_path / "head", shard.whole, seed=3, draft_vocab_size=300)
     plain, with_head = models(shard, weights)[::2]
     with_head.attach(*load_head(tmp_path / "head", shard.whole, torch.float32, DEVICE), 2)
     expected, _ = generate(plain, [prompt_of(5, seed=20)], 5, OPTIONS)
     options = dataclasses.replace(OPTIONS, speculation=Speculation(3, max_seqs=2))
+    line.waits.clear()
     tokens, stats = generate(with_head, [prompt_of(5, seed=20)], 5, options)
+    assert set(line.waits) <= WAITING
     assert tokens == expected
     assert stats.num_drafted_tokens > 0
 
 
-@pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 def test_launch_when_block_tables_change_and_logits_are_edited_then_nothing_waits_for_the_step_under_way(
     tmp_path: Path,
@@ -326,7 +325,7 @@ def test_launch_when_block_tables_change_and_logits_are_edited_then_nothing_wait
     assert len(outputs[0].logprobs[0].top) == 5
 
 
-@pytest.mark.skipif(not has_dependent_launch(DEVICE), reason="needs a Hopper GPU or later")
+@pytest.mark.skipif(not (IS_THERE and has_dependent_launch(DEVICE)), reason="needs a Hopper GPU or later")
 def test_engine_when_kernels_begin_before_others_end_then_tokens_stay(tmp_path: Path) -> None:
     prompts = [prompt_of(length, seed=length) for length in range(3, 27)]  # experts for few rows and for many
     shard, weights = load(tmp_path / "checkpoint", SHAPE)
