@@ -24,14 +24,13 @@ from typing import Any
 from unittest import mock
 
 import torch
-import triton.language as tl
 from torch import Tensor
 from torch.utils import cpp_extension
 from torch.utils._pytree import tree_leaves, tree_map_only
 from triton.backends.nvidia.driver import CudaDriver
 from triton.runtime.interpreter import GridExecutor
 
-from gptoss_backend.engine.kernels import dependent_launch, gemv, grouped_gemm
+from gptoss_backend.engine.kernels import dependent_launch
 from support.late_tensors import DEVICE, LateMode, Line, OnDevice, Pinned, Work, here
 
 _NAME = "a GPU that is not there"
@@ -145,8 +144,6 @@ def _stand_ins(line: Line, pinned: Pinned) -> Iterator[tuple[object, str, object
     yield GridExecutor, "__call__", _launch_on(line, pinned)
     for name in ("gdc_launch_dependents", "gdc_wait"):
         yield dependent_launch, name, lambda: None
-    for module in (gemv, grouped_gemm):
-        yield module, "factor_type", _factor_type
 
 
 def _tensor_on(pinned: Pinned) -> Callable[..., Tensor]:
@@ -186,11 +183,6 @@ def _launch_on(line: Line, pinned: Pinned) -> Callable[..., None]:
         line.give(kernel.fn.__name__, lambda: interpret(kernel, *args_here, **kwargs_here))
 
     return launch
-
-
-def _factor_type(rows: Tensor) -> tl.dtype:
-    """Do as the kernels' own on a processor: the interpreter multiplies bfloat16's bits."""
-    return tl.float16 if rows.dtype == torch.float16 else tl.float32
 
 
 @cache

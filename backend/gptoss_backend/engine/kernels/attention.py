@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
+from gptoss_backend.engine.kernels.interpreter import IS_INTERPRETED
 
 _LOG2_E = tl.constexpr(1.4426950408889634)  # the exponential is one of base 2
 # below every score; finite, since the difference of two infinities is no number
@@ -104,8 +105,7 @@ def attend_tiles(queries: Tensor, cache: PagedCache, sinks: Tensor, tiles: Query
         WINDOW=cache.window or 0,
         FIRST=cache.first,
         IS_SPLIT=is_split,
-        # the interpreter would multiply bfloat16's bits as integers
-        WIDEN=queries.device.type == "cpu",
+        WIDEN=IS_INTERPRETED,
         num_warps=4 if rows <= 64 else 8,
         # in float32, three stages would outgrow the shared memory of cards that have 99 KiB
         num_stages=3 if queries.element_size() <= 2 else 1,

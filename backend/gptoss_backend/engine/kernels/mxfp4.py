@@ -25,6 +25,7 @@ from torch import Tensor
 from triton.language.target_info import cuda_capability_geq
 
 from gptoss_backend.engine.bit_order import FROM_FIRST, FROM_SECOND, OWN
+from gptoss_backend.engine.kernels.interpreter import IS_INTERPRETED
 from gptoss_backend.engine.mxfp4 import PackedMatrices
 
 # between the exponent biases of bfloat16 and float32, 127, and of E2M1, 1
@@ -49,7 +50,7 @@ def words_of(matrices: PackedMatrices) -> Tensor:
 def factor_type(rows: Tensor) -> tl.dtype:
     """Return the dtype in which rows meet weights: their own, but the interpreter multiplies bfloat16's bits."""
     if rows.dtype == torch.bfloat16:
-        return tl.float32 if rows.device.type == "cpu" else tl.bfloat16
+        return tl.float32 if IS_INTERPRETED else tl.bfloat16
     return tl.float16 if rows.dtype == torch.float16 else tl.float32
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
 from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
+from gptoss_backend.engine.kernels.interpreter import IS_INTERPRETED
 from gptoss_backend.engine.kernels.rotary import load_rotation, rotate_and_store_pairs
 from gptoss_backend.engine.kernels.skinny import (
     MOST_VECTORS,
@@ -79,7 +80,7 @@ def project_and_store(
             OUTPUTS=tile.outputs,
             PARTS=tile.parts,
             INPUTS=tile.inputs,
-            WIDEN=rows.device.type == "cpu",
+            WIDEN=IS_INTERPRETED,
             num_warps=tile.parts,
             num_stages=tile.num_stages,
             **options,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gptoss_backend.engine.int8 import EightBitMatrix, Matrix
 from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
+from gptoss_backend.engine.kernels.interpreter import IS_INTERPRETED
 
 MOST_ROWS = 16
 """Beyond, torch's matmul reads no more than this does, and computes better."""
@@ -131,8 +132,7 @@ def _multiply_tile(rows: Tensor, weights: Tensor, scales: Tensor | None, bias: T
         OUTPUTS=tile.outputs,
         PARTS=tile.parts,
         INPUTS=tile.inputs,
-        # the interpreter would multiply bfloat16's bits as integers
-        WIDEN=rows.device.type == "cpu",
+        WIDEN=IS_INTERPRETED,
         num_warps=tile.parts,
         num_stages=tile.num_stages,
         **launch_options(),
