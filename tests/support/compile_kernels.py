@@ -172,7 +172,8 @@ def run_others(dtype: torch.dtype, num_tokens: int) -> None:
             logits = torch.empty(num_tokens, 201088, dtype=logits_dtype, device=META)
             choose_tokens(logits, draws, torch.empty(num_tokens, dtype=torch.int64, device=META))
         plan = CachePlan(16, num_tokens, 4096, num_tokens * 256, num_tokens * 256, 0)
-        set_up(DecodeRows(num_tokens, META), DeviceTables(plan, 128, META), RotaryEmbedding(ROPE, 64, META))
+        rows, chosen = DecodeRows(num_tokens, META), torch.empty(num_tokens, dtype=torch.int64, device=META)
+        set_up(rows, DeviceTables(plan, 128, META), RotaryEmbedding(ROPE, 64, META), chosen)
     add_and_norm(hidden, None, Norm(torch.empty(HIDDEN, device=META), 1e-5, dtype))
 
 

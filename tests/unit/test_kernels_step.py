@@ -73,21 +73,24 @@ def test_rows_when_some_stand_in_for_the_first_then_they_are_to_choose_as_it_doe
         sequences.append(sequence)
     batch = Batch.build(sequences, [])
     draws = Draws([0.5, 0.7], [0.1, 0.2], [0.0, 3.0], [0.9, 1.0], [0.0, 0.1])
-    rows.fill(batch, draws, torch.zeros(4, dtype=torch.int64, device=DEVICE))
+    rows.fill(batch, draws)
     assert rows.draws.tolist() == [[*line, line[0], line[0]] for line in draws.lines]
     assert rows.token_ids.tolist() == [6, 7, 6, 6]
 
 
 def test_rows_when_they_go_on_with_what_others_chose_then_each_takes_its_own() -> None:
     rows, chosen = DecodeRows(4, DEVICE), torch.tensor([70, 71, 72, 73, 74], device=DEVICE)
+    tables, rope = DeviceTables(CachePlan(16, 4, 64, 20, 20, 0), WINDOW, DEVICE), RotaryEmbedding(ROPE, 24, DEVICE)
     before = Batch([1] * 3, [8, 5, 9], [0, 3, 1], [0, 1, 2], 3, [])
-    rows.fill(before.following(), None, chosen)
+    rows.fill(before.following(), None)
+    set_up(rows, tables, rope, chosen)
     assert rows.token_ids.tolist() == [70, 71, 72, 70]
-    left = Batch([-1, -3], [9, 10], [0, 1], [0, 1], 2, [])  # the second has ended
-    rows.fill(left, None, chosen)
-    assert rows.token_ids.tolist() == [70, 72, 70, 70]
-    assert rows.positions.tolist() == [9, 10, 9, 9]
-    assert rows.rows.tolist() == [0, 1, 0, 0]
+    left = Batch([-1, -3, 5], [9, 10, 3], [0, 1, 3], [0, 1, 2], 3, [])  # the second has ended, another begins
+    rows.fill(left, None)
+    set_up(rows, tables, rope, chosen)
+    assert rows.token_ids.tolist() == [70, 72, 5, 70]
+    assert rows.positions.tolist() == [9, 10, 3, 9]
+    assert rows.rows.tolist() == [0, 1, 3, 0]
 
 
 def test_tables_when_a_change_does_not_get_to_the_device_then_the_next_time_it_does(
@@ -125,9 +128,9 @@ def test_set_up_when_rows_decode_then_angles_slots_and_tiles_are_torch_s() -> No
         sequences.append(sequence)
     tables.follow(cache)
     rows = DecodeRows(4, DEVICE)  # one more than there are sequences
-    rows.fill(Batch.build(sequences, []), None, torch.zeros(4, dtype=torch.int64, device=DEVICE))
+    rows.fill(Batch.build(sequences, []), None)
     rope = RotaryEmbedding(ROPE, 24, DEVICE)
-    shared = set_up(rows, tables, rope)
+    shared = set_up(rows, tables, rope, torch.empty(0, dtype=torch.int64, device=DEVICE))
     for found, expected in zip(shared.rotation, rope.angles(rows.positions, torch.float32), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert rows.positions.tolist() == [2, 32, 46, 2]

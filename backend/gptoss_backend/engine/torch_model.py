@@ -245,8 +245,12 @@ class TorchModel(LocalModel):
             self._head.note([streams[boundary] for boundary in read], places)
         return hidden, addition
 
-    def _add(self, hidden: Tensor, addition: Addition | None) -> Tensor:
-        return hidden if addition is None else hidden + self._operators.sum(addition).to(hidden.dtype)
+    def _add(self, hidden: Tensor, addition: Addition | None, out: Tensor | None = None) -> Tensor:
+        """Return the sum in hidden's dtype, in `out` where there is one."""
+        if addition is None:
+            return hidden if out is None else out.copy_(hidden)
+        out = torch.empty_like(hidden) if out is None else out
+        return torch.add(hidden, self._operators.sum(addition), out=out)
 
     def _logits(self, hidden: Tensor, addition: Addition | None = None, out: Tensor | None = None) -> Tensor:
         """Return [num_tokens, vocab] of the whole vocabulary in the compute dtype, in `out` where there is one."""

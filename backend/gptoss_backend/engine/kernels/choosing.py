@@ -25,10 +25,13 @@ from gptoss_backend.engine.model import Draws, Edited, Told
 from gptoss_backend.engine.transfer import fetched, to_device
 
 
-def chosen_by(logits: Tensor, draws: Draws | None) -> Tensor:
-    """Return the token of each row of logits, [n] int64. logits: [n, vocab]; draws: None: the likeliest."""
+def chosen_by(logits: Tensor, draws: Draws | None, out: Tensor | None = None) -> Tensor:
+    """Return the token of each row of logits, [n] int64, in `out` where there is one.
+
+    logits: [n, vocab]; draws: None: the likeliest.
+    """
     count, device = len(logits), logits.device
-    tokens = torch.empty(count, dtype=torch.int64, device=device)
+    tokens = torch.empty(count, dtype=torch.int64, device=device) if out is None else out
     if not count:
         return tokens
     if draws is None:

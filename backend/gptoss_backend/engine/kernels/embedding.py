@@ -3,7 +3,7 @@
 Owns: `take_chosen`, `look_up`. The torch references are `torch.where` and `torch.nn.functional.embedding`.
 
 Which tokens these are only the device may know: they are what the step before chose. So the device puts them in their
-places, and reads the host's pinned memory itself, a few kilobytes a token.
+places (of a recorded step in `step_setup.py`), and reads the host's pinned memory itself, a few kilobytes a token.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def look_up(table: Tensor, token_ids: Tensor, dtype: torch.dtype) -> Tensor:
     return rows
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size"])  # else some number of tokens would be compiled for amid service
 def _take_chosen(token_ids: tl.tensor, chosen: tl.tensor, size: tl.tensor, BLOCK: tl.constexpr) -> None:
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     token = tl.load(token_ids + place, mask=place < size, other=0)

@@ -46,7 +46,7 @@ from gptoss_backend.engine.kernels.recording import (
 from gptoss_backend.engine.kernels.replays import Recorded, Replayed, StepMemory
 from gptoss_backend.engine.kernels.sampling import choose_tokens
 from gptoss_backend.engine.kernels.skinny import MOST_ROWS
-from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, PassRows, put_awaited
+from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, PassRows
 from gptoss_backend.engine.model import Draws, LaunchedStep
 from gptoss_backend.engine.shard import Shard
 from gptoss_backend.engine.torch_model import ELSEWHERE, Group, Links, TorchModel
@@ -86,8 +86,6 @@ class GraphedModel(TorchModel):
         self._dependent_launch = dependent_launch
         # a stage that has no tokens cannot go on with them
         self.runs_ahead = shard.is_first and shard.is_last
-        self._chosen: Tensor | None = None
-        """What the step launched last chooses, [num_samples] int64; None where that is not for this shard to know."""
         self._steps: list[Recorded[DecodeRows]] = []
         self._passes: list[Recorded[PassRows]] = []
         self._guesses: list[Recorded[DecodeRows]] = []
@@ -131,7 +129,7 @@ class GraphedModel(TorchModel):
                 return self._pass(batch, tables, with_logits=with_logits, draws=draws)
             step, count = self._steps[place], batch.num_decodes
             self._tables.follow(tables)
-            step.rows.fill(batch, draws, self._chosen)
+            step.rows.fill(batch, draws)
             hidden = self._replay(step, count)
             if not self._shard.is_last:
                 self._finish(hidden, batch)
@@ -148,7 +146,7 @@ class GraphedModel(TorchModel):
         recorded, count = self._guesses[place], batch.num_decodes
         rows = recorded.rows
         self._tables.follow(tables)
-        rows.fill(batch, None, None)  # all their tokens are known
+        rows.fill(batch, None)
         self._memory.features[: rows.size] = self._head.features_before(self._places_of(rows))
         guessed = []
         for _ in range(num_tokens):
@@ -170,7 +168,8 @@ class GraphedModel(TorchModel):
 
     def _ids_of(self, batch: Batch) -> Tensor:
         token_ids = to_device(batch.token_ids, torch.int64, self.device)
-        put_awaited(batch, token_ids, self._chosen)
+        if batch.follows:
+            take_chosen(token_ids, self._memory.chosen)
         return token_ids
 
     def _pass(self, batch: Batch, tables: BlockTables, *, with_logits: bool, draws: Draws | None) -> LaunchedStep:
@@ -179,12 +178,13 @@ class GraphedModel(TorchModel):
             hidden = self.run_layers(self._begin(batch), batch, tables)
         else:
             self._tables.follow(tables)
-            recorded.rows.fill(batch, self._chosen)
+            recorded.rows.fill(batch)
             hidden = self._replay(recorded, len(batch.token_ids))
         logits = self._finish(hidden, batch)
         if logits is None:
             return ELSEWHERE
-        return self._read(chosen_by(logits, draws), logits, with_logits=with_logits)
+        chosen = chosen_by(logits, draws, out=self._memory.chosen[: len(logits)])
+        return self._read(chosen, logits, with_logits=with_logits)
 
     def _replay(self, recorded: Recorded[Any], count: int) -> Tensor:
         """Compute what is recorded for `count` tokens; returns the residual stream behind this shard's layers.
@@ -200,8 +200,7 @@ class GraphedModel(TorchModel):
         return self._memory.hidden[:count]
 
     def _read(self, chosen: Tensor, logits: Tensor, *, with_logits: bool) -> Replayed:
-        """Return a step under way; the next one may go on with what it chooses."""
-        self._chosen = chosen
+        """Return a step under way. chosen: in the memory in which the next one looks for what it goes on with."""
         return Replayed(chosen, logits, self._group, wants_logits=with_logits)
 
     # --- recording ---
@@ -211,7 +210,7 @@ class GraphedModel(TorchModel):
         passes, steps = pass_sizes(plan.max_step_tokens), graph_sizes(plan.num_rows)
         if plan.num_rows > MOST_DECODES:
             logger.warning("steps of more than %d rows, which there may be, are not recorded: slower", MOST_DECODES)
-        self._memory = self._take_memory(steps[-1], max(steps + passes))
+        self._memory = self._take_memory(steps[-1], max(steps + passes), max(*steps, *passes, plan.max_step_tokens))
         # the largest first: the pool's memory then suffices for the others
         for index, size in enumerate(reversed(passes), start=1):
             pass_rows = PassRows(size, steps[-1], self.device)
@@ -228,13 +227,14 @@ class GraphedModel(TorchModel):
                 self._guesses.insert(0, Recorded(rows, recorder(self._work_of_guess(self._head, rows))))
             logger.info("recorded %d graphs of guesses", len(self._guesses))
 
-    def _take_memory(self, num_rows: int, num_tokens: int) -> StepMemory:
+    def _take_memory(self, num_rows: int, num_tokens: int, num_samples: int) -> StepMemory:
+        """num_rows, num_tokens: of recorded steps at most; num_samples: of any step."""
         config, has_logits = self._shard.whole, self._shard.is_last
         return StepMemory(
             incoming=self._empty_hidden(0 if self._shard.is_first else num_tokens).zero_(),
             hidden=self._empty_hidden(num_tokens),
             logits=torch.empty(num_rows * has_logits, config.vocab_size, dtype=self.dtype, device=self.device),
-            chosen=torch.zeros(num_rows, dtype=torch.int64, device=self.device),
+            chosen=torch.zeros(num_samples, dtype=torch.int64, device=self.device),
             features=self._empty_hidden(0) if self._head is None else self._head.empty_features(num_rows).zero_(),
         )
 
@@ -242,7 +242,7 @@ class GraphedModel(TorchModel):
         """Return what computes the layers of a pass."""
 
         def compute() -> None:
-            self._memory.hidden[: rows.size] = self._add(*self._layers_of(rows))
+            self._add(*self._layers_of(rows), out=self._memory.hidden[: rows.size])
 
         return compute
 
@@ -251,7 +251,7 @@ class GraphedModel(TorchModel):
         features = self._memory.features[: rows.size]
 
         def compute() -> None:
-            attention = self._kernels.recorded_attention(rows, self._tables, head.rope, FIRST_PAIR)
+            attention = self._kernels.recorded_attention(rows, self._tables, head.rope, self._memory.chosen, FIRST_PAIR)
             tokens, streams = head.guess(rows.token_ids, features, attention)
             features.copy_(streams)
             rows.token_ids.copy_(tokens)
@@ -266,7 +266,7 @@ class GraphedModel(TorchModel):
         def compute() -> None:
             stream = self._layers_of(rows)
             if not self._shard.is_last:
-                self._memory.hidden[: rows.size] = self._add(*stream)
+                self._add(*stream, out=self._memory.hidden[: rows.size])
                 return
             self._logits(*stream, out=logits)
             if self._shard.is_first_part:  # which embeds them in a step that follows
@@ -275,7 +275,7 @@ class GraphedModel(TorchModel):
         return compute
 
     def _layers_of(self, rows: DecodeRows | PassRows) -> tuple[Tensor, Addition | None]:
-        attention = self._kernels.recorded_attention(rows, self._tables, self._rope)
+        attention = self._kernels.recorded_attention(rows, self._tables, self._rope, self._memory.chosen)
         is_first = self._shard.is_first
         hidden = self._embed(rows.token_ids) if is_first else self._memory.incoming[: rows.size]
         return self._through_layers(hidden, attention, None if self._head is None else self._places_of(rows))
@@ -290,8 +290,7 @@ class GraphedModel(TorchModel):
         """Compute once what is not recorded, before a step or behind a pass, so that nobody waits for a compiler."""
         if not self._shard.is_last:
             return
-        for rows in [step.rows for step in self._steps] + [recorded.rows for recorded in self._passes]:
-            take_chosen(rows.token_ids, self._memory.chosen)
+        take_chosen(torch.zeros_like(self._memory.chosen), self._memory.chosen)
         logits = [self._logits(self._empty_hidden(num_samples).zero_()) for num_samples in _SAMPLES_COMPILED]
         for count in (1, 2):  # for an even number Triton compiles another kernel: the uniform numbers lie otherwise
             chosen_by(logits[1][:count], None)

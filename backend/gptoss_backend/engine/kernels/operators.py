@@ -66,13 +66,14 @@ class KernelOperators:
         )
 
     def recorded_attention(
-        self, rows: DecodeRows | PassRows, tables: DeviceTables, rope: RotaryEmbedding, first: int = 0
+        self, rows: DecodeRows | PassRows, tables: DeviceTables, rope: RotaryEmbedding, chosen: Tensor, first: int = 0
     ) -> _KernelAttention:
         """Do the same for a step that is recorded, by what is on the device already: nothing here waits or varies.
 
-        The longest context that there may be settles into how many parts all contexts' keys are divided.
+        The longest context that there may be settles into how many parts all contexts' keys are divided. chosen: int64,
+        by the step before, which takes its places in `rows.token_ids`.
         """
-        shared = set_up(rows, tables, rope)
+        shared = set_up(rows, tables, rope, chosen)
         return _KernelAttention(
             rotation=shared.rotation,
             block_size=tables.plan.block_size,
@@ -83,7 +84,7 @@ class KernelOperators:
             chunks=rows.chunks,
             num_chunk_tiles=0 if isinstance(rows, DecodeRows) else rows.num_full_tiles,
             first=first,
-            covers_all=isinstance(rows, DecodeRows),
+            has_stand_ins=isinstance(rows, PassRows),
         )
 
     def add_and_norm(
@@ -134,7 +135,7 @@ class _Group:
         return cls(table, slots, group.window)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _KernelAttention:
     rotation: tuple[Tensor, Tensor]
     block_size: int
@@ -146,8 +147,10 @@ class _KernelAttention:
     num_chunk_tiles: int
     """With tokens: of a recorded pass, when it is full of one chunk"""
     first: int = 0
-    covers_all: bool = True
-    """Whether each token is in a tile"""
+    has_stand_ins: bool = False
+    """Whether there are tokens that are in no tile"""
+    _kept: Tensor | None = None
+    """What was attended last, [num_tokens, num_heads, head_dim], where there are such tokens"""
 
     def attend(self, rows: Tensor, qkv: Projection, cache: LayerCache, sinks: Tensor) -> Tensor:
         group = self.sliding if cache.is_sliding else self.full
@@ -158,8 +161,7 @@ class _KernelAttention:
                 queries = project_and_store(rows, qkv.weight, qkv.bias, *memory)
             else:
                 queries = rotate_and_store(TorchOperators.linear(rows, qkv.weight, qkv.bias), *memory)
-            # a token that only stands in is to say nothing, rather than anything
-            output = torch.empty_like(queries) if self.covers_all else torch.zeros_like(queries)
+            output = self._room_for(queries)
             # decodes come first, so only they need memory for the parts into which their many keys are divided
             for places, num_tiles, width, least, count in (
                 (self.decodes, len(self.decodes), 1, _LEAST_DECODE_SPLITS, len(self.decodes)),
@@ -170,6 +172,14 @@ class _KernelAttention:
                     tiles = QueryTiles(places, width, num_splits)
                     attend_tiles(queries[:count], paged, sinks, tiles, output[:count])
         return output.flatten(1)
+
+    def _room_for(self, queries: Tensor) -> Tensor:
+        """Return what attention is written to; in it a token that only stands in says nothing, rather than anything."""
+        if not self.has_stand_ins:
+            return torch.empty_like(queries)
+        if self._kept is None:
+            self._kept = torch.zeros_like(queries)
+        return self._kept  # the layer before is done with it, and wrote what this one does
 
 
 def _are_few(rows: Tensor) -> bool:

@@ -31,7 +31,7 @@ class StepMemory:
     logits: Tensor
     """[most rows, vocab] in the compute dtype; empty in a stage before the last"""
     chosen: Tensor
-    """[most rows] int64: the rows' next tokens"""
+    """[most samples] int64: the tokens of the step launched last, in which the next looks for those it goes on with"""
     features: Tensor
     """[most rows, hidden]: what a draft head goes on from; empty where there is none"""
 

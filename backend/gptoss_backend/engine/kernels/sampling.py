@@ -32,7 +32,7 @@ def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor) -> None:
     logits: [n, vocab], contiguous. draws: [5, n] float64, the lines of `Draws`: temperatures, 0 for the likeliest
     token, the lowest id among equals; uniform numbers in [0, 1); top-k, top-p and min-p.
     """
-    temperatures, filters = draws[0].float(), draws[2:]
+    temperatures, filters = draws[0], draws[2:]
     num_rows, vocab = logits.shape
     width = triton.cdiv(vocab, _DEPTH)
     lanes = triton.next_power_of_2(width)
@@ -81,7 +81,7 @@ def _sum_columns(
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     scores = _read_columns(logits + row * vocab, column, vocab, width, DEPTH)
     peak, place = tl.max(scores, axis=0, return_indices=True)
-    weights = tl.exp((scores - _finite(peak)[None, :]) / _divisor(tl.load(temperatures + row)))
+    weights = tl.exp((scores - _finite(peak)[None, :]) / _divisor(tl.load(temperatures + row).to(tl.float32)))
     kept = row * width + column
     tl.store(peaks + kept, peak, mask=column < width)
     tl.store(sums + kept, tl.sum(weights, axis=0), mask=column < width)
@@ -108,7 +108,7 @@ def _filter_columns(
 ) -> None:
     wait_for_inputs(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
-    temperature = tl.load(temperatures + row)
+    temperature = tl.load(temperatures + row).to(tl.float32)
     top_k = tl.load(filters + row)
     top_p = tl.load(filters + num_rows + row)
     min_p = tl.load(filters + 2 * num_rows + row)
@@ -155,7 +155,7 @@ def _choose(
 ) -> None:
     wait_for_inputs(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
-    temperature = tl.load(temperatures + row)
+    temperature = tl.load(temperatures + row).to(tl.float32)
     lane = tl.arange(0, LANES)
     inside = lane < width
     peak = tl.load(peaks + row * width + lane, mask=inside, other=float("-inf"))

@@ -7,15 +7,15 @@ Does not know: what is computed.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import fields
 
 import torch
 from torch import Tensor
 
 from gptoss_backend.engine.batch import Batch
-from gptoss_backend.engine.block_tables import BlockTable, BlockTables
+from gptoss_backend.engine.block_tables import BlockTables
 from gptoss_backend.engine.cache_plan import CachePlan
-from gptoss_backend.engine.kernels.embedding import take_chosen
 from gptoss_backend.engine.model import Draws
 from gptoss_backend.engine.transfer import to_device
 
@@ -23,7 +23,6 @@ CHUNK_TILE = 16
 """Tokens of a chunk that attend together: with eight heads that share keys, 128 rows of a tile multiplication."""
 # a chunk's last tile may be less than full; one that is not needed still costs programs, which end at once
 _PARTIAL_TILES = 24
-
 
 DRAW_LINES = len(fields(Draws))
 """Of `Draws`"""
@@ -34,31 +33,29 @@ class DecodeRows:
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.size = size
-        # two, so that one can be filled while the other is still on its way
-        self._staged = deque(_Staged(size, device) for _ in range(2))
-        self._numbers = torch.zeros(4, size, dtype=torch.int64, device=device)
-        self.draws = torch.zeros(DRAW_LINES, size, dtype=torch.float64, device=device)
-        """The lines of `Draws`, [size] each; a temperature of 0: the likeliest token."""
-        self.token_ids, self.positions, self.rows, self.is_real = self._numbers
-        """[size] int64 each. is_real: 0 where a row is a stand-in: it reads as the first one, writes nothing."""
+        self._sent = _SentNumbers([(torch.int64, 4, size), (torch.float64, DRAW_LINES, size)], device)
+        numbers, self.draws = self._sent.there
+        """draws: the lines of `Draws`, [size] each; a temperature of 0: the likeliest token."""
+        self.token_ids, self.positions, self.rows, self.is_real = numbers.unbind()
+        """[size] int64 each. token_ids: -1 - n for what the step before chooses for its sample n, until that is taken.
+        is_real: 0 where a row is a stand-in: it reads as the first one, writes nothing."""
 
-    def fill(self, batch: Batch, draws: Draws | None, chosen: Tensor | None) -> None:
-        """Send a batch of decodes to the device. draws: None: none.
-
-        chosen: [num_samples] int64 on the device: what the batch launched before chooses; None: nobody here asks.
-        """
-        staged = self._staged[0]
-        self._staged.rotate()
-        staged.fill(batch, draws)
-        self._numbers.copy_(staged.numbers, non_blocking=True)
-        self.draws.copy_(staged.draws, non_blocking=True)
-        staged.crossing.begin()
-        put_awaited(batch, self.token_ids, chosen)
+    def fill(self, batch: Batch, draws: Draws | None) -> None:
+        """Send a batch of decodes to the device. draws: None: none."""
+        numbers, lines = self._sent.staged()
+        _lay_out(batch, numbers)
+        if draws is None:
+            lines.zero_()
+        else:
+            lines[:, : batch.num_decodes] = torch.tensor(draws.lines, dtype=torch.float64)
+            # whoever stands in for the first row goes on with its token, and so with its experts
+            lines[:, batch.num_decodes :] = lines[:, :1]
+        self._sent.send()
 
     @property
     def chunks(self) -> Tensor:
         """There are none."""
-        return self._numbers.new_empty(0, 4, dtype=torch.int32)
+        return self.token_ids.new_empty(0, 4, dtype=torch.int32)
 
 
 class PassRows:
@@ -71,15 +68,11 @@ class PassRows:
         self.num_full_tiles = max(1, size // CHUNK_TILE)
         """Of chunks, where all tokens are one chunk's."""
         num_tiles = self._num_decodes + size // CHUNK_TILE + min(size, _PARTIAL_TILES)
-        pinned = device.type == "cuda"
-        self._staged_numbers = torch.zeros(4, size, dtype=torch.int64, pin_memory=pinned)
-        self._staged_tiles = torch.zeros(num_tiles, 4, dtype=torch.int32, pin_memory=pinned)
-        self._crossing = _Crossing(device)
-        self._numbers = torch.zeros(4, size, dtype=torch.int64, device=device)
-        self._tiles = torch.zeros(num_tiles, 4, dtype=torch.int32, device=device)
-        self.token_ids, self.positions, self.rows, self.is_real = self._numbers
+        self._sent = _SentNumbers([(torch.int64, 4, size), (torch.int32, num_tiles, 4)], device)
+        numbers, tiles = self._sent.there
+        self.token_ids, self.positions, self.rows, self.is_real = numbers.unbind()
         """As in `DecodeRows`."""
-        self.decodes, self.chunks = self._tiles[: self._num_decodes], self._tiles[self._num_decodes :]
+        self.decodes, self.chunks = tiles[: self._num_decodes], tiles[self._num_decodes :]
         """Tiles of attention, as `QueryTiles.places`; those that are not needed hold no tokens."""
 
     def holds(self, batch: Batch) -> bool:
@@ -91,24 +84,15 @@ class PassRows:
             and num_tiles <= len(self.chunks)
         )
 
-    def fill(self, batch: Batch, chosen: Tensor | None) -> None:
-        """Send a step that fits to the device. chosen: as for `DecodeRows`."""
-        self._crossing.wait()
-        _lay_out(batch, self._staged_numbers)
-        self._staged_tiles.zero_()
+    def fill(self, batch: Batch) -> None:
+        """Send a step that fits to the device."""
+        numbers, tiles = self._sent.staged()
+        _lay_out(batch, numbers)
+        tiles.zero_()
         decodes, chunks = decode_tiles(batch), chunk_tiles(batch)
-        self._staged_tiles[: len(decodes)] = decodes
-        self._staged_tiles[self._num_decodes :][: len(chunks)] = chunks
-        self._numbers.copy_(self._staged_numbers, non_blocking=True)
-        self._tiles.copy_(self._staged_tiles, non_blocking=True)
-        self._crossing.begin()
-        put_awaited(batch, self.token_ids, chosen)
-
-
-def put_awaited(batch: Batch, token_ids: Tensor, chosen: Tensor | None) -> None:
-    """Put what the batch launched before chooses where it is awaited, in place. chosen: as for `DecodeRows`."""
-    if batch.follows and chosen is not None:
-        take_chosen(token_ids, chosen)
+        tiles[: len(decodes)] = decodes
+        tiles[self._num_decodes :][: len(chunks)] = chunks
+        self._sent.send()
 
 
 def decode_tiles(batch: Batch) -> Tensor:
@@ -127,25 +111,37 @@ def chunk_tiles(batch: Batch) -> Tensor:
     return torch.tensor(tiles, dtype=torch.int32).view(-1, 4)
 
 
-class _Staged:
-    """Decodes on the host."""
+class _SentNumbers:
+    """Numbers of several dtypes that are staged on the host and come to the device in one copy."""
 
-    def __init__(self, size: int, device: torch.device) -> None:
-        # pinned, so that the copy to the device waits for nothing
-        pinned = device.type == "cuda"
-        self.numbers = torch.zeros(4, size, dtype=torch.int64, pin_memory=pinned)
-        self.draws = torch.zeros(DRAW_LINES, size, dtype=torch.float64, pin_memory=pinned)
-        self.crossing = _Crossing(device)
+    def __init__(self, parts: Sequence[tuple[torch.dtype, int, int]], device: torch.device) -> None:
+        """parts: a dtype and two sizes each, the widest dtypes first, so that all lie where such numbers may."""
+        num_bytes = sum(dtype.itemsize * rows * columns for dtype, rows, columns in parts)
+        self._there = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+        self.there = _split(self._there, parts)
+        """The parts on the device"""
+        # pinned, so that the copy waits for nothing; two, so that one can be filled while the other is on its way
+        staged = [torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda") for _ in range(2)]
+        self._staged = deque((memory, _split(memory, parts), _Crossing(device)) for memory in staged)
 
-    def fill(self, batch: Batch, draws: Draws | None) -> None:
-        self.crossing.wait()
-        _lay_out(batch, self.numbers)
-        if draws is None:
-            self.draws.zero_()
-            return
-        self.draws[:, : batch.num_decodes] = torch.tensor(draws.lines, dtype=torch.float64)
-        # whoever stands in for the first row goes on with its token, and so with its experts
-        self.draws[:, batch.num_decodes :] = self.draws[:, :1]
+    def staged(self) -> list[Tensor]:
+        """Return the parts on the host, to be filled anew, once what was sent last but one is there."""
+        _, parts, crossing = self._staged[0]
+        crossing.wait()
+        return parts
+
+    def send(self) -> None:
+        """Send what `staged` returned."""
+        memory, _, crossing = self._staged[0]
+        self._staged.rotate()
+        self._there.copy_(memory, non_blocking=True)
+        crossing.begin()
+
+
+def _split(memory: Tensor, parts: Sequence[tuple[torch.dtype, int, int]]) -> list[Tensor]:
+    sizes = [dtype.itemsize * rows * columns for dtype, rows, columns in parts]
+    pieces = torch.split(memory, sizes)
+    return [piece.view(dtype).view(rows, columns) for piece, (dtype, rows, columns) in zip(pieces, parts, strict=True)]
 
 
 class _Crossing:
@@ -184,26 +180,23 @@ class DeviceTables:
     def __init__(self, plan: CachePlan, sliding_window: int, device: torch.device) -> None:
         self.plan = plan
         self.window = sliding_window
-        shape = (plan.num_rows, plan.max_blocks_per_row)
-        self.full, self.sliding = (torch.zeros(shape, dtype=torch.int32, device=device) for _ in range(2))
+        self._both = torch.zeros(2, plan.num_rows, plan.max_blocks_per_row, dtype=torch.int32, device=device)
+        self.full, self.sliding = self._both
 
     def follow(self, tables: BlockTables) -> None:
         """Take over what has changed in the host's tables since the last call."""
-        for there, here in ((self.full, tables.full), (self.sliding, tables.sliding)):
-            _follow(there, here)
-
-
-def _follow(table: Tensor, host: BlockTable) -> None:
-    latest: dict[int, int] = {}
-    changes = host.take_changes()
-    for row, first, entries in changes:
-        start = row * table.shape[1] + first
-        latest.update(zip(range(start, start + len(entries)), entries, strict=True))
-    if not latest:
-        return
-    try:
-        places, blocks = to_device([list(latest), list(latest.values())], torch.int64, table.device)
-        table.view(-1).index_copy_(0, places, blocks.to(table.dtype))
-    except RuntimeError:  # the step fails for want of memory; the next one must know of these, too
-        host.put_back(changes)
-        raise
+        changes = [(table, table.take_changes()) for table in (tables.full, tables.sliding)]
+        latest: dict[int, int] = {}
+        for number, (_, changed) in enumerate(changes):
+            for row, first, entries in changed:
+                start = (number * self.plan.num_rows + row) * self.plan.max_blocks_per_row + first
+                latest.update(zip(range(start, start + len(entries)), entries, strict=True))
+        if not latest:
+            return
+        try:
+            places, blocks = to_device([list(latest), list(latest.values())], torch.int64, self._both.device)
+            self._both.view(-1).index_copy_(0, places, blocks.to(self._both.dtype))
+        except RuntimeError:  # the step fails for want of memory; the next one must know of these, too
+            for table, changed in changes:
+                table.put_back(changed)
+            raise

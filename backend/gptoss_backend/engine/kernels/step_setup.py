@@ -1,7 +1,8 @@
 """What all layers of a recorded step share, made of its tokens' numbers in one kernel.
 
-Owns: the step's rotary angles, the slots of its keys and its decodes' tiles of attention, on the device. The torch
-references are `RotaryEmbedding.angles` and `KernelOperators.attention`.
+Owns: the step's rotary angles, the slots of its keys and its decodes' tiles of attention, on the device, and that
+tokens which the step before chose are in their places. The torch references are `RotaryEmbedding.angles`,
+`KernelOperators.attention` and `take_chosen`.
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ class StepSetup:
     """[num_tokens, 4] int32: each token as a tile of its own, as `QueryTiles.places`"""
 
 
-def set_up(rows: DecodeRows | PassRows, tables: DeviceTables, rope: RotaryEmbedding) -> StepSetup:
-    """Return what a step's layers share."""
+def set_up(rows: DecodeRows | PassRows, tables: DeviceTables, rope: RotaryEmbedding, chosen: Tensor) -> StepSetup:
+    """Return what a step's layers share. In place, of `rows.token_ids` -1 - i becomes chosen[i], int64."""
     device, count = rows.positions.device, rows.size
     frequencies = rope.inverse_frequencies
     cosines, sines = (torch.empty(count, 1, len(frequencies), device=device) for _ in range(2))
     full_slots, sliding_slots = (torch.empty(count, dtype=torch.int64, device=device) for _ in range(2))
     decodes = torch.empty(count, 4, dtype=torch.int32, device=device)
     _set_up[(count,)](
+        rows.token_ids,
+        chosen,
         rows.positions,
         rows.rows,
         rows.is_real,
@@ -63,6 +66,8 @@ def set_up(rows: DecodeRows | PassRows, tables: DeviceTables, rope: RotaryEmbedd
 
 @triton.jit
 def _set_up(
+    token_ids: tl.tensor,
+    chosen: tl.tensor,
     positions: tl.tensor,
     rows: tl.tensor,
     is_real: tl.tensor,
@@ -83,6 +88,8 @@ def _set_up(
 ) -> None:
     wait_for_inputs(DEPENDENT)
     token = tl.program_id(0)
+    taken = -1 - tl.load(token_ids + token)
+    tl.store(token_ids + token, tl.load(chosen + taken, mask=taken >= 0, other=0), mask=taken >= 0)
     position, row = tl.load(positions + token), tl.load(rows + token)
     lane = tl.arange(0, LANES)
     phase = position.to(tl.float32) * tl.load(frequencies + lane, mask=lane < HALF, other=0)
