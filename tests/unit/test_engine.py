@@ -12,11 +12,14 @@ import pytest
 import torch
 
 from gptoss_backend.contract import Finished, FinishReason, GenerationErrorCode, SamplingParams, Started
+from gptoss_backend.engine.cache_plan import CachePlan
 from gptoss_backend.engine.engine import Engine
 from gptoss_backend.engine.errors import EngineStopped, InvalidRequest, PromptTooLong, QueueFull
 from gptoss_backend.engine.observations import Measure, Observations
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
+from gptoss_backend.engine.speculation import Phrases, Speculation
 from support.fake_model import FakeAheadModel, FakeModel, FakePipelineModel
+from support.generating import deltas_of
 from support.running_engine import GREEDY, OPTIONS, Running, tokens_of
 from support.shapes import tiny_config
 
@@ -325,3 +328,24 @@ def wait_until(condition: object, timeout_s: float = 5.0) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_step_when_more_is_guessed_than_a_chunk_holds_then_the_cache_was_planned_for_it() -> None:
+    plans: list[CachePlan] = []
+
+    class Planned(FakeModel):
+        def allocate_cache(self, plan: CachePlan) -> None:
+            plans.append(plan)
+
+    options = dataclasses.replace(
+        OPTIONS,
+        prefill_chunk_tokens=4,
+        speculation=Speculation(1, max_seqs=3),
+        phrases=Phrases({(7,): tuple(range(8, 28))}),
+    )
+    model = Planned()
+    sampling = dataclasses.replace(GREEDY, max_tokens=40)
+    requests = [GenerationRequest(name, [5], sampling) for name in ("one", "other", "third")]
+    deltas_of(model, *requests, options=options)
+    assert max(len(batch.token_ids) for batch in model.batches) == 3 * 21
+    assert [plan.max_step_tokens for plan in plans] == [4 + 3 * 20]

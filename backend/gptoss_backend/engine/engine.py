@@ -300,7 +300,7 @@ def _make_cache(model: Model, options: EngineOptions) -> KVCache:
     limits = CacheLimits(
         block_size=options.block_size,
         num_rows=options.max_num_seqs,
-        max_step_tokens=options.prefill_chunk_tokens + options.max_num_seqs,
+        max_step_tokens=_most_step_tokens(options),
         max_model_len=options.max_model_len,
         kv_cache_bytes=options.kv_cache_bytes,
     )
@@ -311,3 +311,12 @@ def _make_cache(model: Model, options: EngineOptions) -> KVCache:
     cache = KVCache(plan, model.config.sliding_window)
     model.rehearse(cache)
     return cache
+
+
+def _most_step_tokens(options: EngineOptions) -> int:
+    """Return what a step computes at most: all that may decode, beside them a chunk of prompts or what is guessed."""
+    num_guessed = 0
+    if (limits := options.speculation) is not None:
+        num_seqs = min(limits.max_seqs, options.max_num_seqs)
+        num_guessed = num_seqs * max(limits.num_tokens, options.phrases.longest)
+    return options.max_num_seqs + max(options.prefill_chunk_tokens, num_guessed)

@@ -43,6 +43,11 @@ class Phrases:
         for latest, following in phrases.items():
             self._by_latest.setdefault(latest[-1], []).append((latest, following))
 
+    @property
+    def longest(self) -> int:
+        """How many tokens come after others at most."""
+        return max((len(following) for pairs in self._by_latest.values() for _, following in pairs), default=0)
+
     def after(self, token_ids: Tokens[int]) -> tuple[int, ...]:
         """Return what may come after a sequence's tokens so far, often nothing."""
         for latest, following in self._by_latest.get(token_ids[-1], ()):

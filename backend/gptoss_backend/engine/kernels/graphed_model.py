@@ -183,6 +183,7 @@ class GraphedModel(TorchModel):
         logits = self._finish(hidden, batch)
         if logits is None:
             return ELSEWHERE
+        assert len(logits) <= len(self._memory.chosen)  # noqa: S101 (the cache's plan says what a step computes at most)
         chosen = chosen_by(logits, draws, out=self._memory.chosen[: len(logits)])
         return self._read(chosen, logits, with_logits=with_logits)
 
