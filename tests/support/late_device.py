@@ -4,10 +4,13 @@ A tensor on it lies on the host, and says that its device is "cuda:0". Nothing i
 waits in line until somebody waits for the device, as where that is far behind the host. What the host reads before it
 has waited is what was there before; what it overwrites before the device has read it is lost. Memory that is only taken
 holds what nobody means. What is recorded as a graph is done at each replay, on the same memory and with what the host
-knew when it was recorded. Kernels in the Triton language are interpreted.
+knew when it was recorded; what is done on a side stream otherwise is there to compile kernels, and passed over. Kernels
+in the Triton language are interpreted.
 
 So it tells of what a processor does not mind: the host's tensors given to the device, waits where there should be none,
-and memory that is read too soon or not kept. It tells nothing of streams beside each other, nor of time.
+and memory that is read too soon or overwritten on its way. It tells nothing of time, of streams or programs of a kernel
+beside each other, of several GPUs, of how memory lies, or of memory that is given back and taken anew, by graphs of one
+pool too.
 """
 
 from __future__ import annotations
@@ -61,7 +64,7 @@ def late_device() -> Iterator[Line]:
 
 
 class Stream:
-    """One of the device's streams; all work is in one line. On the side it is recorded, or done before: passed over."""
+    """One of the device's streams, of which there is one line."""
 
     def __init__(self, line: Line) -> None:
         self.device = DEVICE
@@ -87,7 +90,7 @@ class Event:
     def query(self) -> bool:
         """Say no the first time, so that whoever asks again and again comes to an end."""
         has_happened = self._line.has_done(self._place)
-        self.synchronize()
+        self._line.do(self._place)
         return has_happened
 
     def synchronize(self) -> None:

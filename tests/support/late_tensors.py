@@ -73,9 +73,14 @@ class Line:
         if not self.may_wait:
             raise RuntimeError(f"{_our_function()} waits for the device")
         self.waits.append(_our_function())
+        self.do(place)
+
+    def do(self, place: int | None = None) -> None:
+        """Let the device do as much without anybody's waiting. What fails is told of for ever, as CUDA does."""
         with _disable_current_modes(), torch.inference_mode():
             while self._ahead and (place is None or self._num_done < place):
-                self._ahead.popleft()()
+                self._ahead[0]()
+                self._ahead.popleft()
                 self._num_done += 1
 
     def has_done(self, place: int) -> bool:
@@ -208,8 +213,9 @@ class LateMode(TorchDispatchMode):
             return target
         if self._line.is_recording:  # CUDA would read or write the host's memory again at each replay
             raise RuntimeError("a copy between host and device is recorded")
-        # to change the dtype torch makes another tensor on the host first, and that is not pinned
-        goes_by_itself = non_blocking and target.dtype == source.dtype
+        # for another dtype or order torch makes a tensor on the host first, and that is not pinned
+        is_plain = target.dtype == source.dtype and target.is_contiguous() and source.is_contiguous()
+        goes_by_itself = non_blocking and is_plain
         if goes_by_itself and (of if isinstance(target, OnDevice) else to) in self._pinned:
             self._line.give("copy between host and device", lambda: to.copy_(of))
             return target
@@ -219,6 +225,7 @@ class LateMode(TorchDispatchMode):
         return target
 
     def _compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        goes_to_the_host = kwargs.get("device") is not None and torch.device(kwargs["device"]).type != "cuda"
         if "device" in kwargs:
             kwargs["device"] = "cpu"
         args_here, kwargs_here = tree_map_only(OnDevice, here, (args, kwargs))
@@ -233,6 +240,8 @@ class LateMode(TorchDispatchMode):
                 self._line.give(str(func), lambda: func(*args_here, **kwargs_here))
                 return _written_by(func, args, kwargs)
             made = _room_for(func, args, kwargs)
+        if goes_to_the_host:  # as memory, of which nothing is computed
+            return made
         parts = tree_leaves(made)
 
         def compute() -> None:

@@ -174,7 +174,7 @@ class TorchModel(LocalModel):
     def run_layers(self, hidden: Tensor, batch: Batch, tables: BlockTables) -> Tensor:
         """Return the residual stream [num_tokens, hidden] after this shard's layers, writing keys and values."""
         attention = self._operators.attention(batch, tables, self._rope, self.dtype)
-        places = None if self._head is None else TokenPlaces.of(batch, tables, self.device)
+        places = None if self._head is None else TokenPlaces.of(batch, tables, self._ids_of(batch).to(self.device))
         return self._add(*self._through_layers(hidden, attention, places))
 
     def draft(self, batch: Batch, cache: BlockTables, num_tokens: int) -> list[list[int]]:

@@ -24,6 +24,7 @@ from gptoss_backend.engine.eagle.config import HeadConfig
 from gptoss_backend.engine.eagle.weights import HeadWeights
 from gptoss_backend.engine.operators import LayerCache, Operators, Projection, StepAttention
 from gptoss_backend.engine.rope import RotaryEmbedding
+from gptoss_backend.engine.transfer import sent, to_device
 
 FIRST_PAIR = 1
 """Position of the first token that another one stands before."""
@@ -42,11 +43,11 @@ class TokenPlaces:
     """The slot of the token before; 0, which holds zeros, where there is none"""
 
     @classmethod
-    def of(cls, batch: Batch, tables: BlockTables, device: torch.device) -> TokenPlaces:
-        """Look the tokens of a batch up in the tables on the host."""
-        ids, positions, rows = torch.tensor([batch.token_ids, batch.positions, batch.rows])
+    def of(cls, batch: Batch, tables: BlockTables, token_ids: Tensor) -> TokenPlaces:
+        """Look the tokens of a batch up in the tables on the host. token_ids: theirs, on the device."""
+        positions, rows = torch.tensor([batch.positions, batch.rows])
         slots, earlier = _slots(tables.full.table, rows, positions, tables.plan.block_size)
-        return cls(*torch.stack([ids, positions, slots, earlier]).to(device))
+        return cls(token_ids, *sent(torch.stack([positions, slots, earlier]), token_ids.device))
 
     @classmethod
     def at(
@@ -124,7 +125,7 @@ class DraftHead:
 
         The tokens before those of the batch are in the cache; there is room in it for `num_tokens` more.
         """
-        places = TokenPlaces.of(batch, tables, self._device)
+        places = TokenPlaces.of(batch, tables, to_device(batch.token_ids, torch.int64, self._device))
         tokens, features = places.token_ids, self.features_before(places)
         drafted = []
         for count in range(num_tokens):

@@ -22,7 +22,7 @@ from gptoss_backend.engine.transfer import fetched
 
 @dataclass(frozen=True, slots=True)
 class StepMemory:
-    """What all graphs leave their results in, since only those of one are looked at."""
+    """What steps leave their results in: only those of one are looked at."""
 
     incoming: Tensor
     """[most tokens, hidden]: the residual stream of the stage before; empty in the first"""

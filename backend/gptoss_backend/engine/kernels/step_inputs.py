@@ -34,7 +34,7 @@ class DecodeRows:
     def __init__(self, size: int, device: torch.device) -> None:
         self.size = size
         self._sent = _SentNumbers([(torch.int64, 4, size), (torch.float64, DRAW_LINES, size)], device)
-        numbers, self.draws = self._sent.there
+        numbers, self.draws = self._sent.parts
         """draws: the lines of `Draws`, [size] each; a temperature of 0: the likeliest token."""
         self.token_ids, self.positions, self.rows, self.is_real = numbers.unbind()
         """[size] int64 each. token_ids: -1 - n for what the step before chooses for its sample n, until that is taken.
@@ -69,7 +69,7 @@ class PassRows:
         """Of chunks, where all tokens are one chunk's."""
         num_tiles = self._num_decodes + size // CHUNK_TILE + min(size, _PARTIAL_TILES)
         self._sent = _SentNumbers([(torch.int64, 4, size), (torch.int32, num_tiles, 4)], device)
-        numbers, tiles = self._sent.there
+        numbers, tiles = self._sent.parts
         self.token_ids, self.positions, self.rows, self.is_real = numbers.unbind()
         """As in `DecodeRows`."""
         self.decodes, self.chunks = tiles[: self._num_decodes], tiles[self._num_decodes :]
@@ -117,8 +117,8 @@ class _SentNumbers:
     def __init__(self, parts: Sequence[tuple[torch.dtype, int, int]], device: torch.device) -> None:
         """parts: a dtype and two sizes each, the widest dtypes first, so that all lie where such numbers may."""
         num_bytes = sum(dtype.itemsize * rows * columns for dtype, rows, columns in parts)
-        self._there = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-        self.there = _split(self._there, parts)
+        self._memory = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+        self.parts = _split(self._memory, parts)
         """The parts on the device"""
         # pinned, so that the copy waits for nothing; two, so that one can be filled while the other is on its way
         staged = [torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda") for _ in range(2)]
@@ -134,7 +134,7 @@ class _SentNumbers:
         """Send what `staged` returned."""
         memory, _, crossing = self._staged[0]
         self._staged.rotate()
-        self._there.copy_(memory, non_blocking=True)
+        self._memory.copy_(memory, non_blocking=True)
         crossing.begin()
 
 
@@ -145,7 +145,7 @@ def _split(memory: Tensor, parts: Sequence[tuple[torch.dtype, int, int]]) -> lis
 
 
 class _Crossing:
-    """The way of what is staged on the host to the device: until it is there, nothing else may be staged.
+    """The way of what is staged on the host to the device: until it is there, nothing else may be staged in its place.
 
     Not every step is waited for: a chunk without a sample by nobody, a pipeline's steps by its last stage.
     """
@@ -153,16 +153,16 @@ class _Crossing:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         # one that was never recorded counts as done
-        self._there = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._arrived = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def begin(self) -> None:
-        """Note that the copies to the device have been asked for."""
-        if self._there is not None:
-            self._there.record(torch.cuda.current_stream(self._device))
+        """Note that the copy to the device has been asked for."""
+        if self._arrived is not None:
+            self._arrived.record(torch.cuda.current_stream(self._device))
 
     def wait(self) -> None:
-        if self._there is not None:
-            self._there.synchronize()
+        if self._arrived is not None:
+            self._arrived.synchronize()
 
 
 def _lay_out(batch: Batch, lines: Tensor) -> None:
@@ -175,12 +175,14 @@ def _lay_out(batch: Batch, lines: Tensor) -> None:
 
 
 class DeviceTables:
-    """The block tables on the device, kept up with what the host changes: [num_rows, max_blocks_per_row] int32."""
+    """The block tables on the device, kept up with what the host changes: [num_rows, width] int32."""
 
     def __init__(self, plan: CachePlan, sliding_window: int, device: torch.device) -> None:
         self.plan = plan
         self.window = sliding_window
-        self._both = torch.zeros(2, plan.num_rows, plan.max_blocks_per_row, dtype=torch.int32, device=device)
+        # each begins where 16 bytes do, as Triton sees in any other table: else it would compile other kernels
+        self._width = -(-plan.max_blocks_per_row // 4) * 4
+        self._both = torch.zeros(2, plan.num_rows, self._width, dtype=torch.int32, device=device)
         self.full, self.sliding = self._both
 
     def follow(self, tables: BlockTables) -> None:
@@ -189,7 +191,7 @@ class DeviceTables:
         latest: dict[int, int] = {}
         for number, (_, changed) in enumerate(changes):
             for row, first, entries in changed:
-                start = (number * self.plan.num_rows + row) * self.plan.max_blocks_per_row + first
+                start = (number * self.plan.num_rows + row) * self._width + first
                 latest.update(zip(range(start, start + len(entries)), entries, strict=True))
         if not latest:
             return
