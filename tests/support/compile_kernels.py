@@ -31,7 +31,7 @@ from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
 from gptoss_backend.engine.kernels.experts import norm_and_mix
 from gptoss_backend.engine.kernels.norm import Norm, add_and_norm
 from gptoss_backend.engine.kernels.operators import KernelOperators
-from gptoss_backend.engine.kernels.sampling import choose_tokens
+from gptoss_backend.engine.kernels.sampling import Held, choose_tokens
 from gptoss_backend.engine.kernels.skinny import multiply_few
 from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables
 from gptoss_backend.engine.kernels.step_setup import set_up
@@ -170,7 +170,10 @@ def run_others(dtype: torch.dtype, num_tokens: int) -> None:
         draws = torch.empty(5, num_tokens, dtype=torch.float64, device=META)
         for logits_dtype in {dtype, torch.float32}:  # as they are, and edited
             logits = torch.empty(num_tokens, 201088, dtype=logits_dtype, device=META)
-            choose_tokens(logits, draws, torch.empty(num_tokens, dtype=torch.int64, device=META))
+            tokens, places = torch.empty(num_tokens, dtype=torch.int64, device=META), draws[0]
+            choose_tokens(logits, draws, tokens)
+            bits = torch.empty(num_tokens, 6284, dtype=torch.int32, device=META)
+            choose_tokens(logits, draws, tokens, Held(places, bits))
         plan = CachePlan(16, num_tokens, 4096, num_tokens * 256, num_tokens * 256, 0)
         rows, chosen = DecodeRows(num_tokens, META), torch.empty(num_tokens, dtype=torch.int64, device=META)
         set_up(rows, DeviceTables(plan, 128, META), RotaryEmbedding(ROPE, 64, META), chosen)

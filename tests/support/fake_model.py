@@ -129,7 +129,7 @@ class _Ahead:
         assert logits is not None
         if edited is not None:
             rows = logits[edited.places]
-            flags = zip(edited.places, apply_edits(edited.edits, rows).tolist(), strict=False)
+            flags = zip(edited.places, apply_edits(edited.edits, rows), strict=True)
             barren = frozenset(place for place, is_left in flags if not is_left)
             self.output = replace(self.output, edited=frozenset(edited.places), barren=barren)
             for place, token in zip(edited.places, rows.argmax(dim=-1).tolist(), strict=True):

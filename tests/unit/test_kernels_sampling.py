@@ -9,7 +9,10 @@ import torch
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.drawing import Shortlist, draw_exactly, draw_filtered, draw_plain
+from gptoss_backend.engine.kernels.choosing import choose_held
 from gptoss_backend.engine.kernels.sampling import choose_tokens
+from gptoss_backend.engine.model import Draws
+from gptoss_backend.engine.token_bits import bits_of
 from support.plain_sampling import plain_distribution
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,6 +84,8 @@ FILTERS: list[dict[str, Any]] = [
     {},
 ]
 
+NEUTRAL = {"top_k": 0, "top_p": 1, "min_p": 0}
+
 
 @pytest.mark.parametrize("scale", [0.5, 4.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -117,6 +122,32 @@ def test_choosing_when_a_grammar_bars_most_tokens_then_those_left_are_drawn_as_b
     ]
     assert chosen(logits, [1.0] * len(logits), uniforms, filters) == expected
     assert chosen(logits[:2], [0.0] * 2, [0.0] * 2) == logits[:2].argmax(dim=1).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocab", [704, 5003])
+def test_choosing_when_bits_say_what_may_come_then_tokens_are_those_of_rows_without_the_rest(
+    vocab: int, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(vocab)
+    filters = FILTERS + FILTERS
+    num_rows, num_held = 20, len(filters)
+    logits = (torch.randn(num_rows, vocab, generator=generator) * 3).to(dtype)
+    places = torch.randperm(num_rows, generator=generator)[:num_held]
+    may_come = torch.rand(num_held, vocab, generator=generator) < torch.tensor([[0.3], [0.01]]).repeat(len(FILTERS), 1)
+    may_come[:, 33] = True
+    may_come[2] = False
+    may_come[2, vocab - 1] = True
+    temperatures = [1.0, 0.7, 0.0, 1.3] * (num_held // 4) + [1.0] * (num_held % 4)
+    uniforms = torch.rand(num_held, generator=generator, dtype=torch.float64).tolist()
+    expected = chosen(logits[places].where(may_come, -torch.inf), temperatures, uniforms, filters)
+    bits = [bits_of(row.nonzero().flatten().numpy(), vocab) for row in may_come]
+    lines = [[float(asked.get(name, neutral)) for asked in filters] for name, neutral in NEUTRAL.items()]
+    tokens = torch.full((num_rows,), -1, device=DEVICE)
+    choose_held(logits.to(DEVICE), tokens, places.tolist(), bits, Draws(temperatures, uniforms, *lines))
+    assert tokens[places.to(DEVICE)].tolist() == expected
+    assert int((tokens == -1).sum()) == num_rows - num_held
+    assert expected[2] == vocab - 1
 
 
 def test_choosing_when_the_vocabulary_is_gpt_oss_s_then_filtered_tokens_are_torch_s() -> None:

@@ -51,16 +51,16 @@ def test_draws_when_guesses_stand_before_a_row_then_its_number_is_that_of_its_to
     assert draws_of([Turn(greedy), Turn(sequence(top_k=1))]) is None
 
 
-def test_edited_when_some_rows_are_due_then_each_has_its_place_and_those_with_a_mask_come_first() -> None:
+def test_edited_when_some_rows_are_due_then_each_has_its_place() -> None:
     plain, biased = sequence(temperature=0.0), sequence(seed=5, logit_bias={3: 1.0})
     held, free = sequence(temperature=0.0, mask=ToyMask([{4}])), sequence(mask=ToyMask([None]))
     turns = [Turn(plain, (1, 2)), Turn(biased, (7,)), Turn(held), Turn(free)]
     prepare_edits(turns)
     edited = edited_of(turns)
     assert edited is not None
-    assert edited.places == [5, 3, 4]
-    assert edited.edits[:2] == [held.edits, biased.edits]
-    assert edited.draws.uniforms == [0.0, biased.uniforms.at(0), biased.uniforms.at(1)]
+    assert edited.places == [3, 4, 5]
+    assert (edited.edits[0], edited.edits[2]) == (biased.edits, held.edits)
+    assert edited.draws.uniforms == [biased.uniforms.at(0), biased.uniforms.at(1), 0.0]
     assert edited_of([Turn(plain)]) is None
 
 
@@ -78,8 +78,7 @@ def choose_as_a_model(logits: torch.Tensor, turns: list[Turn]) -> list[Choice]:
     if (edited := edited_of(turns)) is not None:
         places = set(edited.places)
         rows = logits[edited.places]
-        is_left = apply_edits(edited.edits, rows).tolist()
-        barren = {place for place, left in zip(edited.places, is_left, strict=False) if not left}
+        barren = {place for place, left in zip(edited.places, apply_edits(edited.edits, rows), strict=True) if not left}
         for place, token in zip(edited.places, rows.argmax(dim=-1).tolist(), strict=True):
             tokens[place] = token
     output = StepOutput(tokens, None, edited=frozenset(places), barren=frozenset(barren))

@@ -18,7 +18,8 @@ from gptoss_backend.contract import (
     ToolChoiceMode,
 )
 from gptoss_backend.engine.errors import StructureOutgrown
-from gptoss_backend.engine.grammar import Grammar, exclude
+from gptoss_backend.engine.grammar import Grammar
+from gptoss_backend.engine.token_bits import exclude
 from gptoss_backend.harmony.vocabulary import CHANNEL, START, VOCAB_SIZE, encoding
 from gptoss_backend.structure import held_text
 from gptoss_backend.structure.answer import AnswerMask
@@ -106,7 +107,7 @@ def test_mask_when_a_model_has_another_vocabulary_then_the_rest_of_its_row_may_n
     assert may_come is not None
     grammar, row = Grammar(mask, "r"), torch.zeros(vocab_size)
     assert grammar.prepare(), grammar.fault
-    exclude([grammar], row[None])
+    exclude([grammar.bits(vocab_size)], row[None])
     expected = np.zeros(vocab_size, dtype=bool)
     expected[: len(may_come)] = may_come[:vocab_size]
     assert (row.isfinite().numpy() == expected).all()

@@ -1,7 +1,8 @@
 """What a request changes in its own logits before a token is chosen.
 
-Stage 5 of a request: step. Owns: the order of the changes: bias, penalties, allowed tokens, grammar, barred stops.
-Does not know: sampling. Requests that change nothing have no `LogitEdits` and cost nothing.
+Stage 5 of a request: step. Owns: the order of the changes: bias and penalties, then which tokens may come: of those
+allowed the grammar's, without barred stops. Does not know: sampling. Requests that change nothing have no `LogitEdits`
+and cost nothing.
 
 What is a request's own is in its `LogitEdits`; the arithmetic is done for many rows at once, since on a GPU each
 operation takes the host some microseconds, however many rows it is for.
@@ -17,9 +18,12 @@ import torch
 from torch import Tensor
 
 from gptoss_backend.contract import GenerationErrorCode, SamplingParams
-from gptoss_backend.engine.grammar import Grammar, exclude
+from gptoss_backend.engine.grammar import Grammar
 from gptoss_backend.engine.penalties import Penalties, penalise
-from gptoss_backend.engine.transfer import sent, to_device
+from gptoss_backend.engine.token_bits import Bits, all_bits, bits_of, exclude, has_any, without
+from gptoss_backend.engine.transfer import sent
+
+_FIRST = np.zeros(1, dtype=np.int64)
 
 
 class LogitEdits:
@@ -51,6 +55,8 @@ class LogitEdits:
         self._penalties = penalties
         allowed = sampling.allowed_token_ids
         self._allowed_ids = None if allowed is None else np.array(sorted(set(allowed)), dtype=np.int64)
+        self._allowed: Bits | None = None
+        """The same, once somebody has asked"""
         self._stop_ids = np.array(sorted(stop_tokens), dtype=np.int64)
         self._num_barred = sampling.min_tokens if stop_tokens else 0
         """Tokens during which stop tokens may not come."""
@@ -78,19 +84,33 @@ class LogitEdits:
     def prepare(self) -> bool:
         """Get ready for the next token; True where its logits are to be changed."""
         self._has_mask = self._grammar is not None and self._grammar.prepare()
-        is_excluding = self._has_mask or self._is_barring or self._allowed_ids is not None
-        self.is_due = is_excluding or self.reweights
+        self.is_due = self._bars or self.reweights
         return self.is_due
-
-    @property
-    def mask(self) -> Grammar | None:
-        """The grammar, where it has a say about the next token."""
-        return self._grammar if self._has_mask else None
 
     @property
     def reweights(self) -> bool:
         """True where a bias or a penalty changes logits that stay finite: such rows are computed in float32."""
         return self._penalties is not None or len(self._bias_ids) > 0
+
+    def bits(self, vocab: int) -> tuple[Bits | None, bool]:
+        """Return which tokens may come next, None: all, and whether the grammar leaves any; after `prepare`.
+
+        Where it leaves none, the first token may come: one is chosen all the same, and `leave_nothing` is to be called.
+        A grammar that leaves nothing but stop tokens outweighs `min_tokens`.
+        """
+        if not self._bars:
+            return None, True
+        bits = self._grammar.bits(vocab) if self._grammar is not None and self._has_mask else all_bits(vocab)
+        if self._allowed_ids is not None:
+            if self._allowed is None:
+                self._allowed = bits_of(self._allowed_ids, vocab)
+            bits = bits & self._allowed
+        if self._has_mask and not has_any(bits):
+            return bits_of(_FIRST, vocab), False
+        if self._is_barring:
+            rest = without(bits, self._stop_ids)
+            bits = rest if has_any(rest) else bits
+        return bits, True
 
     def behind(self, guess: int) -> LogitEdits | None:
         """Return the changes one token on, unprepared; None where the grammar ends with it, or does not let it come.
@@ -120,25 +140,27 @@ class LogitEdits:
             self._grammar.accept(token)
 
     @property
+    def _bars(self) -> bool:
+        return self._has_mask or self._is_barring or self._allowed_ids is not None
+
+    @property
     def _is_barring(self) -> bool:
         return self._num_accepted < self._num_barred
 
 
-def apply_edits(edits: list[LogitEdits], rows: Tensor) -> Tensor:
+def apply_edits(edits: list[LogitEdits], rows: Tensor) -> list[bool]:
     """Change the next tokens' logits in place, for each request its row; at least one stays finite.
 
-    edits: due ones, those that have a mask first. rows: [n, vocab], contiguous; float32 where one of them reweights.
-    Returns which of those with a mask have something left, [num_masks] bool; the others' `leave_nothing` is to be
-    called. Waits for no device.
+    edits: due ones. rows: [n, vocab], contiguous; float32 where one of them reweights. Returns of each whether its
+    grammar leaves a token; where not, `leave_nothing` is to be called. Waits for no device.
     """
     _bias(edits, rows)
     _penalise(edits, rows)
-    _keep_allowed(edits, rows)
-    masks = [each.mask for each in edits if each.mask is not None]
-    assert all(each.mask is not None for each in edits[: len(masks)])  # noqa: S101 (else other rows would be masked)
-    is_left = exclude(masks, rows[: len(masks)]) if masks else rows.new_zeros(0, dtype=torch.bool)
-    _bar_stops(edits, rows)
-    return is_left
+    vocab = rows.shape[1]
+    found = [each.bits(vocab) for each in edits]
+    if any(bits is not None for bits, _ in found):
+        exclude([all_bits(vocab) if bits is None else bits for bits, _ in found], rows)
+    return [is_left for _, is_left in found]
 
 
 def _bias(edits: list[LogitEdits], rows: Tensor) -> None:
@@ -154,27 +176,6 @@ def _penalise(edits: list[LogitEdits], rows: Tensor) -> None:
         logits, spots = rows.view(-1), _spots([(row, ids) for row, (ids, _) in numbers], rows)
         penalised = penalise(logits[spots], _sent([of_each for _, (_, of_each) in numbers], rows))
         logits.index_copy_(0, spots, penalised)
-
-
-def _keep_allowed(edits: list[LogitEdits], rows: Tensor) -> None:
-    """Set the logits of all other tokens to minus infinity."""
-    allowed = [(row, each._allowed_ids) for row, each in enumerate(edits) if each._allowed_ids is not None]
-    if allowed:
-        logits, spots = rows.view(-1), _spots(allowed, rows)
-        kept = logits[spots]
-        rows.index_fill_(0, to_device([row for row, _ in allowed], torch.int64, rows.device), -torch.inf)
-        logits.index_copy_(0, spots, kept)
-
-
-def _bar_stops(edits: list[LogitEdits], rows: Tensor) -> None:
-    barred = [(row, each._stop_ids) for row, each in enumerate(edits) if each._is_barring]
-    if barred:
-        logits, spots = rows.view(-1), _spots(barred, rows)
-        stops = logits[spots]
-        logits.index_fill_(0, spots, -torch.inf)
-        # a grammar that is complete outweighs min_tokens; decided where the logits are, so that nobody waits
-        is_left = rows.amax(dim=1)[spots // rows.shape[1]] > -torch.inf
-        logits.index_copy_(0, spots, torch.where(is_left, -torch.inf, stops))
 
 
 def _spots(tokens: list[tuple[int, np.ndarray]], rows: Tensor) -> Tensor:

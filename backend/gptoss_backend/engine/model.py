@@ -62,7 +62,7 @@ class Edited:
     places: list[int]
     """Among the step's samples"""
     edits: list[LogitEdits]
-    """Of each; those with a mask first"""
+    """Of each"""
     draws: Draws
     """Of these"""
 

@@ -135,7 +135,6 @@ def _pick_one_by_one(output: StepOutput, turn: Turn, place: int, picked: _Picked
 def _edit(logits: Tensor, rows: list[Row], tokens: list[int]) -> dict[int, Tensor]:
     """Apply the requests' edits in place, and to the greedy ones' tokens; returns rows whose logprobs are still due."""
     due = [(row, edits) for row in rows if (edits := row.sequence.edits) is not None and edits.is_due]
-    due.sort(key=lambda pair: pair[1].mask is None)
     edits_of = {row.place: edits for row, edits in due}
     untouched: dict[int, Tensor] = {}
     for group in _groups([row for row, _ in due], logits):
@@ -143,7 +142,7 @@ def _edit(logits: Tensor, rows: list[Row], tokens: list[int]) -> dict[int, Tenso
         untouched |= {row.place: logits[row.place].clone() for row in told}
         values = _values(logits, group)
         of_group = [edits_of[row.place] for row in group]
-        for edits, is_left in zip(of_group, apply_edits(of_group, values).tolist(), strict=False):
+        for edits, is_left in zip(of_group, apply_edits(of_group, values), strict=True):
             if not is_left:
                 edits.leave_nothing()
         if len(group) > 1:  # of one it is the row itself

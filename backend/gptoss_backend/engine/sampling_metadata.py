@@ -47,7 +47,6 @@ def edited_of(turns: list[Turn]) -> Edited | None:
     due = [pair for turn, place in held for pair in _due(turn.rows(place), turn)]
     if not due:
         return None
-    due.sort(key=lambda pair: pair[1].mask is None)
     return Edited([row.place for row, _ in due], [edits for _, edits in due], _draws([row for row, _ in due]))
 
 

@@ -12,17 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gptoss_backend.contract import TokenLogprob
 from gptoss_backend.engine.drawing import ROWS_AT_ONCE
 from gptoss_backend.engine.edits import apply_edits
-from gptoss_backend.engine.kernels.sampling import choose_tokens
+from gptoss_backend.engine.kernels.sampling import Held, choose_tokens
 from gptoss_backend.engine.kernels.step_inputs import DRAW_LINES
 from gptoss_backend.engine.logprobs import tell, weigh
 from gptoss_backend.engine.model import Draws, Edited, Told
-from gptoss_backend.engine.transfer import fetched, to_device
+from gptoss_backend.engine.token_bits import Bits
+from gptoss_backend.engine.transfer import fetched, sent, to_device
 
 
 def chosen_by(logits: Tensor, draws: Draws | None, out: Tensor | None = None) -> Tensor:
@@ -43,16 +45,25 @@ def chosen_by(logits: Tensor, draws: Draws | None, out: Tensor | None = None) ->
     return tokens
 
 
+def choose_held(logits: Tensor, chosen: Tensor, places: list[int], bits: list[Bits], draws: Draws) -> None:
+    """Choose some samples anew, in place in `chosen`, among the tokens that may come.
+
+    logits: [num_samples, vocab]; places, bits, draws: of these samples.
+    """
+    numbers = to_device([*draws.lines, list(map(float, places))], torch.float64, logits.device)
+    masks = sent(torch.from_numpy(np.stack(bits)), logits.device)
+    with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+        choose_tokens(logits, numbers[:DRAW_LINES], chosen, Held(numbers[DRAW_LINES], masks))
+
+
 @dataclass(frozen=True, slots=True)
 class Amended:
     """What the host has to be told of edits and log probabilities, on its way there."""
 
     edited: frozenset[int]
     """Samples that are chosen by edits"""
-    masked: list[int]
-    """Those that have a mask"""
-    is_left: Tensor
-    """[num_masked] bool: which of these have something left"""
+    barren: frozenset[int]
+    """Those of which a grammar left nothing"""
     told: Told
     weighed: Tensor
     """As `logprobs.weigh` says"""
@@ -63,21 +74,15 @@ class Amended:
         """Choose the edited samples anew, in place in `chosen` [num_samples] int64. logits: [num_samples, vocab]."""
         edited = edited or Edited([], [], Draws.of_all([], []))
         told = told or Told([], [])
-        masked, is_left = list[int](), list[Tensor]()
-        for reweights in (False, True):  # a row's sums are rounded otherwise in float32: that is for itself to say
-            alike = [index for index, each in enumerate(edited.edits) if each.reweights is reweights]
-            for group in _groups(alike):
-                masked += [edited.places[index] for index in group if edited.edits[index].mask is not None]
-                is_left.append(_choose_anew(logits, chosen, edited.part(group), in_float32=reweights))
+        reweighted = [index for index, each in enumerate(edited.edits) if each.reweights]
+        held = [index for index, each in enumerate(edited.edits) if not each.reweights]
+        barren = _hold(logits, chosen, edited.part(held)) if held else set[int]()
+        for group in _groups(reweighted):
+            barren |= _reweight(logits, chosen, edited.part(group))
         most = max(told.counts, default=0)
         weighed = [_weigh(logits, chosen, group, most) for group in _groups(told.places)]
-        return cls(frozenset(edited.places), masked, _joined(is_left), told, _joined(weighed))
-
-    @property
-    def barren(self) -> frozenset[int]:
-        """Samples of which nothing was left; once the host has it all."""
-        flags = zip(self.masked, self.is_left.tolist(), strict=True)
-        return frozenset(place for place, is_left in flags if not is_left)
+        there = fetched(torch.cat(weighed)) if weighed else torch.empty(0)
+        return cls(frozenset(edited.places), frozenset(barren), told, there)
 
     @property
     def logprobs(self) -> dict[int, TokenLogprob]:
@@ -92,20 +97,24 @@ def _groups(rows: list[int]) -> Iterator[list[int]]:
     return (rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE))
 
 
-def _choose_anew(logits: Tensor, chosen: Tensor, edited: Edited, *, in_float32: bool) -> Tensor:
+def _hold(logits: Tensor, chosen: Tensor, edited: Edited) -> set[int]:
+    """Choose for rows whose logits stay as they are; returns those of which nothing is left."""
+    found = [each.bits(logits.shape[1]) for each in edited.edits]
+    bits = [each for each, _ in found if each is not None]
+    assert len(bits) == len(found)  # noqa: S101 (else they were not due)
+    choose_held(logits, chosen, edited.places, bits, edited.draws)
+    return {place for place, (_, is_left) in zip(edited.places, found, strict=True) if not is_left}
+
+
+def _reweight(logits: Tensor, chosen: Tensor, edited: Edited) -> set[int]:
+    """Choose for rows whose logits are changed, in float32, whatever rows there are besides; returns the same."""
     places = to_device(edited.places, torch.int64, logits.device)
-    rows = logits.index_select(0, places)
-    if in_float32:  # else the logits' own dtype holds all, and its filters are found sooner
-        rows = rows.float()
-    is_left = apply_edits(edited.edits, rows)
+    rows = logits.index_select(0, places).float()
+    are_left = apply_edits(edited.edits, rows)
     chosen.index_copy_(0, places, chosen_by(rows, edited.draws))
-    return is_left
+    return {place for place, is_left in zip(edited.places, are_left, strict=True) if not is_left}
 
 
 def _weigh(logits: Tensor, chosen: Tensor, places: list[int], most: int) -> Tensor:
     there = to_device(places, torch.int64, logits.device)
     return weigh(logits.index_select(0, there).float(), chosen.index_select(0, there), most)
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return fetched(torch.cat(parts)) if parts else torch.empty(0)

@@ -17,12 +17,14 @@ SPARE_BITS = {torch.bfloat16: 16, torch.float16: 13, torch.float32: 0}
 @triton.jit
 def least_kept(
     scores: tl.tensor,
+    bits: tl.tensor,
     peak: tl.tensor,
     limit: tl.tensor,
     floor: tl.tensor,
     highest: tl.tensor,
     temperature: tl.tensor,
     vocab: tl.tensor,
+    IS_HELD: tl.constexpr,
     COUNTS: tl.constexpr,
     BLOCK: tl.constexpr,
     SPARE_BITS: tl.constexpr,
@@ -41,7 +43,7 @@ def least_kept(
     while low < high:
         middle = low + (high - low) // 2
         bound = _number_at(middle, SPARE_BITS)
-        if measure(scores, bound, floor, highest, temperature, vocab, COUNTS, BLOCK) < limit:
+        if measure(scores, bits, bound, floor, highest, temperature, vocab, IS_HELD, COUNTS, BLOCK) < limit:
             high = middle
         else:
             low = middle + 1
@@ -51,21 +53,35 @@ def least_kept(
 @triton.jit
 def measure(
     scores: tl.tensor,
+    bits: tl.tensor,
     bound: tl.tensor,
     floor: tl.tensor,
     highest: tl.tensor,
     temperature: tl.tensor,
     vocab: tl.tensor,
+    IS_HELD: tl.constexpr,
     COUNTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """Return how many tokens of a row are above `bound` and not below `floor`, or what they weigh together."""
+    """Return how many tokens of a row are above `bound` and not below `floor`, or what they weigh together.
+
+    bits: where IS_HELD, which of them count.
+    """
     total = tl.zeros((), tl.float64)
     for start in range(0, vocab, BLOCK):
         token = start + tl.arange(0, BLOCK)
-        read = tl.load(scores + token, mask=token < vocab, other=float("-inf")).to(tl.float32)
+        inside = token < vocab
+        if IS_HELD:
+            inside &= may_come(bits, token, inside)
+        read = tl.load(scores + token, mask=inside, other=float("-inf")).to(tl.float32)
         total += tl.sum(_sizes(read, bound, floor, highest, temperature, COUNTS), axis=0).to(tl.float64)
     return total
+
+
+@triton.jit
+def may_come(bits: tl.tensor, token: tl.tensor, inside: tl.tensor) -> tl.tensor:
+    """Return which tokens may come, by bits as in `token_bits.py`; none that is not inside."""
+    return (tl.load(bits + token // 32, mask=inside, other=0) >> token % 32) & 1 > 0
 
 
 @triton.jit

@@ -29,7 +29,7 @@ from gptoss_backend.engine.checkpoint import LayerWeights, Weights
 from gptoss_backend.engine.eagle.head import FIRST_PAIR, DraftHead, TokenPlaces
 from gptoss_backend.engine.errors import EngineError
 from gptoss_backend.engine.experts import Addition
-from gptoss_backend.engine.kernels.choosing import chosen_by
+from gptoss_backend.engine.kernels.choosing import choose_held, chosen_by
 from gptoss_backend.engine.kernels.dependent_launch import launch_dependently
 from gptoss_backend.engine.kernels.embedding import look_up, take_chosen
 from gptoss_backend.engine.kernels.experts import norm_and_mix
@@ -49,6 +49,7 @@ from gptoss_backend.engine.kernels.skinny import MOST_ROWS
 from gptoss_backend.engine.kernels.step_inputs import DecodeRows, DeviceTables, PassRows
 from gptoss_backend.engine.model import Draws, LaunchedStep
 from gptoss_backend.engine.shard import Shard
+from gptoss_backend.engine.token_bits import all_bits
 from gptoss_backend.engine.torch_model import ELSEWHERE, Group, Links, TorchModel
 from gptoss_backend.engine.transfer import to_device
 
@@ -296,3 +297,5 @@ class GraphedModel(TorchModel):
         for count in (1, 2):  # for an even number Triton compiles another kernel: the uniform numbers lie otherwise
             chosen_by(logits[1][:count], None)
             chosen_by(logits[1][:count].float(), None)  # that were edited
+            bits, draws = [all_bits(self.config.vocab_size)] * count, Draws.of_all([0.0] * count, [0.0] * count)
+            choose_held(logits[1], self._memory.chosen, list(range(count)), bits, draws)

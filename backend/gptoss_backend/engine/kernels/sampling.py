@@ -6,10 +6,12 @@ filters mean: a number drawn for a row leads to the same token here and there, b
 As there, token r × width + c is in column c, and a draw looks up a column, then a place in it. The first kernel reads
 the logits once and keeps two numbers a column. The second does nothing for rows without a filter; for others it finds
 the least logit that is kept (filtering.py) and sums their columns anew. The third needs one column more. No sum depends
-on other rows.
+on other rows. Where a grammar has a say, all three read its bits beside the logits, and nothing is copied.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -17,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gptoss_backend.engine.kernels.dependent_launch import launch_options, wait_for_inputs
-from gptoss_backend.engine.kernels.filtering import SPARE_BITS, least_kept, measure
+from gptoss_backend.engine.kernels.filtering import SPARE_BITS, least_kept, may_come, measure
 
 _DEPTH = 128
 _COLUMNS = 32
@@ -26,30 +28,44 @@ _BLOCK_BYTES = 32768
 _FILTER_WARPS = 16
 
 
-def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor) -> None:
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Which rows tokens are chosen for, and among which, where that is not all for all."""
+
+    places: Tensor
+    """[n] float64: the rows of logits and of tokens"""
+    bits: Tensor
+    """[n, ceil(vocab / 32)] int32: which tokens may come, at least one, as in `token_bits.py`"""
+
+
+def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor, held: Held | None = None) -> None:
     """Write the token of each row into `tokens` [n] int64.
 
     logits: [n, vocab], contiguous. draws: [5, n] float64, the lines of `Draws`: temperatures, 0 for the likeliest
-    token, the lowest id among equals; uniform numbers in [0, 1); top-k, top-p and min-p.
+    token, the lowest id among equals; uniform numbers in [0, 1); top-k, top-p and min-p. held: then n rows of more.
     """
     temperatures, filters = draws[0], draws[2:]
-    num_rows, vocab = logits.shape
+    num_rows, vocab = draws.shape[1], logits.shape[1]
     width = triton.cdiv(vocab, _DEPTH)
     lanes = triton.next_power_of_2(width)
     peaks, sums = (torch.empty(num_rows, width, dtype=torch.float32, device=logits.device) for _ in range(2))
     firsts = torch.empty(num_rows, width, dtype=torch.int32, device=logits.device)
     floors = torch.empty(num_rows, dtype=torch.float32, device=logits.device)
     columns = (logits, temperatures, peaks, sums)
+    rows = (draws if held is None else held.places, logits if held is None else held.bits)
+    is_held = held is not None
     _sum_columns[(triton.cdiv(width, _COLUMNS), num_rows)](
-        *columns, firsts, vocab, width, DEPTH=_DEPTH, COLUMNS=_COLUMNS, **launch_options()
+        *columns, firsts, *rows, vocab, width, IS_HELD=is_held, DEPTH=_DEPTH, COLUMNS=_COLUMNS, **launch_options()
     )
     _filter_columns[(num_rows,)](
         *columns,
         filters,
         floors,
+        *rows,
         vocab,
         width,
         num_rows,
+        IS_HELD=is_held,
         DEPTH=_DEPTH,
         COLUMNS=_COLUMNS,
         LANES=lanes,
@@ -59,7 +75,18 @@ def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor) -> None:
         **launch_options(),
     )
     _choose[(num_rows,)](
-        *columns, firsts, floors, draws[1], tokens, vocab, width, DEPTH=_DEPTH, LANES=lanes, **launch_options()
+        *columns,
+        firsts,
+        floors,
+        draws[1],
+        tokens,
+        *rows,
+        vocab,
+        width,
+        IS_HELD=is_held,
+        DEPTH=_DEPTH,
+        LANES=lanes,
+        **launch_options(),
     )
 
 
@@ -70,8 +97,11 @@ def _sum_columns(
     peaks: tl.tensor,
     sums: tl.tensor,
     firsts: tl.tensor,
+    places: tl.tensor,
+    bits: tl.tensor,
     vocab: tl.tensor,
     width: tl.tensor,
+    IS_HELD: tl.constexpr,
     DEPTH: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPENDENT: tl.constexpr,
@@ -79,7 +109,8 @@ def _sum_columns(
     wait_for_inputs(DEPENDENT)
     row = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    scores = _read_columns(logits + row * vocab, column, vocab, width, DEPTH)
+    scores = logits + _place_of(places, row, IS_HELD) * vocab
+    scores = _read_columns(scores, _bits_of(bits, row, vocab, IS_HELD), column, vocab, width, IS_HELD, DEPTH)
     peak, place = tl.max(scores, axis=0, return_indices=True)
     weights = tl.exp((scores - _finite(peak)[None, :]) / _divisor(tl.load(temperatures + row).to(tl.float32)))
     kept = row * width + column
@@ -96,9 +127,12 @@ def _filter_columns(
     sums: tl.tensor,
     filters: tl.tensor,
     floors: tl.tensor,
+    places: tl.tensor,
+    bits: tl.tensor,
     vocab: tl.tensor,
     width: tl.tensor,
     num_rows: tl.tensor,
+    IS_HELD: tl.constexpr,
     DEPTH: tl.constexpr,
     COLUMNS: tl.constexpr,
     LANES: tl.constexpr,
@@ -117,20 +151,28 @@ def _filter_columns(
         lane = tl.arange(0, LANES)
         peak = tl.load(peaks + row * width + lane, mask=lane < width, other=float("-inf"))
         highest = tl.max(peak, axis=0)
-        scores = logits + row * vocab
+        scores, own_bits = logits + _place_of(places, row, IS_HELD) * vocab, _bits_of(bits, row, vocab, IS_HELD)
         if min_p > 0:
             floor = highest + temperature * tl.log(min_p.to(tl.float32))
         if top_k > 0:
-            least = least_kept(scores, peak, top_k, float("-inf"), highest, temperature, vocab, True, BLOCK, SPARE_BITS)
+            unbounded = float("-inf")
+            least = least_kept(
+                scores, own_bits, peak, top_k, unbounded, highest, temperature, vocab, IS_HELD, True, BLOCK, SPARE_BITS
+            )
             floor = tl.maximum(floor, least)
         if top_p < 1:  # of what these left
-            limit = top_p * measure(scores, float("-inf"), floor, highest, temperature, vocab, False, BLOCK)
-            least = least_kept(scores, peak, limit, floor, highest, temperature, vocab, False, BLOCK, SPARE_BITS)
+            unbounded = float("-inf")
+            limit = top_p * measure(
+                scores, own_bits, unbounded, floor, highest, temperature, vocab, IS_HELD, False, BLOCK
+            )
+            least = least_kept(
+                scores, own_bits, peak, limit, floor, highest, temperature, vocab, IS_HELD, False, BLOCK, SPARE_BITS
+            )
             floor = tl.maximum(floor, least)
         for start in range(0, width, COLUMNS):
             column = start + tl.arange(0, COLUMNS)
             inside = column < width
-            read = _read_columns(scores, column, vocab, width, DEPTH)
+            read = _read_columns(scores, own_bits, column, vocab, width, IS_HELD, DEPTH)
             own = tl.load(peaks + row * width + column, mask=inside, other=0.0)
             weights = tl.where(read >= floor, tl.exp((read - _finite(own)[None, :]) / temperature), 0.0)
             tl.store(sums + row * width + column, tl.sum(weights, axis=0), mask=inside)
@@ -147,14 +189,18 @@ def _choose(
     floors: tl.tensor,
     uniforms: tl.tensor,
     tokens: tl.tensor,
+    places: tl.tensor,
+    bits: tl.tensor,
     vocab: tl.tensor,
     width: tl.tensor,
+    IS_HELD: tl.constexpr,
     DEPTH: tl.constexpr,
     LANES: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ) -> None:
     wait_for_inputs(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
+    sample = _place_of(places, row, IS_HELD)
     temperature = tl.load(temperatures + row).to(tl.float32)
     lane = tl.arange(0, LANES)
     inside = lane < width
@@ -166,24 +212,48 @@ def _choose(
         column, rest = _invert(weights, lane, tl.load(uniforms + row))
         place = tl.arange(0, DEPTH)
         token = place * width + column
-        scores = tl.load(logits + row * vocab + token, mask=token < vocab, other=float("-inf")).to(tl.float32)
+        is_there = token < vocab
+        if IS_HELD:
+            is_there &= may_come(_bits_of(bits, row, vocab, IS_HELD), token, is_there)
+        scores = tl.load(logits + sample * vocab + token, mask=is_there, other=float("-inf")).to(tl.float32)
         weights = tl.exp((scores - tl.max(scores, axis=0)) / temperature)
         weights = tl.where(scores >= tl.load(floors + row), weights, 0.0)
         place, _ = _invert(weights, place, rest)
-        tl.store(tokens + row, (place * width + column).to(tl.int64))
+        tl.store(tokens + sample, (place * width + column).to(tl.int64))
     else:
         first = tl.load(firsts + row * width + lane, mask=inside & (peak == highest), other=vocab - 1)
-        tl.store(tokens + row, tl.min(first, axis=0).to(tl.int64))
+        tl.store(tokens + sample, tl.min(first, axis=0).to(tl.int64))
+
+
+@triton.jit
+def _place_of(places: tl.tensor, row: tl.tensor, IS_HELD: tl.constexpr) -> tl.tensor:
+    """Return which row of the logits a program's is."""
+    return tl.load(places + row).to(tl.int64) if IS_HELD else row
+
+
+@triton.jit
+def _bits_of(bits: tl.tensor, row: tl.tensor, vocab: tl.tensor, IS_HELD: tl.constexpr) -> tl.tensor:
+    """Return where a program's bits are."""
+    return bits + row * tl.cdiv(vocab, 32) if IS_HELD else bits
 
 
 @triton.jit
 def _read_columns(
-    scores: tl.tensor, column: tl.tensor, vocab: tl.tensor, width: tl.tensor, DEPTH: tl.constexpr
+    scores: tl.tensor,
+    bits: tl.tensor,
+    column: tl.tensor,
+    vocab: tl.tensor,
+    width: tl.tensor,
+    IS_HELD: tl.constexpr,
+    DEPTH: tl.constexpr,
 ) -> tl.tensor:
-    """Return columns of a row, [DEPTH, columns], minus infinity where there are no tokens."""
+    """Return columns of a row, [DEPTH, columns], minus infinity where there are no tokens or none may come."""
     token = tl.arange(0, DEPTH)[:, None] * width + column[None, :]
     inside = (column < width)[None, :]
-    read = tl.load(scores + token, mask=inside & (token < vocab), other=float("-inf")).to(tl.float32)
+    is_there = inside & (token < vocab)
+    if IS_HELD:
+        is_there &= may_come(bits, token, is_there)
+    read = tl.load(scores + token, mask=is_there, other=float("-inf")).to(tl.float32)
     # a column beyond is not stored, but its difference of infinities would be no number
     return tl.where(inside, read, 0.0)
 
