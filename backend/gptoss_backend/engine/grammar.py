@@ -62,11 +62,12 @@ class Grammar:
         self._mask = mask
         self._request_id = request_id
         self._bits = torch.zeros(-(-mask.num_tokens // 32), dtype=torch.int32)
+        self._words = self._bits.numpy()  # the same memory
         self._has_bits = False
 
     def bits(self, vocab: int) -> Bits:
         """Return which tokens of a model's vocabulary may come next. After `prepare`, where that says so."""
-        return fitted(self._bits.numpy(), self._mask.num_tokens, vocab)
+        return fitted(self._words, self._mask.num_tokens, vocab)
 
     @property
     def is_finished(self) -> bool:
@@ -90,7 +91,7 @@ class Grammar:
         if self.fault is not None:
             return None
         is_known = 0 <= guess < self._mask.num_tokens
-        if self._has_bits and not (is_known and int(self._bits[guess // 32]) >> guess % 32 & 1):
+        if self._has_bits and not (is_known and int(self._words[guess // 32]) >> guess % 32 & 1):
             return None
         try:
             fork = Grammar(self._mask.fork(), request_id=None)

@@ -56,15 +56,21 @@ def fitted(bits: Bits, num_tokens: int, vocab: int) -> Bits:
 
 
 def has_any(bits: Bits) -> bool:
-    """Say whether some token may come. Some microseconds."""
-    return bool(bits.any())
+    """Say whether some token may come. A microsecond: counting is twice as fast as looking for one."""
+    return bool(np.count_nonzero(bits))
+
+
+def stacked(bits: list[Bits], device: torch.device) -> Tensor:
+    """Return the bits of several rows on a device, [n, ceil(vocab / 32)] int32, without waiting for it."""
+    here = torch.empty(len(bits), len(bits[0]), dtype=torch.int32, pin_memory=device.type == "cuda")
+    np.stack(bits, out=here.numpy())
+    return here.to(device, non_blocking=True)
 
 
 def exclude(bits: list[Bits], rows: Tensor) -> None:
     """Set the logits of tokens that may not come to minus infinity, in place. bits: of each of `rows`, [n, vocab]."""
-    words = sent(torch.from_numpy(np.stack(bits)), rows.device)
+    octets = stacked(bits, rows.device).view(torch.uint8).to(torch.int32)
     # adding rows of a table is ten times as fast as masked_fill_ on a CPU
-    octets = words.view(torch.uint8).to(torch.int32)
     rows += F.embedding(octets, _exclusions(rows.device)).flatten(1)[:, : rows.shape[1]]
 
 

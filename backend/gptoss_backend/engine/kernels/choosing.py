@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +22,8 @@ from gptoss_backend.engine.kernels.sampling import Held, choose_tokens
 from gptoss_backend.engine.kernels.step_inputs import DRAW_LINES
 from gptoss_backend.engine.logprobs import tell, weigh
 from gptoss_backend.engine.model import Draws, Edited, Told
-from gptoss_backend.engine.token_bits import Bits
-from gptoss_backend.engine.transfer import fetched, sent, to_device
+from gptoss_backend.engine.token_bits import Bits, stacked
+from gptoss_backend.engine.transfer import fetched, to_device
 
 
 def chosen_by(logits: Tensor, draws: Draws | None, out: Tensor | None = None) -> Tensor:
@@ -51,9 +50,9 @@ def choose_held(logits: Tensor, chosen: Tensor, places: list[int], bits: list[Bi
     logits: [num_samples, vocab]; places, bits, draws: of these samples.
     """
     numbers = to_device([*draws.lines, list(map(float, places))], torch.float64, logits.device)
-    masks = sent(torch.from_numpy(np.stack(bits)), logits.device)
+    held = Held(numbers[DRAW_LINES], stacked(bits, logits.device))
     with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
-        choose_tokens(logits, numbers[:DRAW_LINES], chosen, Held(numbers[DRAW_LINES], masks))
+        choose_tokens(logits, numbers[:DRAW_LINES], chosen, held)
 
 
 @dataclass(frozen=True, slots=True)
