@@ -23,11 +23,11 @@ from gptoss_backend.engine.penalties import Penalties, penalise
 from gptoss_backend.engine.token_bits import Bits, all_bits, bits_of, exclude, has_any, without
 from gptoss_backend.engine.transfer import sent
 
-_FIRST = np.zeros(1, dtype=np.int64)
+_FIRST_TOKEN = np.zeros(1, dtype=np.int64)
 
 
 class LogitEdits:
-    """One request's changes. Each token: `prepare`, then `apply_edits` where that says so, then `accept`."""
+    """One request's changes. Each token: `prepare`, where that says so `bits` or `apply_edits`, then `accept`."""
 
     @classmethod
     def of(
@@ -84,7 +84,7 @@ class LogitEdits:
     def prepare(self) -> bool:
         """Get ready for the next token; True where its logits are to be changed."""
         self._has_mask = self._grammar is not None and self._grammar.prepare()
-        self.is_due = self._bars or self.reweights
+        self.is_due = self._excludes or self.reweights
         return self.is_due
 
     @property
@@ -93,12 +93,12 @@ class LogitEdits:
         return self._penalties is not None or len(self._bias_ids) > 0
 
     def bits(self, vocab: int) -> tuple[Bits | None, bool]:
-        """Return which tokens may come next, None: all, and whether the grammar leaves any; after `prepare`.
+        """Return which tokens may come next, None: all, and whether the grammar leaves any; before the next `prepare`.
 
         Where it leaves none, the first token may come: one is chosen all the same, and `leave_nothing` is to be called.
-        A grammar that leaves nothing but stop tokens outweighs `min_tokens`.
+        What leaves nothing but stop tokens outweighs `min_tokens`. That those left have logits is not looked at.
         """
-        if not self._bars:
+        if not self._excludes:
             return None, True
         bits = self._grammar.bits(vocab) if self._grammar is not None and self._has_mask else all_bits(vocab)
         if self._allowed_ids is not None:
@@ -106,7 +106,7 @@ class LogitEdits:
                 self._allowed = bits_of(self._allowed_ids, vocab)
             bits = bits & self._allowed
         if self._has_mask and not has_any(bits):
-            return bits_of(_FIRST, vocab), False
+            return bits_of(_FIRST_TOKEN, vocab), False
         if self._is_barring:
             rest = without(bits, self._stop_ids)
             bits = rest if has_any(rest) else bits
@@ -140,7 +140,7 @@ class LogitEdits:
             self._grammar.accept(token)
 
     @property
-    def _bars(self) -> bool:
+    def _excludes(self) -> bool:
         return self._has_mask or self._is_barring or self._allowed_ids is not None
 
     @property

@@ -66,7 +66,10 @@ class Grammar:
         self._has_bits = False
 
     def bits(self, vocab: int) -> Bits:
-        """Return which tokens of a model's vocabulary may come next. After `prepare`, where that says so."""
+        """Return which tokens of a model's vocabulary may come next; after `prepare`, where that says so.
+
+        To be read before the next `prepare`, and not written to.
+        """
         return fitted(self._words, self._mask.num_tokens, vocab)
 
     @property

@@ -46,13 +46,16 @@ def without(bits: Bits, tokens: NDArray[np.int64]) -> Bits:
 
 
 def fitted(bits: Bits, num_tokens: int, vocab: int) -> Bits:
-    """Return bits of `num_tokens` tokens for a vocabulary that is cut before their end, or goes on behind it."""
+    """Return bits of `num_tokens` tokens for a vocabulary that is cut before their end, or goes on behind it.
+
+    Where neither is so, these bits themselves.
+    """
     if num_tokens == vocab and vocab % 32 == 0:
         return bits
     known = all_bits(min(num_tokens, vocab))
-    rest = np.zeros(_num_words(vocab), dtype=np.int32)
-    rest[: len(known)] = bits[: len(known)] & known
-    return rest
+    found = np.zeros(_num_words(vocab), dtype=np.int32)
+    found[: len(known)] = bits[: len(known)] & known
+    return found
 
 
 def has_any(bits: Bits) -> bool:

@@ -3,8 +3,8 @@
 Stage 5 of a request: step. Owns: what is chosen by logits that lie on the device, edits, log probabilities, and their
 way to the host. Does not know: what the edits are, how logits come about.
 
-Nothing here waits for the device, so the next step can be launched behind it: what has to be told of the edits comes to
-the host with the tokens.
+Nothing here waits for the device, so the next step can be launched behind it: log probabilities come to the host with
+the tokens.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def choose_held(logits: Tensor, chosen: Tensor, places: list[int], bits: list[Bi
 
 @dataclass(frozen=True, slots=True)
 class Amended:
-    """What the host has to be told of edits and log probabilities, on its way there."""
+    """What is to be told of edits, and of log probabilities once they have come to the host."""
 
     edited: frozenset[int]
     """Samples that are chosen by edits"""

@@ -1,7 +1,8 @@
 """The least of a row's logits that top-k and top-p keep, found on the device.
 
 Owns: the search for it, by halving the range of numbers that a dtype has: 65,536 in bfloat16, of which those between
-the likeliest and what is found are a few hundred. Does not know: which filters there are, draws.
+the likeliest and what is found are a few hundred; what bits of tokens mean to a kernel. Does not know: which filters
+there are, draws.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def measure(
         token = start + tl.arange(0, BLOCK)
         inside = token < vocab
         if IS_HELD:
-            inside &= may_come(bits, token, inside)
+            inside = may_come(bits, token, inside)
         read = tl.load(scores + token, mask=inside, other=float("-inf")).to(tl.float32)
         total += tl.sum(_sizes(read, bound, floor, highest, temperature, COUNTS), axis=0).to(tl.float64)
     return total

@@ -296,6 +296,6 @@ class GraphedModel(TorchModel):
         logits = [self._logits(self._empty_hidden(num_samples).zero_()) for num_samples in _SAMPLES_COMPILED]
         for count in (1, 2):  # for an even number Triton compiles another kernel: the uniform numbers lie otherwise
             chosen_by(logits[1][:count], None)
-            chosen_by(logits[1][:count].float(), None)  # that were edited
+            chosen_by(logits[1][:count].float(), None)  # whose logits were changed
             bits, draws = [all_bits(self.config.vocab_size)] * count, Draws.of_all([0.0] * count, [0.0] * count)
             choose_held(logits[1], self._memory.chosen, list(range(count)), bits, draws)

@@ -6,7 +6,7 @@ filters mean: a number drawn for a row leads to the same token here and there, b
 As there, token r × width + c is in column c, and a draw looks up a column, then a place in it. The first kernel reads
 the logits once and keeps two numbers a column. The second does nothing for rows without a filter; for others it finds
 the least logit that is kept (filtering.py) and sums their columns anew. The third needs one column more. No sum depends
-on other rows. Where a grammar has a say, all three read its bits beside the logits, and nothing is copied.
+on other rows. Where tokens are barred, all three read bits beside the logits, and nothing is copied.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _FILTER_WARPS = 16
 class Held:
     """Which rows tokens are chosen for, and among which, where that is not all for all."""
 
-    places: Tensor
-    """[n] float64: the rows of logits and of tokens"""
+    samples: Tensor
+    """[n] float64, as it comes with the draws: the rows of logits and of tokens"""
     bits: Tensor
-    """[n, ceil(vocab / 32)] int32: which tokens may come, at least one, as in `token_bits.py`"""
+    """[n, ceil(vocab / 32)] int32, contiguous: which tokens may come, at least one, as in `token_bits.py`"""
 
 
 def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor, held: Held | None = None) -> None:
@@ -52,16 +52,16 @@ def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor, held: Held | No
     firsts = torch.empty(num_rows, width, dtype=torch.int32, device=logits.device)
     floors = torch.empty(num_rows, dtype=torch.float32, device=logits.device)
     columns = (logits, temperatures, peaks, sums)
-    rows = (draws if held is None else held.places, logits if held is None else held.bits)
     is_held = held is not None
+    among = (held.samples, held.bits) if held is not None else (draws, logits)  # which are not read
     _sum_columns[(triton.cdiv(width, _COLUMNS), num_rows)](
-        *columns, firsts, *rows, vocab, width, IS_HELD=is_held, DEPTH=_DEPTH, COLUMNS=_COLUMNS, **launch_options()
+        *columns, firsts, *among, vocab, width, IS_HELD=is_held, DEPTH=_DEPTH, COLUMNS=_COLUMNS, **launch_options()
     )
     _filter_columns[(num_rows,)](
         *columns,
         filters,
         floors,
-        *rows,
+        *among,
         vocab,
         width,
         num_rows,
@@ -80,7 +80,7 @@ def choose_tokens(logits: Tensor, draws: Tensor, tokens: Tensor, held: Held | No
         floors,
         draws[1],
         tokens,
-        *rows,
+        *among,
         vocab,
         width,
         IS_HELD=is_held,
@@ -97,7 +97,7 @@ def _sum_columns(
     peaks: tl.tensor,
     sums: tl.tensor,
     firsts: tl.tensor,
-    places: tl.tensor,
+    samples: tl.tensor,
     bits: tl.tensor,
     vocab: tl.tensor,
     width: tl.tensor,
@@ -109,10 +109,10 @@ def _sum_columns(
     wait_for_inputs(DEPENDENT)
     row = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    scores = logits + _place_of(places, row, IS_HELD) * vocab
-    scores = _read_columns(scores, _bits_of(bits, row, vocab, IS_HELD), column, vocab, width, IS_HELD, DEPTH)
-    peak, place = tl.max(scores, axis=0, return_indices=True)
-    weights = tl.exp((scores - _finite(peak)[None, :]) / _divisor(tl.load(temperatures + row).to(tl.float32)))
+    scores = logits + _sample_of(samples, row, IS_HELD) * vocab
+    read = _read_columns(scores, _bits_of(bits, row, vocab, IS_HELD), column, vocab, width, IS_HELD, DEPTH)
+    peak, place = tl.max(read, axis=0, return_indices=True)
+    weights = tl.exp((read - _finite(peak)[None, :]) / _divisor(tl.load(temperatures + row).to(tl.float32)))
     kept = row * width + column
     tl.store(peaks + kept, peak, mask=column < width)
     tl.store(sums + kept, tl.sum(weights, axis=0), mask=column < width)
@@ -127,7 +127,7 @@ def _filter_columns(
     sums: tl.tensor,
     filters: tl.tensor,
     floors: tl.tensor,
-    places: tl.tensor,
+    samples: tl.tensor,
     bits: tl.tensor,
     vocab: tl.tensor,
     width: tl.tensor,
@@ -151,7 +151,7 @@ def _filter_columns(
         lane = tl.arange(0, LANES)
         peak = tl.load(peaks + row * width + lane, mask=lane < width, other=float("-inf"))
         highest = tl.max(peak, axis=0)
-        scores, own_bits = logits + _place_of(places, row, IS_HELD) * vocab, _bits_of(bits, row, vocab, IS_HELD)
+        scores, own_bits = logits + _sample_of(samples, row, IS_HELD) * vocab, _bits_of(bits, row, vocab, IS_HELD)
         if min_p > 0:
             floor = highest + temperature * tl.log(min_p.to(tl.float32))
         if top_k > 0:
@@ -189,7 +189,7 @@ def _choose(
     floors: tl.tensor,
     uniforms: tl.tensor,
     tokens: tl.tensor,
-    places: tl.tensor,
+    samples: tl.tensor,
     bits: tl.tensor,
     vocab: tl.tensor,
     width: tl.tensor,
@@ -200,7 +200,7 @@ def _choose(
 ) -> None:
     wait_for_inputs(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
-    sample = _place_of(places, row, IS_HELD)
+    sample = _sample_of(samples, row, IS_HELD)
     temperature = tl.load(temperatures + row).to(tl.float32)
     lane = tl.arange(0, LANES)
     inside = lane < width
@@ -214,7 +214,7 @@ def _choose(
         token = place * width + column
         is_there = token < vocab
         if IS_HELD:
-            is_there &= may_come(_bits_of(bits, row, vocab, IS_HELD), token, is_there)
+            is_there = may_come(_bits_of(bits, row, vocab, IS_HELD), token, is_there)
         scores = tl.load(logits + sample * vocab + token, mask=is_there, other=float("-inf")).to(tl.float32)
         weights = tl.exp((scores - tl.max(scores, axis=0)) / temperature)
         weights = tl.where(scores >= tl.load(floors + row), weights, 0.0)
@@ -226,9 +226,9 @@ def _choose(
 
 
 @triton.jit
-def _place_of(places: tl.tensor, row: tl.tensor, IS_HELD: tl.constexpr) -> tl.tensor:
-    """Return which row of the logits a program's is."""
-    return tl.load(places + row).to(tl.int64) if IS_HELD else row
+def _sample_of(samples: tl.tensor, row: tl.tensor, IS_HELD: tl.constexpr) -> tl.tensor:
+    """Return which row of the logits is a program's."""
+    return tl.load(samples + row).to(tl.int64) if IS_HELD else row
 
 
 @triton.jit
@@ -252,7 +252,7 @@ def _read_columns(
     inside = (column < width)[None, :]
     is_there = inside & (token < vocab)
     if IS_HELD:
-        is_there &= may_come(bits, token, is_there)
+        is_there = may_come(bits, token, is_there)
     read = tl.load(scores + token, mask=is_there, other=float("-inf")).to(tl.float32)
     # a column beyond is not stored, but its difference of infinities would be no number
     return tl.where(inside, read, 0.0)
