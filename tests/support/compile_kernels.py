@@ -170,11 +170,11 @@ def run_others(dtype: torch.dtype, num_tokens: int) -> None:
         draws = torch.empty(5, num_tokens, dtype=torch.float64, device=META)
         for logits_dtype in {dtype, torch.float32}:  # as they are, and changed
             logits = torch.empty(num_tokens, 201088, dtype=logits_dtype, device=META)
-            tokens, places = torch.empty(num_tokens, dtype=torch.int64, device=META), draws[0]
+            tokens, samples = torch.empty(num_tokens, dtype=torch.int64, device=META), draws[0]
             choose_tokens(logits, draws, tokens)
             if logits_dtype == dtype:
                 bits = torch.empty(num_tokens, 6284, dtype=torch.int32, device=META)
-                choose_tokens(logits, draws, tokens, Held(places, bits))
+                choose_tokens(logits, draws, tokens, Held(samples, bits))
         plan = CachePlan(16, num_tokens, 4096, num_tokens * 256, num_tokens * 256, 0)
         rows, chosen = DecodeRows(num_tokens, META), torch.empty(num_tokens, dtype=torch.int64, device=META)
         set_up(rows, DeviceTables(plan, 128, META), RotaryEmbedding(ROPE, 64, META), chosen)

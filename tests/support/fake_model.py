@@ -129,8 +129,7 @@ class _Ahead:
         assert logits is not None
         if edited is not None:
             rows = logits[edited.places]
-            flags = zip(edited.places, apply_edits(edited.edits, rows), strict=True)
-            barren = frozenset(place for place, is_left in flags if not is_left)
+            barren = frozenset(edited.barren(apply_edits(edited.edits, rows)))
             self.output = replace(self.output, edited=frozenset(edited.places), barren=barren)
             for place, token in zip(edited.places, rows.argmax(dim=-1).tolist(), strict=True):
                 tokens[place] = token  # the next step's, too

@@ -288,7 +288,7 @@ def _written_by(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 def _spoil(tensor: Tensor) -> Tensor:
     """Fill memory with what nobody means, and return it."""
     if not tensor.dtype.is_floating_point:
-        return tensor.fill_(_ANY_NUMBER % 2 if tensor.dtype == torch.bool else _ANY_NUMBER)
+        return tensor.fill_(_ANY_NUMBER)
     if tensor.dtype.itemsize == 1:
         tensor.view(torch.uint8).fill_(_NOT_A_NUMBER)
         return tensor

@@ -78,7 +78,7 @@ def choose_as_a_model(logits: torch.Tensor, turns: list[Turn]) -> list[Choice]:
     if (edited := edited_of(turns)) is not None:
         places = set(edited.places)
         rows = logits[edited.places]
-        barren = {place for place, left in zip(edited.places, apply_edits(edited.edits, rows), strict=True) if not left}
+        barren = edited.barren(apply_edits(edited.edits, rows))
         for place, token in zip(edited.places, rows.argmax(dim=-1).tolist(), strict=True):
             tokens[place] = token
     output = StepOutput(tokens, None, edited=frozenset(places), barren=frozenset(barren))

@@ -70,6 +70,10 @@ class Edited:
         """Return some of the samples, in the order in which they are."""
         return Edited([self.places[i] for i in indices], [self.edits[i] for i in indices], self.draws.part(indices))
 
+    def barren(self, are_left: list[bool]) -> set[int]:
+        """Return the samples of which a grammar leaves nothing. are_left: of each, whether it leaves a token."""
+        return {place for place, is_left in zip(self.places, are_left, strict=True) if not is_left}
+
 
 @dataclass(frozen=True, slots=True)
 class Told:

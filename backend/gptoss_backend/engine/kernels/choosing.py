@@ -102,16 +102,16 @@ def _hold(logits: Tensor, chosen: Tensor, edited: Edited) -> set[int]:
     bits = [each for each, _ in found if each is not None]
     assert len(bits) == len(found)  # noqa: S101 (else they were not due)
     choose_held(logits, chosen, edited.places, bits, edited.draws)
-    return {place for place, (_, is_left) in zip(edited.places, found, strict=True) if not is_left}
+    return edited.barren([is_left for _, is_left in found])
 
 
 def _reweight(logits: Tensor, chosen: Tensor, edited: Edited) -> set[int]:
     """Choose for rows whose logits are changed, in float32, whatever rows there are besides; returns the same."""
     places = to_device(edited.places, torch.int64, logits.device)
     rows = logits.index_select(0, places).float()
-    are_left = apply_edits(edited.edits, rows)
+    barren = edited.barren(apply_edits(edited.edits, rows))
     chosen.index_copy_(0, places, chosen_by(rows, edited.draws))
-    return {place for place, is_left in zip(edited.places, are_left, strict=True) if not is_left}
+    return barren
 
 
 def _weigh(logits: Tensor, chosen: Tensor, places: list[int], most: int) -> Tensor:

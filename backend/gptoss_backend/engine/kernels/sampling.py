@@ -150,18 +150,16 @@ def _filter_columns(
     if (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0)):
         lane = tl.arange(0, LANES)
         peak = tl.load(peaks + row * width + lane, mask=lane < width, other=float("-inf"))
-        highest = tl.max(peak, axis=0)
+        highest, unbounded = tl.max(peak, axis=0), float("-inf")
         scores, own_bits = logits + _sample_of(samples, row, IS_HELD) * vocab, _bits_of(bits, row, vocab, IS_HELD)
         if min_p > 0:
             floor = highest + temperature * tl.log(min_p.to(tl.float32))
         if top_k > 0:
-            unbounded = float("-inf")
             least = least_kept(
                 scores, own_bits, peak, top_k, unbounded, highest, temperature, vocab, IS_HELD, True, BLOCK, SPARE_BITS
             )
             floor = tl.maximum(floor, least)
         if top_p < 1:  # of what these left
-            unbounded = float("-inf")
             limit = top_p * measure(
                 scores, own_bits, unbounded, floor, highest, temperature, vocab, IS_HELD, False, BLOCK
             )

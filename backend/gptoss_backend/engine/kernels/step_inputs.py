@@ -116,7 +116,7 @@ class _SentNumbers:
 
     def __init__(self, parts: Sequence[tuple[torch.dtype, int, int]], device: torch.device) -> None:
         """parts: a dtype and two sizes each, the widest dtypes first, so that all lie where such numbers may."""
-        num_bytes = sum(dtype.itemsize * rows * columns for dtype, rows, columns in parts)
+        num_bytes = sum(_sizes(parts))
         self._memory = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
         self.parts = _split(self._memory, parts)
         """The parts on the device"""
@@ -139,9 +139,12 @@ class _SentNumbers:
 
 
 def _split(memory: Tensor, parts: Sequence[tuple[torch.dtype, int, int]]) -> list[Tensor]:
-    sizes = [dtype.itemsize * rows * columns for dtype, rows, columns in parts]
-    pieces = torch.split(memory, sizes)
+    pieces = torch.split(memory, _sizes(parts))
     return [piece.view(dtype).view(rows, columns) for piece, (dtype, rows, columns) in zip(pieces, parts, strict=True)]
+
+
+def _sizes(parts: Sequence[tuple[torch.dtype, int, int]]) -> list[int]:
+    return [dtype.itemsize * rows * columns for dtype, rows, columns in parts]
 
 
 class _Crossing:
