@@ -23,7 +23,7 @@ from gptoss_adapter.drain import Drain
 from gptoss_adapter.errors import DrainingError, TooManyRequestsError, invalid_value
 from gptoss_adapter.hosts import HostCheck
 from gptoss_adapter.keys import KeyFile
-from gptoss_adapter.paths import CONVERSATIONS, HEALTH, KEPT_RESPONSES, OPERATORS, PAGE, PAGE_FILES, speaks_anthropic
+from gptoss_adapter.paths import CONVERSATIONS, HEALTH, KEPT_RESPONSES, OPERATORS, PAGE, PAGE_FILES, takes_anthropic_key
 from gptoss_backend.keys import ApiKey
 from gptoss_backend.settings import AdapterSettings
 
@@ -167,6 +167,6 @@ def _is_of_a_conversation(scope: Scope) -> bool:
 def _offered(path: str, headers: Headers) -> str | None:
     """Return the Authorization header, or what says the same in the words of Anthropic's clients."""
     given = headers.get("authorization")
-    if given is None and speaks_anthropic(path) and (key := headers.get("x-api-key")) is not None:
+    if given is None and takes_anthropic_key(path) and (key := headers.get("x-api-key")) is not None:
         return f"Bearer {key}"
     return given

@@ -59,9 +59,13 @@ class ChunkWriter(ChoiceWriter[Delta]):
     def __init__(self, frame: Frame, style: AnswerStyle, index: int = 0) -> None:
         super().__init__(frame, index, token_ids=style.token_ids)
         self._style = style
+        self._is_open = False
 
     def role(self) -> bytes:
-        """Return the first chunk."""
+        """Return the first chunk; nothing once it was asked for."""
+        if self._is_open:
+            return b""
+        self._is_open = True
         return self._chunk('{"role":"assistant","content":""}').encode()
 
     def _chunk_of(self, delta: Delta) -> str:

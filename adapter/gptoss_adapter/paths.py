@@ -17,6 +17,7 @@ KEPT_RESPONSES: Final = f"{RESPONSES}/"
 COMPACT: Final = f"{KEPT_RESPONSES}compact"
 CONVERSATIONS: Final = "/v1/conversations"
 MESSAGES: Final = "/v1/messages"
+MODELS: Final = "/v1/models"
 
 HEALTH: Final = frozenset({"/health", "/health/live", "/health/ready", "/ping"})
 METRICS: Final = frozenset({"/metrics", "/stats"})
@@ -30,4 +31,13 @@ PAGE_FILES: Final = "/page/"
 
 def speaks_anthropic(path: str) -> bool:
     """Say whether the path belongs to Anthropic's API, so that its clients read the answer."""
-    return path == MESSAGES or path.startswith(f"{MESSAGES}/")
+    return _is_in(path, MESSAGES)
+
+
+def takes_anthropic_key(path: str) -> bool:
+    """Say whether Anthropic's clients go there with a key in their own header."""
+    return speaks_anthropic(path) or _is_in(path, MODELS)
+
+
+def _is_in(path: str, branch: str) -> bool:
+    return path == branch or path.startswith(f"{branch}/")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ async def gather(answers: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 async def interleave(sources: Sequence[AsyncGenerator[bytes, None]]) -> AsyncGenerator[bytes, None]:
-    """Yield what each source yields, in the order in which it comes. Raises what the first to fail raised.
+    """Yield what each source yields, in the order in which they do. Raises what the first to fail raised.
 
     Closes the sources. None of them runs ahead of the reader by more than an item.
     """
@@ -35,12 +35,13 @@ async def interleave(sources: Sequence[AsyncGenerator[bytes, None]]) -> AsyncGen
             async for item in sources[0]:
                 yield item
         return
-    arrived: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(maxsize=1)
+    arrived: asyncio.Queue[_Arrival] = asyncio.Queue()
     tasks = [asyncio.create_task(_pump(source, arrived)) for source in sources]
     try:
         num_open = len(tasks)
         while num_open:
-            item_or_end = await arrived.get()
+            item_or_end, taken = await arrived.get()
+            taken.release()
             if isinstance(item_or_end, Exception):
                 raise item_or_end
             if item_or_end is None:
@@ -53,13 +54,22 @@ async def interleave(sources: Sequence[AsyncGenerator[bytes, None]]) -> AsyncGen
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _pump(source: AsyncGenerator[bytes, None], arrived: asyncio.Queue[bytes | Exception | None]) -> None:
+class _Arrival(NamedTuple):
+    item_or_end: bytes | Exception | None
+    taken: asyncio.Semaphore
+    """Released once the reader has it."""
+
+
+async def _pump(source: AsyncGenerator[bytes, None], arrived: asyncio.Queue[_Arrival]) -> None:
     """Put all that the source yields, then None, or the error that ended it."""
+    taken = asyncio.Semaphore(0)
     end: Exception | None = None
     try:
         async with aclosing(source):
             async for item in source:
-                await arrived.put(item)
+                # put at once: a queue with too little room lets a later one in before those that wait
+                arrived.put_nowait(_Arrival(item, taken))
+                await taken.acquire()
     except Exception as error:  # noqa: BLE001 (raised again where the items are read)
         end = error
-    await arrived.put(end)
+    arrived.put_nowait(_Arrival(end, taken))

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from gptoss_adapter.errors import ServiceUnavailableError
 from gptoss_backend.settings_sources import load_settings
 from support.chat_api import CALL
-from support.fake_model_server import HELLO, FakeModelServer, answer
+from support.fake_model_server import HELLO, FakeModelServer, Pause, answer
 
 SETTINGS = load_settings({"model": "demo"}, environ={})
 
@@ -31,6 +31,22 @@ def test_openai_client_when_it_streams_then_it_reads_every_chunk(openai: OpenAI)
     )
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Hello!"
     assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_openai_client_when_a_later_choice_begins_first_then_its_stream_gathers_all(
+    openai: OpenAI, server: FakeModelServer
+) -> None:
+    late = [HELLO[0], Pause(0.1), *HELLO[1:]]
+    server.scripts = [late, HELLO, late]
+    user: Any = {"role": "user", "content": "Hi"}
+    with openai.chat.completions.stream(model="gpt-oss-demo", messages=[user], n=3) as stream:
+        told = [choice for event in stream if event.type == "chunk" for choice in event.chunk.choices]
+        completion = stream.get_final_completion()
+    assert [(choice.index, choice.message.role) for choice in completion.choices] == [
+        (index, "assistant") for index in range(3)
+    ]
+    assert [choice.message.content for choice in completion.choices] == ["Hello!"] * 3
+    assert told[2].index != 0 or told[1].index != 0  # the others did not wait for the first
 
 
 class Weather(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -66,13 +67,30 @@ def test_error_when_no_route_was_reached_then_the_shape_is_anthropics_here_and_o
     assert client.get("/v1/messagesx").json()["error"]["code"] == "unknown_url"
 
 
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": []}],
+        [{"role": "assistant", "content": [{"type": "redacted_thinking", "data": "x"}]}],
+    ],
+)
+def test_error_when_messages_say_nothing_then_it_names_them(client: httpx.Client, messages: list[Any]) -> None:
+    counted = {"model": MODEL, "messages": messages}
+    for path, body in ((MESSAGES, message_body(messages=messages)), (f"{MESSAGES}/count_tokens", counted)):
+        told = client.post(path, json=body)
+        assert error(told)[:2] == (400, "invalid_request_error")
+        assert told.json()["error"]["message"].startswith("'messages' say nothing")
+
+
 def test_error_when_the_body_is_too_large_then_it_says_so(server: FakeModelServer) -> None:
     with serving(server, max_body_bytes=1024) as url:
         response = httpx.post(url + MESSAGES, json=message_body(system="x" * 2000))
     assert error(response)[:2] == (413, "request_too_large")
 
 
-def test_key_when_it_is_given_as_x_api_key_then_it_is_taken_here_only(server: FakeModelServer, tmp_path: Path) -> None:
+def test_key_when_it_is_given_as_x_api_key_then_it_is_taken_where_anthropics_clients_go(
+    server: FakeModelServer, tmp_path: Path
+) -> None:
     path = tmp_path / "keys"
     key = add_key(path, "alice")
     with serving(server, keys_path=str(path)) as url, httpx.Client(base_url=url) as client:
@@ -81,5 +99,8 @@ def test_key_when_it_is_given_as_x_api_key_then_it_is_taken_here_only(server: Fa
         for headers in ({"x-api-key": "none"}, {}):
             told = error(client.post(MESSAGES, json=message_body(), headers=headers))
             assert told[:2] == (401, "authentication_error")
+        for path in ("/v1/models", f"/v1/models/{MODEL}"):
+            assert client.get(path, headers={"x-api-key": key}).status_code == 200
+            assert client.get(path, headers={"x-api-key": "none"}).status_code == 401
         chat = {"model": MODEL, "messages": HI}
         assert client.post("/v1/chat/completions", json=chat, headers={"x-api-key": key}).status_code == 401

@@ -187,6 +187,16 @@ def test_compaction_when_another_server_made_it_or_it_was_damaged_then_the_refus
     assert refused.value.param == "input[0].encrypted_content"
 
 
+@pytest.mark.parametrize("kind", [{}, {"type": None}, {"type": "item_reference"}])
+def test_compaction_when_an_item_is_named_by_its_id_then_it_is_read(
+    openai: OpenAI, client: httpx.Client, server: FakeModelServer, kind: dict[str, Any]
+) -> None:
+    words = respond(client)["output"][-1]
+    *_, last = dumped(compact(openai, server, input=[{"role": "user", "content": "Hi"}, {"id": words["id"], **kind}]))
+    assert last["type"] == "compaction"
+    assert (Role.ASSISTANT, "Hello!") in told(server)
+
+
 def test_compaction_when_it_is_an_item_of_a_conversation_then_it_is_kept_and_told_there(
     openai: OpenAI, server: FakeModelServer
 ) -> None:

@@ -56,6 +56,8 @@ def chat_request(body: ConversationFields, served: ServedModel, services: Servic
     check_tools(body.tools, limits)
     check_schemas(dict(_schemas(body)), limits)
     messages = conversation(body)
+    if not messages:
+        raise invalid_value("'messages' say nothing: the model has to be told something.", "messages")
     _check_length(len(messages), limits.max_messages)
     choice = body.tool_choice
     return ChatRequest(

@@ -127,7 +127,8 @@ async def _stream_answer(
     turns: Sequence[Turn], frame: Frame, style: AnswerStyle, naming: AbstractContextManager[None]
 ) -> AsyncGenerator[bytes, None]:
     """naming: makes errors name the request's fields."""
-    choices = [_stream_choice(turn, ChunkWriter(frame, style, index)) for index, turn in enumerate(turns)]
+    writers = [ChunkWriter(frame, style, index) for index in range(len(turns))]
+    choices = [_stream_choice(turn, writers[:index], writers[index]) for index, turn in enumerate(turns)]
     with naming:
         async with aclosing(interleave(choices)) as chunks:
             async for chunk in chunks:
@@ -135,17 +136,23 @@ async def _stream_answer(
     yield frame.usage(_usage(turns)) + DONE
 
 
-async def _stream_choice(turn: Turn, chunks: ChunkWriter) -> AsyncGenerator[bytes, None]:
+async def _stream_choice(
+    turn: Turn, earlier: Sequence[ChunkWriter], chunks: ChunkWriter
+) -> AsyncGenerator[bytes, None]:
+    """earlier: those of the choices before it. OpenAI's client takes choices as their first chunks come, by index."""
+
+    def told(more: bytes) -> bytes:
+        if not (own := chunks.role() + more):
+            return b""
+        return b"".join([other.role() for other in earlier]) + chunks.with_tokens(own, turn)
+
     async with turn:
         await turn.start()
-        chunks.count(turn)
-        told = chunks.role()  # goes out with the first token: an error until then has a status of its own
-        async for deltas in turn:
+        async for deltas in turn:  # the role goes out with the first: an error until then has a status of its own
             chunks.count(turn)
-            if told := told + chunks.deltas(deltas):
-                yield chunks.with_tokens(told, turn)
-            told = b""
-        yield chunks.with_tokens(told + chunks.finish(turn.finish_reason, turn.stop_reason), turn)
+            if news := told(chunks.deltas(deltas)):
+                yield news
+        yield told(chunks.finish(turn.finish_reason, turn.stop_reason))
 
 
 def _usage(turns: Sequence[Turn]) -> Usage:

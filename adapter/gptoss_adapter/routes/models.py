@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter
 
+from gptoss_adapter.paths import MODELS
 from gptoss_adapter.schemas.answers import ErrorBody
 from gptoss_adapter.schemas.model_answers import ListedModel, ModelList
 from gptoss_adapter.serving import Services, Shared
@@ -19,7 +20,7 @@ from gptoss_backend.model_names import MODEL_ALIAS
 router = APIRouter(tags=["models"])
 
 
-@router.get("/v1/models")
+@router.get(MODELS)
 async def list_models(services: Shared) -> ModelList:
     """List the models served here, the alias, and the names that the operator has given."""
     names = [*(name.openai for name in services.models.names), MODEL_ALIAS, *services.models.given_names]
@@ -27,7 +28,7 @@ async def list_models(services: Shared) -> ModelList:
     return ModelList(object="list", data=data, has_more=False, first_id=names[0], last_id=names[-1])
 
 
-@router.get("/v1/models/{model:path}", responses={"4XX": {"model": ErrorBody}})
+@router.get(f"{MODELS}/{{model:path}}", responses={"4XX": {"model": ErrorBody}})
 async def get_model(model: str, services: Shared) -> ListedModel:
     """Describe one model, by any name that a request may give it."""
     return await _card(model, services)

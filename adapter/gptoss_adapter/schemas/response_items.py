@@ -255,6 +255,8 @@ def _item_kind(value: object) -> str | None:
         kind = value.get("type")
         if kind is None:
             kind = "message" if "role" in value else "item_reference"
+    elif isinstance(value, ItemReference):  # read before, and may have come without a type
+        kind = "item_reference"
     else:
         kind = getattr(value, "type", None)
     return kind if kind in _KINDS else None

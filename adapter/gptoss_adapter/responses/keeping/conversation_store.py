@@ -7,11 +7,13 @@ Does not know: tables (conversation_tables.py, holds.py), the thread that works 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
-from gptoss_adapter.errors import InvalidRequestError, NotFoundError, invalid_value
+from gptoss_adapter.errors import InvalidRequestError, NotFoundError, ServiceUnavailableError, invalid_value
 from gptoss_adapter.responses.ids import new_conversation_id
 from gptoss_adapter.responses.keeping.conversation_tables import StoredConversation, StoredItem
 from gptoss_adapter.responses.keeping.database import ResponseDatabase
@@ -171,8 +173,16 @@ class ConversationStore:
                 database.conversations.use(place.conversation_id)
                 database.holds.take(place.conversation_id, response_id)
 
-        await self._thread.run(hold)
         self._holding.add(response_id)
+        try:
+            await self._thread.run(hold)
+        except asyncio.CancelledError:  # the thread goes on, and may have it already or get it yet
+            with suppress(ServiceUnavailableError):  # the lease runs out
+                await self.let_go(response_id)
+            raise
+        except Exception:
+            self._holding.discard(response_id)
+            raise
 
     async def add_turn(self, place: Place, response_id: str, items: Sequence[Item]) -> bool:
         """Add what a response that is not kept adds to the conversation it holds, and let go; whether it could."""
