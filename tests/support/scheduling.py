@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from gptoss_backend.contract import SamplingParams
 from gptoss_backend.engine.batch import ScheduledSequence
-from gptoss_backend.engine.cache_plan import CachePlan
+from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan, most_sliding_blocks
 from gptoss_backend.engine.guessing import Guesser
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.scheduler import Scheduler
@@ -19,6 +19,7 @@ from gptoss_backend.engine.step import Choice, Step, Turn
 BLOCK = 4
 MAX_LEN = 48
 ROWS = 5
+WINDOW = 8
 CHUNK = 10
 NUM_FULL = 20  # enough for one whole context and little more, so that preemption is common
 PRIORITY_STEP_S = 10.0
@@ -31,6 +32,7 @@ class Simulation:
         self,
         *,
         num_full: int = NUM_FULL,
+        num_sliding: int | None = None,
         rows: int = ROWS,
         max_len: int = MAX_LEN,
         speculation: Speculation | None = None,
@@ -39,12 +41,19 @@ class Simulation:
         has_head: bool = False,
         phrases: Phrases = NO_PHRASES,
     ) -> None:
-        """num_micro_batches: steps under way at once; their keys and values are written in the order of launch.
+        """num_sliding: None: as many as the engine would plan.
 
+        num_micro_batches: steps under way at once; their keys and values are written in the order of launch.
         runs_ahead: each next step is chosen before the last one's tokens are known.
         """
-        plan = CachePlan(BLOCK, rows, max_len, num_full, 1 + 2 * (rows * 5 + CHUNK), num_bytes=0)
-        self.cache = KVCache(plan, sliding_window=8)
+        longest = phrases.longest if speculation is None else max(speculation.num_tokens, phrases.longest)
+        limits = CacheLimits(
+            BLOCK, rows, rows + max(CHUNK, longest * rows), num_micro_batches + int(runs_ahead), max_model_len=max_len
+        )
+        if num_sliding is None:
+            num_sliding = 1 + most_sliding_blocks(WINDOW, limits, max_len)
+        plan = CachePlan(BLOCK, rows, max_len, num_full, num_sliding, num_bytes=0)
+        self.cache = KVCache(plan, WINDOW)
         self.speculation = speculation
         self.scheduler = Scheduler(
             self.cache,

@@ -140,6 +140,14 @@ def test_open_when_salts_differ_then_nothing_is_found_and_with_the_same_one_all_
     assert found == [0, 0, 8]
 
 
+def test_hashes_when_a_salt_spells_a_block_then_what_follows_is_not_what_follows_that_block() -> None:
+    beginning, rest = [65, 66, 67, 68], [1, 2, 3, 4]
+    plain, salted = BlockHashes(), BlockHashes(salt=array("i", beginning).tobytes().decode())
+    plain.extend_over([*beginning, *rest], 4)
+    salted.extend_over(rest, 4)
+    assert salted[0] not in plain
+
+
 def test_commit_when_positions_leave_the_window_then_their_sliding_blocks_are_given_back() -> None:
     cache = make_cache()
     tokens = list(range(40))
@@ -194,13 +202,3 @@ def test_plan_when_the_wanted_context_does_not_fit_then_the_sentence_names_the_s
             budget_bytes=2**20,
             element_size=4,
         )
-
-
-def test_prefix_hits_when_a_sequence_comes_back_then_it_is_not_counted_again() -> None:
-    cache = make_cache()
-    row, _ = run(cache, list(range(16)))
-    cache.close(row)
-    before = (cache.num_prefix_queries, cache.num_prefix_hits)
-    _, num_cached = cache.open(list(range(16)), is_again=True)
-    assert num_cached > 0
-    assert (cache.num_prefix_queries, cache.num_prefix_hits) == before == (16, 0)

@@ -44,7 +44,6 @@ def test_rehearsal_when_it_is_over_then_the_cache_is_as_it_was() -> None:
     assert (decode.positions, decode.num_decodes, decode.chunks) == ([8], 1, [])
     assert cache.num_free_rows == plan.num_rows
     assert (cache.full.pool.num_free, cache.sliding.pool.num_free) == (19, 39)
-    assert (cache.num_prefix_queries, cache.num_prefix_hits) == (0, 0)
     assert not cache.full.table.any()
     assert not cache.sliding.table.any()
     _, num_cached = cache.open(prefill.token_ids * 4)

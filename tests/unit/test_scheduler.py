@@ -27,7 +27,7 @@ def test_scheduler_when_driven_at_random_then_nothing_is_lost_leaked_or_starved(
     limits = data.draw(st.one_of(st.none(), st.builds(Speculation, st.integers(1, 6), st.integers(1, ROWS))))
     simulation = Simulation(
         speculation=limits,
-        num_micro_batches=1 if runs_ahead else data.draw(st.integers(1, 3)),
+        num_micro_batches=1 if runs_ahead else data.draw(st.integers(1, 8)),
         runs_ahead=runs_ahead,
         has_head=data.draw(st.booleans()),
         phrases=data.draw(st.sampled_from([NO_PHRASES, PHRASES])),
@@ -255,6 +255,23 @@ def test_newcomer_when_a_prompt_under_way_has_yet_to_take_its_blocks_then_it_wai
     assert simulation.ended == ["0", "1"]
 
 
+@pytest.mark.parametrize("num_sliding", [None, 23])
+def test_newcomer_when_chunks_under_way_hold_the_blocks_that_it_wants_then_it_waits_and_nobody_is_preempted(
+    num_sliding: int | None,
+) -> None:
+    # ten steps take 25 blocks; None: as the engine plans for them
+    simulation = Simulation(num_full=400, rows=2, max_len=1000, num_micro_batches=10, num_sliding=num_sliding)
+    simulation.add([i % 11 for i in range(600)], 3)
+    for _ in range(5):
+        simulation.step()
+    newcomer = simulation.live[simulation.add([5] * 9, 3, priority=-2)]  # more urgent than what is under way
+    simulation.step()
+    assert newcomer.has_row == (num_sliding is None)
+    simulation.run(400)
+    assert simulation.scheduler.num_preemptions == 0
+    simulation.check_nothing_is_held()
+
+
 def test_preempted_when_readmitted_then_what_it_had_computed_is_mostly_found_again() -> None:
     simulation = Simulation(num_full=60, max_len=200)
     for alphabet in (1, 2):
@@ -268,6 +285,8 @@ def test_preempted_when_readmitted_then_what_it_had_computed_is_mostly_found_aga
     assert not simulation.live
     assert simulation.scheduler.num_preemptions > 0
     assert num_computed < 1.25 * 2 * 160
+    # what it finds of its own is no hit
+    assert (simulation.scheduler.num_prefix_queries, simulation.scheduler.num_prefix_hits) == (200, 0)
 
 
 class CountingCache(KVCache):

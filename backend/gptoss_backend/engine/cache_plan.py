@@ -20,6 +20,8 @@ class CacheLimits:
     num_rows: int
     """Sequences at once."""
     max_step_tokens: int
+    max_steps: int = 2
+    """Under way at once, the one that is being chosen among them."""
     max_model_len: int | None = None
     kv_cache_bytes: int | None = None
     """On each device. None: a share of what is free."""
@@ -61,8 +63,8 @@ def plan_cache(
 
     extra_position_bytes: what a position of the full group takes besides keys and values of the model's layers.
 
-    The sliding group gets what `limits.num_rows` sequences can ever hold, so that it never runs out; the full group
-    gets the rest, up to as many whole contexts. Raises EngineError where the budget is too small.
+    The sliding group gets what `limits.num_rows` sequences and the steps under way can ever hold, so that it never runs
+    out; the full group gets the rest, up to as many whole contexts. Raises EngineError where the budget is too small.
     """
     block_size, num_rows, max_model_len = limits.block_size, limits.num_rows, limits.max_model_len
     layer_block_bytes = 2 * config.num_kv_heads * config.head_dim * block_size * element_size
@@ -70,9 +72,7 @@ def plan_cache(
     sliding_cost = layer_block_bytes * len(config.sliding_layers)
     context = min(max_model_len or config.max_positions, config.max_positions)
 
-    blocks_per_window = -(-config.sliding_window // block_size) + 2
-    held = min(blocks_per_window, -(-context // block_size) + 1) * num_rows + -(-limits.max_step_tokens // block_size)
-    num_sliding = 1 + held * 2  # as much again, so that the windows of earlier conversations stay findable
+    num_sliding = 1 + most_sliding_blocks(config.sliding_window, limits, context)
     left = budget_bytes - num_sliding * sliding_cost
     most_full = 1 + num_rows * -(-context // block_size)
     num_full = min(most_full, left // full_cost) if full_cost else most_full
@@ -93,3 +93,15 @@ def plan_cache(
         num_bytes=num_full * full_cost + num_sliding * sliding_cost,
         max_step_tokens=limits.max_step_tokens,
     )
+
+
+def most_sliding_blocks(window: int, limits: CacheLimits, context: int) -> int:
+    """Return how many blocks of a sliding window are held at most, and some more.
+
+    A sequence holds its window, and what steps under way compute: blocks are given back once that is done.
+    """
+    block_size = limits.block_size
+    of_a_window = min(-(-window // block_size) + 2, -(-context // block_size) + 1)
+    windows = limits.num_rows * of_a_window
+    # windows twice, so that those of earlier conversations stay findable
+    return 2 * windows + limits.max_steps * -(-limits.max_step_tokens // block_size)

@@ -301,6 +301,7 @@ def _make_cache(model: Model, options: EngineOptions) -> KVCache:
         block_size=options.block_size,
         num_rows=options.max_num_seqs,
         max_step_tokens=_most_step_tokens(options),
+        max_steps=model.max_in_flight + int(model.runs_ahead),
         max_model_len=options.max_model_len,
         kv_cache_bytes=options.kv_cache_bytes,
     )

@@ -76,8 +76,6 @@ class KVCache:
         self._free_rows = list(reversed(range(plan.num_rows)))
         self.num_closes = 0
         """While it stays the same, and no more of its prompt is found, `open` refuses again what it refused."""
-        self.num_prefix_queries = 0
-        self.num_prefix_hits = 0
 
     @property
     def num_free_rows(self) -> int:
@@ -89,17 +87,11 @@ class KVCache:
         return max(0, -(-num_tokens // self.plan.block_size) - len(self._rows[row].full))
 
     def open(
-        self,
-        token_ids: TokenIds,
-        spare_blocks: int = 0,
-        block_hashes: BlockHashes | None = None,
-        *,
-        is_again: bool = False,
+        self, token_ids: TokenIds, spare_blocks: int = 0, block_hashes: BlockHashes | None = None
     ) -> tuple[int, int]:
         """Give a sequence a row, holding whatever prefix of its tokens is still cached.
 
         block_hashes: of the tokens, as far as they are known; extended in place until `close`.
-        is_again: it had a row before, and what it finds, mostly its own, counts as no hit.
         Returns (row, num_cached_tokens); at least the last token is left to compute. Raises CacheFull, with nothing
         changed, where no row is free or the rest would not fit right now with `spare_blocks` left over.
         """
@@ -124,9 +116,6 @@ class KVCache:
         for block in window:
             self.sliding.pool.share(block)
         self.sliding.append(row, state.sliding, [NULL_BLOCK] * state.first_sliding + window)
-        if not is_again:
-            self.num_prefix_queries += len(token_ids)
-            self.num_prefix_hits += num_cached * block_size
         return row, num_cached * block_size
 
     def num_findable(self, hashes: list[bytes]) -> int:

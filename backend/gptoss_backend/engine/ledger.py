@@ -56,6 +56,6 @@ class Ledger:
         counts.num_accepted_tokens = scheduler.guesser.num_accepted
         counts.num_running = scheduler.num_running
         counts.num_waiting = scheduler.num_waiting
-        counts.num_prefix_queries = cache.num_prefix_queries
-        counts.num_prefix_hits = cache.num_prefix_hits
+        counts.num_prefix_queries = scheduler.num_prefix_queries
+        counts.num_prefix_hits = scheduler.num_prefix_hits
         counts.num_cache_blocks_used = cache.full.pool.num_used

@@ -63,6 +63,10 @@ class Scheduler:
         self._refusal: NoRoom | None = None
         self._was_short = False  # the last step, of blocks that others hold who were under way
         self.num_preemptions = 0
+        self.num_prefix_queries = 0
+        """Prompt tokens that the cache was asked for; not again where a sequence comes back."""
+        self.num_prefix_hits = 0
+        """Those among them that were there."""
 
     @property
     def num_waiting(self) -> int:
@@ -191,14 +195,18 @@ class Scheduler:
 
     def _prefill(self, step: Step, sequence: Sequence, budget: int) -> int:
         """Schedule all that is pending, or half of `budget`, if there is room; returns how many tokens that is."""
-        count = sequence.num_pending if sequence.num_pending <= budget else (budget + 1) // 2
-        if sequence.scored(count):
-            count = min(count, MAX_SCORED_ROWS - step.num_scored)
+        count = self._chunk_of(step, sequence, budget)
         if not (count and self._make_room(sequence, count)):
             return 0
         part = self._part(step, sequence, count, budget)
         step.prefills.append(part)
         return part.num_computed
+
+    @staticmethod
+    def _chunk_of(step: Step, sequence: Sequence, budget: int) -> int:
+        """Return how many of a prompt's tokens come next: all that are pending, or half of `budget`."""
+        count = sequence.num_pending if sequence.num_pending <= budget else (budget + 1) // 2
+        return min(count, MAX_SCORED_ROWS - step.num_scored) if sequence.scored(count) else count
 
     def _part(self, step: Step, sequence: Sequence, count: int, budget: int) -> ScheduledSequence:
         """Return the next tokens of a prompt; behind its end what will nearly always come, as far as there is room."""
@@ -255,12 +263,17 @@ class Scheduler:
                 continue
             if not self._open(sequence):
                 break
+            if not self._has_room(sequence, self._chunk_of(step, sequence, budget)):
+                self._release(sequence)  # steps under way hold what it wants: nobody gives way to a newcomer
+                break
             self._waiting.remove(sequence)
             self._running.add(sequence)
             under_way.append(SharedBlock.of(sequence, self._block_size))
             if sequence.scheduled_s is None:
                 sequence.scheduled_s = time.monotonic()
                 sequence.cached_tokens = sequence.num_computed
+                self.num_prefix_queries += sequence.num_prompt
+                self.num_prefix_hits += sequence.cached_tokens
                 step.admitted.append(sequence)
             if sequence.num_pending > 1 or self.guesser.phrase_behind(sequence):
                 budget -= self._prefill(step, sequence, budget)
@@ -276,9 +289,7 @@ class Scheduler:
         # what prompts under way have yet to take, and a block more for every running sequence, which may soon want one
         spare = len(self._running) + sum(self._cache.num_missing(s.row, len(s.token_ids)) for s in self._running)
         try:
-            sequence.row, sequence.num_computed = self._cache.open(
-                sequence.token_ids, spare, sequence.block_hashes, is_again=sequence.scheduled_s is not None
-            )
+            sequence.row, sequence.num_computed = self._cache.open(sequence.token_ids, spare, sequence.block_hashes)
         except CacheFull:
             self._refusal = NoRoom.of(sequence, self._cache)
             return False

@@ -22,7 +22,7 @@ def rehearse(model: Model, cache: KVCache) -> None:
     """
     length = min(_NUM_TOKENS, cache.plan.max_model_len - 1)
     prompt = [_TOKEN] * length
-    row, _ = cache.open(prompt, is_again=True)
+    row, _ = cache.open(prompt)
     try:
         cache.reserve(row, length + 1)
         prefill = Batch(prompt, list(range(length)), [row] * length, [length - 1], 0, [Chunk(0, length, row, 0)])
