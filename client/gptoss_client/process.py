@@ -23,7 +23,7 @@ from gptoss_client.process_group import CrashWatch, ProcessRecord, has_children,
 from gptoss_client.stop_signal import StopSignal
 
 TICK_S: Final = 0.1
-# twice this, and a tick, is how long a killed stub stays unnoticed
+# twice this, and a tick, is how long a killed stub stays unnoticed, of those that there were when it got ready
 _CHILD_CHECK_PERIOD_S: Final = 0.5
 _CHILDLESS_S: Final = 1.5
 """For so long a process may end after its children, where it needs them. Triton itself waits for a second."""
@@ -89,10 +89,11 @@ class Process:
         lost = self._crash_watch.lost_child()
         return f"{self._spec.name} lost a process it cannot do without (pid {lost})" if lost else None
 
-    def watch_for_hangs(self, limit_s: float) -> None:
-        """From now on `hang` tells when the process has not got on for `limit_s`."""
-        if self._hang_watch is None:
-            self._hang_watch = HangWatch(self._spec.name, self._spec.hang, limit_s)
+    def begin_to_serve(self, hang_limit_s: float) -> None:
+        """Note that the process is ready. From now on `hang` tells when it has not got on for so long; 0: never."""
+        self._crash_watch.begin_to_serve()
+        if hang_limit_s and self._hang_watch is None:
+            self._hang_watch = HangWatch(self._spec.name, self._spec.hang, hang_limit_s)
 
     def hang(self) -> str | None:
         """Return what of the process hangs, for longer than it may; None where it gets on."""

@@ -24,6 +24,9 @@ _START_TIME: Final = 19  # of the fields of /proc/PID/stat that follow the name;
 # Processes tell their start in clock ticks since boot; the boot's time of day drifts with the clock.
 _CLOCK_SLACK_S: Final = 2.0
 _KILL_TIMEOUT_S: Final = 5.0
+_NEEDED_CHILD_S: Final = 0.1
+"""So long after it is seen to have crashed a child is lost, or at the next look that is later."""
+_LATER_CHILD_S: Final = 4.0
 _UNKNOWN: Final = ("", 0)
 
 
@@ -87,21 +90,33 @@ def kill_group(leader: ProcessRecord) -> int:
 
 
 class CrashWatch:
-    """Looks whether a process has lost a child: one that ended without its parent taking note."""
+    """Looks whether a process has lost a child: one that ended without its parent taking note.
+
+    An orderly end looks like a crash until the parent has taken note: a crash still looks so a look later. Of a child
+    that was born while its parent served already it may be the parent's to say that it failed: Triton takes a second to
+    find that the stub of a model that it loads is dead, and goes on with what it has.
+    """
 
     def __init__(self, leader: ProcessRecord) -> None:
         self._leader = leader
-        self._crashed_before: set[int] = set()
+        self._served_with: list[psutil.Process] | None = None
+        self._crashed_since: dict[psutil.Process, float] = {}
+
+    def begin_to_serve(self) -> None:
+        """Note that the process serves with the children that it has now; until then it needs all."""
+        self._served_with = _children(self._leader)
 
     def lost_child(self) -> int | None:
-        """Return the id of a child that had crashed at the last look, too; None where there is none.
+        """Return the id of a child that the process has lost; None where there is none."""
+        now = time.monotonic()
+        crashed = [child for child in _children(self._leader) if _is_zombie(child)]
+        self._crashed_since = {child: self._crashed_since.get(child, now) for child in crashed}
+        lost = [child.pid for child, since in self._crashed_since.items() if self._is_lost(child, since)]
+        return min(lost, default=None)
 
-        An orderly end looks like a crash until the parent has taken note: a crash still looks so a look later.
-        """
-        crashed = {child.pid for child in _children(self._leader) if _is_zombie(child)}
-        lasting = crashed & self._crashed_before
-        self._crashed_before = crashed
-        return min(lasting, default=None)
+    def _is_lost(self, child: psutil.Process, since: float) -> bool:
+        is_needed = self._served_with is None or child in self._served_with
+        return time.monotonic() - since > (_NEEDED_CHILD_S if is_needed else _LATER_CHILD_S)
 
 
 def has_children(leader: ProcessRecord) -> bool:

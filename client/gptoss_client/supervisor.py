@@ -151,8 +151,7 @@ class Supervisor:
                 member.ready_since = time.monotonic()
                 for other in self._living_on(member):
                     other.got_on_at = member.ready_since
-                if self._hang_timeout_s:
-                    member.process.watch_for_hangs(self._hang_timeout_s)
+                member.process.begin_to_serve(self._hang_timeout_s)
         self._tell([member for member in unready if member.ready_since is None])
 
     def _tell(self, awaited: list[_Member]) -> None:

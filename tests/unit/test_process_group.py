@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 
-from gptoss_client.process_group import ProcessRecord, kill_group
+from gptoss_client.process_group import CrashWatch, ProcessRecord, kill_group
+from support.processes import wait_until
+
+# starts a child for each line, tells its id, and waits for none of them
+WITH_CHILDREN = """
+import subprocess, sys
+children = []
+for line in sys.stdin:
+    children.append(subprocess.Popen(["sleep", "60"]))
+    print(children[-1].pid, flush=True)
+"""
 
 
 def test_process_record_when_the_id_belongs_to_another_process_then_it_is_not_found() -> None:
@@ -18,3 +31,31 @@ def test_process_record_when_the_id_belongs_to_another_process_then_it_is_not_fo
 
 def test_kill_group_when_nothing_of_it_is_left_then_kills_nothing() -> None:
     assert kill_group(ProcessRecord("gone", 2**22 - 1, time.time())) == 0
+
+
+def test_crash_watch_when_a_child_of_later_crashes_then_its_parent_has_seconds_to_take_note() -> None:
+    command = [sys.executable, "-S", "-c", WITH_CHILDREN]
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    record = ProcessRecord.of("server", parent.pid)
+    asks, tells = parent.stdin, parent.stdout
+    assert asks is not None
+    assert tells is not None
+
+    def child_of_now() -> int:
+        asks.write("\n")
+        asks.flush()
+        return int(tells.readline())
+
+    try:
+        watch, first = CrashWatch(record), child_of_now()
+        watch.begin_to_serve()
+        later = child_of_now()
+        os.kill(later, signal.SIGKILL)
+        killed_s = time.monotonic()
+        wait_until(lambda: watch.lost_child() == later)
+        assert time.monotonic() - killed_s > 3.5
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: watch.lost_child() == min(first, later), timeout_s=1.0)
+    finally:
+        kill_group(record)
+        parent.communicate()
