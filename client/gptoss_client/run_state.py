@@ -195,9 +195,13 @@ class RunDirectory:
         """Remove the word left by an earlier server."""
         self._failure.unlink(missing_ok=True)
 
+    def log(self, name: str) -> Path:
+        """Return the path of a log."""
+        return self.logs / f"{name}.log"
+
     def new_log(self, name: str) -> Path:
         """Return the path of a log that starts empty; the one before is kept as `.1`."""
-        log = self.logs / f"{name}.log"
+        log = self.log(name)
         if log.exists() and log.stat().st_size:
             log.replace(log.with_suffix(".log.1"))
         return log

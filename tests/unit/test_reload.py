@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -215,16 +217,91 @@ def test_reload_when_triton_takes_too_long_then_it_says_which_setting(run: RunDi
         reload(run, "20b", None, silent())
 
 
+def test_reload_when_triton_gets_on_then_it_is_waited_for_however_long_it_takes(
+    run: RunDirectory, triton: Triton, tmp_path: Path
+) -> None:
+    triton.delay_s = 1.5
+    settings = written(run)
+    server = settings.server.model_copy(update={"startup_timeout_s": 0.8})
+    run.write_config(settings.model_copy(update={"server": server}))
+    run.logs.mkdir()
+    writer = threading.Thread(target=write_layers, args=(run.log("triton"),))
+    writer.start()
+    reload(run, "20b", str(checkpoint(tmp_path / "new")), silent())
+    writer.join()
+    assert written(run).checkpoints["20b"] == str(tmp_path / "new")
+
+
+def write_layers(log: Path) -> None:
+    for layer in range(1, 6):
+        with log.open("a") as file:
+            file.write(f"layer {layer} of 24 loaded\n")
+        time.sleep(0.3)
+
+
+def interrupted(*after_s: float) -> threading.Thread:
+    """Return a thread that presses Ctrl-C so long after one another."""
+
+    def press() -> None:
+        for wait_s in after_s:
+            time.sleep(wait_s)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
+
+
+def test_reload_when_interrupted_then_it_waits_and_what_is_served_is_written_down(
+    run: RunDirectory, triton: Triton, tmp_path: Path
+) -> None:
+    triton.delay_s, console = 1.0, silent()
+    pressing = interrupted(0.4)
+    reload(run, "20b", str(checkpoint(tmp_path / "new")), console)
+    pressing.join()
+    assert written(run).checkpoints["20b"] == str(tmp_path / "new")
+    assert isinstance(console.file, StringIO)
+    assert console.file.getvalue().count("Triton cannot be told to stop loading") == 1
+
+
+def test_reload_when_interrupted_twice_then_it_says_what_goes_on(
+    run: RunDirectory, triton: Triton, tmp_path: Path
+) -> None:
+    triton.delay_s, before = 2.0, run.config.read_bytes()
+    pressing = interrupted(0.3, 0.8)
+    with pytest.raises(CommandError, match=r"nobody waits any longer; Triton goes on loading it.*reload once more"):
+        reload(run, "20b", str(checkpoint(tmp_path / "new")), silent())
+    pressing.join()
+    assert run.config.read_bytes() == before
+
+
+def test_reload_when_what_is_served_cannot_be_written_down_then_it_says_so(
+    run: RunDirectory, triton: Triton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunDirectory, "write_config", full)
+    with pytest.raises(CommandError, match=r"new serves now, but the next start takes .*old.*No space left"):
+        reload(run, "20b", str(checkpoint(tmp_path / "new")), silent())
+
+
 def test_reload_when_another_is_under_way_then_it_is_refused(run: RunDirectory, triton: Triton) -> None:
     triton.delay_s = 1.0
-    first = threading.Thread(target=reload, args=(run, "20b", None, silent()))
-    first.start()
-    while not triton.asked:
-        time.sleep(0.01)
-    with pytest.raises(RunningError, match="another reload"):
-        reload(run, "20b", None, silent())
-    first.join()
-    assert len(triton.loaded) == 1
+    refused: list[RunningError] = []
+
+    def reload_too() -> None:
+        while not triton.asked:
+            time.sleep(0.01)
+        with pytest.raises(RunningError, match="another reload") as error:
+            reload(run, "20b", None, silent())
+        refused.append(error.value)
+
+    second = threading.Thread(target=reload_too)
+    second.start()
+    reload(run, "20b", None, silent())
+    second.join()
+    assert len(triton.loaded) == len(refused) == 1
 
 
 # --- several tritonservers ------------------------------------------------------------------------------------------
