@@ -78,6 +78,14 @@ def test_session_when_modules_are_missing_then_all_of_them_are_named_and_nothing
     assert not (tmp_path / "out").exists()
 
 
+def test_conftest_of_the_kernels_tests_when_nothing_of_an_adapter_is_installed_then_it_is_imported(
+    tmp_path: Path,
+) -> None:
+    absent = ("fastapi", "httpx", "openai", "tritonclient", "uvicorn")
+    code = f"import runpy, sys; sys.modules.update(dict.fromkeys({absent})); runpy.run_path('tests/unit/conftest.py')"
+    assert run((Part("conftest", ("-c", code), 30),), 60, tmp_path) == 0, logged(tmp_path)
+
+
 def test_session_when_its_time_is_over_then_the_rest_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_session, "_LEAST_S", 1e9)
     assert run((Part("one", ("-c", "raise SystemExit(1)"), 30),), 60, tmp_path) == 0
