@@ -21,11 +21,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from gptoss_backend.demo.random_checkpoint import ExpertFormat
 from load.bench.checkpoints import NAMES, checkpoint
 from load.bench.contestants import CONTESTANTS
 from load.bench.engine_runner import EngineProcess
@@ -55,9 +57,9 @@ def main() -> int:
 
 def _run(options: argparse.Namespace) -> int:
     started_s = time.monotonic()
-    folder = checkpoint(options.checkpoint)
+    folder = checkpoint(options.checkpoint, options.experts)
     words = single_token_words()
-    logs = PEERS / "logs" / options.checkpoint
+    logs = PEERS / "logs" / folder.name
     failures: dict[str, str] = {}
     with ExitStack() as running:
         players = _start(options.servers, folder, logs, running, failures)
@@ -76,13 +78,13 @@ def _run(options: argparse.Namespace) -> int:
         match.play(options.concurrency, options.rounds)
     summaries = summarize(match.rounds)
     failures |= match.failures
-    _say(f"{options.checkpoint}: {options.rounds} rounds asked for, medians\n")
+    _say(f"{folder.name}: {options.rounds} rounds asked for, medians\n")
     _say(server_table(summaries) + "\n")
     _say(ratio_table(summaries))
     for name, why in failures.items():
         _say(f"\nNot measured, or not to the end: {name}: {why}")
     if options.json:
-        record = {"checkpoint": options.checkpoint, "failures": failures}
+        record: dict[str, object] = {"checkpoint": folder.name, "failures": failures}
         record |= {"rounds": [asdict(r) for r in match.rounds], "medians": [asdict(s) for s in summaries]}
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 1 if failures else 0
@@ -131,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     setup.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at a time")
     run = commands.add_parser("run", help="compare")
     run.add_argument("--checkpoint", choices=NAMES, default="tiny")
+    run.add_argument("--experts", choices=get_args(ExpertFormat), default="bfloat16", help="how they are stored")
     servers = (*CONTESTANTS, ENGINE)
     run.add_argument("--servers", nargs="+", choices=servers, default=["ours", ENGINE, "vllm", "llama", "transformers"])
     run.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])

@@ -1,4 +1,4 @@
-"""The folders that the servers load: one random model, bfloat16 throughout, so that all compute the same thing.
+"""The folders that the servers load: one random model, its experts in bfloat16 or MXFP4, so that all compute the same.
 
 Stage: before a run.
 Owns: where the folders are, and that they are there.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,12 @@ from load.bench.tokenizer import write_tokenizer
 PROJECT: Final = Path(__file__).resolve().parents[2]
 _FOLDER: Final = PROJECT / ".checkpoints"
 _SEED: Final = 20
-NAMES: Final = ("tiny", "small")
+_SHAPES: Final = {
+    "tiny": SHAPES["tiny"],
+    "small": SHAPES["small"],
+    "half-20b": replace(SHAPES["20b"], num_layers=12),  # of which two servers fit into 24 GB
+}
+NAMES: Final = tuple(_SHAPES)
 
 
 def checkpoint(name: str, experts: ExpertFormat = "bfloat16") -> Path:
@@ -28,7 +34,7 @@ def checkpoint(name: str, experts: ExpertFormat = "bfloat16") -> Path:
     folder = _FOLDER / f"gpt-oss-{name}-{experts}"
     if not folder.exists():
         title = f"gpt-oss-{name}: random weights, not an OpenAI model"
-        write_random_checkpoint(folder, SHAPES[name], seed=_SEED, name=title, experts=experts)
+        write_random_checkpoint(folder, _SHAPES[name], seed=_SEED, name=title, experts=experts)
     if not (folder / "tokenizer_config.json").exists():  # the last file to be written
         write_tokenizer(folder)
     return folder
