@@ -52,6 +52,7 @@ from gptoss_adapter.serving import VERSION, ServedModels, Services, utc_today
 from gptoss_adapter.stats_triton import TritonPage
 from gptoss_adapter.triton_client import TritonModelServer
 from gptoss_backend.harmony.vocabulary import encoding
+from gptoss_backend.host_port import host_port
 from gptoss_backend.loopback import is_loopback
 from gptoss_backend.settings import AdapterSettings, ServerSettings, Settings, SettingsError
 
@@ -172,8 +173,8 @@ async def _model_server(
         fleet = await Fleet.open(ReplicaNames(targets), served.names, server.metrics_port - server.grpc_port)
         measured.register(FleetCollector(fleet))
         return fleet, FleetPage(fleet)
-    page = TritonPage(f"http://{server.triton_host}:{server.metrics_port}/metrics")
-    return given or TritonModelServer(f"{server.triton_host}:{server.grpc_port}", served.names), page
+    page = TritonPage(f"http://{host_port(server.triton_host, server.metrics_port)}/metrics")
+    return given or TritonModelServer(host_port(server.triton_host, server.grpc_port), served.names), page
 
 
 def _traces(settings: Settings) -> Traces | None:
