@@ -28,7 +28,7 @@ from gptoss_adapter.edge import Edge
 from gptoss_adapter.error_answers import error_response
 from gptoss_adapter.fleet import Fleet
 from gptoss_adapter.fleet_addresses import ReplicaNames
-from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
+from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage, OnlyReplica
 from gptoss_adapter.head_requests import HeadAsGet
 from gptoss_adapter.hosts import HostCheck
 from gptoss_adapter.inference import ModelServer
@@ -174,7 +174,13 @@ async def _model_server(
         measured.register(FleetCollector(fleet))
         return fleet, FleetPage(fleet)
     page = TritonPage(f"http://{host_port(server.triton_host, server.metrics_port)}/metrics")
-    return given or TritonModelServer(host_port(server.triton_host, server.grpc_port), served.names), page
+    if given is not None:
+        return given, page
+    address = host_port(server.triton_host, server.grpc_port)
+    triton = TritonModelServer(address, served.names)
+    only = OnlyReplica(address, triton)
+    measured.register(only, only.ask)
+    return triton, page
 
 
 def _traces(settings: Settings) -> Traces | None:
