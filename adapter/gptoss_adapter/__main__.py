@@ -1,7 +1,8 @@
 """`python -m gptoss_adapter`: the HTTP process.
 
 Stage: start-up.
-Owns: how uvicorn runs the app: one process, one event loop, TLS, a graceful end; what stops the start.
+Owns: how uvicorn runs the app: one process, one event loop, TLS, a graceful end, room for connections; what stops the
+start.
 Does not know: what the app does.
 """
 
@@ -26,6 +27,7 @@ from gptoss_adapter.inference import ModelServer
 from gptoss_adapter.keys import KeyFileError
 from gptoss_adapter.logs import log_config
 from gptoss_backend.loopback import is_loopback
+from gptoss_backend.open_files import files_wanted, raise_limit
 from gptoss_backend.settings import Settings, SettingsError
 from gptoss_backend.settings_sources import load_settings, named_file
 
@@ -80,6 +82,7 @@ def serve(settings: Settings, model_server: ModelServer | None = None, settings_
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     server = http_server(settings, model_server, settings_file)
+    _make_room_for_connections(settings)
     # half a second of work, for which the first who asks for /openapi.json would hold up all others
     described = threading.Thread(target=server.config.app.openapi, name="openapi")  # type: ignore[union-attr]
     described.start()
@@ -89,6 +92,18 @@ def serve(settings: Settings, model_server: ModelServer | None = None, settings_
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
     server.run()
     described.join()
+
+
+def _make_room_for_connections(settings: Settings) -> None:
+    """Raise the limit on open files; where that is low, say so: beyond, connections are closed without a word."""
+    limit, wanted = raise_limit(), files_wanted(settings)
+    if limit < wanted:
+        logger.warning(
+            "no more than %d files may be open here, and each connection is one: full engines make about %d. "
+            "Raise the hard limit (LimitNOFILE of systemd, ulimits of a container)",
+            limit,
+            wanted,
+        )
 
 
 def _load(config: uvicorn.Config, settings: Settings) -> None:

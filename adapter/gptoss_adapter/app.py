@@ -28,7 +28,7 @@ from gptoss_adapter.edge import Edge
 from gptoss_adapter.error_answers import error_response
 from gptoss_adapter.fleet import Fleet
 from gptoss_adapter.fleet_addresses import ReplicaNames
-from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
+from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage, OnlyReplica
 from gptoss_adapter.head_requests import HeadAsGet
 from gptoss_adapter.hosts import HostCheck
 from gptoss_adapter.inference import ModelServer
@@ -52,6 +52,7 @@ from gptoss_adapter.serving import VERSION, ServedModels, Services, utc_today
 from gptoss_adapter.stats_triton import TritonPage
 from gptoss_adapter.triton_client import TritonModelServer
 from gptoss_backend.harmony.vocabulary import encoding
+from gptoss_backend.host_port import host_port
 from gptoss_backend.loopback import is_loopback
 from gptoss_backend.settings import AdapterSettings, ServerSettings, Settings, SettingsError
 
@@ -172,8 +173,14 @@ async def _model_server(
         fleet = await Fleet.open(ReplicaNames(targets), served.names, server.metrics_port - server.grpc_port)
         measured.register(FleetCollector(fleet))
         return fleet, FleetPage(fleet)
-    page = TritonPage(f"http://{server.triton_host}:{server.metrics_port}/metrics")
-    return given or TritonModelServer(f"{server.triton_host}:{server.grpc_port}", served.names), page
+    page = TritonPage(f"http://{host_port(server.triton_host, server.metrics_port)}/metrics")
+    if given is not None:
+        return given, page
+    address = host_port(server.triton_host, server.grpc_port)
+    triton = TritonModelServer(address, served.names)
+    only = OnlyReplica(address, triton)
+    measured.register(only, only.ask)
+    return triton, page
 
 
 def _traces(settings: Settings) -> Traces | None:

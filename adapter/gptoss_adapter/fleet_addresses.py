@@ -1,6 +1,6 @@
 """Where the replicas are, by the names that the settings give them.
 
-Owns: the looking up of names, what an address is written as.
+Owns: the looking up of names.
 Does not know: who is at the addresses.
 
 gRPC looks a name up only when a connection breaks, so it never sees a replica that is added to healthy ones (its issues
@@ -14,6 +14,7 @@ import logging
 import socket
 from collections.abc import Sequence
 
+from gptoss_backend.host_port import host_port
 from gptoss_backend.settings import DNS_SCHEME
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,4 @@ async def _addresses(target: str) -> tuple[str, ...]:
     # a pod or a host of both families is one replica
     families = {family for family, *_ in found}
     family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
-    return tuple(_written(address[0], int(address[1])) for one, *_, address in found if one == family)
-
-
-def _written(host: str | int, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    return tuple(host_port(str(address[0]), int(address[1])) for one, *_, address in found if one == family)

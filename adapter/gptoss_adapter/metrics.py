@@ -8,8 +8,9 @@ Does not know: the engine's inside; Triton's metrics endpoint tells that, `gptos
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from prometheus_client import (
@@ -46,6 +47,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.activities = Activities(clock)
         self._registry = CollectorRegistry()
+        self._questions: list[Callable[[], Awaitable[None]]] = []
         ProcessCollector(registry=self._registry)
         self._registry.register(_TargetsCollector(self.activities))
         self.http_responses = self._counter(
@@ -56,9 +58,11 @@ class Metrics:
         self._declare_latencies()
         self._declare_mcp()
 
-    def register(self, collector: Collector) -> None:
-        """Show on the page what `collector` yields."""
+    def register(self, collector: Collector, ask: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Show on the page what `collector` yields. ask: what finds that out, before each page."""
         self._registry.register(collector)
+        if ask is not None:
+            self._questions.append(ask)
 
     def expect(self, model: str, profiles: Iterable[str]) -> None:
         """Show what may come to be counted, as 0: a counter born at 60 has no rate, and the first failures no alert."""
@@ -73,8 +77,13 @@ class Metrics:
         for outcome in outcomes:
             self.mcp_calls.labels(server, outcome)
 
+    async def page(self) -> bytes:
+        """Return the exposition, with what has to be asked for."""
+        await asyncio.gather(*(ask() for ask in self._questions))
+        return self.exposition()
+
     def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format, as far as they are known here."""
         return generate_latest(self._registry)
 
     def meter(self, model: str, profile: str, started_at: float) -> GenerationMeter:

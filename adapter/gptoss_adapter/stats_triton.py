@@ -98,7 +98,7 @@ class TritonPage:
             return f"Triton's metrics page {self._url} did not answer within {TIMEOUT_S:g} s."
         except httpx.HTTPStatusError as error:
             return f"Triton's metrics page {self._url} answered {error.response.status_code}."
-        except httpx.HTTPError:
+        except (httpx.HTTPError, httpx.InvalidURL):  # the second is none of the first
             return f"Triton's metrics page {self._url} cannot be reached."
         except ValueError:
             return f"Triton's metrics page {self._url} is not in Prometheus' text format."

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gptoss_backend.contract import MAX_SCHEMA_BYTES, ReasoningEffort
+from gptoss_backend.host_port import host_port
 from gptoss_backend.model_names import MODEL_ALIAS, MODELS, ModelShort
 
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[2]
@@ -86,8 +87,8 @@ class ServerSettings(_Section):
         """Where the adapter finds several tritonservers: as set, else those that run here; None: there is one."""
         if self.triton_replicas is not None or self.num_tritonservers == 1:
             return self.triton_replicas
-        host = f"[{self.triton_host}]" if ":" in self.triton_host else self.triton_host
-        return [f"{host}:{self.of_replica(number).grpc_port}" for number in range(self.num_tritonservers)]
+        ports = (self.of_replica(number).grpc_port for number in range(self.num_tritonservers))
+        return [host_port(self.triton_host, port) for port in ports]
 
     def of_replica(self, number: int) -> Self:
         """Return the settings as tritonserver `number` has them: each listens three ports after the one before."""

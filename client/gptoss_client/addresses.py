@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from gptoss_backend.host_port import host_port
 from gptoss_backend.settings import NUM_TRITON_PORTS, ServerSettings, Settings
 from gptoss_client.errors import PortError
 from gptoss_client.ports import Listener, is_free
@@ -91,5 +92,4 @@ def on_free_ports(settings: Settings) -> Settings:
 
 
 def _reachable(host: str, port: int) -> str:
-    address = _ANY_ADDRESS.get(host, host)
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return host_port(_ANY_ADDRESS.get(host, host), port)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from gptoss_backend.contract import ChatRequest
+from gptoss_backend.host_port import host_port
 from gptoss_client.answer import AnswerPart
 from gptoss_client.queries import HEALTH, MODELS, STATS, Query, http_options, server_root, unreachable
 from gptoss_client.reports import Health, Model, Profile, Stats
@@ -133,5 +134,4 @@ class Client:
 def triton_address(base_url: str) -> str:
     """Return where `gptoss serve` puts Triton's gRPC: on the port after the API's."""
     parts = urlsplit(server_root(base_url))
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{host}:{(parts.port or _DEFAULT_PORTS[parts.scheme]) + 1}"
+    return host_port(parts.hostname or "", (parts.port or _DEFAULT_PORTS[parts.scheme]) + 1)

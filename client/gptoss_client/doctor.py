@@ -16,7 +16,7 @@ from gptoss_client.doctor_examination import Examination
 from gptoss_client.doctor_files import examine_checkpoint, examine_disk
 from gptoss_client.doctor_findings import Finding, Level
 from gptoss_client.doctor_hardware import examine_gpu, examine_memory, examine_placement
-from gptoss_client.doctor_ports import examine_ports
+from gptoss_client.doctor_ports import examine_connections, examine_ports
 from gptoss_client.doctor_software import (
     examine_compiler,
     examine_kernels,
@@ -63,3 +63,4 @@ def _findings(examination: Examination) -> Iterator[Finding]:
     yield examine_memory(examination)
     yield examine_disk(examination.run.root)
     yield from examine_ports(examination.run, examination.server)
+    yield from examine_connections(examination.settings.model_copy(update={"server": examination.server}))

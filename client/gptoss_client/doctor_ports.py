@@ -1,4 +1,4 @@
-"""Whether the ports that a server listens on can be had.
+"""Whether the ports that a server listens on can be had, and as many connections as it serves.
 
 Stage: `gptoss doctor`.
 Owns: what is said of them, and of a server that runs here already.
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gptoss_backend.settings import ServerSettings
+from gptoss_backend.open_files import files_wanted, hard_limit
+from gptoss_backend.settings import ServerSettings, Settings
 from gptoss_client.addresses import listeners
 from gptoss_client.doctor_findings import Finding, Level, problem_of
 from gptoss_client.errors import PortError
@@ -28,6 +29,15 @@ def examine_ports(run: RunDirectory, server: ServerSettings) -> Iterator[Finding
     taken = [finding for listener in wanted if (finding := _taken(listener))]
     free = Finding("ports", Level.OK, f"{', '.join(str(listener.port) for listener in wanted)} can be had")
     yield from taken or [free]
+
+
+def examine_connections(settings: Settings) -> Iterator[Finding]:
+    """Yield why fewer connections can be had than full engines make; nothing where all can."""
+    limit, wanted = hard_limit(), files_wanted(settings)
+    if limit < wanted:
+        words = f"no more than {limit} files may be open in a process, {wanted} are where the engines are full"
+        remedy = "raise the hard limit: LimitNOFILE of systemd, ulimits of a container, nofile in limits.conf"
+        yield Finding("connections", Level.WARNING, words, remedy)
 
 
 def _taken(listener: Listener) -> Finding | None:

@@ -60,6 +60,13 @@ class ProcessRecord:
         except psutil.Error:
             return None
 
+    def is_replaced(self) -> bool:
+        """Tell whether another process has its id now. An id is not given out anew while a group still has it."""
+        try:
+            return not self._is(psutil.Process(self.pid))
+        except psutil.Error:
+            return False
+
     def is_not_younger_than(self, process: psutil.Process) -> bool:
         """Tell whether a process was born with this one or later. Raises psutil.Error."""
         boot, ticks = birth = _birth(process.pid)
@@ -132,6 +139,8 @@ def _children(leader: ProcessRecord) -> list[psutil.Process]:
 
 
 def _members(leader: ProcessRecord) -> Iterator[psutil.Process]:
+    if leader.is_replaced():  # nothing is left of its group: this one is a stranger's
+        return
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             in_group = os.getpgid(process.pid) == leader.pid

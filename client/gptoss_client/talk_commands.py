@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from gptoss_backend.model_names import MODEL_ALIAS
+from gptoss_backend.open_files import raise_limit
 from gptoss_client.command_line import (
     AtProfileOption,
     EffortOption,
@@ -116,6 +117,7 @@ def bench(
     body = {**Choices(model, profile, max_tokens=max_tokens).body(()), "ignore_eos": True}
     plan = Plan(_levels(concurrency), seconds, body)
     server = server_address(url, api_key, run_dir)
+    raise_limit()  # each chat is a connection
     with told_to_person():
         asyncio.run(_bench(server, plan, as_json=as_json))
 

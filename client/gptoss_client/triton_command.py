@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from gptoss_backend.contract import PREPROCESS
+from gptoss_backend.host_port import bracketed
 from gptoss_backend.loopback import is_loopback
 from gptoss_backend.model_names import MODELS_BY_SHORT
 from gptoss_backend.settings import ServerSettings, Settings
@@ -52,6 +53,8 @@ def triton_command(
     num_cards: how many GPUs it sees.
     """
     server = settings.server
+    # its HTTP server, libevhtp, is told of the family in front of the address, and knows no brackets
+    http_host = f"ipv6:{server.triton_host}" if ":" in server.triton_host else server.triton_host
     return (
         str(runtime.binary),
         f"--model-repository={server.model_repository}",
@@ -66,11 +69,11 @@ def triton_command(
         *_memory_flags(num_cards),
         *_cache_flags(server, runtime),
         *_restriction_flags(api_key or secrets.token_hex(16)),
-        f"--grpc-address={server.triton_host}",
+        f"--grpc-address={bracketed(server.triton_host)}",
         f"--grpc-port={server.grpc_port}",
-        f"--http-address={server.triton_host}",
+        f"--http-address={http_host}",
         f"--http-port={server.http_port}",
-        f"--metrics-address={server.triton_host}",
+        f"--metrics-address={http_host}",
         f"--metrics-port={server.metrics_port}",
         "--metrics-config=histogram_latencies=true",
         *([] if server.gpu_metrics else ["--allow-gpu-metrics=false"]),

@@ -133,6 +133,7 @@ def test_preprocess_when_read_then_nothing_it_imports_imports_torch() -> None:
             "__init__.py",
             "environment.py",
             "heartbeat.py",
+            "host_port.py",
             "model_names.py",
             "settings.py",
             "settings_sources.py",

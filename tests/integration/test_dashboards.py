@@ -124,8 +124,7 @@ def test_panels_when_a_server_is_at_work_then_none_is_empty(prometheus: Promethe
 def test_rules_when_a_server_is_at_work_then_each_has_what_it_reads_and_no_alert_fires(prometheus: Prometheus) -> None:
     read = {name for rule in rules("alert") for name in metrics_in(rule["expr"])}
 
-    # that it speaks of replicas, only the adapter of a fleet says
-    assert {name for name in read if is_empty(prometheus, name)} == {"gptoss_replica_ready"}
+    assert {name for name in read if is_empty(prometheus, name)} == set()
     assert [rule["record"] for rule in rules("record") if is_empty(prometheus, rule["record"])] == []
     states = {rule["name"]: (rule["health"], rule.get("state", "inactive")) for rule in prometheus.rules()}
     assert {name: state for name, state in states.items() if state != ("ok", "inactive")} == {}

@@ -39,15 +39,24 @@ class FakeAdapter:
 
 @contextmanager
 def adapter_process(
-    script: str = "hello", *, stderr: int | IO[str] = subprocess.PIPE, scheme: str = "http", **settings: object
+    script: str = "hello",
+    *,
+    stderr: int | IO[str] = subprocess.PIPE,
+    scheme: str = "http",
+    limits: str = "",
+    **settings: object,
 ) -> Iterator[FakeAdapter]:
-    """Run the process and wait until it answers. settings: as variables name them, without the prefix."""
+    """Run the process and wait until it answers. settings: as variables name them, without the prefix.
+
+    limits: a shell's commands that bound it.
+    """
     port = free_port()
     environment = {name: text for name, text in os.environ.items() if not name.startswith("GPTOSS_")}
     environment["PYTHONPATH"] = str(_TESTS)
     named = {"MODEL": "demo", "SERVER__PORT": port, "ADAPTER__LOG_FORMAT": "text"} | settings
     environment |= {f"GPTOSS_{name}": str(value) for name, value in named.items()}
-    command = [sys.executable, "-m", "support.fake_adapter", script]
+    bounded = ["sh", "-c", f'{limits}; exec "$0" "$@"'] if limits else []
+    command = [*bounded, sys.executable, "-m", "support.fake_adapter", script]
     process = subprocess.Popen(command, env=environment, stderr=stderr, text=True)
     adapter = FakeAdapter(process, f"{scheme}://127.0.0.1:{port}", port)
     try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -118,6 +120,26 @@ def test_process_when_the_network_reaches_it_without_keys_then_it_warns(
         adapter.process.terminate()
         _, log = adapter.process.communicate(timeout=10)
     assert ("anyone who reaches 0.0.0.0 may use this server" in log) == warned
+
+
+def test_process_when_a_shell_lets_it_open_few_files_then_it_takes_as_many_connections_as_it_may() -> None:
+    with adapter_process(limits="ulimit -Sn 256") as adapter, ExitStack() as stack:
+        address = ("127.0.0.1", adapter.port)
+        connections = [stack.enter_context(socket.create_connection(address, timeout=10)) for _ in range(300)]
+        for connection in connections:
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert all(connection.recv(15) == b"HTTP/1.1 200 OK" for connection in connections)
+        adapter.process.terminate()
+        _, log = adapter.process.communicate(timeout=10)
+    assert "files may be open" not in log
+
+
+def test_process_when_it_may_never_open_as_many_files_as_full_engines_make_connections_then_it_warns_once() -> None:
+    with adapter_process(limits="ulimit -n 1024") as adapter:
+        adapter.process.terminate()
+        _, log = adapter.process.communicate(timeout=10)
+    assert log.count("no more than 1024 files may be open here") == 1
+    assert "full engines make about 1216" in log
 
 
 def test_process_when_its_container_is_asked_how_it_does_then_by_http_where_that_is_spoken() -> None:

@@ -35,9 +35,12 @@ def url(server: FakeModelServer) -> Iterator[str]:
         yield url
 
 
-def gptoss(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def gptoss(*arguments: str, stdin: bytes = b"", max_files: int | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run a command to its end. max_files: that it may have open at first, and may raise."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith(("GPTOSS_", "OPENAI_"))}
-    return subprocess.run([str(GPTOSS), *arguments], input=stdin, capture_output=True, timeout=60, env=environment)
+    limited = ["sh", "-c", f'ulimit -Sn {max_files}; exec "$0" "$@"'] if max_files else []
+    command = [*limited, str(GPTOSS), *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=60, env=environment)
 
 
 # --- ask --------------------------------------------------------------------------------------------------------------
@@ -166,6 +169,12 @@ def test_bench_when_run_for_programs_then_each_level_has_its_figures(url: str, s
     assert {(sampling.max_tokens, sampling.ignore_eos) for sampling in server.samplings} == {(9, True)}
     prompts = [chat.messages[0].content for chat in server.chats[1:]]
     assert len(set(prompts[: levels[0]["answers"]])) == levels[0]["answers"]
+
+
+def test_bench_when_there_are_more_chats_than_files_that_a_shell_lets_it_open_then_none_fails(url: str) -> None:
+    done = gptoss("bench", "--json", "--seconds", "1", "--concurrency", "60", "--url", url, max_files=32)
+    (level,) = json.loads(done.stdout)["levels"]
+    assert (level["errors"], level["answers"] >= 60) == (0, True)
 
 
 def test_bench_when_run_for_people_then_a_table_and_plots_come(url: str) -> None:

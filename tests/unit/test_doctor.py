@@ -19,7 +19,7 @@ from gptoss_backend.engine.native import library
 from gptoss_backend.engine.native.library import AVX2
 from gptoss_backend.settings import PROJECT_ROOT, Settings
 from gptoss_backend.settings_sources import load_settings
-from gptoss_client import doctor, doctor_examination, doctor_hardware, doctor_software
+from gptoss_client import doctor, doctor_examination, doctor_hardware, doctor_ports, doctor_software
 from gptoss_client.doctor_checkpoint import BrokenCheckpointError, whole_checkpoint_bytes
 from gptoss_client.doctor_cuda import driver_for, find_compiler, is_built_for, python_header, torch_for_card
 from gptoss_client.doctor_findings import Finding, Level
@@ -78,6 +78,7 @@ def on(monkeypatch: pytest.MonkeyPatch, *, cards: list[Gpu] | None = None, **fac
     monkeypatch.setattr(doctor_software, "python_header", lambda: Path(__file__))
     monkeypatch.setattr(doctor_examination, "list_gpus", lambda environment: cards or [])
     monkeypatch.setattr(doctor_hardware, "has_nvidia_gpu", lambda environment: bool(cards))
+    monkeypatch.setattr(doctor_ports, "hard_limit", lambda: 524_288)
     monkeypatch.setattr(doctor_examination, "_TORCH_PROBE", f"print({json.dumps(json.dumps(told))})")
 
 
@@ -366,6 +367,23 @@ def test_doctor_when_there_are_to_be_several_replicas_then_memory_and_ports_are_
     assert "2 replicas of demo need about 4.0 GiB" in two["memory"].words
     assert two["ports"].words.count(", ") == 6
     assert (refused.level, refused.remedy) == (Level.PROBLEM, "leave it out")
+
+
+def test_doctor_when_fewer_files_may_be_open_than_full_engines_take_connections_then_it_warns(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, cards=[CARD])
+    settings = settings_for(tmp_path, checkpoint)
+    assert "connections" not in by_subject(settings)
+    monkeypatch.setattr(doctor_ports, "hard_limit", lambda: 1024)
+
+    found = by_subject(settings)["connections"]
+
+    assert (found.level, found.words) == (
+        Level.WARNING,
+        "no more than 1024 files may be open in a process, 1216 are where the engines are full",
+    )
+    assert "LimitNOFILE" in found.remedy
 
 
 def test_lines_when_a_finding_has_a_remedy_then_it_stands_below() -> None:

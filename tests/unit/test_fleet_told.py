@@ -12,7 +12,7 @@ from gptoss_adapter.fleet_metrics import FleetCollector, FleetPage
 from gptoss_adapter.metrics import Metrics
 from gptoss_adapter.stats_triton import TritonFigures
 from gptoss_backend.settings_sources import load_settings
-from support.fake_triton import DEMO, FakeTriton
+from support.fake_triton import DEMO, FakeTriton, serving
 from support.fleets import Names, Servers, answer_of, run
 from support.live_app import live
 from support.triton_page import triton_with
@@ -67,6 +67,29 @@ def test_metrics_when_a_replica_is_gone_then_its_series_are_too() -> None:
         assert first not in metrics.exposition().decode()
 
     run(test, FakeTriton(), FakeTriton())
+
+
+def test_metrics_when_there_is_one_triton_and_no_fleet_then_they_tell_at_once_whether_it_is_ready() -> None:
+    async def test() -> None:
+        triton = FakeTriton()
+        async with serving(triton) as port:
+            settings = load_settings({"model": "demo", "server": {"triton_grpc_port": port}}, environ={})
+            app = create_app(settings)
+            client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+            async with client, app.router.lifespan_context(app):
+
+                async def told() -> list[str]:
+                    page = (await client.get("/metrics")).text
+                    return [line for line in page.splitlines() if line.startswith("gptoss_replica_")]
+
+                ready = f'gptoss_replica_ready{{replica="127.0.0.1:{port}"}}'
+                assert await told() == [f"{ready} 1.0"]
+                triton.unready = {"gpt_oss_demo"}
+                assert await told() == [f"{ready} 0.0"]
+                triton.unready = set()
+                assert await told() == [f"{ready} 1.0"]
+
+    asyncio.run(asyncio.wait_for(test(), 15))
 
 
 ENGINE = 'gptoss_engine_num_requests_running{model="gpt_oss_demo",instance="0"} 2\n'

@@ -65,6 +65,16 @@ def test_triton_command_when_made_then_loads_the_served_model_only_and_listens_w
     } <= set(command)
 
 
+def test_triton_command_when_it_listens_in_ipv6_then_each_server_is_told_so_in_its_own_way() -> None:
+    command = triton_command(settings_with(triton_host="::1"), RUNTIME, config_name=None, shm_prefix="p")
+
+    assert [flag for flag in command if "-address=" in flag] == [
+        "--grpc-address=[::1]",
+        "--http-address=ipv6:::1",
+        "--metrics-address=ipv6:::1",
+    ]
+
+
 def test_triton_command_when_the_cache_is_off_and_nothing_is_special_then_leaves_those_flags_out() -> None:
     command = triton_command(
         settings_with(response_cache_bytes=0, shutdown_timeout_s=1),

@@ -285,6 +285,27 @@ def test_stats_when_a_chat_was_answered_then_they_tell_of_it() -> None:
     assert set(holds.values()) == {True}
 
 
+def test_page_when_its_address_is_none_then_it_says_that_it_cannot_be_reached() -> None:
+    async def ask() -> TritonFigures | str:
+        page = TritonPage("http://::1:8002/metrics")
+        try:
+            return await page.figures()
+        finally:
+            await page.close()
+
+    assert asyncio.run(ask()) == "Triton's metrics page http://::1:8002/metrics cannot be reached."
+
+
+def test_stats_when_triton_listens_in_ipv6_then_it_is_asked_at_that_address() -> None:
+    server = {"triton_host": "::1", "triton_metrics_port": 1, "triton_grpc_port": 2}
+    settings = load_settings({"model": "demo", "server": server}, environ={})
+    with live(create_app(settings)) as url:
+        document = httpx.get(f"{url}/stats").json()
+        health = httpx.get(f"{url}/health")
+    assert document["triton_error"] == "Triton's metrics page http://[::1]:1/metrics cannot be reached."
+    assert (health.status_code, health.json()["triton"]["live"]) == (503, False)
+
+
 def test_stats_when_triton_is_away_then_its_part_is_null_and_says_why() -> None:
     with socket.socket() as held:  # nobody listens there, nor can another test meanwhile
         held.bind(("127.0.0.1", 0))

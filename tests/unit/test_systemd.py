@@ -50,6 +50,12 @@ def test_unit_when_the_server_ends_then_it_is_started_again_unless_it_was_asked_
     assert unit["RestartPreventExitStatus"] == str(UsageError.exit_status)
 
 
+def test_unit_when_the_machine_boots_then_the_network_and_what_is_mounted_over_it_are_there_first() -> None:
+    unit = options(UNIT.read_text(encoding="utf-8"))
+
+    assert {"network-online.target", "remote-fs.target"} <= set(unit["After"].split())
+
+
 def test_unit_when_hardened_then_nothing_hides_the_cards_or_forbids_compiled_kernels() -> None:
     unit = options(UNIT.read_text(encoding="utf-8"))
 

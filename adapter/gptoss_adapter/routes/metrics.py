@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import PlainTextResponse, Response
 
-from gptoss_adapter.serving import Services, Shared
+from gptoss_adapter.serving import Shared
 
 router = APIRouter(tags=["metrics"])
 
@@ -19,9 +19,5 @@ router = APIRouter(tags=["metrics"])
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(services: Shared) -> Response:
     """Return all metrics in Prometheus' text format."""
-    page = await services.expositions.get(lambda: _page(services))
+    page = await services.expositions.get(services.metrics.page)
     return Response(page, headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
-
-
-async def _page(services: Services) -> bytes:
-    return services.metrics.exposition()

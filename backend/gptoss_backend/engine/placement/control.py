@@ -21,6 +21,8 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import Any, Self
 
+from gptoss_backend.host_port import host_port
+
 _CLOSE_TIMEOUT_S = 2.0
 _GREETING_TIMEOUT_S = 10.0
 """Within which each of the two has to prove that it knows the secret."""
@@ -156,7 +158,7 @@ def call(host: str, port: int, secret: bytes) -> Line:
         connected.settimeout(None)
         return Line.over(connected, secret, calls=True)
     except (OSError, LineError) as error:
-        raise LineError(f"no line to {host}:{port}: {error or type(error).__name__}") from error
+        raise LineError(f"no line to {host_port(host, port)}: {error or type(error).__name__}") from error
 
 
 def _limit_waiting(connected: socket.socket, timeout_s: float) -> None:

@@ -28,6 +28,7 @@ from gptoss_backend.engine.placement.control import Exchange, Line, LineError
 from gptoss_backend.engine.placement.group import open_store
 from gptoss_backend.engine.placement.jobs import Job, spawn
 from gptoss_backend.engine.placement.worker import CONTROL_KEY, Assignment
+from gptoss_backend.host_port import host_port
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Ranks:
             store = open_store(cluster.host, cluster.port, is_master=True, timeout_s=cluster.timeout_s)
             exchange = Exchange(cluster.host, cluster.secret.encode())
         except OSError as error:
-            raise EngineError(f"the ranks cannot meet at {cluster.host}:{cluster.port}: {error}") from error
+            raise EngineError(f"the ranks cannot meet at {host_port(cluster.host, cluster.port)}: {error}") from error
         store.set(CONTROL_KEY, str(exchange.port))
         try:
             for rank in range(1, len(cluster.devices)):
@@ -151,7 +152,7 @@ class Ranks:
         while missing := self._missing():
             self._check_started()
             waited_s = time.monotonic() - started_s
-            words = f"{', '.join(map(str, missing))} at {self._cluster.host}:{self._cluster.port}"
+            words = f"{', '.join(map(str, missing))} at {host_port(self._cluster.host, self._cluster.port)}"
             if waited_s > self._cluster.meeting_timeout_s:
                 raise EngineError(
                     f"waited {self._cluster.meeting_timeout_s:g} s (placement.meeting_timeout_s) in vain for ranks "
