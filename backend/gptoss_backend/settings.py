@@ -214,7 +214,6 @@ class EngineSettings(_Section):
     speculation_max_seqs: Annotated[int, Field(ge=1)] = 2
     speculation_head: str | None = None
     max_responses_per_s: Annotated[float, Field(gt=0)] | None = None
-    drain_timeout_s: Annotated[float, Field(ge=0)] = 5.0
 
 
 class PlacementSettings(_Section):

@@ -82,7 +82,6 @@ class Generate:
             placement=placement_of(settings.placement, args["model_instance_kind"]),
             progress=_log_progress(name),
         )
-        self._drain_s = settings.engine.drain_timeout_s
         self._metrics = EngineMetrics(name, args["model_instance_name"], self._engine.info)
         self._heartbeat = Heartbeat(name, args["model_instance_name"])
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeper", daemon=True)
@@ -103,8 +102,8 @@ class Generate:
                 logger.exception("a request could not be answered")
 
     def finalize(self) -> None:
-        """Stop intake, let requests run on for the drain time, end the rest, join every thread."""
-        self._engine.stop(self._drain_s)
+        """Stop the engine and join every thread. Triton calls this once the model's last request has ended."""
+        self._engine.stop(drain_s=0.0)
         self._sender.close()
         self._closing.set()
         self._housekeeper.join()
