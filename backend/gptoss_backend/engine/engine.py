@@ -51,6 +51,7 @@ class _UnderWay(NamedTuple):
     turns: list[Turn]
     launched: LaunchedStep
     has_logits: bool
+    launched_s: float
 
 
 class Engine:
@@ -79,6 +80,7 @@ class Engine:
         # what follows is that thread's alone
         self._by_id: dict[str, Sequence] = {}
         self._launched: deque[_UnderWay] = deque()
+        self._done_s = 0.0  # the last step
         self._next_deadline_s = math.inf  # no request's is sooner
 
     @classmethod
@@ -152,9 +154,17 @@ class Engine:
         if self._model.runs_ahead:
             self._run_ahead(under_way)
         output = under_way.launched.result()
+        self._note_pace(under_way)
         choices = self._sampler.pick(note_prompts(step, output), turns)
         self._scheduler.advance(step, choices)
         self._tell(step, news_of(step, choices, time.monotonic()))
+
+    def _note_pace(self, under_way: _UnderWay) -> None:
+        """Note how long a step took that is done; from the end of the one before, if it was under way with that."""
+        done_s = time.monotonic()
+        took_s = done_s - max(under_way.launched_s, self._done_s)
+        self._done_s = done_s
+        self._scheduler.pace.note(sum(part.num_tokens for part in under_way.step.prefills), took_s)
 
     def _run_ahead(self, under_way: _UnderWay) -> None:
         """Amend a step under way by what its grammars say now, and launch the next one behind it.
@@ -176,6 +186,7 @@ class Engine:
         """Begin a step; False where there is nothing to compute that is not under way."""
         if not step:
             return False
+        launched_s = time.monotonic()
         batch, turns = Batch.build(step.decodes, step.parts), step.turns
         if not self._model.runs_ahead:  # such a one is told of edits later
             prepare_edits(turns)
@@ -183,7 +194,7 @@ class Engine:
         draws = draws_of(turns) if self._model.can_draw and not with_logits else None
         launched = self._model.launch(batch, self._cache, with_logits=with_logits, draws=draws)
         step.note_launched()
-        self._launched.append(_UnderWay(step, turns, launched, with_logits))
+        self._launched.append(_UnderWay(step, turns, launched, with_logits, launched_s))
         return True
 
     def _looks_at_logits(self, step: Step, turns: list[Turn]) -> bool:

@@ -4,8 +4,9 @@ Stage 4 of a request: schedule. Owns: the waiting queue, the running set, preemp
 Does not know: tensors, sampling, clients, deadlines.
 
 Continuous batching with chunked prefill: each step takes one token of every decoding sequence and, besides, at most
-`prefill_chunk_tokens` prompt tokens, so a long prompt never stalls the others by more than one chunk. A prompt that
-does not fit into what is left of a chunk takes half of it: a short newcomer need not wait for a long one to end.
+`prefill_chunk_tokens` prompt tokens, fewer where those would take long (`pace.py`), so a long prompt never stalls the
+others by more than one chunk. A prompt that does not fit into what is left of a chunk takes half of it: a short
+newcomer need not wait for a long one to end.
 
 One order, from the most to the least urgent, decides who is admitted, whose prompt is computed and who gives way: lower
 priority values first, first come within one. A step of priority is worth `priority_step_s` seconds of waiting, so
@@ -28,6 +29,7 @@ from gptoss_backend.engine.batch import ScheduledSequence
 from gptoss_backend.engine.errors import CacheFull
 from gptoss_backend.engine.guessing import Guesser
 from gptoss_backend.engine.kv_cache import KVCache
+from gptoss_backend.engine.pace import Pace
 from gptoss_backend.engine.sequence import Sequence
 from gptoss_backend.engine.step import Choice, Step
 from gptoss_backend.engine.urgency import ByUrgency
@@ -53,7 +55,7 @@ class Scheduler:
         """guesser: None: nothing is guessed. num_micro_batches: steps that will be under way at once."""
         self._cache = cache
         self._block_size = cache.plan.block_size
-        self._prefill_chunk_tokens = prefill_chunk_tokens
+        self.pace = Pace(prefill_chunk_tokens)
         self._priority_step_s = priority_step_s
         self.guesser = guesser or Guesser()
         self._num_micro_batches = num_micro_batches
@@ -152,7 +154,7 @@ class Scheduler:
         """
         step = Step()
         self._was_short = False
-        budget = self._prefill_chunk_tokens
+        budget = self.pace.chunk(is_waited_for=any(sequence.is_decoding for sequence in self._running))
         preemptions = self.num_preemptions
         max_decodes = -(-len(self._running) // self._num_micro_batches)
         index = 0
