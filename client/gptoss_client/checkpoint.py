@@ -58,16 +58,18 @@ def check_checkpoints(settings: Settings) -> None:
 def ensure_demo(folder: Path, environment: Mapping[str, str], stop: StopSignal) -> None:
     """See that `folder` holds a checkpoint; make the demo's where there is none, or one of an earlier version's demo.
 
-    Blocks while it is made, which shows its progress. Raises UsageError or CommandError.
+    Blocks while it is made, here or by another start, which shows its progress. Raises UsageError or CommandError.
     """
     try:
         if is_outdated_demo(folder):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # another start may do the same
         if not is_checkpoint(folder):
             make_checkpoint(CheckpointOrder(folder, DEMO), environment, stop, plain_console())
-    except UsageError:  # says already what to do
-        raise
     except (CommandError, OSError) as error:
+        if is_checkpoint(folder) and not is_outdated_demo(folder):
+            return  # another start has made it meanwhile
+        if isinstance(error, UsageError):  # says already what to do
+            raise
         raise CommandError(_demo_failed(folder, error)) from error
 
 

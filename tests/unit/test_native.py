@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 import shutil
@@ -448,6 +449,24 @@ def test_library_when_what_was_built_is_damaged_then_torch_computes_and_it_is_bu
     with pytest.raises(NativeUnavailableError, match="cannot be loaded"):
         library._opened(damaged)
     assert not damaged.exists()
+
+
+def test_library_when_nothing_can_be_written_then_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    monkeypatch.setattr(library.Path, "home", full)
+    with pytest.raises(NativeUnavailableError, match=r"no folder for the CPU kernels: .*No space left"):
+        library._cache_folder()
+
+
+def test_library_when_there_is_no_room_to_build_it_then_torch_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_cache_folder", lambda: tmp_path / "gone")
+    with pytest.raises(NativeUnavailableError, match="no room for the CPU kernels"):
+        library._built(AVX2)
 
 
 def test_cache_folder_when_there_is_no_home_or_others_may_write_to_it_then_it_is_one_of_its_own(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
+from gptoss_backend.demo.random_checkpoint import Shape, whole_folder, write_random_checkpoint
 from gptoss_backend.engine.errors import CheckpointError
 from gptoss_backend.engine.mxfp4 import unpack_mxfp4
 
@@ -87,6 +90,49 @@ def test_write_when_it_is_interrupted_then_nothing_stays(tmp_path: Path) -> None
         write_random_checkpoint(tmp_path / "made", SHAPE, seed=3, name="a test", progress=interrupt)
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_write_when_another_writes_the_same_folder_then_it_waits_and_takes_over_where_that_one_fails(
+    tmp_path: Path, fails: bool
+) -> None:
+    folder, begun, may_end = tmp_path / "made", threading.Event(), threading.Event()
+
+    def write_slowly() -> None:
+        with suppress(FileNotFoundError), whole_folder(folder, 10) as partial:
+            (partial / "first").touch()
+            begun.set()
+            may_end.wait(10)
+            if fails:
+                raise FileNotFoundError
+
+    def write() -> str:
+        try:
+            with whole_folder(folder, 10) as partial:
+                (partial / "second").touch()
+        except FileExistsError:
+            return "was there"
+        return "written"
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(write_slowly)
+        assert begun.wait(10)
+        second = pool.submit(write)
+        with pytest.raises(TimeoutError):
+            second.result(0.2)
+        may_end.set()
+        first.result(10)
+        assert second.result(10) == ("written" if fails else "was there")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert [path.name for path in folder.iterdir()] == ["second" if fails else "first"]
+
+
+def test_write_when_a_writer_was_killed_then_what_it_left_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "made.partial").mkdir()
+    (tmp_path / "made.partial" / "left").touch()
+    with whole_folder(tmp_path / "made", 10) as partial:
+        (partial / "new").touch()
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["new"]
 
 
 def test_write_when_the_disk_is_too_small_then_says_so_before_anything_is_written(

@@ -8,6 +8,7 @@ The experts can be written as bfloat16 too, for loaders that know no MXFP4: the 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -99,21 +100,47 @@ def write_random_checkpoint(
 def whole_folder(folder: Path, num_bytes: int) -> Iterator[Path]:
     """Give a folder to write into, which becomes `folder` at the end, or is removed where the writing fails.
 
-    Raises FileExistsError where `folder` is there already, CheckpointError where the disk has no room for `num_bytes`.
+    Waits while another process writes it. Raises FileExistsError where `folder` is there already, CheckpointError where
+    the disk has no room for `num_bytes`.
     """
+    partial = folder.with_name(f"{folder.name}.partial")
+    with _claimed(partial, folder):
+        try:
+            _check_disk(folder.parent, num_bytes)
+            yield partial
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _claimed(partial: Path, folder: Path) -> Iterator[None]:
+    """Make an empty folder, and keep others who want to write `folder` waiting. Raises FileExistsError."""
+    while (place := _locked(partial, folder)) is None:
+        pass  # whoever had it was done with it just now
+    try:
+        for left in partial.iterdir():  # of a writer that was killed, which lets go of the lock
+            left.unlink()
+        yield
+    finally:
+        os.close(place)
+
+
+def _locked(partial: Path, folder: Path) -> int | None:
+    """Wait for a lock on a folder; None where that is no longer the folder of this name."""
     if folder.exists():
         raise FileExistsError(f"{folder} is there already")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _check_disk(folder.parent, num_bytes)
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
-    partial.mkdir()
-    try:
-        yield partial
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    partial.mkdir(parents=True, exist_ok=True)
+    place = None
+    with suppress(FileNotFoundError):
+        place = os.open(partial, os.O_RDONLY)
+        fcntl.flock(place, fcntl.LOCK_EX)
+        if os.path.samestat(os.fstat(place), partial.stat()):
+            return place
+    if place is not None:
+        os.close(place)
+    return None
 
 
 def _check_disk(place: Path, total: int) -> None:

@@ -168,13 +168,16 @@ def _built(instruction_set: InstructionSet) -> Path:
     library = _cache_folder() / f"forward-{key[:16]}.so"
     if not library.exists():
         logger.info("building the CPU kernels for %s with %s", instruction_set.name, compiler)
-        # of a name of its own, renamed at once: others may be building it, too, in this container or another
-        with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as folder:
-            partial = Path(folder) / library.name
-            _run([compiler, *flags, "-o", str(partial), str(_SOURCE)])
-            with partial.open("rb+") as written:
-                os.fsync(written)
-            partial.rename(library)
+        try:
+            # of a name of its own, renamed at once: others may be building it, too, in this container or another
+            with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as folder:
+                partial = Path(folder) / library.name
+                _run([compiler, *flags, "-o", str(partial), str(_SOURCE)])
+                with partial.open("rb+") as written:
+                    os.fsync(written)
+                partial.rename(library)
+        except OSError as error:
+            raise NativeUnavailableError(f"there is no room for the CPU kernels: {error}") from error
     return library
 
 
@@ -195,7 +198,12 @@ def _cache_folder() -> Path:
         is_ours = status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK)
     except (OSError, RuntimeError):  # the latter where nobody knows this user's home
         is_ours = False
-    return folder if is_ours else Path(tempfile.mkdtemp(prefix="gptoss-"))
+    if is_ours:
+        return folder
+    try:
+        return Path(tempfile.mkdtemp(prefix="gptoss-"))
+    except OSError as error:
+        raise NativeUnavailableError(f"there is no folder for the CPU kernels: {error}") from error
 
 
 def _run(command: list[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Final, Literal
 
 from gptoss_backend.engine.config import ModelConfig
@@ -118,19 +119,16 @@ def _spread(
 
     Raises EngineError where what was asked for cannot be.
     """
-    spread: SpreadMode = TENSOR if whole.weight_bytes >= _TENSOR_FROM_BYTES else PIPELINE
-    if mode in (PIPELINE, TENSOR):
-        spread = PIPELINE if mode == PIPELINE else TENSOR
     asked = "placement.mode" if mode != AUTO else "placement.num_devices" if num_devices else None
     largest_first = sorted(range(len(cards)), key=lambda index: -cards[index].total_bytes)
+    counts = [num_devices] if num_devices else range(2, len(cards) + 1)
     misfit = None
-    for count in [num_devices] if num_devices else range(2, len(cards) + 1):
+    for spread, count in product(_ways(mode, whole), counts):
         try:
             shards = divide(config, spread, count)
-        except EngineError:
-            if num_devices:
-                raise
-            continue  # this many cannot divide its heads
+        except EngineError as error:  # so many cannot divide its heads
+            misfit = misfit or str(error)
+            continue
         chosen = tuple(sorted(largest_first[:count]))
         plans = tuple(plan_memory(shard, formats) for shard in shards)
         if max(plan.needed(MIN_CONTEXT) for plan in plans) <= _smallest(cards, chosen).room_bytes:
@@ -140,6 +138,13 @@ def _spread(
     if asked and misfit:
         raise EngineError(misfit)
     return None
+
+
+def _ways(mode: PlacementMode, whole: MemoryPlan) -> tuple[SpreadMode, ...]:
+    """Return how a model may be spread, what is best first: layers can be divided over three cards, heads cannot."""
+    if mode in (PIPELINE, TENSOR):
+        return (PIPELINE if mode == PIPELINE else TENSOR,)
+    return (TENSOR, PIPELINE) if whole.weight_bytes >= _TENSOR_FROM_BYTES else (PIPELINE,)
 
 
 def _why_single(plan: MemoryPlan, cards: Sequence[Card], able: Sequence[int]) -> str:
