@@ -17,6 +17,7 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssRotaryEmbedding
 from gptoss_backend.demo.naming import DEMO_NAME, is_demo
 from gptoss_backend.demo.random_checkpoint import Shape, write_random_checkpoint
 from gptoss_backend.engine.checkpoint import find_checkpoint, load_weights
+from gptoss_backend.engine.checkpoint_files import fingerprint
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import CheckpointError
 from gptoss_backend.engine.loading import load_model
@@ -94,6 +95,15 @@ def test_random_checkpoint_when_the_seed_is_the_same_then_so_are_the_bytes(publi
     assert files == sorted(path.name for path in (tmp_path / "again").iterdir())
     assert all((published / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
     assert (published / files[-2]).read_bytes() != (tmp_path / "other" / files[-2]).read_bytes()
+
+
+def test_fingerprint_when_files_or_weights_differ_then_only_the_weights_count(published: Path, tmp_path: Path) -> None:
+    tensors = {name: tensor for file in published.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    sinks = "model.layers.1.self_attn.sinks"
+    for place, told in (("whole", tensors), ("tuned", tensors | {sinks: tensors[sinks] + 1})):
+        (tmp_path / place).mkdir()
+        save_file(told, tmp_path / place / "model.safetensors")
+    assert fingerprint(published) == fingerprint(tmp_path / "whole") != fingerprint(tmp_path / "tuned")
 
 
 def test_demo_when_its_folder_is_looked_at_then_it_is_known_from_others(published: Path, tmp_path: Path) -> None:

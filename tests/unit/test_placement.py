@@ -27,10 +27,12 @@ from gptoss_backend.engine.mxfp4 import PackedMatrices
 from gptoss_backend.engine.options import EngineOptions
 from gptoss_backend.engine.placement.cluster import Cluster
 from gptoss_backend.engine.placement.driver import DistributedModel
+from gptoss_backend.engine.placement.jobs import Job, spawn
 from gptoss_backend.engine.placement.layout import SpreadMode, divide
 from gptoss_backend.engine.precision import FLOAT8
 from gptoss_backend.engine.sequence import GenerationRequest, TokenDelta
 from support.generating import generate
+from support.ports import free_port
 from support.ranks import pids_of_ranks
 from support.shapes import published_config
 from support.stepping import CPU, load_torch_model, prompt_of
@@ -188,6 +190,19 @@ def test_start_when_a_rank_cannot_read_its_part_then_its_sentence_is_told_and_no
     with pytest.raises(EngineError, match=r"^rank 1: KeyError: .model.layers.5"):
         DistributedModel(broken, [shards[0], wrong], Cluster((CPU,) * 2, 2, timeout_s=60.0), torch.float32)
     assert not pids_of_ranks()
+
+
+def test_start_when_another_host_has_another_checkpoint_of_the_same_sizes_then_it_ends_and_says_so(
+    folder: Path, tmp_path: Path
+) -> None:
+    write_random_checkpoint(tmp_path / "other", SHAPE, seed=6, name="test")
+    shards, port = divide(ModelConfig.from_folder(folder), "pipeline", 2), free_port()
+    job = Job(1, str(tmp_path / "other"), "127.0.0.1", port, "secret", "cpu", 1, 30.0)
+    cluster = Cluster((CPU,), 2, port=port, secret="secret", timeout_s=30.0, meeting_timeout_s=60.0)
+    with spawn(job) as joined:
+        with pytest.raises(EngineError, match=rf"rank 1 has other weights .* than rank 0 has in {folder}: give all"):
+            DistributedModel(folder, shards, cluster, torch.float32)
+        joined.wait(30)
 
 
 @pytest.mark.parametrize("mode", ["pipeline", "tensor"])

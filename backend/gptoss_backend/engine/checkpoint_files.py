@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ EMBEDDING: Final = "model.embed_tokens.weight"
 UNEMBEDDING: Final = "lm_head.weight"
 # safetensors takes no header above this
 _MOST_HEADER_BYTES: Final = 100_000_000
+_TELLING_BYTES: Final = 4096
 _PUBLISHED: Final = "the layout of openai/gpt-oss-20b on Hugging Face"
 
 
@@ -74,6 +76,26 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
     if not isinstance(header, dict):
         raise CheckpointError(f"the checkpoint shard {path} is corrupt or cut short: it has no header")
     return header, 8 + num_bytes
+
+
+def fingerprint(folder: Path) -> str:
+    """Return what tells a checkpoint from others of the same sizes, by how each of its tensors begins.
+
+    However they are divided over files: hosts that compute one model together may have it from different places.
+    Raises CheckpointError.
+    """
+    digest = blake2b(digest_size=16)
+    begins: dict[str, tuple[str, int, dict[str, Any]]] = {}
+    for file in set(weight_map(folder).values()):
+        header, data = read_header(folder / file)
+        begins |= {name: (file, data, told) for name, told in header.items() if name != "__metadata__"}
+    for name, (file, data, told) in sorted(begins.items()):
+        start, end = told["data_offsets"]
+        with (folder / file).open("rb") as opened:
+            opened.seek(data + start)
+            digest.update(f"{name} {told['dtype']} {told['shape']}".encode())
+            digest.update(opened.read(min(_TELLING_BYTES, end - start)))
+    return digest.hexdigest()
 
 
 def _other_kinds(folder: Path) -> Iterator[str]:

@@ -19,13 +19,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 
 from gptoss_backend.engine.batch import Batch
 from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.checkpoint import Progress, load_weights
+from gptoss_backend.engine.checkpoint_files import fingerprint
 from gptoss_backend.engine.errors import EngineError, ModelLost, first_line
 from gptoss_backend.engine.kv_cache import KVCache
 from gptoss_backend.engine.making import can_replay
@@ -182,8 +183,9 @@ class DistributedModel:
         if self.device.type == "cpu":
             torch.set_num_threads(cluster.num_threads_each)
         weights = load_weights(folder, shard, self.dtype, self.device, packed=packed, progress=progress)
-        can_all = all([can_replay(weights), *(loaded["can_replay"] for loaded in self._ranks.hear_all())])
-        self._replays = cuda_graphs and can_all
+        others = self._ranks.hear_all()
+        self._check_same(folder, others)
+        self._replays = cuda_graphs and all([can_replay(weights), *(loaded["can_replay"] for loaded in others)])
         self._ranks.tell({"cuda_graphs": self._replays})
         address = address_towards(cluster.host, store.port)
 
@@ -200,6 +202,16 @@ class DistributedModel:
 
         self._stage = self._unless_over(join, "did not reach each other", cluster.timeout_s)
         self._let_go = self._stage.let_go
+
+    def _check_same(self, folder: Path, others: Sequence[dict[str, Any]]) -> None:
+        """Raise EngineError where a rank has read another checkpoint: of other hosts each reads its own folder."""
+        ours = {"checkpoint": fingerprint(folder), "config": repr(self.config)}
+        for rank, loaded in enumerate(others, 1):
+            if differing := [name for name, told in ours.items() if loaded[name] != told]:
+                what = "other weights" if "checkpoint" in differing else "another config.json"
+                raise EngineError(
+                    f"rank {rank} has {what} in its checkpoint than rank 0 has in {folder}: give all hosts the same one"
+                )
 
     def _assignment(self, shard: Shard, num_ranks: int, *, packed: bool) -> Assignment:
         return Assignment(

@@ -25,6 +25,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from gptoss_backend.engine.cache_plan import CacheLimits, CachePlan
 from gptoss_backend.engine.checkpoint import load_weights
+from gptoss_backend.engine.checkpoint_files import fingerprint
 from gptoss_backend.engine.config import ModelConfig
 from gptoss_backend.engine.errors import EngineError, first_line
 from gptoss_backend.engine.making import can_replay
@@ -102,9 +103,10 @@ def _serve(job: Job, assignment: Assignment, store: TCPStore, line: Line, inbox:
     cache_dtype = getattr(torch, assignment.cache_dtype)
     check_cache_dtype(cache_dtype, device)
     folder = Path(job.folder)
-    shard = assignment.shard_of(ModelConfig.from_folder(folder))
+    config = ModelConfig.from_folder(folder)
+    shard = assignment.shard_of(config)
     weights = load_weights(folder, shard, getattr(torch, assignment.dtype), device, packed=assignment.packed)
-    line.tell({"can_replay": can_replay(weights)})
+    line.tell({"can_replay": can_replay(weights), "checkpoint": fingerprint(folder), "config": repr(config)})
     all_have: dict[str, bool] = json.loads(_next(inbox))
     join_group(
         store,
