@@ -51,7 +51,7 @@ class ServedModel:
     profile_name: ProfileName
     profile: ProfileSettings
     fingerprint: str
-    """OpenAI's system_fingerprint: changes when the model, its weights or this software do."""
+    """OpenAI's system_fingerprint: changes when the model, the place of its weights or this software does."""
 
     def within(self, timeout_s: float | None) -> ServedModel:
         """Return it with another limit on the time of a generation."""

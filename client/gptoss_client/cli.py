@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -52,14 +53,30 @@ from gptoss_client.talk_commands import ask, bench, chat
 _FOLLOW_PERIOD_S: Final = 0.2
 
 app = typer.Typer(
-    help="Serve GPT-OSS from NVIDIA Triton Inference Server, behind an OpenAI-compatible API.",
     no_args_is_help=True,
+    context_settings={"max_content_width": 120},
     rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        plain_console().print(version("gptoss-triton"))
+        raise typer.Exit
+
+
+@app.callback()
+def gptoss(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print it, and nothing else.")
+    ] = False,
+) -> None:
+    """Serve GPT-OSS from NVIDIA Triton Inference Server, behind an OpenAI-compatible API."""
 
 
 @app.command()

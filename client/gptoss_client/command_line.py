@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ import typer
 
 from gptoss_backend.contract import ReasoningEffort
 from gptoss_backend.settings import ProfileName
-from gptoss_client.api_errors import ClientError
+from gptoss_client.api_errors import ClientError, ServerError
 from gptoss_client.errors import INTERRUPTED, CommandError
 from gptoss_client.run_state import RunDirectory
 from gptoss_client.serve_options import load
@@ -48,7 +49,8 @@ def told_to_person() -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise CommandError(str(error)) from error
+        is_refused = isinstance(error, ServerError) and error.status == HTTPStatus.UNAUTHORIZED
+        raise CommandError(f"{error} Here: --api-key KEY, or OPENAI_API_KEY." if is_refused else str(error)) from error
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:  # whoever read has what they wanted

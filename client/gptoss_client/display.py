@@ -150,13 +150,17 @@ def engine_facts(triton_log: Path) -> tuple[str, ...]:
 
 
 def how_to_use(
-    model: ModelName, addresses: Addresses, logs: Path, how_to_stop: str, *, asks_for_key: bool
+    model: ModelName, addresses: Addresses, logs: Path, how_to_stop: str, *, asks_for_key: bool, is_open: bool = False
 ) -> tuple[str, ...]:
-    """Return what a person needs once the server is ready: what to open, a first request, the way out."""
+    """Return what a person needs once the server is ready: what to open, a first request, the way out.
+
+    is_open: others may come in without a key.
+    """
     page = (f"to look at  {addresses.page}",) if addresses.page is not None else ()
     api = f"OpenAI API  {addresses.api}"
+    warning = ("for all     who reach this machine: adapter.keys_path asks them for a key",) if is_open else ()
     request = curl_line(model, addresses.api, asks_for_key=asks_for_key)
-    return (api, *page, f"logs        {logs}", "", request, "", how_to_stop)
+    return (api, *page, *warning, f"logs        {logs}", "", request, "", how_to_stop)
 
 
 def curl_line(model: ModelName, api: str, *, asks_for_key: bool) -> str:

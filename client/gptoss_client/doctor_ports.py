@@ -23,7 +23,8 @@ def examine_ports(run: RunDirectory, server: ServerSettings) -> Iterator[Finding
     state = run.read_state()
     if state is not None and state.supervisor.find():
         words = f"a server already runs from {run.root} (pid {state.supervisor.pid})"
-        yield Finding("server", Level.PROBLEM, words, "gptoss stop ends it; gptoss serve --replace takes its place")
+        remedy = f"{run.command('stop')} ends it; gptoss serve --replace takes its place"
+        yield Finding("server", Level.PROBLEM, words, remedy)
         return
     wanted = listeners(server)
     taken = [finding for listener in wanted if (finding := _taken(listener))]

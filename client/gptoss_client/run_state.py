@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -118,11 +119,19 @@ class RunDirectory:
                     raise self._taken() from None
             time.sleep(_TICK_S)
 
+    def command(self, name: str) -> str:
+        """Return how a command is typed that means this run directory."""
+        with contextlib.suppress(SettingsError):
+            if self.root == Path(os.path.abspath(load_settings().server.run_dir)):
+                return f"gptoss {name}"
+        return f"gptoss {name} --run-dir {shlex.quote(str(self.root))}"
+
     def _taken(self) -> RunningError:
         state = self.read_state()
         by = f" (pid {state.supervisor.pid})" if state else ""
         return RunningError(
-            f"a server{by} already runs from {self.root}: end it with `gptoss stop`, or give this one another --run-dir"
+            f"a server{by} already runs from {self.root}: end it with `{self.command('stop')}`, "
+            "or give this one another --run-dir"
         )
 
     @contextlib.contextmanager
@@ -146,7 +155,7 @@ class RunDirectory:
         except SettingsError as error:
             raise CommandError(
                 f"the settings that the server of {self.root} was started with cannot be read ({error}): "
-                "if another version of gptoss started it, end it with `gptoss stop` and start it anew"
+                f"if another version of gptoss started it, end it with `{self.command('stop')}` and start it anew"
             ) from error
 
     def new_triton_key(self) -> str:

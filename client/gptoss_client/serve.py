@@ -20,6 +20,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from gptoss_backend.environment import child_environment
+from gptoss_backend.loopback import is_loopback
 from gptoss_backend.model_names import MODELS_BY_SHORT
 from gptoss_backend.settings import Settings
 from gptoss_client.addresses import Addresses, listeners
@@ -53,7 +54,8 @@ def serve(settings: Settings, console: Console, *, detach: bool) -> int:
             run.forget_state()
             return INTERRUPTED
         if detach:
-            return _serve_in_background(run, claim, _display(settings, run, console, "gptoss stop ends it"), stop)
+            display = _display(settings, run, console, f"{run.command('stop')} ends it")
+            return _serve_in_background(run, claim, display, stop)
         return supervise(settings, runtime, run, _display(settings, run, console, "Ctrl-C ends it"), stop)
 
 
@@ -126,7 +128,9 @@ def _first_state(phase: Phase, shm_prefix: str = "") -> RunState:
 def _display(settings: Settings, run: RunDirectory, console: Console, how_to_stop: str) -> Display:
     model = MODELS_BY_SHORT[settings.served_model]
     asks_for_key = settings.adapter.keys_path is not None
-    lines = how_to_use(model, Addresses.of(settings), run.logs, how_to_stop, asks_for_key=asks_for_key)
+    is_open = not asks_for_key and not is_loopback(settings.server.host)
+    addresses = Addresses.of(settings)
+    lines = how_to_use(model, addresses, run.logs, how_to_stop, asks_for_key=asks_for_key, is_open=is_open)
     return Display(console, lines, triton_logs=triton_logs(run, settings))
 
 

@@ -46,7 +46,7 @@ def running_server(run: RunDirectory, api_key: str | None) -> ServerAddress:
             "or name one with --url http://HOST:PORT"
         )
     if state.phase in (Phase.PREPARING, Phase.STARTING):
-        raise CommandError("the server is not ready yet: `gptoss status` says what it waits for")
+        raise CommandError(f"the server is not ready yet: `{run.command('status')}` says what it waits for")
     settings = run.read_settings()
     # this machine's own: its certificate need not name 127.0.0.1, and whatever its address, no proxy stands before it
     return ServerAddress(server_root(Addresses.of(settings).api), api_key, verify=False, trust_env=False)

@@ -37,7 +37,8 @@ def report(run: RunDirectory) -> tuple[int, list[str]]:
             *([f"the last one failed: {failure}"] if failure else []),
         ]
     if state.supervisor.find() is None:
-        return NOT_RUNNING, [f"the server of {run.root} was killed; `gptoss stop` ends what it left", *_left(state)]
+        killed = f"the server of {run.root} was killed; `{run.command('stop')}` ends what it left"
+        return NOT_RUNNING, [killed, *_left(state)]
     if state.phase is Phase.PREPARING:
         return NOT_READY, [f"a server prepares its checkpoint (pid {state.supervisor.pid})"]
     return _running(run, state)

@@ -355,6 +355,17 @@ def test_serve_when_detached_then_goes_on_until_stopped(terminal: Terminal) -> N
     assert terminal.gptoss("status").returncode == NOT_RUNNING
 
 
+@pytest.mark.parametrize(
+    ("folder", "typed"),
+    [(".run", "gptoss stop"), ("b", "gptoss stop --run-dir {}"), ("a b", "gptoss stop --run-dir '{}'")],
+)
+def test_command_when_the_run_directory_is_another_then_its_words_name_it(
+    folder: str, typed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GPTOSS_SERVER__RUN_DIR", str(tmp_path / ".run"))
+    assert RunDirectory(tmp_path / folder).command("stop") == typed.format(tmp_path / folder)
+
+
 def test_serve_when_detached_with_its_input_closed_then_the_directory_is_still_claimed(terminal: Terminal) -> None:
     started = terminal.gptoss("serve", "--detach", preexec_fn=lambda: os.close(0))
 

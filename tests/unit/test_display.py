@@ -63,6 +63,19 @@ def test_how_to_use_when_keys_and_certificates_are_set_then_the_first_request_mi
     assert all(option in request for option in options)
 
 
+def test_how_to_use_when_others_may_come_in_without_a_key_then_it_says_so() -> None:
+    addresses = Addresses.of(load_settings({}, environ={}))
+    told = {
+        is_open: how_to_use(
+            MODELS_BY_SHORT["demo"], addresses, Path("logs"), "Ctrl-C", asks_for_key=False, is_open=is_open
+        )
+        for is_open in (True, False)
+    }
+    assert set(told[True]) - set(told[False]) == {
+        "for all     who reach this machine: adapter.keys_path asks them for a key"
+    }
+
+
 def test_waiting_when_the_engine_reads_its_layers_then_a_bar_shows_how_far_it_is(tmp_path: Path) -> None:
     log = tmp_path / "triton.log"
     log.write_text(

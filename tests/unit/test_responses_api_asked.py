@@ -198,6 +198,13 @@ def test_response_when_the_request_says_something_of_caches_then_it_is_told_agai
     assert told["prompt_cache_options"] is None
 
 
+def test_part_when_it_is_called_as_in_a_chat_then_the_sentence_says_how_it_is_here(client: httpx.Client) -> None:
+    message = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
+    assert refusal(client, 400, input=[message])["message"] == (
+        "Invalid value for 'input[0].content[0]': a part of text is called 'input_text' here, not 'text'."
+    )
+
+
 def test_part_when_it_is_a_picture_then_the_sentence_says_that_only_text_is_taken(client: httpx.Client) -> None:
     picture = {"type": "input_image", "image_url": "data:image/png;base64,", "detail": "low"}
     error = refusal(client, input=[{"role": "user", "content": [{"type": "input_text", "text": "See?"}, picture]}])

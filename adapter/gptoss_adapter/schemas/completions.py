@@ -60,6 +60,10 @@ class CompletionRequest(RawOutputFields, StructuredFields, GenerationFields, Mod
     best_of: Annotated[int, Field(ge=1)] | None = None
     """Taken only where it equals n, and so asks for nothing."""
 
+    add_special_tokens: bool | None = None
+    """Harmless: this tokenizer adds none."""
+    cache_prompt: bool | None = None
+    """Harmless, as in chats."""
     suffix: Annotated[object, NotHonoured("")] = None
 
     @property

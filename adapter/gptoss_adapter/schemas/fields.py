@@ -131,6 +131,11 @@ def of_types(*taken: str, unseen: tuple[str, ...] = ()) -> BeforeValidator:
 def _of_types(part: object, taken: tuple[str, ...], unseen: tuple[str, ...]) -> object:
     kind = part.get("type") if isinstance(part, dict) else None
     if isinstance(kind, str) and kind not in (*taken, *unseen):
+        other = {"text": "input_text", "input_text": "text", "output_text": "text"}.get(kind)
+        if other in taken:  # as the other of OpenAI's APIs calls it
+            raise PydanticCustomError(
+                "only_text", "a part of text is called '{taken}' here, not '{kind}'", {"kind": kind, "taken": other}
+            )
         raise PydanticCustomError(
             "only_text",
             "this model takes text only, but this part is of type '{kind}'; send parts of type {taken}",

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 from rich.console import Console
 
 from gptoss_backend.contract import ReasoningEffort
-from gptoss_backend.settings import ProfileName
 from gptoss_client.api import Client
 from gptoss_client.api_errors import ClientError
 from gptoss_client.talk.conversation import Conversation
@@ -95,8 +94,10 @@ class Chat:
     # --- commands ---------------------------------------------------------------------------------------------------
 
     def _help(self, _: str) -> None:
-        for name, command in _COMMANDS.items():
-            self._note(f"{name + ' ' + command.argument:<28}{command.meaning}")
+        typed = {f"{name} {command.argument}": command.meaning for name, command in _COMMANDS.items()}
+        width = 2 + max(map(len, typed))
+        for words, meaning in typed.items():
+            self._note(f"{words:<{width}}{meaning}")
         self._note("a \\ at a line's end goes on in the next; Ctrl-C stops an answer")
 
     def _model(self, name: str) -> None:
@@ -111,9 +112,10 @@ class Chat:
         self._note(f"reasoning effort: {self.conversation.choices.reasoning_effort or 'that of the profile'}")
 
     def _profile(self, name: str) -> None:
+        profiles = self.client.profiles()
         if name:
-            self.conversation.choose(profile=_one_of(name, get_args(ProfileName)))
-        served = ", ".join(f"{profile.name} ({profile.model})" for profile in self.client.profiles())
+            self.conversation.choose(profile=_one_of(name, [profile.name for profile in profiles]))
+        served = ", ".join(f"{profile.name} ({profile.model})" for profile in profiles)
         self._note(f"profile: {self.conversation.choices.profile or 'that of the server'}; served: {served}")
 
     def _stats(self, _: str) -> None:

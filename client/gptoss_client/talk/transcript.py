@@ -38,8 +38,8 @@ def stats_lines(stats: Stats) -> Iterator[str]:
             )
     for target in stats.targets:
         holds = {True: "holds", False: "fails", None: "not measured yet"}[target.holds]
-        value = "" if target.value is None else f" ({target.value:.3g})"
-        yield f"  target {target.target} {target.comparison} {target.limit:g}: {holds}{value}"
+        value = "" if target.value is None else f" ({_with_unit(target.value, target.unit)})"
+        yield f"  target {target.target} {target.comparison} {_with_unit(target.limit, target.unit)}: {holds}{value}"
 
 
 def _markdown(messages: list[dict[str, Any]]) -> str:
@@ -49,6 +49,16 @@ def _markdown(messages: list[dict[str, Any]]) -> str:
 def _text(message: dict[str, Any]) -> str:
     calls = (f"`{call['function']['name']} {call['function']['arguments']}`" for call in message.get("tool_calls", ()))
     return "\n\n".join([*([message["content"]] if message.get("content") else []), *calls])
+
+
+def _with_unit(value: float, unit: str) -> str:
+    match unit:
+        case "bytes":
+            return f"{value / 1e9:.3g} GB"
+        case "ratio":
+            return f"{100 * value:.3g}%"
+        case _:
+            return f"{value:.3g} s"
 
 
 def _time(seconds: float | None) -> str:
