@@ -63,6 +63,7 @@ def _running(run: RunDirectory, state: RunState) -> tuple[int, list[str]]:
             f"  {numbered('Triton', number):<{width}} {one.triton_grpc} (gRPC), {one.triton_http} (HTTP), {one.metrics}"
             for number, one in enumerate(of_tritons)
         ),
+        *(f"  {model + ' weights':<{width}} {settings.checkpoints[model]}" for model in settings.served_models),
         f"  {'logs':<{width}} {run.logs}",
     ]
     return READY if is_ready else NOT_READY, lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import pty
 import signal
 import socket
@@ -350,6 +351,7 @@ def test_serve_when_detached_then_goes_on_until_stopped(terminal: Terminal) -> N
     assert "gpt-oss-demo (profile balanced): ready" in status.stdout
     assert f"adapter       pid {pids['adapter']:<8} ready" in status.stdout
     assert stopped.returncode == 0
+    assert re.search(r"^  demo weights +/\S+$", status.stdout, re.MULTILINE)
     assert stopped.stdout == "stopped\n"
     assert gone(pids)
     assert terminal.gptoss("status").returncode == NOT_RUNNING
