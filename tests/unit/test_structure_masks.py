@@ -134,6 +134,12 @@ def test_structure_when_a_call_is_required_that_cannot_be_then_no_mask_is_made(
         AnswerMask(OutputStructure(None, tools, choice))
 
 
+def test_answer_when_a_schema_that_is_not_strict_counts_optional_fields_then_none_has_to_be_invented() -> None:
+    schema = {"properties": {"a": {"type": "integer"}, "b": {"type": "string"}}, "minProperties": 1}
+    structure = OutputStructure(ResponseFormat({"type": "object", **schema}, strict=False))
+    assert takes(structure, '<|channel|>final<|message|>{"a":1}<|return|>')
+
+
 def test_grammar_when_it_outgrows_its_limits_then_its_answer_fails_and_the_next_begins_anew() -> None:
     structure = OutputStructure(ResponseFormat({"type": "string", "pattern": "^(a|b)*a(a|b){400}$"}))
     start = '<|channel|>final<|message|>"'

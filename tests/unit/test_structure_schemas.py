@@ -176,7 +176,46 @@ def test_tool_when_a_pattern_cannot_be_held_then_the_rest_of_its_schema_is(caplo
     with caplog.at_level("INFO"):
         held = json.loads(arguments_schema(FunctionTool("f", "", {"type": "object", "properties": fields})))
     assert held["properties"] == {"a": {"type": "string"}, "b": {"type": "integer", "minimum": 3}}
-    assert "held without its patterns: " in caplog.text
+    assert "held without its patterns and counts of properties: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"properties": {"a": {"type": "string", "pattern": "^x"}, "b": {}}, "minProperties": 1},
+        {"properties": {"a": {"type": "string", "pattern": "^x"}, "b": {}}, "maxProperties": 1},
+        {"properties": {"a": {"type": "string", "pattern": "^x"}, "b": {}}, "allOf": [{"minProperties": 1}]},
+        {
+            "$ref": "#/$defs/fields",
+            "minProperties": 1,
+            "$defs": {"fields": {"properties": {"a": {"type": "string", "pattern": "^x"}, "b": {}}}},
+        },
+    ],
+)
+def test_tool_when_its_properties_cannot_be_counted_then_the_rest_of_its_schema_is_held(
+    parameters: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    tool = FunctionTool("f", "", {"type": "object", **parameters})
+    with caplog.at_level("INFO"):
+        held = arguments_schema(tool)
+    assert '"pattern":"^x"' in held
+    assert "Properties" not in held
+    assert "held without its counts of properties: " in caplog.text
+    with pytest.raises(StructureError, match="min/maxProperties"):
+        arguments_schema(replace(tool, strict=True))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"additionalProperties": {"type": "string"}},
+        {"properties": {"a": {}, "b": {}}, "additionalProperties": False},
+        {"properties": {"a": {}}, "required": ["a"]},
+    ],
+)
+def test_tool_when_its_properties_can_be_counted_then_they_are(parameters: dict[str, Any]) -> None:
+    held = json.loads(arguments_schema(FunctionTool("f", "", {"type": "object", **parameters, "minProperties": 1})))
+    assert held["minProperties"] == 1
 
 
 @pytest.mark.parametrize("strict", [True, False])

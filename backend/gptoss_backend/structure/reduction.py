@@ -20,12 +20,9 @@ HINTS: Final = frozenset({"discriminator"})
 """OpenAPI's: by which name to tell alternatives apart, each of which demands it anyway. The library takes it for one
 demand more, and what refers to itself must have none beside the reference."""
 PATTERNS: Final = frozenset({"pattern", "patternProperties"})
-BOUNDS: Final = frozenset(
-    {
-        *("format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-        *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
-    }
-)
+PROPERTY_COUNTS: Final = frozenset({"minProperties", "maxProperties"})
+_COUNTS: Final = PROPERTY_COUNTS | {"minLength", "maxLength", "minItems", "maxItems"}
+BOUNDS: Final = _COUNTS | {"format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
 
 ANY_NAME: Final = "\0*"
 """Of a property that another part names, too; no property is called so."""
@@ -43,7 +40,6 @@ _NOTES: Final = frozenset(
     }
 )
 _EXAMPLES: Final = frozenset({"default", "example", "examples"})
-_COUNTS: Final = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
 _ELSEWHERE: Final = frozenset({"$ref", "anyOf", "oneOf", "allOf"})
 _DEFINITIONS: Final[tuple[str, ...]] = ("$defs", "definitions")
 _LOOKAROUND: Final = re.compile(r"\(\?(?:[=!]|<[=!])")
