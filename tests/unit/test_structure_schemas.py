@@ -230,6 +230,17 @@ def test_tool_when_its_type_is_a_list_with_object_then_it_takes_an_object(kind: 
     assert held["type"] == "object"
 
 
+def test_tool_when_its_parameters_may_be_null_then_it_takes_an_object_all_the_same() -> None:
+    parameters = {"type": "object", "nullable": True, "properties": {"a": {}}}
+    held = json.loads(arguments_schema(FunctionTool("f", "", parameters, strict=True)))
+    assert held["type"] == "object"
+
+
+def test_tool_when_it_is_a_map_of_any_values_then_it_takes_them() -> None:
+    held = json.loads(arguments_schema(FunctionTool("f", "", {"type": "object", "additionalProperties": {}})))
+    assert held["additionalProperties"] == {}
+
+
 def test_tools_when_two_have_one_name_then_the_second_is_refused_by_name() -> None:
     with pytest.raises(StructureError, match=r"^tools\[2\]\.function\.name: .*'f'"):
         check_structure(OutputStructure(None, (FunctionTool("f"), FunctionTool("g"), FunctionTool("f"))))

@@ -77,7 +77,7 @@ def arguments_schema(tool: FunctionTool, position: int = 0) -> str:
     kind = parameters.get("type", "object")
     if kind != "object" and not (isinstance(kind, list) and "object" in kind):
         raise StructureError(f"{where}: a function takes an object, not the type {kind!r}.")
-    schema = _NO_ARGUMENTS if takes_nothing(tool) else {**parameters, "type": "object"}
+    schema = _NO_ARGUMENTS if takes_nothing(tool) else {**parameters, "type": "object", "nullable": False}
     return _enforceable(schema, where, is_strict=tool.strict, or_any_object=not tool.strict)
 
 
