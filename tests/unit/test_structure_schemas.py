@@ -426,7 +426,7 @@ def test_schema_when_its_grammar_would_be_too_dear_then_it_is_refused_at_once(
             "properties": {f"a{at}": {"anyOf": [within({"const": n}) for n in range(30)]} for at in range(9)},
             "anyOf": [{"required": [f"a{at}"]} for at in range(9)],
         },
-        {"properties": {f"a{at}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for at in range(500)}},
+        {"properties": {f"a{at}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for at in range(MAX_PROPERTIES)}},
         {
             "$defs": {"base": {"properties": {f"b{at}": {"anyOf": [{}, {"type": "null"}]} for at in range(30)}}},
             "allOf": [{"$ref": "#/$defs/base"}, {"properties": {f"c{at}": {"type": "string"} for at in range(30)}}],

@@ -38,7 +38,7 @@ from gptoss_backend.structure.reduction import (
 logger = logging.getLogger(__name__)
 
 LIMITS: Final = LLParserLimits(
-    max_items_in_row=4 * MAX_PROPERTIES,
+    max_items_in_row=4 * MAX_PROPERTIES + 64,  # 4 for each property that may be next, and what it is in
     step_lexer_fuel=200_000,  # 4 to 6 ms of one token's time; long texts under a pattern do not begin with 50,000
     max_lexer_states=200_000,  # 1 KB each; a string of a greatest length takes 16 a token: room for 12,000 tokens
     verbose_errors=False,
