@@ -10,13 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptoss_backend.contract import ChatMessage, ChatRequest, FunctionTool, Role
-from gptoss_backend.harmony.parameters import shown_parameters
+from gptoss_backend.harmony.parameters import MAX_NODES, MAX_SAID, shown_parameters
 from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.vocabulary import encoding
 
 PLACE = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
 NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}}
 NULL = {"type": "null"}
+DEFINITIONS = {
+    "Place": PLACE,
+    "Node": NODE,
+    "List": {"type": "array", "items": {"$ref": "#/$defs/List"}},
+    "Tree": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#/$defs/Tree"}}]},
+    "Either": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+}
 
 
 def shown(parameters: dict[str, Any]) -> str:
@@ -30,7 +37,10 @@ def shown(parameters: dict[str, Any]) -> str:
     [
         ({"$ref": "#/$defs/Place"}, "{\n    x: number,\n    }"),
         ({"$ref": "#/$defs/Node"}, "{\n    next?: {\n        },\n    }"),
-        ({"$ref": "#/$defs/Missing"}, "{\n    }"),
+        ({"$ref": "#/$defs/Missing"}, "any"),
+        ({"$ref": "#/$defs/Either/anyOf/1"}, "number"),
+        ({"$ref": "#/$defs/List"}, "Array<any>[]"),
+        ({"$ref": "#/$defs/Tree"}, "\n | string\n | any[]\n"),
         ({"allOf": [{"$ref": "#/$defs/Place"}]}, "{\n    x: number,\n    }"),
         ({"anyOf": [{"type": "string"}, NULL]}, "string | null"),
         ({"anyOf": [{"$ref": "#/$defs/Place"}, NULL]}, "{\n    x: number,\n    } | null"),
@@ -45,7 +55,7 @@ def shown(parameters: dict[str, Any]) -> str:
     ],
 )
 def test_field_when_the_library_would_show_any_then_its_type_is_shown(field: dict[str, Any], type_shown: str) -> None:
-    schema = {"type": "object", "properties": {"a": field}, "required": ["a"], "$defs": {"Place": PLACE, "Node": NODE}}
+    schema = {"type": "object", "properties": {"a": field}, "required": ["a"], "$defs": DEFINITIONS}
     colon = ":" if type_shown.startswith("\n") else ": "
     assert shown(schema) == f"(_: {{\na{colon}{type_shown},\n}})"
 
@@ -66,6 +76,18 @@ def test_parameters_when_references_multiply_then_what_is_shown_stays_small() ->
         for at in range(30)
     }
     assert len(str(shown_parameters({"$ref": "#/$defs/d0", "$defs": {}} | {"$defs": definitions}))) < 500_000
+
+
+def test_parameters_when_there_are_too_many_references_then_the_last_ones_types_and_values_are_shown() -> None:
+    definitions = {
+        "size": {"type": "string", "enum": ["s", "m"]},
+        "code": {"type": "string", "description": "c" * MAX_SAID},
+        "whole": {"const": "all"},
+    }
+    last = {name: {"$ref": f"#/$defs/{name}"} for name in definitions}
+    fields = {f"a{at}": {"$ref": "#/$defs/size"} for at in range(MAX_NODES)}
+    text = shown({"properties": fields | last, "$defs": definitions})
+    assert text.endswith('a999?: "s" | "m",\nsize?: "s" | "m",\ncode?: string,\nwhole?: "all",\n})')
 
 
 @pytest.mark.parametrize("reference", ["x#/$defs/Place", "#x/$defs/Place", "/$defs/Place"])

@@ -82,6 +82,7 @@ def test_schema_when_usual_then_it_is_taken(schema: dict[str, Any]) -> None:
         ({"type": "object", "properties": []}, "properties must be an object"),
         ({"$ref": "https://example.org/schema"}, "https://example.org/schema"),
         ({"$ref": "#/$defs/missing"}, "/$defs/missing"),
+        ({"$ref": f"#/anyOf/{'9' * 5000}", "anyOf": [{}]}, "array index '999"),
         (string(pattern="(unclosed"), "unclosed"),
         (string(pattern=f"a{{{MAX_PATTERN_REPEATS + 1}}}"), f"counts beyond {MAX_PATTERN_REPEATS}"),
         (string(pattern="^((((a{50}){50}){50}){50})$"), "counts beyond"),
@@ -388,6 +389,10 @@ ALTERNATIVES = "joins too many alternatives"
         ),
         (
             {"properties": {"a": {"$ref": "#/properties/b/const"}, "b": {"const": {"multipleOf": 9999991}}}},
+            "leads to a value",
+        ),
+        (
+            {"properties": {"a": {"$ref": "#/properties/b/enum/+00"}, "b": {"enum": [{"multipleOf": 10_007}]}}},
             "leads to a value",
         ),
         (twice(tree(10, 6)), COMMON),

@@ -6,18 +6,22 @@ Does not know: tokens, what a grammar holds the arguments to.
 
 oss-harmony renders nested objects, `oneOf`, enums of strings and `nullable`; the rest it shows as `any`. Equal schemas
 give equal results. A reference is followed until it comes back to itself, or MAX_DEPTH or MAX_NODES is reached: there
-it is an object without fields.
+only its own type, values and description are shown.
 """
 
 from __future__ import annotations
 
 import json
 from typing import Any, Final
-from urllib.parse import unquote
+
+from gptoss_backend.harmony.references import local_reference
 
 MAX_DEPTH: Final = 16
 """Beyond it no reference is followed."""
 MAX_NODES: Final = 1000
+MAX_SAID: Final = 500
+"""Characters of a keyword that is kept of a reference which is not followed: there may be thousands of them."""
+_SAID: Final = ("type", "enum", "const", "nullable", "description")
 _ANY_KEY: Final = "[key: string]"
 """As a field's name it is TypeScript's own word for a map."""
 _NULL: Final = {"type": "null"}
@@ -32,6 +36,7 @@ class _Reader:
     def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
         self._num_nodes = 0
+        self._said: dict[str, dict[str, Any]] = {}
 
     def read(self, node: Any, followed: tuple[str, ...] = (), depth: int = 0) -> dict[str, Any]:  # noqa: ANN401 (JSON)
         """Return one node as the library shows it best."""
@@ -50,9 +55,12 @@ class _Reader:
         part = dict(node)
         self._num_nodes += 1
         while isinstance(reference := part.pop("$ref", None), str):
-            target = self._target(reference)
-            if reference in followed or depth > MAX_DEPTH or self._num_nodes > MAX_NODES or not target:
-                return {"type": "object", **part}, followed
+            target = local_reference(self._root, reference)
+            if not isinstance(target, dict):
+                return part, followed
+            # one way to write each: a name is followed once, not once for each spelling of what comes before it
+            if reference in followed or depth > MAX_DEPTH or self._num_nodes > MAX_NODES:
+                return {**self._said_of(reference, target), **part}, followed
             followed = (*followed, reference)
             self._num_nodes += 1
             part = _joined(part, target)
@@ -63,13 +71,13 @@ class _Reader:
                 part = _joined(part, more)
         return part, followed
 
-    def _target(self, reference: str) -> dict[str, Any] | None:
-        # one way to write each: a member's name is followed once, not once for each spelling of what comes before it
-        place: Any = self._root if reference == "#" or reference.startswith("#/") else None
-        for step in unquote(reference).split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
-            place = place.get(name) if isinstance(place, dict) else None
-        return place if isinstance(place, dict) else None
+    def _said_of(self, reference: str, target: dict[str, Any]) -> dict[str, Any]:
+        """Return what a reference's target says of itself in few words, for where it is not followed."""
+        if reference not in self._said:
+            self._said[reference] = {
+                key: target[key] for key in _SAID if key in target and len(json.dumps(target[key])) <= MAX_SAID
+            }
+        return self._said[reference]
 
     def _with_branches(self, part: dict[str, Any], followed: tuple[str, ...], depth: int) -> dict[str, Any]:
         """Make one `oneOf` of all alternatives; null among them is said of the last, or of the only one."""

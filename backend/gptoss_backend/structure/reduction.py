@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final
-from urllib.parse import unquote
+
+from gptoss_backend.harmony.references import local_reference
 
 MAX_PATTERN_REPEATS: Final = 1000
 """Length of a pattern with its least counts written out. The library's time grows with its square: 0.3 ms a token at
@@ -132,22 +133,6 @@ def refers_to_itself(document: dict[str, Any]) -> bool:
     except CycleError:
         return True
     return False
-
-
-def local_reference(document: object, reference: object) -> object:
-    """Return what a reference within the document stands for; None for another or a broken one."""
-    if not isinstance(reference, str) or (reference != "#" and not reference.startswith("#/")):
-        return None
-    place = document
-    for step in unquote(reference[1:]).split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(place, list) and name.isdecimal() and int(name) < len(place):
-            place = place[int(name)]
-        elif isinstance(place, dict) and name in place:
-            place = place[name]
-        else:
-            return None
-    return place
 
 
 def is_usable(pattern: str) -> bool:
