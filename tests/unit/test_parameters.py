@@ -25,11 +25,19 @@ DEFINITIONS = {
     "Either": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
 }
 
+OPTIONAL_WITH_DEFAULT = "\n | {\n   b?: any, // default: null\n   }\n | null\n"
+EITHER_WITH_DEFAULT = "\n | string" + OPTIONAL_WITH_DEFAULT
+
 
 def shown(parameters: dict[str, Any]) -> str:
     chat = ChatRequest((ChatMessage(Role.USER, "Hi"),), tools=(FunctionTool("f", "", parameters),))
     text: str = encoding().decode(render_prompt(chat))
     return text.partition("type f = ")[2].partition(" => any;")[0]
+
+
+def shown_field(field: dict[str, Any]) -> str:
+    schema = {"type": "object", "properties": {"a": field}, "required": ["a"], "$defs": DEFINITIONS}
+    return shown(schema).removeprefix("(_: {\na:").removeprefix(" ").removesuffix(",\n})")
 
 
 @pytest.mark.parametrize(
@@ -55,9 +63,37 @@ def shown(parameters: dict[str, Any]) -> str:
     ],
 )
 def test_field_when_the_library_would_show_any_then_its_type_is_shown(field: dict[str, Any], type_shown: str) -> None:
-    schema = {"type": "object", "properties": {"a": field}, "required": ["a"], "$defs": DEFINITIONS}
-    colon = ":" if type_shown.startswith("\n") else ": "
-    assert shown(schema) == f"(_: {{\na{colon}{type_shown},\n}})"
+    assert shown_field(field) == type_shown
+
+
+@pytest.mark.parametrize(
+    ("field", "type_shown"),
+    [
+        ({"const": None}, "null"),
+        ({"type": "null"}, "null"),
+        ({"anyOf": [NULL]}, "null"),
+        ({"anyOf": [], "oneOf": []}, "any"),
+        ({"anyOf": [{"type": "string"}, {"const": None}]}, "\n | string\n | null\n"),
+        ({"items": {"type": ["string", "null"]}}, "string | null[]"),
+        ({"items": {"type": "string", "nullable": True}}, "string | null[]"),
+        ({"items": {"type": ["string", "integer"], "nullable": True}}, "string | number | null[]"),
+        ({"items": {"anyOf": [{"type": "string"}, NULL]}}, "string | null[]"),
+        (
+            {"items": {"anyOf": [{"type": "string"}, {"type": "integer"}, NULL]}},
+            "\n     | string\n     | number | null[]",
+        ),
+        ({"items": {"enum": ["a", None]}}, '\n     | "a"\n     | null[]'),
+        (
+            {"items": {"anyOf": [{"$ref": "#/$defs/Place"}, NULL]}},
+            "\n     | {\n       x: number,\n       }\n     | null[]",
+        ),
+        ({"type": ["array", "null"], "items": {"type": ["string", "null"]}}, "\n | string | null[]\n | null\n"),
+        ({"anyOf": [{"properties": {"b": {"default": None}}}, NULL]}, OPTIONAL_WITH_DEFAULT),
+        ({"anyOf": [{"type": "string"}, {"properties": {"b": {"default": None}}}, NULL]}, EITHER_WITH_DEFAULT),
+    ],
+)
+def test_field_when_the_library_would_lose_null_then_it_is_shown(field: dict[str, Any], type_shown: str) -> None:
+    assert shown_field(field) == type_shown
 
 
 def test_field_when_its_values_are_no_strings_then_they_are_in_its_description() -> None:
@@ -68,6 +104,12 @@ def test_field_when_its_values_are_no_strings_then_they_are_in_its_description()
 def test_parameters_when_they_are_a_reference_or_a_map_then_the_fields_are_shown() -> None:
     assert shown({"$ref": "#/$defs/Place", "$defs": {"Place": PLACE}}) == "(_: {\nx: number,\n})"
     assert shown({"additionalProperties": {"type": "string"}}) == "(_: {\n[key: string]: string,\n})"
+
+
+def test_parameters_when_they_may_be_null_then_only_the_object_is_shown() -> None:
+    fields = {"a": {"type": ["string", "null"]}}
+    assert shown({"properties": fields, "nullable": True}) == "(_: {\na?: string | null,\n})"
+    assert shown({"anyOf": [{"properties": fields}, NULL]}) == "(_: {\na?: string | null,\n})"
 
 
 def test_parameters_when_references_multiply_then_what_is_shown_stays_small() -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from gptoss_backend.harmony.references import local_reference
 
 MAX_DEPTH: Final = 16
-"""Beyond it no reference is followed."""
+"""Beyond it no reference is followed, and no null added beside others: the library reads 128 levels of JSON."""
 MAX_NODES: Final = 1000
 MAX_SAID: Final = 500
 """Characters of a keyword that is kept of a reference which is not followed: there may be thousands of them."""
@@ -25,6 +25,8 @@ _SAID: Final = ("type", "enum", "const", "nullable", "description")
 _ANY_KEY: Final = "[key: string]"
 """As a field's name it is TypeScript's own word for a map."""
 _NULL: Final = {"type": "null"}
+_NULL_SHOWN: Final = {"type": ["null"]}
+"""Of a lone `"null"` the library makes `any`."""
 
 
 def shown_parameters(schema: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +48,10 @@ class _Reader:
         part = _without_null(part)
         part = self._with_branches(part, followed, depth)
         part = _with_values(part)
-        return self._with_children(part, followed, depth)
+        part = self._with_children(part, followed, depth)
+        # arguments themselves, at depth 0, are never null
+        is_lost = 0 < depth <= MAX_DEPTH and part.get("nullable") is True and _hides_null(part)
+        return _beside_null(part) if is_lost else part
 
     def _merged(
         self, node: dict[str, Any], followed: tuple[str, ...], depth: int
@@ -88,8 +93,13 @@ class _Reader:
         branches = [self.read(branch, followed, depth + 1) for branch in given if branch != _NULL]
         nullable = part.pop("nullable", False) is True or len(branches) < len(given)
         if len(branches) > 1:
-            branches[-1] = {**branches[-1], "nullable": nullable or branches[-1].get("nullable") is True}
+            if nullable and _hides_null(branches[-1]):
+                branches.append(_NULL_SHOWN)
+            else:
+                branches[-1] = {**branches[-1], "nullable": nullable or branches[-1].get("nullable") is True}
             return {**{key: value for key, value in part.items() if key != "type"}, "oneOf": branches}
+        if given and not branches:
+            return {**part, **_NULL_SHOWN}
         joined = _joined({key: value for key, value in part.items() if key != "type"}, *branches)
         return {**joined, "nullable": True} if nullable else joined
 
@@ -105,7 +115,7 @@ class _Reader:
             part["required"] = [*(required if isinstance(required, list) else ()), _ANY_KEY]
             del part["additionalProperties"]
         if isinstance(part.get("items"), dict):
-            part["items"] = self.read(part["items"], followed, depth + 1)
+            part["items"] = _as_item(self.read(part["items"], followed, depth + 1))
         return part
 
 
@@ -129,6 +139,8 @@ def _distinct(names: list[Any]) -> list[Any]:
 def _without_null(part: dict[str, Any]) -> dict[str, Any]:
     """Return the part with `nullable` in place of the type null; several types with fields become alternatives."""
     kinds = part.get("type")
+    if kinds == "null":
+        return {**part, **_NULL_SHOWN}
     if not isinstance(kinds, list) or kinds == ["null"]:
         return part
     others = [kind for kind in kinds if isinstance(kind, str) and kind != "null"]
@@ -145,6 +157,30 @@ def _without_null(part: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "nullable": True} if len(others) < len(kinds) else rest
 
 
+def _as_item(item: dict[str, Any]) -> dict[str, Any]:
+    """Return what a list holds with null among its types or alternatives: the library shows no `nullable` there."""
+    kinds = item.get("type")
+    if item.get("nullable") is not True or kinds is None:
+        return item
+    if kinds in ("object", "array") or "enum" in item:
+        return _beside_null(item)
+    return {**item, "type": _distinct([*(kinds if isinstance(kinds, list) else [kinds]), "null"])}
+
+
+def _hides_null(part: dict[str, Any]) -> bool:
+    """Say whether the library would not show the part's `nullable`: it does so only where no "null" is in its type."""
+    of_object = ("properties", "description") if part.get("type") == "object" else ()
+    shown = json.dumps({key: part.get(key, "") for key in ("items", "enum", *of_object)})
+    return "null" in shown.replace('"nullable": false', "")
+
+
+def _beside_null(part: dict[str, Any]) -> dict[str, Any]:
+    """Return the part as one of two alternatives, the other being null."""
+    of_field: dict[str, Any] = {key: part[key] for key in ("title", "examples") if key in part}
+    rest = {key: value for key, value in part.items() if key != "nullable" and key not in of_field}
+    return {**of_field, "oneOf": [rest, _NULL_SHOWN]}
+
+
 def _with_values(part: dict[str, Any]) -> dict[str, Any]:
     """Return the part with the type its values have; those that are no strings are told in the description."""
     if "const" in part:
@@ -156,6 +192,8 @@ def _with_values(part: dict[str, Any]) -> dict[str, Any]:
             return {**part, "type": kind} if kind else part
         return part
     told = [value for value in values if value is not None]
+    if not told:
+        return {**{key: value for key, value in part.items() if key != "enum"}, **_NULL_SHOWN}
     nullable = {"nullable": True} if len(told) < len(values) else {}
     if all(isinstance(value, str) for value in told):
         return {**part, "type": "string", "enum": told, **nullable}
