@@ -10,13 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptoss_backend.contract import ChatMessage, ChatRequest, FunctionTool, Role
-from gptoss_backend.harmony.parameters import shown_parameters
+from gptoss_backend.harmony.parameters import MAX_NODES, MAX_SAID, shown_parameters
 from gptoss_backend.harmony.prompt import render_prompt
 from gptoss_backend.harmony.vocabulary import encoding
 
 PLACE = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
 NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}}
 NULL = {"type": "null"}
+DEFINITIONS = {
+    "Place": PLACE,
+    "Node": NODE,
+    "List": {"type": "array", "items": {"$ref": "#/$defs/List"}},
+    "Tree": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#/$defs/Tree"}}]},
+    "Either": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+}
+
+OPTIONAL_WITH_DEFAULT = "\n | {\n   b?: any, // default: null\n   }\n | null\n"
+EITHER_WITH_DEFAULT = "\n | string" + OPTIONAL_WITH_DEFAULT
 
 
 def shown(parameters: dict[str, Any]) -> str:
@@ -25,12 +35,20 @@ def shown(parameters: dict[str, Any]) -> str:
     return text.partition("type f = ")[2].partition(" => any;")[0]
 
 
+def shown_field(field: dict[str, Any]) -> str:
+    schema = {"type": "object", "properties": {"a": field}, "required": ["a"], "$defs": DEFINITIONS}
+    return shown(schema).removeprefix("(_: {\na:").removeprefix(" ").removesuffix(",\n})")
+
+
 @pytest.mark.parametrize(
     ("field", "type_shown"),
     [
         ({"$ref": "#/$defs/Place"}, "{\n    x: number,\n    }"),
         ({"$ref": "#/$defs/Node"}, "{\n    next?: {\n        },\n    }"),
-        ({"$ref": "#/$defs/Missing"}, "{\n    }"),
+        ({"$ref": "#/$defs/Missing"}, "any"),
+        ({"$ref": "#/$defs/Either/anyOf/1"}, "number"),
+        ({"$ref": "#/$defs/List"}, "Array<any>[]"),
+        ({"$ref": "#/$defs/Tree"}, "\n | string\n | any[]\n"),
         ({"allOf": [{"$ref": "#/$defs/Place"}]}, "{\n    x: number,\n    }"),
         ({"anyOf": [{"type": "string"}, NULL]}, "string | null"),
         ({"anyOf": [{"$ref": "#/$defs/Place"}, NULL]}, "{\n    x: number,\n    } | null"),
@@ -45,9 +63,37 @@ def shown(parameters: dict[str, Any]) -> str:
     ],
 )
 def test_field_when_the_library_would_show_any_then_its_type_is_shown(field: dict[str, Any], type_shown: str) -> None:
-    schema = {"type": "object", "properties": {"a": field}, "required": ["a"], "$defs": {"Place": PLACE, "Node": NODE}}
-    colon = ":" if type_shown.startswith("\n") else ": "
-    assert shown(schema) == f"(_: {{\na{colon}{type_shown},\n}})"
+    assert shown_field(field) == type_shown
+
+
+@pytest.mark.parametrize(
+    ("field", "type_shown"),
+    [
+        ({"const": None}, "null"),
+        ({"type": "null"}, "null"),
+        ({"anyOf": [NULL]}, "null"),
+        ({"anyOf": [], "oneOf": []}, "any"),
+        ({"anyOf": [{"type": "string"}, {"const": None}]}, "\n | string\n | null\n"),
+        ({"items": {"type": ["string", "null"]}}, "string | null[]"),
+        ({"items": {"type": "string", "nullable": True}}, "string | null[]"),
+        ({"items": {"type": ["string", "integer"], "nullable": True}}, "string | number | null[]"),
+        ({"items": {"anyOf": [{"type": "string"}, NULL]}}, "string | null[]"),
+        (
+            {"items": {"anyOf": [{"type": "string"}, {"type": "integer"}, NULL]}},
+            "\n     | string\n     | number | null[]",
+        ),
+        ({"items": {"enum": ["a", None]}}, '\n     | "a"\n     | null[]'),
+        (
+            {"items": {"anyOf": [{"$ref": "#/$defs/Place"}, NULL]}},
+            "\n     | {\n       x: number,\n       }\n     | null[]",
+        ),
+        ({"type": ["array", "null"], "items": {"type": ["string", "null"]}}, "\n | string | null[]\n | null\n"),
+        ({"anyOf": [{"properties": {"b": {"default": None}}}, NULL]}, OPTIONAL_WITH_DEFAULT),
+        ({"anyOf": [{"type": "string"}, {"properties": {"b": {"default": None}}}, NULL]}, EITHER_WITH_DEFAULT),
+    ],
+)
+def test_field_when_the_library_would_lose_null_then_it_is_shown(field: dict[str, Any], type_shown: str) -> None:
+    assert shown_field(field) == type_shown
 
 
 def test_field_when_its_values_are_no_strings_then_they_are_in_its_description() -> None:
@@ -60,12 +106,30 @@ def test_parameters_when_they_are_a_reference_or_a_map_then_the_fields_are_shown
     assert shown({"additionalProperties": {"type": "string"}}) == "(_: {\n[key: string]: string,\n})"
 
 
+def test_parameters_when_they_may_be_null_then_only_the_object_is_shown() -> None:
+    fields = {"a": {"type": ["string", "null"]}}
+    assert shown({"properties": fields, "nullable": True}) == "(_: {\na?: string | null,\n})"
+    assert shown({"anyOf": [{"properties": fields}, NULL]}) == "(_: {\na?: string | null,\n})"
+
+
 def test_parameters_when_references_multiply_then_what_is_shown_stays_small() -> None:
     definitions: dict[str, Any] = {
         f"d{at}": {"type": "object", "properties": {name: {"$ref": f"#/$defs/d{at + 1}"} for name in "abcd"}}
         for at in range(30)
     }
     assert len(str(shown_parameters({"$ref": "#/$defs/d0", "$defs": {}} | {"$defs": definitions}))) < 500_000
+
+
+def test_parameters_when_there_are_too_many_references_then_the_last_ones_types_and_values_are_shown() -> None:
+    definitions = {
+        "size": {"type": "string", "enum": ["s", "m"]},
+        "code": {"type": "string", "description": "c" * MAX_SAID},
+        "whole": {"const": "all"},
+    }
+    last = {name: {"$ref": f"#/$defs/{name}"} for name in definitions}
+    fields = {f"a{at}": {"$ref": "#/$defs/size"} for at in range(MAX_NODES)}
+    text = shown({"properties": fields | last, "$defs": definitions})
+    assert text.endswith('a999?: "s" | "m",\nsize?: "s" | "m",\ncode?: string,\nwhole?: "all",\n})')
 
 
 @pytest.mark.parametrize("reference", ["x#/$defs/Place", "#x/$defs/Place", "/$defs/Place"])

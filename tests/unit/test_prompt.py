@@ -325,6 +325,12 @@ def test_tool_when_its_schema_has_no_fields_then_it_takes_nothing() -> None:
         assert "type f = () => any;" in render(user(), tools=(FunctionTool("f", "", schema),))
 
 
+def test_tool_when_it_is_a_map_of_any_values_then_it_takes_them() -> None:
+    for values in ({}, True):
+        tool = FunctionTool("f", "", {"type": "object", "additionalProperties": values})
+        assert "type f = (_: {\n[key: string]: any,\n}) => any;" in render(user(), tools=(tool,))
+
+
 def test_tool_when_its_schema_names_no_type_then_it_is_an_object() -> None:
     tool = FunctionTool("f", "", {"properties": {"a": {"type": "string"}}})
     assert "type f = (_: {\na?: string,\n}) => any;" in render(user(), tools=(tool,))

@@ -23,6 +23,7 @@ from gptoss_backend.engine.token_bits import exclude
 from gptoss_backend.harmony.vocabulary import CHANNEL, START, VOCAB_SIZE, encoding
 from gptoss_backend.structure import held_text
 from gptoss_backend.structure.answer import AnswerMask
+from gptoss_backend.structure.costs import MAX_PROPERTIES
 from gptoss_backend.structure.held_text import WholeTextMask
 from gptoss_backend.structure.schemas import StructureError
 from support.answer_masks import advanced, allowed, takes, tokens
@@ -132,6 +133,18 @@ def test_structure_when_a_call_is_required_that_cannot_be_then_no_mask_is_made(
 ) -> None:
     with pytest.raises(StructureError, match=r"^tool_choice: "):
         AnswerMask(OutputStructure(None, tools, choice))
+
+
+def test_answer_when_a_schema_that_is_not_strict_counts_optional_fields_then_none_has_to_be_invented() -> None:
+    schema = {"properties": {"a": {"type": "integer"}, "b": {"type": "string"}}, "minProperties": 1}
+    structure = OutputStructure(ResponseFormat({"type": "object", **schema}, strict=False))
+    assert takes(structure, '<|channel|>final<|message|>{"a":1}<|return|>')
+
+
+def test_answer_when_any_of_as_many_fields_as_may_be_could_be_next_then_it_goes_on() -> None:
+    inner = {"type": "object", "properties": {f"field_{at}": {"type": "string"} for at in range(MAX_PROPERTIES)}}
+    structure = OutputStructure(ResponseFormat({"type": "object", "properties": {"a": inner}}))
+    assert takes(structure, '<|channel|>final<|message|>{"a":{"field_0":"b","field_1":"c","field_499":"d"}}<|return|>')
 
 
 def test_grammar_when_it_outgrows_its_limits_then_its_answer_fails_and_the_next_begins_anew() -> None:

@@ -82,6 +82,7 @@ def test_schema_when_usual_then_it_is_taken(schema: dict[str, Any]) -> None:
         ({"type": "object", "properties": []}, "properties must be an object"),
         ({"$ref": "https://example.org/schema"}, "https://example.org/schema"),
         ({"$ref": "#/$defs/missing"}, "/$defs/missing"),
+        ({"$ref": f"#/anyOf/{'9' * 5000}", "anyOf": [{}]}, "array index '999"),
         (string(pattern="(unclosed"), "unclosed"),
         (string(pattern=f"a{{{MAX_PATTERN_REPEATS + 1}}}"), f"counts beyond {MAX_PATTERN_REPEATS}"),
         (string(pattern="^((((a{50}){50}){50}){50})$"), "counts beyond"),
@@ -176,7 +177,46 @@ def test_tool_when_a_pattern_cannot_be_held_then_the_rest_of_its_schema_is(caplo
     with caplog.at_level("INFO"):
         held = json.loads(arguments_schema(FunctionTool("f", "", {"type": "object", "properties": fields})))
     assert held["properties"] == {"a": {"type": "string"}, "b": {"type": "integer", "minimum": 3}}
-    assert "held without its patterns: " in caplog.text
+    assert "held without its patterns and counts of properties: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"properties": {"a": {"type": "string", "pattern": "^x"}, "b": {}}, "minProperties": 1},
+        {"properties": {"a": {"type": "string", "pattern": "^x"}, "b": {}}, "maxProperties": 1},
+        {"properties": {"a": {"type": "string", "pattern": "^x"}, "b": {}}, "allOf": [{"minProperties": 1}]},
+        {
+            "$ref": "#/$defs/fields",
+            "minProperties": 1,
+            "$defs": {"fields": {"properties": {"a": {"type": "string", "pattern": "^x"}, "b": {}}}},
+        },
+    ],
+)
+def test_tool_when_its_properties_cannot_be_counted_then_the_rest_of_its_schema_is_held(
+    parameters: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    tool = FunctionTool("f", "", {"type": "object", **parameters})
+    with caplog.at_level("INFO"):
+        held = arguments_schema(tool)
+    assert '"pattern":"^x"' in held
+    assert "Properties" not in held
+    assert "held without its counts of properties: " in caplog.text
+    with pytest.raises(StructureError, match="min/maxProperties"):
+        arguments_schema(replace(tool, strict=True))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"additionalProperties": {"type": "string"}},
+        {"properties": {"a": {}, "b": {}}, "additionalProperties": False},
+        {"properties": {"a": {}}, "required": ["a"]},
+    ],
+)
+def test_tool_when_its_properties_can_be_counted_then_they_are(parameters: dict[str, Any]) -> None:
+    held = json.loads(arguments_schema(FunctionTool("f", "", {"type": "object", **parameters, "minProperties": 1})))
+    assert held["minProperties"] == 1
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -189,6 +229,17 @@ def test_schema_when_it_is_said_to_be_itself_then_it_is_refused(strict: bool) ->
 def test_tool_when_its_type_is_a_list_with_object_then_it_takes_an_object(kind: list[str]) -> None:
     held = json.loads(arguments_schema(FunctionTool("f", "", {"type": kind, "properties": {"a": {}}}, strict=True)))
     assert held["type"] == "object"
+
+
+def test_tool_when_its_parameters_may_be_null_then_it_takes_an_object_all_the_same() -> None:
+    parameters = {"type": "object", "nullable": True, "properties": {"a": {}}}
+    held = json.loads(arguments_schema(FunctionTool("f", "", parameters, strict=True)))
+    assert held["type"] == "object"
+
+
+def test_tool_when_it_is_a_map_of_any_values_then_it_takes_them() -> None:
+    held = json.loads(arguments_schema(FunctionTool("f", "", {"type": "object", "additionalProperties": {}})))
+    assert held["additionalProperties"] == {}
 
 
 def test_tools_when_two_have_one_name_then_the_second_is_refused_by_name() -> None:
@@ -340,6 +391,10 @@ ALTERNATIVES = "joins too many alternatives"
             {"properties": {"a": {"$ref": "#/properties/b/const"}, "b": {"const": {"multipleOf": 9999991}}}},
             "leads to a value",
         ),
+        (
+            {"properties": {"a": {"$ref": "#/properties/b/enum/+00"}, "b": {"enum": [{"multipleOf": 10_007}]}}},
+            "leads to a value",
+        ),
         (twice(tree(10, 6)), COMMON),
         (twice(tree(6, 12, nullable=True)), COMMON),
         (tree(10, 6) | {"properties": {"0": {"$ref": "#/$defs/1"}, "1": {"$ref": "#/$defs/1"}}}, COMMON),
@@ -376,7 +431,7 @@ def test_schema_when_its_grammar_would_be_too_dear_then_it_is_refused_at_once(
             "properties": {f"a{at}": {"anyOf": [within({"const": n}) for n in range(30)]} for at in range(9)},
             "anyOf": [{"required": [f"a{at}"]} for at in range(9)],
         },
-        {"properties": {f"a{at}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for at in range(500)}},
+        {"properties": {f"a{at}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for at in range(MAX_PROPERTIES)}},
         {
             "$defs": {"base": {"properties": {f"b{at}": {"anyOf": [{}, {"type": "null"}]} for at in range(30)}}},
             "allOf": [{"$ref": "#/$defs/base"}, {"properties": {f"c{at}": {"type": "string"} for at in range(30)}}],

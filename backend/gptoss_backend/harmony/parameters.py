@@ -6,21 +6,27 @@ Does not know: tokens, what a grammar holds the arguments to.
 
 oss-harmony renders nested objects, `oneOf`, enums of strings and `nullable`; the rest it shows as `any`. Equal schemas
 give equal results. A reference is followed until it comes back to itself, or MAX_DEPTH or MAX_NODES is reached: there
-it is an object without fields.
+only its own type, values and description are shown.
 """
 
 from __future__ import annotations
 
 import json
 from typing import Any, Final
-from urllib.parse import unquote
+
+from gptoss_backend.harmony.references import local_reference
 
 MAX_DEPTH: Final = 16
-"""Beyond it no reference is followed."""
+"""Beyond it no reference is followed, and no null added beside others: the library reads 128 levels of JSON."""
 MAX_NODES: Final = 1000
+MAX_SAID: Final = 500
+"""Characters of a keyword that is kept of a reference which is not followed: there may be thousands of them."""
+_SAID: Final = ("type", "enum", "const", "nullable", "description")
 _ANY_KEY: Final = "[key: string]"
 """As a field's name it is TypeScript's own word for a map."""
 _NULL: Final = {"type": "null"}
+_NULL_SHOWN: Final = {"type": ["null"]}
+"""Of a lone `"null"` the library makes `any`."""
 
 
 def shown_parameters(schema: dict[str, Any]) -> dict[str, Any]:
@@ -32,6 +38,7 @@ class _Reader:
     def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
         self._num_nodes = 0
+        self._said: dict[str, dict[str, Any]] = {}
 
     def read(self, node: Any, followed: tuple[str, ...] = (), depth: int = 0) -> dict[str, Any]:  # noqa: ANN401 (JSON)
         """Return one node as the library shows it best."""
@@ -41,7 +48,10 @@ class _Reader:
         part = _without_null(part)
         part = self._with_branches(part, followed, depth)
         part = _with_values(part)
-        return self._with_children(part, followed, depth)
+        part = self._with_children(part, followed, depth)
+        # arguments themselves, at depth 0, are never null
+        is_lost = 0 < depth <= MAX_DEPTH and part.get("nullable") is True and _hides_null(part)
+        return _beside_null(part) if is_lost else part
 
     def _merged(
         self, node: dict[str, Any], followed: tuple[str, ...], depth: int
@@ -50,9 +60,12 @@ class _Reader:
         part = dict(node)
         self._num_nodes += 1
         while isinstance(reference := part.pop("$ref", None), str):
-            target = self._target(reference)
-            if reference in followed or depth > MAX_DEPTH or self._num_nodes > MAX_NODES or not target:
-                return {"type": "object", **part}, followed
+            target = local_reference(self._root, reference)
+            if not isinstance(target, dict):
+                return part, followed
+            # one way to write each: a name is followed once, not once for each spelling of what comes before it
+            if reference in followed or depth > MAX_DEPTH or self._num_nodes > MAX_NODES:
+                return {**self._said_of(reference, target), **part}, followed
             followed = (*followed, reference)
             self._num_nodes += 1
             part = _joined(part, target)
@@ -63,13 +76,13 @@ class _Reader:
                 part = _joined(part, more)
         return part, followed
 
-    def _target(self, reference: str) -> dict[str, Any] | None:
-        # one way to write each: a member's name is followed once, not once for each spelling of what comes before it
-        place: Any = self._root if reference == "#" or reference.startswith("#/") else None
-        for step in unquote(reference).split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
-            place = place.get(name) if isinstance(place, dict) else None
-        return place if isinstance(place, dict) else None
+    def _said_of(self, reference: str, target: dict[str, Any]) -> dict[str, Any]:
+        """Return what a reference's target says of itself in few words, for where it is not followed."""
+        if reference not in self._said:
+            self._said[reference] = {
+                key: target[key] for key in _SAID if key in target and len(json.dumps(target[key])) <= MAX_SAID
+            }
+        return self._said[reference]
 
     def _with_branches(self, part: dict[str, Any], followed: tuple[str, ...], depth: int) -> dict[str, Any]:
         """Make one `oneOf` of all alternatives; null among them is said of the last, or of the only one."""
@@ -80,8 +93,13 @@ class _Reader:
         branches = [self.read(branch, followed, depth + 1) for branch in given if branch != _NULL]
         nullable = part.pop("nullable", False) is True or len(branches) < len(given)
         if len(branches) > 1:
-            branches[-1] = {**branches[-1], "nullable": nullable or branches[-1].get("nullable") is True}
+            if nullable and _hides_null(branches[-1]):
+                branches.append(_NULL_SHOWN)
+            else:
+                branches[-1] = {**branches[-1], "nullable": nullable or branches[-1].get("nullable") is True}
             return {**{key: value for key, value in part.items() if key != "type"}, "oneOf": branches}
+        if given and not branches:
+            return {**part, **_NULL_SHOWN}
         joined = _joined({key: value for key, value in part.items() if key != "type"}, *branches)
         return {**joined, "nullable": True} if nullable else joined
 
@@ -97,7 +115,7 @@ class _Reader:
             part["required"] = [*(required if isinstance(required, list) else ()), _ANY_KEY]
             del part["additionalProperties"]
         if isinstance(part.get("items"), dict):
-            part["items"] = self.read(part["items"], followed, depth + 1)
+            part["items"] = _as_item(self.read(part["items"], followed, depth + 1))
         return part
 
 
@@ -121,6 +139,8 @@ def _distinct(names: list[Any]) -> list[Any]:
 def _without_null(part: dict[str, Any]) -> dict[str, Any]:
     """Return the part with `nullable` in place of the type null; several types with fields become alternatives."""
     kinds = part.get("type")
+    if kinds == "null":
+        return {**part, **_NULL_SHOWN}
     if not isinstance(kinds, list) or kinds == ["null"]:
         return part
     others = [kind for kind in kinds if isinstance(kind, str) and kind != "null"]
@@ -137,6 +157,30 @@ def _without_null(part: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "nullable": True} if len(others) < len(kinds) else rest
 
 
+def _as_item(item: dict[str, Any]) -> dict[str, Any]:
+    """Return what a list holds with null among its types or alternatives: the library shows no `nullable` there."""
+    kinds = item.get("type")
+    if item.get("nullable") is not True or kinds is None:
+        return item
+    if kinds in ("object", "array") or "enum" in item:
+        return _beside_null(item)
+    return {**item, "type": _distinct([*(kinds if isinstance(kinds, list) else [kinds]), "null"])}
+
+
+def _hides_null(part: dict[str, Any]) -> bool:
+    """Say whether the library would not show the part's `nullable`: it does so only where no "null" is in its type."""
+    of_object = ("properties", "description") if part.get("type") == "object" else ()
+    shown = json.dumps({key: part.get(key, "") for key in ("items", "enum", *of_object)})
+    return "null" in shown.replace('"nullable": false', "")
+
+
+def _beside_null(part: dict[str, Any]) -> dict[str, Any]:
+    """Return the part as one of two alternatives, the other being null."""
+    of_field: dict[str, Any] = {key: part[key] for key in ("title", "examples") if key in part}
+    rest = {key: value for key, value in part.items() if key != "nullable" and key not in of_field}
+    return {**of_field, "oneOf": [rest, _NULL_SHOWN]}
+
+
 def _with_values(part: dict[str, Any]) -> dict[str, Any]:
     """Return the part with the type its values have; those that are no strings are told in the description."""
     if "const" in part:
@@ -148,6 +192,8 @@ def _with_values(part: dict[str, Any]) -> dict[str, Any]:
             return {**part, "type": kind} if kind else part
         return part
     told = [value for value in values if value is not None]
+    if not told:
+        return {**{key: value for key, value in part.items() if key != "enum"}, **_NULL_SHOWN}
     nullable = {"nullable": True} if len(told) < len(values) else {}
     if all(isinstance(value, str) for value in told):
         return {**part, "type": "string", "enum": told, **nullable}

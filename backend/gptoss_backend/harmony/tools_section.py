@@ -86,5 +86,6 @@ def _parameters(tool: Tool) -> dict[str, Any] | None:
 def takes_nothing(tool: FunctionTool) -> bool:
     """Say whether a function has no arguments, to the model as to the grammar: a map has, and what is required."""
     schema = tool.parameters or {}
-    is_open = bool(schema.get("properties") or schema.get("required") or schema.get("additionalProperties"))
+    is_map = schema.get("additionalProperties") not in (None, False)  # `{}` is of any values
+    is_open = is_map or bool(schema.get("properties") or schema.get("required"))
     return not is_open and schema.keys() <= _SCHEMA_WITHOUT_FIELDS

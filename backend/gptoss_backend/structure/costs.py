@@ -16,6 +16,7 @@ from decimal import Decimal
 from functools import reduce
 from typing import Any, Final
 
+from gptoss_backend.harmony.references import local_reference
 from gptoss_backend.structure.joined_fields import JoinedFields, TooManyJoined
 from gptoss_backend.structure.reduction import (
     ANY_ITEM,
@@ -24,7 +25,6 @@ from gptoss_backend.structure.reduction import (
     MAX_PATTERN_REPEATS,
     children,
     listed,
-    local_reference,
     num_repeats,
     parts,
     patterns,

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any, Final, TypeAlias
 
-from gptoss_backend.structure.reduction import ANY_ITEM, ANY_NAME, children, listed, local_reference
+from gptoss_backend.harmony.references import local_reference
+from gptoss_backend.structure.reduction import ANY_ITEM, ANY_NAME, children, listed
 
 MOST: Final = 8192
 """What is counted to: 0.25 s of the library's time."""

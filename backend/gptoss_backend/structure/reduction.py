@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final
-from urllib.parse import unquote
+
+from gptoss_backend.harmony.references import local_reference
 
 MAX_PATTERN_REPEATS: Final = 1000
 """Length of a pattern with its least counts written out. The library's time grows with its square: 0.3 ms a token at
@@ -20,12 +21,9 @@ HINTS: Final = frozenset({"discriminator"})
 """OpenAPI's: by which name to tell alternatives apart, each of which demands it anyway. The library takes it for one
 demand more, and what refers to itself must have none beside the reference."""
 PATTERNS: Final = frozenset({"pattern", "patternProperties"})
-BOUNDS: Final = frozenset(
-    {
-        *("format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
-        *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
-    }
-)
+PROPERTY_COUNTS: Final = frozenset({"minProperties", "maxProperties"})
+_COUNTS: Final = PROPERTY_COUNTS | {"minLength", "maxLength", "minItems", "maxItems"}
+BOUNDS: Final = _COUNTS | {"format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
 
 ANY_NAME: Final = "\0*"
 """Of a property that another part names, too; no property is called so."""
@@ -43,7 +41,6 @@ _NOTES: Final = frozenset(
     }
 )
 _EXAMPLES: Final = frozenset({"default", "example", "examples"})
-_COUNTS: Final = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
 _ELSEWHERE: Final = frozenset({"$ref", "anyOf", "oneOf", "allOf"})
 _DEFINITIONS: Final[tuple[str, ...]] = ("$defs", "definitions")
 _LOOKAROUND: Final = re.compile(r"\(\?(?:[=!]|<[=!])")
@@ -136,22 +133,6 @@ def refers_to_itself(document: dict[str, Any]) -> bool:
     except CycleError:
         return True
     return False
-
-
-def local_reference(document: object, reference: object) -> object:
-    """Return what a reference within the document stands for; None for another or a broken one."""
-    if not isinstance(reference, str) or (reference != "#" and not reference.startswith("#/")):
-        return None
-    place = document
-    for step in unquote(reference[1:]).split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(place, list) and name.isdecimal() and int(name) < len(place):
-            place = place[int(name)]
-        elif isinstance(place, dict) and name in place:
-            place = place[name]
-        else:
-            return None
-    return place
 
 
 def is_usable(pattern: str) -> bool:

@@ -5,9 +5,10 @@ Owns: what of a schema is enforced, what is refused and in which words, how larg
 Does not know: tokens, Harmony's headers, torch.
 
 A strict schema is enforced to the last keyword or refused. One that is not strict loses what no grammar can hold:
-keywords the library does not know; where that is not enough, all patterns; then formats and bounds; a function's at
-last everything but that it is an object. The model has been told of it all the same. A malformed schema of a response
-format stays refused: there is no answer that it asks for. Properties come in the schema's order.
+keywords the library does not know; where that is not enough, its counts of properties; then all patterns; then formats
+and bounds; a function's at last everything but that it is an object. The model has been told of it all the same. A
+malformed schema of a response format stays refused: there is no answer that it asks for. Properties come in the
+schema's order.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from gptoss_backend.structure.reduction import (
     BOUNDS,
     HINTS,
     PATTERNS,
+    PROPERTY_COUNTS,
     plain,
     refers_to_itself,
     without,
@@ -36,7 +38,7 @@ from gptoss_backend.structure.reduction import (
 logger = logging.getLogger(__name__)
 
 LIMITS: Final = LLParserLimits(
-    max_items_in_row=4 * MAX_PROPERTIES,
+    max_items_in_row=4 * MAX_PROPERTIES + 64,  # 4 for each property that may be next, and what it is in
     step_lexer_fuel=200_000,  # 4 to 6 ms of one token's time; long texts under a pattern do not begin with 50,000
     max_lexer_states=200_000,  # 1 KB each; a string of a greatest length takes 16 a token: room for 12,000 tokens
     verbose_errors=False,
@@ -49,6 +51,9 @@ _ANY_OBJECT: Final[dict[str, Any]] = {"type": "object"}
 _NO_ARGUMENTS: Final[dict[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
 _OPTIONS: Final = "x-guidance"
 """The library's own keyword. A client's is dropped: it could change what JSON is."""
+_MISCOUNTED: Final = "min/maxProperties only supported when"
+"""The library's warning where only names that the schema does not have are counted: the model would have to invent one,
+so it is a fault where a schema is not strict, too. Where it is strict, the library refuses it."""
 _MAX_KEPT: Final = 256
 
 
@@ -72,7 +77,7 @@ def arguments_schema(tool: FunctionTool, position: int = 0) -> str:
     kind = parameters.get("type", "object")
     if kind != "object" and not (isinstance(kind, list) and "object" in kind):
         raise StructureError(f"{where}: a function takes an object, not the type {kind!r}.")
-    schema = _NO_ARGUMENTS if takes_nothing(tool) else {**parameters, "type": "object"}
+    schema = _NO_ARGUMENTS if takes_nothing(tool) else {**parameters, "type": "object", "nullable": False}
     return _enforceable(schema, where, is_strict=tool.strict, or_any_object=not tool.strict)
 
 
@@ -113,7 +118,8 @@ def _readings(schema: dict[str, Any], *, is_strict: bool, or_any_object: bool) -
         return
     schema = without(schema, HINTS)
     yield "unusable patterns", without_unusable_patterns(schema)
-    yield "its patterns", without(schema, PATTERNS)
+    yield "its counts of properties", without_unusable_patterns(without(schema, PROPERTY_COUNTS))
+    yield "its patterns and counts of properties", without(schema, PATTERNS | PROPERTY_COUNTS)
     yield "its patterns, formats and bounds", without(schema, PATTERNS | BOUNDS)
     if or_any_object:
         yield "all but that it is an object", _ANY_OBJECT
@@ -133,7 +139,8 @@ def _fault(schema: str) -> str | None:
         return "the schema cannot be enforced: a part of it is said to be itself"
     grammar = LLMatcher.grammar_from_json_schema(schema)
     is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=LIMITS)
-    return f"the schema cannot be enforced: {first_line(messages)}" if is_error else _fault_of_its_beginning(grammar)
+    told = messages if is_error else [message for message in messages if message.startswith(_MISCOUNTED)]
+    return f"the schema cannot be enforced: {first_line(told)}" if told else _fault_of_its_beginning(grammar)
 
 
 def _fault_of_its_beginning(grammar: str) -> str | None:
