@@ -110,7 +110,7 @@ class Rows:
         self._choosing = choosing
         model.free_cache()  # earlier rows', which would count as taken
         free(model.device)
-        limits = CacheLimits(_BLOCK_SIZE, num_rows, _CHUNK_TOKENS, context + num_new + 1, None)
+        limits = CacheLimits(_BLOCK_SIZE, num_rows, _CHUNK_TOKENS, max_model_len=context + num_new + 1)
         plan = model.plan_cache(limits)
         if plan.num_tokens < num_rows * (context + num_new):
             raise EngineError(f"the cache holds {plan.num_tokens:,} positions")

@@ -48,7 +48,11 @@ class Simulation:
         """
         longest = phrases.longest if speculation is None else max(speculation.num_tokens, phrases.longest)
         limits = CacheLimits(
-            BLOCK, rows, rows + max(CHUNK, longest * rows), num_micro_batches + int(runs_ahead), max_model_len=max_len
+            BLOCK,
+            rows,
+            rows + max(CHUNK, longest * rows),
+            max_model_len=max_len,
+            max_steps=num_micro_batches + int(runs_ahead),
         )
         if num_sliding is None:
             num_sliding = 1 + most_sliding_blocks(WINDOW, limits, max_len)

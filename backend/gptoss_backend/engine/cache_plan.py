@@ -20,11 +20,11 @@ class CacheLimits:
     num_rows: int
     """Sequences at once."""
     max_step_tokens: int
-    max_steps: int = 2
-    """Under way at once, the one that is being chosen among them."""
     max_model_len: int | None = None
     kv_cache_bytes: int | None = None
     """On each device. None: a share of what is free."""
+    max_steps: int = 2
+    """Under way at once, the one that is being chosen among them."""
 
 
 @dataclass(frozen=True, slots=True)
