@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from gptoss_adapter.choice_writer import ChoiceWriter
 from gptoss_adapter.content import ContentToken, ScoredContent
-from gptoss_adapter.heads import Frame, compact
+from gptoss_adapter.heads import Frame, HasUsage, compact
 from gptoss_adapter.logprobs import chat_logprobs
 from gptoss_adapter.schemas.answers import (
     AnswerCustomCall,
@@ -60,6 +60,11 @@ class ChunkWriter(ChoiceWriter[Delta]):
         super().__init__(frame, index, token_ids=style.token_ids)
         self._style = style
         self._is_open = False
+
+    def expect(self, answer: HasUsage) -> None:
+        """Tell with the first chunk, if it has not gone out, what an answer of this prompt costs that just began."""
+        if not self._is_open:
+            self.count(answer)
 
     def role(self) -> bytes:
         """Return the first chunk; nothing once it was asked for."""

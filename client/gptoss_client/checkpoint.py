@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -62,15 +63,23 @@ def ensure_demo(folder: Path, environment: Mapping[str, str], stop: StopSignal) 
     """
     try:
         if is_outdated_demo(folder):
-            shutil.rmtree(folder, ignore_errors=True)  # another start may do the same
+            with suppress(FileNotFoundError):  # another start does the same
+                shutil.rmtree(folder)
         if not is_checkpoint(folder):
             make_checkpoint(CheckpointOrder(folder, DEMO), environment, stop, plain_console())
     except (CommandError, OSError) as error:
-        if is_checkpoint(folder) and not is_outdated_demo(folder):
-            return  # another start has made it meanwhile
+        if _is_made(folder):
+            return  # by another start, meanwhile
         if isinstance(error, UsageError):  # says already what to do
             raise
         raise CommandError(_demo_failed(folder, error)) from error
+
+
+def _is_made(folder: Path) -> bool:
+    try:
+        return is_checkpoint(folder) and not is_outdated_demo(folder)
+    except OSError:
+        return False
 
 
 def _demo_failed(folder: Path, error: CommandError | OSError) -> str:

@@ -24,8 +24,6 @@ _START_TIME: Final = 19  # of the fields of /proc/PID/stat that follow the name;
 # Processes tell their start in clock ticks since boot; the boot's time of day drifts with the clock.
 _CLOCK_SLACK_S: Final = 2.0
 _KILL_TIMEOUT_S: Final = 5.0
-_NEEDED_CHILD_S: Final = 0.1
-"""So long after it is seen to have crashed a child is lost, or at the next look that is later."""
 _LATER_CHILD_S: Final = 4.0
 _UNKNOWN: Final = ("", 0)
 
@@ -118,12 +116,12 @@ class CrashWatch:
         now = time.monotonic()
         crashed = [child for child in _children(self._leader) if _is_zombie(child)]
         self._crashed_since = {child: self._crashed_since.get(child, now) for child in crashed}
-        lost = [child.pid for child, since in self._crashed_since.items() if self._is_lost(child, since)]
+        lasting_s = {child: now - since for child, since in self._crashed_since.items()}
+        lost = [child.pid for child, for_s in lasting_s.items() if for_s > 0 and for_s >= self._patience_s(child)]
         return min(lost, default=None)
 
-    def _is_lost(self, child: psutil.Process, since: float) -> bool:
-        is_needed = self._served_with is None or child in self._served_with
-        return time.monotonic() - since > (_NEEDED_CHILD_S if is_needed else _LATER_CHILD_S)
+    def _patience_s(self, child: psutil.Process) -> float:
+        return 0.0 if self._served_with is None or child in self._served_with else _LATER_CHILD_S
 
 
 def has_children(leader: ProcessRecord) -> bool:

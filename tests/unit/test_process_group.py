@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+import psutil
+
 from gptoss_client.process_group import CrashWatch, ProcessRecord, kill_group
 from support.processes import wait_until
 
@@ -48,7 +50,7 @@ def test_kill_group_when_nothing_of_it_is_left_then_kills_nothing() -> None:
     assert kill_group(ProcessRecord("gone", 2**22 - 1, time.time())) == 0
 
 
-def test_crash_watch_when_a_child_of_later_crashes_then_its_parent_has_seconds_to_take_note() -> None:
+def test_crash_watch_when_a_child_crashes_then_it_is_lost_and_when_one_of_later_does_the_parent_has_seconds() -> None:
     command = [sys.executable, "-S", "-c", WITH_CHILDREN]
     parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     record = ProcessRecord.of("server", parent.pid)
@@ -70,6 +72,10 @@ def test_crash_watch_when_a_child_of_later_crashes_then_its_parent_has_seconds_t
         wait_until(lambda: watch.lost_child() == later)
         assert time.monotonic() - killed_s > 3.5
         os.kill(first, signal.SIGKILL)
+        wait_until(lambda: psutil.Process(first).status() == psutil.STATUS_ZOMBIE)
+        fresh = CrashWatch(record)
+        # an orderly end looks like that for a moment: it has to be seen twice
+        assert [fresh.lost_child(), fresh.lost_child()] == [None, min(first, later)]
         wait_until(lambda: watch.lost_child() == min(first, later), timeout_s=1.0)
     finally:
         kill_group(record)

@@ -141,18 +141,19 @@ async def _stream_choice(
 ) -> AsyncGenerator[bytes, None]:
     """earlier: those of the choices before it. OpenAI's client takes choices as their first chunks come, by index."""
 
-    def told(more: bytes) -> bytes:
-        if not (own := chunks.role() + more):
-            return b""
+    def begun(own: bytes) -> bytes:
         return b"".join([other.role() for other in earlier]) + chunks.with_tokens(own, turn)
 
     async with turn:
         await turn.start()
-        async for deltas in turn:  # the role goes out with the first: an error until then has a status of its own
+        for one in (*earlier, chunks):
+            one.expect(turn)
+        async for deltas in turn:
+            role = chunks.role()  # goes out with the first token: an error until then has a status of its own
             chunks.count(turn)
-            if news := told(chunks.deltas(deltas)):
-                yield news
-        yield told(chunks.finish(turn.finish_reason, turn.stop_reason))
+            if told := role + chunks.deltas(deltas):
+                yield begun(told)
+        yield begun(chunks.role() + chunks.finish(turn.finish_reason, turn.stop_reason))
 
 
 def _usage(turns: Sequence[Turn]) -> Usage:
