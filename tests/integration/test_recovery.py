@@ -22,7 +22,7 @@ from support.victims import Stream, adapter, answers, generation_stub, num_death
 NUM_STREAMS = 20
 NOTICED_WITHIN_S = 4.0
 TOLD_WITHIN_S = 8.0
-ANSWERS_AGAIN_WITHIN_S = 20.0
+ANSWERS_AGAIN_WITHIN_S = 60.0  # 6 on a quiet machine; beside two busy loops 34
 
 
 @pytest.fixture(scope="module")
