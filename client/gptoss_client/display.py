@@ -29,7 +29,7 @@ _BAR_WIDTH: Final = 24
 _FACT: Final = re.compile(r'"(precision|placement|memory plan|KV cache): ([^"\n]+)"')
 # A closed terminal is an OSError; at a pipe that nobody reads, rich asks the process to exit; a sign
 # that the encoding lacks is a UnicodeError. The server is to go on.
-_CONSOLE_GONE: Final = (OSError, SystemExit, UnicodeError)
+CONSOLE_GONE: Final = (OSError, SystemExit, UnicodeError)
 
 
 class Display:
@@ -106,7 +106,7 @@ class Display:
     def say(self, line: str) -> None:
         """Print a line as it is: not wrapped, so that it can be copied."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S ") if self._with_time else ""
-        with contextlib.suppress(*_CONSOLE_GONE):
+        with contextlib.suppress(*CONSOLE_GONE):
             self._console.print(f"{stamp}{line}", soft_wrap=True, markup=False, highlight=False)
 
     def _loaded(self) -> str:
@@ -122,14 +122,14 @@ class Display:
         return f" [{'=' * filled}{' ' * (_BAR_WIDTH - filled)}] {told}"
 
     def _show_live(self, text: str) -> None:
-        with contextlib.suppress(*_CONSOLE_GONE):
+        with contextlib.suppress(*CONSOLE_GONE):
             if self._status is None:
                 self._status = self._console.status(text)
                 self._status.start()
             self._status.update(text)
 
     def _end_live(self) -> None:
-        with contextlib.suppress(*_CONSOLE_GONE):
+        with contextlib.suppress(*CONSOLE_GONE):
             if self._status is not None:
                 self._status.stop()
         self._status = None

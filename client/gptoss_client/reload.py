@@ -21,6 +21,7 @@ from gptoss_backend.model_names import MODELS_BY_SHORT, ModelName, ModelShort
 from gptoss_backend.settings import Settings
 from gptoss_client.addresses import Addresses, of_each_replica
 from gptoss_client.checkpoint import absolute, check_there
+from gptoss_client.display import CONSOLE_GONE
 from gptoss_client.errors import CommandError, UsageError
 from gptoss_client.launch import TRITON, TRITON_LOG, numbered
 from gptoss_client.run_state import Phase, RunDirectory
@@ -124,8 +125,8 @@ def _put_back(changed: list[LoadingTriton], model: ModelName, old: str, new: str
 
 
 def _say(console: Console, text: str) -> None:
-    """Tell whoever is there: a terminal that is gone keeps nothing from being done."""
-    with contextlib.suppress(OSError):
+    """Tell whoever is there: a terminal or pipe that is gone keeps nothing from being done."""
+    with contextlib.suppress(*CONSOLE_GONE):
         console.print(text)
 
 

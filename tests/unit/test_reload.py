@@ -275,6 +275,22 @@ def test_reload_when_interrupted_twice_then_it_says_what_goes_on(
     assert run.config.read_bytes() == before
 
 
+class Pipe(StringIO):
+    """One that nobody reads after its first line."""
+
+    def write(self, text: str) -> int:
+        if self.getvalue():
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def test_reload_when_nobody_reads_its_words_then_what_is_served_is_written_down(
+    run: RunDirectory, triton: Triton, tmp_path: Path
+) -> None:
+    reload(run, "20b", str(checkpoint(tmp_path / "new")), Console(file=Pipe()))
+    assert written(run).checkpoints["20b"] == str(tmp_path / "new")
+
+
 def test_reload_when_what_is_served_cannot_be_written_down_then_it_says_so(
     run: RunDirectory, triton: Triton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

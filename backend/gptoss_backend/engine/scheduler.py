@@ -279,7 +279,7 @@ class Scheduler:
                 step.admitted.append(sequence)
             if sequence.num_pending > 1 or self.guesser.phrase_behind(sequence):
                 budget -= self._prefill(step, sequence, budget)
-            elif self._make_room(sequence, 1):
+            else:
                 step.decodes.append(sequence)
                 budget -= 1
         return budget
